@@ -34,20 +34,11 @@ func main() {
 // run is the whole command with its surroundings as arguments.
 func run(args, environ []string, stdout, stderr io.Writer) error {
 	var cli commands
-	src := &sources{}
-	parser, err := kong.New(&cli,
-		kong.Name("millrace"),
-		kong.Description("A reactor networking engine: the reference server and a client to try it with."),
-		kong.Writers(stdout, stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.ExplicitGroups(groups),
-		kong.Resolvers(src),
-		kong.Vars{"cpus": strconv.Itoa(runtime.NumCPU()), "workers": strconv.Itoa(2 * runtime.NumCPU())},
-	)
+	src := &sources{environ: environ}
+	parser, err := newParser(&cli, src, stdout, stderr)
 	if err != nil {
 		return err
 	}
-	src.environ = environ
 	ctx, err := parser.Parse(args)
 	if err != nil {
 		return &exitErr{exitUsage, usage(err, src)}
@@ -63,6 +54,18 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		fmt.Fprintln(stdout, "millrace "+version())
 		return nil
 	}
+}
+
+func newParser(cli *commands, src *sources, stdout, stderr io.Writer) (*kong.Kong, error) {
+	return kong.New(cli,
+		kong.Name("millrace"),
+		kong.Description("A reactor networking engine: the reference server and a client to try it with."),
+		kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ExplicitGroups(groups),
+		kong.Resolvers(src),
+		kong.Vars{"cpus": strconv.Itoa(runtime.NumCPU()), "workers": strconv.Itoa(2 * runtime.NumCPU())},
+	)
 }
 
 // usage words what kong says of a wrong command line.

@@ -151,9 +151,13 @@ func text(flag *kong.Flag, v any) (any, error) {
 			}
 			items = append(items, s)
 		}
-		if isList(flag) {
+		switch {
+		case isList(flag) && len(items) > 0:
 			return list(items), nil
+		case isList(flag) && !flag.HasDefault:
+			return nil, nil
 		}
+		return nil, &valueError{flag.Name, fmt.Sprint(items), "must be one value, or for a repeatable flag a list of at least one"}
 	}
 	return nil, &valueError{flag.Name, fmt.Sprint(v), "must be a string, a whole number or true or false"}
 }
@@ -178,7 +182,7 @@ func list(items []string) string {
 
 // hint names the one of names that is closest to s, as form writes it.
 func hint(s string, names []string, form func(string) string) string {
-	best, at := "", len(s)/2
+	best, at := "", max(3, len(strings.TrimPrefix(s, envPrefix))/3)
 	for _, n := range names {
 		if d := distance(s, form(n)); d < at {
 			best, at = form(n), d
