@@ -56,7 +56,10 @@ func (c *callCmd) run(stdout io.Writer) error {
 		return err
 	}
 	defer conn.Close()
-	l := &listener{conn: conn, form: form, out: stdout, hex: c.Hex, done: make(chan struct{})}
+	l := &listener{conn: conn, form: form, out: stdout, hex: c.Hex, done: make(chan struct{}), order: binary.BigEndian}
+	if c.layout().LittleEndian {
+		l.order = binary.LittleEndian
+	}
 	defer close(l.done)
 	if req != nil {
 		if err := l.send(*req); err != nil {
@@ -133,8 +136,8 @@ func (c *callCmd) wait(l *listener, req *codec.Packet) error {
 		select {
 		case p := <-frames:
 			l.print(p)
-			if req != nil && !answered && answers(p, *req) {
-				answered, late, result = true, nil, refusal(p)
+			if req != nil && !answered && l.answers(p, *req) {
+				answered, late, result = true, nil, l.refusal(p)
 				if !c.Listen {
 					return result
 				}
@@ -157,10 +160,10 @@ func (c *callCmd) wait(l *listener, req *codec.Packet) error {
 
 // answers tells whether p is the answer to req: its handle, the PONG of a PING, or an
 // ERROR about it or about the connection.
-func answers(p, req codec.Packet) bool {
+func (l *listener) answers(p, req codec.Packet) bool {
 	switch {
 	case p.Main == engine.SystemMain && p.Sub == engine.SubError:
-		_, about, _, ok := parseError(p.Body)
+		_, about, _, ok := l.parseError(p.Body)
 		return ok && (about == req.Handle() || about == 0)
 	case req.Main == engine.SystemMain && req.Sub == engine.SubPing:
 		return p.Main == engine.SystemMain && p.Sub == engine.SubPong
@@ -170,20 +173,20 @@ func answers(p, req codec.Packet) bool {
 }
 
 // refusal is the error that an ERROR frame stands for; nil for any other.
-func refusal(p codec.Packet) error {
+func (l *listener) refusal(p codec.Packet) error {
 	if p.Main != engine.SystemMain || p.Sub != engine.SubError {
 		return nil
 	}
-	code, _, _, _ := parseError(p.Body)
+	code, _, _, _ := l.parseError(p.Body)
 	return exitf(exitError, "the server answered ERROR %d %v", code, code)
 }
 
 // parseError reads the body of an ERROR frame.
-func parseError(b []byte) (code engine.ErrorCode, about uint32, text string, ok bool) {
+func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, text string, ok bool) {
 	if len(b) < 6 {
 		return 0, 0, "", false
 	}
-	return engine.ErrorCode(binary.BigEndian.Uint16(b)), binary.BigEndian.Uint32(b[2:]), string(b[6:]), true
+	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
 }
 
 func dial(addr string, timeout time.Duration) (net.Conn, error) {
@@ -214,6 +217,8 @@ type listener struct {
 	out  io.Writer
 	hex  bool
 	done chan struct{} // closed when nobody takes frames any more
+
+	order binary.ByteOrder // of the integers in system frames
 
 	mu sync.Mutex // guards writing to conn: the request and the PONGs
 }
@@ -263,13 +268,13 @@ func (l *listener) line(p codec.Packet) string {
 	if p.Main == engine.SystemMain && !l.hex {
 		switch p.Sub {
 		case engine.SubError:
-			if code, about, text, ok := parseError(p.Body); ok {
+			if code, about, text, ok := l.parseError(p.Body); ok {
 				main, sub := codec.Split(about)
 				return fmt.Sprintf("%s ERROR %d %v about %d/%d: %s", head, code, code, main, sub, readable([]byte(text)))
 			}
 		case engine.SubGoAway:
 			if len(p.Body) == 4 {
-				return fmt.Sprintf("%s GOAWAY within %v", head, time.Duration(binary.BigEndian.Uint32(p.Body))*time.Millisecond)
+				return fmt.Sprintf("%s GOAWAY within %v", head, time.Duration(l.order.Uint32(p.Body))*time.Millisecond)
 			}
 		case engine.SubPong:
 			head += " PONG"

@@ -148,3 +148,5 @@ func (p *peer) finish() {
 		p.t.Fatal(err)
 	}
 }
+
+func newReader(c net.Conn) *bufio.Reader { return bufio.NewReader(c) }
