@@ -159,7 +159,7 @@ func (l *loop) dispatch(s *Session, b []byte, own *buf) {
 	now := l.srv.now()
 	s.rd.last, s.rd.opened = now, true
 	mode := l.srv.cfg.Dispatch
-	if mode != Ordered && s.in.enter() {
+	if mode != Ordered && !s.mustPark() && s.in.enter() {
 		n := l.inline(s, b, now)
 		b = b[n:]
 	}
@@ -207,8 +207,8 @@ func (l *loop) inline(s *Session, b []byte, now int64) int {
 			learn.judge(b[:done], time.Duration(l.srv.now()-now))
 		}
 	}
+	l.flush(s, flushInline) // before leave: behind it a worker may have the strand and cork
 	s.leave()
-	l.flush(s, flushInline)
 	if l.lent == nil {
 		l.lent = getBuf(l.srv.cfg.ReadBuffer)
 	}

@@ -58,3 +58,62 @@ func TestCloseInTheMiddleOfABlockGivesTheRestBack(t *testing.T) {
 		})
 	}
 }
+
+// The end of an inline turn takes nothing away from the worker that goes on with the
+// strand: its callback's sends are answers, never refused.
+func TestWorkerBehindAnInlineTurnMaySend(t *testing.T) {
+	const limit = 64 << 10
+	refused := 0
+	done := make(chan bool, 1)
+	body := make([]byte, 1<<10)
+	d := newDesk(t, Config{Dispatch: Inline, MaxOutbound: limit}, &funcs{read: func(s *Session, p codec.Packet) {
+		s.Submit(func() {
+			for range limit*3/2/len(body) + 1 {
+				if s.Send(1, 1, body) != nil {
+					refused++
+				}
+			}
+			done <- true
+		})
+	}})
+	for range 300 {
+		s, _ := d.open(0)
+		d.l.traffic(s, frame(1, 1, ""))
+		<-done
+		d.l.abort(s, ReasonStopped)
+		d.settleAll()
+	}
+	if refused > 0 {
+		t.Errorf("%d sends refused in callbacks, want 0", refused)
+	}
+}
+
+// A strand that must wait for its outbox waits also where frames are run inline.
+func TestInlineTurnWaitsForTheOutbox(t *testing.T) {
+	const limit = 4 << 10
+	reads := 0
+	d := newDesk(t, Config{Dispatch: Inline, MaxOutbound: limit, MaxFrame: 1 << 10}, &funcs{read: func(s *Session, p codec.Packet) {
+		reads++
+		for i := range limit / 1000 {
+			if err := s.Send(1, 1, make([]byte, 1000)); err != nil {
+				t.Errorf("read %d, send %d: %v", reads, i, err)
+			}
+		}
+	}})
+	s, w := d.open(0)
+	d.settleAll()
+	for range 8 { // each for itself, as if reading could not be paused
+		d.l.traffic(s, frame(1, 1, ""))
+	}
+	d.settleAll()
+	if reads >= 8 {
+		t.Errorf("%d reads while nothing was taken", reads)
+	}
+	for range 100 {
+		w.give(1 << 10)
+		d.settleAll()
+	}
+	if want := 8 * (limit / 1000) * 1008; reads != 8 || len(w.got) != want {
+		t.Errorf("%d reads, %d bytes; want 8 and %d", reads, len(w.got), want)
+	}
+}
