@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -90,9 +91,7 @@ func (d *desk) settleAll() {
 		} else {
 			calm++
 		}
-		if calm > 0 {
-			time.Sleep(100 * time.Microsecond)
-		}
+		runtime.Gosched()
 	}
 }
 

@@ -97,9 +97,11 @@ func (l *loop) expired(s *Session, now int64) Reason {
 	return reasonNone
 }
 
-// busy tells whether the server owes the session something: its clocks stand still.
+// busy tells whether the server owes the session something: its clocks stand still. The
+// order matters: an answer goes from the strand, maybe by Hold, to the outbox, and who
+// looks in that order can't miss it on its way.
 func (l *loop) busy(s *Session) bool {
-	return s.held.Load() > 0 || s.out.unsentBytes() > 0 || !s.in.quiet()
+	return !s.in.quiet() || s.held.Load() > 0 || s.out.unsentBytes() > 0
 }
 
 func (l *loop) restartClocks(s *Session, now int64) {
