@@ -22,17 +22,17 @@ var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draini
 
 func (r refusal) String() string { return name(refusalNames[:], int(r)) }
 
-// packet is the ERROR that a refused connection gets.
-func (r refusal) packet() codec.Packet {
+// refusalPacket is the ERROR that a refused connection gets.
+func (srv *Server) refusalPacket(r refusal) codec.Packet {
 	switch r {
 	case refusedConns:
-		return errorPacket(codec.Packet{}, CodeLimit, "too many connections")
+		return srv.errorPacket(codec.Packet{}, CodeLimit, "too many connections")
 	case refusedPerIP:
-		return errorPacket(codec.Packet{}, CodeLimit, "too many connections from this address")
+		return srv.errorPacket(codec.Packet{}, CodeLimit, "too many connections from this address")
 	case refusedDrain:
-		return errorPacket(codec.Packet{}, CodeDraining, "the server is going away")
+		return srv.errorPacket(codec.Packet{}, CodeDraining, "the server is going away")
 	default:
-		return errorPacket(codec.Packet{}, CodeLimit, "out of open files")
+		return srv.errorPacket(codec.Packet{}, CodeLimit, "out of open files")
 	}
 }
 

@@ -224,7 +224,7 @@ func (r *reactor) reject(l *loop, c gnet.Conn, why refusal) gnet.Action {
 	srv := r.srv
 	srv.refused[why].Add(1)
 	if !srv.cfg.NoSystemFrames {
-		sayGoodbye(c.Fd(), srv.codec.Append(nil, why.packet()))
+		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.refusalPacket(why)))
 	}
 	if why == refusedFiles || len(l.rejects) >= maxRejects {
 		return gnet.Close

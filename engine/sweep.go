@@ -77,8 +77,7 @@ func (l *loop) inspect(s *Session, now int64) {
 		l.restartClocks(s, now)
 		return
 	}
-	s.sendError(codec.Packet{}, CodeTimeout, why.String())
-	s.beginClose(why)
+	s.expel(codec.Packet{}, CodeTimeout, why.String(), why)
 }
 
 // past tells whether d has gone by since then. A d of 0 never goes by.
