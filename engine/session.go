@@ -94,7 +94,7 @@ func (s *Session) Send(main, sub uint16, body []byte) error {
 // SendPacket is Send for a packet, whose Seq goes with it where the layout has one.
 func (s *Session) SendPacket(p codec.Packet) error { return s.send(p, sendAnswer) }
 
-// Push sends what the peer has not asked for. A peer that leaves more than MaxOutbound
+// Push sends what the peer has not asked for. A peer that leaves MaxOutbound bytes
 // of it unread is closed with ReasonSlowConsumer. Errors are Send's.
 func (s *Session) Push(main, sub uint16, body []byte) error {
 	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, sendPush)
