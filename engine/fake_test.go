@@ -38,7 +38,10 @@ type desk struct {
 	asks int // turns asked for and not yet run; guarded by mu
 }
 
-func (d *desk) execute(*loop) error {
+func (d *desk) execute(l *loop) error {
+	if l != d.l {
+		return nil // a loop that stands still
+	}
 	d.mu.Lock()
 	d.asks++
 	d.mu.Unlock()

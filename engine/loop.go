@@ -140,7 +140,7 @@ func (l *loop) turn() {
 		budget--
 		l.flush(s, flushPopped)
 	}
-	l.walk(budget)
+	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
 	l.sweep()
 	l.wakeSenders()
 	l.mu.Lock()
@@ -202,9 +202,10 @@ func (l *loop) cut(to uint64) {
 	l.mu.Unlock()
 }
 
-// wakeSenders lets go the strands that wait for room in a loop's outbox.
+// wakeSenders lets go the strands that wait for room in the loops' outboxes, once half
+// of every one is free. The loop that is the last to get there does it.
 func (l *loop) wakeSenders() {
-	if l.srv.flow.waiting.Load() > 0 && l.queued.Load() <= int64(l.srv.cfg.MaxOutbox)/2 {
+	if l.srv.flow.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.srv.cfg.MaxOutbox)/2+1) {
 		l.srv.flow.wake()
 	}
 }
@@ -245,7 +246,7 @@ func (f *flow) wait(s *Session) {
 	f.list = append(f.list, s)
 	f.waiting.Store(int32(len(f.list)))
 	f.mu.Unlock()
-	if !f.srv.outboxFull() {
+	if f.srv.outboxBelow(int64(f.srv.cfg.MaxOutbox)) {
 		f.wake()
 	}
 }
