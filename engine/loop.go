@@ -50,18 +50,20 @@ type loop struct {
 	queued atomic.Int64  // bytes of the log and of group sends on stages
 
 	// Loop goroutine only.
-	sessions []*Session
-	walking  bool   // a walk over sessions is under way
-	cursor   int    // where it stands
-	walkEnd  uint64 // the log's end when it began
-	walked   uint64 // every session has had the log up to here
-	sweeping bool
-	sweepAt  int
-	lent     *buf // staging memory for inline turns
-	view     buf  // the frames of an inline turn
-	segs     []seg
-	starved  []*Session // not read from because of MemoryBudget
-	rejects  []*reject
+	sessions  []*Session
+	walking   bool   // a walk over sessions is under way
+	cursor    int    // where it stands
+	walkEnd   uint64 // the log's end when it began
+	walked    uint64 // every session has had the log up to here
+	sweeping  bool
+	sweepAt   int
+	sweepNow  int64 // when the sweep began that runs or ran last
+	sweepFrom int64 // when the one before did
+	lent      *buf  // staging memory for inline turns
+	view      buf   // the frames of an inline turn
+	segs      []seg
+	starved   []*Session // not read from because of MemoryBudget
+	rejects   []*reject
 
 	st loopStats
 }
