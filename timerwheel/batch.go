@@ -132,7 +132,7 @@ func (b *batch) tidy() {
 			held.mu.Lock()
 		}
 		if it.e.word.Load() == it.word-queued+running {
-			held.drop(b.svc, it.index, it.e, it.e.hash())
+			held.drop(b.svc, it.index, it.e)
 		}
 	}
 	if held != nil {

@@ -179,11 +179,11 @@ func (s *Service) collect(sh *shard, slot uint32, left int) int {
 		i := r.head
 		e := sh.slab.at(i)
 		r.remove(&sh.slab, i, e)
-		e.slot = 0
+		e.setSlot(0)
 		if e.due <= now {
 			s.fire(sh, i, e, now)
 		}
-		if e.left != 0 {
+		if e.more() {
 			sh.hang(s, i, e, now)
 		}
 		left--
@@ -200,18 +200,15 @@ func (s *Service) fire(sh *shard, i uint32, e *entry, now int64) {
 		return
 	}
 	due := e.due
-	e.n++
-	if e.left > 0 {
-		e.left--
-	}
+	n, left := e.count()
 	w += queued
 	e.word.Store(w)
-	b := s.batchOf(e.set)
+	b := s.batchOf(sh.sets[e.set()])
 	b.items = append(b.items, item{
 		e: e, sh: sh, index: i, word: w,
-		fn: e.fn, id: e.id, n: e.n, left: e.left, due: due,
+		fn: e.fn, id: e.id, n: n, left: left, due: due,
 	})
-	if e.left == 0 {
+	if left == 0 {
 		return
 	}
 	if e.due = deadline(e.due, time.Duration(e.every)); e.due <= now {

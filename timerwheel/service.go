@@ -11,12 +11,14 @@ import (
 )
 
 // A Service runs timers. Its own SetTimer, KillTimer and so on are those of a
-// Set that runs on the Submitter given to New; For makes further Sets. All
-// methods may be called from any goroutine.
+// Set that runs on the Submitter given to New, on all shards and without
+// MaxPerSet; For makes further Sets. All methods may be called from any
+// goroutine.
 type Service struct {
-	Set
+	own  Set
 	cfg  Config
-	tick int64 // ns
+	tick int64  // ns
+	salt uint64 // spreads the service's own timers over the shards
 
 	base   time.Time             // tick 0, on the monotonic clock
 	wall   func(time.Time) int64 // the wall clock in a reading, ns; tests step it
@@ -59,7 +61,12 @@ func New(cfg Config, sub Submitter) (*Service, error) {
 		wall:   time.Time.UnixNano,
 		shards: make([]shard, cfg.Shards),
 	}
-	s.Set = Set{svc: s, sub: sub, own: true, salt: rand.Uint64()}
+	s.own = Set{svc: s, sub: sub, own: true}
+	s.salt = rand.Uint64()
+	for i := range s.shards {
+		s.shards[i].table.salt = rand.Uint64()
+		s.shards[i].sets = []*Set{&s.own}
+	}
 	s.wheels.init(s)
 	return s, nil
 }
@@ -101,7 +108,7 @@ func (s *Service) Stop(ctx context.Context) error {
 // Running reports whether the service has been started and not stopped.
 func (s *Service) Running() bool { return s.live.Load() }
 
-// Len returns the number of live timers of all Sets.
+// Len returns the number of live timers, those of all Sets together.
 func (s *Service) Len() int { return int(s.pending.Load()) }
 
 // For makes a Set whose callbacks run on sub. It is cheap (one allocation),
@@ -110,9 +117,35 @@ func (s *Service) For(sub Submitter) *Set {
 	n := s.sets.Add(1)
 	return &Set{
 		svc: s, sub: sub,
-		salt:  s.salt + n*0xd1342543de82ef95,
 		shard: &s.shards[n&uint64(len(s.shards)-1)],
 	}
+}
+
+// SetTimer sets a timer of the service's own: see Set.SetTimer.
+func (s *Service) SetTimer(id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
+	return s.own.SetTimer(id, every, repeat, fn)
+}
+
+// ResetTimer starts one of the service's own anew: see Set.ResetTimer.
+func (s *Service) ResetTimer(id TimerID, every time.Duration) bool {
+	return s.own.ResetTimer(id, every)
+}
+
+// KillTimer cancels one of the service's own: see Set.KillTimer.
+func (s *Service) KillTimer(id TimerID) bool { return s.own.KillTimer(id) }
+
+// KillAllTimers cancels the service's own, not those of Sets that For made,
+// and returns how many had a firing still to come.
+func (s *Service) KillAllTimers() int { return s.own.KillAllTimers() }
+
+// After sets one that fires once: see Set.After.
+func (s *Service) After(d time.Duration, fn func(Firing)) (TimerID, error) {
+	return s.own.After(d, fn)
+}
+
+// Every sets one that repeats until it is killed: see Set.Every.
+func (s *Service) Every(d time.Duration, fn func(Firing)) (TimerID, error) {
+	return s.own.Every(d, fn)
 }
 
 // now is the monotonic clock: ns since base.
@@ -123,14 +156,15 @@ func (s *Service) tickAfter(due int64) int64 { return (due + s.tick - 1) / s.tic
 
 // admit says whether the set may have one more timer, and counts it.
 // The shard of the new timer is locked.
-func (s *Service) admit(set *Set) error {
+func (s *Service) admit(sh *shard, set *Set) error {
 	if !s.live.Load() {
 		return ErrNotRunning
 	}
 	if set.closed.Load() {
 		return ErrSetClosed
 	}
-	if !set.own && set.n.Load() >= int64(s.cfg.MaxPerSet) {
+	if n := set.n.Load(); n >= int64(s.cfg.MaxPerSet) ||
+		n == 0 && len(sh.spare) == 0 && len(sh.sets) == maxSets {
 		s.count.tooMany.Add(1)
 		return ErrTooManyTimers
 	}

@@ -131,8 +131,8 @@ func TestSetsHaveIDsOfTheirOwn(t *testing.T) {
 		if n := b.KillAllTimers(); n != 2 {
 			t.Errorf("KillAllTimers: got %d, want 2", n)
 		}
-		if a.Len() != 0 || b.Len() != 0 || s.Set.Len() != 1 || s.Len() != 1 {
-			t.Errorf("Len: got %d, %d, %d, %d; want 0, 0, 1, 1", a.Len(), b.Len(), s.Set.Len(), s.Len())
+		if a.Len() != 0 || b.Len() != 0 || s.Len() != 1 {
+			t.Errorf("Len: got %d, %d, %d; want 0, 0, 1", a.Len(), b.Len(), s.Len())
 		}
 		if n := s.KillAllTimers(); n != 1 {
 			t.Errorf("KillAllTimers of the service: got %d, want 1", n)

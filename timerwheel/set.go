@@ -1,6 +1,7 @@
 package timerwheel
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -29,15 +30,15 @@ type Firing struct {
 // collected. When its submitter reports that it has gone, the Set closes
 // itself.
 type Set struct {
-	svc  *Service
-	sub  Submitter
-	own  bool // the service's: on all shards, never closed by its user
-	salt uint64
+	svc *Service
+	sub Submitter
+	own bool // the service's: on all shards, never closed by its user
 
-	shard *shard // of all its timers; nil when own
-	n     atomic.Int64
+	shard *shard       // of all its timers; nil when own
+	n     atomic.Int64 // its timers; not kept when own
 	ids   atomic.Uint64
 
+	index  uint32 // guarded by shard.mu; in shard.sets, 0 without timers
 	head   uint32 // guarded by shard.mu; first of its entries
 	closed atomic.Bool
 
@@ -52,7 +53,8 @@ func (t *Set) shardOf(id TimerID) *shard {
 	if t.shard != nil {
 		return t.shard
 	}
-	return &t.svc.shards[int(hash(t.salt, id)>>16)&(len(t.svc.shards)-1)]
+	h := (uint64(id) ^ t.svc.salt) * 0x9e3779b97f4a7c15
+	return &t.svc.shards[(h^h>>32)>>20&uint64(len(t.svc.shards)-1)]
 }
 
 // SetTimer has fn called after every, then again each period, repeat times in
@@ -67,13 +69,13 @@ func (t *Set) shardOf(id TimerID) *shard {
 // taken off repeat: two runs of one setting never overlap.
 //
 // fn must not be nil; every must be above 0 unless repeat is 1, and is capped
-// at 146 years. Errors: ErrTooManyTimers, ErrSetClosed, ErrNotRunning,
+// at 146 years; repeat is at most 2^32 - 1 (seven weeks of 1 ms). Errors: ErrTooManyTimers, ErrSetClosed, ErrNotRunning,
 // ErrPeriod, ErrNoFunc; a timer that had the id then lives on.
 func (t *Set) SetTimer(id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
 	if fn == nil {
 		return ErrNoFunc
 	}
-	if repeat < 0 || every <= 0 && repeat != 1 {
+	if repeat < 0 || repeat > math.MaxUint32 || every <= 0 && repeat != 1 {
 		return ErrPeriod
 	}
 	return t.shardOf(id).set(t.svc, t, id, max(every, 0), repeat, fn)

@@ -10,6 +10,8 @@ type shard struct {
 	mu    sync.Mutex
 	slab  slab
 	table table
+	sets  []*Set   // those with timers here; [0] is the service's own
+	spare []uint32 // free indexes of sets
 	rings [levels * ringLen]ring
 	quiet int // watchdog rounds in a row without a timer
 
@@ -28,49 +30,42 @@ func deadline(now int64, every time.Duration) int64 {
 
 // set starts the timer, or starts it anew when it lives.
 func (sh *shard) set(s *Service, set *Set, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
-	h := hash(set.salt, id)
 	now := s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.table.find(&sh.slab, set, id, h)
+	i, e := sh.find(set, id)
 	if e == nil {
-		if err := s.admit(set); err != nil {
+		if err := s.admit(sh, set); err != nil {
 			return err
 		}
 		i, e = sh.slab.alloc()
-		e.id, e.set = id, set
-		sh.table.add(&sh.slab, i, e, h)
+		e.id = id
 		sh.join(set, i, e)
+		sh.table.add(&sh.slab, i, e, sh.table.hash(set.index, id))
 	} else {
 		e.renew()
 	}
-	e.fn, e.every, e.n = fn, int64(every), 0
-	e.left = int64(repeat)
-	if repeat == 0 {
-		e.left = forever
-	}
+	e.fn, e.every = fn, int64(every)
+	e.start(uint32(repeat))
 	sh.move(s, i, e, deadline(now, every), now)
 	return nil
 }
 
 // reset starts a live timer anew with another period.
 func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) bool {
-	h := hash(set.salt, id)
 	now := s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.table.find(&sh.slab, set, id, h)
+	i, e := sh.find(set, id)
 	if e == nil || e.ended() {
 		return false
 	}
-	if every <= 0 && e.left+int64(e.n) != 1 {
+	if every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) {
 		return false
 	}
 	e.renew()
-	if e.left != forever {
-		e.left += int64(e.n)
-	}
-	e.every, e.n = int64(every), 0
+	e.every = int64(every)
+	e.restart()
 	sh.move(s, i, e, deadline(now, every), now)
 	return true
 }
@@ -79,11 +74,11 @@ func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) bo
 // than that stays where it is and is re-hung when the slot does.
 func (sh *shard) move(s *Service, i uint32, e *entry, due, now int64) {
 	e.due = due
-	if e.slot != 0 {
-		if s.upBefore(e.slot-1, due) {
+	if slot := e.slot(); slot != 0 {
+		if s.upBefore(slot-1, due) {
 			return
 		}
-		sh.rings[e.slot-1].remove(&sh.slab, i, e)
+		sh.rings[slot-1].remove(&sh.slab, i, e)
 	}
 	sh.hang(s, i, e, now)
 }
@@ -92,60 +87,87 @@ func (sh *shard) move(s *Service, i uint32, e *entry, due, now int64) {
 func (sh *shard) hang(s *Service, i uint32, e *entry, now int64) {
 	level, key := where(s.tickAfter(e.due), now/s.tick)
 	slot := slotOf(level, key)
-	e.slot = slot + 1
+	e.setSlot(slot + 1)
 	sh.rings[slot].push(&sh.slab, i, e)
 	s.arm(level, key)
 }
 
 // kill ends the timer and reports whether it had a firing ahead of it.
 func (sh *shard) kill(s *Service, set *Set, id TimerID) bool {
-	h := hash(set.salt, id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.table.find(&sh.slab, set, id, h)
+	i, e := sh.find(set, id)
 	if e == nil || e.ended() {
 		return false // a worker in the last run takes it away itself
 	}
-	sh.drop(s, i, e, h)
+	sh.drop(s, i, e)
 	return true
 }
 
-// drop takes e out of everything and frees it.
-func (sh *shard) drop(s *Service, i uint32, e *entry, h uint32) {
-	if e.slot != 0 {
-		sh.rings[e.slot-1].remove(&sh.slab, i, e)
+// find returns the set's live timer with that id. sh is locked.
+func (sh *shard) find(set *Set, id TimerID) (uint32, *entry) {
+	if set.index == 0 && !set.own {
+		return 0, nil // it has no timers
 	}
-	sh.table.remove(&sh.slab, i, e, h)
-	sh.leave(e.set, i, e)
+	return sh.table.find(&sh.slab, set.index, id, sh.table.hash(set.index, id))
+}
+
+// drop takes e out of everything and frees it.
+func (sh *shard) drop(s *Service, i uint32, e *entry) {
+	if slot := e.slot(); slot != 0 {
+		sh.rings[slot-1].remove(&sh.slab, i, e)
+	}
+	sh.table.remove(&sh.slab, i, e, sh.table.hash(e.set(), e.id))
+	sh.leave(sh.sets[e.set()], i)
 	sh.slab.release(i, e)
 	s.pending.Add(-1)
 }
 
-// join links e into its set's list. The service's own set has none: it is
-// spread over all shards, and killing all of it walks their slabs.
+// join makes e one of set's timers and links it into the set's list. The
+// service's own set has none: it is spread over all shards, and killing all of
+// it walks their slabs. admit has seen to it that there is an index.
 func (sh *shard) join(set *Set, i uint32, e *entry) {
-	set.n.Add(1)
 	if set.own {
+		e.tag = 0
 		return
 	}
-	if e.snext = set.head; e.snext != 0 {
-		sh.slab.at(e.snext).sprev = i
+	if set.n.Add(1) == 1 {
+		last := len(sh.spare) - 1
+		if last < 0 {
+			sh.sets = append(sh.sets, nil)
+			set.index = uint32(len(sh.sets) - 1)
+		} else {
+			set.index = sh.spare[last]
+			sh.spare = sh.spare[:last]
+		}
+		sh.sets[set.index] = set
 	}
+	e.tag = set.index << setShift
+	sh.slab.needLink(i)
+	if set.head != 0 {
+		sh.slab.link(set.head).prev = i
+	}
+	*sh.slab.link(i) = link{next: set.head}
 	set.head = i
 }
 
-func (sh *shard) leave(set *Set, i uint32, e *entry) {
-	set.n.Add(-1)
+func (sh *shard) leave(set *Set, i uint32) {
 	if set.own {
 		return
 	}
-	if e.snext != 0 {
-		sh.slab.at(e.snext).sprev = e.sprev
+	l := *sh.slab.link(i)
+	if l.next != 0 {
+		sh.slab.link(l.next).prev = l.prev
 	}
-	if e.sprev != 0 {
-		sh.slab.at(e.sprev).snext = e.snext
+	if l.prev != 0 {
+		sh.slab.link(l.prev).next = l.next
 	} else {
-		set.head = e.snext
+		set.head = l.next
+	}
+	if set.n.Add(-1) == 0 {
+		sh.sets[set.index] = nil
+		sh.spare = append(sh.spare, set.index)
+		set.index = 0
 	}
 }
 
@@ -178,13 +200,15 @@ func (sh *shard) sweep(s *Service, set *Set) int {
 	return killed
 }
 
+// sweepSlab kills the timers of the service's own set, or with nil all.
 func (sh *shard) sweepSlab(s *Service, set *Set) int {
 	killed := 0
 	for from, end := uint32(1), uint32(2); from < end; from += sweepLen {
 		sh.mu.Lock()
 		end = sh.slab.fresh
 		for i := from; i < min(end, from+sweepLen); i++ {
-			if of := sh.slab.at(i).set; of != nil && (set == nil || of == set) {
+			e := sh.slab.at(i)
+			if e.fn != nil && (set == nil || e.set() == 0) {
 				killed += sh.end(s, i)
 			}
 		}
@@ -200,7 +224,7 @@ func (sh *shard) end(s *Service, i uint32) int {
 	if e.ended() {
 		killed = 0
 	}
-	sh.drop(s, i, e, e.hash())
+	sh.drop(s, i, e)
 	return killed
 }
 
@@ -209,11 +233,11 @@ func (sh *shard) end(s *Service, i uint32) int {
 func (sh *shard) trim() {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.table.count != 0 || sh.slab.fresh <= slabLen {
+	if sh.table.count != 0 || sh.slab.fresh <= 4*slabLen {
 		sh.quiet = 0
 		return
 	}
 	if sh.quiet++; sh.quiet > 4 {
-		sh.slab, sh.table, sh.quiet = slab{}, table{}, 0
+		sh.slab, sh.table, sh.quiet = slab{}, table{salt: sh.table.salt}, 0
 	}
 }

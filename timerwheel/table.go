@@ -4,9 +4,11 @@ const segLen = 256
 
 // A table finds a shard's entries by set and id. It is a linear hash table
 // (Litwin, VLDB 1980): it grows and shrinks by one chain at a time, so no call
-// ever pays for moving all entries, and costs four bytes a timer.
+// ever pays for moving all entries, and has up to two chains a timer, of four
+// bytes each.
 // Chains run through entry.hnext. Guarded by the shard's mutex.
 type table struct {
+	salt  uint64 // random, so that a peer that chooses ids can't aim at one chain
 	segs  []*[segLen]uint32
 	mask  uint32 // 2^level - 1
 	split uint32 // the next chain to be split; chains = mask + 1 + split
@@ -22,13 +24,13 @@ func (t *table) chain(h uint32) *uint32 {
 	return &t.segs[c/segLen][c%segLen]
 }
 
-func (t *table) find(s *slab, set *Set, id TimerID, h uint32) (uint32, *entry) {
+func (t *table) find(s *slab, set uint32, id TimerID, h uint32) (uint32, *entry) {
 	if t.count == 0 {
 		return 0, nil
 	}
 	for i := *t.chain(h); i != 0; {
 		e := s.at(i)
-		if e.id == id && e.set == set {
+		if e.id == id && e.set() == set {
 			return i, e
 		}
 		i = e.hnext
@@ -45,8 +47,10 @@ func (t *table) add(s *slab, i uint32, e *entry, h uint32) {
 	e.hnext = *c
 	*c = i
 	t.count++
-	if t.count > t.mask+1+t.split {
-		t.grow(s)
+	for range 2 { // two chains for each entry added, up to twice as many
+		if 2*t.count > t.mask+1+t.split {
+			t.grow(s)
+		}
 	}
 }
 
@@ -56,7 +60,7 @@ func (t *table) remove(s *slab, i uint32, e *entry, h uint32) {
 			*p = e.hnext
 			e.hnext = 0
 			t.count--
-			if n := t.mask + 1 + t.split; n > segLen && t.count < n/4 {
+			if n := t.mask + 1 + t.split; n > segLen && t.count < n/8 {
 				t.shrink(s)
 			}
 			return
@@ -79,7 +83,7 @@ func (t *table) grow(s *slab) {
 		e := s.at(i)
 		next := e.hnext
 		to := lo
-		if e.hash()&(t.mask+1) != 0 {
+		if t.hash(e.set(), e.id)&(t.mask+1) != 0 {
 			to = hi
 		}
 		e.hnext = *to
@@ -113,12 +117,9 @@ func (t *table) shrink(s *slab) {
 	}
 }
 
-// hash mixes the id with the set's salt. The salt is random, so a peer that
-// chooses ids can't aim at one chain.
-func (e *entry) hash() uint32 { return hash(e.set.salt, e.id) }
-
-func hash(salt uint64, id TimerID) uint32 {
-	x := (uint64(id) ^ salt) * 0x9e3779b97f4a7c15
-	x = (x ^ x>>29 ^ salt>>7) * 0xbf58476d1ce4e5b9
+// hash mixes a Set's index and an id.
+func (t *table) hash(set uint32, id TimerID) uint32 {
+	x := (uint64(id) ^ t.salt) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>29 ^ uint64(set)<<7 ^ t.salt>>5) * 0xbf58476d1ce4e5b9
 	return uint32(x >> 32)
 }
