@@ -94,7 +94,7 @@ type Config struct {
 	Addrs []string
 
 	Layout   codec.Layout // the frame; zero is the default frame
-	MaxFrame int          // bytes behind the length field; 64 KiB
+	MaxFrame int          // bytes behind the length field; 64 KiB, or what that field can say
 
 	Loops    int        // event loops; the number of CPUs
 	Dispatch Dispatch   // where packets run; Adaptive
@@ -129,6 +129,7 @@ type Config struct {
 	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
 	IdleTimeout       time.Duration // no whole frame for so long; 0 = none
+	FinTimeout        time.Duration // after the peer's FIN, to finish what is owed; 5 min
 	Linger            time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
 
 	ReadBuffer       int           // bytes one read takes at most, per loop; 64 KiB
@@ -161,10 +162,9 @@ func off[T int | time.Duration](v *T) {
 }
 
 // WithDefaults returns a copy with every zero that stands for a default filled in
-// and every Off turned into zero. MaxConns stays 0 when it is not set: Start fits it
-// to the open-file limit.
+// and every Off turned into zero. Two stay 0 when they are not set: MaxConns, which
+// Start fits to the open-file limit, and MaxFrame, which New fits to the layout.
 func (c Config) WithDefaults() Config {
-	or(&c.MaxFrame, codec.DefaultMaxFrame)
 	or(&c.Loops, runtime.NumCPU())
 	or(&c.Workers, 2*runtime.NumCPU())
 	or(&c.SpareWorkers, 256)
@@ -177,6 +177,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.MaxGroups, 64)
 	or(&c.FirstFrameTimeout, 10*time.Second)
 	or(&c.FrameTimeout, 10*time.Second)
+	or(&c.FinTimeout, 5*time.Minute)
 	or(&c.Linger, 2*time.Second)
 	or(&c.ReadBuffer, 64<<10)
 	or(&c.KeepAlive, 30*time.Second)
@@ -229,7 +230,7 @@ func (c Config) validate() error {
 	within("Workers", c.Workers, 1, 1<<16)
 	within("SpareWorkers", c.SpareWorkers, 0, 1<<16)
 	within("MaxQueue", c.MaxQueue, 1, 1<<24)
-	within("MaxFrame", c.MaxFrame, 4, 1<<30)
+	within("MaxFrame", c.MaxFrame, 0, 1<<30)
 	within("MaxConns", c.MaxConns, 0, 1<<24)
 	within("MaxConnsPerIP", c.MaxConnsPerIP, 0, 1<<24)
 	within("MaxOutbound", c.MaxOutbound, 1<<10, 1<<30)
@@ -253,6 +254,7 @@ func (c Config) validate() error {
 		{"IdleTimeout", c.IdleTimeout, 10 * time.Millisecond},
 		{"Heartbeat", c.Heartbeat, 10 * time.Millisecond},
 		{"Linger", c.Linger, time.Millisecond},
+		{"FinTimeout", c.FinTimeout, time.Millisecond},
 		{"KeepAlive", c.KeepAlive, time.Second},
 		{"KeepAliveEvery", c.KeepAliveEvery, time.Second},
 		{"UserTimeout", c.UserTimeout, time.Millisecond},
