@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -429,9 +430,11 @@ func TestWithoutSystemFramesARefusedRequestCloses(t *testing.T) {
 	c.wantEnd()
 	quiet := s.dial()
 	quiet.echo("hello")
-	go s.stop()
+	s.signal(syscall.SIGTERM)
 	quiet.wantEnd() // no GOAWAY
-	s.wait()
+	if code := s.wait(); code != exitOK {
+		t.Errorf("exit code %d, want 0", code)
+	}
 }
 
 // Every layout that the contract lists, built by hand here.
