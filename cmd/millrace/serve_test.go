@@ -242,7 +242,7 @@ func TestADrainUnderLoadLeavesNoRequestInSilence(t *testing.T) {
 // rude goes on for another second. Every answer must come in its place, and all of them,
 // then a FIN.
 func pipeline(c *peer, rude bool, started func(), served, refused *atomic.Int64) (sent int, err error) {
-	var mu sync.Mutex // guards sent and stop
+	var mu sync.Mutex  // guards sent and stop
 	var stop time.Time // not zero: no more requests from then on
 	room := make(chan struct{}, 8)
 	writing := make(chan struct{})
