@@ -207,8 +207,8 @@ func (l *loop) inline(s *Session, b []byte, now int64) int {
 			learn.judge(b[:done], time.Duration(l.srv.now()-now))
 		}
 	}
-	s.leave()
 	l.flush(s, flushInline)
+	s.leave()
 	if l.lent == nil {
 		l.lent = getBuf(l.srv.cfg.ReadBuffer)
 	}

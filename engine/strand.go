@@ -83,7 +83,10 @@ func (s *Session) post(it *buf) {
 	s.in.mu.Lock()
 	if s.in.state == stateDone {
 		s.in.mu.Unlock()
-		s.drop(it)
+		if it.kind == itemData {
+			s.srv.dropped.Add(uint64(countFrames(s.srv.codec, it.rest())))
+		}
+		it.free()
 		return
 	}
 	if it.kind == itemData {
