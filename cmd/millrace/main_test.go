@@ -81,7 +81,7 @@ type process struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	ready []string // the addresses of its ready line
-	pipe  io.Closer
+	peers []*peer
 
 	mu     sync.Mutex
 	stderr bytes.Buffer  // guarded by mu
@@ -205,9 +205,12 @@ func (p *process) wait() int {
 	}
 }
 
-// stop drains the server and wants it to lose nothing.
+// stop closes the clients, drains the server and wants it to lose nothing.
 func (p *process) stop() {
 	p.t.Helper()
+	for _, c := range p.peers {
+		c.Close()
+	}
 	p.signal(syscall.SIGTERM)
 	if code := p.wait(); code != exitOK {
 		p.t.Errorf("exit code %d after SIGTERM, want 0", code)
@@ -217,7 +220,9 @@ func (p *process) stop() {
 // dial connects to the server's first address.
 func (p *process) dial() *peer {
 	p.t.Helper()
-	return dialAddr(p.t, p.ready[0])
+	c := dialAddr(p.t, p.ready[0])
+	p.peers = append(p.peers, c)
+	return c
 }
 
 func dialAddr(t testing.TB, addr string) *peer {

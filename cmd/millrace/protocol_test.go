@@ -19,7 +19,10 @@ import (
 // dispatches runs a test in every dispatch mode: the contract is the same in all.
 func dispatches(t *testing.T, test func(t *testing.T, mode string)) {
 	for _, mode := range []string{"adaptive", "ordered", "inline"} {
-		t.Run(mode, func(t *testing.T) { test(t, "--dispatch="+mode) })
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			test(t, "--dispatch="+mode)
+		})
 	}
 }
 
@@ -111,10 +114,10 @@ func TestABadLengthInAnUploadIsAnsweredWithoutAReset(t *testing.T) {
 			written <- err
 		}()
 		c.wantError(1, 0, 0)
-		c.wantEnd()
 		if err := <-written; err != nil {
 			t.Fatalf("write: %v", err)
 		}
+		c.wantEnd()
 	}
 }
 
