@@ -175,6 +175,7 @@ func (l *lane) lost(err error) {
 		s.asked = false
 		q.want(s)
 	}
+	l.db.stats.skipped.Add(uint64(len(again)))
 	dead := q.back(again)
 	q.wakeOne()
 	q.mu.Unlock()
