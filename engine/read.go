@@ -129,6 +129,7 @@ func (l *loop) take(s *Session, b []byte) {
 		n := l.inline(s, b)
 		b = b[n:]
 		if s.rd.life != lifeOpen || s.closing.Load() != 0 {
+			l.srv.dropped.Add(uint64(countFrames(l.srv.codec, b)))
 			l.discard(s, len(b))
 			return
 		}
