@@ -33,6 +33,7 @@ type conn struct {
 	role   driver // mixed: who owns this connection
 	member int    // groups: its group
 	token  uint64 // locks: what the last lock gave
+	refuse int    // mixed: ERRORs still to come for a part that is not served
 }
 
 func (l *loop) newConn() *conn {

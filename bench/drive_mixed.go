@@ -75,6 +75,10 @@ func (d *mixedDriver) frame(l *loop, c *conn, handle uint32, body []byte) error 
 	if handle == handleBroadcast {
 		return d.cast(l, c, body)
 	}
+	if handle == handleError && c.refuse > 0 {
+		c.refuse--
+		return nil
+	}
 	return d.forgive(l, c, c.role.frame(l, c, handle, body))
 }
 
@@ -114,8 +118,10 @@ func (d *mixedDriver) forgive(l *loop, c *conn, err error) error {
 			d.echo.conns = append(d.echo.conns, o)
 		}
 	}
+	c.refuse = max(0, c.outstanding()-1)
 	c.sent, c.got, c.next, c.want = runList{}, 0, 0, 0
 	if c.fd < 0 {
+		c.refuse = 0
 		l.spare = append(l.spare, c) // it was closed on us; it comes back as an echo
 		return nil
 	}

@@ -137,7 +137,7 @@ func raiseFiles(n int) error {
 			want = unix.Rlimit{Cur: uint64(n), Max: uint64(n)}
 		}
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want); err != nil {
-			return fmt.Errorf("bench: %d connections need an open-file limit of %d, it is %d: %w", n-64, n, lim.Max, err)
+			return fmt.Errorf("bench: this needs an open-file limit of %d, it is %d: %w", n, lim.Max, err)
 		}
 	}
 	return nil

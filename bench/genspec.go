@@ -38,4 +38,4 @@ const (
 )
 
 // generatorEnv, when set, makes RunGenerator take over the process.
-const generatorEnv = "MILLRACE_BENCH_GENERATOR"
+const generatorEnv = "BENCH_GENERATOR"

@@ -44,7 +44,7 @@ func measure(ctx context.Context, t Target, work Workload, tm timing, pinned boo
 				return err
 			}
 		}
-		srv, err := startServer(ctx, t, pinned, serverCPUs)
+		srv, err := startServer(ctx, t, work.Conns, pinned, serverCPUs)
 		if err != nil {
 			return err
 		}

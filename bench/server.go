@@ -19,7 +19,7 @@ import (
 // Waits for a server process.
 const (
 	readyWait = 20 * time.Second
-	stopWait  = 3 * time.Second
+	stopWait  = time.Second
 	statsWait = time.Second
 )
 
@@ -36,12 +36,15 @@ type server struct {
 
 // startServer starts t's command, or adopts its address. cpus, when not empty, are the only ones
 // that the process may use.
-func startServer(ctx context.Context, t Target, pinned bool, cpus []int) (*server, error) {
+func startServer(ctx context.Context, t Target, conns int, pinned bool, cpus []int) (*server, error) {
 	if t.Addr != "" {
 		return &server{addr: t.Addr, pid: t.PID, log: &tailBuffer{}}, nil
 	}
 	s := &server{ended: make(chan struct{}), log: &tailBuffer{}}
-	args := t.args(pinned)
+	if err := raiseFiles(conns + 2*spareConns); err != nil { // the child inherits it
+		return nil, err
+	}
+	args := t.args(conns, pinned)
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Env = append(os.Environ(), t.Env...)
 	s.cmd.Stderr = s.log
@@ -81,7 +84,7 @@ func (s *server) offerStats() (*os.File, error) {
 	s.stats = os.NewFile(uintptr(pair[0]), "stats")
 	theirs := os.NewFile(uintptr(pair[1]), "stats")
 	s.cmd.ExtraFiles = []*os.File{theirs}
-	s.cmd.Env = append(s.cmd.Env, "MILLRACE_STATS_FD=3")
+	s.cmd.Env = append(s.cmd.Env, "BENCH_STATS_FD=3")
 	return theirs, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -13,7 +14,8 @@ import (
 type Target struct {
 	Name string `json:"name"`
 
-	// Command and its arguments; empty for a running server.
+	// Command and its arguments; empty for a running server. In an argument {conns} stands for a
+	// number of connections that is enough for the case.
 	Command []string `json:"command,omitempty"`
 	// OneLoop are arguments that hold the server to one event loop, added in pinned runs.
 	OneLoop []string `json:"-"`
@@ -55,7 +57,10 @@ func checkAddr(addr string) error {
 
 // MillraceTarget is the server of the given millrace binary with the given flags of serve.
 func MillraceTarget(name, binary string, flags ...string) Target {
-	command := append([]string{binary, "serve", "--addr", "tcp://127.0.0.1:0", "--log-level", "error"}, flags...)
+	command := append([]string{
+		binary, "serve", "--addr", "tcp://127.0.0.1:0", "--log-level", "error",
+		"--max-conns", "{conns}", "--first-frame-timeout", "5m", // idle connections are a case
+	}, flags...)
 	return Target{Name: name, Command: command, OneLoop: []string{"--loops", "1"}}
 }
 
@@ -104,9 +109,15 @@ func splitWords(line string) ([]string, error) {
 	return words, nil
 }
 
-// args is the command line of a run.
-func (t Target) args(pinned bool) []string {
+// spareConns is the room that {conns} leaves above a case's connections.
+const spareConns = 256
+
+// args is the command line of a run with so many connections.
+func (t Target) args(conns int, pinned bool) []string {
 	args := slices.Clone(t.Command)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "{conns}", strconv.Itoa(conns+spareConns))
+	}
 	if pinned {
 		args = append(args, t.OneLoop...)
 	}

@@ -45,7 +45,7 @@ func (s *gevServer) OnClose(c *gev.Connection) {
 }
 
 func (s *gevServer) OnMessage(c *gev.Connection, _ any, in []byte) any {
-	out, _, err := answer(nil, in, s.broadcast)
+	out, _, err := answer(make([]byte, 0, len(in)), in, s.broadcast)
 	if err != nil {
 		_ = c.Close()
 	}

@@ -99,7 +99,11 @@ func (s *gnetAsync) work(c gnet.Conn, a *asyncConn) {
 		batches := a.batches
 		a.batches = nil
 		a.mu.Unlock()
-		var out []byte // AsyncWrite keeps it
+		size := 0
+		for _, b := range batches {
+			size += len(b)
+		}
+		out := make([]byte, 0, size) // AsyncWrite keeps it
 		for _, b := range batches {
 			var err error
 			if out, _, err = answer(out, b, s.broadcast); err != nil {

@@ -11,7 +11,7 @@ import (
 // serveStats answers the suite's questions about this process's runtime, as package
 // bench/selfstats does; it is written again here because this module stands alone.
 func serveStats() {
-	fd, err := strconv.Atoi(os.Getenv("MILLRACE_STATS_FD"))
+	fd, err := strconv.Atoi(os.Getenv("BENCH_STATS_FD"))
 	if err != nil || fd < 3 || syscall.SetNonblock(fd, true) != nil {
 		return
 	}

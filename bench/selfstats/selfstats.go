@@ -2,7 +2,7 @@
 // goroutines, allocations, heap, garbage collections.
 //
 // The suite starts a server with one end of a socket pair as descriptor 3 and
-// MILLRACE_STATS_FD=3 in its environment. Serve, called once at the start of the server's main,
+// BENCH_STATS_FD=3 in its environment. Serve, called once at the start of the server's main,
 // answers each byte that arrives there with a line of JSON, and does nothing when the variable is
 // not set:
 //
@@ -20,7 +20,7 @@ import (
 	"syscall"
 )
 
-const variable = "MILLRACE_STATS_FD"
+const variable = "BENCH_STATS_FD"
 
 type figures struct {
 	Goroutines int    `json:"goroutines"`
