@@ -262,5 +262,3 @@ func (l *loop) lose(c *conn, why error) error {
 	l.hangUp(c)
 	return l.drv.closed(l, c, why)
 }
-
-func clip(b []byte) []byte { return b[:min(len(b), 120)] }

@@ -22,3 +22,6 @@ func describeError(body []byte) string {
 	}
 	return fmt.Sprintf("ERROR %d %s about %s: %s", code, name, handleName(binary.BigEndian.Uint32(body[2:])), clip(body[6:]))
 }
+
+// clip keeps an error message short.
+func clip(b []byte) []byte { return b[:min(len(b), 120)] }

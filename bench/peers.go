@@ -21,7 +21,7 @@ func PeerNames() []string {
 
 // plantedPeers are mistakes on purpose, for testing that the suite sees them: a write for each
 // frame, and a lock of the whole server held during write.
-var plantedPeers = []string{"gnet-each", "gnet-lock"}
+var plantedPeers = []string{"gnet-each", "std-lock"}
 
 var cppPeers = []string{"epoll", "asio"}
 

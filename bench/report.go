@@ -84,7 +84,7 @@ func (r *Results) page() (*reportData, error) {
 	if r.Header.Base != "" {
 		d.Heads = append(d.Heads, "x "+r.Header.Base, "quartiles")
 	}
-	d.Heads = append(d.Heads, "rate", "p50", "p99", "RSS", "runs")
+	d.Heads = append(d.Heads, "rate", "p50", "p99", "allocs", "RSS", "runs")
 	for i := range cells {
 		d.Rows = append(d.Rows, cells[i].row(r.Header.Base))
 	}

@@ -17,11 +17,11 @@ func (r *Results) WriteTable(w io.Writer) error {
 	if r.Header.Base != "" {
 		heads = append(heads, "x "+r.Header.Base, "quartiles")
 	}
-	fmt.Fprintln(t, strings.Join(append(heads, "rate", "p50", "p99", "RSS", "runs"), "\t"))
+	fmt.Fprintln(t, strings.Join(append(heads, "rate", "p50", "p99", "allocs", "RSS", "runs"), "\t"))
 	last := ""
 	for _, c := range r.Cells() {
-		if last != "" && c.Case != last {
-			fmt.Fprintln(t, strings.Repeat("\t", len(heads)+4))
+		if last != "" && c.Case != last && len(r.Header.Targets) > 1 {
+			fmt.Fprintln(t, strings.Repeat("\t", len(heads)+5))
 		}
 		last = c.Case
 		fmt.Fprintln(t, strings.Join(c.row(r.Header.Base), "\t"))
@@ -53,12 +53,12 @@ func (h *Header) describe() string {
 func (c *Cell) row(base string) []string {
 	cells := []string{c.Case, c.Target}
 	if c.Runs == 0 { // why stands under the table
-		word, rest := "skipped", make([]string, 6)
+		word, rest := "skipped", make([]string, 7)
 		if c.Failed > 0 {
 			word = "FAILED"
 		}
 		if base != "" {
-			rest = make([]string, 8)
+			rest = make([]string, 9)
 		}
 		return append(append(cells, word), rest...)
 	}
@@ -76,7 +76,10 @@ func (c *Cell) row(base string) []string {
 		}
 		return formatMicros(s.Median)
 	}
-	rate, rss := "", ""
+	rate, allocs, rss := "", "", ""
+	if c.Mallocs.N > 0 {
+		allocs = fmt.Sprintf("%.3g", c.Mallocs.Median)
+	}
 	if c.Rate.N > 0 {
 		rate = formatCount(c.Rate.Median) + "/s"
 	}
@@ -90,7 +93,7 @@ func (c *Cell) row(base string) []string {
 	if c.Bottle > 0 {
 		runs += fmt.Sprintf(" (generator-bound %d)", c.Bottle)
 	}
-	return append(cells, rate, latency(c.P50), latency(c.P99), rss, runs)
+	return append(cells, rate, latency(c.P50), latency(c.P99), allocs, rss, runs)
 }
 
 // format writes a value of the cell's metric.
@@ -117,7 +120,7 @@ func (r *Results) notes() []string {
 		}
 	}
 	if metrics[MetricCPU] {
-		out = append(out, "server cost: CPU (user and system) of the server process a message; idle: its memory a connection.")
+		out = append(out, "server cost: CPU (user and system) of the server process a message; idle: its memory a connection. allocs: its heap allocations a message.")
 	}
 	if metrics[MetricTime] {
 		out = append(out, "Where the server's process is unknown, the cost is wall time a message.")

@@ -17,9 +17,7 @@ type gnetServer struct {
 	addr   string
 
 	each   bool // a Write for each echo: the planted mistake that the suite must see
-	locked bool // a lock of the whole server held during Write: another
 	joined bool // broadcasts that wait leave as one write for each connection
-	mu     sync.Mutex
 
 	loopsMu sync.Mutex // guards the slice; a loop's other fields are its own
 	loops   []*gnetLoop
@@ -38,7 +36,6 @@ type gnetLoop struct {
 
 func serveGnet(o options) error          { return (&gnetServer{}).run(o) }
 func serveGnetEach(o options) error      { return (&gnetServer{each: true}).run(o) }
-func serveGnetLock(o options) error      { return (&gnetServer{locked: true}).run(o) }
 func serveGnetCastBatch(o options) error { return (&gnetServer{joined: true}).run(o) }
 
 // gnetOptions: 64 KiB a read (16 KiB triples the cost of 4 KiB frames); a listener for each loop.
@@ -113,20 +110,12 @@ func (s *gnetServer) OnTraffic(c gnet.Conn) gnet.Action {
 		_, _ = c.Discard(used)
 	}
 	if len(out) > 0 {
-		s.write(c, out)
+		_, _ = c.Write(out) // a failure reaches OnClose
 	}
 	if err != nil {
 		return gnet.Close
 	}
 	return gnet.None
-}
-
-func (s *gnetServer) write(c gnet.Conn, b []byte) {
-	if s.locked {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-	}
-	_, _ = c.Write(b) // a failure reaches OnClose
 }
 
 // oneByOne is the mistake: a system call for each frame.

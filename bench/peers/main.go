@@ -27,10 +27,10 @@ type options struct {
 var peers = map[string]func(options) error{
 	"gnet":           serveGnet,
 	"gnet-each":      serveGnetEach,
-	"gnet-lock":      serveGnetLock,
 	"gnet-async":     serveGnetAsync,
 	"gnet-castbatch": serveGnetCastBatch,
 	"std":            serveStd,
+	"std-lock":       serveStdLock,
 	"nbio":           serveNbio,
 	"netpoll":        serveNetpoll,
 	"zinx":           serveZinx,

@@ -9,6 +9,9 @@ import (
 // stdServer is the standard library's way: a goroutine for each connection, one write for each read.
 // A broadcast is written by the goroutine that got it.
 type stdServer struct {
+	locked bool // a lock of the whole server held during Write: a mistake that the suite must see
+	one    sync.Mutex
+
 	mu    sync.RWMutex
 	conns map[*stdConn]struct{}
 }
@@ -18,13 +21,16 @@ type stdConn struct {
 	mu sync.Mutex // a write is whole
 }
 
-func serveStd(o options) error {
+func serveStd(o options) error     { return (&stdServer{}).run(o) }
+func serveStdLock(o options) error { return (&stdServer{locked: true}).run(o) }
+
+func (s *stdServer) run(o options) error {
 	l, err := net.Listen("tcp", o.addr)
 	if err != nil {
 		return err
 	}
 	ready(l.Addr())
-	s := &stdServer{conns: make(map[*stdConn]struct{})}
+	s.conns = make(map[*stdConn]struct{})
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -59,7 +65,7 @@ func (s *stdServer) serve(c *stdConn) {
 		full := held+n == len(in)
 		var used int
 		out, used, err = answer(out[:0], in[:held+n], s.broadcast)
-		if len(out) > 0 && c.write(out) != nil || err != nil {
+		if len(out) > 0 && s.write(c, out) != nil || err != nil {
 			return
 		}
 		held = copy(in, in[used:held+n])
@@ -67,6 +73,14 @@ func (s *stdServer) serve(c *stdConn) {
 			in = append(in[:held], make([]byte, 2*len(in)-held)...)
 		}
 	}
+}
+
+func (s *stdServer) write(c *stdConn, b []byte) error {
+	if s.locked {
+		s.one.Lock()
+		defer s.one.Unlock()
+	}
+	return c.write(b)
 }
 
 func (c *stdConn) write(b []byte) error {

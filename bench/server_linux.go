@@ -20,7 +20,7 @@ import (
 const (
 	readyWait = 20 * time.Second
 	stopWait  = time.Second
-	statsWait = time.Second
+	statsWait = 250 * time.Millisecond
 )
 
 // server is the process under test, or a running one that is only looked at.
@@ -31,6 +31,7 @@ type server struct {
 	ended chan struct{} // closed when the process is gone; err is set then
 	err   error
 	log   *tailBuffer
+	mute  bool     // it does not answer on stats
 	stats *os.File // our end of the socket pair to package selfstats; nil for a running server
 }
 
@@ -165,11 +166,12 @@ type selfStats struct {
 
 var errNoStats = errors.New("bench: the server says nothing about itself")
 
-// ask gets the server's own figures.
-func (s *server) ask() (selfStats, error) {
-	if s.stats == nil {
+// ask gets the server's own figures. One that has not answered once is not asked again.
+func (s *server) ask() (st selfStats, err error) {
+	if s.stats == nil || s.mute {
 		return selfStats{}, errNoStats
 	}
+	defer func() { s.mute = err != nil }()
 	_ = s.stats.SetDeadline(time.Now().Add(statsWait))
 	if _, err := s.stats.Write([]byte{'?'}); err != nil {
 		return selfStats{}, errNoStats
@@ -178,7 +180,6 @@ func (s *server) ask() (selfStats, error) {
 	if err != nil {
 		return selfStats{}, errNoStats
 	}
-	var st selfStats
 	if err := json.Unmarshal(line, &st); err != nil {
 		return selfStats{}, fmt.Errorf("bench: the server's own figures: %w", err)
 	}

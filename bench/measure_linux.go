@@ -30,7 +30,6 @@ type measurement struct {
 	hasOwn  bool
 	restRSS int64 // idle: before the connections
 	restFDs int
-	mem     Memory
 }
 
 // measure runs one window of work against t with a fresh server.
