@@ -61,7 +61,8 @@ func keyOrder(t *testing.T, form string) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for n := range each {
 		for k := range keys {
-			stmt := Stmt{SQL: "insert into " + name + "(key, n, p) values ($1, $2, $3)", Key: uint64(k + 1)}
+			// The rows make the server flush in mid-burst, so that bursts overlap.
+			stmt := Stmt{SQL: "insert into " + name + "(key, n, p) values ($1, $2, $3) returning repeat('x', 1500)", Key: uint64(k + 1)}
 			args := []any{k, n, 1}
 			switch rng.IntN(12) {
 			case 0:
@@ -71,7 +72,7 @@ func keyOrder(t *testing.T, form string) {
 			case 2:
 				stmt.SQL, args = "call "+name+"_proc($1, $2)", args[:2]
 			case 3, 4:
-				stmt.SQL += " returning " + []string{"seq", "key", "n", "1", "2", "3", "4", "5", "6", "7"}[rng.IntN(10)] + " as r" + []string{"a", "b", "c"}[rng.IntN(3)]
+				stmt.SQL += ", " + []string{"seq", "key", "n", "1", "2", "3", "4", "5", "6", "7"}[rng.IntN(10)] + " as r" + []string{"a", "b", "c"}[rng.IntN(3)]
 			}
 			wg.Add(1)
 			err := db.Exec(context.Background(), &strands[k], func(QueryResult) {
