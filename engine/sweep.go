@@ -27,9 +27,7 @@ func (l *loop) sweep() {
 		}
 		l.sweeping, l.sweepAt = true, 0
 		l.sweepRejects()
-		if len(l.starved) > 0 && l.srv.buffered.Load() <= int64(l.srv.cfg.MemoryBudget/2) {
-			l.feed()
-		}
+		l.feed()
 	}
 	now := l.srv.now()
 	for n := sweepBudget; n > 0 && l.sweepAt < len(l.sessions); n-- {
@@ -69,12 +67,15 @@ func (l *loop) inspect(s *Session, now int64) {
 		rd.pinged = now
 		s.sendPing()
 	}
-	why := l.expired(s, now)
-	if why == reasonNone {
-		return
+	if c.IdleTimeout == 0 && rd.opened && rd.partial == nil {
+		return // no clock runs
 	}
 	if rd.paused != 0 || l.busy(s) {
 		l.restartClocks(s, now)
+		return
+	}
+	why := l.expired(s, now)
+	if why == reasonNone {
 		return
 	}
 	s.sendError(codec.Packet{}, CodeTimeout, why.String())
