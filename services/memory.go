@@ -87,7 +87,7 @@ type memoryShard struct {
 	mu       sync.Mutex
 	entries  map[string]*memoryEntry
 	locks    map[string]*memoryLock
-	watchers map[string][]*watcher
+	watchers map[string][]*Watcher
 
 	due   deadlines   // all that expires, earliest first
 	timer *time.Timer // runs at due[0]; nil until first needed
@@ -117,7 +117,7 @@ func NewMemory(cfg MemoryConfig) (*Memory, error) {
 		s := &m.shards[i]
 		s.entries = map[string]*memoryEntry{}
 		s.locks = map[string]*memoryLock{}
-		s.watchers = map[string][]*watcher{}
+		s.watchers = map[string][]*Watcher{}
 	}
 	return m, nil
 }

@@ -22,6 +22,11 @@ const (
 	submitBackoffMax = 100 * time.Millisecond
 )
 
+// Deliver is for those who write a Cache: it runs fn on on (nil: here), trying
+// again while on is full, and calls gone instead (if not nil) once on has
+// closed. Exactly one of the two is called, once.
+func Deliver(on Submitter, fn, gone func()) { deliver(on, fn, gone) }
+
 // deliver runs fn on on, trying again while on is full, and calls gone instead
 // once on has closed. With a nil on, fn runs on the calling goroutine.
 // Exactly one of fn and gone is called, once.

@@ -5,9 +5,10 @@ import (
 	"sync"
 )
 
-// watcher hands the changes of one key to one function. However many changes
-// come while fn is not run, it keeps one: the latest.
-type watcher struct {
+// Watcher hands the changes of one key to one function, for those who write a
+// Cache. However many changes come while the function is not run, it keeps one:
+// the latest.
+type Watcher struct {
 	on   Submitter
 	fn   func(Event)
 	gone func() // takes it out of its cache
@@ -19,8 +20,21 @@ type watcher struct {
 	ended   bool  // guarded by mu
 }
 
+// NewWatcher returns a watcher that runs fn on on, one change at a time, and
+// calls gone when on has closed.
+func NewWatcher(on Submitter, fn func(Event), gone func()) *Watcher {
+	return &Watcher{on: on, fn: fn, gone: gone}
+}
+
+// Offer hands over a change; it is not called by two goroutines at once.
+func (w *Watcher) Offer(e Event) {
+	if w.offer(e) {
+		w.submit()
+	}
+}
+
 // offer takes the change and says whether a run must be submitted.
-func (w *watcher) offer(e Event) bool {
+func (w *Watcher) offer(e Event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
@@ -32,10 +46,10 @@ func (w *watcher) offer(e Event) bool {
 	return submit
 }
 
-func (w *watcher) submit() { deliver(w.on, w.run, w.gone) }
+func (w *Watcher) submit() { deliver(w.on, w.run, w.gone) }
 
 // run hands out changes until there is none; never two runs at once.
-func (w *watcher) run() {
+func (w *Watcher) run() {
 	for {
 		w.mu.Lock()
 		if !w.fresh || w.ended {
@@ -50,7 +64,8 @@ func (w *watcher) run() {
 	}
 }
 
-func (w *watcher) end() {
+// End lets no new run of the function start.
+func (w *Watcher) End() {
 	w.mu.Lock()
 	w.ended, w.latest = true, Event{}
 	w.mu.Unlock()
@@ -58,7 +73,7 @@ func (w *watcher) end() {
 
 // notify offers the change while the shard is locked, so that the last offer
 // is the last change, and submits after.
-func notify(ws []*watcher, e Event, after *actions) {
+func notify(ws []*Watcher, e Event, after *actions) {
 	for _, w := range ws {
 		if w.offer(e) {
 			after.add(w.submit)
@@ -76,7 +91,7 @@ func (m *Memory) Watch(key string, on Submitter, fn func(Event)) (func(), error)
 		m.refused.Add(1)
 		return nil, ErrCacheFull
 	}
-	w := &watcher{on: on, fn: fn}
+	w := NewWatcher(on, fn, nil)
 	w.gone = func() { m.unwatch(key, w) }
 	s := m.shard(key)
 	s.mu.Lock()
@@ -85,8 +100,8 @@ func (m *Memory) Watch(key string, on Submitter, fn func(Event)) (func(), error)
 	return w.gone, nil
 }
 
-func (m *Memory) unwatch(key string, w *watcher) {
-	w.end()
+func (m *Memory) unwatch(key string, w *Watcher) {
+	w.End()
 	s := m.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
