@@ -1,0 +1,176 @@
+package codec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// ErrBadFrame is what every refused header is: errors.Is(err, ErrBadFrame).
+var ErrBadFrame = errors.New("codec: bad frame")
+
+// FrameError tells why a header was refused. It is ErrBadFrame.
+type FrameError struct {
+	Length   int64 // bytes behind the length field, as the header claims
+	Min, Max int   // what is accepted
+	Prefix   bool  // the magic bytes were wrong; Length is unknown
+}
+
+func (e *FrameError) Error() string {
+	if e.Prefix {
+		return "codec: bad frame: wrong prefix"
+	}
+	return fmt.Sprintf("codec: bad frame: length %d, accepted are %d to %d", e.Length, e.Min, e.Max)
+}
+
+// Is makes errors.Is(err, ErrBadFrame) true.
+func (e *FrameError) Is(target error) bool { return target == ErrBadFrame }
+
+// Codec decodes and encodes frames of one Layout. It is immutable.
+type Codec struct {
+	prefix  string
+	head    int // bytes of prefix and length field
+	width   int
+	adjust  int64
+	command Command
+	seq     bool
+	little  bool
+	plain   bool // the default layout, whatever its limit
+	least   int  // smallest number of bytes behind the length field
+	max     int  // largest
+}
+
+// MaxFrame is the largest number of bytes behind the length field.
+func (c *Codec) MaxFrame() int { return c.max }
+
+// MaxBody is the largest body that fits a frame.
+func (c *Codec) MaxBody() int { return c.max - c.least }
+
+// Overhead is what a frame adds to its body, in bytes.
+func (c *Codec) Overhead() int { return c.head + c.least }
+
+// Frame looks at the header at the start of b and returns the size of that whole
+// frame, header included. While the header is not all there, size is 0 and missing
+// is how many bytes it still lacks. When it is, missing is how many bytes of the
+// frame b lacks. A bad header is refused as soon as it can be seen, with a
+// *FrameError: a wrong prefix byte by byte, a length once its field is there.
+// Nothing is allocated except that error.
+func (c *Codec) Frame(b []byte) (size, missing int, err error) {
+	if c.plain {
+		if len(b) < 4 {
+			return 0, 4 - len(b), nil
+		}
+		n := binary.BigEndian.Uint32(b)
+		if n < 4 || n > uint32(c.max) {
+			return 0, 0, c.refuse(int64(n))
+		}
+		size = int(n) + 4
+		return size, max(0, size-len(b)), nil
+	}
+	return c.frame(b)
+}
+
+func (c *Codec) frame(b []byte) (size, missing int, err error) {
+	if n := min(len(b), len(c.prefix)); string(b[:n]) != c.prefix[:n] {
+		return 0, 0, &FrameError{Prefix: true, Min: c.least, Max: c.max}
+	}
+	if len(b) < c.head {
+		return 0, c.head - len(b), nil
+	}
+	n := c.uint(b[len(c.prefix):], c.width) + c.adjust
+	if n < int64(c.least) || n > int64(c.max) {
+		return 0, 0, c.refuse(n)
+	}
+	size = c.head + int(n)
+	return size, max(0, size-len(b)), nil
+}
+
+func (c *Codec) refuse(n int64) error { return &FrameError{Length: n, Min: c.least, Max: c.max} }
+
+func (c *Codec) uint(b []byte, width int) int64 {
+	switch {
+	case width == 2 && c.little:
+		return int64(binary.LittleEndian.Uint16(b))
+	case width == 2:
+		return int64(binary.BigEndian.Uint16(b))
+	case c.little:
+		return int64(binary.LittleEndian.Uint32(b))
+	default:
+		return int64(binary.BigEndian.Uint32(b))
+	}
+}
+
+// Packet reads the frame that fills b exactly, as Frame sized it. The body is a
+// window of b.
+func (c *Codec) Packet(b []byte) Packet {
+	b = b[c.head:]
+	if c.plain {
+		return Packet{Main: binary.BigEndian.Uint16(b), Sub: binary.BigEndian.Uint16(b[2:]), Body: b[4:]}
+	}
+	var p Packet
+	switch {
+	case c.command == MainSub8:
+		p.Main, p.Sub = uint16(b[0]), uint16(b[1])
+	case c.command == Handle32:
+		p.Main, p.Sub = Split(uint32(c.uint(b, 4)))
+	default:
+		p.Main, p.Sub = uint16(c.uint(b, 2)), uint16(c.uint(b[2:], 2))
+	}
+	if c.seq {
+		p.Seq = uint32(c.uint(b[c.command.width():], 4))
+	}
+	p.Body = b[c.least:]
+	return p
+}
+
+// Decode reads the first frame of b. n is the bytes that it took, 0 when it is not
+// all there: then missing tells how many more bytes are needed before another try
+// can do more. The body is a window of b. It allocates nothing except an error,
+// which is a *FrameError and final for the stream.
+func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
+	size, missing, err := c.Frame(b)
+	if err != nil || missing > 0 {
+		return Packet{}, 0, missing, err
+	}
+	return c.Packet(b[:size:size]), size, 0, nil
+}
+
+// Append adds p's frame to dst and returns the longer slice. The caller has checked
+// the body against MaxBody; with MainSub8, Main and Sub are cut to a byte. It
+// keeps nothing of p.
+func (c *Codec) Append(dst []byte, p Packet) []byte {
+	if c.plain {
+		n := uint32(4 + len(p.Body))
+		dst = append(dst, byte(n>>24), byte(n>>16), byte(n>>8), byte(n),
+			byte(p.Main>>8), byte(p.Main), byte(p.Sub>>8), byte(p.Sub))
+		return append(dst, p.Body...)
+	}
+	dst = append(dst, c.prefix...)
+	dst = c.appendUint(dst, uint32(int64(c.least+len(p.Body))-c.adjust), c.width)
+	switch c.command {
+	case MainSub8:
+		dst = append(dst, byte(p.Main), byte(p.Sub))
+	case Handle32:
+		dst = c.appendUint(dst, p.Handle(), 4)
+	default:
+		dst = c.appendUint(dst, uint32(p.Main), 2)
+		dst = c.appendUint(dst, uint32(p.Sub), 2)
+	}
+	if c.seq {
+		dst = c.appendUint(dst, p.Seq, 4)
+	}
+	return append(dst, p.Body...)
+}
+
+func (c *Codec) appendUint(dst []byte, v uint32, width int) []byte {
+	switch {
+	case width == 2 && c.little:
+		return binary.LittleEndian.AppendUint16(dst, uint16(v))
+	case width == 2:
+		return binary.BigEndian.AppendUint16(dst, uint16(v))
+	case c.little:
+		return binary.LittleEndian.AppendUint32(dst, v)
+	default:
+		return binary.BigEndian.AppendUint32(dst, v)
+	}
+}

@@ -1,0 +1,94 @@
+package codec
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+// Command says how Main and Sub stand in a frame.
+type Command uint8
+
+const (
+	MainSub16 Command = iota // two unsigned 16-bit fields: the default
+	MainSub8                 // two bytes
+	Handle32                 // one unsigned 32-bit field, Main in its upper half
+)
+
+func (c Command) width() int {
+	if c == MainSub8 {
+		return 2
+	}
+	return 4
+}
+
+// Layout describes a frame. The zero value is the default frame. In the terms of
+// Netty's LengthFieldBasedFrameDecoder: lengthFieldOffset is len(Prefix),
+// lengthFieldLength is LengthWidth, lengthAdjustment is LengthAdjust.
+type Layout struct {
+	Prefix       []byte  // magic bytes in front of the length field; verified when read
+	LengthWidth  int     // bytes of the length field: 4 (default) or 2
+	LengthAdjust int     // length field + LengthAdjust = bytes behind the field; -LengthWidth where the length counts itself
+	Command      Command // form of Main and Sub
+	Seq          bool    // an unsigned 32-bit sequence number follows Sub
+	LittleEndian bool    // byte order of every integer above
+}
+
+// DefaultMaxFrame is the largest number of bytes behind the length field unless
+// New is told another: 64 KiB.
+const DefaultMaxFrame = 64 << 10
+
+// maxPrefix bounds Layout.Prefix, so that a header always fits a small array.
+const maxPrefix = 32
+
+// New checks a layout. maxFrame is the largest number of bytes behind the length
+// field that is accepted (Main, Sub, Seq and body); 0 means DefaultMaxFrame or, if
+// that is less, what the length field can express. The error names every fault.
+func New(l Layout, maxFrame int) (*Codec, error) {
+	if l.LengthWidth == 0 {
+		l.LengthWidth = 4
+	}
+	var errs []error
+	if l.LengthWidth != 2 && l.LengthWidth != 4 {
+		errs = append(errs, fmt.Errorf("codec: LengthWidth %d: must be 2 or 4", l.LengthWidth))
+		l.LengthWidth = 4
+	}
+	if len(l.Prefix) > maxPrefix {
+		errs = append(errs, fmt.Errorf("codec: Prefix of %d bytes: at most %d", len(l.Prefix), maxPrefix))
+	}
+	if l.Command > Handle32 {
+		errs = append(errs, fmt.Errorf("codec: Command %d: must be MainSub16, MainSub8 or Handle32", l.Command))
+	}
+	least := l.Command.width()
+	if l.Seq {
+		least += 4
+	}
+	field := int64(1)<<(8*l.LengthWidth) - 1
+	top := min(field+int64(l.LengthAdjust), math.MaxInt32-1024)
+	switch {
+	case maxFrame == 0:
+		maxFrame = int(min(DefaultMaxFrame, top))
+	case int64(maxFrame) > top:
+		errs = append(errs, fmt.Errorf("codec: frame limit %d: a length field of %d bytes holds at most %d", maxFrame, l.LengthWidth, top))
+	}
+	if maxFrame < least {
+		errs = append(errs, fmt.Errorf("codec: frame limit %d: a frame has at least %d bytes behind its length", maxFrame, least))
+	}
+	if int64(least)-int64(l.LengthAdjust) < 0 {
+		errs = append(errs, fmt.Errorf("codec: LengthAdjust %d: an empty body's length would be negative", l.LengthAdjust))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	c := &Codec{
+		prefix: string(l.Prefix), width: l.LengthWidth, adjust: int64(l.LengthAdjust),
+		command: l.Command, seq: l.Seq, little: l.LittleEndian,
+		least: least, max: maxFrame,
+	}
+	c.head = len(l.Prefix) + l.LengthWidth
+	c.plain = c.prefix == "" && c.width == 4 && c.adjust == 0 && c.command != MainSub8 && !c.seq && !c.little
+	return c, nil
+}
+
+// Default is the codec of the zero Layout with DefaultMaxFrame.
+var Default, _ = New(Layout{}, 0)

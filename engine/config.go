@@ -1,0 +1,280 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"time"
+
+	"millrace/codec"
+)
+
+// Dispatch says where a packet's OnSocketRead runs.
+type Dispatch uint8
+
+const (
+	// Adaptive runs a handle inline once it has shown itself quick and its session's
+	// strand is idle; all else goes to the workers. It is the default.
+	Adaptive Dispatch = iota
+	// Ordered runs every packet on the workers.
+	Ordered
+	// Inline runs every packet on its loop, unless its session's strand is busy. A
+	// handler that blocks holds back every session of that loop.
+	Inline
+)
+
+var dispatchNames = []string{"adaptive", "ordered", "inline"}
+
+func (d Dispatch) String() string { return name(dispatchNames, int(d)) }
+
+// MarshalText and UnmarshalText make Dispatch usable as a flag.
+func (d Dispatch) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+func (d *Dispatch) UnmarshalText(b []byte) error { return parse((*uint8)(d), dispatchNames, b) }
+
+// AcceptMode says who accepts TCP connections.
+type AcceptMode uint8
+
+const (
+	// AcceptReusePort gives each loop a listening socket of its own (SO_REUSEPORT);
+	// the kernel spreads the connections. The default; Linux only.
+	AcceptReusePort AcceptMode = iota
+	// AcceptSingle has one accepting goroutine hand connections to loops by Balance.
+	// It needs open files for a whole backlog on top of MaxConns.
+	AcceptSingle
+)
+
+var acceptNames = []string{"reuseport", "single"}
+
+func (a AcceptMode) String() string                { return name(acceptNames, int(a)) }
+func (a AcceptMode) MarshalText() ([]byte, error)  { return []byte(a.String()), nil }
+func (a *AcceptMode) UnmarshalText(b []byte) error { return parse((*uint8)(a), acceptNames, b) }
+
+// Balance says how AcceptSingle chooses a loop.
+type Balance uint8
+
+const (
+	RoundRobin Balance = iota
+	LeastConnections
+	SourceHash // by the peer's address
+)
+
+var balanceNames = []string{"round-robin", "least-connections", "source-hash"}
+
+func (l Balance) String() string                { return name(balanceNames, int(l)) }
+func (l Balance) MarshalText() ([]byte, error)  { return []byte(l.String()), nil }
+func (l *Balance) UnmarshalText(b []byte) error { return parse((*uint8)(l), balanceNames, b) }
+
+func name(names []string, i int) string {
+	if i < len(names) {
+		return names[i]
+	}
+	return fmt.Sprint(i)
+}
+
+func parse(v *uint8, names []string, b []byte) error {
+	for i, n := range names {
+		if n == string(b) {
+			*v = uint8(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q: must be one of %s", b, strings.Join(names, ", "))
+}
+
+// Off turns off a limit or timeout whose zero value means its default.
+const Off = -1
+
+// Config sets up a Server. Zero means the default that the field's comment names.
+type Config struct {
+	// Addrs are what to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path.
+	// Port 0 binds a free one. At least one.
+	Addrs []string
+
+	Layout   codec.Layout // the frame; zero is the default frame
+	MaxFrame int          // bytes behind the length field; 64 KiB
+
+	Loops    int        // event loops; the number of CPUs
+	Dispatch Dispatch   // where packets run; Adaptive
+	Accept   AcceptMode // who accepts; AcceptReusePort on Linux
+	Balance  Balance    // of AcceptSingle; RoundRobin
+
+	// Handles fixes the dispatch of single handles, whatever Dispatch says: Ordered for
+	// those that block, Inline for those known to be quick. Adaptive here means learn.
+	Handles map[uint32]Dispatch
+
+	// Pool runs what is not inline. Nil: the server makes, starts and stops one of its
+	// own from Workers, SpareWorkers and MaxQueue.
+	Pool         *Pool
+	Workers      int // base workers; twice the number of CPUs
+	SpareWorkers int // more of them while all are blocked in handlers; 256, Off for none
+	MaxQueue     int // functions waiting in Pool.Submit; 8,192
+
+	// NoSystemFrames gives Main 0 to the handler: no PING, ERROR or GOAWAY.
+	NoSystemFrames bool
+	Heartbeat      time.Duration // PING to sessions silent for so long; 0 = none
+
+	// Limits. Each counts what it refuses or closes in Stats.
+	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
+	MaxConnsPerIP int // connections from one address; 0 = no limit
+	MaxOutbound   int // bytes a session may leave unsent; 1 MiB
+	MaxPending    int // bytes read that wait for one session's handler; 1 MiB
+	MaxTasks      int // functions that wait in one Session.Submit; 1,024
+	MaxOutbox     int // bytes of broadcasts and group sends waiting in one loop; 16 MiB
+	MemoryBudget  int // bytes waiting in all sessions, in and out; 256 MiB
+	MaxGroups     int // groups of one session; 64
+
+	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
+	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
+	IdleTimeout       time.Duration // no whole frame for so long; 0 = none
+	Linger            time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
+
+	ReadBuffer       int           // bytes one read takes at most, per loop; 64 KiB
+	SocketRecvBuffer int           // SO_RCVBUF; 0 = the system's
+	SocketSendBuffer int           // SO_SNDBUF; 0 = the system's
+	Delay            bool          // leave TCP_NODELAY off
+	KeepAlive        time.Duration // idle time before the first probe; 30 s, Off for none
+	KeepAliveEvery   time.Duration // between probes; 10 s
+	KeepAliveCount   int           // probes before the connection is dead; 3
+	UserTimeout      time.Duration // TCP_USER_TIMEOUT: unacknowledged for so long; 15 s, Off for none
+	LockOSThread     bool          // bind each loop to a thread
+	EdgeTriggered    bool          // epoll in edge-triggered mode
+	DrainBudget      int           // sessions written in one turn of a drain; 64
+
+	Logger *slog.Logger // nil: slog.Default()
+}
+
+func or[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// off turns Off into 0 after defaults have been filled in.
+func off[T int | time.Duration](v *T) {
+	if *v == Off {
+		*v = 0
+	}
+}
+
+// WithDefaults returns a copy with every zero that stands for a default filled in
+// and every Off turned into zero. MaxConns stays 0 when it is not set: Start fits it
+// to the open-file limit.
+func (c Config) WithDefaults() Config {
+	or(&c.MaxFrame, codec.DefaultMaxFrame)
+	or(&c.Loops, runtime.NumCPU())
+	or(&c.Workers, 2*runtime.NumCPU())
+	or(&c.SpareWorkers, 256)
+	or(&c.MaxQueue, 8192)
+	or(&c.MaxOutbound, 1<<20)
+	or(&c.MaxPending, 1<<20)
+	or(&c.MaxTasks, 1024)
+	or(&c.MaxOutbox, 16<<20)
+	or(&c.MemoryBudget, 256<<20)
+	or(&c.MaxGroups, 64)
+	or(&c.FirstFrameTimeout, 10*time.Second)
+	or(&c.FrameTimeout, 10*time.Second)
+	or(&c.Linger, 2*time.Second)
+	or(&c.ReadBuffer, 64<<10)
+	or(&c.KeepAlive, 30*time.Second)
+	or(&c.KeepAliveEvery, 10*time.Second)
+	or(&c.KeepAliveCount, 3)
+	or(&c.UserTimeout, 15*time.Second)
+	or(&c.DrainBudget, 64)
+	or(&c.Logger, slog.Default())
+	off(&c.SpareWorkers)
+	off(&c.FirstFrameTimeout)
+	off(&c.FrameTimeout)
+	off(&c.IdleTimeout)
+	off(&c.KeepAlive)
+	off(&c.UserTimeout)
+	off(&c.Heartbeat)
+	return c
+}
+
+// ConfigError is one field that Config can't have.
+type ConfigError struct {
+	Field string // as in Config
+	Value any
+	Why   string // what is wrong and the way out
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("engine: %s = %v: %s", e.Field, e.Value, e.Why)
+}
+
+// validate reports every fault of a config that has its defaults.
+func (c Config) validate() error {
+	var errs []error
+	bad := func(field string, v any, why string) {
+		errs = append(errs, &ConfigError{field, v, why})
+	}
+	within := func(field string, v, least, most int) {
+		if v < least || v > most {
+			bad(field, v, fmt.Sprintf("must be %d to %d", least, most))
+		}
+	}
+	if len(c.Addrs) == 0 {
+		bad("Addrs", "none", "give at least one, such as tcp://127.0.0.1:7000")
+	}
+	for _, a := range c.Addrs {
+		if _, err := parseAddr(a); err != nil {
+			bad("Addrs", a, err.Error())
+		}
+	}
+	within("Loops", c.Loops, 1, 1024)
+	within("Workers", c.Workers, 1, 1<<16)
+	within("SpareWorkers", c.SpareWorkers, 0, 1<<16)
+	within("MaxQueue", c.MaxQueue, 1, 1<<24)
+	within("MaxFrame", c.MaxFrame, 4, 1<<30)
+	within("MaxConns", c.MaxConns, 0, 1<<24)
+	within("MaxConnsPerIP", c.MaxConnsPerIP, 0, 1<<24)
+	within("MaxOutbound", c.MaxOutbound, 1<<10, 1<<30)
+	within("MaxPending", c.MaxPending, 1<<10, 1<<30)
+	within("MaxTasks", c.MaxTasks, 1, 1<<24)
+	within("MaxOutbox", c.MaxOutbox, 1<<10, 1<<31-1)
+	within("MemoryBudget", c.MemoryBudget, 1<<16, 1<<48)
+	within("MaxGroups", c.MaxGroups, 1, 1<<16)
+	within("ReadBuffer", c.ReadBuffer, 1<<10, 16<<20)
+	within("DrainBudget", c.DrainBudget, 1, 1<<20)
+	within("SocketRecvBuffer", c.SocketRecvBuffer, 0, 1<<30)
+	within("SocketSendBuffer", c.SocketSendBuffer, 0, 1<<30)
+	within("KeepAliveCount", c.KeepAliveCount, 1, 127)
+	for _, d := range []struct {
+		field string
+		v     time.Duration
+		least time.Duration
+	}{
+		{"FirstFrameTimeout", c.FirstFrameTimeout, 10 * time.Millisecond},
+		{"FrameTimeout", c.FrameTimeout, 10 * time.Millisecond},
+		{"IdleTimeout", c.IdleTimeout, 10 * time.Millisecond},
+		{"Heartbeat", c.Heartbeat, 10 * time.Millisecond},
+		{"Linger", c.Linger, time.Millisecond},
+		{"KeepAlive", c.KeepAlive, time.Second},
+		{"KeepAliveEvery", c.KeepAliveEvery, time.Second},
+		{"UserTimeout", c.UserTimeout, time.Millisecond},
+	} {
+		if d.v != 0 && d.v < d.least {
+			bad(d.field, d.v, fmt.Sprintf("must be at least %v, or off", d.least))
+		}
+	}
+	if int(c.Dispatch) >= len(dispatchNames) {
+		bad("Dispatch", uint8(c.Dispatch), "must be Adaptive, Ordered or Inline")
+	}
+	if int(c.Accept) >= len(acceptNames) {
+		bad("Accept", uint8(c.Accept), "must be AcceptReusePort or AcceptSingle")
+	}
+	if int(c.Balance) >= len(balanceNames) {
+		bad("Balance", uint8(c.Balance), "must be RoundRobin, LeastConnections or SourceHash")
+	}
+	if c.Heartbeat > 0 && c.NoSystemFrames {
+		bad("Heartbeat", c.Heartbeat, "needs system frames, which NoSystemFrames turns off")
+	}
+	if _, err := codec.New(c.Layout, c.MaxFrame); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
