@@ -129,6 +129,7 @@ type Config struct {
 	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
 	IdleTimeout       time.Duration // no whole frame for so long; 0 = none
+	FinTimeout        time.Duration // after the peer's FIN, to finish what is owed; 5 min
 	Linger            time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
 
 	ReadBuffer       int           // bytes one read takes at most, per loop; 64 KiB
@@ -177,6 +178,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.MaxGroups, 64)
 	or(&c.FirstFrameTimeout, 10*time.Second)
 	or(&c.FrameTimeout, 10*time.Second)
+	or(&c.FinTimeout, 5*time.Minute)
 	or(&c.Linger, 2*time.Second)
 	or(&c.ReadBuffer, 64<<10)
 	or(&c.KeepAlive, 30*time.Second)
@@ -253,6 +255,7 @@ func (c Config) validate() error {
 		{"IdleTimeout", c.IdleTimeout, 10 * time.Millisecond},
 		{"Heartbeat", c.Heartbeat, 10 * time.Millisecond},
 		{"Linger", c.Linger, time.Millisecond},
+		{"FinTimeout", c.FinTimeout, time.Millisecond},
 		{"KeepAlive", c.KeepAlive, time.Second},
 		{"KeepAliveEvery", c.KeepAliveEvery, time.Second},
 		{"UserTimeout", c.UserTimeout, time.Millisecond},

@@ -1,1 +1,41 @@
+// Package engine is an event-loop TCP server for stateful sessions: loops read and
+// write, a worker pool runs the handler in each session's order, and whatever is
+// asynchronous comes back into that order through [Session.Submit].
+//
+//	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:7000"}}, handler)
+//	if err != nil { … }
+//	if err := srv.Start(ctx); err != nil { … }
+//	defer srv.Stop(ctx)
+//
+// # Which goroutine runs what
+//
+// Every session has a strand: a queue of what is to happen to it, run by one worker at
+// a time. Its OnSocketAccept, OnSocketRead, OnSocketClose and submitted functions all
+// travel the strand, so a session's state needs no lock. Different sessions run at the
+// same time. With inline and adaptive dispatch a strand that is idle may be run by the
+// session's loop itself. A handler that blocks a worker holds back its own session:
+// spare workers take the place of blocked ones. A handler that blocks a loop holds back
+// all of that loop's sessions, so handles that block belong on the workers
+// (Config.Handles, Server.SetDispatch).
+//
+// Send, Push, Broadcast, Group.Send, Close, Submit and the getters may be called from
+// any goroutine and never block. Start and Stop block until they are done.
+//
+// # Bytes
+//
+// A packet's body is valid until OnSocketRead returns. Bodies given to Send and its
+// kin are copied before it returns.
+//
+// # Identity
+//
+// A session's index is used again by later connections; its round tells them apart.
+// [ID] holds both, and an ID of a session that has gone finds nothing: a late answer
+// can't reach the next client of a slot.
+//
+// # Flow
+//
+// Replies are staged per session and leave as one write for each batch. A session
+// that leaves more than MaxOutbound unread is not read from, and its strand waits
+// without holding a worker, until half of it has gone. What waits to be handled is
+// bounded the same way by MaxPending.
 package engine

@@ -1,0 +1,71 @@
+package engine
+
+import (
+	"net"
+	"time"
+
+	"millrace/codec"
+)
+
+// refusal is why a connection was not accepted.
+type refusal uint8
+
+const (
+	refusedConns refusal = iota
+	refusedPerIP
+	refusedDrain
+	refusedFiles
+	refusalCount
+)
+
+var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files"}
+
+func (r refusal) String() string { return name(refusalNames[:], int(r)) }
+
+// packet is the ERROR that a refused connection gets.
+func (r refusal) packet() codec.Packet {
+	switch r {
+	case refusedConns:
+		return errorPacket(codec.Packet{}, CodeLimit, "too many connections")
+	case refusedPerIP:
+		return errorPacket(codec.Packet{}, CodeLimit, "too many connections from this address")
+	case refusedDrain:
+		return errorPacket(codec.Packet{}, CodeDraining, "the server is going away")
+	default:
+		return errorPacket(codec.Packet{}, CodeLimit, "out of open files")
+	}
+}
+
+// admit says whether a connection on descriptor fd may come in. The number of a new
+// descriptor is the lowest free one: when it is high, files are short.
+func (srv *Server) admit(fd int, remote net.Addr) (refusal, bool) {
+	switch {
+	case srv.draining.Load():
+		return refusedDrain, false
+	case fd >= srv.fdShed:
+		srv.plat.guard(srv)
+		return refusedFiles, false
+	case !srv.perIP.enter(remote, srv.cfg.MaxConnsPerIP):
+		return refusedPerIP, false
+	}
+	return 0, true
+}
+
+// accept takes a new session, which has its slot, onto the loop.
+func (l *loop) accept(s *Session) {
+	srv := l.srv
+	srv.conns.Add(1)
+	s.accepted = time.Now().UnixNano()
+	s.ends.Store(2)
+	s.rd.since = srv.now()
+	l.add(s)
+	l.st.accepts.Add(1)
+	if srv.cfg.Dispatch == Inline && s.in.enter() {
+		s.out.cork()
+		s.accept()
+		s.leave()
+		l.flush(s, flushInline)
+		return
+	}
+	s.post(getItem(itemAccept))
+}

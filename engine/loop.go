@@ -1,0 +1,264 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// wire is a connection as the engine uses it. Loop goroutine only. The engine writes
+// past gnet, so that every unsent byte is in its own hands.
+type wire interface {
+	// write gives bytes to the kernel. n < len(p) without an error: it takes no more now.
+	write(p []byte) (n int, err error)
+	// watch has the session's canWrite called once the kernel takes bytes again.
+	watch() error
+	// mask stops reading, or goes on with it. False: that isn't possible here.
+	mask(stop bool) bool
+	// fin sends the FIN behind what was written.
+	fin()
+	// unread is how many bytes the kernel holds for reading.
+	unread() int
+	// rest reads what is left, calling take for each piece; false on an error.
+	rest(take func([]byte)) bool
+	// keep takes the connection over from gnet, which is about to close its descriptor.
+	keep() bool
+	// close closes the connection; it may call back into loop.gone.
+	close()
+}
+
+// executor runs a loop's turn on its goroutine, soon. It may be called from anywhere.
+type executor interface{ execute(l *loop) error }
+
+// loop is one event loop's part of the server: its sessions, and what they have to send.
+//
+// Invariant: sessions, cursor and everything marked so are touched on its goroutine only.
+type loop struct {
+	srv   *Server
+	index int
+	exec  executor
+
+	mu                   sync.Mutex
+	dirtyHead, dirtyTail *Session      // guarded by mu; linked by Session.out.next
+	dirtyLen             int           // guarded by mu
+	armed                bool          // guarded by mu; a turn is on its way
+	sweepDue             bool          // guarded by mu
+	jobs                 []func(*loop) // guarded by mu; what the server's start and stop have to do here
+	log                  []byte        // guarded by mu; broadcasts, written by anyone, cut by the loop
+	logBase              uint64        // guarded by mu; the offset of log[0]
+
+	logEnd atomic.Uint64 // offset behind the log's last byte; stored under mu
+	queued atomic.Int64  // bytes of the log and of group sends on stages
+
+	// Loop goroutine only.
+	sessions []*Session
+	walking  bool   // a walk over sessions is under way
+	cursor   int    // where it stands
+	walkEnd  uint64 // the log's end when it began
+	walked   uint64 // every session has had the log up to here
+	sweeping bool
+	sweepAt  int
+	lent     *buf // staging memory for inline turns
+	view     buf  // the frames of an inline turn
+	segs     []seg
+	starved  []*Session // not read from because of MemoryBudget
+	rejects  []*reject
+
+	st loopStats
+}
+
+type loopStats struct {
+	conns                       atomic.Int64
+	accepts, turns, drained     atomic.Uint64
+	writes, blockedWrites       atomic.Uint64
+	framesIn, bytesIn, bytesOut atomic.Uint64
+	inline, pauses              atomic.Uint64
+}
+
+func newLoop(srv *Server, index int, exec executor) *loop {
+	return &loop{srv: srv, index: index, exec: exec, lent: getBuf(srv.cfg.ReadBuffer)}
+}
+
+// markDirty puts a session, whose out.dirty the caller has just set, on the dirty list
+// and asks for a turn.
+func (l *loop) markDirty(s *Session) {
+	l.mu.Lock()
+	s.out.next = nil
+	if l.dirtyTail == nil {
+		l.dirtyHead = s
+	} else {
+		l.dirtyTail.out.next = s
+	}
+	l.dirtyTail = s
+	l.dirtyLen++
+	l.arm()
+}
+
+// arm asks for a turn if none is on its way. It unlocks mu.
+func (l *loop) arm() {
+	arm := !l.armed
+	l.armed = true
+	l.mu.Unlock()
+	if arm {
+		l.exec.execute(l)
+	}
+}
+
+func (l *loop) popDirty() *Session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.dirtyHead
+	if s == nil {
+		return nil
+	}
+	l.dirtyHead = s.out.next
+	if l.dirtyHead == nil {
+		l.dirtyTail = nil
+	}
+	s.out.next = nil
+	l.dirtyLen--
+	return s
+}
+
+// turn is a bounded piece of the loop's own work: sessions with something to send, the
+// walk that hands out broadcasts, the sweep for timeouts. What is left over waits until
+// the poller has looked at the sockets again.
+func (l *loop) turn() {
+	budget := l.srv.cfg.DrainBudget
+	l.st.turns.Add(1)
+	l.mu.Lock()
+	jobs := l.jobs
+	l.jobs = nil
+	l.mu.Unlock()
+	for _, fn := range jobs {
+		fn(l)
+	}
+	for budget > 0 {
+		s := l.popDirty()
+		if s == nil {
+			break
+		}
+		budget--
+		l.flush(s, flushPopped)
+	}
+	l.walk(budget)
+	l.sweep()
+	l.wakeSenders()
+	l.mu.Lock()
+	more := l.dirtyHead != nil || l.walking || l.logEnd.Load() > l.walked || l.sweepDue || l.sweeping || len(l.jobs) > 0
+	l.armed = more
+	l.mu.Unlock()
+	if more {
+		l.srv.again(l)
+	}
+}
+
+// cast appends an encoded broadcast to the log. The caller has looked at the limit.
+func (l *loop) cast(frame []byte) {
+	l.queued.Add(int64(len(frame)))
+	l.mu.Lock()
+	l.log = append(l.log, frame...)
+	l.logEnd.Store(l.logBase + uint64(len(l.log)))
+	l.arm()
+}
+
+// walk brings the log to up to budget sessions. When all have had it, the log is cut.
+func (l *loop) walk(budget int) {
+	for budget > 0 {
+		if !l.walking {
+			end := l.logEnd.Load()
+			if end == l.walked {
+				return
+			}
+			l.walking, l.cursor, l.walkEnd = true, 0, end
+		}
+		for ; budget > 0 && l.cursor < len(l.sessions); budget-- {
+			s := l.sessions[l.cursor]
+			l.cursor++
+			if s.out.pos < l.walkEnd {
+				l.flush(s, flushWalk)
+			}
+		}
+		if l.cursor < len(l.sessions) {
+			return
+		}
+		l.walking, l.walked = false, l.walkEnd
+		l.cut(l.walkEnd)
+	}
+}
+
+// logKeep is how much memory an empty log keeps.
+const logKeep = 256 << 10
+
+// cut forgets the log up to the offset to.
+func (l *loop) cut(to uint64) {
+	l.mu.Lock()
+	n := copy(l.log, l.log[to-l.logBase:])
+	l.queued.Add(-int64(to - l.logBase))
+	l.log = l.log[:n]
+	l.logBase = to
+	if n == 0 && cap(l.log) > logKeep {
+		l.log = nil
+	}
+	l.mu.Unlock()
+}
+
+// wakeSenders lets go the strands that wait for room in a loop's outbox.
+func (l *loop) wakeSenders() {
+	if l.srv.flow.waiting.Load() > 0 && l.queued.Load() <= int64(l.srv.cfg.MaxOutbox)/2 {
+		l.srv.flow.wake()
+	}
+}
+
+// add takes a new session onto the loop: its log begins at the end.
+func (l *loop) add(s *Session) {
+	s.out.pos = l.logEnd.Load()
+	s.rd.place = int32(len(l.sessions))
+	l.sessions = append(l.sessions, s)
+	l.st.conns.Add(1)
+}
+
+// remove takes a session off the loop. The last one fills its place, and if the walk or
+// the sweep would so miss it, it gets its turn by the dirty list.
+func (l *loop) remove(s *Session) {
+	i, last := int(s.rd.place), len(l.sessions)-1
+	moved := l.sessions[last]
+	l.sessions[i] = moved
+	moved.rd.place = int32(i)
+	l.sessions[last] = nil
+	l.sessions = l.sessions[:last]
+	l.st.conns.Add(-1)
+	if moved != s && l.walking && i < l.cursor && moved.out.pos < l.walkEnd {
+		l.flush(moved, flushWalk)
+	}
+}
+
+// flow is where strands wait whose broadcasts met a full outbox.
+type flow struct {
+	srv     *Server
+	waiting atomic.Int32
+	mu      sync.Mutex
+	list    []*Session // guarded by mu
+}
+
+// wait puts a parked session on the list, unless there is room again.
+func (f *flow) wait(s *Session) {
+	f.mu.Lock()
+	f.list = append(f.list, s)
+	f.waiting.Store(int32(len(f.list)))
+	f.mu.Unlock()
+	if !f.srv.outboxFull() {
+		f.wake()
+	}
+}
+
+func (f *flow) wake() {
+	f.mu.Lock()
+	list := f.list
+	f.list = nil
+	f.waiting.Store(0)
+	f.mu.Unlock()
+	for _, s := range list {
+		s.out.waits.Store(false)
+		s.in.wake(s)
+	}
+}

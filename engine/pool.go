@@ -1,0 +1,435 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// PoolConfig sets up a Pool. Zero means the default that the field's comment names.
+type PoolConfig struct {
+	Workers  int // twice the number of CPUs
+	Spare    int // most extra workers while others are blocked; 256, Off for none
+	MaxQueue int // functions that wait in Submit; 8,192
+	Logger   *slog.Logger
+}
+
+// blockedAfter is how long a worker may be busy with one batch before it counts as
+// blocked: its place is taken by a spare one, and what its session has staged is sent.
+const blockedAfter = 4 * time.Millisecond
+
+// spareIdle is how long spare workers are kept after they were last needed.
+const spareIdle = time.Second
+
+// Pool is the worker pool: strands and submitted functions run on it. It may be shared
+// by several servers.
+//
+// The run queue is one mutex, one condition variable and an intrusive list of
+// sessions; each session is on it at most once, so it needs no limit of its own.
+type Pool struct {
+	cfg    PoolConfig
+	panics *panicLog
+	epoch  time.Time
+
+	mu         sync.Mutex
+	wake       *sync.Cond
+	head, tail *Session // guarded by mu; linked by Session.in.next
+	sessions   int      // guarded by mu; how many
+	fns        ring     // guarded by mu
+	fnTurn     bool     // guarded by mu; functions and sessions take turns
+	workers    []*worker
+	idle       int // guarded by mu; workers in wake.Wait
+	retire     int // guarded by mu; spare workers that should end
+	state      poolState
+
+	done     sync.WaitGroup
+	monitor  chan struct{} // wakes the monitor; capacity 1
+	watching atomic.Bool   // the monitor is awake
+	quit     chan struct{}
+
+	ran, refused, spawned atomic.Uint64
+}
+
+type poolState uint8
+
+const (
+	poolNew poolState = iota
+	poolRunning
+	poolStopping
+	poolStopped
+)
+
+type worker struct {
+	since   atomic.Int64            // when its batch began, on the pool's clock; 0: waiting
+	session atomic.Pointer[Session] // whose strand it runs
+}
+
+// PoolStats is a snapshot of a Pool.
+type PoolStats struct {
+	Workers  int    // now, spare ones included
+	Idle     int    // of them waiting for work
+	Blocked  int    // of them inside one batch for more than 4 ms
+	Sessions int    // strands in the run queue
+	Queue    int    // functions waiting
+	Ran      uint64 // batches and functions run
+	Refused  uint64 // ErrOverloaded
+	Spawned  uint64 // spare workers ever started
+	Panics   uint64 // in functions given to Pool.Submit
+}
+
+// NewPool checks the settings; Start starts the workers.
+func NewPool(cfg PoolConfig) (*Pool, error) {
+	or(&cfg.Workers, 2*runtime.NumCPU())
+	or(&cfg.Spare, 256)
+	or(&cfg.MaxQueue, 8192)
+	or(&cfg.Logger, slog.Default())
+	off(&cfg.Spare)
+	if cfg.Workers < 1 || cfg.Spare < 0 || cfg.MaxQueue < 1 {
+		return nil, fmt.Errorf("engine: pool of %d workers, %d spare, queue %d: workers and queue must be at least 1, spare at least 0",
+			cfg.Workers, cfg.Spare, cfg.MaxQueue)
+	}
+	p := &Pool{cfg: cfg, panics: newPanicLog(cfg.Logger), epoch: time.Now(), monitor: make(chan struct{}, 1), quit: make(chan struct{})}
+	p.wake = sync.NewCond(&p.mu)
+	p.fns.max = cfg.MaxQueue
+	return p, nil
+}
+
+// now is nanoseconds since the pool was made, at least 1.
+func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) + 1 }
+
+// Start starts the workers. A pool starts once.
+func (p *Pool) Start(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != poolNew {
+		return errors.New("engine: the pool has been started before")
+	}
+	p.state = poolRunning
+	for range p.cfg.Workers {
+		p.spawn()
+	}
+	p.done.Add(1)
+	go p.watch()
+	return nil
+}
+
+// Stop lets the workers finish what is queued and ends them. When ctx ends first it
+// returns ctx's error; workers stuck in a handler are left behind. It may be called twice.
+func (p *Pool) Stop(ctx context.Context) error {
+	p.mu.Lock()
+	if p.state == poolRunning {
+		p.state = poolStopping
+		close(p.quit)
+	} else if p.state == poolNew {
+		p.state = poolStopped
+	}
+	p.wake.Broadcast()
+	p.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		p.done.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		p.mu.Lock()
+		p.state = poolStopped
+		p.mu.Unlock()
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("engine: pool: workers still busy: %w", ctx.Err())
+	}
+}
+
+// Running tells whether Submit is accepted.
+func (p *Pool) Running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == poolRunning
+}
+
+// Submit runs fn on a worker. It never blocks: ErrOverloaded when MaxQueue functions
+// wait already, ErrClosed when the pool isn't running. Functions of different calls run
+// in any order and at the same time; for a session's order use Session.Submit.
+func (p *Pool) Submit(fn func()) error {
+	p.mu.Lock()
+	if p.state != poolRunning {
+		p.mu.Unlock()
+		return ErrClosed
+	}
+	if !p.fns.push(fn) {
+		p.mu.Unlock()
+		p.refused.Add(1)
+		return ErrOverloaded
+	}
+	p.signal()
+	return nil
+}
+
+// push puts a session whose strand is queued onto the run queue.
+func (p *Pool) push(s *Session) {
+	p.mu.Lock()
+	s.in.next = nil
+	if p.tail == nil {
+		p.head = s
+	} else {
+		p.tail.in.next = s
+	}
+	p.tail = s
+	p.sessions++
+	p.signal()
+}
+
+// signal wakes a worker for what was just queued. It unlocks mu.
+func (p *Pool) signal() {
+	idle := p.idle > 0
+	if idle {
+		p.wake.Signal()
+	}
+	p.mu.Unlock()
+	if !p.watching.Load() {
+		select {
+		case p.monitor <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// spawn starts a worker. mu is held.
+func (p *Pool) spawn() {
+	w := new(worker)
+	p.workers = append(p.workers, w)
+	p.done.Add(1)
+	go p.work(w)
+}
+
+// work is a worker's goroutine.
+func (p *Pool) work(w *worker) {
+	clean := false
+	defer func() {
+		p.mu.Lock()
+		for i, x := range p.workers {
+			if x == w {
+				p.workers = append(p.workers[:i], p.workers[i+1:]...)
+				break
+			}
+		}
+		if !clean && p.state == poolRunning {
+			p.spawn() // a callback ended this goroutine with runtime.Goexit
+		}
+		p.mu.Unlock()
+		p.done.Done()
+	}()
+	for {
+		s, fn := p.next()
+		if s == nil && fn == nil {
+			clean = true
+			return
+		}
+		w.since.Store(p.now())
+		if s != nil {
+			w.session.Store(s)
+			s.run()
+			w.session.Store(nil)
+		} else {
+			p.call(fn)
+		}
+		w.since.Store(0)
+		p.ran.Add(1)
+	}
+}
+
+// next waits for work; both nil end the worker.
+func (p *Pool) next() (*Session, func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		if p.head != nil && (!p.fnTurn || p.fns.len() == 0) {
+			s := p.head
+			p.head = s.in.next
+			if p.head == nil {
+				p.tail = nil
+			}
+			s.in.next = nil
+			p.sessions--
+			p.fnTurn = true
+			return s, nil
+		}
+		p.fnTurn = false
+		if fn := p.fns.pop(); fn != nil {
+			return nil, fn
+		}
+		if p.head != nil {
+			continue
+		}
+		if p.state != poolRunning {
+			return nil, nil
+		}
+		if p.retire > 0 {
+			p.retire--
+			return nil, nil
+		}
+		p.idle++
+		p.wake.Wait()
+		p.idle--
+	}
+}
+
+func (p *Pool) call(fn func()) {
+	ok := false
+	defer func() {
+		if !ok {
+			p.panics.report("Pool.Submit", 0, 0, recover())
+		}
+	}()
+	fn()
+	ok = true
+}
+
+// watch is the monitor's goroutine: while there is work it looks every millisecond or
+// so for blocked workers, and sleeps when there is none.
+func (p *Pool) watch() {
+	defer p.done.Done()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var needed time.Time // when spare workers were last needed
+	for {
+		if p.watching.Load() {
+			timer.Reset(p.interval())
+		} else {
+			timer.Reset(spareIdle)
+		}
+		select {
+		case <-p.quit:
+			return
+		case <-p.monitor:
+			p.watching.Store(true)
+			continue
+		case <-timer.C:
+		}
+		if p.look() {
+			needed = time.Now()
+		}
+		if time.Since(needed) > spareIdle {
+			p.retireSpare()
+		}
+	}
+}
+
+func (p *Pool) interval() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.idle == 0 && p.sessions+p.fns.len() > 0 {
+		return time.Millisecond
+	}
+	return blockedAfter
+}
+
+// look flushes the sessions of blocked workers and starts spare ones if work waits.
+// It tells whether spare workers are in use.
+func (p *Pool) look() bool {
+	now := p.now()
+	var stuck []*Session
+	p.mu.Lock()
+	busy, blocked := 0, 0
+	for _, w := range p.workers {
+		since := w.since.Load()
+		if since == 0 {
+			continue
+		}
+		busy++
+		if now-since > int64(blockedAfter) {
+			blocked++
+			if s := w.session.Load(); s != nil {
+				stuck = append(stuck, s)
+			}
+		}
+	}
+	waiting := p.sessions + p.fns.len()
+	if p.state == poolRunning && waiting > 0 && p.idle == 0 && blocked > 0 {
+		room := p.cfg.Workers + p.cfg.Spare - len(p.workers)
+		for range min(waiting, 2*blocked, room) {
+			p.spawn()
+			p.spawned.Add(1)
+		}
+	}
+	spare := busy > p.cfg.Workers
+	if busy == 0 && waiting == 0 {
+		p.watching.Store(false)
+	}
+	p.mu.Unlock()
+	for _, s := range stuck {
+		s.flushBlocked()
+	}
+	return spare
+}
+
+func (p *Pool) retireSpare() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.workers) - p.cfg.Workers; n > 0 && p.idle > 0 {
+		p.retire = min(n, p.idle)
+		for range p.retire {
+			p.wake.Signal()
+		}
+	}
+}
+
+// Stats returns a snapshot.
+func (p *Pool) Stats() PoolStats {
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := PoolStats{
+		Workers: len(p.workers), Idle: p.idle, Sessions: p.sessions, Queue: p.fns.len(),
+		Ran: p.ran.Load(), Refused: p.refused.Load(), Spawned: p.spawned.Load(), Panics: p.panics.total.Load(),
+	}
+	for _, w := range p.workers {
+		if since := w.since.Load(); since != 0 && now-since > int64(blockedAfter) {
+			st.Blocked++
+		}
+	}
+	return st
+}
+
+// ring is a queue of functions that grows up to max.
+type ring struct {
+	q    []func()
+	head int
+	n    int
+	max  int
+}
+
+func (r *ring) len() int { return r.n }
+
+func (r *ring) push(fn func()) bool {
+	if r.n == r.max {
+		return false
+	}
+	if r.n == len(r.q) {
+		q := make([]func(), min(max(64, 2*len(r.q)), r.max))
+		for i := range r.n {
+			q[i] = r.q[(r.head+i)%len(r.q)]
+		}
+		r.q, r.head = q, 0
+	}
+	r.q[(r.head+r.n)%len(r.q)] = fn
+	r.n++
+	return true
+}
+
+func (r *ring) pop() func() {
+	if r.n == 0 {
+		return nil
+	}
+	fn := r.q[r.head]
+	r.q[r.head] = nil
+	r.head = (r.head + 1) % len(r.q)
+	r.n--
+	return fn
+}

@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"github.com/panjf2000/gnet/v2"
+	"golang.org/x/sys/unix"
+)
+
+// sock is a session's connection: a descriptor that gnet reads from and the engine
+// writes to. Loop goroutine only.
+type sock struct {
+	c       gnet.Conn // nil once gnet has let the descriptor go
+	s       *Session
+	fd      int32
+	watched bool // the watcher knows fd
+	reading bool // inside traffic: gnet must not lose the connection under its hands
+	doomed  bool // close when traffic returns
+}
+
+// newSession makes a session and its sock in one piece.
+func newSession(l *loop, c gnet.Conn) *Session {
+	both := &struct {
+		Session
+		sock
+	}{}
+	s := &both.Session
+	both.sock = sock{c: c, s: s, fd: int32(c.Fd())}
+	s.wire = &both.sock
+	if d := l.srv.cfg.UserTimeout; d > 0 {
+		// fails on unix sockets, which need none
+		_ = unix.SetsockoptInt(c.Fd(), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+	}
+	return s
+}
+
+func (k *sock) traffic(b []byte) gnet.Action {
+	k.reading = true
+	k.s.loop.traffic(k.s, b)
+	k.reading = false
+	if k.doomed {
+		return gnet.Close
+	}
+	return gnet.None
+}
+
+func (k *sock) write(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		m, err := unix.Write(int(k.fd), p[n:])
+		if m > 0 {
+			n += m
+		}
+		switch err {
+		case nil, unix.EINTR:
+		case unix.EAGAIN:
+			return n, nil
+		default:
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (k *sock) watch() error {
+	k.watched = true
+	return k.s.srv.plat.watcher.watch(int(k.fd), k.s.id)
+}
+
+func (k *sock) unwatch() {
+	if k.watched {
+		k.watched = false
+		k.s.srv.plat.watcher.forget(int(k.fd))
+	}
+}
+
+func (k *sock) mask(stop bool) bool {
+	if k.c == nil {
+		return true // nothing is read any more
+	}
+	return k.s.loop.exec.(*gloop).mask(int(k.fd), stop)
+}
+
+func (k *sock) fin() { _ = unix.Shutdown(int(k.fd), unix.SHUT_WR) }
+
+func (k *sock) unread() int {
+	n, err := unix.IoctlGetInt(int(k.fd), unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func (k *sock) rest(take func([]byte)) bool {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(int(k.fd), b)
+		switch {
+		case err == unix.EINTR:
+		case err != nil || n < 0:
+			return false
+		case n == 0:
+			return true
+		default:
+			take(b[:n])
+		}
+	}
+}
+
+func (k *sock) keep() bool {
+	if k.c == nil {
+		return true
+	}
+	fd, err := unix.FcntlInt(uintptr(k.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	blocked := k.watched
+	k.unwatch()
+	k.c, k.fd = nil, int32(fd)
+	if blocked {
+		_ = k.watch()
+	}
+	return true
+}
+
+func (k *sock) close() {
+	switch {
+	case k.c == nil:
+		if k.fd >= 0 {
+			k.unwatch()
+			_ = unix.Close(int(k.fd))
+			k.fd = -1
+		}
+	case k.reading:
+		k.doomed = true
+	default:
+		k.unwatch()
+		c := k.c
+		k.c, k.fd = nil, -1
+		_ = c.EventLoop().Close(c)
+	}
+}
+
+// sayGoodbye writes a refused connection's last frame and a FIN.
+func sayGoodbye(fd int, frame []byte) {
+	_, _ = unix.Write(fd, frame)
+	_ = unix.Shutdown(fd, unix.SHUT_WR)
+}

@@ -1,0 +1,89 @@
+package engine
+
+// Stats is a snapshot of a server. Counters only grow.
+type Stats struct {
+	Conns    int // sessions that have a slot
+	Draining bool
+	Loops    []LoopStats
+	Pool     PoolStats
+
+	Buffered int // bytes waiting in sessions, both ways, against MemoryBudget
+	Starving int // sessions not read from because of MemoryBudget
+
+	Accepts    uint64
+	FramesIn   uint64
+	BytesIn    uint64
+	BytesOut   uint64
+	Broadcasts uint64
+	Errors     uint64 // ERROR frames sent
+	Panics     uint64 // callbacks that panicked
+	Busy       uint64 // ErrBusy returned
+	Stale      uint64 // sends and submits to sessions that had gone
+	Parks      uint64 // strands that waited for an outbox
+	Dropped    uint64 // frames read and not handled, as their session had closed
+	LostBytes  uint64 // bytes accepted by Send that never left
+	Demoted    uint64 // handles moved from the loops to the workers
+
+	Closes  map[string]uint64 // closed sessions by reason
+	Refused map[string]uint64 // refused connections by reason
+}
+
+// LoopStats is one loop's part.
+type LoopStats struct {
+	Conns    int
+	Dirty    int // sessions waiting to be written
+	Outbox   int // bytes of broadcasts and group sends waiting
+	Accepts  uint64
+	FramesIn uint64
+	Inline   uint64 // of them handled on the loop
+	BytesIn  uint64
+	BytesOut uint64
+	Turns    uint64 // drains
+	Drained  uint64 // sessions with something to write, over all drains
+	Writes   uint64 // write system calls
+	Blocked  uint64 // writes that the kernel did not take whole
+	Pauses   uint64 // times reading of a session was paused
+}
+
+// Stats returns a snapshot. It costs a lock for each loop and nothing per session.
+func (srv *Server) Stats() Stats {
+	st := Stats{
+		Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
+		Buffered: int(srv.buffered.Load()), Starving: int(srv.starving.Load()),
+		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.total.Load(),
+		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
+		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(),
+		Closes: map[string]uint64{}, Refused: map[string]uint64{},
+	}
+	if srv.table != nil {
+		st.Conns = srv.table.count()
+	}
+	for r := ReasonPeerClosed; r < reasonCount; r++ {
+		st.Closes[r.String()] = srv.closes[r].Load()
+	}
+	for r := range refusalCount {
+		st.Refused[r.String()] = srv.refused[r].Load()
+	}
+	for _, l := range *srv.loops.Load() {
+		ls := l.stats()
+		st.Loops = append(st.Loops, ls)
+		st.Accepts += ls.Accepts
+		st.FramesIn += ls.FramesIn
+		st.BytesIn += ls.BytesIn
+		st.BytesOut += ls.BytesOut
+	}
+	return st
+}
+
+func (l *loop) stats() LoopStats {
+	l.mu.Lock()
+	dirty := l.dirtyLen
+	l.mu.Unlock()
+	c := &l.st
+	return LoopStats{
+		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.queued.Load()),
+		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
+		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
+		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(),
+	}
+}

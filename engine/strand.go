@@ -1,0 +1,501 @@
+package engine
+
+import (
+	"sync"
+
+	"millrace/codec"
+)
+
+// strandBudget is how many packets a strand may run before it goes to the run queue's end.
+const strandBudget = 64
+
+// strand is the queue of what is to happen to one session, and who runs it.
+//
+// Invariant: at most one goroutine is in stateRunning at a time; the strand is on the
+// pool's run queue exactly while it is in stateQueued.
+type strand struct {
+	mu         sync.Mutex
+	head, tail *buf     // guarded by mu
+	next       *Session // the run queue's link; guarded by the pool's mu
+	pending    int      // guarded by mu; bytes of frames that wait
+	tasks      int32    // guarded by mu; functions that wait
+	state      uint8    // guarded by mu
+	opened     bool     // OnSocketAccept has been called; whoever runs the strand
+	fin        bool     // guarded by mu; the FIN has been handled
+	paused     bool     // guarded by mu; the loop waits for pending to halve
+}
+
+const (
+	stateIdle = iota
+	stateQueued
+	stateRunning
+	stateParked // waits for the outbox; on no queue and no worker
+	stateDone   // OnSocketClose has returned
+)
+
+func (t *strand) pendingBytes() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pending
+}
+
+// quiet tells whether nothing waits and nothing runs.
+func (t *strand) quiet() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.head == nil && (t.state == stateIdle || t.state == stateDone)
+}
+
+// finished tells whether the peer's FIN has been handled.
+func (t *strand) finished() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.fin
+}
+
+// put appends an item. mu is held. It tells whether the session must be pushed.
+func (t *strand) put(it *buf) (push bool) {
+	if t.tail == nil {
+		t.head = it
+	} else {
+		t.tail.next = it
+	}
+	t.tail = it
+	if t.state == stateIdle {
+		t.state = stateQueued
+		return true
+	}
+	return false
+}
+
+func (t *strand) take() *buf {
+	it := t.head
+	t.head = it.next
+	if t.head == nil {
+		t.tail = nil
+	}
+	it.next = nil
+	return it
+}
+
+// post appends an item that the engine itself makes: frames, accept, FIN. Loop goroutine.
+func (s *Session) post(it *buf) {
+	s.in.mu.Lock()
+	if s.in.state == stateDone {
+		s.in.mu.Unlock()
+		s.drop(it)
+		return
+	}
+	if it.kind == itemData {
+		s.in.pending += len(it.b)
+		s.srv.buffered.Add(int64(len(it.b)))
+	}
+	push := s.in.put(it)
+	s.in.mu.Unlock()
+	if push {
+		s.srv.pool.push(s)
+	}
+}
+
+// Submit runs fn in the session's order: after the packets read before it, never at
+// the same time as a callback. It never blocks: ErrBusy when MaxTasks functions wait,
+// ErrClosed once the session has closed. A function that was accepted runs exactly once,
+// before OnSocketClose.
+func (s *Session) Submit(fn func()) error {
+	s.in.mu.Lock()
+	if s.in.state == stateDone || s.closing.Load() != 0 {
+		s.in.mu.Unlock()
+		s.srv.stale.Add(1)
+		return ErrClosed
+	}
+	if int(s.in.tasks) >= s.srv.cfg.MaxTasks {
+		s.in.mu.Unlock()
+		s.srv.busy.Add(1)
+		return ErrBusy
+	}
+	it := getItem(itemFunc)
+	it.fn = fn
+	s.in.tasks++
+	push := s.in.put(it)
+	s.in.mu.Unlock()
+	if push {
+		s.srv.pool.push(s)
+	}
+	return nil
+}
+
+// wake makes the strand look at its session's state again: after a close, or when the
+// outbox that it was parked for has drained.
+func (t *strand) wake(s *Session) {
+	t.mu.Lock()
+	push := t.state == stateParked || (t.state == stateIdle && s.closing.Load() != 0)
+	if push {
+		t.state = stateQueued
+	}
+	t.mu.Unlock()
+	if push {
+		s.srv.pool.push(s)
+	}
+}
+
+// enter takes an idle strand for the loop to run inline.
+func (t *strand) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != stateIdle || t.head != nil {
+		return false
+	}
+	t.state = stateRunning
+	return true
+}
+
+// leave gives up what enter took.
+func (s *Session) leave() {
+	s.in.mu.Lock()
+	push := s.in.head != nil || s.closing.Load() != 0
+	s.in.state = stateIdle
+	if push {
+		s.in.state = stateQueued
+	}
+	s.in.mu.Unlock()
+	if push {
+		s.srv.pool.push(s)
+	}
+}
+
+// run is a worker's turn with the session.
+func (s *Session) run() {
+	s.in.mu.Lock()
+	s.in.state = stateRunning
+	s.in.mu.Unlock()
+	s.out.cork()
+	clean := false
+	defer func() {
+		if !clean { // runtime.Goexit in a callback: this goroutine ends, the session must not hang
+			s.in.mu.Lock()
+			s.in.state = stateQueued
+			s.in.mu.Unlock()
+			s.srv.pool.push(s)
+		}
+	}()
+	budget := strandBudget
+	for {
+		if s.closing.Load() != 0 {
+			s.finish()
+			break
+		}
+		if budget <= 0 {
+			s.uncork()
+			s.in.mu.Lock()
+			s.in.state = stateQueued
+			s.in.mu.Unlock()
+			s.srv.pool.push(s)
+			break
+		}
+		if s.mustPark() {
+			s.uncork()
+			if s.park() {
+				break
+			}
+			s.out.cork()
+		}
+		it := s.nextItem()
+		if it == nil {
+			s.uncork()
+			if s.rest() {
+				break
+			}
+			s.out.cork()
+			continue
+		}
+		budget -= s.handle(it, budget)
+	}
+	clean = true
+}
+
+// nextItem takes the item at the head.
+func (s *Session) nextItem() *buf {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	if s.in.head == nil {
+		return nil
+	}
+	return s.in.take()
+}
+
+// rest goes idle if nothing has come meanwhile.
+func (s *Session) rest() bool {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	if s.in.head != nil || s.closing.Load() != 0 {
+		return false
+	}
+	s.in.state = stateIdle
+	return true
+}
+
+// park leaves the strand to whoever drains the outbox it waits for. False: it has
+// drained meanwhile.
+func (s *Session) park() bool {
+	s.in.mu.Lock()
+	s.in.state = stateParked
+	s.in.mu.Unlock()
+	s.srv.parks.Add(1)
+	if s.out.waits.Load() {
+		s.srv.flow.wait(s)
+	}
+	if s.mustPark() && s.closing.Load() == 0 {
+		return true
+	}
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	if s.in.state != stateParked {
+		return true // somebody woke it already
+	}
+	s.in.state = stateRunning
+	return false
+}
+
+// mustPark tells whether the strand has to wait for an outbox before its next packet.
+func (s *Session) mustPark() bool { return s.out.full.Load() || s.out.waits.Load() }
+
+// handle runs one item, or as much of it as budget allows, and returns what it used.
+func (s *Session) handle(it *buf, budget int) int {
+	switch it.kind {
+	case itemData:
+		return s.handleData(it, budget)
+	case itemFunc:
+		s.in.mu.Lock()
+		s.in.tasks--
+		s.in.mu.Unlock()
+		fn := it.fn
+		it.free()
+		s.guard("Session.Submit", fn)
+	case itemAccept:
+		it.free()
+		s.accept()
+	case itemFin:
+		it.free()
+		s.handleFin()
+	case itemBad:
+		s.sendError(codec.Packet{}, CodeBadFrame, string(it.b))
+		it.free()
+		s.beginClose(ReasonBadFrame)
+	}
+	return 1
+}
+
+func (s *Session) accept() {
+	s.in.opened = true
+	h := s.srv.handler()
+	s.guard("OnSocketAccept", func() { h.OnSocketAccept(s) })
+}
+
+// handleFin says that no more requests will come, and ends the session if nothing is owed.
+func (s *Session) handleFin() {
+	s.srv.groups.leaveAll(s)
+	if h, ok := s.srv.handler().(FinHandler); ok {
+		s.guard("OnSocketFin", func() { h.OnSocketFin(s) })
+	}
+	s.in.mu.Lock()
+	s.in.fin = true
+	s.in.mu.Unlock()
+	if s.held.Load() == 0 {
+		s.settle()
+	}
+}
+
+// settle closes a session whose peer has sent its FIN and is owed nothing more.
+func (s *Session) settle() { s.beginClose(ReasonPeerClosed) }
+
+// handleData runs the frames of one block. What the budget, a park or a close leaves
+// over goes back to the queue's head.
+func (s *Session) handleData(it *buf, budget int) (used int) {
+	before := it.off
+	defer func() { s.handled(it, it.off-before) }() // also after a runtime.Goexit
+	return s.frames(it, budget)
+}
+
+// handled accounts for n bytes of a block that have been handled.
+func (s *Session) handled(it *buf, n int) {
+	left := it.off < len(it.b)
+	s.in.mu.Lock()
+	s.in.pending -= n
+	if left {
+		it.next = s.in.head
+		s.in.head = it
+		if s.in.tail == nil {
+			s.in.tail = it
+		}
+	}
+	kick := s.in.paused && s.in.pending <= s.srv.cfg.MaxPending/2
+	if kick {
+		s.in.paused = false
+	}
+	s.in.mu.Unlock()
+	s.srv.unbuffer(int64(n))
+	if !left {
+		it.free()
+	}
+	if kick {
+		s.kick()
+	}
+}
+
+// frames hands out the frames of it, up to budget, and moves it.off past them. Workers
+// run it. A panic closes the session.
+func (s *Session) frames(it *buf, budget int) (used int) {
+	var p codec.Packet
+	ok := false
+	defer func() {
+		if !ok {
+			s.panicked("OnSocketRead", p, recover())
+		}
+	}()
+	c, h, learn := s.srv.codec, s.srv.handler(), s.srv.learn
+	for it.off < len(it.b) && used < budget {
+		if used > 0 && (s.closing.Load() != 0 || s.mustPark()) {
+			break
+		}
+		b := it.b[it.off:]
+		size, _, _ := c.Frame(b)
+		p = c.Packet(b[:size:size])
+		it.off += size
+		used++
+		switch {
+		case s.srv.reserved(p):
+			s.system(p, true)
+		case s.srv.refusing.Load():
+			s.sendError(p, CodeDraining, "the server is going away")
+		case learn != nil:
+			learn.measure(s, h, p)
+		default:
+			h.OnSocketRead(s, p)
+		}
+	}
+	ok = true
+	return used
+}
+
+// framesInline is frames on the loop goroutine: it stops in front of a packet that
+// belongs on a worker.
+func (s *Session) framesInline(it *buf) (used int) {
+	var p codec.Packet
+	ok := false
+	defer func() {
+		if !ok {
+			s.panicked("OnSocketRead", p, recover())
+		}
+	}()
+	c, h, classes := s.srv.codec, s.srv.handler(), s.srv.classes.Load()
+	for it.off < len(it.b) {
+		if used > 0 && (s.closing.Load() != 0 || s.mustPark()) {
+			break
+		}
+		b := it.b[it.off:]
+		size, _, _ := c.Frame(b)
+		next := c.Packet(b[:size:size])
+		reserved := s.srv.reserved(next)
+		if !reserved && !classes.inline(next.Handle(), s.srv.cfg.Dispatch) {
+			break
+		}
+		p = next
+		it.off += size
+		used++
+		switch {
+		case reserved:
+			s.system(p, false)
+		case s.srv.refusing.Load():
+			s.sendError(p, CodeDraining, "the server is going away")
+		default:
+			h.OnSocketRead(s, p)
+		}
+	}
+	ok = true
+	return used
+}
+
+// finish is the strand's end: what was accepted runs, frames are dropped, and
+// OnSocketClose is called.
+func (s *Session) finish() {
+	for {
+		it := s.nextItem()
+		if it == nil {
+			break
+		}
+		switch it.kind {
+		case itemFunc, itemAccept:
+			s.handle(it, 1)
+		default:
+			s.drop(it)
+		}
+	}
+	h, why := s.srv.handler(), Reason(s.closing.Load())
+	if s.in.opened {
+		s.in.opened = false // a runtime.Goexit in it must not bring it about again
+		s.guard("OnSocketClose", func() { h.OnSocketClose(s, why) })
+	}
+	s.in.mu.Lock()
+	late := s.in.head // accepted between the last look and now
+	if late != nil {
+		s.in.head, s.in.tail = nil, nil
+	}
+	s.in.state = stateDone
+	s.in.mu.Unlock()
+	for it := late; it != nil; {
+		next := it.next
+		s.drop(it)
+		it = next
+	}
+	s.end()
+}
+
+// drop forgets an item whose session has closed. A function still runs: whoever gave
+// it was told that it would.
+func (s *Session) drop(it *buf) {
+	switch it.kind {
+	case itemFunc:
+		s.guard("Session.Submit", it.fn)
+	case itemData:
+		n := len(it.b) - it.off
+		s.in.mu.Lock()
+		if s.in.state != stateDone {
+			s.in.pending -= n
+		}
+		s.in.mu.Unlock()
+		s.srv.unbuffer(int64(n))
+		s.srv.dropped.Add(uint64(countFrames(s.srv.codec, it.rest())))
+	}
+	it.free()
+}
+
+func countFrames(c *codec.Codec, b []byte) (n int) {
+	for len(b) > 0 {
+		size, missing, err := c.Frame(b)
+		if err != nil || missing > 0 {
+			return n
+		}
+		b = b[size:]
+		n++
+	}
+	return n
+}
+
+// guard runs a callback; a panic closes the session.
+func (s *Session) guard(callback string, fn func()) {
+	ok := false
+	defer func() {
+		if !ok {
+			s.panicked(callback, codec.Packet{}, recover())
+		}
+	}()
+	fn()
+	ok = true
+}
+
+// panicked ends a session whose callback panicked.
+func (s *Session) panicked(callback string, p codec.Packet, v any) {
+	s.srv.panics.report(callback, s.id, p.Handle(), v)
+	s.sendError(p, CodeInternal, "internal error")
+	s.beginClose(ReasonPanic)
+}

@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"time"
+
+	"millrace/codec"
+)
+
+// sweepBudget is how many sessions one turn looks at for timeouts.
+const sweepBudget = 1024
+
+// finStall is how long a peer that has sent its FIN may leave its answers unread.
+const finStall = 15 * time.Second
+
+// sweep looks at every session's clocks, in bounded steps, once for each tick.
+//
+// Deadlines are lazy: traffic only stores when it came, and the sweep compares. A clock
+// is late by a tick at most.
+func (l *loop) sweep() {
+	if !l.sweeping {
+		l.mu.Lock()
+		due := l.sweepDue
+		l.sweepDue = false
+		l.mu.Unlock()
+		if !due {
+			return
+		}
+		l.sweeping, l.sweepAt = true, 0
+		l.sweepRejects()
+		if len(l.starved) > 0 && l.srv.buffered.Load() <= int64(l.srv.cfg.MemoryBudget/2) {
+			l.feed()
+		}
+	}
+	now := l.srv.now()
+	for n := sweepBudget; n > 0 && l.sweepAt < len(l.sessions); n-- {
+		s := l.sessions[l.sweepAt]
+		l.sweepAt++
+		l.inspect(s, now)
+	}
+	if l.sweepAt >= len(l.sessions) {
+		l.sweeping = false
+	}
+}
+
+// inspect applies the clocks to one session.
+func (l *loop) inspect(s *Session, now int64) {
+	rd, c := &s.rd, &l.srv.cfg
+	switch {
+	case rd.life == lifeLinger:
+		if past(now, rd.since, c.Linger) {
+			l.detach(s)
+		}
+		return
+	case s.closing.Load() != 0:
+		if rd.progress != 0 && past(now, rd.progress, c.Linger) {
+			l.lost(s, ReasonPeerReset)
+		}
+		return
+	case rd.life == lifeFin:
+		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall)) {
+			l.lost(s, ReasonPeerReset)
+		}
+		return
+	case rd.away != 0:
+		l.drainStep(s, now)
+		return
+	}
+	if c.Heartbeat > 0 && past(now, max(rd.last, rd.since), c.Heartbeat) && past(now, rd.pinged, c.Heartbeat) {
+		rd.pinged = now
+		s.sendPing()
+	}
+	why := l.expired(s, now)
+	if why == reasonNone {
+		return
+	}
+	if rd.paused != 0 || l.busy(s) {
+		l.restartClocks(s, now)
+		return
+	}
+	s.sendError(codec.Packet{}, CodeTimeout, why.String())
+	s.beginClose(why)
+}
+
+// past tells whether d has gone by since then. A d of 0 never goes by.
+func past(now, then int64, d time.Duration) bool { return d > 0 && now-then > int64(d) }
+
+func (l *loop) expired(s *Session, now int64) Reason {
+	rd, c := &s.rd, &l.srv.cfg
+	switch {
+	case rd.partial != nil && past(now, rd.begun, c.FrameTimeout):
+		return ReasonFrame
+	case !rd.opened && past(now, rd.since, c.FirstFrameTimeout):
+		return ReasonFirstFrame
+	case past(now, max(rd.last, rd.since), c.IdleTimeout):
+		return ReasonIdle
+	}
+	return reasonNone
+}
+
+// busy tells whether the server owes the session something: its clocks stand still.
+func (l *loop) busy(s *Session) bool {
+	return s.held.Load() > 0 || s.out.unsentBytes() > 0 || !s.in.quiet()
+}
+
+func (l *loop) restartClocks(s *Session, now int64) {
+	s.rd.last = now
+	s.rd.begun = now
+	if !s.rd.opened {
+		s.rd.since = now
+	}
+}
+
+// lost cuts a session off that can't be finished.
+func (l *loop) lost(s *Session, why Reason) { l.abort(s, why) }
