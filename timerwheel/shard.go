@@ -1,0 +1,243 @@
+package timerwheel
+
+import (
+	"sync"
+	"time"
+)
+
+// A shard is one lock's part of the timers.
+type shard struct {
+	mu    sync.Mutex
+	slab  slab
+	table table
+	sets  []*Set   // those with timers here; [0] is the service's own
+	spare []uint32 // free indexes of sets
+	rings [levels * ringLen]ring
+	quiet int // watchdog rounds in a row without a timer
+
+	_ [64]byte // the next shard's mutex has a cache line of its own
+}
+
+// farFuture bounds deadlines: 146 years, which leaves room to add a period.
+const farFuture = 1 << 62
+
+func deadline(now int64, every time.Duration) int64 {
+	if d := now + int64(every); d >= now && d < farFuture {
+		return d
+	}
+	return farFuture
+}
+
+// set starts the timer, or starts it anew when it lives.
+func (sh *shard) set(s *Service, set *Set, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
+	now := s.now()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	i, e := sh.find(set, id)
+	if e == nil {
+		if err := s.admit(sh, set); err != nil {
+			return err
+		}
+		i, e = sh.slab.alloc()
+		e.id = id
+		sh.join(set, i, e)
+		sh.table.add(&sh.slab, i, e, sh.table.hash(set.index, id))
+	} else {
+		e.renew()
+	}
+	e.fn, e.every = fn, int64(every)
+	e.start(uint32(repeat))
+	sh.move(s, i, e, deadline(now, every), now)
+	return nil
+}
+
+// reset starts a live timer anew with another period.
+func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) bool {
+	now := s.now()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	i, e := sh.find(set, id)
+	if e == nil || e.ended() {
+		return false
+	}
+	if every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) {
+		return false
+	}
+	e.renew()
+	e.every = int64(every)
+	e.restart()
+	sh.move(s, i, e, deadline(now, every), now)
+	return true
+}
+
+// move gives e a new deadline. Lazily: an entry whose slot comes up no later
+// than that stays where it is and is re-hung when the slot does.
+func (sh *shard) move(s *Service, i uint32, e *entry, due, now int64) {
+	e.due = due
+	if slot := e.slot(); slot != 0 {
+		if s.upBefore(slot-1, due) {
+			return
+		}
+		sh.rings[slot-1].remove(&sh.slab, i, e)
+	}
+	sh.hang(s, i, e, now)
+}
+
+// hang puts e on the slot of its deadline and has that slot armed.
+func (sh *shard) hang(s *Service, i uint32, e *entry, now int64) {
+	level, key := where(s.tickAfter(e.due), now/s.tick)
+	slot := slotOf(level, key)
+	e.setSlot(slot + 1)
+	sh.rings[slot].push(&sh.slab, i, e)
+	s.arm(level, key)
+}
+
+// kill ends the timer and reports whether it had a firing ahead of it.
+func (sh *shard) kill(s *Service, set *Set, id TimerID) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	i, e := sh.find(set, id)
+	if e == nil || e.ended() {
+		return false // a worker in the last run takes it away itself
+	}
+	sh.drop(s, i, e)
+	return true
+}
+
+// find returns the set's live timer with that id. sh is locked.
+func (sh *shard) find(set *Set, id TimerID) (uint32, *entry) {
+	if set.index == 0 && !set.own {
+		return 0, nil // it has no timers
+	}
+	return sh.table.find(&sh.slab, set.index, id, sh.table.hash(set.index, id))
+}
+
+// drop takes e out of everything and frees it.
+func (sh *shard) drop(s *Service, i uint32, e *entry) {
+	if slot := e.slot(); slot != 0 {
+		sh.rings[slot-1].remove(&sh.slab, i, e)
+	}
+	sh.table.remove(&sh.slab, i, e, sh.table.hash(e.set(), e.id))
+	sh.leave(sh.sets[e.set()], i)
+	sh.slab.release(i, e)
+	s.pending.Add(-1)
+}
+
+// join makes e one of set's timers and links it into the set's list. The
+// service's own set has none: it is spread over all shards, and killing all of
+// it walks their slabs. admit has seen to it that there is an index.
+func (sh *shard) join(set *Set, i uint32, e *entry) {
+	if set.own {
+		e.tag = 0
+		return
+	}
+	if set.n.Add(1) == 1 {
+		last := len(sh.spare) - 1
+		if last < 0 {
+			sh.sets = append(sh.sets, nil)
+			set.index = uint32(len(sh.sets) - 1)
+		} else {
+			set.index = sh.spare[last]
+			sh.spare = sh.spare[:last]
+		}
+		sh.sets[set.index] = set
+	}
+	e.tag = set.index << setShift
+	sh.slab.needLink(i)
+	if set.head != 0 {
+		sh.slab.link(set.head).prev = i
+	}
+	*sh.slab.link(i) = link{next: set.head}
+	set.head = i
+}
+
+func (sh *shard) leave(set *Set, i uint32) {
+	if set.own {
+		return
+	}
+	l := *sh.slab.link(i)
+	if l.next != 0 {
+		sh.slab.link(l.next).prev = l.prev
+	}
+	if l.prev != 0 {
+		sh.slab.link(l.prev).next = l.next
+	} else {
+		set.head = l.next
+	}
+	if set.n.Add(-1) == 0 {
+		sh.sets[set.index] = nil
+		sh.spare = append(sh.spare, set.index)
+		set.index = 0
+	}
+}
+
+// sweepLen entries are looked at for each hold of the shard's lock when all
+// timers of a set are killed.
+const sweepLen = 256
+
+// sweep kills the set's timers in this shard, or with a nil set everybody's,
+// and returns how many still had a firing ahead of them. It takes the lock at
+// least once: who closed the set before has no SetTimer slip in behind it.
+func (sh *shard) sweep(s *Service, set *Set) int {
+	if set == nil || set.own {
+		return sh.sweepSlab(s, set)
+	}
+	killed := 0
+	for more := int64(1); more > 0; {
+		sh.mu.Lock()
+		if more == 1 {
+			more = set.n.Load()
+		}
+		for k := 0; k < sweepLen && set.head != 0; k++ {
+			killed += sh.end(s, set.head)
+		}
+		more -= sweepLen
+		if set.head == 0 {
+			more = 0
+		}
+		sh.mu.Unlock()
+	}
+	return killed
+}
+
+// sweepSlab kills the timers of the service's own set, or with nil all.
+func (sh *shard) sweepSlab(s *Service, set *Set) int {
+	killed := 0
+	for from, end := uint32(1), uint32(2); from < end; from += sweepLen {
+		sh.mu.Lock()
+		end = sh.slab.fresh
+		for i := from; i < min(end, from+sweepLen); i++ {
+			e := sh.slab.at(i)
+			if e.fn != nil && (set == nil || e.set() == 0) {
+				killed += sh.end(s, i)
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return killed
+}
+
+// end drops a live entry and returns 1 if it had a firing ahead of it.
+func (sh *shard) end(s *Service, i uint32) int {
+	e := sh.slab.at(i)
+	killed := 1
+	if e.ended() {
+		killed = 0
+	}
+	sh.drop(s, i, e)
+	return killed
+}
+
+// trim gives the memory of a shard that has been without timers for some
+// rounds of the watchdog back to the collector.
+func (sh *shard) trim() {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.table.count != 0 || sh.slab.fresh <= 4*slabLen {
+		sh.quiet = 0
+		return
+	}
+	if sh.quiet++; sh.quiet > 4 {
+		sh.slab, sh.table, sh.quiet = slab{}, table{salt: sh.table.salt}, 0
+	}
+}
