@@ -49,6 +49,17 @@ func (c *Codec) MaxBody() int { return c.max - c.least }
 // Overhead is what a frame adds to its body, in bytes.
 func (c *Codec) Overhead() int { return c.head + c.least }
 
+// ByteOrder is the order of the layout's integers.
+func (c *Codec) ByteOrder() interface {
+	binary.ByteOrder
+	binary.AppendByteOrder
+} {
+	if c.little {
+		return binary.LittleEndian
+	}
+	return binary.BigEndian
+}
+
 // Frame looks at the header at the start of b and returns the size of that whole
 // frame, header included. While the header is not all there, size is 0 and missing
 // is how many bytes it still lacks. When it is, missing is how many bytes of the

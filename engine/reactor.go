@@ -13,6 +13,8 @@ import (
 
 	"github.com/panjf2000/gnet/v2"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
+
+	"millrace/codec"
 )
 
 // reactor adapts one gnet engine to the server: it is gnet's event handler. TCP
@@ -224,7 +226,8 @@ func (r *reactor) reject(l *loop, c gnet.Conn, why refusal) gnet.Action {
 	srv := r.srv
 	srv.refused[why].Add(1)
 	if !srv.cfg.NoSystemFrames {
-		sayGoodbye(c.Fd(), srv.codec.Append(nil, why.packet()))
+		code, text := why.answer()
+		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.errorPacket(codec.Packet{}, code, text)))
 	}
 	if why == refusedFiles || len(l.rejects) >= maxRejects {
 		return gnet.Close

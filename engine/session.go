@@ -112,7 +112,7 @@ func (s *Session) Error(p codec.Packet, code ErrorCode, text string) error {
 		s.beginClose(ReasonRefused)
 		return nil
 	}
-	return s.send(errorPacket(p, code, text), false)
+	return s.send(s.srv.errorPacket(p, code, text), false)
 }
 
 // Hold notes that an answer is owed which will come later, from outside the callback:

@@ -69,12 +69,15 @@ func (l *loop) inspect(s *Session, now int64) {
 		rd.pinged = now
 		s.sendPing()
 	}
-	why := l.expired(s, now)
-	if why == reasonNone {
-		return
+	if c.IdleTimeout == 0 && rd.opened && rd.partial == nil {
+		return // no clock runs
 	}
 	if rd.paused != 0 || l.busy(s) {
 		l.restartClocks(s, now)
+		return
+	}
+	why := l.expired(s, now)
+	if why == reasonNone {
 		return
 	}
 	s.sendError(codec.Packet{}, CodeTimeout, why.String())

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"time"
 
 	"millrace/codec"
@@ -31,11 +30,13 @@ func (s *Session) pong(p codec.Packet) {
 	s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, false)
 }
 
-// errorPacket is the ERROR frame about p: u16 code, u32 handle, text.
-func errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
+// errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
+// byte order.
+func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
+	order := srv.codec.ByteOrder()
 	body := make([]byte, 0, 6+len(text))
-	body = binary.BigEndian.AppendUint16(body, uint16(code))
-	body = binary.BigEndian.AppendUint32(body, p.Handle())
+	body = order.AppendUint16(body, uint16(code))
+	body = order.AppendUint32(body, p.Handle())
 	body = append(body, text...)
 	return codec.Packet{Main: SystemMain, Sub: SubError, Seq: p.Seq, Body: body}
 }
@@ -53,7 +54,7 @@ func (s *Session) sendGoAway(grace time.Duration) {
 		return
 	}
 	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
-	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: binary.BigEndian.AppendUint32(nil, ms)}, false)
+	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: s.srv.codec.ByteOrder().AppendUint32(nil, ms)}, false)
 }
 
 func (s *Session) sendPing() {

@@ -1,0 +1,59 @@
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, peers, bench, benchcmp, run.
+
+GO         ?= go
+FUZZTIME   ?= 3s
+TIMEOUT    ?= 8m
+BENCH      ?= .
+COUNT      ?= 6
+STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
+
+.PHONY: build test race fuzz lint cross peers bench benchcmp run clean
+
+build:
+	$(GO) build -trimpath -o millrace ./cmd/millrace
+
+# The race tests come last, so that their summary is what a run ends with.
+test: build lint cross peers fuzz race
+
+race:
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATIC) ./...
+
+# What can't work on another system says so when it starts; it compiles everywhere.
+cross:
+	GOOS=darwin GOARCH=arm64 $(GO) build ./... && GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	GOOS=windows GOARCH=amd64 $(GO) build ./... && GOOS=windows GOARCH=amd64 $(GO) vet ./...
+
+# The competitors are a module of their own.
+peers:
+	@if test -f bench/peers/go.mod; then cd bench/peers && $(GO) build ./... && $(GO) vet ./...; fi
+
+# Every Fuzz function for FUZZTIME; one that fails leaves its input in testdata.
+fuzz:
+	@set -e; for dir in $$($(GO) list -f '{{.Dir}}' ./...); do \
+		for f in $$(cat $$dir/*_test.go 2>/dev/null | grep -oE '^func Fuzz[A-Za-z0-9_]+' | cut -c6-); do \
+			echo "fuzz $$dir $$f $(FUZZTIME)"; \
+			$(GO) test $$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) > fuzz.out 2>&1 || { cat fuzz.out; exit 1; }; \
+		done; \
+	done; rm -f fuzz.out
+
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./... | tee bench.out
+
+# make bench, change something, then make benchcmp: both runs side by side.
+benchcmp:
+	@test -f bench.out || { echo "run make bench first"; exit 1; }
+	mv bench.out bench-before.out
+	$(MAKE) bench
+	$(GO) run $(BENCHSTAT) bench-before.out bench.out
+
+run: build
+	./millrace demo
+
+clean:
+	rm -f millrace bench.out bench-before.out fuzz.out

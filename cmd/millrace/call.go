@@ -1,0 +1,304 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"millrace/codec"
+	"millrace/engine"
+)
+
+// callCmd is millrace call.
+type callCmd struct {
+	frameFlags
+
+	Addr   string `arg:"" help:"The server: HOST:PORT, tcp://HOST:PORT or unix:///PATH."`
+	Handle string `arg:"" optional:"" help:"MAIN/SUB of the frame to send. With --listen it may be left out."`
+	Body   string `arg:"" optional:"" help:"The body as text; @FILE reads a file, - reads standard input."`
+
+	Listen   bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
+	Timeout  period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
+	Hex      bool   `help:"BODY is hexadecimal, and bodies are printed so (false)."`
+	MaxFrame size   `default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame (${default})."`
+}
+
+func (c *callCmd) run(stdout io.Writer) error {
+	req, err := c.request()
+	if err != nil {
+		return &exitErr{exitUsage, err}
+	}
+	max := int(c.MaxFrame)
+	if max == codec.DefaultMaxFrame {
+		max = 0
+	}
+	form, err := codec.New(c.layout(), max)
+	if err != nil {
+		return startError(err, &sources{})
+	}
+	if req != nil && len(req.Body) > form.MaxBody() {
+		return exitf(exitUsage, "BODY of %d bytes: at most %d fit a frame; give a larger --max-frame if the server has one", len(req.Body), form.MaxBody())
+	}
+	conn, err := dial(c.Addr, time.Duration(c.Timeout))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	l := &listener{conn: conn, form: form, out: stdout, hex: c.Hex, done: make(chan struct{}), order: binary.BigEndian}
+	if c.layout().LittleEndian {
+		l.order = binary.LittleEndian
+	}
+	defer close(l.done)
+	if req != nil {
+		if err := l.send(*req); err != nil {
+			return err
+		}
+	}
+	return c.wait(l, req)
+}
+
+// request is the frame to send; nil when there is none.
+func (c *callCmd) request() (*codec.Packet, error) {
+	if c.Handle == "" {
+		if c.Listen {
+			return nil, nil
+		}
+		return nil, errors.New("MAIN/SUB is missing, such as 1/1; only --listen does without")
+	}
+	h, err := parseHandle(c.Handle)
+	if err != nil {
+		return nil, fmt.Errorf("MAIN/SUB %q: %w", c.Handle, err)
+	}
+	if c.Command == "main-sub-8" && (h.main > 255 || h.sub > 255) {
+		return nil, fmt.Errorf("MAIN/SUB %q: 0 to 255 each with --command=main-sub-8", c.Handle)
+	}
+	body, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	return &codec.Packet{Main: h.main, Sub: h.sub, Seq: 1, Body: body}, nil
+}
+
+func (c *callCmd) body() ([]byte, error) {
+	switch {
+	case c.Body == "-":
+		b, err := io.ReadAll(io.LimitReader(os.Stdin, int64(c.MaxFrame)+1))
+		if err != nil {
+			return nil, fmt.Errorf("BODY from standard input: %w", err)
+		}
+		return b, nil
+	case strings.HasPrefix(c.Body, "@"):
+		b, err := os.ReadFile(c.Body[1:])
+		if err != nil {
+			return nil, fmt.Errorf("BODY %q: %w", c.Body, err)
+		}
+		return b, nil
+	case c.Hex:
+		b, err := hex.DecodeString(strings.ReplaceAll(c.Body, " ", ""))
+		if err != nil {
+			return nil, fmt.Errorf("BODY %q: with --hex it must be hexadecimal, such as 00ff", c.Body)
+		}
+		return b, nil
+	default:
+		return []byte(c.Body), nil
+	}
+}
+
+// wait prints what comes until the answer is there or, with --listen, until the end.
+func (c *callCmd) wait(l *listener, req *codec.Packet) error {
+	interrupted := make(chan os.Signal, 1)
+	if c.Listen {
+		signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+		defer signal.Stop(interrupted)
+	}
+	deadline := time.NewTimer(time.Duration(c.Timeout))
+	defer deadline.Stop()
+	late := deadline.C
+	if req == nil {
+		late = nil
+	}
+	frames, end := l.read()
+	var result error
+	answered := false
+	for {
+		select {
+		case p := <-frames:
+			l.print(p)
+			if req != nil && !answered && l.answers(p, *req) {
+				answered, late, result = true, nil, l.refusal(p)
+				if !c.Listen {
+					return result
+				}
+			}
+		case err := <-end:
+			switch {
+			case req != nil && !answered:
+				return exitf(exitProtocol, "%s: the connection ended before the answer: %w", c.Addr, err)
+			case errors.Is(err, io.EOF):
+				return result
+			}
+			return exitf(exitProtocol, "%s: the connection ended: %w", c.Addr, err)
+		case <-late:
+			return exitf(exitTimeout, "%s: no answer to %s within --timeout %s", c.Addr, c.Handle, c.Timeout)
+		case <-interrupted:
+			return result
+		}
+	}
+}
+
+// answers tells whether p is the answer to req: its handle, the PONG of a PING, or an
+// ERROR about it or about the connection.
+func (l *listener) answers(p, req codec.Packet) bool {
+	switch {
+	case p.Main == engine.SystemMain && p.Sub == engine.SubError:
+		_, about, _, ok := l.parseError(p.Body)
+		return ok && (about == req.Handle() || about == 0)
+	case req.Main == engine.SystemMain && req.Sub == engine.SubPing:
+		return p.Main == engine.SystemMain && p.Sub == engine.SubPong
+	default:
+		return p.Handle() == req.Handle()
+	}
+}
+
+// refusal is the error that an ERROR frame stands for; nil for any other.
+func (l *listener) refusal(p codec.Packet) error {
+	if p.Main != engine.SystemMain || p.Sub != engine.SubError {
+		return nil
+	}
+	code, _, _, _ := l.parseError(p.Body)
+	return exitf(exitError, "the server answered ERROR %d %v", code, code)
+}
+
+// parseError reads the body of an ERROR frame.
+func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, text string, ok bool) {
+	if len(b) < 6 {
+		return 0, 0, "", false
+	}
+	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
+}
+
+func dial(addr string, timeout time.Duration) (net.Conn, error) {
+	network, host, ok := strings.Cut(addr, "://")
+	if !ok {
+		network, host = "tcp", addr
+	}
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, such as 127.0.0.1:7000", addr)
+		}
+	case "unix":
+	default:
+		return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, tcp://HOST:PORT or unix:///PATH", addr)
+	}
+	conn, err := net.DialTimeout(network, host, timeout)
+	if err != nil {
+		return nil, exitf(exitNoServer, "%w", err)
+	}
+	return conn, nil
+}
+
+// listener prints the frames of a connection and answers its PINGs.
+type listener struct {
+	conn net.Conn
+	form *codec.Codec
+	out  io.Writer
+	hex  bool
+	done chan struct{} // closed when nobody takes frames any more
+
+	order binary.ByteOrder // of the integers in system frames
+
+	mu sync.Mutex // guards writing to conn: the request and the PONGs
+}
+
+func (l *listener) send(p codec.Packet) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := l.conn.Write(l.form.Append(nil, p)); err != nil {
+		return exitf(exitProtocol, "%w", err)
+	}
+	return nil
+}
+
+// read starts a goroutine that ends when the connection does.
+func (l *listener) read() (<-chan codec.Packet, <-chan error) {
+	frames, end := make(chan codec.Packet), make(chan error, 1)
+	go func() {
+		r := codec.NewReader(l.conn, l.form)
+		for {
+			p, err := r.Next()
+			if err != nil {
+				end <- err
+				return
+			}
+			if p.Main == engine.SystemMain && p.Sub == engine.SubPing {
+				if err := l.send(codec.Packet{Sub: engine.SubPong, Seq: p.Seq, Body: p.Body}); err != nil {
+					end <- err
+					return
+				}
+				continue
+			}
+			select {
+			case frames <- p.Clone():
+			case <-l.done:
+				return
+			}
+		}
+	}()
+	return frames, end
+}
+
+func (l *listener) print(p codec.Packet) { fmt.Fprintln(l.out, l.line(p)) }
+
+// line is a frame in a form for people, with nothing in it that a terminal obeys.
+func (l *listener) line(p codec.Packet) string {
+	head := fmt.Sprintf("%d/%d", p.Main, p.Sub)
+	if p.Main == engine.SystemMain && !l.hex {
+		switch p.Sub {
+		case engine.SubError:
+			if code, about, text, ok := l.parseError(p.Body); ok {
+				main, sub := codec.Split(about)
+				return fmt.Sprintf("%s ERROR %d %v about %d/%d: %s", head, code, code, main, sub, readable([]byte(text)))
+			}
+		case engine.SubGoAway:
+			if len(p.Body) == 4 {
+				return fmt.Sprintf("%s GOAWAY within %v", head, time.Duration(l.order.Uint32(p.Body))*time.Millisecond)
+			}
+		case engine.SubPong:
+			head += " PONG"
+		}
+	}
+	switch {
+	case len(p.Body) == 0:
+		return head
+	case l.hex:
+		return head + " " + hex.EncodeToString(p.Body)
+	default:
+		return head + " " + readable(p.Body)
+	}
+}
+
+// readable is b as it stands when a person can read it, else quoted, else in hexadecimal.
+func readable(b []byte) string {
+	if !utf8.Valid(b) {
+		return "hex " + hex.EncodeToString(b)
+	}
+	for _, r := range string(b) {
+		if !unicode.IsPrint(r) {
+			return strconv.Quote(string(b))
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The exit codes. Those above 63 are the ones of sysexits.h.
+const (
+	exitOK       = 0
+	exitError    = 1  // call: the server answered with an ERROR
+	exitLoss     = 3  // serve: drained, but something was lost
+	exitUsage    = 64 // wrong flags, variables, file or body
+	exitNoServer = 69 // serve: the address is in use; call: nobody answers there
+	exitFailed   = 70 // serve: the engine failed while running
+	exitTimeout  = 75 // call: no answer in time
+	exitProtocol = 76 // call: the connection ended, or what came is no frame
+	exitSignal   = 128
+)
+
+// exitErr is an error that says how the process should end.
+type exitErr struct {
+	code int
+	err  error
+}
+
+func (e *exitErr) Error() string { return e.err.Error() }
+func (e *exitErr) Unwrap() error { return e.err }
+
+func exitf(code int, format string, args ...any) error {
+	return &exitErr{code, fmt.Errorf(format, args...)}
+}
+
+// exitCode is what err ends the process with.
+func exitCode(err error) int {
+	var e *exitErr
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &e):
+		return e.code
+	default:
+		return exitFailed
+	}
+}
+
+// oneLine puts what errors.Join spread over lines onto one.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"millrace/codec"
+	"millrace/engine"
+)
+
+// groups are the headings of serve's --help.
+var groups = []kong.Group{
+	{Key: "net", Title: "Listening", Description: "Every flag is also a variable (--max-frame is MILLRACE_MAX_FRAME) and a key of the file (max-frame).\nSizes are bytes, or take KiB, MiB, GiB. Durations are Go's: 1500ms, 10s, 2m."},
+	{Key: "run", Title: "Where handlers run"},
+	{Key: "limits", Title: "Limits"},
+	{Key: "times", Title: "Timeouts (0 or off turns one off)"},
+	{Key: "socket", Title: "Sockets and loops"},
+	{Key: "frame", Title: "The frame"},
+	{Key: "rest", Title: "The rest"},
+}
+
+type (
+	dispatchOption = option[engine.Dispatch, *engine.Dispatch]
+	acceptOption   = option[engine.AcceptMode, *engine.AcceptMode]
+	balanceOption  = option[engine.Balance, *engine.Balance]
+)
+
+// frameFlags describe the frame, for a server and a client alike.
+type frameFlags struct {
+	ByteOrder    string   `group:"frame" enum:"big,little" default:"big" help:"Byte order of every integer: big or little (${default})."`
+	LengthWidth  count    `group:"frame" default:"4" placeholder:"N" help:"Bytes of the length field: 2 or 4 (${default})."`
+	LengthAdjust int      `group:"frame" default:"0" placeholder:"N" help:"Added to the length field it gives the bytes behind it; -4 where a length of 4 bytes counts itself (${default})."`
+	Prefix       hexBytes `group:"frame" placeholder:"HEX" help:"Magic bytes in front of the length, in hexadecimal, up to 32 (none)."`
+	Command      string   `group:"frame" enum:"main-sub-16,main-sub-8,handle-32" default:"main-sub-16" help:"Main and Sub as two u16, two u8, or one u32: main-sub-16, main-sub-8 or handle-32 (${default})."`
+	Seq          bool     `group:"frame" help:"A u32 sequence number follows Sub; answers repeat it (false)."`
+}
+
+var commandForms = map[string]codec.Command{
+	"main-sub-16": codec.MainSub16, "main-sub-8": codec.MainSub8, "handle-32": codec.Handle32,
+}
+
+func (f *frameFlags) layout() codec.Layout {
+	return codec.Layout{
+		Prefix: f.Prefix, LengthWidth: int(f.LengthWidth), LengthAdjust: f.LengthAdjust,
+		Command: commandForms[f.Command], Seq: f.Seq, LittleEndian: f.ByteOrder == "little",
+	}
+}
+
+// engineFlags are the engine's Config, field by field.
+type engineFlags struct {
+	Addr    addrs         `group:"net" default:"tcp://127.0.0.1:7000" placeholder:"ADDR" help:"Listen there: tcp://HOST:PORT (tcp4://, tcp6://), port 0 for a free one, or unix:///PATH. Repeatable (${default})."`
+	Accept  acceptOption  `group:"net" default:"reuseport" placeholder:"MODE" help:"Who accepts TCP: reuseport (each loop its own socket; Linux) or single (${default})."`
+	Balance balanceOption `group:"net" default:"round-robin" placeholder:"MODE" help:"How --accept=single picks a loop: round-robin, least-connections or source-hash (${default})."`
+
+	Loops          count          `group:"run" default:"${cpus}" placeholder:"N" help:"Event loops (one per CPU: ${default})."`
+	Workers        count          `group:"run" default:"${workers}" placeholder:"N" help:"Workers that run handlers (two per CPU: ${default})."`
+	SpareWorkers   limit          `group:"run" default:"256" placeholder:"N" help:"Most additional workers while all are blocked in handlers; off for none (${default})."`
+	Dispatch       dispatchOption `group:"run" default:"adaptive" placeholder:"MODE" help:"Where packets run: adaptive (quick handles on their loop), ordered (workers) or inline (loops) (${default})."`
+	HandleDispatch routes         `group:"run" placeholder:"MAIN/SUB=MODE" help:"The same for one handle. Repeatable."`
+
+	MaxFrame      size  `group:"limits" default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame: all behind the length field (${default})."`
+	MaxConns      auto  `group:"limits" default:"auto" placeholder:"N" help:"Connections (${default}: 10000, or what the open-file limit holds if that is less)."`
+	MaxConnsPerIP limit `group:"limits" name:"max-conns-per-ip" default:"off" placeholder:"N" help:"Connections from one address (${default})."`
+	MaxOutbound   size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes that one session may leave unread: past it reading pauses, and a consumer of what it has not asked for is closed (${default})."`
+	MaxPending    size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes of requests that wait for one session's handler: past it reading pauses (${default})."`
+	MemoryBudget  size  `group:"limits" default:"256MiB" placeholder:"BYTES" help:"Bytes that wait in all sessions, in and out: past it the largest are paused first (${default})."`
+	MaxOutbox     size  `group:"limits" default:"16MiB" placeholder:"BYTES" help:"Bytes of broadcasts and group sends that wait in one loop (${default})."`
+	MaxQueue      count `group:"limits" default:"8192" placeholder:"N" help:"Functions that wait for a worker (${default})."`
+	MaxTasks      count `group:"limits" default:"1024" placeholder:"N" help:"Functions that wait for one session's turn (${default})."`
+	MaxGroups     count `group:"limits" default:"64" placeholder:"N" help:"Groups that one session may be in (${default})."`
+
+	FirstFrameTimeout timeout `group:"times" default:"10s" placeholder:"D" help:"From accept to the first whole frame; off for clients that only listen (${default})."`
+	FrameTimeout      timeout `group:"times" default:"10s" placeholder:"D" help:"From the first to the last byte of a frame (${default})."`
+	IdleTimeout       timeout `group:"times" default:"off" placeholder:"D" help:"Without a whole frame (${default})."`
+	Heartbeat         timeout `group:"times" default:"off" placeholder:"D" help:"PING a session that has been silent for so long (${default})."`
+	Linger            period  `group:"times" default:"2s" placeholder:"D" help:"To send what is unsent at close and to wait for the peer's FIN (${default})."`
+
+	SystemFrames     bool    `group:"socket" default:"true" help:"PING, ERROR and GOAWAY on Main 0; --system-frames=false for clients that know nothing of them (${default})."`
+	ReadBuffer       size    `group:"socket" default:"64KiB" placeholder:"BYTES" help:"Most that one read takes, per loop (${default})."`
+	SocketRecvBuffer buffer  `group:"socket" default:"off" placeholder:"BYTES" help:"SO_RCVBUF; off for the system's (${default})."`
+	SocketSendBuffer buffer  `group:"socket" default:"off" placeholder:"BYTES" help:"SO_SNDBUF; off for the system's (${default})."`
+	NoDelay          bool    `group:"socket" default:"true" help:"TCP_NODELAY; --no-delay=false leaves Nagle's algorithm on (${default})."`
+	KeepAlive        timeout `group:"socket" default:"30s" placeholder:"D" help:"Silence before the first TCP keep-alive probe; off for none (${default})."`
+	KeepAliveEvery   period  `group:"socket" default:"10s" placeholder:"D" help:"Between two probes (${default})."`
+	KeepAliveCount   count   `group:"socket" default:"3" placeholder:"N" help:"Unanswered probes before the connection is dead (${default})."`
+	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"TCP_USER_TIMEOUT: sent and not acknowledged for so long; off for the system's (${default})."`
+	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
+	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode (false)."`
+	DrainBudget      count   `group:"socket" default:"64" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
+}
+
+// config is the engine's Config that the flags say. handles says where the server's
+// own blocking handlers must run; --handle-dispatch has the last word.
+func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispatch, logger *slog.Logger) engine.Config {
+	handles = maps.Clone(handles)
+	for _, r := range f.HandleDispatch {
+		handles[r.handle.key()] = r.mode
+	}
+	return engine.Config{
+		Addrs: f.Addr, Layout: frame.layout(), MaxFrame: f.maxFrame(),
+		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: handles,
+		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue),
+		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
+		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
+		MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
+		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger),
+		ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
+		KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
+		LockOSThread: f.LockOSThread, EdgeTriggered: f.EdgeTriggered, DrainBudget: int(f.DrainBudget),
+		Logger: logger,
+	}
+}
+
+// maxFrame leaves the default to the engine, which fits it to a narrow length field.
+func (f *engineFlags) maxFrame() int {
+	if f.MaxFrame == codec.DefaultMaxFrame {
+		return 0
+	}
+	return int(f.MaxFrame)
+}
+
+// flagOf is the flag that sets a field of the engine's Config or of codec.Layout.
+func flagOf(field string) string {
+	switch field {
+	case "Addrs":
+		return "addr"
+	case "Handles":
+		return "handle-dispatch"
+	case "MaxConnsPerIP":
+		return "max-conns-per-ip"
+	case "NoSystemFrames":
+		return "system-frames"
+	case "Delay":
+		return "no-delay"
+	case "LockOSThread":
+		return "lock-os-thread"
+	case "LittleEndian":
+		return "byte-order"
+	default:
+		return kebab(field)
+	}
+}
+
+// kebab writes MaxFrame as max-frame.
+func kebab(s string) string {
+	var out []byte
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'A' && c <= 'Z' {
+			if c += 'a' - 'A'; i > 0 {
+				out = append(out, '-')
+			}
+		}
+		out = append(out, c)
+	}
+	return string(out)
+}
+
+// newLogger makes serve's log.
+func newLogger(w io.Writer, format, level string) *slog.Logger {
+	var at slog.Level
+	if err := at.UnmarshalText([]byte(level)); err != nil {
+		panic("millrace: log level " + level) // kong has checked it
+	}
+	opts := &slog.HandlerOptions{Level: at}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

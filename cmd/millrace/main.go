@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the command line.
+type commands struct {
+	Serve   serveCmd   `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
+	Call    callCmd    `cmd:"" help:"Send one frame to a server and print what comes back."`
+	Demo    demoCmd    `cmd:"" help:"Run a server and a few clients in this process and show what they reach."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+type versionCmd struct{}
+
+func main() {
+	err := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "millrace: "+oneLine(err))
+	}
+	os.Exit(exitCode(err))
+}
+
+// run is the whole command with its surroundings as arguments.
+func run(args, environ []string, stdout, stderr io.Writer) error {
+	var cli commands
+	src := &sources{environ: environ}
+	parser, err := newParser(&cli, src, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	ctx, err := parser.Parse(args)
+	if err != nil {
+		return &exitErr{exitUsage, usage(err, src)}
+	}
+	switch command, _, _ := strings.Cut(ctx.Command(), " "); command {
+	case "serve":
+		return cli.Serve.run(ctx, src, stdout, stderr)
+	case "call":
+		return cli.Call.run(stdout)
+	case "demo":
+		return cli.Demo.run(stdout)
+	default:
+		fmt.Fprintln(stdout, "millrace "+version())
+		return nil
+	}
+}
+
+func newParser(cli *commands, src *sources, stdout, stderr io.Writer) (*kong.Kong, error) {
+	return kong.New(cli,
+		kong.Name("millrace"),
+		kong.Description("A reactor networking engine: the reference server and a client to try it with."),
+		kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ExplicitGroups(groups),
+		kong.Resolvers(src),
+		kong.Vars{"cpus": strconv.Itoa(runtime.NumCPU()), "workers": strconv.Itoa(2 * runtime.NumCPU())},
+	)
+}
+
+// usage words what kong says of a wrong command line.
+func usage(err error, src *sources) error {
+	var v *valueError
+	if errors.As(err, &v) {
+		return fmt.Errorf("%s%s", v, src.from(v.flag))
+	}
+	var place *sourceError
+	if errors.As(err, &place) {
+		return place
+	}
+	if strings.Contains(err.Error(), "did you mean") {
+		return err
+	}
+	return fmt.Errorf("%w; see millrace --help", err)
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
+			v = s.Value
+		}
+	}
+	return fmt.Sprintf("%s %s %s/%s", v, info.GoVersion, runtime.GOOS, runtime.GOARCH)
+}

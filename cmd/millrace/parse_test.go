@@ -1,0 +1,71 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"testing"
+
+	"millrace/cmd/millrace/internal/reference"
+	"millrace/engine"
+)
+
+// parse reads serve's command line in this process.
+func parse(t *testing.T, args ...string) engine.Config {
+	t.Helper()
+	var cli commands
+	parser, err := newParser(&cli, &sources{}, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse(append([]string{"serve"}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	return cli.Serve.config(&cli.Serve.frameFlags, reference.NewRouter().Dispatch(), slog.Default())
+}
+
+func TestSizesReadWhatTheyWrite(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		n    int
+		back string
+	}{
+		{"1", 1, "1"}, {"1024", 1024, "1KiB"}, {"1KiB", 1024, "1KiB"}, {"1536KiB", 1536 << 10, "1536KiB"}, {"64 MiB", 64 << 20, "64MiB"},
+		{"3GiB", 3 << 30, "3GiB"}, {"1000000", 1000000, "1000000"},
+	} {
+		n, ok := parseSize(c.text)
+		if !ok || n != c.n || size(n).String() != c.back {
+			t.Errorf("%s: got %d, %v, written as %s, want %d, %s", c.text, n, ok, size(n), c.n, c.back)
+		}
+	}
+	for _, bad := range []string{"", "KiB", "-1", "1.5MiB", "1kb", "1K", "0x10", "9223372036854775807GiB"} {
+		if n, ok := parseSize(bad); ok {
+			t.Errorf("%q was read as %d", bad, n)
+		}
+	}
+}
+
+func TestHandleDispatchWinsOverTheServersOwn(t *testing.T) {
+	var f engineFlags
+	f.HandleDispatch = routes{{handle{1, 4}, engine.Inline}}
+	r := reference.NewRouter()
+	reference.Basics(r, false)
+	own := r.Dispatch()
+	if own[1<<16|4] != engine.Ordered {
+		t.Errorf("1/4 runs %v by itself, want ordered", own[1<<16|4])
+	}
+	if got := f.config(&frameFlags{}, own, nil).Handles[1<<16|4]; got != engine.Inline {
+		t.Errorf("1/4 runs %v, want inline", got)
+	}
+	if own[1<<16|4] != engine.Ordered {
+		t.Error("the server's own table was changed")
+	}
+}
+
+func TestFlagNames(t *testing.T) {
+	for field, flag := range map[string]string{"MaxFrame": "max-frame", "Addrs": "addr", "MaxConnsPerIP": "max-conns-per-ip",
+		"LockOSThread": "lock-os-thread", "Delay": "no-delay", "NoSystemFrames": "system-frames", "KeepAliveEvery": "keep-alive-every"} {
+		if got := flagOf(field); got != flag {
+			t.Errorf("%s: got %s, want %s", field, got, flag)
+		}
+	}
+}

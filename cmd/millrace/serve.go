@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/alecthomas/kong"
+
+	"millrace/cmd/millrace/internal/reference"
+	"millrace/engine"
+)
+
+// serveCmd is millrace serve.
+type serveCmd struct {
+	engineFlags
+	frameFlags
+
+	DrainTimeout timeout `group:"times" default:"30s" placeholder:"D" help:"From SIGTERM until what is left is closed; off waits for as long as it takes (${default})."`
+
+	UnsafeDemo bool `group:"rest" help:"Enable 1/9, the handler that panics (false)."`
+
+	Config      string `group:"rest" placeholder:"FILE" help:"Read settings from a TOML file: the flags' names as keys."`
+	PrintConfig bool   `group:"rest" help:"Print the settings in the file's format and exit."`
+	LogLevel    string `group:"rest" enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error (${default})."`
+	LogFormat   string `group:"rest" enum:"text,json" default:"text" help:"The log on stderr: text or json (${default})."`
+}
+
+func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) error {
+	router := reference.NewRouter()
+	reference.Basics(router, c.UnsafeDemo)
+	cfg := c.config(&c.frameFlags, router.Dispatch(), newLogger(stderr, c.LogFormat, c.LogLevel))
+	srv, err := engine.New(cfg, router)
+	if err != nil {
+		return startError(err, src)
+	}
+	if c.PrintConfig {
+		return printConfig(stdout, ctx.Selected().Flags)
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if err := srv.Start(context.Background()); err != nil {
+		return startError(err, src)
+	}
+	fmt.Fprintln(stdout, "ready "+strings.Join(addresses(srv.Addrs()), " "))
+	select {
+	case <-srv.Done():
+		return exitf(exitFailed, "the engine failed: %w", srv.Err())
+	case <-signals:
+	}
+	return drain(srv, time.Duration(c.DrainTimeout), signals)
+}
+
+// drain stops srv as kindly as d allows. A second signal ends the process at once.
+func drain(srv *engine.Server, d time.Duration, signals <-chan os.Signal) error {
+	ctx := context.Background()
+	if d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- srv.Stop(ctx) }()
+	select {
+	case err := <-stopped:
+		var loss *engine.LossError
+		switch {
+		case errors.As(err, &loss):
+			return exitf(exitLoss, "drained with losses: %w", err)
+		case err != nil:
+			return exitf(exitFailed, "stop: %w", err)
+		}
+		return nil
+	case sig := <-signals:
+		n, _ := sig.(syscall.Signal)
+		return exitf(exitSignal+int(n), "stopped at once by a second signal (%v)", sig)
+	}
+}
+
+// addresses writes what the server listens on the way that --addr takes it.
+func addresses(as []net.Addr) []string {
+	var out []string
+	for _, a := range as {
+		if a.Network() == "unix" {
+			out = append(out, "unix://"+a.String())
+		} else {
+			out = append(out, "tcp://"+a.String())
+		}
+	}
+	return out
+}
+
+// startError words an error of engine.New or Start in the command's terms.
+func startError(err error, src *sources) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return exitf(exitNoServer, "%s; stop what listens there or give another --addr", trim(err))
+	}
+	var lines []string
+	for _, e := range flatten(err) {
+		var c *engine.ConfigError
+		if errors.As(e, &c) {
+			f := flagOf(c.Field)
+			lines = append(lines, fmt.Sprintf("--%s %s: %s%s", f, valueText(c), strings.ReplaceAll(c.Why, "NoSystemFrames", "--system-frames=false"), src.from(f)))
+			continue
+		}
+		if field, rest, ok := strings.Cut(trim(e), " "); ok && strings.HasPrefix(e.Error(), "codec: ") {
+			lines = append(lines, codecText(field, rest))
+			continue
+		}
+		if !badAddress(e) {
+			return exitf(exitFailed, "%w", err)
+		}
+		lines = append(lines, trim(e)+"; give another --addr"+src.from("addr"))
+	}
+	return exitf(exitUsage, "%s", strings.Join(lines, "; "))
+}
+
+// codecText words a fault that codec.New found in the layout.
+func codecText(field, rest string) string {
+	if field == "frame" {
+		return "--max-frame" + strings.TrimPrefix(rest, "limit")
+	}
+	return "--" + flagOf(field) + " " + rest
+}
+
+// badAddress tells whether the system refused an address that was given.
+func badAddress(err error) bool {
+	var op *net.OpError
+	var dns *net.DNSError
+	return errors.As(err, &op) || errors.As(err, &dns) || errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) ||
+		errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.ENOTDIR)
+}
+
+func flatten(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var out []error
+		for _, e := range j.Unwrap() {
+			out = append(out, flatten(e)...)
+		}
+		return out
+	}
+	return []error{err}
+}
+
+// trim takes the package off an error's front.
+func trim(err error) string {
+	s := err.Error()
+	if _, rest, ok := strings.Cut(s, ": "); ok && (strings.HasPrefix(s, "engine: ") || strings.HasPrefix(s, "codec: ")) {
+		return rest
+	}
+	return s
+}
+
+func valueText(c *engine.ConfigError) string {
+	if s, ok := c.Value.(string); ok {
+		return fmt.Sprintf("%q", s)
+	}
+	return fmt.Sprint(c.Value)
+}
+
+// printConfig writes flags as the file that --config reads.
+func printConfig(w io.Writer, flags []*kong.Flag) error {
+	enc := toml.NewEncoder(w)
+	for _, f := range flags {
+		switch f.Name {
+		case "help", "config", "print-config":
+			continue
+		}
+		if err := enc.Encode(map[string]any{f.Name: fileValue(f)}); err != nil {
+			return fmt.Errorf("--print-config: %w", err)
+		}
+	}
+	return nil
+}
+
+// fileValue is a flag's value as a file has it.
+func fileValue(f *kong.Flag) any {
+	switch v := f.Target.Interface().(type) {
+	case addrs:
+		return []string(v)
+	case routes:
+		out := []string{}
+		for _, r := range v {
+			out = append(out, r.String())
+		}
+		return out
+	case count:
+		return int(v)
+	case limit:
+		if v != 0 {
+			return int(v)
+		}
+		return v.String()
+	case auto:
+		if v != 0 {
+			return int(v)
+		}
+		return v.String()
+	case fmt.Stringer:
+		return v.String()
+	default:
+		return v
+	}
+}

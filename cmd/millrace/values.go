@@ -1,0 +1,305 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"millrace/codec"
+	"millrace/engine"
+)
+
+// valueError is a flag's value that can't be read. It names the flag, the value and
+// what would be right.
+type valueError struct {
+	flag, value, want string
+}
+
+func (e *valueError) Error() string { return fmt.Sprintf("--%s %q: %s", e.flag, e.value, e.want) }
+
+// decode pops a flag's value off the command line and reads it.
+func decode(ctx *kong.DecodeContext, read func(string) error) error {
+	var s string
+	if err := ctx.Scan.PopValueInto("value", &s); err != nil {
+		return &valueError{ctx.Value.Name, "", "needs a value (one that starts with - is written --" + ctx.Value.Name + "=VALUE)"}
+	}
+	if err := read(s); err != nil {
+		return &valueError{ctx.Value.Name, s, err.Error()}
+	}
+	return nil
+}
+
+// count is a whole number of 1 or more.
+type count int
+
+func (c *count) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return errors.New("must be a whole number, 1 or more")
+		}
+		*c = count(n)
+		return nil
+	})
+}
+
+// limit is a whole number; 0 or off turns off what it limits.
+type limit int
+
+func (l limit) String() string { return offOr(l == 0, strconv.Itoa(int(l))) }
+
+func (l *limit) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if s == "off" {
+			*l = 0
+			return nil
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			return errors.New("must be a whole number, or off")
+		}
+		*l = limit(n)
+		return nil
+	})
+}
+
+// engine is l as the engine's Config wants it where 0 would mean the default.
+func (l limit) engine() int {
+	if l == 0 {
+		return engine.Off
+	}
+	return int(l)
+}
+
+// auto is a count, or 0 for what the engine works out by itself.
+type auto int
+
+func (a auto) String() string {
+	if a == 0 {
+		return "auto"
+	}
+	return strconv.Itoa(int(a))
+}
+
+func (a *auto) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if s == "auto" {
+			*a = 0
+			return nil
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return errors.New("must be a whole number, 1 or more, or auto")
+		}
+		*a = auto(n)
+		return nil
+	})
+}
+
+// size is a number of bytes, 1 or more.
+type size int
+
+func (z size) String() string {
+	n := int(z)
+	for _, u := range []struct {
+		name string
+		n    int
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.n && n%u.n == 0 {
+			return strconv.Itoa(n/u.n) + u.name
+		}
+	}
+	return strconv.Itoa(n)
+}
+
+func (z *size) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		n, ok := parseSize(s)
+		if !ok || n < 1 {
+			return errors.New("must be bytes, 1 or more, such as 65536, 64KiB, 1MiB or 2GiB")
+		}
+		*z = size(n)
+		return nil
+	})
+}
+
+// buffer is a size; 0 or off leaves it to the system.
+type buffer int
+
+func (b buffer) String() string { return offOr(b == 0, size(b).String()) }
+
+func (b *buffer) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		n, ok := parseSize(s)
+		if s == "off" {
+			n, ok = 0, true
+		}
+		if !ok {
+			return errors.New("must be bytes such as 65536, 64KiB or 1MiB, or off for the system's own")
+		}
+		*b = buffer(n)
+		return nil
+	})
+}
+
+// parseSize reads bytes with an optional KiB, MiB or GiB.
+func parseSize(s string) (int, bool) {
+	unit := 1
+	for name, n := range map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if rest, ok := strings.CutSuffix(s, name); ok {
+			s, unit = strings.TrimSpace(rest), n
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)/int64(unit) {
+		return 0, false
+	}
+	return int(n) * unit, int64(int(n)*unit) == n*int64(unit)
+}
+
+// timeout is a duration; 0 or off means never.
+type timeout time.Duration
+
+func (t timeout) String() string { return offOr(t == 0, time.Duration(t).String()) }
+
+func (t *timeout) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if s == "off" {
+			*t = 0
+			return nil
+		}
+		d, err := time.ParseDuration(s)
+		if err != nil || d < 0 {
+			return errors.New("must be a duration such as 1500ms, 10s or 2m, or off")
+		}
+		*t = timeout(d)
+		return nil
+	})
+}
+
+// engine is t as the engine's Config wants it where 0 would mean the default.
+func (t timeout) engine() time.Duration {
+	if t == 0 {
+		return engine.Off
+	}
+	return time.Duration(t)
+}
+
+// period is a duration that can't be turned off.
+type period time.Duration
+
+func (p period) String() string { return time.Duration(p).String() }
+
+func (p *period) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil || d <= 0 {
+			return errors.New("must be a duration above 0, such as 1500ms, 10s or 2m")
+		}
+		*p = period(d)
+		return nil
+	})
+}
+
+func offOr(off bool, s string) string {
+	if off {
+		return "off"
+	}
+	return s
+}
+
+// hexBytes is written in hexadecimal.
+type hexBytes []byte
+
+func (h hexBytes) String() string { return hex.EncodeToString(h) }
+
+func (h *hexBytes) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		b, err := hex.DecodeString(s)
+		if err != nil {
+			return errors.New("must be bytes in hexadecimal, such as cafe01")
+		}
+		*h = b
+		return nil
+	})
+}
+
+// option is one of an engine enumeration's names.
+type option[T any, P interface {
+	*T
+	UnmarshalText([]byte) error
+}] struct{ v T }
+
+func (o option[T, P]) String() string { return fmt.Sprint(o.v) }
+
+func (o *option[T, P]) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if err := P(&o.v).UnmarshalText([]byte(s)); err != nil {
+			_, want, _ := strings.Cut(err.Error(), ": ")
+			return errors.New(want)
+		}
+		return nil
+	})
+}
+
+// handle is MAIN/SUB.
+type handle struct{ main, sub uint16 }
+
+func (h handle) String() string { return fmt.Sprintf("%d/%d", h.main, h.sub) }
+
+// key is the handle as one number.
+func (h handle) key() uint32 { return codec.Packet{Main: h.main, Sub: h.sub}.Handle() }
+
+func parseHandle(s string) (handle, error) {
+	m, b, ok := strings.Cut(s, "/")
+	main, err1 := strconv.ParseUint(m, 10, 16)
+	sub, err2 := strconv.ParseUint(b, 10, 16)
+	if !ok || err1 != nil || err2 != nil {
+		return handle{}, errors.New("must be MAIN/SUB, two numbers of 0 to 65535, such as 1/1")
+	}
+	return handle{uint16(main), uint16(sub)}, nil
+}
+
+// addrs are listen addresses; the engine checks them.
+type addrs []string
+
+func (a *addrs) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		*a = append(*a, strings.Split(s, "\n")...)
+		return nil
+	})
+}
+
+// route fixes where one handle runs: MAIN/SUB=MODE.
+type route struct {
+	handle handle
+	mode   engine.Dispatch
+}
+
+func (r route) String() string { return r.handle.String() + "=" + r.mode.String() }
+
+type routes []route
+
+func (r *routes) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		for _, item := range strings.Split(s, "\n") {
+			var one route
+			h, mode, _ := strings.Cut(item, "=")
+			var err error
+			if one.handle, err = parseHandle(h); err == nil {
+				err = one.mode.UnmarshalText([]byte(mode))
+			}
+			if err != nil {
+				return errors.New("must be MAIN/SUB=MODE with a mode of adaptive, ordered or inline, such as 1/4=ordered")
+			}
+			*r = append(*r, one)
+		}
+		return nil
+	})
+}
