@@ -119,6 +119,7 @@ type info struct {
 	ser      serial.Serializer // nil: the session's choice
 	timeout  time.Duration     // 0: the controller's, for later answers only
 	blocking bool
+	internal bool
 }
 
 // NewController returns a controller without services.
@@ -142,9 +143,12 @@ func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 func (c *Controller) Handles() map[uint32]engine.Dispatch {
 	all := map[uint32]engine.Dispatch{}
 	for h, sv := range *c.services.Load() {
-		all[h] = engine.Adaptive
-		if sv.meta().blocking {
+		switch i := sv.meta(); {
+		case i.internal:
+		case i.blocking:
 			all[h] = engine.Ordered
+		default:
+			all[h] = engine.Adaptive
 		}
 	}
 	return all
@@ -187,7 +191,7 @@ func (c *Controller) OnSocketAccept(*engine.Session) {}
 // OnSocketRead implements engine.Handler.
 func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 	sv := c.lookup(p.Handle())
-	if sv == nil {
+	if sv == nil || sv.meta().internal {
 		c.unknown.Add(1)
 		_ = s.Error(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone
 		return

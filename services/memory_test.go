@@ -1,7 +1,6 @@
 package services_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -12,8 +11,6 @@ import (
 	"millrace/services"
 	"millrace/services/cachetest"
 )
-
-var background = context.Background()
 
 func newMemory(tb testing.TB, cfg services.MemoryConfig) *services.Memory {
 	tb.Helper()

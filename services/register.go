@@ -54,6 +54,10 @@ const Forever = time.Duration(-1)
 // Blocking says that the service's stages block, so they never run on a loop.
 func Blocking() Option { return func(i *info) { i.blocking = true } }
 
+// Internal says that peers can't ask for the service: it is for calls in line
+// and delay events. A packet for it gets ERROR unknown_handle.
+func Internal() Option { return func(i *info) { i.internal = true } }
+
 // Register makes a service for a handle. It is an error if there is one.
 func Register[Req, Res any](c *Controller, handle uint32, st Stages[Req, Res], opts ...Option) error {
 	if st.Handle == nil {

@@ -1,6 +1,9 @@
 package services
 
 import (
+	"errors"
+	"net"
+
 	"millrace/codec"
 	"millrace/engine"
 	"millrace/services/serial"
@@ -90,7 +93,11 @@ func (a answer) write(c *Controller, s *engine.Session) {
 		return
 	}
 	err := s.Reply(a.packet, a.body)
-	if err == nil || !s.Connected() {
+	if err == nil {
+		return
+	}
+	if errors.Is(err, net.ErrClosed) {
+		c.stale.Add(1)
 		return
 	}
 	e := ErrorOf(err)
