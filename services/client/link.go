@@ -265,7 +265,7 @@ func (l *link) beat() {
 	}
 	t := time.NewTicker(max(every/4, time.Millisecond))
 	defer t.Stop()
-	pinged := false
+	var pinged time.Time // zero: the server has been heard since
 	for {
 		select {
 		case <-l.gone:
@@ -274,12 +274,12 @@ func (l *link) beat() {
 		}
 		switch silent := time.Since(time.Unix(0, l.heard.Load())); {
 		case silent < every:
-			pinged = false
-		case silent >= 2*every:
+			pinged = time.Time{}
+		case !pinged.IsZero() && time.Since(pinged) >= every:
 			l.close(fmt.Errorf("%w: silent for %v", ErrLost, silent))
 			return
-		case !pinged:
-			pinged = true
+		case pinged.IsZero():
+			pinged = time.Now()
 			l.mu.Lock()
 			l.out = l.c.codec.Append(l.out, codec.Packet{Sub: subPing})
 			l.wake.Broadcast()
