@@ -71,7 +71,7 @@ type Config struct {
 	// ConnectTimeout bounds one attempt to connect. 0: 5 s.
 	ConnectTimeout time.Duration
 	// MinBackoff and MaxBackoff bound the pause between attempts; it doubles, with
-	// jitter. 0: 50 ms, 2 s.
+	// jitter. 0: 50 ms, 1 s.
 	MinBackoff, MaxBackoff time.Duration
 
 	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction.
@@ -110,7 +110,7 @@ func (c Config) withDefaults() Config {
 	setDur(&c.SlowAfter, 250*time.Millisecond)
 	setDur(&c.ConnectTimeout, 5*time.Second)
 	setDur(&c.MinBackoff, 50*time.Millisecond)
-	setDur(&c.MaxBackoff, 2*time.Second)
+	setDur(&c.MaxBackoff, time.Second)
 	if c.NewTypeMap == nil {
 		c.NewTypeMap = pgtype.NewMap
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -136,7 +137,8 @@ func appendThroughMap(dst []byte, start int, oids []uint32, args []any, encs *en
 		}
 		encs.put(e)
 	}()
-	if err := e.eqb.Build(e.m, &pgconn.StatementDescription{ParamOIDs: oids}, args); err != nil {
+	// A clone, so that the caller's variadic slice can stay on its stack.
+	if err := e.eqb.Build(e.m, &pgconn.StatementDescription{ParamOIDs: oids}, slices.Clone(args)); err != nil {
 		return dst[:start], fmt.Errorf("dbasync: %w", err)
 	}
 	dst = appendInt16(dst, len(e.eqb.ParamFormats))

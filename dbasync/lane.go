@@ -25,6 +25,7 @@ type lane struct {
 	open      bool // connected and not broken
 	waiting   bool // the writer sleeps
 	woken     bool // it has been woken and has not taken yet
+	lent      bool // a caller writes in the writer's place
 	inflight  int  // queries sent and not answered
 	bytes     int  // of those
 	lastBurst int
@@ -38,7 +39,8 @@ type lane struct {
 	conn    net.Conn    // guarded by mu; nil while down
 	stalled atomic.Bool // watch closed conn
 
-	ans answers // the reader's own
+	ans   answers // the reader's own
+	burst burst   // the writer's own, or that of the caller it is lent to
 
 	told  bool         // the observer knows that it is down; the keeper's own
 	chain bool         // the server knows COMMIT AND CHAIN; fixed per connection
@@ -57,7 +59,7 @@ func (l *lane) wake() {
 // Sending at once instead makes bursts of one or two queries, and a system call
 // on each side for each. Caller holds queue.mu.
 func (l *lane) gateOpen() bool {
-	return l.open && !l.probe && l.inflight <= l.lastBurst/2
+	return l.open && !l.lent && !l.probe && l.inflight <= l.lastBurst/2
 }
 
 // run is the lane's keeper goroutine.
@@ -122,7 +124,7 @@ func (l *lane) begin(conn laneConn) {
 	l.pid.Store(conn.pid)
 	q := &l.db.q
 	q.mu.Lock()
-	l.open, l.waiting, l.woken, l.rollback, l.undoing, l.probe = true, false, false, false, false, false
+	l.open, l.waiting, l.woken, l.lent, l.rollback, l.undoing, l.probe = true, false, false, false, false, false, false
 	l.inflight, l.bytes, l.lastBurst, l.maxBurst = 0, 0, 0, l.db.cfg.MaxBurst
 	q.adopt(l)
 	q.mu.Unlock()

@@ -103,8 +103,12 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	if ctx.Done() != nil {
 		r.watch(ctx)
 	}
-	if db.q.push(r, r.shape) {
+	ok, lend := db.q.push(r, r.shape)
+	if ok {
 		db.stats.accepted.Add(1)
+		if lend != nil {
+			lend.sendLent()
+		}
 		return nil
 	}
 	if _, ok := r.claim(); !ok {

@@ -99,17 +99,54 @@ func (q *queue) init(db *DB, lanes []*lane) {
 }
 
 // push queues a new request and takes over the caller's reference; false when the
-// DB is closed.
-func (q *queue) push(r *request, sh *shape) bool {
+// DB is closed. A query that has the DB to itself may be sent by its caller, which
+// spares it a wake-up: then lend is the lane, its burst filled, and the caller must
+// call lend.sendLent.
+func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		return false
+		return false, nil
 	}
 	q.seq++
 	r.seq = q.seq
-	q.place(r, sh, false)
-	return true
+	if r.desc != nil && len(r.msg) <= maxLent && q.db.outstanding.Load() == 1 && !sh.runsSlow(r) {
+		lend = q.idleLane(r)
+	}
+	if lend == nil || r.state.Load() == stDone {
+		q.place(r, sh, false)
+		return true, nil
+	}
+	if r.stmt.Key != 0 {
+		r.part = q.partOf(r.stmt.Key)
+		r.part.pushBack(r)
+	} else {
+		q.shared.pushBack(r)
+	}
+	q.fill(lend, &lend.burst)
+	if lend.burst.queries() == 0 { // its part is on the way back to its home
+		q.wakeFor(r)
+		return true, nil
+	}
+	lend.lent = true
+	return true, lend
+}
+
+// maxLent is the longest query a caller writes itself, in bytes: it fits into the
+// buffer of a socket whose peer has answered everything, so the write can't block.
+const maxLent = 4 << 10
+
+// idleLane returns a lane that owes nothing and whose writer sleeps. Caller holds mu.
+func (q *queue) idleLane(r *request) *lane {
+	for _, l := range q.lanes {
+		if r.stmt.Key != 0 && q.partOf(r.stmt.Key).owner != l.index {
+			continue
+		}
+		if l.waiting && !l.woken && l.inflight == 0 && !l.rollback && l.gateOpen() && len(q.describes) == 0 {
+			return l
+		}
+	}
+	return nil
 }
 
 // place puts r where it belongs and wakes who serves it. One that was cancelled
@@ -140,14 +177,20 @@ func (q *queue) place(r *request, sh *shape, back bool) {
 		q.want(sh)
 		return
 	}
-	switch {
-	case to == &q.slow:
+	if to == &q.slow {
 		q.slowCond.Signal()
-	case r.part != nil:
-		q.lanes[r.part.owner].wake()
-	default:
-		q.wakeOne()
+		return
 	}
+	q.wakeFor(r)
+}
+
+// wakeFor wakes a lane that may send r. Caller holds mu.
+func (q *queue) wakeFor(r *request) {
+	if r.part != nil {
+		q.lanes[r.part.owner].wake()
+		return
+	}
+	q.wakeOne()
 }
 
 func (q *queue) partOf(key uint64) *part {

@@ -45,7 +45,6 @@ type request struct {
 	job      job  // Tx, Do, CopyFrom; nil: msg
 	busy     bool // its arguments are being encoded; guarded by queue.mu
 
-	ctx   context.Context                    // only for those with Done
 	stop  func() bool                        // ends ctx's callback
 	ctxMu sync.Mutex                         // held while stop is being set
 	abort atomic.Pointer[context.CancelFunc] // ends its run on a slow connection

@@ -6,8 +6,9 @@ func (l *lane) take(b *burst) bool {
 	q := &l.db.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	b.reset()
 	for {
-		if !l.open {
+		if !l.open && !l.lent { // who borrowed it must have let go
 			return false
 		}
 		if l.gateOpen() && !q.dead {

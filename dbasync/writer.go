@@ -57,6 +57,9 @@ func (b *burst) reset() {
 	clear(b.entries)
 	b.rollback, b.describes, b.hints, b.closes, b.keyed = false, nil, nil, nil, 0
 	b.group, b.chain, b.strict, b.entries = b.group[:0], b.chain[:0], b.strict[:0], b.entries[:0]
+	if b.parsed == nil {
+		b.parsed = make(map[*shape]bool)
+	}
 	if cap(b.buf) > readBuffer*4 {
 		b.buf = nil
 	}
@@ -65,28 +68,50 @@ func (b *burst) reset() {
 
 // write runs on the lane's writer goroutine until the connection breaks.
 func (l *lane) write(conn net.Conn) {
-	b := &burst{parsed: make(map[*shape]bool)}
-	for l.take(b) {
-		b.closes = l.db.shapes.takeCloses(l.index)
-		l.encode(b)
-		l.mu.Lock()
-		if l.fifo.head == l.fifo.tail {
-			l.heard.Store(int64(l.db.now())) // it owes nothing yet
-		}
-		from := l.fifo.tail
-		l.fifo.push(b.entries)
-		l.mu.Unlock()
-		n, err := conn.Write(b.buf)
-		l.db.stats.bursts.Add(1)
-		if err != nil {
-			if n == 0 {
-				l.unsent(from)
-			}
-			conn.Close() // the reader settles what is in flight
-			return
-		}
-		b.reset()
+	for l.take(&l.burst) {
+		l.send(conn)
 	}
+}
+
+// send writes l.burst. After an error the reader settles what is in flight.
+func (l *lane) send(conn net.Conn) {
+	b := &l.burst
+	b.closes = l.db.shapes.takeCloses(l.index)
+	l.encode(b)
+	l.mu.Lock()
+	if l.fifo.head == l.fifo.tail {
+		l.heard.Store(int64(l.db.now())) // it owes nothing yet
+	}
+	from := l.fifo.tail
+	l.fifo.push(b.entries)
+	l.mu.Unlock()
+	l.db.stats.bursts.Add(1)
+	n, err := conn.Write(b.buf)
+	if err != nil {
+		if n == 0 {
+			l.unsent(from)
+		}
+		conn.Close()
+	}
+}
+
+// sendLent writes the burst that push filled, on the caller's goroutine, and gives
+// the lane back to its writer.
+func (l *lane) sendLent() {
+	l.mu.Lock()
+	conn := l.conn
+	l.mu.Unlock()
+	l.send(conn)
+	l.burst.reset()
+	q := &l.db.q
+	q.mu.Lock()
+	l.lent = false
+	if !l.open {
+		l.cond.Broadcast()
+	} else if l.rollback || q.workFor(l) {
+		l.wake()
+	}
+	q.mu.Unlock()
 }
 
 // unsent marks the entries of a burst no byte of which was written.

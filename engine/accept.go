@@ -61,8 +61,8 @@ func (l *loop) accept(s *Session) {
 	if srv.cfg.Dispatch == Inline && s.in.enter() {
 		s.out.cork()
 		s.accept()
-		s.leave()
 		l.flush(s, flushInline)
+		s.leave()
 		return
 	}
 	s.post(getItem(itemAccept))

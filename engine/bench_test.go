@@ -93,7 +93,7 @@ func BenchmarkStrand(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				want := w.wrote + len(frames)
-				s.loop.dispatch(s, frames, nil)
+				s.loop.queue(s, frames, nil)
 				for w.wrote < want {
 					srv.turnAll()
 				}
@@ -204,4 +204,29 @@ func loose(b testing.TB, h Handler) (*Server, *Session, *sink) {
 	srv.table.acquire(s)
 	l.accept(s)
 	return srv, s, w
+}
+
+// BenchmarkInlineTurn is what a loop does with one read of 32 frames: decode, call,
+// stage, flush, on a wire that takes everything.
+func BenchmarkInlineTurn(b *testing.B) {
+	for _, d := range []Dispatch{Inline, Adaptive} {
+		b.Run(d.String(), func(b *testing.B) {
+			srv, s, _ := loose(b, &funcs{read: echo})
+			srv.cfg.Dispatch = d
+			if d == Adaptive {
+				srv.learn = &learner{srv}
+				srv.classes.Load().place(makeEntry(1<<16|1, kindQuick, 0, 0, 0))
+			}
+			waitFor(b, "the accept", s.in.quiet)
+			var frames []byte
+			for range 32 {
+				frames = codec.Packet{Main: 1, Sub: 1, Body: make([]byte, 64)}.Append(frames)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.loop.traffic(s, frames)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*32), "ns/frame")
+		})
+	}
 }

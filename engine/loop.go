@@ -202,9 +202,9 @@ func (l *loop) cut(to uint64) {
 	l.mu.Unlock()
 }
 
-// wakeSenders lets go the strands that wait for room in a loop's outbox.
+// wakeSenders lets go the strands that wait for room in the loops' outboxes.
 func (l *loop) wakeSenders() {
-	if l.srv.flow.waiting.Load() > 0 && l.queued.Load() <= int64(l.srv.cfg.MaxOutbox)/2 {
+	if l.srv.flow.waiting.Load() > 0 && l.queued.Load() <= int64(l.srv.cfg.MaxOutbox)/2 && !l.srv.outboxFull() {
 		l.srv.flow.wake()
 	}
 }

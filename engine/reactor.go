@@ -57,8 +57,9 @@ type reject struct {
 	n     int
 }
 
-// maxRejects is how many refused connections a loop keeps open to throw their input away.
-const maxRejects = 8
+// maxRejects is how many refused connections all loops together keep open to throw
+// their input away: half of the files that are kept.
+const maxRejects = reserveFiles / 2
 
 func (srv *Server) newReactor(single bool) *reactor {
 	return &reactor{srv: srv, single: single, log: &gnetLog{srv: srv}, up: make(chan struct{}), ended: make(chan struct{})}
@@ -229,7 +230,7 @@ func (r *reactor) reject(l *loop, c gnet.Conn, why refusal) gnet.Action {
 		code, text := why.answer()
 		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.errorPacket(codec.Packet{}, code, text)))
 	}
-	if why == refusedFiles || len(l.rejects) >= maxRejects {
+	if why == refusedFiles || len(l.rejects) >= max(1, maxRejects/srv.cfg.Loops) {
 		return gnet.Close
 	}
 	x := &reject{c: c, place: len(l.rejects), since: srv.now()}

@@ -27,9 +27,7 @@ func (l *loop) sweep() {
 		}
 		l.sweeping, l.sweepAt = true, 0
 		l.sweepRejects()
-		if len(l.starved) > 0 && l.srv.buffered.Load() <= int64(l.srv.cfg.MemoryBudget/2) {
-			l.feed()
-		}
+		l.feed()
 	}
 	now := l.srv.now()
 	for n := sweepBudget; n > 0 && l.sweepAt < len(l.sessions); n-- {

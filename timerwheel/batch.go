@@ -107,11 +107,15 @@ func (b *batch) stretch() {
 	returned = true
 }
 
-// settle ends one run: the timer may fire again. Timers that won't are left
-// in the state running, for tidy.
+// settle ends one run: the timer may fire again, or was killed or set anew
+// meanwhile, and someone may wait for the run to return.
 func (b *batch) settle(it *item) {
-	if it.left != 0 {
-		it.e.word.CompareAndSwap(it.word-queued+running, it.word-queued+idle)
+	was, is := it.word-queued+running, it.word-queued+idle
+	if it.left == 0 {
+		is = it.word - queued + ran
+	}
+	if !it.e.word.CompareAndSwap(was, is) {
+		b.svc.returned.note(keyOf(it.index, was))
 	}
 }
 
@@ -121,7 +125,7 @@ func (b *batch) tidy() {
 	var held *shard
 	for ; b.tidied < b.at; b.tidied++ {
 		it := &b.items[b.tidied]
-		if it.left != 0 || it.e.word.Load() != it.word-queued+running {
+		if it.left != 0 || it.e.word.Load() != it.word-queued+ran {
 			continue
 		}
 		if held != it.sh {
@@ -131,7 +135,7 @@ func (b *batch) tidy() {
 			held = it.sh
 			held.mu.Lock()
 		}
-		if it.e.word.Load() == it.word-queued+running {
+		if it.e.word.Load() == it.word-queued+ran {
 			held.drop(b.svc, it.index, it.e)
 		}
 	}
@@ -143,7 +147,7 @@ func (b *batch) tidy() {
 // broken cleans up after a callback that panicked, or that ended its goroutine
 // with runtime.Goexit: then the rest of the batch needs another one.
 func (b *batch) broken(p any) {
-	b.settle(&b.items[b.at-1])
+	b.settle(&b.items[b.at-1]) // the callback has returned, in its way
 	b.svc.panicked(p)
 	if p != nil {
 		return

@@ -60,6 +60,12 @@ type Config struct {
 	// for dead and built anew. A stepped wall clock is noticed sooner.
 	// 100 ms to 10 s. Default 1 s.
 	Watchdog time.Duration
+	// KillWait is how long KillTimer, KillAllTimers and a SetTimer on a live id
+	// wait for a run that they find started, so that it is sure to have begun
+	// before they return; below 0 is not at all, and a run whose worker lost
+	// its CPU at the very call may then be seen to begin after. Up to 1 s.
+	// Default 20 ms.
+	KillWait time.Duration
 	// Logger gets panics of callbacks (one line for each place in the code)
 	// and rebuilds. Default slog.Default().
 	Logger *slog.Logger
@@ -87,6 +93,9 @@ func (c Config) withDefaults() Config {
 	if c.Watchdog == 0 {
 		c.Watchdog = time.Second
 	}
+	if c.KillWait == 0 {
+		c.KillWait = 20 * time.Millisecond
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -109,5 +118,6 @@ func (c Config) validate() error {
 	bad(c.MaxPerSet > 0, "MaxPerSet %d: want 1 or more", c.MaxPerSet)
 	bad(c.Watchdog >= 100*time.Millisecond && c.Watchdog <= 10*time.Second,
 		"Watchdog %v: want 100ms to 10s", c.Watchdog)
+	bad(c.KillWait <= time.Second, "KillWait %v: want 1s or less", c.KillWait)
 	return errors.Join(errs...)
 }

@@ -192,7 +192,7 @@ func (s *Service) collect(sh *shard, slot uint32, left int) int {
 }
 
 // fire puts one firing of e into its set's batch, unless the one before is
-// still out, and sets the next deadline, which lies after now.
+// still out, and sets the next deadline.
 func (s *Service) fire(sh *shard, i uint32, e *entry, now int64) {
 	w := e.word.Load()
 	if w&states != idle {
@@ -211,7 +211,9 @@ func (s *Service) fire(sh *shard, i uint32, e *entry, now int64) {
 	if left == 0 {
 		return
 	}
-	if e.due = deadline(e.due, time.Duration(e.every)); e.due <= now {
+	// What passed while the wheel took its two ticks is not missed: it fires on
+	// the next one. Periods near a tick would otherwise lose every other firing.
+	if e.due = deadline(e.due, time.Duration(e.every)); e.due < now-2*s.tick {
 		s.skip(e, now)
 	}
 }

@@ -77,20 +77,23 @@ func (e *entry) more() bool { return e.left != 0 || e.tag&endless != 0 }
 const (
 	idle    = 0 // none is out
 	queued  = 1 // handed to a submitter, or waiting to be
-	running = 2 // a worker is in fn
+	running = 2 // a worker has claimed it and not yet returned from fn
+	ran     = 3 // the last one has returned; the worker will take the entry away
 	states  = 3
 
 	generation = 4 // one generation in word
 )
 
-// renew ends the entry's generation: what is queued will not run.
-func (e *entry) renew() {
-	e.word.Store(e.word.Load()&^states + generation)
-}
-
-// ended reports whether the last firing has begun: nothing is left to kill.
-func (e *entry) ended() bool {
-	return !e.more() && e.word.Load()&states == running
+// renew ends the entry's generation and returns the word until then. A firing
+// that was not claimed by then never will be: a worker that turns the word to
+// running at the same time was either first, or finds it changed.
+func (e *entry) renew() (word uint64) {
+	for {
+		w := e.word.Load()
+		if e.word.CompareAndSwap(w, w&^states+generation) {
+			return w
+		}
+	}
 }
 
 const (

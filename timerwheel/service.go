@@ -37,6 +37,8 @@ type Service struct {
 	drive   driver
 	wheels  wheels
 
+	returned returned
+
 	mu     sync.Mutex // serialises Start and Stop
 	places sync.Map   // where callbacks panicked: logged once each
 	nplace atomic.Int32
@@ -99,9 +101,11 @@ func (s *Service) Stop(ctx context.Context) error {
 	if !s.live.Swap(false) {
 		return nil
 	}
+	var met []runKey
 	for i := range s.shards {
-		s.shards[i].sweep(s, nil)
+		s.shards[i].sweep(s, nil, &met)
 	}
+	s.returned.wait(s.cfg.KillWait, met...)
 	return s.wheels.stop(ctx)
 }
 
@@ -226,12 +230,15 @@ func (s *Service) panicked(p any) {
 	s.cfg.Logger.Error("timerwheel: panic in a callback", "panic", p, "at", place, "stack", string(stack))
 }
 
-// origin names the first frame outside the runtime.
+// origin names the frame that panicked: the first outside the runtime above
+// the runtime's own, which lie above our deferred function's.
 func origin(pcs []uintptr) string {
 	frames := runtime.CallersFrames(pcs)
-	for {
+	for unwound := false; ; {
 		f, more := frames.Next()
-		if f.File != "" && !isRuntime(f.Function) {
+		if isRuntime(f.Function) {
+			unwound = true
+		} else if unwound {
 			return fmt.Sprintf("%s:%d", f.File, f.Line)
 		}
 		if !more {

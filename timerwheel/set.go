@@ -78,7 +78,11 @@ func (t *Set) SetTimer(id TimerID, every time.Duration, repeat int, fn func(Firi
 	if repeat < 0 || repeat > math.MaxUint32 || every <= 0 && repeat != 1 {
 		return ErrPeriod
 	}
-	return t.shardOf(id).set(t.svc, t, id, max(every, 0), repeat, fn)
+	met, err := t.shardOf(id).set(t.svc, t, id, max(every, 0), repeat, fn)
+	if met != 0 {
+		t.svc.returned.wait(t.svc.cfg.KillWait, met)
+	}
+	return err
 }
 
 // ResetTimer starts a live timer anew with another period, its function and
@@ -87,29 +91,40 @@ func (t *Set) SetTimer(id TimerID, every time.Duration, repeat int, fn func(Firi
 // having done nothing, if the id is not live, or if every is not above 0 and
 // the timer repeats.
 func (t *Set) ResetTimer(id TimerID, every time.Duration) bool {
-	return t.shardOf(id).reset(t.svc, t, id, max(every, 0))
+	ok, met := t.shardOf(id).reset(t.svc, t, id, max(every, 0))
+	if met != 0 {
+		t.svc.returned.wait(t.svc.cfg.KillWait, met)
+	}
+	return ok
 }
 
 // KillTimer cancels the timer and reports whether a firing of it was still to
 // come. No run of it starts after KillTimer has returned, also when a worker
-// was about to start one: a run has started when its worker has claimed it,
-// which is the last thing it does before the call. KillTimer does not wait
-// for a run that has started; on the strand that the callbacks run on there
-// is none.
+// was about to start one. A run that has started goes on. To be sure that it
+// has, KillTimer waits for it to return, for Config.KillWait (20 ms) at most;
+// never when called from a callback, and on the strand that the callbacks run
+// on there is no such run.
 func (t *Set) KillTimer(id TimerID) bool {
-	return t.shardOf(id).kill(t.svc, t, id)
+	d := t.shardOf(id).kill(t.svc, t, id)
+	if d.met != 0 {
+		t.svc.returned.wait(t.svc.cfg.KillWait, d.met)
+	}
+	return d.killed
 }
 
 // KillAllTimers cancels the Set's timers and returns how many had a firing
 // still to come.
 func (t *Set) KillAllTimers() int {
-	if t.shard != nil {
-		return t.shard.sweep(t.svc, t)
-	}
+	var met []runKey
 	n := 0
-	for i := range t.svc.shards {
-		n += t.svc.shards[i].sweep(t.svc, t)
+	if t.shard != nil {
+		n = t.shard.sweep(t.svc, t, &met)
+	} else {
+		for i := range t.svc.shards {
+			n += t.svc.shards[i].sweep(t.svc, t, &met)
+		}
 	}
+	t.svc.returned.wait(t.svc.cfg.KillWait, met...)
 	return n
 }
 

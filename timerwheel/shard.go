@@ -28,46 +28,48 @@ func deadline(now int64, every time.Duration) int64 {
 	return farFuture
 }
 
-// set starts the timer, or starts it anew when it lives.
-func (sh *shard) set(s *Service, set *Set, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
+// set starts the timer, or starts it anew when it lives; then met is the run
+// of the old setting that it found claimed, if any.
+func (sh *shard) set(s *Service, set *Set, id TimerID, every time.Duration, repeat int, fn func(Firing)) (met runKey, err error) {
 	now := s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	i, e := sh.find(set, id)
 	if e == nil {
 		if err := s.admit(sh, set); err != nil {
-			return err
+			return 0, err
 		}
 		i, e = sh.slab.alloc()
 		e.id = id
 		sh.join(set, i, e)
 		sh.table.add(&sh.slab, i, e, sh.table.hash(set.index, id))
 	} else {
-		e.renew()
+		met = keyOf(i, e.renew())
 	}
 	e.fn, e.every = fn, int64(every)
 	e.start(uint32(repeat))
 	sh.move(s, i, e, deadline(now, every), now)
-	return nil
+	return met, nil
 }
 
 // reset starts a live timer anew with another period.
-func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) bool {
+func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) (ok bool, met runKey) {
 	now := s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	i, e := sh.find(set, id)
-	if e == nil || e.ended() {
-		return false
+	if e == nil || every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) {
+		return false, 0
 	}
-	if every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) {
-		return false
+	w := e.renew()
+	if w&states >= running && !e.more() {
+		sh.drop(s, i, e) // its last run has begun: there is nothing to reset
+		return false, 0
 	}
-	e.renew()
 	e.every = int64(every)
 	e.restart()
 	sh.move(s, i, e, deadline(now, every), now)
-	return true
+	return true, keyOf(i, w)
 }
 
 // move gives e a new deadline. Lazily: an entry whose slot comes up no later
@@ -92,16 +94,29 @@ func (sh *shard) hang(s *Service, i uint32, e *entry, now int64) {
 	s.arm(level, key)
 }
 
-// kill ends the timer and reports whether it had a firing ahead of it.
-func (sh *shard) kill(s *Service, set *Set, id TimerID) bool {
+// A death is what a kill found.
+type death struct {
+	killed bool   // a firing was still to come
+	state  uint64 // of the latest firing; one not yet running never will be
+	met    runKey // the run, if one was claimed and not back yet
+}
+
+func (sh *shard) kill(s *Service, set *Set, id TimerID) death {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	i, e := sh.find(set, id)
-	if e == nil || e.ended() {
-		return false // a worker in the last run takes it away itself
+	if e == nil {
+		return death{}
 	}
+	return sh.end(s, i, e)
+}
+
+// end ends a live timer. sh is locked.
+func (sh *shard) end(s *Service, i uint32, e *entry) death {
+	w := e.renew()
+	d := death{killed: w&states < running || e.more(), state: w & states, met: keyOf(i, w)}
 	sh.drop(s, i, e)
-	return true
+	return d
 }
 
 // find returns the set's live timer with that id. sh is locked.
@@ -175,41 +190,37 @@ func (sh *shard) leave(set *Set, i uint32) {
 // timers of a set are killed.
 const sweepLen = 256
 
-// sweep kills the set's timers in this shard, or with a nil set everybody's,
-// and returns how many still had a firing ahead of them. It takes the lock at
-// least once: who closed the set before has no SetTimer slip in behind it.
-func (sh *shard) sweep(s *Service, set *Set) int {
+// sweep kills the set's timers in this shard, or with a nil set everybody's.
+// It returns how many still had a firing ahead of them, and adds the runs that
+// it met. It takes the lock at least once: who closed the set before has no
+// SetTimer slip in behind it.
+func (sh *shard) sweep(s *Service, set *Set, met *[]runKey) (killed int) {
 	if set == nil || set.own {
-		return sh.sweepSlab(s, set)
+		return sh.sweepSlab(s, set, met)
 	}
-	killed := 0
-	for more := int64(1); more > 0; {
+	for more, first := int64(1), true; more > 0; first = false {
 		sh.mu.Lock()
-		if more == 1 {
+		if first {
 			more = set.n.Load()
 		}
 		for k := 0; k < sweepLen && set.head != 0; k++ {
-			killed += sh.end(s, set.head)
+			killed += sh.end(s, set.head, sh.slab.at(set.head)).count(met)
 		}
 		more -= sweepLen
-		if set.head == 0 {
-			more = 0
-		}
 		sh.mu.Unlock()
 	}
 	return killed
 }
 
 // sweepSlab kills the timers of the service's own set, or with nil all.
-func (sh *shard) sweepSlab(s *Service, set *Set) int {
-	killed := 0
+func (sh *shard) sweepSlab(s *Service, set *Set, met *[]runKey) (killed int) {
 	for from, end := uint32(1), uint32(2); from < end; from += sweepLen {
 		sh.mu.Lock()
 		end = sh.slab.fresh
 		for i := from; i < min(end, from+sweepLen); i++ {
 			e := sh.slab.at(i)
 			if e.fn != nil && (set == nil || e.set() == 0) {
-				killed += sh.end(s, i)
+				killed += sh.end(s, i, e).count(met)
 			}
 		}
 		sh.mu.Unlock()
@@ -217,15 +228,15 @@ func (sh *shard) sweepSlab(s *Service, set *Set) int {
 	return killed
 }
 
-// end drops a live entry and returns 1 if it had a firing ahead of it.
-func (sh *shard) end(s *Service, i uint32) int {
-	e := sh.slab.at(i)
-	killed := 1
-	if e.ended() {
-		killed = 0
+// count returns 1 if a firing was still to come, and notes the run met.
+func (d death) count(met *[]runKey) int {
+	if d.met != 0 && len(*met) < maxMet {
+		*met = append(*met, d.met)
 	}
-	sh.drop(s, i, e)
-	return killed
+	if d.killed {
+		return 1
+	}
+	return 0
 }
 
 // trim gives the memory of a shard that has been without timers for some

@@ -75,7 +75,8 @@ func drain(srv *engine.Server, d time.Duration, signals <-chan os.Signal) error 
 		var loss *engine.LossError
 		switch {
 		case errors.As(err, &loss):
-			return exitf(exitLoss, "drained with losses: %w", err)
+			return exitf(exitLoss, "drained with losses at --drain-timeout: %d sessions cut off, %d requests not answered, %d bytes not sent",
+				loss.Sessions, loss.Frames, loss.Bytes)
 		case err != nil:
 			return exitf(exitFailed, "stop: %w", err)
 		}
@@ -136,7 +137,7 @@ func codecText(field, rest string) string {
 func badAddress(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError
-	return errors.As(err, &op) || errors.As(err, &dns) || errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) ||
+	return strings.HasPrefix(err.Error(), "engine: listen ") || errors.As(err, &op) || errors.As(err, &dns) || errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) ||
 		errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.ENOTDIR)
 }
 
