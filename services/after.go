@@ -14,11 +14,22 @@ import (
 type Delayed struct {
 	set *timerwheel.Set
 	id  timerwheel.TimerID
+
+	durable *DurableEvents // set for a durable one
+	key     string
 }
 
 // Cancel ends the event; false: it has begun, or was cancelled before, or its
 // session has gone. Once it has returned the event does not begin.
-func (e *Delayed) Cancel() bool { return e.set.KillTimer(e.id) }
+//
+// Of a durable event it asks the database to remove it, and true means that it
+// was asked: DurableEvents.Cancel tells what became of it.
+func (e *Delayed) Cancel() bool {
+	if e.durable != nil {
+		return e.durable.Cancel(nil, e.key, nil) == nil
+	}
+	return e.set.KillTimer(e.id)
+}
 
 // maxDelay bounds a delay event: a hundred years.
 const maxDelay = 100 * 365.25 * 24 * time.Hour
@@ -28,7 +39,9 @@ type AfterOption func(*afterOptions)
 
 type afterOptions struct {
 	unbound bool
-	durable string
+	durable bool
+	key     string
+	stored  func(bool, error)
 }
 
 // Unbound makes an event of no session, whatever its context: it runs on the
@@ -61,9 +74,17 @@ func After[Req any](ctx *Context, seconds float64, handle uint32, req Req, opts 
 	}
 	target, ok := sv.(interface {
 		fire(f fireContext, req Req)
+		encodeFor(req Req) ([]byte, error)
 	})
 	if !ok {
 		return nil, fmt.Errorf("%w: %s", ErrTypes, handleText(handle))
+	}
+	if o.durable {
+		body, err := target.encodeFor(req)
+		if err != nil {
+			return nil, err
+		}
+		return ctx.c.afterDurable(ctx, o, handle, body, delay)
 	}
 	f := fireContext{s: ctx.s}
 	if o.unbound {
@@ -125,7 +146,7 @@ func (r *registered[Req, Res]) fire(f fireContext, req Req) {
 }
 
 // fireBytes is fire with an encoded request.
-func (r *registered[Req, Res]) fireBytes(f fireContext, body []byte) error {
+func (r *registered[Req, Res]) fireBytes(f fireContext, body []byte) {
 	k := r.event(f)
 	var err error
 	if !r.noBody {
@@ -134,7 +155,6 @@ func (r *registered[Req, Res]) fireBytes(f fireContext, body []byte) error {
 		}
 	}
 	r.runEvent(k, err)
-	return err
 }
 
 func (r *registered[Req, Res]) event(f fireContext) *call[Req, Res] {

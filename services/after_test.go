@@ -266,4 +266,3 @@ func TestContextTimersAreTheSessions(t *testing.T) {
 		t.Error("no timers without a session")
 	}
 }
-

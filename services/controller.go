@@ -109,7 +109,7 @@ type service interface {
 	meta() *info
 	serve(s *engine.Session, p codec.Packet)
 	setMiddleware(uses []use)
-	fireBytes(ctx fireContext, body []byte) error
+	fireBytes(f fireContext, body []byte)
 }
 
 // info is what is known of a service.

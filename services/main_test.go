@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -17,6 +18,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if url := os.Getenv("MILLRACE_DURABLE_CHILD"); url != "" {
+		durableChild(url)
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// gnet keeps one ants pool for the life of the process
 		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
@@ -124,6 +129,5 @@ func limited(tb testing.TB) context.Context {
 	tb.Cleanup(cancel)
 	return ctx
 }
-
 
 func jsonDecode(b []byte, v any) error { return serial.JSON(serial.Limits{}).Decode(b, v) }
