@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,17 +139,25 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 // Handle makes a handle of its two parts.
 func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 
-// Handles says which handles have services, and for those that block (see
-// Blocking) that they must run on workers: for engine.Config.Handles.
-func (c *Controller) Handles() map[uint32]engine.Dispatch {
+// Handles returns the handles that peers can ask for, ascending.
+func (c *Controller) Handles() []uint32 {
+	var all []uint32
+	for h, sv := range *c.services.Load() {
+		if !sv.meta().internal {
+			all = append(all, h)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Dispatch says which of them block (see Blocking) and so must run on workers:
+// for engine.Config.Handles.
+func (c *Controller) Dispatch() map[uint32]engine.Dispatch {
 	all := map[uint32]engine.Dispatch{}
 	for h, sv := range *c.services.Load() {
-		switch i := sv.meta(); {
-		case i.internal:
-		case i.blocking:
+		if sv.meta().blocking {
 			all[h] = engine.Ordered
-		default:
-			all[h] = engine.Adaptive
 		}
 	}
 	return all

@@ -86,7 +86,7 @@ func serve(tb testing.TB, change func(*services.ControllerConfig, *engine.Config
 		tb.Fatal(err)
 	}
 	register(r.c)
-	ec.Handles = r.c.Handles()
+	ec.Handles = r.c.Dispatch()
 	r.srv, err = engine.New(ec, r.c)
 	r.start(r.srv, err)
 	return r
