@@ -51,7 +51,7 @@ type mine struct {
 	name  string
 	j     *journal
 	fails int           // so many starts fail
-	stuck bool          // Stop never ends
+	stuck chan struct{} // not nil: Stop waits for it
 	sick  error         // told by Healthy
 	ended chan struct{} // not nil: it is an Ender
 
@@ -75,8 +75,8 @@ func (s *mine) Start(ctx context.Context) error {
 
 func (s *mine) Stop(context.Context) error {
 	s.j.add("-" + s.name)
-	if s.stuck {
-		select {}
+	if s.stuck != nil {
+		<-s.stuck
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,9 +209,11 @@ func TestManagerRollsBack(t *testing.T) {
 
 func TestManagerStopHasADeadline(t *testing.T) {
 	j := &journal{}
+	stuck := make(chan struct{})
+	defer close(stuck)
 	m := manage(t, services.Config{StopTimeout: 50 * time.Millisecond, Services: []services.Spec{
 		{Name: "a", Service: &mine{name: "a", j: j}},
-		{Name: "stuck", Service: &mine{name: "stuck", j: j, stuck: true}, After: []string{"a"}},
+		{Name: "stuck", Service: &mine{name: "stuck", j: j, stuck: stuck}, After: []string{"a"}},
 	}})
 	must(t, m.Start(background))
 	start := time.Now()
