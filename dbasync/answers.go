@@ -3,6 +3,7 @@ package dbasync
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -24,6 +25,7 @@ const (
 	codeCanceled  = "57014" // query_canceled: statement_timeout
 	codeNoStmt    = "26000" // invalid_sql_statement_name
 	codeUnsupport = "0A000" // feature_not_supported: cached plan must not change result type
+	codeProtocol  = "08P01" // protocol_violation: as many result formats as there were columns
 )
 
 // maxTries bounds how often one query is put back for a reason of its own: a changed
@@ -55,14 +57,17 @@ type answers struct {
 	tag     string
 	desc    describing
 	held    []heldRow // finished in a group whose commit is to come
+	// override has the true columns for descriptions that were found stale on this lane.
+	override map[*description][]pgconn.FieldDescription
 
 	// collected since the last settle
 	fin        []*request // claimed, with their result; ready for delivery
 	gone       []*request // answered: their reference is to be given back
 	again      []*request // did not run: to be put back
 	described  []*shape   // described, or not describable
-	replan     []*shape   // to be described anew
-	redescribe []*shape   // a describe that did not run
+	replan     []staleShape
+	bare       bool     // the lane's own statements are gone
+	redescribe []*shape // a describe that did not run
 	failed     []failedShape
 	slow       []*shape // learned from 57014
 	errors     int      // bursts cut short
@@ -85,6 +90,12 @@ type heldRow struct {
 	req  *request
 	rows rowSet
 	tag  string
+}
+
+// staleShape is a shape whose description desc no longer holds.
+type staleShape struct {
+	shape *shape
+	desc  *description
 }
 
 type failedShape struct {
@@ -143,11 +154,20 @@ func (a *answers) message(typ byte, body []byte) error {
 		return a.complete(e, typ, body)
 	case 'Z':
 		return a.ready(e, body)
+	case 't':
+		return nil
+	case 'T':
+		return a.columns(e, body)
+	case 'n':
+		return a.columns(e, []byte{0, 0})
 	}
 	return brokenf("message %q for %v", typ, e.kind)
 }
 
 func (a *answers) parsed(e entry) error {
+	if e.kind == kSync {
+		return nil // of the lane's own statements
+	}
 	if e.req == nil || a.phase != phQuery || a.bound {
 		return brokenf("ParseComplete for %v", e.kind)
 	}
@@ -266,9 +286,7 @@ func (a *answers) failure(pg *pgconn.PgError) error {
 	a.dirtyBurst = true
 	switch e.kind {
 	case kBegin:
-		if !a.aborted || pg.Code != codeAborted {
-			return fmt.Errorf("dbasync: begin failed: %w", pg)
-		}
+		return a.failBegin(pg)
 	case kChain, kGroup:
 		a.fail(e.req, pg)
 		if e.kind == kGroup {
@@ -287,6 +305,21 @@ func (a *answers) failure(pg *pgconn.PgError) error {
 	a.errors++
 	a.pop()
 	return a.skip()
+}
+
+// failBegin: nothing of the burst has run. Without its own statements, which a function
+// may throw away, the lane prepares them anew; after anything else it is given up.
+func (a *answers) failBegin(pg *pgconn.PgError) error {
+	mine := a.aborted && pg.Code == codeAborted
+	if pg.Code == codeNoStmt {
+		a.bare, mine = true, true
+	}
+	a.errors++
+	a.pop()
+	if err := a.skip(); err != nil || mine {
+		return err
+	}
+	return fmt.Errorf("dbasync: begin failed: %w", pg)
 }
 
 func (a *answers) failStrict(e entry, pg *pgconn.PgError) error {
@@ -330,11 +363,9 @@ func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
 	case pg.Code == codeAborted && a.aborted:
 		a.again = append(a.again, r)
 		return false
-	case atBind && pg.Code == codeUnsupport && pg.Routine == "RevalidateCachedQuery" && r.tries < maxTries:
+	case atBind && planChanged(pg) && r.tries < maxTries:
 		r.tries++
-		if r.desc == r.shape.desc.Load() {
-			a.replan = append(a.replan, r.shape)
-		}
+		a.replan = append(a.replan, staleShape{r.shape, r.desc})
 		r.desc = nil
 		a.again = append(a.again, r)
 		return false
@@ -356,6 +387,60 @@ func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
 	return true
 }
 
+// planChanged: the server refused a Bind because the statement's columns are not what
+// they were. It has not run.
+func planChanged(pg *pgconn.PgError) bool {
+	return pg.Code == codeUnsupport && pg.Routine == "RevalidateCachedQuery" ||
+		pg.Code == codeProtocol && pg.Routine == "PortalSetResultFormat"
+}
+
+// columns handles the RowDescription that follows a Parse in a burst. When the
+// table has changed since the shape was described, results of this lane that were
+// asked for with the old description get these columns.
+func (a *answers) columns(e entry, body []byte) error {
+	if e.req == nil || a.bound || a.phase != phQuery {
+		return brokenf("RowDescription for %v", e.kind)
+	}
+	fields, err := parseFields(body)
+	if err != nil {
+		return err
+	}
+	d := e.req.desc
+	if sameFields(fields, d.fields) {
+		return nil
+	}
+	if d.formatAll >= 0 && len(d.fields) > 0 {
+		for i := range fields {
+			fields[i].Format = d.formatAll
+		}
+	} else {
+		for i := range fields[:min(len(fields), len(d.fields))] {
+			fields[i].Format = d.fields[i].Format
+		}
+	}
+	if a.override == nil || len(a.override) > 64 {
+		a.override = make(map[*description][]pgconn.FieldDescription)
+	}
+	a.override[d] = fields
+	a.replan = append(a.replan, staleShape{e.req.shape, d})
+	return nil
+}
+
+func sameFields(a, b []pgconn.FieldDescription) bool {
+	return slices.EqualFunc(a, b, func(x, y pgconn.FieldDescription) bool {
+		return x.DataTypeOID == y.DataTypeOID && x.Name == y.Name
+	})
+}
+
+func (a *answers) fieldsOf(d *description) []pgconn.FieldDescription {
+	if a.override != nil {
+		if f, ok := a.override[d]; ok {
+			return f
+		}
+	}
+	return d.fields
+}
+
 func (a *answers) releaseHeld() {
 	for _, h := range a.held {
 		a.succeed(h.req, h.rows, h.tag)
@@ -372,7 +457,7 @@ func (a *answers) succeed(r *request, rows rowSet, tag string) {
 	}
 	res := &r.res
 	res.Outcome, res.Conn, res.tag, res.db = OK, a.index, tag, r.db
-	res.data, res.rows, res.fields = rows.data, rows.n, r.desc.fields
+	res.data, res.rows, res.fields = rows.data, rows.n, a.fieldsOf(r.desc)
 	if rows.over {
 		res.Err, res.rows = ErrResultTooLarge, 0
 	}

@@ -203,7 +203,7 @@ func appendSync(dst []byte) []byte { return append(dst, 'S', 0, 0, 0, 4) }
 
 // newDescription fixes the result formats and the end of every Bind of the shape.
 func newDescription(oids []uint32, fields []pgconn.FieldDescription, m *pgtype.Map, maxRows int) *description {
-	d := &description{oids: oids, fields: fields}
+	d := &description{oids: oids, fields: fields, formatAll: -1}
 	allBinary := true
 	for i := range fields {
 		fields[i].Format = m.FormatCodeForOID(fields[i].DataTypeOID)
@@ -214,6 +214,7 @@ func newDescription(oids []uint32, fields []pgconn.FieldDescription, m *pgtype.M
 	case len(fields) == 0:
 		formats = appendInt16(nil, 0)
 	case allBinary:
+		d.formatAll = fmtBinary
 		formats = appendInt16(appendInt16(nil, 1), fmtBinary)
 	default:
 		formats = appendInt16(nil, len(fields))

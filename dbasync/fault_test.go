@@ -105,6 +105,7 @@ func faultRun(t *testing.T, form string) {
 			if took := f.awaitOK(t, time.Now()); took > 2*time.Second {
 				t.Errorf("recovered after %v", took)
 			}
+			time.Sleep(100 * time.Millisecond) // under load
 		}
 	}
 	freeze(t, db, frozen)

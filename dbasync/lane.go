@@ -32,6 +32,7 @@ type lane struct {
 	maxBurst  int  // halved by an error, grows by 8 with each clean burst
 	rollback  bool // the next burst begins with a rollback
 	undoing   bool // a rollback is in flight
+	bare      bool // the next burst prepares the lane's own statements anew
 	probe     bool // a suspect shape is being measured alone
 
 	mu      sync.Mutex
@@ -124,6 +125,7 @@ func (l *lane) begin(conn laneConn) {
 	l.pid.Store(conn.pid)
 	q := &l.db.q
 	q.mu.Lock()
+	l.bare = false
 	l.open, l.waiting, l.woken, l.lent, l.rollback, l.undoing, l.probe = true, false, false, false, false, false, false
 	l.inflight, l.bytes, l.lastBurst, l.maxBurst = 0, 0, 0, l.db.cfg.MaxBurst
 	q.adopt(l)
@@ -175,6 +177,7 @@ func (l *lane) lost(err error) {
 		s.asked = false
 		q.want(s)
 	}
+	l.db.stats.skipped.Add(uint64(len(again)))
 	dead := q.back(again)
 	q.wakeOne()
 	q.mu.Unlock()

@@ -62,11 +62,15 @@ func (l *lane) settle(now, gap time.Duration) {
 	q.mu.Lock()
 	l.account()
 	for _, s := range a.replan {
-		if d := s.desc.Load(); d != nil {
-			l.db.shapes.changed(s)
-			s.last = d
-			s.desc.Store(nil)
+		if s.shape.desc.CompareAndSwap(s.desc, nil) {
+			l.db.shapes.changed(s.shape)
+			s.shape.last = s.desc
+			q.want(s.shape)
 		}
+	}
+	if a.bare {
+		l.bare = true
+		l.db.shapes.laneGone(l.index)
 	}
 	for _, s := range a.redescribe {
 		s.asked = false
@@ -161,5 +165,5 @@ func (a *answers) reset() {
 	clear(a.again)
 	a.fin, a.gone, a.again = a.fin[:0], a.gone[:0], a.again[:0]
 	a.described, a.replan, a.redescribe, a.failed, a.slow = nil, nil, nil, nil, nil
-	a.errors, a.clean, a.synced, a.rolledBack = 0, 0, false, false
+	a.errors, a.clean, a.synced, a.rolledBack, a.bare = 0, 0, false, false, false
 }

@@ -109,9 +109,9 @@ func (r *Rows) Next() bool {
 		r.fail(errBadRow)
 		return false
 	}
-	ok := r.split(r.rest[5:size])
+	row := r.rest[5:size]
 	r.rest = r.rest[size:]
-	return ok
+	return r.split(row)
 }
 
 // split cuts a DataRow's body into values.

@@ -34,10 +34,11 @@ type shape struct {
 
 // description is what ParameterDescription and RowDescription said. It is not changed.
 type description struct {
-	oids   []uint32
-	fields []pgconn.FieldDescription // Format set as asked for in Bind
-	tail   []byte                    // the end of the Bind message and the Execute message
-	tailNR []byte                    // the same for callers that want no rows
+	oids      []uint32
+	fields    []pgconn.FieldDescription // Format set as asked for in Bind
+	formatAll int16                     // the format asked for all columns at once, -1: each has its own
+	tail      []byte                    // the end of the Bind message and the Execute message
+	tailNR    []byte                    // the same for callers that want no rows
 }
 
 // shapes is the cache of shapes: SQL text to shape, at most limit.

@@ -51,6 +51,7 @@ type filling struct {
 func (q *queue) fill(l *lane, b *burst) {
 	b.rollback, l.rollback = l.rollback, false
 	l.undoing = l.undoing || b.rollback
+	b.bare, l.bare = l.bare, false
 	q.takeDescribes(b)
 	f := filling{q: q, l: l, b: b,
 		room:  min(q.db.cfg.Window-l.inflight, l.maxBurst),
@@ -106,6 +107,10 @@ func (f *filling) takeKeyed(p *part) {
 		if r.desc == nil && r.state.Load() == stQueued {
 			return // its shape is being described
 		}
+		if !f.fresh(r) {
+			f.q.want(r.shape)
+			return
+		}
 		strict := r.shape.class == classStrict || !f.l.chain
 		if strict && n > 0 || !f.take(r) || strict {
 			return // under a Sync of its own nothing of the same part may be with it
@@ -122,6 +127,10 @@ func (f *filling) takeShared() {
 	for r := f.q.shared.head; r != nil && !f.full && steps < maxSkip; {
 		next := r.next
 		switch {
+		case !f.fresh(r):
+			f.q.shared.unlink(r)
+			f.q.parked.putBack(r)
+			f.q.want(r.shape)
 		case r.shape.runsSlow(r) && r.state.Load() == stQueued:
 			f.q.shared.unlink(r)
 			f.q.slow.putBack(r)
@@ -150,6 +159,21 @@ func (f *filling) takeSuspect(r *request) bool {
 	}
 	f.q.probing, f.l.probe = true, true
 	return true
+}
+
+// fresh brings a request up to date whose shape was described anew since it was encoded;
+// false when that description is still to come. Then it has to wait for it.
+func (f *filling) fresh(r *request) bool {
+	d := r.shape.desc.Load()
+	switch {
+	case d == r.desc || r.state.Load() != stQueued:
+		return true
+	case d != nil && r.encode(d, nil) == nil:
+		r.desc = d
+		return true
+	}
+	r.desc = nil
+	return false
 }
 
 // take moves r from its list into the burst; false when there is no room for it.

@@ -35,6 +35,7 @@ const maxDescribes = 16
 // burst is what one Write carries. The writer reuses it.
 type burst struct {
 	rollback  bool
+	bare      bool // begins with the lane's own statements
 	describes []*shape
 	hints     []*description // per describe: the parameters' types from before
 	group     []*request     // share a READ ONLY transaction
@@ -55,7 +56,7 @@ func (b *burst) reset() {
 	clear(b.chain)
 	clear(b.strict)
 	clear(b.entries)
-	b.rollback, b.describes, b.hints, b.closes, b.keyed = false, nil, nil, nil, 0
+	b.rollback, b.bare, b.describes, b.hints, b.closes, b.keyed = false, false, nil, nil, nil, 0
 	b.group, b.chain, b.strict, b.entries = b.group[:0], b.chain[:0], b.strict[:0], b.entries[:0]
 	if b.parsed == nil {
 		b.parsed = make(map[*shape]bool)
@@ -132,6 +133,12 @@ func (l *lane) encode(b *burst) {
 	if b.rollback {
 		b.add(wireRollback, entry{kind: kRollback})
 	}
+	if b.bare {
+		for name, sql := range laneStatements {
+			b.buf = appendParse(appendClose(b.buf, name), name, sql, nil)
+		}
+		b.sync()
+	}
 	if b.rollback && len(b.group)+len(b.chain) == 0 {
 		// Its own Sync: a describe or a strict query must find no aborted transaction,
 		// and its error must not be taken for theirs.
@@ -198,6 +205,7 @@ func (l *lane) encodeChain(b *burst) {
 func (l *lane) query(b *burst, r *request, k kind) {
 	if s := r.shape; s.lanes.Load()&(1<<l.index) == 0 && (k == kStrict || !b.parsed[s]) {
 		b.buf = appendParse(appendClose(b.buf, s.name), s.name, s.sql, r.desc.oids)
+		b.buf = appendDescribe(b.buf, s.name) // it may have changed since it was described
 		b.parsed[s] = true
 	}
 	b.buf = append(b.buf, r.msg...)

@@ -49,21 +49,34 @@ func (srv *Server) admit(fd int, remote net.Addr) (refusal, bool) {
 	return 0, true
 }
 
-// accept takes a new session, which has its slot, onto the loop.
-func (l *loop) accept(s *Session) {
+// accept gives a new session a slot and takes it onto the loop; false when there is no
+// slot. From the moment it has one anybody may find it, so everything it is made of
+// stands before that, and its OnSocketAccept is in front of whatever others submit.
+func (l *loop) accept(s *Session) bool {
 	srv := l.srv
-	srv.conns.Add(1)
+	inline := srv.cfg.Dispatch == Inline
 	s.accepted = time.Now().UnixNano()
 	s.ends.Store(2)
 	s.rd.since = srv.now()
+	s.out.pos = l.logEnd.Load() // its share of the log begins at the end
+	if inline {
+		s.in.state = stateRunning
+		s.out.corked, s.out.active = true, true
+	} else {
+		s.in.put(getItem(itemAccept)) // now it is queued
+	}
+	if !srv.table.acquire(s) {
+		return false
+	}
+	srv.conns.Add(1)
 	l.add(s)
 	l.st.accepts.Add(1)
-	if srv.cfg.Dispatch == Inline && s.in.enter() {
-		s.out.cork()
-		s.accept()
-		l.flush(s, flushInline)
-		s.leave()
-		return
+	if !inline {
+		srv.pool.push(s)
+		return true
 	}
-	s.post(getItem(itemAccept))
+	s.accept()
+	l.flush(s, flushInline)
+	s.leave()
+	return true
 }

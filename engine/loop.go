@@ -209,9 +209,8 @@ func (l *loop) wakeSenders() {
 	}
 }
 
-// add takes a new session onto the loop: its log begins at the end.
+// add takes a new session onto the loop.
 func (l *loop) add(s *Session) {
-	s.out.pos = l.logEnd.Load()
 	s.rd.place = int32(len(l.sessions))
 	l.sessions = append(l.sessions, s)
 	l.st.conns.Add(1)

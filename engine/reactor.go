@@ -164,14 +164,14 @@ func (r *reactor) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
 	}
 	s := newSession(l, c)
 	s.srv, s.loop, s.remote = r.srv, l, remote
-	if !r.srv.table.acquire(s) {
+	c.SetContext(s)
+	if !l.accept(s) {
+		c.SetContext(nil)
 		if r.srv.cfg.MaxConnsPerIP > 0 {
 			r.srv.perIP.leave(remote)
 		}
 		return nil, r.reject(l, c, refusedConns)
 	}
-	c.SetContext(s)
-	l.accept(s)
 	return nil, gnet.None
 }
 

@@ -83,7 +83,7 @@ func (l *loop) complete(s *Session, b []byte) []byte {
 		if missing == 0 {
 			l.endPartial(s)
 			n := 0
-			if l.srv.cfg.Dispatch != Ordered && s.in.enter() {
+			if l.srv.cfg.Dispatch != Ordered && !s.mustPark() && s.in.enter() {
 				n = l.inline(s, part.b)
 			}
 			if n == 0 {
@@ -125,10 +125,11 @@ func (l *loop) endPartial(s *Session) {
 // take handles the whole frames at the start of b and keeps the rest as a partial one.
 func (l *loop) take(s *Session, b []byte) {
 	whole, bad := 0, error(nil)
-	if l.srv.cfg.Dispatch != Ordered && s.in.enter() {
+	if l.srv.cfg.Dispatch != Ordered && !s.mustPark() && s.in.enter() {
 		n := l.inline(s, b)
 		b = b[n:]
 		if s.rd.life != lifeOpen || s.closing.Load() != 0 {
+			l.srv.dropped.Add(uint64(countFrames(l.srv.codec, b)))
 			l.discard(s, len(b))
 			return
 		}
@@ -214,7 +215,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 			learn.judge(b[:done], time.Duration(l.srv.now()-now))
 		}
 	}
-	l.flush(s, flushInline)
+	l.flush(s, flushInline) // before leave: behind it a worker may have the strand and cork
 	s.leave()
 	if l.lent == nil {
 		l.lent = getBuf(l.srv.cfg.ReadBuffer)

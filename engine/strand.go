@@ -83,10 +83,7 @@ func (s *Session) post(it *buf) {
 	s.in.mu.Lock()
 	if s.in.state == stateDone {
 		s.in.mu.Unlock()
-		if it.kind == itemData {
-			s.srv.dropped.Add(uint64(countFrames(s.srv.codec, it.rest())))
-		}
-		it.free()
+		s.drop(it, false)
 		return
 	}
 	if it.kind == itemData {
@@ -434,7 +431,7 @@ func (s *Session) finish() {
 		case itemFunc, itemAccept:
 			s.handle(it, 1)
 		default:
-			s.drop(it)
+			s.drop(it, true)
 		}
 	}
 	h, why := s.srv.handler(), Reason(s.closing.Load())
@@ -451,26 +448,24 @@ func (s *Session) finish() {
 	s.in.mu.Unlock()
 	for it := late; it != nil; {
 		next := it.next
-		s.drop(it)
+		s.drop(it, true)
 		it = next
 	}
 	s.end()
 }
 
-// drop forgets an item whose session has closed. A function still runs: whoever gave
-// it was told that it would.
-func (s *Session) drop(it *buf) {
-	switch it.kind {
-	case itemFunc:
-		s.guard("Session.Submit", it.fn)
-	case itemData:
-		n := len(it.b) - it.off
-		s.in.mu.Lock()
-		if s.in.state != stateDone {
+// drop forgets an item whose session has closed. counted: its bytes are among those
+// that wait. A function is never dropped: Submit refuses it once the session closes, and
+// finish runs those that came before.
+func (s *Session) drop(it *buf, counted bool) {
+	if it.kind == itemData {
+		if counted {
+			n := len(it.b) - it.off
+			s.in.mu.Lock()
 			s.in.pending -= n
+			s.in.mu.Unlock()
+			s.srv.unbuffer(int64(n))
 		}
-		s.in.mu.Unlock()
-		s.srv.unbuffer(int64(n))
 		s.srv.dropped.Add(uint64(countFrames(s.srv.codec, it.rest())))
 	}
 	it.free()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -104,8 +105,28 @@ func prepare(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// ours refuses a directory with something else than a cluster in it: its owner would be
+// changed.
+func ours(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err != nil {
+		return fmt.Errorf("pgembed: %s is neither empty nor a PostgreSQL data directory: name another", dir)
+	}
+	return nil
+}
+
 func (s *Server) makeDirs() error {
-	if err := os.MkdirAll(s.data, 0o700); err != nil {
+	// The server's account must be able to look into what leads to its data.
+	if err := os.MkdirAll(filepath.Dir(s.data), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.data, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := ours(s.data); err != nil {
 		return err
 	}
 	for _, d := range []string{s.base, s.data} {

@@ -57,8 +57,8 @@ func (w *waiting) done(q *pendingQuery, s *engine.Session, answer func()) {
 	}
 }
 
-// Queries registers 3/1. A nil db answers ERROR 11.
-func Queries(r *Router, db *dbasync.DB) {
+// Queries registers 3/1. A nil db answers ERROR 11, and so does one that is not ready.
+func Queries(r *Router, db *dbasync.DB, ready func() bool) {
 	if db == nil {
 		r.Handle(queries, subQuery, func(s *engine.Session, p codec.Packet) {
 			Refuse(s, p, engine.CodeUnavailable, "the server runs without a database")
@@ -67,11 +67,11 @@ func Queries(r *Router, db *dbasync.DB) {
 	}
 	all := newPerSession[waiting](r, nil)
 	r.Blocking(queries, subQuery, func(s *engine.Session, p codec.Packet) {
-		query(s, p, db, all.get(s, func() *waiting { return new(waiting) }))
+		query(s, p, db, ready, all.get(s, func() *waiting { return new(waiting) }))
 	})
 }
 
-func query(s *engine.Session, p codec.Packet, db *dbasync.DB, w *waiting) {
+func query(s *engine.Session, p codec.Packet, db *dbasync.DB, ready func() bool, w *waiting) {
 	q := &pendingQuery{}
 	p = p.Clone()
 	s.Hold()
@@ -95,7 +95,7 @@ func query(s *engine.Session, p codec.Packet, db *dbasync.DB, w *waiting) {
 		refuse(engine.CodeBadBody, err.Error())
 		return
 	}
-	if !db.Connected() {
+	if !ready() {
 		refuse(engine.CodeUnavailable, "the database is down")
 		return
 	}

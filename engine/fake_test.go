@@ -1,0 +1,173 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"millrace/codec"
+)
+
+// long turns on the large variants of the tests.
+var long = flag.Bool("long", false, "run the large variants of the tests")
+
+// desk is a server without sockets: one loop whose turns the test runs by hand, and
+// wires that take as much as the test lets them.
+type desk struct {
+	*Server
+	t testing.TB
+	l *loop
+
+	mu   sync.Mutex
+	asks int // turns asked for and not yet run; guarded by mu
+}
+
+func (d *desk) execute(*loop) error {
+	d.mu.Lock()
+	d.asks++
+	d.mu.Unlock()
+	return nil
+}
+
+// newDesk makes a desk with a running pool.
+func newDesk(t testing.TB, cfg Config, h Handler) *desk {
+	t.Helper()
+	cfg.Addrs = []string{"tcp://127.0.0.1:0"}
+	if cfg.Logger == nil {
+		cfg.Logger = quiet
+	}
+	srv, err := New(cfg, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.table = newTable(1 << 12)
+	d := &desk{Server: srv, t: t}
+	d.l = srv.addLoop(d)
+	if err := srv.pool.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		srv.pool.Stop(ctx)
+	})
+	return d
+}
+
+// turn runs one turn if one was asked for, and tells whether it did.
+func (d *desk) turn() bool {
+	d.mu.Lock()
+	ask := d.asks > 0
+	if ask {
+		d.asks--
+	}
+	d.mu.Unlock()
+	if !ask {
+		select {
+		case <-d.rearm:
+		default:
+			return false
+		}
+	}
+	d.l.turn()
+	return true
+}
+
+// settleAll runs turns until none is asked for and the pool is idle.
+func (d *desk) settleAll() {
+	d.t.Helper()
+	for calm, end := 0, time.Now().Add(10*time.Second); calm < 3; {
+		if time.Now().After(end) {
+			d.t.Fatal("the loop does not come to rest")
+		}
+		st := d.pool.Stats()
+		if d.turn() || st.Sessions > 0 || st.Queue > 0 || st.Idle < st.Workers {
+			calm = 0
+		} else {
+			calm++
+		}
+		if calm > 0 {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+}
+
+// sweepNow has the next turn sweep.
+func (d *desk) sweepNow() {
+	d.l.mu.Lock()
+	d.l.sweepDue = true
+	d.l.arm()
+}
+
+// fakeWire is a wire that takes room bytes, then no more until it is given more.
+type fakeWire struct {
+	s       *Session
+	got     []byte
+	room    int // -1: no limit
+	chunk   int // most for one write; 0: no limit
+	fail    error
+	writes  int
+	watched bool
+	finned  bool
+	closed  bool
+	masked  bool
+	nomask  bool
+}
+
+func (w *fakeWire) write(p []byte) (int, error) {
+	w.writes++
+	n := len(p)
+	if w.room >= 0 {
+		n = min(n, w.room)
+		w.room -= n
+	}
+	w.got = append(w.got, p[:n]...)
+	if n < len(p) && w.fail != nil {
+		return 0, w.fail
+	}
+	return n, nil
+}
+func (w *fakeWire) watch() error { w.watched = true; return nil }
+func (w *fakeWire) mask(stop bool) bool {
+	if w.nomask {
+		return false
+	}
+	w.masked = stop
+	return true
+}
+func (w *fakeWire) fin()                   { w.finned = true }
+func (w *fakeWire) unread() int            { return 0 }
+func (w *fakeWire) rest(func([]byte)) bool { return true }
+func (w *fakeWire) keep() bool             { return true }
+func (w *fakeWire) close()                 { w.closed = true }
+
+// give lets the wire take n more bytes and tells the session, as the watcher would.
+func (w *fakeWire) give(n int) {
+	w.room += n
+	if w.watched && n > 0 {
+		w.watched = false
+		w.s.canWrite()
+	}
+}
+
+var errBroken = errors.New("broken")
+
+// open accepts a session on the desk's loop.
+func (d *desk) open(room int) (*Session, *fakeWire) {
+	d.t.Helper()
+	w := &fakeWire{room: room}
+	s := &Session{srv: d.Server, loop: d.l, wire: w, remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}}
+	w.s = s
+	if !d.l.accept(s) {
+		d.t.Fatal("no slot")
+	}
+	return s, w
+}
+
+func frame(main, sub uint16, body string) []byte {
+	return codec.Packet{Main: main, Sub: sub, Body: []byte(body)}.Append(nil)
+}

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"testing"
+
+	"millrace/codec"
+)
+
+// Frames that reach a session which has just ended count as dropped, and not twice
+// against the memory budget.
+func TestFramesBehindTheEndAreDroppedAndNotCounted(t *testing.T) {
+	d := newDesk(t, Config{Dispatch: Ordered}, &funcs{})
+	s, _ := d.open(-1)
+	d.settleAll()
+	s.Close()
+	waitFor(t, "the strand to end", func() bool {
+		s.in.mu.Lock()
+		defer s.in.mu.Unlock()
+		return s.in.state == stateDone
+	})
+	d.l.queue(s, append(frame(1, 1, "late"), frame(1, 1, "later")...), nil)
+	if got := d.Stats(); got.Buffered != 0 || got.Dropped != 2 {
+		t.Errorf("got %d buffered, %d dropped, want 0 and 2", got.Buffered, got.Dropped)
+	}
+	if got := s.Stats().Pending; got != 0 {
+		t.Errorf("%d bytes pending, want 0", got)
+	}
+}
+
+// What a session's close leaves unhandled is given back in full, also a block that was
+// handled in part.
+func TestCloseInTheMiddleOfABlockGivesTheRestBack(t *testing.T) {
+	for _, mode := range dispatches {
+		t.Run(mode.String(), func(t *testing.T) {
+			reads := 0
+			d := newDesk(t, Config{Dispatch: mode}, &funcs{read: func(s *Session, p codec.Packet) {
+				if reads++; reads == 3 {
+					s.Close()
+				}
+			}})
+			s, w := d.open(-1)
+			d.settleAll()
+			var b []byte
+			for range 10 {
+				b = append(b, frame(1, 1, "body")...)
+			}
+			d.l.traffic(s, append(b, 0, 0, 0)) // and the start of one more
+			d.settleAll()
+			if !w.finned {
+				t.Fatal("no FIN")
+			}
+			d.l.gone(s, true, false) // the peer's
+			d.settleAll()
+			st := d.Stats()
+			if reads != 3 || st.Dropped != 7 || st.Buffered != 0 || d.table.count() != 0 {
+				t.Errorf("%d reads, %d dropped, %d buffered, %d sessions; want 3, 7, 0, 0", reads, st.Dropped, st.Buffered, d.table.count())
+			}
+		})
+	}
+}
+
+// The end of an inline turn takes nothing away from the worker that goes on with the
+// strand: its callback's sends are answers, never refused.
+func TestWorkerBehindAnInlineTurnMaySend(t *testing.T) {
+	const limit = 64 << 10
+	refused := 0
+	done := make(chan bool, 1)
+	body := make([]byte, 1<<10)
+	d := newDesk(t, Config{Dispatch: Inline, MaxOutbound: limit}, &funcs{read: func(s *Session, p codec.Packet) {
+		s.Submit(func() {
+			for range limit*3/2/len(body) + 1 {
+				if s.Send(1, 1, body) != nil {
+					refused++
+				}
+			}
+			done <- true
+		})
+	}})
+	for range 300 {
+		s, _ := d.open(0)
+		d.l.traffic(s, frame(1, 1, ""))
+		<-done
+		d.l.abort(s, ReasonStopped)
+		d.settleAll()
+	}
+	if refused > 0 {
+		t.Errorf("%d sends refused in callbacks, want 0", refused)
+	}
+}
+
+// A strand that must wait for its outbox waits also where frames are run inline.
+func TestInlineTurnWaitsForTheOutbox(t *testing.T) {
+	const limit = 4 << 10
+	reads := 0
+	d := newDesk(t, Config{Dispatch: Inline, MaxOutbound: limit, MaxFrame: 1 << 10}, &funcs{read: func(s *Session, p codec.Packet) {
+		reads++
+		for i := range limit / 1000 {
+			if err := s.Send(1, 1, make([]byte, 1000)); err != nil {
+				t.Errorf("read %d, send %d: %v", reads, i, err)
+			}
+		}
+	}})
+	s, w := d.open(0)
+	d.settleAll()
+	for range 8 { // each for itself, as if reading could not be paused
+		d.l.traffic(s, frame(1, 1, ""))
+	}
+	d.settleAll()
+	if reads >= 8 {
+		t.Errorf("%d reads while nothing was taken", reads)
+	}
+	for range 100 {
+		w.give(1 << 10)
+		d.settleAll()
+	}
+	if want := 8 * (limit / 1000) * 1008; reads != 8 || len(w.got) != want {
+		t.Errorf("%d reads, %d bytes; want 8 and %d", reads, len(w.got), want)
+	}
+}
