@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"millrace/dbasync"
+	"millrace/dbasync/migrate"
 	"millrace/engine"
 )
 
@@ -17,6 +19,9 @@ import (
 type DurableConfig struct {
 	// DB keeps them, in the table millrace_events; required.
 	DB *dbasync.DB
+	// URL is that of the same database: Start brings the table up to date
+	// (EventsSchema). Empty: that is done elsewhere.
+	URL string
 	// Pool runs them; required.
 	Pool Submitter
 	// Poll is how often the table is looked at for what other processes have
@@ -102,19 +107,13 @@ func NewDurableEvents(cfg DurableConfig) (*DurableEvents, error) {
 	return &DurableEvents{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1)}, nil
 }
 
-var durableSteps = []string{
-	`create table millrace_events (
-		key text primary key,
-		handle bigint not null,
-		body bytea not null,
-		due timestamptz not null,
-		claimed timestamptz,
-		attempts int not null default 0,
-		created timestamptz not null default now())`,
-	`create index millrace_events_due on millrace_events (greatest(due, claimed))`,
-}
+// EventsSchema holds the migrations of the table, for programs that bring all
+// their tables up to date at one place (dbasync/migrate).
+//
+//go:embed sql/*.sql
+var EventsSchema embed.FS
 
-// Start makes the table where it is missing and begins to look for what is due.
+// Start brings the table up to date and begins to look for what is due.
 func (d *DurableEvents) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -124,8 +123,10 @@ func (d *DurableEvents) Start(ctx context.Context) error {
 	case d.cancel != nil:
 		return nil
 	}
-	if err := Migrate(ctx, d.cfg.DB, "events", durableSteps); err != nil {
-		return err
+	if d.cfg.URL != "" {
+		if _, err := migrate.Run(ctx, d.cfg.URL, "events", EventsSchema); err != nil {
+			return fmt.Errorf("services: durable events: %w", err)
+		}
 	}
 	run, cancel := context.WithCancel(context.Background())
 	d.cancel, d.stopped = cancel, make(chan struct{})

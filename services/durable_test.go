@@ -35,7 +35,7 @@ func startDurable(url string, change func(*services.DurableConfig), st services.
 	if err != nil {
 		return nil, err
 	}
-	cfg := services.DurableConfig{DB: db, Pool: pool, Poll: 100 * time.Millisecond, Lease: time.Second, Retry: 20 * time.Millisecond, MaxAttempts: 4, Logger: quiet}
+	cfg := services.DurableConfig{DB: db, URL: url, Pool: pool, Poll: 100 * time.Millisecond, Lease: time.Second, Retry: 20 * time.Millisecond, MaxAttempts: 4, Logger: quiet}
 	if change != nil {
 		change(&cfg)
 	}
@@ -272,39 +272,5 @@ func TestDurableNeedsADatabase(t *testing.T) {
 	}
 	if _, err := services.NewDurableEvents(services.DurableConfig{}); err == nil {
 		t.Error("no database: want an error")
-	}
-}
-
-func TestMigrate(t *testing.T) {
-	pg := pgembed.ForTest(t, pgembed.Config{})
-	db, err := dbasync.New(dbasync.Config{URL: pg.URL(), Lanes: 1})
-	must(t, err)
-	must(t, db.Start(background))
-	defer func() { _ = db.Stop(background) }()
-	steps := []string{"create table it (n int)", "insert into it values (1)"}
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			if err := services.Migrate(background, db, "it's", steps); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if err := services.Migrate(background, db, "it's", append(steps, "insert into it values (2)", "bad sql")); err == nil {
-		t.Error("a bad step: want an error")
-	}
-	steps = append(steps, "insert into it values (10)")
-	must(t, services.Migrate(background, db, "it's", steps))
-	got := make(chan int64, 1)
-	must(t, db.Query(background, nil, func(r dbasync.QueryResult) {
-		var n int64
-		if err := r.Scan(&n); err != nil {
-			t.Error(err)
-		}
-		got <- n
-	}, dbasync.Stmt{SQL: "select sum(n) from it"}))
-	if n := <-got; n != 11 {
-		t.Errorf("got %d, want 1 + 10", n)
 	}
 }

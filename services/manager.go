@@ -203,7 +203,7 @@ func (m *Manager) make() error {
 	}
 	if m.db != nil && errs[0] == nil {
 		d := cfg.Durable
-		d.DB, d.Pool = m.db, m.pool
+		d.DB, d.Pool, d.URL = m.db, m.pool, cfg.DB.URL
 		m.events, errs[4] = NewDurableEvents(d)
 	}
 	cc := cfg.Controller

@@ -11,13 +11,14 @@ import (
 // their case, lets null pass for a number, and repairs invalid UTF-8. Here:
 //
 //   - keys are case-sensitive; unknown ones are skipped; of duplicates the last
-//     one counts;
+//     one counts, whatever the others were;
 //   - a field that is missing is an error, unless it is a pointer or its tag
 //     says omitempty or omitzero;
 //   - null is for pointers, slices, maps, any, json.RawMessage and types with
 //     an UnmarshalJSON of their own;
 //   - an integer is written without fraction and exponent, and in range;
-//   - bytes must be valid UTF-8, with nothing behind the value.
+//   - bytes must be valid UTF-8, no escape half a surrogate pair, with nothing
+//     behind the value.
 //
 // The `json:"name"` tags are those of encoding/json (the option "string" is
 // not known), which also does the writing, without its HTML escapes.

@@ -310,6 +310,14 @@ type field struct {
 	required bool
 }
 
+// read decodes the field of v.
+func (f *field) read(d *jsonReader, v reflect.Value) error {
+	if len(f.index) == 1 {
+		return f.decode(d, v.Field(f.index[0]))
+	}
+	return f.decode(d, v.FieldByIndex(f.index))
+}
+
 // structPlan is guarded by decoderOf's making; it does not change after.
 type structPlan struct {
 	fields []field
@@ -356,7 +364,8 @@ func throughPointer(t reflect.Type, index []int) bool {
 func (p *structPlan) decode(d *jsonReader, v reflect.Value) error {
 	v.SetZero()
 	var room [4]uint64
-	seen := room[:] // a bit for each field
+	seen := room[:]         // a bit for each field
+	var wrong map[int]error // fields that were not what they should be
 	if n := len(p.fields)/64 + 1; n > len(room) {
 		seen = make([]uint64, n)
 	}
@@ -366,13 +375,26 @@ func (p *structPlan) decode(d *jsonReader, v reflect.Value) error {
 			return d.skip()
 		}
 		seen[i/64] |= 1 << (i % 64)
-		f := &p.fields[i]
-		if len(f.index) == 1 {
-			return f.decode(d, v.Field(f.index[0]))
+		delete(wrong, i) // of duplicates the last one counts
+		back := *d
+		err := p.fields[i].read(d, v)
+		if err == nil {
+			return nil
 		}
-		return f.decode(d, v.FieldByIndex(f.index))
+		*d = back
+		if bad := d.skip(); bad != nil {
+			return bad // not JSON, or over a limit
+		}
+		if wrong == nil {
+			wrong = map[int]error{}
+		}
+		wrong[i] = err
+		return nil
 	})
 	if err != nil {
+		return err
+	}
+	for _, err := range wrong {
 		return err
 	}
 	for i := range p.fields {

@@ -282,7 +282,7 @@ func (d *jsonReader) escaped(start int) ([]byte, error) {
 	return nil, d.bad("string without an end")
 }
 
-// escape reads what follows a backslash. Half a surrogate pair becomes U+FFFD.
+// escape reads what follows a backslash. Half a surrogate pair is no character.
 func (d *jsonReader) escape() (rune, error) {
 	c := d.peek()
 	d.i++
@@ -308,19 +308,18 @@ func (d *jsonReader) escape() (rune, error) {
 	if err != nil || !utf16.IsSurrogate(r) {
 		return r, err
 	}
-	if bytes.HasPrefix(d.b[d.i:], []byte(`\u`)) {
-		back := d.i
-		d.i += 2
-		second, err := d.hex()
-		if err != nil {
-			return 0, err
-		}
-		if pair := utf16.DecodeRune(r, second); pair != utf8.RuneError {
-			return pair, nil
-		}
-		d.i = back
+	if !bytes.HasPrefix(d.b[d.i:], []byte(`\u`)) {
+		return 0, d.bad("half a surrogate pair")
 	}
-	return utf8.RuneError, nil
+	d.i += 2
+	second, err := d.hex()
+	if err != nil {
+		return 0, err
+	}
+	if r = utf16.DecodeRune(r, second); r == utf8.RuneError {
+		return 0, d.bad("half a surrogate pair")
+	}
+	return r, nil
 }
 
 func (d *jsonReader) hex() (rune, error) {
