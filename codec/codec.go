@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrBadFrame is what every refused header is: errors.Is(err, ErrBadFrame).
@@ -48,6 +49,17 @@ func (c *Codec) MaxBody() int { return c.max - c.least }
 
 // Overhead is what a frame adds to its body, in bytes.
 func (c *Codec) Overhead() int { return c.head + c.least }
+
+// ByteOrder is the order of the layout's integers.
+func (c *Codec) ByteOrder() interface {
+	binary.ByteOrder
+	binary.AppendByteOrder
+} {
+	if c.little {
+		return binary.LittleEndian
+	}
+	return binary.BigEndian
+}
 
 // Frame looks at the header at the start of b and returns the size of that whole
 // frame, header included. While the header is not all there, size is 0 and missing
@@ -128,6 +140,14 @@ func (c *Codec) Packet(b []byte) Packet {
 // can do more. The body is a window of b. It allocates nothing except an error,
 // which is a *FrameError and final for the stream.
 func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
+	if c.plain && len(b) >= 8 {
+		h := binary.BigEndian.Uint64(b) // the whole header in one load
+		length := uint32(h >> 32)
+		size := int(length) + 4
+		if length >= 4 && length <= uint32(c.max) && size <= len(b) {
+			return Packet{Main: uint16(h >> 16), Sub: uint16(h), Body: b[8:size:size]}, size, 0, nil
+		}
+	}
 	size, missing, err := c.Frame(b)
 	if err != nil || missing > 0 {
 		return Packet{}, 0, missing, err
@@ -140,10 +160,14 @@ func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
 // keeps nothing of p.
 func (c *Codec) Append(dst []byte, p Packet) []byte {
 	if c.plain {
-		n := uint32(4 + len(p.Body))
-		dst = append(dst, byte(n>>24), byte(n>>16), byte(n>>8), byte(n),
-			byte(p.Main>>8), byte(p.Main), byte(p.Sub>>8), byte(p.Sub))
-		return append(dst, p.Body...)
+		at, n := len(dst), 8+len(p.Body)
+		if cap(dst)-at < n {
+			dst = slices.Grow(dst, n)
+		}
+		dst = dst[:at+n]
+		binary.BigEndian.PutUint64(dst[at:], uint64(n-4)<<32|uint64(p.Handle()))
+		copy(dst[at+8:], p.Body)
+		return dst
 	}
 	dst = append(dst, c.prefix...)
 	dst = c.appendUint(dst, uint32(int64(c.least+len(p.Body))-c.adjust), c.width)

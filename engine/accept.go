@@ -3,8 +3,6 @@ package engine
 import (
 	"net"
 	"time"
-
-	"millrace/codec"
 )
 
 // refusal is why a connection was not accepted.
@@ -22,17 +20,17 @@ var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draini
 
 func (r refusal) String() string { return name(refusalNames[:], int(r)) }
 
-// refusalPacket is the ERROR that a refused connection gets.
-func (srv *Server) refusalPacket(r refusal) codec.Packet {
+// answer is the ERROR that a refused connection gets.
+func (r refusal) answer() (code ErrorCode, text string) {
 	switch r {
 	case refusedConns:
-		return srv.errorPacket(codec.Packet{}, CodeLimit, "too many connections")
+		return CodeLimit, "too many connections"
 	case refusedPerIP:
-		return srv.errorPacket(codec.Packet{}, CodeLimit, "too many connections from this address")
+		return CodeLimit, "too many connections from this address"
 	case refusedDrain:
-		return srv.errorPacket(codec.Packet{}, CodeDraining, "the server is going away")
+		return CodeDraining, "the server is going away"
 	default:
-		return srv.errorPacket(codec.Packet{}, CodeLimit, "out of open files")
+		return CodeLimit, "out of open files"
 	}
 }
 

@@ -53,7 +53,7 @@ func TestBroadcastingStrandWaitsForTheSlowestLoop(t *testing.T) {
 	d.settleAll()
 	const n = 400
 	for range n {
-		d.l.dispatch(s, frame(1, 1, ""), nil)
+		d.l.queue(s, frame(1, 1, ""), nil)
 	}
 	for range 2 * limit / 1000 { // the other loop has turns
 		d.sweepNow()

@@ -94,7 +94,7 @@ type Config struct {
 	Addrs []string
 
 	Layout   codec.Layout // the frame; zero is the default frame
-	MaxFrame int          // bytes behind the length field; 64 KiB
+	MaxFrame int          // bytes behind the length field; 64 KiB, or what that field can say
 
 	Loops    int        // event loops; the number of CPUs
 	Dispatch Dispatch   // where packets run; Adaptive
@@ -162,10 +162,9 @@ func off[T int | time.Duration](v *T) {
 }
 
 // WithDefaults returns a copy with every zero that stands for a default filled in
-// and every Off turned into zero. MaxConns stays 0 when it is not set: Start fits it
-// to the open-file limit.
+// and every Off turned into zero. Two stay 0 when they are not set: MaxConns, which
+// Start fits to the open-file limit, and MaxFrame, which New fits to the layout.
 func (c Config) WithDefaults() Config {
-	or(&c.MaxFrame, codec.DefaultMaxFrame)
 	or(&c.Loops, runtime.NumCPU())
 	or(&c.Workers, 2*runtime.NumCPU())
 	or(&c.SpareWorkers, 256)
@@ -231,7 +230,7 @@ func (c Config) validate() error {
 	within("Workers", c.Workers, 1, 1<<16)
 	within("SpareWorkers", c.SpareWorkers, 0, 1<<16)
 	within("MaxQueue", c.MaxQueue, 1, 1<<24)
-	within("MaxFrame", c.MaxFrame, 4, 1<<30)
+	within("MaxFrame", c.MaxFrame, 0, 1<<30)
 	within("MaxConns", c.MaxConns, 0, 1<<24)
 	within("MaxConnsPerIP", c.MaxConnsPerIP, 0, 1<<24)
 	within("MaxOutbound", c.MaxOutbound, 1<<10, 1<<30)

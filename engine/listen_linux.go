@@ -117,7 +117,7 @@ func bindUnix(a addr) (*bound, error) {
 		return nil, fmt.Errorf("engine: listen %s: %w", a, err)
 	}
 	if st.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("engine: listen %s: the path is taken by something that is not a socket: name another path", a)
+		return nil, &ConfigError{"Addrs", a, "the path is taken by something that is not a socket: name another path"}
 	}
 	c, err := net.DialTimeout("unix", a.host, time.Second)
 	if err == nil {

@@ -13,7 +13,9 @@ import (
 type outbox struct {
 	mu     sync.Mutex
 	stage  *buf   // guarded by mu; frames not yet taken by the loop
+	frames uint64 // guarded by mu; ever sent
 	at     uint64 // guarded by mu; the log's end when stage was begun
+	last   uint64 // guarded by mu; the log's end at the newest of stage's frames
 	segs   []seg  // guarded by mu; where in stage the log had grown
 	cast   int    // guarded by mu; bytes of stage that nobody asked for
 	unsent int    // guarded by mu; bytes on the chain
@@ -43,6 +45,12 @@ type outbox struct {
 type seg struct {
 	at  uint64
 	off int
+}
+
+func (o *outbox) framesSent() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.frames
 }
 
 func (o *outbox) unsentBytes() int {
@@ -77,6 +85,14 @@ func (s *Session) send(p codec.Packet, kind sendKind) error {
 	n := c.Overhead() + len(p.Body)
 	o := &s.out
 	o.mu.Lock()
+	if st := o.stage; o.corked && kind == sendAnswer && !o.closed && st != nil && len(st.b) > 0 && cap(st.b)-len(st.b) >= n &&
+		o.unsent+len(st.b)+n < s.srv.cfg.MaxOutbound && o.last == s.loop.logEnd.Load() {
+		// One more answer of a callback, and nothing else to see to.
+		st.b = c.Append(st.b, p)
+		o.frames++
+		o.mu.Unlock()
+		return nil
+	}
 	if err := s.admit(n, kind); err != nil {
 		o.mu.Unlock()
 		return err
@@ -128,17 +144,13 @@ func (s *Session) reserve(n int) {
 	} else {
 		o.stage = o.stage.room(n)
 	}
-	if len(o.stage.b) == 0 {
+	switch {
+	case len(o.stage.b) == 0:
 		o.at = end
-		return
-	}
-	last := o.at
-	if k := len(o.segs); k > 0 {
-		last = o.segs[k-1].at
-	}
-	if end != last {
+	case end != o.last:
 		o.segs = append(o.segs, seg{end, len(o.stage.b)})
 	}
+	o.last = end
 }
 
 // disown copies what stands in the loop's own buffer to a pooled one with room for n more.
@@ -163,8 +175,8 @@ func (s *Session) staged(n int, push bool) error {
 	if wake {
 		o.dirty = true
 	}
+	o.frames++
 	o.mu.Unlock()
-	s.framesOut.Add(1)
 	if wake {
 		s.loop.markDirty(s)
 	}

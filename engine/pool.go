@@ -359,7 +359,7 @@ func (p *Pool) look() bool {
 		}
 	}
 	spare := busy > p.cfg.Workers
-	if busy == 0 && waiting == 0 {
+	if p.idle == len(p.workers) && waiting == 0 {
 		p.watching.Store(false)
 	}
 	p.mu.Unlock()

@@ -13,6 +13,8 @@ import (
 
 	"github.com/panjf2000/gnet/v2"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
+
+	"millrace/codec"
 )
 
 // reactor adapts one gnet engine to the server: it is gnet's event handler. TCP
@@ -55,8 +57,9 @@ type reject struct {
 	n     int
 }
 
-// maxRejects is how many refused connections a loop keeps open to throw their input away.
-const maxRejects = 8
+// maxRejects is how many refused connections all loops together keep open to throw
+// their input away: half of the files that are kept.
+const maxRejects = reserveFiles / 2
 
 func (srv *Server) newReactor(single bool) *reactor {
 	return &reactor{srv: srv, single: single, log: &gnetLog{srv: srv}, up: make(chan struct{}), ended: make(chan struct{})}
@@ -224,9 +227,10 @@ func (r *reactor) reject(l *loop, c gnet.Conn, why refusal) gnet.Action {
 	srv := r.srv
 	srv.refused[why].Add(1)
 	if !srv.cfg.NoSystemFrames {
-		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.refusalPacket(why)))
+		code, text := why.answer()
+		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.errorPacket(codec.Packet{}, code, text)))
 	}
-	if why == refusedFiles || len(l.rejects) >= maxRejects {
+	if why == refusedFiles || len(l.rejects) >= max(1, maxRejects/srv.cfg.Loops) {
 		return gnet.Close
 	}
 	x := &reject{c: c, place: len(l.rejects), since: srv.now()}

@@ -85,7 +85,15 @@ func (l *loop) complete(s *Session, b []byte) []byte {
 		}
 		if missing == 0 {
 			l.endPartial(s)
-			l.dispatch(s, part.b, part)
+			n := 0
+			if l.srv.cfg.Dispatch != Ordered && !s.mustPark() && s.in.enter() {
+				n = l.inline(s, part.b)
+			}
+			if n == 0 {
+				l.queue(s, part.b, part)
+			} else {
+				part.free()
+			}
 			return b
 		}
 		if len(b) == 0 {
@@ -120,6 +128,15 @@ func (l *loop) endPartial(s *Session) {
 // take handles the whole frames at the start of b and keeps the rest as a partial one.
 func (l *loop) take(s *Session, b []byte) {
 	whole, bad := 0, error(nil)
+	if l.srv.cfg.Dispatch != Ordered && !s.mustPark() && s.in.enter() {
+		n := l.inline(s, b)
+		b = b[n:]
+		if s.rd.life != lifeOpen || s.closing.Load() != 0 {
+			l.srv.dropped.Add(uint64(countFrames(l.srv.codec, b)))
+			l.discard(s, len(b))
+			return
+		}
+	}
 	for whole < len(b) {
 		size, missing, err := l.srv.codec.Frame(b[whole:])
 		if err != nil {
@@ -132,7 +149,7 @@ func (l *loop) take(s *Session, b []byte) {
 		whole += size
 	}
 	if whole > 0 {
-		l.dispatch(s, b[:whole], nil)
+		l.queue(s, b[:whole], nil)
 	}
 	if bad != nil {
 		l.refuse(s, bad)
@@ -156,30 +173,14 @@ func (l *loop) refuse(s *Session, err error) {
 	s.post(it)
 }
 
-// dispatch runs whole frames inline as far as they may, and puts the rest on the
-// strand. own is the pooled buf that b is in, or nil when it is the read buffer.
-func (l *loop) dispatch(s *Session, b []byte, own *buf) {
-	now := l.srv.now()
-	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
-	mode := l.srv.cfg.Dispatch
-	if mode != Ordered && !s.mustPark() && s.in.enter() {
-		n := l.inline(s, b, now)
-		b = b[n:]
-	}
-	if len(b) == 0 {
-		if own != nil {
-			own.free()
-		}
-		return
-	}
+// queue puts whole frames on the strand. own is the pooled buf that b is in, or nil
+// when it is the read buffer.
+func (l *loop) queue(s *Session, b []byte, own *buf) {
 	frames, pings := l.look(s, b)
-	s.framesIn.Add(uint64(frames))
-	l.st.framesIn.Add(uint64(frames))
+	l.saw(s, frames, l.srv.now())
 	if own == nil {
 		own = getBuf(len(b))
 		own.b = append(own.b, b...)
-	} else {
-		own.off = len(own.b) - len(b)
 	}
 	s.post(own)
 	if pings {
@@ -187,10 +188,18 @@ func (l *loop) dispatch(s *Session, b []byte, own *buf) {
 	}
 }
 
-// inline runs frames on the loop. It returns how many bytes it has done; the strand is
-// given up.
-func (l *loop) inline(s *Session, b []byte, now int64) int {
+// saw notes whole frames.
+func (l *loop) saw(s *Session, frames int, now int64) {
+	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
+	s.framesIn.Add(uint64(frames))
+	l.st.framesIn.Add(uint64(frames))
+}
+
+// inline runs the whole frames at the start of b on the loop, as far as they may run
+// there. It returns how many bytes it has done; the strand is given up.
+func (l *loop) inline(s *Session, b []byte) int {
 	o := &s.out
+	now := l.srv.now()
 	o.mu.Lock()
 	o.corked, o.active = true, true
 	if o.stage == nil && l.lent != nil {
@@ -203,8 +212,7 @@ func (l *loop) inline(s *Session, b []byte, now int64) int {
 	done := it.off
 	it.b = nil
 	if used > 0 {
-		s.framesIn.Add(uint64(used))
-		l.st.framesIn.Add(uint64(used))
+		l.saw(s, used, now)
 		l.st.inline.Add(uint64(used))
 		if learn := l.srv.learn; learn != nil {
 			learn.judge(b[:done], time.Duration(l.srv.now()-now))

@@ -29,8 +29,8 @@ type Session struct {
 	out outbox
 	rd  reading // loop goroutine only
 
-	framesIn, framesOut atomic.Uint64
-	bytesIn, bytesOut   atomic.Uint64
+	framesIn          atomic.Uint64
+	bytesIn, bytesOut atomic.Uint64
 
 	groups []*Group // guarded by srv.groups.mu
 }
@@ -76,7 +76,7 @@ type SessionStats struct {
 // Stats returns a snapshot.
 func (s *Session) Stats() SessionStats {
 	return SessionStats{
-		FramesIn: s.framesIn.Load(), FramesOut: s.framesOut.Load(),
+		FramesIn: s.framesIn.Load(), FramesOut: s.out.framesSent(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
 		Unsent: s.out.unsentBytes(), Pending: s.in.pendingBytes(),
 	}

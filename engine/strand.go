@@ -357,9 +357,8 @@ func (s *Session) frames(it *buf, budget int) (used int) {
 		if used > 0 && (s.closing.Load() != 0 || s.mustPark()) {
 			break
 		}
-		b := it.b[it.off:]
-		size, _, _ := c.Frame(b)
-		p = c.Packet(b[:size:size])
+		var size int
+		p, size, _, _ = c.Decode(it.b[it.off:])
 		it.off += size
 		used++
 		switch {
@@ -378,7 +377,7 @@ func (s *Session) frames(it *buf, budget int) (used int) {
 }
 
 // framesInline is frames on the loop goroutine: it stops in front of a packet that
-// belongs on a worker.
+// belongs on a worker, and where no whole frame is left.
 func (s *Session) framesInline(it *buf) (used int) {
 	var p codec.Packet
 	ok := false
@@ -388,16 +387,21 @@ func (s *Session) framesInline(it *buf) (used int) {
 		}
 	}()
 	c, h, classes := s.srv.codec, s.srv.handler(), s.srv.classes.Load()
+	known := ^uint32(0) // the handle last looked up, which may run inline
 	for it.off < len(it.b) {
 		if used > 0 && (s.closing.Load() != 0 || s.mustPark()) {
 			break
 		}
-		b := it.b[it.off:]
-		size, _, _ := c.Frame(b)
-		next := c.Packet(b[:size:size])
-		reserved := s.srv.reserved(next)
-		if !reserved && !classes.inline(next.Handle(), s.srv.cfg.Dispatch) {
+		next, size, _, err := c.Decode(it.b[it.off:])
+		if size == 0 || err != nil {
 			break
+		}
+		reserved := s.srv.reserved(next)
+		if handle := next.Handle(); !reserved && handle != known {
+			if !classes.inline(handle, s.srv.cfg.Dispatch) {
+				break
+			}
+			known = handle
 		}
 		p = next
 		it.off += size

@@ -20,7 +20,7 @@ func TestFramesBehindTheEndAreDroppedAndNotCounted(t *testing.T) {
 		defer s.in.mu.Unlock()
 		return s.in.state == stateDone
 	})
-	d.l.dispatch(s, append(frame(1, 1, "late"), frame(1, 1, "later")...), nil)
+	d.l.queue(s, append(frame(1, 1, "late"), frame(1, 1, "later")...), nil)
 	if got := d.Stats(); got.Buffered != 0 || got.Dropped != 2 {
 		t.Errorf("got %d buffered, %d dropped, want 0 and 2", got.Buffered, got.Dropped)
 	}
@@ -146,7 +146,7 @@ func TestAnAnswerUnderWayIsAlwaysSeen(t *testing.T) {
 			s, _ := d.open(-1)
 			d.settleAll()
 			for range n {
-				d.l.dispatch(s, frame(1, 1, "x"), nil)
+				d.l.queue(s, frame(1, 1, "x"), nil)
 				for end := false; !end; { // no turn is run, so a reply stays staged
 					end = s.out.unsentBytes() > 0 || (how == "hold" && s.held.Load() > 0)
 					if !d.l.owes(s) || !d.l.busy(s) {

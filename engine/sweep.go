@@ -112,6 +112,6 @@ func (l *loop) busy(s *Session) bool {
 // holdClocks moves a session's clocks on by what has gone since the last sweep.
 func (l *loop) holdClocks(rd *reading, now int64) {
 	for _, clock := range []*int64{&rd.last, &rd.begun, &rd.since} {
-		*clock += now - max(*clock, l.sweepFrom)
+		*clock += max(0, now-max(*clock, l.sweepFrom))
 	}
 }

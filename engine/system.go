@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"strings"
 	"time"
 
@@ -32,15 +31,16 @@ func (s *Session) pong(p codec.Packet) {
 	s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, sendSystem)
 }
 
-// errorPacket is the ERROR frame about p: u16 code, u32 handle, text, which is cut to
-// what a frame holds.
+// errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
+// byte order. The text is cut to what a frame holds.
 func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
 	if most := max(srv.codec.MaxBody()-6, 0); len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "")
 	}
+	order := srv.codec.ByteOrder()
 	body := make([]byte, 0, 6+len(text))
-	body = binary.BigEndian.AppendUint16(body, uint16(code))
-	body = binary.BigEndian.AppendUint32(body, p.Handle())
+	body = order.AppendUint16(body, uint16(code))
+	body = order.AppendUint32(body, p.Handle())
 	body = append(body, text...)
 	return codec.Packet{Main: SystemMain, Sub: SubError, Seq: p.Seq, Body: body}
 }
@@ -72,7 +72,7 @@ func (s *Session) sendGoAway(grace time.Duration) {
 		return
 	}
 	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
-	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: binary.BigEndian.AppendUint32(nil, ms)}, sendSystem)
+	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: s.srv.codec.ByteOrder().AppendUint32(nil, ms)}, sendSystem)
 }
 
 func (s *Session) sendPing() {

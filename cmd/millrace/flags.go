@@ -20,6 +20,7 @@ var groups = []kong.Group{
 	{Key: "times", Title: "Timeouts (0 or off turns one off)"},
 	{Key: "socket", Title: "Sockets and loops"},
 	{Key: "frame", Title: "The frame"},
+	{Key: "backends", Title: "Timers, the database, the cache"},
 	{Key: "rest", Title: "The rest"},
 }
 
@@ -78,6 +79,7 @@ type engineFlags struct {
 	IdleTimeout       timeout `group:"times" default:"off" placeholder:"D" help:"Without a whole frame (${default})."`
 	Heartbeat         timeout `group:"times" default:"off" placeholder:"D" help:"PING a session that has been silent for so long (${default})."`
 	Linger            period  `group:"times" default:"2s" placeholder:"D" help:"To send what is unsent at close and to wait for the peer's FIN (${default})."`
+	FinTimeout        period  `group:"times" default:"5m" placeholder:"D" help:"From the peer's FIN until what is owed must be done (${default})."`
 
 	SystemFrames     bool    `group:"socket" default:"true" help:"PING, ERROR and GOAWAY on Main 0; --system-frames=false for clients that know nothing of them (${default})."`
 	ReadBuffer       size    `group:"socket" default:"64KiB" placeholder:"BYTES" help:"Most that one read takes, per loop (${default})."`
@@ -107,7 +109,7 @@ func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispat
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
 		MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
-		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger),
+		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger), FinTimeout: time.Duration(f.FinTimeout),
 		ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
 		KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
 		LockOSThread: f.LockOSThread, EdgeTriggered: f.EdgeTriggered, DrainBudget: int(f.DrainBudget),

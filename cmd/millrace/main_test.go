@@ -25,6 +25,7 @@ var program string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		before := goleak.IgnoreCurrent() // what gnet's imports start
 		dir, err := os.MkdirTemp("", "millrace-test-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
-		if err := goleak.Find(); err != nil && code == 0 {
+		if err := goleak.Find(before); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -56,6 +57,7 @@ func environ(extra ...string) []string {
 			env = append(env, kv)
 		}
 	}
+	env = append(env, "GORACE=atexit_sleep_ms=0")
 	return append(env, extra...)
 }
 
@@ -81,7 +83,7 @@ type process struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	ready []string // the addresses of its ready line
-	pipe  io.Closer
+	peers []*peer
 
 	mu     sync.Mutex
 	stderr bytes.Buffer  // guarded by mu
@@ -205,9 +207,12 @@ func (p *process) wait() int {
 	}
 }
 
-// stop drains the server and wants it to lose nothing.
+// stop closes the clients, drains the server and wants it to lose nothing.
 func (p *process) stop() {
 	p.t.Helper()
+	for _, c := range p.peers {
+		c.Close()
+	}
 	p.signal(syscall.SIGTERM)
 	if code := p.wait(); code != exitOK {
 		p.t.Errorf("exit code %d after SIGTERM, want 0", code)
@@ -217,7 +222,9 @@ func (p *process) stop() {
 // dial connects to the server's first address.
 func (p *process) dial() *peer {
 	p.t.Helper()
-	return dialAddr(p.t, p.ready[0])
+	c := dialAddr(p.t, p.ready[0])
+	p.peers = append(p.peers, c)
+	return c
 }
 
 func dialAddr(t testing.TB, addr string) *peer {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"testing"
+	"time"
 
 	"millrace/cmd/millrace/internal/reference"
 	"millrace/engine"
@@ -67,5 +68,20 @@ func TestFlagNames(t *testing.T) {
 		if got := flagOf(field); got != flag {
 			t.Errorf("%s: got %s, want %s", field, got, flag)
 		}
+	}
+}
+
+func TestDurationsReadWhatTheyWrite(t *testing.T) {
+	for _, text := range []string{"1500ms", "10s", "5m", "1m30s", "2h", "1h30m", "1h0m5s", "100h", "10m", "500ns"} {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := time.ParseDuration(short(d)); err != nil || back != d {
+			t.Errorf("%s is written as %s", text, short(d))
+		}
+	}
+	if got := short(5 * time.Minute); got != "5m" {
+		t.Errorf("got %s, want 5m", got)
 	}
 }

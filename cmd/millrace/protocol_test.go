@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,7 +20,10 @@ import (
 // dispatches runs a test in every dispatch mode: the contract is the same in all.
 func dispatches(t *testing.T, test func(t *testing.T, mode string)) {
 	for _, mode := range []string{"adaptive", "ordered", "inline"} {
-		t.Run(mode, func(t *testing.T) { test(t, "--dispatch="+mode) })
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			test(t, "--dispatch="+mode)
+		})
 	}
 }
 
@@ -111,10 +115,10 @@ func TestABadLengthInAnUploadIsAnsweredWithoutAReset(t *testing.T) {
 			written <- err
 		}()
 		c.wantError(1, 0, 0)
-		c.wantEnd()
 		if err := <-written; err != nil {
 			t.Fatalf("write: %v", err)
 		}
+		c.wantEnd()
 	}
 }
 
@@ -426,9 +430,11 @@ func TestWithoutSystemFramesARefusedRequestCloses(t *testing.T) {
 	c.wantEnd()
 	quiet := s.dial()
 	quiet.echo("hello")
-	go s.stop()
+	s.signal(syscall.SIGTERM)
 	quiet.wantEnd() // no GOAWAY
-	s.wait()
+	if code := s.wait(); code != exitOK {
+		t.Errorf("exit code %d, want 0", code)
+	}
 }
 
 // Every layout that the contract lists, built by hand here.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"millrace/cmd/millrace/internal/reference"
+	"millrace/cmd/millrace/internal/refservices"
 	"millrace/engine"
 )
 
@@ -23,6 +25,7 @@ import (
 type serveCmd struct {
 	engineFlags
 	frameFlags
+	backendFlags
 
 	DrainTimeout timeout `group:"times" default:"30s" placeholder:"D" help:"From SIGTERM until what is left is closed; off waits for as long as it takes (${default})."`
 
@@ -34,12 +37,10 @@ type serveCmd struct {
 	LogFormat   string `group:"rest" enum:"text,json" default:"text" help:"The log on stderr: text or json (${default})."`
 }
 
-func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) error {
-	router := reference.NewRouter()
-	reference.Basics(router, c.UnsafeDemo)
-	cfg := c.config(&c.frameFlags, router.Dispatch(), newLogger(stderr, c.LogFormat, c.LogLevel))
-	srv, err := engine.New(cfg, router)
-	if err != nil {
+func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) (err error) {
+	log := newLogger(stderr, c.LogFormat, c.LogLevel)
+	cfg := c.config(&c.frameFlags, nil, log)
+	if _, err := engine.New(cfg, reference.NewRouter()); err != nil {
 		return startError(err, src)
 	}
 	if c.PrintConfig {
@@ -48,6 +49,29 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if exitCode(err) > exitSignal {
+			return // at once: what runs behind us ends with the process
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		behind.stop(ctx)
+	}()
+	router := reference.NewRouter()
+	reference.Basics(router, c.UnsafeDemo)
+	reference.Timers(router, behind.timers)
+	reference.Queries(router, behind.db, behind.ready)
+	router.Mount(behind.services)
+	cfg = c.config(&c.frameFlags, router.Dispatch(), log)
+	cfg.Pool = behind.pool
+	srv, err := engine.New(cfg, router)
+	if err != nil {
+		return startError(err, src)
+	}
 	if err := srv.Start(context.Background()); err != nil {
 		return startError(err, src)
 	}
@@ -57,7 +81,8 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		return exitf(exitFailed, "the engine failed: %w", srv.Err())
 	case <-signals:
 	}
-	return drain(srv, time.Duration(c.DrainTimeout), signals)
+	err = drain(srv, time.Duration(c.DrainTimeout), signals)
+	return err
 }
 
 // drain stops srv as kindly as d allows. A second signal ends the process at once.
@@ -75,7 +100,8 @@ func drain(srv *engine.Server, d time.Duration, signals <-chan os.Signal) error 
 		var loss *engine.LossError
 		switch {
 		case errors.As(err, &loss):
-			return exitf(exitLoss, "drained with losses: %w", err)
+			return exitf(exitLoss, "drained with losses at --drain-timeout: %d sessions cut off, %d requests not answered, %d bytes not sent",
+				loss.Sessions, loss.Frames, loss.Bytes)
 		case err != nil:
 			return exitf(exitFailed, "stop: %w", err)
 		}
@@ -136,7 +162,7 @@ func codecText(field, rest string) string {
 func badAddress(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError
-	return errors.As(err, &op) || errors.As(err, &dns) || errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) ||
+	return strings.HasPrefix(err.Error(), "engine: listen ") || errors.As(err, &op) || errors.As(err, &dns) || errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) ||
 		errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.ENOTDIR)
 }
 

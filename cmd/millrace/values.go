@@ -166,7 +166,7 @@ func parseSize(s string) (int, bool) {
 // timeout is a duration; 0 or off means never.
 type timeout time.Duration
 
-func (t timeout) String() string { return offOr(t == 0, time.Duration(t).String()) }
+func (t timeout) String() string { return offOr(t == 0, short(time.Duration(t))) }
 
 func (t *timeout) Decode(ctx *kong.DecodeContext) error {
 	return decode(ctx, func(s string) error {
@@ -194,7 +194,7 @@ func (t timeout) engine() time.Duration {
 // period is a duration that can't be turned off.
 type period time.Duration
 
-func (p period) String() string { return time.Duration(p).String() }
+func (p period) String() string { return short(time.Duration(p)) }
 
 func (p *period) Decode(ctx *kong.DecodeContext) error {
 	return decode(ctx, func(s string) error {
@@ -205,6 +205,18 @@ func (p *period) Decode(ctx *kong.DecodeContext) error {
 		*p = period(d)
 		return nil
 	})
+}
+
+// short is d without the zeros that its String ends in: 5m and not 5m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
 }
 
 func offOr(off bool, s string) string {

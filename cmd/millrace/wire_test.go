@@ -103,13 +103,14 @@ func parseErrorFrame(f packet) (code uint16, about uint32, ok bool) {
 	return binary.BigEndian.Uint16(b), binary.BigEndian.Uint32(b[2:]), true
 }
 
-// wantEnd reads the end of the stream: a FIN and no reset.
+// wantEnd reads the end of the stream, a FIN and no reset, and closes its own side.
 func (p *peer) wantEnd() {
 	p.t.Helper()
 	f, err := p.next()
 	if !errors.Is(err, io.EOF) {
 		p.t.Fatalf("got %v, %v, want a clean end", f, err)
 	}
+	p.Close()
 }
 
 // object calls main/sub and returns its JSON answer.

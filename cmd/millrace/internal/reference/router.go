@@ -3,6 +3,7 @@ package reference
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"millrace/cmd/millrace/internal/strictjson"
 	"millrace/codec"
@@ -15,6 +16,7 @@ type Func func(s *engine.Session, p codec.Packet)
 // Router is an engine.Handler that calls what is registered for a packet's handle.
 type Router struct {
 	routes   map[uint32]Func
+	near     [8][16]Func // the routes of small Main and Sub again: an index costs less than a map
 	dispatch map[uint32]engine.Dispatch
 	fins     []func(s *engine.Session)
 	closes   []func(s *engine.Session, why engine.Reason)
@@ -32,12 +34,34 @@ func (r *Router) Handle(main, sub uint16, f Func) {
 		panic(fmt.Sprintf("reference: %d/%d is registered twice", main, sub))
 	}
 	r.routes[h] = f
+	if int(main) < len(r.near) && int(sub) < len(r.near[0]) {
+		r.near[main][sub] = f
+	}
 }
 
 // Blocking is Handle for an f that may block: it always runs on a worker.
 func (r *Router) Blocking(main, sub uint16, f Func) {
 	r.Handle(main, sub, f)
 	r.dispatch[codec.Packet{Main: main, Sub: sub}.Handle()] = engine.Ordered
+}
+
+// Controller is a handler of its own that serves some of the handles.
+type Controller interface {
+	engine.Handler
+	engine.FinHandler
+	Handles() []uint32
+	Dispatch() map[uint32]engine.Dispatch
+}
+
+// Mount has c serve its handles, and tells it of every session's end.
+func (r *Router) Mount(c Controller) {
+	for _, h := range c.Handles() {
+		main, sub := codec.Split(h)
+		r.Handle(main, sub, c.OnSocketRead)
+	}
+	maps.Copy(r.dispatch, c.Dispatch())
+	r.OnFin(c.OnSocketFin)
+	r.OnClose(c.OnSocketClose)
 }
 
 // OnFin registers f for a session's FIN. Several run in the order of registration.
@@ -50,11 +74,7 @@ func (r *Router) OnClose(f func(s *engine.Session, why engine.Reason)) {
 
 // Dispatch is what engine.Config.Handles must say for what is registered. It is a copy.
 func (r *Router) Dispatch() map[uint32]engine.Dispatch {
-	m := make(map[uint32]engine.Dispatch, len(r.dispatch))
-	for h, d := range r.dispatch {
-		m[h] = d
-	}
-	return m
+	return maps.Clone(r.dispatch)
 }
 
 // OnSocketAccept does nothing: a session has no state before its first request.
@@ -62,11 +82,18 @@ func (r *Router) OnSocketAccept(*engine.Session) {}
 
 // OnSocketRead calls what is registered for p's handle; ERROR 2 when nothing is.
 func (r *Router) OnSocketRead(s *engine.Session, p codec.Packet) {
-	if f := r.routes[p.Handle()]; f != nil {
+	if f := r.find(p); f != nil {
 		f(s, p)
 		return
 	}
 	Refuse(s, p, engine.CodeUnknownHandle, fmt.Sprintf("no handler for %d/%d", p.Main, p.Sub))
+}
+
+func (r *Router) find(p codec.Packet) Func {
+	if int(p.Main) < len(r.near) && int(p.Sub) < len(r.near[0]) {
+		return r.near[p.Main][p.Sub]
+	}
+	return r.routes[p.Handle()]
 }
 
 // OnSocketFin tells those that asked with OnFin.

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"millrace/cmd/millrace/internal/refservices"
+	"millrace/dbasync"
+	"millrace/dbasync/migrate"
+	"millrace/dbasync/pgembed"
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/timerwheel"
+)
+
+// backendFlags set up what stands behind the reference server's handlers.
+type backendFlags struct {
+	TimerTick        period `group:"backends" default:"1ms" placeholder:"D" help:"Resolution of timers (${default})."`
+	MaxTimers        count  `group:"backends" default:"1000000" placeholder:"N" help:"Timers pending, all sessions together (${default})."`
+	MaxSessionTimers count  `group:"backends" default:"1024" placeholder:"N" help:"Timers pending in one session (${default})."`
+
+	DB        string `group:"backends" name:"db" placeholder:"URL" help:"PostgreSQL at postgres://…, or embedded to run one from the installed binaries (none: 3/1, 4/1 and 4/2 answer ERROR 11)."`
+	DBDir     string `group:"backends" name:"db-dir" placeholder:"PATH" help:"Where --db=embedded keeps its data (the system's place for state)."`
+	DBLanes   count  `group:"backends" name:"db-lanes" default:"4" placeholder:"N" help:"Connections that all queries share (${default})."`
+	DBBurst   count  `group:"backends" name:"db-burst" default:"64" placeholder:"N" help:"Queries that travel together at most (${default})."`
+	DBQueue   count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Queries that wait; past it they get ERROR 4 (${default})."`
+	DBTimeout period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"For one query, waiting included (${default})."`
+
+	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT, or embedded to run a NATS server in this process (none: they are this process's)."`
+	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, and finds the server of another process (the system's place for state)."`
+	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Keys in the cache of this process (${default})."`
+	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Keys and values in the cache of this process (${default})."`
+	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Different keys that one session may set (${default})."`
+	MaxSessionLocks count  `group:"backends" default:"1024" placeholder:"N" help:"Locks that one session may hold or wait for (${default})."`
+	MaxDelayed      count  `group:"backends" default:"1024" placeholder:"N" help:"Delay events of one session (${default})."`
+}
+
+// backends are the pool and what runs on it.
+type backends struct {
+	pool   *engine.Pool
+	timers *timerwheel.Service
+	db     *dbasync.DB // nil without --db
+	ready  func() bool // the database has its tables
+
+	services *refservices.Services
+
+	pg     *pgembed.Server   // of --db=embedded
+	nats   *cluster.Embedded // of --cluster=embedded
+	cache  cacheService
+	cancel context.CancelFunc
+	bg     sync.WaitGroup
+}
+
+// startBackends starts the pool, the database and the timers. When it fails, nothing
+// is left running.
+func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, schemas map[string]fs.FS) (_ *backends, err error) {
+	b := &backends{}
+	ctx, b.cancel = context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			b.stop(context.Background())
+		}
+	}()
+	spare := cfg.SpareWorkers
+	b.pool, err = engine.NewPool(engine.PoolConfig{Workers: cfg.Workers, Spare: spare, MaxQueue: cfg.MaxQueue, Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.pool.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.startDB(ctx, f, cfg.Logger, schemas); err != nil {
+		return nil, err
+	}
+	b.timers, err = timerwheel.New(timerwheel.Config{
+		Tick: time.Duration(f.TimerTick), MaxTimers: int(f.MaxTimers), MaxPerSet: int(f.MaxSessionTimers), Logger: cfg.Logger,
+	}, b.pool)
+	if err != nil {
+		return nil, exitf(exitUsage, "--timer-tick %v, --max-timers %d, --max-session-timers %d: %w", f.TimerTick, f.MaxTimers, f.MaxSessionTimers, err)
+	}
+	if err := b.timers.Start(ctx); err != nil {
+		return nil, err
+	}
+	return b, b.startServices(ctx, f, cfg.Logger)
+}
+
+// cacheService is a cache that is started and stopped: either kind is.
+type cacheService interface {
+	services.Cache
+	services.Service
+}
+
+// startServices makes the cache, this process's or the cluster's, and the services on it.
+func (b *backends) startServices(ctx context.Context, f *backendFlags, log *slog.Logger) (err error) {
+	shared := f.Cluster != ""
+	if shared {
+		err = b.joinCluster(f, log)
+	} else {
+		b.cache, err = services.NewMemory(services.MemoryConfig{
+			MaxEntries: int(f.MaxKeys), MaxBytes: int64(f.CacheBytes), MaxPerOwner: int(f.MaxSessionLocks),
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.cache.Start(ctx); err != nil {
+		return exitf(exitFailed, "--cluster %q: %w", f.Cluster, err)
+	}
+	b.services, err = refservices.New(refservices.Config{
+		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
+		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Logger: log,
+	})
+	return err
+}
+
+func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
+	url := f.Cluster
+	if url == "embedded" {
+		dir, err := dataDir(f.ClusterDir, "cluster")
+		if err != nil {
+			return err
+		}
+		b.nats, err = cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		if err != nil {
+			return exitf(exitFailed, "--cluster embedded in %s: %w", dir, err)
+		}
+		url = b.nats.URL()
+	}
+	c, err := cluster.New(cluster.Config{URL: url, MaxPerOwner: int(f.MaxSessionLocks), Logger: log})
+	if err != nil {
+		return exitf(exitUsage, "--cluster %q: %w", f.Cluster, err)
+	}
+	b.cache = c
+	return nil
+}
+
+func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logger, schemas map[string]fs.FS) error {
+	b.ready = func() bool { return false }
+	url := f.DB
+	switch url {
+	case "":
+		return nil
+	case "embedded":
+		dir, err := dataDir(f.DBDir, "db")
+		if err != nil {
+			return err
+		}
+		b.pg, err = pgembed.Start(ctx, pgembed.Config{Dir: dir})
+		if errors.Is(err, pgembed.ErrNotInstalled) {
+			return exitf(exitUsage, "--db embedded: %w; install PostgreSQL, or give --db postgres://…", err)
+		}
+		if err != nil {
+			return exitf(exitFailed, "--db embedded in %s: %w", dir, err)
+		}
+		url = b.pg.URL()
+	}
+	db, err := dbasync.New(dbasync.Config{
+		URL: url, Pool: b.pool, Logger: log, Lanes: int(f.DBLanes), MaxBurst: int(f.DBBurst), MaxQueue: int(f.DBQueue),
+		QueryTimeout: time.Duration(f.DBTimeout),
+	})
+	if err != nil {
+		return exitf(exitUsage, "--db %q: %w", f.DB, err)
+	}
+	b.db = db
+	if err := db.Start(ctx); err != nil {
+		return err
+	}
+	migrated := make(chan struct{})
+	b.ready = func() bool {
+		select {
+		case <-migrated:
+			return db.Connected()
+		default:
+			return false
+		}
+	}
+	if b.pg != nil {
+		if err := migrateAll(ctx, url, schemas); err != nil {
+			return exitf(exitFailed, "--db embedded: %w", err)
+		}
+		close(migrated)
+		return nil
+	}
+	b.bg.Go(func() { b.migrateWhenUp(ctx, url, schemas, log, migrated) })
+	return nil
+}
+
+// migrateWhenUp keeps trying until the database, which may not be there yet, has its tables.
+func (b *backends) migrateWhenUp(ctx context.Context, url string, schemas map[string]fs.FS, log *slog.Logger, migrated chan struct{}) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := migrateAll(ctx, url, schemas)
+		if err == nil {
+			close(migrated)
+			return
+		}
+		if ctx.Err() == nil {
+			log.Warn("database: not ready yet", "err", err, "again", wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+func migrateAll(ctx context.Context, url string, schemas map[string]fs.FS) error {
+	for set, files := range schemas {
+		if _, err := migrate.Run(ctx, url, set, files); err != nil {
+			return fmt.Errorf("%s: %w", set, err)
+		}
+	}
+	return nil
+}
+
+// dataDir is where what is embedded keeps its data unless told otherwise.
+func dataDir(dir, what string) (string, error) {
+	if dir != "" {
+		return filepath.Abs(dir)
+	}
+	if os.Getuid() == 0 { // PostgreSQL runs as another user, who can't look into /root
+		return "/var/lib/millrace/" + what, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", exitf(exitUsage, "--%s embedded: %w; give --%s-dir", what, err, what)
+	}
+	return filepath.Join(home, ".local", "state", "millrace", what), nil
+}
+
+// stop ends the timers, the cache, the database and the pool, in this order, within ctx.
+func (b *backends) stop(ctx context.Context) {
+	b.cancel()
+	if b.timers != nil {
+		_ = b.timers.Stop(ctx)
+	}
+	if b.cache != nil {
+		_ = b.cache.Stop(ctx)
+	}
+	if b.nats != nil {
+		b.nats.Stop()
+	}
+	if b.db != nil {
+		_ = b.db.Stop(ctx)
+	}
+	b.bg.Wait()
+	if b.pg != nil {
+		_ = b.pg.Stop(ctx, pgembed.Fast)
+	}
+	if b.pool != nil {
+		_ = b.pool.Stop(ctx)
+	}
+}

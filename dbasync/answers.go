@@ -1,0 +1,410 @@
+package dbasync
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// fatalError: the server ended the connection and said so, in order with its
+// answers. It has read nothing beyond the query it was at.
+type fatalError struct{ pg *pgconn.PgError }
+
+func (e *fatalError) Error() string { return e.pg.Error() }
+func (e *fatalError) Unwrap() error { return e.pg }
+
+func brokenf(format string, args ...any) error {
+	return fmt.Errorf("dbasync: protocol: "+format, args...)
+}
+
+// SQLSTATEs that mean something to a lane.
+const (
+	codeAborted   = "25P02" // in_failed_sql_transaction
+	codeCanceled  = "57014" // query_canceled: statement_timeout
+	codeNoStmt    = "26000" // invalid_sql_statement_name
+	codeUnsupport = "0A000" // feature_not_supported: cached plan must not change result type
+	codeProtocol  = "08P01" // protocol_violation: as many result formats as there were columns
+)
+
+// maxTries bounds how often one query is put back for a reason of its own: a changed
+// plan, a lost statement, Stmt.Retry.
+const maxTries = 3
+
+// Phases of the entry at the head.
+const (
+	phQuery   = iota // before its CommandComplete
+	phCommit         // kChain: before its commit's; kStrict: before ReadyForQuery
+	phSettled        // kStrict, kDescribe: failed, before ReadyForQuery
+	phAgain          // kStrict: put back, before ReadyForQuery
+)
+
+// answers follows what the server says: a state machine that does no I/O and is
+// used by the reader alone. Between two settles it collects what is finished.
+type answers struct {
+	index  int // of the lane
+	shapes *shapes
+	limits limits
+
+	view fifo   // the FIFO as it was when the bytes arrived
+	pos  uint64 // the entry that is being answered
+
+	phase   int
+	bound   bool // BindComplete has come for the entry
+	aborted bool // ReadyForQuery said 'E' and no rollback has been answered since
+	rows    rowSet
+	tag     string
+	desc    describing
+	held    []heldRow // finished in a group whose commit is to come
+	// override has the true columns for descriptions that were found stale on this lane.
+	override map[*description][]pgconn.FieldDescription
+
+	// collected since the last settle
+	fin        []*request // claimed, with their result; ready for delivery
+	gone       []*request // answered: their reference is to be given back
+	again      []*request // did not run: to be put back
+	described  []*shape   // described, or not describable
+	replan     []staleShape
+	bare       bool     // the lane's own statements are gone
+	redescribe []*shape // a describe that did not run
+	failed     []failedShape
+	slow       []*shape // learned from 57014
+	errors     int      // bursts cut short
+	clean      int      // Syncs without one
+	synced     bool     // a ReadyForQuery has come
+	dirtyBurst bool
+	rolledBack bool
+}
+
+type limits struct{ rows, bytes int }
+
+// rowSet is the rows of the result that is arriving: DataRow messages as they came.
+type rowSet struct {
+	data []byte
+	n    int
+	over bool
+}
+
+type heldRow struct {
+	req  *request
+	rows rowSet
+	tag  string
+}
+
+// staleShape is a shape whose description desc no longer holds.
+type staleShape struct {
+	shape *shape
+	desc  *description
+}
+
+type failedShape struct {
+	shape *shape
+	err   error
+}
+
+type describing struct {
+	params bool
+	oids   []uint32
+	fields []pgconn.FieldDescription
+	done   bool
+	err    *pgconn.PgError
+}
+
+var errNothingOwed = errors.New("dbasync: protocol: an answer to nothing")
+
+func (a *answers) cur() (entry, bool) {
+	if a.pos == a.view.tail {
+		return entry{}, false
+	}
+	return a.view.at(a.pos), true
+}
+
+func (a *answers) pop() {
+	a.pos++
+	a.phase, a.bound = phQuery, false
+	a.rows, a.tag = rowSet{}, ""
+}
+
+// message handles one message other than DataRow. body is the reader's buffer.
+func (a *answers) message(typ byte, body []byte) error {
+	switch typ {
+	case 'S', 'N', 'A', '3':
+		return nil // ParameterStatus, NoticeResponse, NotificationResponse, CloseComplete
+	case 'E':
+		return a.failure(parseError(body))
+	}
+	e, ok := a.cur()
+	if !ok {
+		return errNothingOwed
+	}
+	if e.kind == kDescribe {
+		return a.describeMessage(e, typ, body)
+	}
+	switch typ {
+	case '1':
+		return a.parsed(e)
+	case '2':
+		if a.bound && e.kind != kChain {
+			return brokenf("BindComplete twice for %v", e.kind)
+		}
+		a.bound = true
+		return nil
+	case 'C', 's', 'I':
+		return a.complete(e, typ, body)
+	case 'Z':
+		return a.ready(e, body)
+	case 't':
+		return nil
+	case 'T':
+		return a.columns(e, body)
+	case 'n':
+		return a.columns(e, []byte{0, 0})
+	}
+	return brokenf("message %q for %v", typ, e.kind)
+}
+
+func (a *answers) parsed(e entry) error {
+	if e.kind == kSync {
+		return nil // of the lane's own statements
+	}
+	if e.req == nil || a.phase != phQuery || a.bound {
+		return brokenf("ParseComplete for %v", e.kind)
+	}
+	a.shapes.prepared(e.req.shape, a.index)
+	return nil
+}
+
+// rowsArrived takes n whole DataRow messages, or with n 0 a further piece of one.
+func (a *answers) rowsArrived(b []byte, n int) error {
+	e, ok := a.cur()
+	if !ok || e.req == nil || a.phase != phQuery || !a.bound {
+		return brokenf("DataRow out of place")
+	}
+	a.rows.n += n
+	if !e.req.rows || a.rows.over {
+		return nil
+	}
+	if len(a.rows.data)+len(b) > a.limits.bytes || a.limits.rows > 0 && a.rows.n > a.limits.rows {
+		a.rows.over, a.rows.data = true, nil
+		return nil
+	}
+	a.rows.data = append(a.rows.data, b...)
+	return nil
+}
+
+func (a *answers) complete(e entry, typ byte, body []byte) error {
+	if typ == 's' && e.req == nil || !a.bound {
+		return brokenf("completion %q of %v", typ, e.kind)
+	}
+	a.bound = false
+	switch e.kind {
+	case kRollback:
+		a.aborted, a.rolledBack = false, true
+		a.pop()
+	case kBegin:
+		a.pop()
+	case kChain, kStrict:
+		return a.queryComplete(e, typ, body)
+	case kGroup:
+		a.held = append(a.held, heldRow{e.req, a.rows, a.commandTag(e, typ, body)})
+		a.pop()
+	case kCommit:
+		a.releaseHeld()
+		a.pop()
+	default:
+		return brokenf("completion of %v", e.kind)
+	}
+	return nil
+}
+
+func (a *answers) queryComplete(e entry, typ byte, body []byte) error {
+	switch {
+	case a.phase == phQuery:
+		a.tag = a.commandTag(e, typ, body)
+		a.phase = phCommit
+	case e.kind == kChain:
+		a.succeed(e.req, a.rows, a.tag)
+		a.gone = append(a.gone, e.req)
+		a.pop()
+	default:
+		return brokenf("second completion of one query")
+	}
+	return nil
+}
+
+func (a *answers) commandTag(e entry, typ byte, body []byte) string {
+	if typ != 'C' || len(body) == 0 {
+		return ""
+	}
+	return e.req.shape.tagOf(body[:len(body)-1])
+}
+
+// ready handles ReadyForQuery.
+func (a *answers) ready(e entry, body []byte) error {
+	if len(body) != 1 || body[0] != 'I' && body[0] != 'E' {
+		return brokenf("ReadyForQuery %q on a lane", body)
+	}
+	switch e.kind {
+	case kSync:
+	case kStrict:
+		switch a.phase {
+		case phQuery:
+			return brokenf("ReadyForQuery before the query's end")
+		case phCommit:
+			a.succeed(e.req, a.rows, a.tag)
+		}
+		if a.phase != phAgain {
+			a.gone = append(a.gone, e.req)
+		}
+	default:
+		return brokenf("ReadyForQuery for %v", e.kind)
+	}
+	a.syncPoint(body[0])
+	a.pop()
+	return nil
+}
+
+func (a *answers) syncPoint(status byte) {
+	a.aborted = status == 'E'
+	a.synced = true
+	if !a.dirtyBurst {
+		a.clean++
+	}
+	a.dirtyBurst = false
+}
+
+// failure handles ErrorResponse.
+func (a *answers) failure(pg *pgconn.PgError) error {
+	if s := pg.SeverityUnlocalized; s == "FATAL" || s == "PANIC" {
+		return &fatalError{pg}
+	}
+	e, ok := a.cur()
+	if !ok {
+		return errNothingOwed
+	}
+	a.dirtyBurst = true
+	switch e.kind {
+	case kBegin:
+		return a.failBegin(pg)
+	case kChain, kGroup:
+		a.fail(e.req, pg)
+		if e.kind == kGroup {
+			a.releaseHeld()
+		}
+	case kCommit:
+		for _, h := range a.held {
+			a.fail(h.req, pg)
+		}
+		a.held = nil
+	case kStrict, kDescribe:
+		return a.failStrict(e, pg)
+	default:
+		return fmt.Errorf("dbasync: %v failed: %w", e.kind, pg)
+	}
+	a.errors++
+	a.pop()
+	return a.skip()
+}
+
+// failBegin: nothing of the burst has run. Without its own statements, which a function
+// may throw away, the lane prepares them anew; after anything else it is given up.
+func (a *answers) failBegin(pg *pgconn.PgError) error {
+	mine := a.aborted && pg.Code == codeAborted
+	if pg.Code == codeNoStmt {
+		a.bare, mine = true, true
+	}
+	a.errors++
+	a.pop()
+	if err := a.skip(); err != nil || mine {
+		return err
+	}
+	return fmt.Errorf("dbasync: begin failed: %w", pg)
+}
+
+func (a *answers) failStrict(e entry, pg *pgconn.PgError) error {
+	switch {
+	case a.phase >= phSettled:
+		return brokenf("two errors for %v", e.kind)
+	case e.kind == kDescribe:
+		a.desc.err = pg
+		a.phase = phSettled
+	case a.fail(e.req, pg):
+		a.phase = phSettled
+	default:
+		a.phase = phAgain
+	}
+	return nil
+}
+
+// skip: what follows up to the Sync was discarded by the server.
+func (a *answers) skip() error {
+	for {
+		e, ok := a.cur()
+		if !ok {
+			return brokenf("a burst without a Sync")
+		}
+		if e.kind == kSync {
+			return nil
+		}
+		if e.req != nil {
+			a.again = append(a.again, e.req)
+		}
+		a.pop()
+	}
+}
+
+// fail settles a query that the server refused: its error, or put back when it is
+// the lane's fault that it did not run. It reports whether r is done with; then r
+// is among gone unless it is strict, where ReadyForQuery puts it there.
+func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
+	atBind := !a.bound && a.phase == phQuery
+	switch {
+	case pg.Code == codeAborted && a.aborted:
+		a.again = append(a.again, r)
+		return false
+	case atBind && planChanged(pg) && r.tries < maxTries:
+		r.tries++
+		a.replan = append(a.replan, staleShape{r.shape, r.desc})
+		r.desc = nil
+		a.again = append(a.again, r)
+		return false
+	case atBind && pg.Code == codeNoStmt && r.tries < maxTries:
+		r.tries++
+		a.shapes.unprepared(r.shape, a.index)
+		a.again = append(a.again, r)
+		return false
+	case pg.Code == codeCanceled:
+		a.slow = append(a.slow, r.shape)
+	}
+	if _, ok := r.claim(); ok {
+		r.res.Outcome, r.res.Err, r.res.Conn = SQLError, pg, a.index
+		a.fin = append(a.fin, r)
+	}
+	if e, _ := a.cur(); e.kind != kStrict {
+		a.gone = append(a.gone, r)
+	}
+	return true
+}
+
+func (a *answers) releaseHeld() {
+	for _, h := range a.held {
+		a.succeed(h.req, h.rows, h.tag)
+		a.gone = append(a.gone, h.req)
+	}
+	clear(a.held)
+	a.held = a.held[:0]
+}
+
+// succeed: the server has acknowledged r's commit.
+func (a *answers) succeed(r *request, rows rowSet, tag string) {
+	if _, ok := r.claim(); !ok {
+		return // cancelled: the answer is dropped
+	}
+	res := &r.res
+	res.Outcome, res.Conn, res.tag, res.db = OK, a.index, tag, r.db
+	res.data, res.rows, res.fields = rows.data, rows.n, a.fieldsOf(r.desc)
+	if rows.over {
+		res.Err, res.rows = ErrResultTooLarge, 0
+	}
+	a.fin = append(a.fin, r)
+}

@@ -1,0 +1,212 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestContextEndsAQuery(t *testing.T) {
+	db := open(t, func(c *Config) { c.Lanes = 1 })
+	ask(t, db, Stmt{SQL: "select pg_sleep($1)"}, 0.0)
+	ch := make(chan QueryResult, 2)
+	done := func(r QueryResult) { ch <- r }
+	ctx, cancel := context.WithCancel(context.Background())
+	begun := time.Now()
+	if err := db.Query(ctx, nil, done, Stmt{SQL: "select pg_sleep($1)"}, 0.4); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // on its way: the lane was idle
+	queued := make(chan QueryResult, 1)
+	if err := db.Query(ctx, nil, func(r QueryResult) { queued <- r }, Stmt{SQL: "select pg_sleep($1)"}, 0.0); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if r := wait(t, ch); r.Outcome != MayHaveRun || !errors.Is(r.Err, context.Canceled) {
+		t.Errorf("in flight: got %v %v", r.Outcome, r.Err)
+	}
+	if r := wait(t, queued); r.Outcome != NotRun || !errors.Is(r.Err, context.Canceled) {
+		t.Errorf("queued: got %v %v", r.Outcome, r.Err)
+	}
+	if took := time.Since(begun); took > 300*time.Millisecond {
+		t.Errorf("told after %v", took)
+	}
+	// The lane goes on with the same connection.
+	pid := db.Conn(0).PID()
+	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != OK || db.Conn(0).PID() != pid {
+		t.Errorf("afterwards: got %v %v", r.Outcome, r.Err)
+	}
+	if err := db.Query(ctx, nil, done, Stmt{SQL: "select 1"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: got %v", err)
+	}
+}
+
+// TestCancelRaces cancels in every phase, under -race.
+func TestCancelRaces(t *testing.T) {
+	db := open(t, nil)
+	var wg sync.WaitGroup
+	for i := range 3000 {
+		ctx, cancel := context.WithCancel(context.Background())
+		stmt := Stmt{SQL: "select $1::int4"}
+		if i%3 == 0 {
+			stmt.Key = uint64(i%5 + 1)
+		}
+		wg.Add(1)
+		err := db.Query(ctx, nil, func(r QueryResult) {
+			defer wg.Done()
+			var v int
+			if r.Outcome == OK && (r.Scan(&v) != nil || v != i) {
+				t.Errorf("got %d, want %d", v, i)
+			}
+		}, stmt, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			go func() {
+				time.Sleep(time.Duration(i%40) * 10 * time.Microsecond)
+				cancel()
+			}()
+		} else {
+			defer cancel()
+		}
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	wait(t, done)
+}
+
+func TestFrozenBackendHoldsNoCompletion(t *testing.T) {
+	db := open(t, func(c *Config) { c.Lanes = 1; c.QueryTimeout = 300 * time.Millisecond; c.StallTimeout = time.Second })
+	ask(t, db, Stmt{SQL: "select 1"})
+	pid := int(db.Conn(0).PID())
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	begun := time.Now()
+	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != MayHaveRun || !errors.Is(r.Err, ErrTimeout) {
+		t.Errorf("got %v %v", r.Outcome, r.Err)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("told after %v", took)
+	}
+	for int(db.Conn(0).PID()) == pid || !db.Conn(0).Connected() {
+		if time.Since(begun) > 5*time.Second {
+			t.Fatal("the silent lane was not replaced")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != OK {
+		t.Errorf("on the new connection: %v %v", r.Outcome, r.Err)
+	}
+}
+
+func TestStopEndsEverything(t *testing.T) {
+	srv := server(t)
+	for range 5 {
+		db, err := New(Config{URL: srv.URL(), Lanes: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		ended := map[Outcome]int{}
+		accepted := 0
+		for i := range 500 {
+			stmt := Stmt{SQL: "select pg_sleep(0.02)"}
+			stmt.Slow = i%10 == 0
+			err := db.Query(context.Background(), nil, func(r QueryResult) {
+				mu.Lock()
+				ended[r.Outcome]++
+				mu.Unlock()
+			}, stmt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			accepted++
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 150*time.Millisecond)
+		err = db.Stop(ctx)
+		cancel()
+		if err == nil {
+			t.Error("Stop did not say that it cut something short")
+		}
+		if err := db.Stop(context.Background()); err != nil {
+			t.Errorf("second Stop: %v", err)
+		}
+		n := 0
+		for _, c := range ended {
+			n += c
+		}
+		if n != accepted || ended[NotRun] == 0 {
+			t.Errorf("got %v of %d", ended, accepted)
+		}
+		if err := db.Query(context.Background(), nil, nil, Stmt{SQL: "select 1"}); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Stop: %v", err)
+		}
+	}
+}
+
+func TestStopWaitsForWhatWasAccepted(t *testing.T) {
+	srv := server(t)
+	db, err := New(Config{URL: srv.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	ok := 0
+	for range 2000 {
+		if err := db.Query(context.Background(), nil, func(r QueryResult) {
+			mu.Lock()
+			defer mu.Unlock()
+			if r.Outcome == OK {
+				ok++
+			}
+		}, Stmt{SQL: "select 1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if ok != 2000 {
+		t.Errorf("got %d ok, want 2000", ok)
+	}
+}
+
+// TestCompletionsSurviveAGonePool: the last resort is Stop's goroutine.
+func TestCompletionsSurviveAGonePool(t *testing.T) {
+	srv := server(t)
+	for _, err := range []error{gone{}, errFull} {
+		pool := &gate{}
+		db, e := New(Config{URL: srv.URL(), Pool: pool})
+		if e != nil {
+			t.Fatal(e)
+		}
+		if e := db.Start(context.Background()); e != nil {
+			t.Fatal(e)
+		}
+		pool.set(err)
+		ch := make(chan QueryResult, 10)
+		for range 10 {
+			if e := db.Query(context.Background(), nil, func(r QueryResult) { ch <- r }, Stmt{SQL: "select 1"}); e != nil {
+				t.Fatal(e)
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		_ = db.Stop(ctx)
+		cancel()
+		if len(ch) != 10 {
+			t.Errorf("pool %v: got %d completions, want 10", err, len(ch))
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package dbasync
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Submitter runs fn on a goroutine of its own, once. nil: it will run. An error
+// that Is net.ErrClosed: the target has gone for good. Any other error: full
+// now, try again later.
+type Submitter interface{ Submit(fn func()) error }
+
+// Config is the settings of a DB. Zero means the default named at each field.
+type Config struct {
+	// URL is a PostgreSQL connection string (URL or key=value), as pgx reads it,
+	// TLS and fallbacks included. Required.
+	URL string
+	// Pool runs completions and events that have no other submitter. nil: a pool
+	// of the DB's own with 2 x NumCPU goroutines.
+	Pool Submitter
+	// Observer is told of connections and of every completion; SetObserver swaps it.
+	Observer Observer
+	// Logger gets connection changes and panics of the DB's own pool. nil: discard.
+	Logger *slog.Logger
+	// NewTypeMap makes the type maps that encode arguments and decode rows, for
+	// types of one's own. nil: pgtype.NewMap. A map is used by one goroutine at a time.
+	NewTypeMap func() *pgtype.Map
+
+	// Lanes is how many connections are shared by all queries. 0: 4. At most 64.
+	Lanes int
+	// SlowConns is how many ordinary connections Slow, Tx, Do and CopyFrom share. 0: 4.
+	SlowConns int
+	// Window is how many queries one lane has in flight at most. 0: 256.
+	Window int
+	// MaxBurst is how many queries travel in one write, under one Sync. 0: 64.
+	MaxBurst int
+	// LaneBytes is how many bytes of queries one lane has in flight. 0: 1 MiB.
+	LaneBytes int
+	// MaxQueue is how many accepted queries may wait for their completion to
+	// begin, on all lanes together. 0: 65,536.
+	MaxQueue int
+	// MaxQueueBytes is how many bytes of arguments and undelivered rows those hold. 0: 64 MiB.
+	MaxQueueBytes int
+	// MaxQueryBytes is how many bytes the arguments of one query may have. 0: 16 MiB.
+	MaxQueryBytes int
+	// MaxResultRows and MaxResultBytes bound one result; past them its rows are
+	// dropped and its Err is ErrResultTooLarge. The server stops after
+	// MaxResultRows+1 rows. 0: 100,000 rows, 4 MiB. Rows -1: no limit.
+	MaxResultRows  int
+	MaxResultBytes int
+	// MaxShapes is how many different SQL texts stay prepared on each lane. 0: 512.
+	MaxShapes int
+
+	// QueryTimeout ends a query that waits or runs for longer, counted from Query.
+	// A context that ends earlier wins. 0: 30 s.
+	QueryTimeout time.Duration
+	// SlowTimeout is that of Slow statements, Tx, Do and CopyFrom. 0: 10 min.
+	SlowTimeout time.Duration
+	// StatementTimeout is the server's statement_timeout on lanes. 0: 5 s. -1: none.
+	StatementTimeout time.Duration
+	// StallTimeout drops a lane that has queries in flight and hears nothing. 0: 30 s.
+	StallTimeout time.Duration
+	// SlowAfter: a shape that took longer on a lane is run on the slow connections
+	// from then on, until it has been quick again. 0: 250 ms. -1: never learn.
+	SlowAfter time.Duration
+	// ConnectTimeout bounds one attempt to connect. 0: 5 s.
+	ConnectTimeout time.Duration
+	// MinBackoff and MaxBackoff bound the pause between attempts; it doubles, with
+	// jitter. 0: 50 ms, 1 s.
+	MinBackoff, MaxBackoff time.Duration
+
+	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction.
+	GroupReads bool
+	// Strict sends every query under a Sync of its own: slower, for a server or a
+	// proxy that can't COMMIT AND CHAIN. It is used by itself below PostgreSQL 12.
+	Strict bool
+}
+
+func (c Config) withDefaults() Config {
+	setInt := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	setDur := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	setInt(&c.Lanes, 4)
+	setInt(&c.SlowConns, 4)
+	setInt(&c.Window, 256)
+	setInt(&c.MaxBurst, 64)
+	setInt(&c.LaneBytes, 1<<20)
+	setInt(&c.MaxQueue, 1<<16)
+	setInt(&c.MaxQueueBytes, 64<<20)
+	setInt(&c.MaxQueryBytes, 16<<20)
+	setInt(&c.MaxResultRows, 100_000)
+	setInt(&c.MaxResultBytes, 4<<20)
+	setInt(&c.MaxShapes, 512)
+	setDur(&c.QueryTimeout, 30*time.Second)
+	setDur(&c.SlowTimeout, 10*time.Minute)
+	setDur(&c.StatementTimeout, 5*time.Second)
+	setDur(&c.StallTimeout, 30*time.Second)
+	setDur(&c.SlowAfter, 250*time.Millisecond)
+	setDur(&c.ConnectTimeout, 5*time.Second)
+	setDur(&c.MinBackoff, 50*time.Millisecond)
+	setDur(&c.MaxBackoff, time.Second)
+	if c.NewTypeMap == nil {
+		c.NewTypeMap = pgtype.NewMap
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// validate reports every fault at once.
+func (c Config) validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("dbasync: "+format, args...))
+		}
+	}
+	bad(c.URL != "", "URL is empty")
+	bad(c.Lanes >= 1 && c.Lanes <= 64, "Lanes %d is not 1 to 64", c.Lanes)
+	bad(c.SlowConns >= 1, "SlowConns %d is below 1", c.SlowConns)
+	bad(c.Window >= 1 && c.Window <= 1<<16, "Window %d is not 1 to 65536", c.Window)
+	bad(c.MaxBurst >= 1 && c.MaxBurst <= c.Window, "MaxBurst %d is not 1 to Window %d", c.MaxBurst, c.Window)
+	bad(c.MaxQueue >= 1, "MaxQueue %d is below 1", c.MaxQueue)
+	bad(c.MaxQueueBytes >= 1, "MaxQueueBytes %d is below 1", c.MaxQueueBytes)
+	bad(c.MaxQueryBytes >= 1 && c.MaxQueryBytes < 1<<30, "MaxQueryBytes %d is not 1 to 1 GiB", c.MaxQueryBytes)
+	bad(c.LaneBytes >= 1, "LaneBytes %d is below 1", c.LaneBytes)
+	bad(c.MaxResultRows >= 1 && c.MaxResultRows < 1<<31-1 || c.MaxResultRows == -1, "MaxResultRows %d", c.MaxResultRows)
+	bad(c.MaxResultBytes >= 1, "MaxResultBytes %d is below 1", c.MaxResultBytes)
+	bad(c.MaxShapes >= 1, "MaxShapes %d is below 1", c.MaxShapes)
+	bad(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v, MaxBackoff %v", c.MinBackoff, c.MaxBackoff)
+	for _, d := range []time.Duration{c.QueryTimeout, c.SlowTimeout, c.StallTimeout, c.ConnectTimeout} {
+		bad(d > 0, "a timeout of %v", d)
+	}
+	return errors.Join(errs...)
+}
+
+// defaultWorkers is the size of the DB's own pool.
+func defaultWorkers() int { return 2 * runtime.NumCPU() }

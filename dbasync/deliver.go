@@ -1,0 +1,249 @@
+package dbasync
+
+import (
+	"errors"
+	"net"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// groupSize is how many completions one task of the DB's pool runs at most: enough
+// to make the hand-over cheap, few enough to keep several workers busy.
+const groupSize = 16
+
+// group is a run of completions for the DB's pool.
+type group struct {
+	db   *DB
+	rs   [groupSize]*request
+	n, i int
+	run  func()
+}
+
+func (db *DB) newGroup() *group {
+	g, _ := db.groups.Get().(*group)
+	if g == nil {
+		g = &group{db: db}
+		g.run = g.deliver
+	}
+	return g
+}
+
+// deliver runs on the pool. When a callback panics, the rest goes to the pool anew
+// and the panic goes on to whoever recovers it there.
+func (g *group) deliver() {
+	defer func() {
+		if g.i == g.n {
+			clear(g.rs[:])
+			g.n, g.i = 0, 0
+			g.db.groups.Put(g)
+			return
+		}
+		g.db.handGroup(g)
+	}()
+	for g.i < g.n {
+		r := g.rs[g.i]
+		g.i++
+		r.deliver()
+	}
+}
+
+// deliver calls r's callback and the observer, and ends r. It runs on r's submitter,
+// or on the DB's pool. No reference to r may be kept by the caller.
+func (r *request) deliver() {
+	db, res, done := r.db, r.res, r.done
+	db.settled(r)
+	r.unwatch()
+	r.release()
+	if done != nil {
+		done(res)
+	}
+	if obs := db.observer.Load(); obs != nil {
+		(*obs).OnQueryEnd(res)
+	}
+}
+
+// deliver hands one claimed request to its submitter.
+func (db *DB) deliver(r *request) {
+	r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
+	r.res.Elapsed = db.now() - r.start
+	db.stats.ended[r.res.Outcome].Add(1)
+	db.hand(r)
+}
+
+// deliverAll is deliver for what one read of a lane finished, in its order. What
+// goes to the DB's pool goes in groups.
+func (db *DB) deliverAll(rs []*request, now time.Duration) {
+	var g *group
+	for _, r := range rs {
+		r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
+		r.res.Elapsed = now - r.start
+		db.stats.ended[r.res.Outcome].Add(1)
+		db.bytes.Add(int64(len(r.res.data)))
+		r.bytes += len(r.res.data)
+		if !db.isPool(r.on) || db.late.waiting.Load() > 0 {
+			db.hand(r)
+			continue
+		}
+		if g == nil {
+			g = db.newGroup()
+		}
+		g.rs[g.n] = r
+		if g.n++; g.n == groupSize {
+			db.handGroup(g)
+			g = nil
+		}
+	}
+	if g != nil {
+		db.handGroup(g)
+	}
+}
+
+// isPool tells whether on is the DB's pool. Only pointers are compared: other
+// types may not be comparable.
+func (db *DB) isPool(on Submitter) bool {
+	return on == nil || db.poolPtr && reflect.TypeOf(on).Kind() == reflect.Pointer && on == db.pool
+}
+
+func (db *DB) handGroup(g *group) {
+	if db.pool.Submit(g.run) == nil {
+		return
+	}
+	for ; g.i < g.n; g.i++ {
+		db.late.add(g.rs[g.i])
+	}
+	clear(g.rs[:])
+	g.n, g.i = 0, 0
+	db.groups.Put(g)
+}
+
+// hand gives r to its submitter, or to the late list when that is full.
+func (db *DB) hand(r *request) {
+	if db.late.waiting.Load() > 0 && db.late.mustQueue(r) {
+		db.late.add(r)
+		return
+	}
+	if !db.tryHand(r) {
+		db.late.add(r)
+	}
+}
+
+// tryHand gives r to its submitter; when that has gone for good, to the pool, marked
+// stale. False: full now.
+func (db *DB) tryHand(r *request) bool {
+	on := r.on
+	if on == nil {
+		on = db.pool
+	}
+	err := on.Submit(r.run)
+	if err == nil {
+		return true
+	}
+	if !errors.Is(err, net.ErrClosed) {
+		db.stats.submitterFull.Add(1)
+		return false
+	}
+	if !r.res.Stale && r.on != nil {
+		r.res.Stale = true
+		db.stats.stale.Add(1)
+	}
+	r.on = nil
+	if db.isPool(on) {
+		// The pool itself has gone: the last resort is the sweeper's own goroutine.
+		db.late.last.Store(true)
+		return false
+	}
+	return db.pool.Submit(r.run) == nil
+}
+
+// late holds completions whose submitter was full. It holds no more than were
+// accepted, which MaxQueue bounds.
+type late struct {
+	db      *DB
+	waiting atomic.Int64
+	last    atomic.Bool // the pool has gone: run them here
+	kick    chan struct{}
+
+	mu sync.Mutex
+	rs []*request // guarded by mu
+}
+
+// add appends r. Its rows go when too many bytes wait.
+func (l *late) add(r *request) {
+	db := l.db
+	if len(r.res.data) > 0 && db.bytes.Load() > int64(db.cfg.MaxQueueBytes) {
+		db.bytes.Add(-int64(len(r.res.data)))
+		r.bytes -= len(r.res.data)
+		r.res.data, r.res.rows, r.res.Err = nil, 0, ErrResultDropped
+		db.stats.dropped.Add(1)
+	}
+	l.mu.Lock()
+	l.rs = append(l.rs, r)
+	l.waiting.Store(int64(len(l.rs)))
+	l.mu.Unlock()
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// mustQueue: a keyed one may not overtake one that waits.
+func (l *late) mustQueue(r *request) bool { return r.stmt.Key != 0 }
+
+// retry tries each once, in order; one key's behind its first refusal stay. It runs
+// on the DB's sweeper, and in the end on Stop.
+func (l *late) retry() {
+	l.mu.Lock()
+	rs := l.rs
+	l.rs = nil
+	l.mu.Unlock()
+	var keep []*request
+	blocked := make(map[uint64]bool)
+	for _, r := range rs {
+		if blocked[r.stmt.Key] || !l.db.tryHand(r) {
+			if l.last.Load() {
+				l.runHere(r)
+				continue
+			}
+			if r.stmt.Key != 0 {
+				blocked[r.stmt.Key] = true
+			}
+			keep = append(keep, r)
+		}
+	}
+	l.mu.Lock()
+	l.rs = append(keep, l.rs...)
+	l.waiting.Store(int64(len(l.rs)))
+	l.mu.Unlock()
+}
+
+// runHere runs a completion on the calling goroutine of the DB.
+func (l *late) runHere(r *request) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.db.cfg.Logger.Error("dbasync: panic in a callback", "panic", p)
+		}
+	}()
+	r.run()
+}
+
+// flush is Stop's: everything is delivered when it returns. Submitters that stay full
+// past the deadline are replaced by this goroutine.
+func (l *late) flush(deadline time.Time) {
+	for l.waiting.Load() > 0 {
+		if !time.Now().Before(deadline) {
+			l.mu.Lock()
+			rs := l.rs
+			l.rs = nil
+			l.waiting.Store(0)
+			l.mu.Unlock()
+			for _, r := range rs {
+				l.runHere(r)
+			}
+			return
+		}
+		l.retry()
+		time.Sleep(time.Millisecond)
+	}
+}

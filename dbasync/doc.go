@@ -1,0 +1,50 @@
+// Package dbasync runs SQL over a few shared, pipelined PostgreSQL connections and
+// hands each result to someone else's goroutines. Nothing a caller does blocks, so it
+// may be used from an event loop.
+//
+//	db, err := dbasync.New(dbasync.Config{URL: "postgres://…", Pool: pool})
+//	if err != nil { … }
+//	err = db.Start(ctx) // the server need not be there yet
+//	defer db.Stop(ctx)
+//	err = db.Query(ctx, session, func(r dbasync.QueryResult) {
+//		var name string
+//		if err := r.Scan(&name); err != nil { … } // on session's goroutine, in its order
+//	}, dbasync.Stmt{SQL: "select name from player where id = $1", Key: id}, 42)
+//
+// # How it travels
+//
+// A lane is a connection with one writer and one reader that always reads. Queries
+// wait in one queue for all lanes; a lane takes a burst when at most half of its last
+// one is unanswered, so that queries which come together travel together. A burst is
+//
+//	BEGIN; q1; COMMIT AND CHAIN; q2; …; COMMIT; Sync
+//
+// all prepared statements: each query commits by itself, and the server
+// flushes once. When one fails, the server skips the rest up to the Sync; they have
+// certainly not run and go back to the queue. Fewer than three queries have a Sync
+// each; a query that has the DB to itself is written by its caller (at most
+// 4 KiB, into an empty socket buffer).
+//
+// # What a query may rely on
+//
+// Each accepted query ends exactly once, in one of four outcomes: OK (its commit was
+// acknowledged), SQLError (it is undone), NotRun (surely), MayHaveRun (the
+// connection broke, or its time was up, before the answer). Nothing that may have
+// run is sent again, unless Stmt.Retry says so. There is no order between queries
+// without a common Stmt.Key. A completion goes to the query's Submitter; when that is
+// gone for good, to the DB's pool with Stale set; when it is full, it is offered again.
+//
+// What needs a connection of its own (transactions, COPY, SET, cursors) goes through
+// Tx, Do and CopyFrom, LISTEN through Listen, and slow statements through Stmt.Slow, on
+// ordinary pgx connections. A statement that turns out to be slow on a lane is moved
+// there by itself (Config.SlowAfter), and comes back when it is quick again. Its
+// text's first keyword tells what a lane refuses; session state hidden inside functions
+// (set_config, pg_advisory_lock) is the caller's to avoid.
+//
+// # Goroutines
+//
+// Two per lane, Config.SlowConns for slow work, one sweeper (timeouts, 50 ms exact),
+// one for LISTEN once it is used, short ones that encode arguments when a statement is
+// new, and the pool's when Config.Pool is nil. Callbacks run on submitters only; in
+// Stop, when these take nothing any more, on its caller's goroutine.
+package dbasync

@@ -1,0 +1,69 @@
+package dbasync
+
+import (
+	"errors"
+	"net"
+)
+
+// Errors a caller decides on.
+var (
+	// ErrQueueFull: a limit of Config (MaxQueue, MaxQueueBytes) is reached. The
+	// query was refused and gets no completion; try again later.
+	ErrQueueFull = errors.New("dbasync: queue full")
+	// ErrClosed: the DB is stopped or was never started. errors.Is(err,
+	// net.ErrClosed) holds.
+	ErrClosed error = closedError{}
+	// ErrTooLong: the arguments of one query are longer than Config.MaxQueryBytes.
+	ErrTooLong = errors.New("dbasync: query too long")
+	// ErrNotOnLane: the statement controls a transaction or the state of its
+	// connection, which a shared lane can't give it. Use Tx, Do, CopyFrom or Listen.
+	ErrNotOnLane = errors.New("dbasync: not possible on a shared connection")
+	// ErrKeySlow: a statement can't have an ordering key and be Slow: slow ones
+	// run beside each other.
+	ErrKeySlow = errors.New("dbasync: an ordering key and Slow exclude each other")
+	// ErrResultTooLarge: the result had more rows or bytes than the limits; its rows
+	// were dropped. The outcome tells what became of the transaction.
+	ErrResultTooLarge = errors.New("dbasync: result too large")
+	// ErrResultDropped: the result's submitter was full while more than
+	// Config.MaxQueueBytes waited for delivery; its rows were dropped.
+	ErrResultDropped = errors.New("dbasync: result dropped, submitter full")
+	// ErrTimeout: Config.QueryTimeout (or SlowTimeout) passed.
+	ErrTimeout = errors.New("dbasync: query timeout")
+	// ErrNoRows: One found no row.
+	ErrNoRows = errors.New("dbasync: no rows")
+	// ErrConnLost: the connection broke before the answer came.
+	ErrConnLost = errors.New("dbasync: connection lost")
+)
+
+type closedError struct{}
+
+func (closedError) Error() string        { return "dbasync: closed" }
+func (closedError) Is(target error) bool { return target == net.ErrClosed }
+
+// Outcome says what became of an accepted query.
+type Outcome uint8
+
+const (
+	// OK: its commit was acknowledged.
+	OK Outcome = iota
+	// SQLError: it failed and its transaction is undone; no other query is touched.
+	SQLError
+	// NotRun: it was never sent, or the server said that it skipped it.
+	NotRun
+	// MayHaveRun: it was sent, and the answer will never come.
+	MayHaveRun
+)
+
+func (o Outcome) String() string {
+	switch o {
+	case OK:
+		return "ok"
+	case SQLError:
+		return "sql error"
+	case NotRun:
+		return "not run"
+	case MayHaveRun:
+		return "may have run"
+	}
+	return "unknown"
+}

@@ -1,0 +1,81 @@
+package dbasync
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// connect makes a lane's connection: pgconn does the address list, TLS and the
+// authentication, then the raw connection is taken over. This is the only file
+// that touches Hijack, which pgx leaves out of its version promise.
+func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, db.cfg.ConnectTimeout)
+	defer cancel()
+	c, err := pgconn.ConnectConfig(ctx, db.laneConfig(index))
+	if err != nil {
+		return laneConn{}, fmt.Errorf("dbasync: connect: %w", err)
+	}
+	raw, err := takeOver(ctx, c)
+	if err != nil {
+		c.Close(ctx)
+		return laneConn{}, fmt.Errorf("dbasync: connect: %w", err)
+	}
+	return raw, nil
+}
+
+func takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) {
+	chain := serverMajor(c.ParameterStatus("server_version")) >= 12
+	for name, sql := range laneStatements {
+		if name == stmtChain && !chain {
+			continue
+		}
+		if _, err := c.Prepare(ctx, name, sql, nil); err != nil {
+			return laneConn{}, err
+		}
+	}
+	if err := c.SyncConn(ctx); err != nil {
+		return laneConn{}, err
+	}
+	h, err := c.Hijack()
+	if err != nil {
+		return laneConn{}, err
+	}
+	// pgconn may have left the deadline of ctx on it.
+	if err := h.Conn.SetDeadline(time.Time{}); err != nil {
+		h.Conn.Close()
+		return laneConn{}, err
+	}
+	return laneConn{Conn: h.Conn, pid: h.PID, chain: chain}, nil
+}
+
+// laneConfig is the caller's configuration with what a shared connection needs.
+func (db *DB) laneConfig(index int) *pgconn.Config {
+	cfg := db.pgCfg.ConnConfig.Config.Copy()
+	if cfg.RuntimeParams == nil {
+		cfg.RuntimeParams = make(map[string]string)
+	}
+	if t := db.cfg.StatementTimeout; t > 0 {
+		cfg.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, t.Milliseconds()), 10)
+	}
+	cfg.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "millrace lane " + strconv.Itoa(index)
+	}
+	return cfg
+}
+
+// serverMajor reads the first number of "15.18 (…)"; 0 when there is none.
+func serverMajor(version string) int {
+	n := 0
+	for _, c := range version {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n
+}

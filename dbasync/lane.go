@@ -1,0 +1,289 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lane is one shared connection. Its keeper goroutine (run) connects, then
+// reads for as long as the connection lives; beside it one goroutine (write)
+// sends. The reader never waits for the writer, nor for a submitter, so that
+// the server can always get rid of its answers.
+type lane struct {
+	db    *DB
+	index int
+	pid   atomic.Uint32
+	up    atomic.Bool
+
+	// guarded by queue.mu
+	cond      sync.Cond
+	open      bool // connected and not broken
+	waiting   bool // the writer sleeps
+	woken     bool // it has been woken and has not taken yet
+	lent      bool // a caller writes in the writer's place
+	inflight  int  // queries sent and not answered
+	bytes     int  // of those
+	lastBurst int
+	maxBurst  int  // halved by an error, grows by 8 with each clean burst
+	rollback  bool // the next burst begins with a rollback
+	undoing   bool // a rollback is in flight
+	bare      bool // the next burst prepares the lane's own statements anew
+	probe     bool // a suspect shape is being measured alone
+
+	mu      sync.Mutex
+	fifo    fifo        // guarded by mu
+	conn    net.Conn    // guarded by mu; nil while down
+	stalled atomic.Bool // watch closed conn
+
+	ans   answers // the reader's own
+	burst burst   // the writer's own, or that of the caller it is lent to
+
+	told  bool         // the observer knows that it is down; the keeper's own
+	chain bool         // the server knows COMMIT AND CHAIN; fixed per connection
+	heard atomic.Int64 // DB's clock: when the server was last heard, or first owed something
+}
+
+// wake lets the writer look for work. Caller holds queue.mu.
+func (l *lane) wake() {
+	if l.waiting && !l.woken && l.gateOpen() {
+		l.woken = true
+		l.cond.Signal()
+	}
+}
+
+// gateOpen: send again when at most half of the last burst is unanswered.
+// Sending at once instead makes bursts of one or two queries, and a system call
+// on each side for each. Caller holds queue.mu.
+func (l *lane) gateOpen() bool {
+	return l.open && !l.lent && !l.probe && l.inflight <= l.lastBurst/2
+}
+
+// run is the lane's keeper goroutine.
+func (l *lane) run(ctx context.Context) {
+	pause := newBackoff(l.db.cfg.MinBackoff, l.db.cfg.MaxBackoff)
+	for ctx.Err() == nil {
+		conn, err := l.db.connect(ctx, l.index)
+		if err != nil {
+			l.down(err)
+			l.db.stats.connectFailures.Add(1)
+			pause.wait(ctx)
+			continue
+		}
+		began := time.Now()
+		err = l.serve(ctx, conn)
+		l.down(err)
+		if time.Since(began) > l.db.cfg.MaxBackoff {
+			pause.reset()
+		}
+		if ctx.Err() == nil {
+			pause.wait(ctx)
+		}
+	}
+}
+
+// down tells the observer once per outage.
+func (l *lane) down(err error) {
+	if l.told || errors.Is(err, context.Canceled) {
+		return
+	}
+	l.told = true
+	l.db.cfg.Logger.Warn("dbasync: lane down", "lane", l.index, "err", err)
+	l.db.events.post(event{conn: Conn{l}, err: err})
+}
+
+// serve uses one connection until it breaks or ctx ends.
+func (l *lane) serve(ctx context.Context, conn laneConn) error {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	l.begin(conn)
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		l.write(conn.Conn)
+	}()
+	err := l.read(conn.Conn)
+	l.setClosed()
+	conn.Close()
+	wg.Wait()
+	l.lost(err)
+	return err
+}
+
+func (l *lane) begin(conn laneConn) {
+	l.told = false
+	l.chain = conn.chain && !l.db.cfg.Strict
+	l.stalled.Store(false)
+	l.mu.Lock()
+	l.conn = conn.Conn
+	l.mu.Unlock()
+	l.pid.Store(conn.pid)
+	q := &l.db.q
+	q.mu.Lock()
+	l.bare = false
+	l.open, l.waiting, l.woken, l.lent, l.rollback, l.undoing, l.probe = true, false, false, false, false, false, false
+	l.inflight, l.bytes, l.lastBurst, l.maxBurst = 0, 0, 0, l.db.cfg.MaxBurst
+	q.adopt(l)
+	q.mu.Unlock()
+	l.up.Store(true)
+	l.db.stats.connects.Add(1)
+	l.db.cfg.Logger.Info("dbasync: lane up", "lane", l.index, "pid", conn.pid)
+	l.db.events.post(event{conn: Conn{l}})
+}
+
+func (l *lane) setClosed() {
+	l.up.Store(false)
+	l.pid.Store(0)
+	q := &l.db.q
+	q.mu.Lock()
+	l.open = false
+	l.cond.Broadcast()
+	q.mu.Unlock()
+}
+
+// lost settles what was in flight when the connection broke. Both goroutines
+// have let go of it. err is a *fatalError when the server said goodbye in
+// order: it had then read nothing beyond the first unanswered query.
+func (l *lane) lost(err error) {
+	l.mu.Lock()
+	l.conn = nil
+	rest := l.fifo.takeAll()
+	l.mu.Unlock()
+	l.db.shapes.laneGone(l.index)
+	var fatal *fatalError
+	again, ended, shapes := l.sortLost(rest, errors.As(err, &fatal))
+	cause := fmt.Errorf("%w: %w", ErrConnLost, err)
+	// Before the parts are free again: a later one of the same key must not end first.
+	for _, r := range ended {
+		r.end(MayHaveRun, cause)
+	}
+	q := &l.db.q
+	q.mu.Lock()
+	for _, e := range rest {
+		if e.req != nil && e.req.part != nil {
+			e.req.part.inflight--
+		}
+	}
+	if l.probe {
+		l.probe, q.probing = false, false
+	}
+	q.disown(l)
+	for _, s := range shapes {
+		s.asked = false
+		q.want(s)
+	}
+	l.db.stats.skipped.Add(uint64(len(again)))
+	dead := q.back(again)
+	q.wakeOne()
+	q.mu.Unlock()
+	for _, r := range ended {
+		r.release()
+	}
+	for _, r := range dead {
+		r.end(NotRun, ErrClosed)
+		r.release()
+	}
+}
+
+// sortLost tells those that did not run, or may run again, from those that may
+// have run.
+func (l *lane) sortLost(rest []entry, orderly bool) (again, ended []*request, shapes []*shape) {
+	put := func(r *request, certain bool) {
+		if !certain && r.stmt.Retry && r.tries < maxTries {
+			r.tries++
+			certain = true
+		}
+		if certain {
+			again = append(again, r)
+		} else {
+			ended = append(ended, r)
+		}
+	}
+	for _, h := range l.ans.held {
+		put(h.req, false)
+	}
+	l.ans.held = nil
+	for i, e := range rest {
+		switch {
+		case e.kind == kDescribe:
+			shapes = append(shapes, e.shape)
+		case e.req != nil:
+			put(e.req, e.unsent || orderly && i > 0)
+		}
+	}
+	return again, ended, shapes
+}
+
+// adopt gives l the parts that nobody serves, and its own back. Caller holds mu.
+func (q *queue) adopt(l *lane) {
+	for i := range q.parts {
+		p := &q.parts[i]
+		if p.inflight == 0 && (p.home == l.index || !q.lanes[p.owner].open) {
+			p.owner = l.index
+		}
+	}
+}
+
+// disown hands the parts of a lane that has gone down to one that is up. Nothing
+// of l's is in flight any more. Caller holds mu.
+func (q *queue) disown(l *lane) {
+	var to *lane
+	for _, o := range q.lanes {
+		if o.open && (to == nil || o.inflight < to.inflight) {
+			to = o
+		}
+	}
+	if to == nil {
+		return
+	}
+	for i := range q.parts {
+		if p := &q.parts[i]; p.owner == l.index {
+			p.owner = to.index
+			to.wake()
+		}
+	}
+}
+
+// laneConn is what connect hands to a lane.
+type laneConn struct {
+	net.Conn
+	pid   uint32
+	chain bool
+}
+
+// Conn is one of the DB's shared connections, as the observer sees it.
+type Conn struct{ l *lane }
+
+// Index is the number of the connection, from 0 to Config.Lanes-1; it stays the same
+// when the connection is made anew.
+func (c Conn) Index() int { return c.l.index }
+
+// Connected tells whether it is connected now.
+func (c Conn) Connected() bool { return c.l.up.Load() }
+
+// PID is the process id of its server process, 0 while it is down.
+func (c Conn) PID() uint32 { return c.l.pid.Load() }
+
+// watch runs on the DB's sweeper: it takes a reference to every query in flight
+// whose time is up, and drops a connection that has been silent for too long.
+func (l *lane) watch(now time.Duration, out []*request) []*request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := &l.fifo
+	for i := f.head; i != f.tail; i++ {
+		if r := f.at(i).req; r != nil && r.deadline <= now && r.state.Load() != stDone {
+			r.refs.Add(1)
+			out = append(out, r)
+		}
+	}
+	if f.head != f.tail && l.conn != nil && now-time.Duration(l.heard.Load()) > l.db.cfg.StallTimeout {
+		l.stalled.Store(true)
+		l.conn.Close()
+	}
+	return out
+}

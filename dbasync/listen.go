@@ -1,0 +1,288 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Notification is one NOTIFY.
+type Notification struct {
+	Channel, Payload string
+	PID              uint32 // of the server process that sent it
+	// Lost: some may be missing before this one, because the connection was lost or
+	// the submitter was full. Channel is set; a Lost one after a new connection
+	// has no payload and no PID.
+	Lost bool
+}
+
+// maxNotes bounds the notifications that wait for one listener's submitter.
+const maxNotes = 1024
+
+// Listen calls fn on on (nil: the DB's pool) for every NOTIFY of channel, one at a
+// time, in order. All listeners share one connection of their own, made when the first
+// comes. stop ends it; a submitter that has gone for good does too. Errors: ErrClosed.
+func (db *DB) Listen(on Submitter, channel string, fn func(Notification)) (stop func(), err error) {
+	if !db.running.Load() {
+		return nil, ErrClosed
+	}
+	if on == nil {
+		on = db.pool
+	}
+	s := &subscription{l: &db.listens, channel: channel, on: on, fn: fn}
+	return s.end, db.listens.add(s)
+}
+
+// listener keeps the LISTEN connection.
+type listener struct {
+	db *DB
+
+	mu      sync.Mutex
+	subs    map[string][]*subscription // by channel; guarded by mu
+	started bool                       // guarded by mu
+	closed  bool                       // guarded by mu
+	poke    context.CancelFunc         // ends the wait, to LISTEN anew; guarded by mu
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+}
+
+// subscription is one listener's: a small strand of its own.
+type subscription struct {
+	l       *listener
+	channel string
+	on      Submitter
+	fn      func(Notification)
+
+	mu      sync.Mutex
+	queue   []Notification // guarded by mu; at most maxNotes
+	lost    bool           // guarded by mu
+	running bool           // guarded by mu
+	ended   bool           // guarded by mu
+}
+
+func (l *listener) add(s *subscription) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	if l.subs == nil {
+		l.subs = make(map[string][]*subscription)
+	}
+	l.subs[s.channel] = append(l.subs[s.channel], s)
+	if !l.started {
+		l.started = true
+		ctx, cancel := context.WithCancel(context.Background())
+		l.cancel = cancel
+		l.wg.Go(func() { l.run(ctx) })
+	}
+	l.pokeNow()
+	return nil
+}
+
+func (l *listener) pokeNow() {
+	if l.poke != nil {
+		l.poke()
+	}
+}
+
+// end takes s off; no new call begins after it, one that runs goes on.
+func (s *subscription) end() {
+	s.mu.Lock()
+	s.ended, s.queue = true, nil
+	s.mu.Unlock()
+	l := s.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rest := l.subs[s.channel][:0:0]
+	for _, o := range l.subs[s.channel] {
+		if o != s {
+			rest = append(rest, o)
+		}
+	}
+	if len(rest) == 0 {
+		delete(l.subs, s.channel)
+	} else {
+		l.subs[s.channel] = rest
+	}
+	l.pokeNow()
+}
+
+func (l *listener) stop() {
+	l.mu.Lock()
+	l.closed = true
+	if l.cancel != nil {
+		l.cancel()
+	}
+	l.mu.Unlock()
+	l.wg.Wait()
+}
+
+// run is the listener's goroutine.
+func (l *listener) run(ctx context.Context) {
+	pause := newBackoff(l.db.cfg.MinBackoff, l.db.cfg.MaxBackoff)
+	first := true
+	for ctx.Err() == nil {
+		cctx, cancel := context.WithTimeout(ctx, l.db.cfg.ConnectTimeout)
+		conn, err := pgx.ConnectConfig(cctx, l.db.pgCfg.ConnConfig.Copy())
+		cancel()
+		if err == nil {
+			pause.reset()
+			err = l.serve(ctx, conn, !first)
+			first = false
+			conn.Close(context.WithoutCancel(ctx))
+		}
+		if ctx.Err() == nil {
+			l.db.cfg.Logger.Warn("dbasync: listen connection lost", "err", err)
+			pause.wait(ctx)
+		}
+	}
+}
+
+// serve listens on one connection until it breaks.
+func (l *listener) serve(ctx context.Context, conn *pgx.Conn, again bool) error {
+	have := make(map[string]bool)
+	for {
+		wctx, err := l.sync(ctx, conn, have, again)
+		if err != nil {
+			return err
+		}
+		again = false
+		n, err := conn.WaitForNotification(wctx)
+		switch {
+		case err == nil:
+			l.publish(Notification{Channel: n.Channel, Payload: n.Payload, PID: n.PID})
+		case ctx.Err() != nil || wctx.Err() == nil || conn.IsClosed():
+			return err
+		}
+	}
+}
+
+// sync brings the server's LISTENs in line with the subscriptions and returns the
+// context of the next wait.
+func (l *listener) sync(ctx context.Context, conn *pgx.Conn, have map[string]bool, again bool) (context.Context, error) {
+	l.mu.Lock()
+	if l.poke != nil {
+		l.poke()
+	}
+	wctx, poke := context.WithCancel(ctx)
+	l.poke = poke
+	want := make(map[string]bool, len(l.subs))
+	for ch := range l.subs {
+		want[ch] = true
+	}
+	l.mu.Unlock()
+	for ch := range want {
+		if have[ch] {
+			continue
+		}
+		if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{ch}.Sanitize()); err != nil {
+			return nil, fmt.Errorf("dbasync: listen: %w", err)
+		}
+		have[ch] = true
+		if again {
+			l.publish(Notification{Channel: ch, Lost: true})
+		}
+	}
+	for ch := range have {
+		if want[ch] {
+			continue
+		}
+		if _, err := conn.Exec(ctx, "unlisten "+pgx.Identifier{ch}.Sanitize()); err != nil {
+			return nil, fmt.Errorf("dbasync: unlisten: %w", err)
+		}
+		delete(have, ch)
+	}
+	return wctx, nil
+}
+
+func (l *listener) publish(n Notification) {
+	l.mu.Lock()
+	subs := l.subs[n.Channel]
+	l.mu.Unlock()
+	for _, s := range subs {
+		s.post(n)
+	}
+}
+
+// post queues n; past the limit it is dropped and the next one says so.
+func (s *subscription) post(n Notification) {
+	db := s.l.db
+	s.mu.Lock()
+	switch {
+	case s.ended:
+	case len(s.queue) >= maxNotes:
+		s.lost = true
+		db.stats.notificationsLost.Add(1)
+	default:
+		n.Lost, s.lost = n.Lost || s.lost, false
+		s.queue = append(s.queue, n)
+		db.stats.notifications.Add(1)
+	}
+	s.mu.Unlock()
+	s.start()
+}
+
+// start submits the task that empties the queue, unless it is on its way.
+func (s *subscription) start() {
+	s.mu.Lock()
+	if s.running || len(s.queue) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.running = true
+	s.mu.Unlock()
+	err := s.on.Submit(s.run)
+	if err == nil {
+		return
+	}
+	s.mu.Lock()
+	s.running = false
+	s.mu.Unlock()
+	if errors.Is(err, net.ErrClosed) {
+		s.end()
+		return
+	}
+	s.l.db.stats.submitterFull.Add(1)
+}
+
+// run runs on the submitter: what waits, one after another.
+func (s *subscription) run() {
+	finished := false
+	defer func() {
+		if !finished { // fn panicked: the next notification starts anew
+			s.mu.Lock()
+			s.running = false
+			s.mu.Unlock()
+		}
+	}()
+	for {
+		s.mu.Lock()
+		if len(s.queue) == 0 {
+			s.running, finished = false, true
+			s.mu.Unlock()
+			return
+		}
+		n := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		s.fn(n)
+	}
+}
+
+// retry offers what a full submitter refused; the sweeper calls it.
+func (l *listener) retry() {
+	l.mu.Lock()
+	var all []*subscription
+	for _, subs := range l.subs {
+		all = append(all, subs...)
+	}
+	l.mu.Unlock()
+	for _, s := range all {
+		s.start()
+	}
+}

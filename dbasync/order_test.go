@@ -1,0 +1,103 @@
+package dbasync
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+)
+
+// strand is a Submitter that runs what it gets in order.
+type strand struct {
+	mu      sync.Mutex
+	queue   []func()
+	running bool
+}
+
+func (s *strand) Submit(fn func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = append(s.queue, fn)
+	if !s.running {
+		s.running = true
+		go s.run()
+	}
+	return nil
+}
+
+func (s *strand) run() {
+	for {
+		s.mu.Lock()
+		if len(s.queue) == 0 {
+			s.running = false
+			s.mu.Unlock()
+			return
+		}
+		fn := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		fn()
+	}
+}
+
+// TestOneKeyKeepsOrder mixes keys, failures (at once and in the commit), new texts and
+// procedures, and checks the order of completions and of effects.
+func TestOneKeyKeepsOrder(t *testing.T) {
+	for _, form := range []string{"chain", "strict"} {
+		t.Run(form, func(t *testing.T) { keyOrder(t, form) })
+	}
+}
+
+func keyOrder(t *testing.T, form string) {
+	db := open(t, func(c *Config) { c.Strict = form == "strict"; c.MaxShapes = 16 })
+	name := table(t, "seq serial, key int, n int, p int")
+	admin(t, server(t).URL(), "create table "+name+"_p(id int primary key)", "insert into "+name+"_p values (1)",
+		"alter table "+name+" add foreign key (p) references "+name+"_p deferrable initially deferred",
+		"create procedure "+name+"_proc(k int, n int) language sql as $$ insert into "+name+"(key, n, p) values (k, n, 1) $$")
+	const keys, each = 20, 100
+	got := make([][]int, keys)
+	strands := make([]strand, keys)
+	var wg sync.WaitGroup
+	rng := rand.New(rand.NewPCG(1, 2))
+	for n := range each {
+		for k := range keys {
+			// The rows make the server flush in mid-burst, so that bursts overlap.
+			stmt := Stmt{SQL: "insert into " + name + "(key, n, p) values ($1, $2, $3) returning repeat('x', 1500)", Key: uint64(k + 1)}
+			args := []any{k, n, 1}
+			switch rng.IntN(12) {
+			case 0:
+				args[2] = 99 // fails in its commit
+			case 1:
+				stmt.SQL = "insert into " + name + "(key, n, p) values ($1, $2/0, $3)"
+			case 2:
+				stmt.SQL, args = "call "+name+"_proc($1, $2)", args[:2]
+			case 3, 4:
+				stmt.SQL += ", " + []string{"seq", "key", "n", "1", "2", "3", "4", "5", "6", "7"}[rng.IntN(10)] + " as r" + []string{"a", "b", "c"}[rng.IntN(3)]
+			}
+			wg.Add(1)
+			err := db.Exec(context.Background(), &strands[k], func(QueryResult) {
+				got[k] = append(got[k], n)
+				wg.Done()
+			}, stmt, args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	wg.Wait()
+	for k := range got {
+		for n := range got[k] {
+			if got[k][n] != n {
+				t.Fatalf("key %d: completion %d is of query %d", k, n, got[k][n])
+			}
+		}
+	}
+	res := ask(t, db, Stmt{SQL: "select count(*) from (select n, lag(n) over (partition by key order by seq) as before from " + name + ") x where n <= before"})
+	var wrong int
+	if err := res.Scan(&wrong); err != nil || wrong != 0 {
+		t.Errorf("%d rows out of order, %v", wrong, err)
+	}
+	if s := db.Stats(); s.Shapes > 16 {
+		t.Errorf("%d shapes are known, the limit is 16", s.Shapes)
+	}
+}

@@ -1,0 +1,416 @@
+package pgembed
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Mode is how a server is stopped.
+type Mode syscall.Signal
+
+// PostgreSQL's three shutdown modes.
+const (
+	Smart     = Mode(syscall.SIGTERM) // waits for clients to leave
+	Fast      = Mode(syscall.SIGINT)  // ends sessions, rolls back, checkpoints
+	Immediate = Mode(syscall.SIGQUIT) // as a crash: recovers at the next start
+)
+
+const (
+	superuser = "postgres"
+	database  = "postgres"
+	maxLog    = 64 << 20 // the server's log is cut to nothing past this, bytes
+)
+
+// Server is a running or stopped PostgreSQL server. Its methods may be called
+// from any goroutine.
+type Server struct {
+	cfg  Config
+	bin  string
+	acct account
+	base string // temporary directory of this Server: socket, log, maybe data
+	data string
+	port int
+
+	mu   sync.Mutex // serialises Start, Stop, Restart
+	cmd  *exec.Cmd
+	done chan struct{} // closed when cmd has ended
+}
+
+// Start initialises the data directory when it is empty, starts the server and
+// returns when it accepts connections. Errors: ErrNotInstalled, or what initdb
+// or the server said.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	s, err := prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.initdb(ctx); err != nil {
+		s.cleanup()
+		return nil, err
+	}
+	if err := s.Start(ctx); err != nil {
+		s.cleanup()
+		return nil, err
+	}
+	return s, nil
+}
+
+// prepare finds the binaries and makes the directories.
+func prepare(cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg.withDefaults(), bin: cfg.BinDir}
+	var err error
+	if s.bin == "" {
+		if s.bin, err = Find(); err != nil {
+			return nil, err
+		}
+	} else if !hasBinaries(s.bin) {
+		return nil, fmt.Errorf("%w in %s", ErrNotInstalled, s.bin)
+	}
+	if s.acct, err = serverAccount(cfg.User); err != nil {
+		return nil, err
+	}
+	// A unix socket's path must fit 107 bytes: not t.TempDir.
+	if s.base, err = os.MkdirTemp("", "mpg"); err != nil {
+		return nil, fmt.Errorf("pgembed: %w", err)
+	}
+	s.data = cfg.Dir
+	if s.data == "" {
+		s.data = filepath.Join(s.base, "data")
+	}
+	if s.data, err = filepath.Abs(s.data); err == nil {
+		err = s.makeDirs()
+	}
+	if err == nil {
+		s.port, err = freePort(cfg.TCP)
+	}
+	if err != nil {
+		s.cleanup()
+		return nil, fmt.Errorf("pgembed: %w", err)
+	}
+	return s, nil
+}
+
+// ours refuses a directory with something else than a cluster in it: its owner would be
+// changed.
+func ours(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err != nil {
+		return fmt.Errorf("pgembed: %s is neither empty nor a PostgreSQL data directory: name another", dir)
+	}
+	return nil
+}
+
+func (s *Server) makeDirs() error {
+	// The server's account must be able to look into what leads to its data.
+	if err := os.MkdirAll(filepath.Dir(s.data), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.data, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := ours(s.data); err != nil {
+		return err
+	}
+	for _, d := range []string{s.base, s.data} {
+		if err := os.Chmod(d, 0o700); err != nil {
+			return err
+		}
+		if s.acct.cred != nil {
+			if err := chownTree(d, s.acct.uid, s.acct.gid); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// chownTree gives dir and all below it to the server's account, so that a
+// directory made by an earlier run under another account can be opened.
+func chownTree(dir string, uid, gid int) error {
+	return filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, uid, gid)
+	})
+}
+
+// freePort returns a free TCP port. A server without TCP needs a number too: it
+// is part of the socket's name.
+func freePort(tcp bool) (int, error) {
+	if !tcp {
+		return 5432, nil
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (s *Server) initdb(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(s.data, "PG_VERSION")); err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
+	defer cancel()
+	args := []string{"-D", s.data, "-U", superuser, "-A", "trust", "-E", "UTF8", "--no-locale"}
+	if !s.cfg.sync() {
+		args = append(args, "--no-sync")
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.acct.cred}
+	cmd.Dir = s.base
+	cmd.Env = environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pgembed: initdb: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// environ leaves PG* variables of the caller out: they would steer the server.
+func environ() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "PG") && !strings.HasPrefix(kv, "LC_") && !strings.HasPrefix(kv, "LANG") {
+			env = append(env, kv)
+		}
+	}
+	return append(env, "LC_ALL=C", "TZ=UTC")
+}
+
+// Start starts the server again after Stop of a Server with a Dir, or after it
+// ended by itself, and returns when it accepts connections. A running server
+// is left alone.
+func (s *Server) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running() {
+		return nil
+	}
+	log, err := s.openLog()
+	if err != nil {
+		return fmt.Errorf("pgembed: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), s.args()...)
+	cmd.SysProcAttr = procAttr(s.acct.cred)
+	cmd.Dir, cmd.Env = s.base, environ()
+	cmd.Stdout, cmd.Stderr = log, log
+	started, done := make(chan error), make(chan struct{})
+	go wait(cmd, started, done)
+	if err := <-started; err != nil {
+		return fmt.Errorf("pgembed: start: %w", err)
+	}
+	s.cmd, s.done = cmd, done
+	if err := s.ready(ctx); err != nil {
+		_ = cmd.Process.Signal(syscall.SIGQUIT)
+		<-done
+		return err
+	}
+	return nil
+}
+
+// wait starts cmd and reaps it on one thread: the child's death signal follows
+// that thread, not the process.
+func wait(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Start()
+	started <- err
+	if err == nil {
+		_ = cmd.Wait()
+	}
+	close(done)
+}
+
+func (s *Server) openLog() (*os.File, error) {
+	flags := os.O_CREATE | os.O_WRONLY | os.O_APPEND
+	if fi, err := os.Stat(s.LogPath()); err == nil && fi.Size() > maxLog {
+		flags |= os.O_TRUNC
+	}
+	return os.OpenFile(s.LogPath(), flags, 0o600)
+}
+
+func (s *Server) args() []string {
+	set := map[string]string{
+		"listen_addresses":        "",
+		"unix_socket_directories": s.base,
+		"port":                    strconv.Itoa(s.port),
+		"max_connections":         "64",
+		"logging_collector":       "off",
+		"log_min_messages":        "warning",
+	}
+	if s.cfg.TCP {
+		set["listen_addresses"] = "127.0.0.1"
+	}
+	if !s.cfg.sync() {
+		set["fsync"], set["full_page_writes"] = "off", "off"
+	}
+	for k, v := range s.cfg.Settings {
+		set[k] = v
+	}
+	names := make([]string, 0, len(set))
+	for k := range set {
+		names = append(names, k)
+	}
+	sort.Strings(names)
+	args := []string{"-D", s.data}
+	for _, k := range names {
+		args = append(args, "-c", k+"="+set[k])
+	}
+	return args
+}
+
+// ready waits until postmaster.pid says that the server accepts connections.
+func (s *Server) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s.statusReady() {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-s.done:
+			return fmt.Errorf("pgembed: the server ended while starting: %s", s.logTail())
+		case <-ctx.Done():
+			return fmt.Errorf("pgembed: the server is not ready: %w: %s", ctx.Err(), s.logTail())
+		}
+	}
+}
+
+// statusReady reads the eighth line of postmaster.pid, as pg_ctl does.
+func (s *Server) statusReady() bool {
+	b, err := os.ReadFile(filepath.Join(s.data, "postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(b), "\n")
+	return len(lines) >= 8 && strings.TrimSpace(lines[0]) == strconv.Itoa(s.cmd.Process.Pid) &&
+		strings.TrimSpace(lines[7]) == "ready"
+}
+
+func (s *Server) logTail() string {
+	b, _ := os.ReadFile(s.LogPath())
+	if len(b) > 2048 {
+		b = b[len(b)-2048:]
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+func (s *Server) running() bool {
+	if s.cmd == nil {
+		return false
+	}
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Stop ends the server and returns when it has ended. When ctx ends first, the
+// server is killed. A throwaway server's directory is removed. Calling it again
+// does nothing.
+func (s *Server) Stop(ctx context.Context, how Mode) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.halt(ctx, how)
+	s.cleanup()
+	return err
+}
+
+// Restart stops and starts the server, keeping its address and its data.
+func (s *Server) Restart(ctx context.Context, how Mode) error {
+	if err := s.Halt(ctx, how); err != nil {
+		return err
+	}
+	return s.Start(ctx)
+}
+
+// Halt stops the server but keeps its directories, so that Start finds the same
+// data at the same address.
+func (s *Server) Halt(ctx context.Context, how Mode) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.halt(ctx, how)
+}
+
+func (s *Server) halt(ctx context.Context, how Mode) error {
+	if !s.running() {
+		return nil
+	}
+	if err := s.cmd.Process.Signal(syscall.Signal(how)); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("pgembed: stop: %w", err)
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		// Its own process group holds its children too.
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+		<-s.done
+		return fmt.Errorf("pgembed: stop: %w", ctx.Err())
+	}
+}
+
+// cleanup removes the temporary directory; a data directory of the caller's is
+// not in it.
+func (s *Server) cleanup() { _ = os.RemoveAll(s.base) }
+
+// URL is a connection string through the unix socket, or through TCP when
+// Config.TCP is set.
+func (s *Server) URL() string {
+	if s.cfg.TCP {
+		return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", superuser, s.port, database)
+	}
+	return s.SocketURL()
+}
+
+// SocketURL is a connection string through the unix socket.
+func (s *Server) SocketURL() string {
+	q := url.Values{"host": {s.base}, "port": {strconv.Itoa(s.port)}, "user": {superuser}, "sslmode": {"disable"}}
+	return "postgres:///" + database + "?" + q.Encode()
+}
+
+// PID is the postmaster's process id, 0 when the server is not running.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running() {
+		return 0
+	}
+	return s.cmd.Process.Pid
+}
+
+// LogPath is the file the server logs to; a throwaway server's goes with Stop.
+func (s *Server) LogPath() string { return filepath.Join(s.base, "log") }
+
+// BinDir is where the server's binaries are; pgbench and psql may be there too.
+func (s *Server) BinDir() string { return s.bin }
+
+// SocketDir is the directory of the unix socket, for tools that want -h.
+func (s *Server) SocketDir() string { return s.base }

@@ -1,0 +1,124 @@
+package dbasync
+
+import (
+	"context"
+	"fmt"
+)
+
+// Query runs stmt with args and hands the result to on, where done gets it; on nil
+// is the DB's pool, done nil leaves it to the observer. It never blocks.
+//
+// nil means accepted: done is called exactly once. An error means refused, and done
+// is never called: ErrQueueFull, ErrClosed, ErrTooLong, ErrNotOnLane, ErrKeySlow,
+// ctx's error, or that of encoding args.
+//
+// ctx bounds the query in the queue and on the way: when it ends, done gets NotRun
+// or MayHaveRun at once. One that can't end costs nothing; others a few
+// allocations. args are encoded before Query returns, except for the first
+// uses of a SQL text: then byte slices are copied and other values must not
+// change until done is called.
+func (db *DB) Query(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, args ...any) error {
+	return db.submit(ctx, on, done, stmt, true, args)
+}
+
+// Exec is Query for callers that want no rows: they are dropped as they come.
+func (db *DB) Exec(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, args ...any) error {
+	return db.submit(ctx, on, done, stmt, false, args)
+}
+
+func (db *DB) submit(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, rows bool, args []any) error {
+	if !db.running.Load() {
+		return db.refused(ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return db.refused(fmt.Errorf("dbasync: %w", err))
+	}
+	sh := db.shapes.get(stmt.SQL)
+	if err := sh.allows(stmt); err != nil {
+		return db.refused(err)
+	}
+	if len(args) > maxParams {
+		return db.refused(fmt.Errorf("%w: %d arguments", ErrTooLong, len(args)))
+	}
+	r := db.newRequest()
+	r.on, r.done, r.stmt, r.shape, r.rows = on, done, stmt, sh, rows
+	size, err := r.prepare(args)
+	if err == nil {
+		err = db.accept(r, size, ctx)
+	}
+	if err != nil {
+		r.release()
+		return db.refused(err)
+	}
+	return nil
+}
+
+func (db *DB) refused(err error) error {
+	db.stats.refused.Add(1)
+	return err
+}
+
+// allows says why stmt can't run with this shape.
+func (s *shape) allows(stmt Stmt) error {
+	switch {
+	case s.class == classState:
+		return stateError(s.word)
+	case s.class == classSlow && !stmt.Slow:
+		return fmt.Errorf("%w: %s (set Slow)", ErrNotOnLane, s.word)
+	case stmt.Slow && stmt.Key != 0:
+		return ErrKeySlow
+	}
+	return nil
+}
+
+// prepare encodes args, or keeps a copy of them until the shape is known.
+func (r *request) prepare(args []any) (size int, err error) {
+	if d := r.shape.desc.Load(); d != nil {
+		err := r.encode(d, args)
+		r.desc = d
+		return len(r.msg), err
+	}
+	r.args, size = cloneArgs(args)
+	if size > r.db.cfg.MaxQueryBytes {
+		return 0, ErrTooLong
+	}
+	return size, nil
+}
+
+// accept counts r against the limits and queues it; an error means that it is not
+// accepted, and nothing of it is left but the caller's reference.
+func (db *DB) accept(r *request, size int, ctx context.Context) error {
+	r.start = db.now()
+	limit := db.cfg.QueryTimeout
+	if r.job != nil || r.shape.runsSlow(r) {
+		limit = db.cfg.SlowTimeout
+	}
+	r.deadline = r.start + limit
+	r.bytes = size
+	n, bytes := db.outstanding.Add(1), db.bytes.Add(int64(size))
+	if n > int64(db.cfg.MaxQueue) || bytes > int64(db.cfg.MaxQueueBytes) {
+		db.settled(r)
+		return ErrQueueFull
+	}
+	if ctx.Done() != nil {
+		r.watch(ctx)
+	}
+	ok, lend := db.q.push(r, r.shape)
+	if ok {
+		db.stats.accepted.Add(1)
+		if lend != nil {
+			lend.sendLent()
+		}
+		return nil
+	}
+	if _, ok := r.claim(); !ok {
+		// ctx has ended it meanwhile: it counts as accepted, and has its completion.
+		db.stats.accepted.Add(1)
+		r.release()
+		return nil
+	}
+	r.unwatch()
+	r.release() // the claim's
+	db.settled(r)
+	return ErrClosed
+}

@@ -1,0 +1,325 @@
+package dbasync
+
+import "sync"
+
+// list is a doubly linked list through the requests; guarded by queue.mu.
+type list struct {
+	head, tail *request
+	n          int
+}
+
+func (l *list) pushBack(r *request) {
+	r.in, r.prev, r.next = l, l.tail, nil
+	if l.tail != nil {
+		l.tail.next = r
+	} else {
+		l.head = r
+	}
+	l.tail = r
+	l.n++
+}
+
+// putBack inserts r by its sequence number. Requests that come back are older than
+// nearly all that wait, so the walk from the head is short.
+func (l *list) putBack(r *request) {
+	at := l.head
+	for at != nil && at.seq < r.seq {
+		at = at.next
+	}
+	if at == nil {
+		l.pushBack(r)
+		return
+	}
+	r.in, r.next, r.prev = l, at, at.prev
+	if at.prev != nil {
+		at.prev.next = r
+	} else {
+		l.head = r
+	}
+	at.prev = r
+	l.n++
+}
+
+func (l *list) unlink(r *request) {
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		l.head = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	} else {
+		l.tail = r.prev
+	}
+	r.in, r.prev, r.next = nil, nil, nil
+	l.n--
+}
+
+// part is the queue of a share of the ordering keys. One lane at a time serves it,
+// and only while none of its queries is in flight from an earlier burst, so that a
+// burst that the server skips can be put back without being overtaken.
+type part struct {
+	list
+	home     int // the lane that serves it while it is up
+	owner    int // the lane that serves it now
+	inflight int
+}
+
+// queue holds every accepted query that is not in flight. All lanes take from the
+// same list, so that none waits behind a lane that is busy or down.
+//
+// Invariant: a request on a list is queued or done, and holds one reference.
+type queue struct {
+	db *DB
+
+	mu        sync.Mutex
+	seq       uint64
+	shared    list
+	slow      list
+	parked    list     // without a key, their shape is not described yet
+	describes []*shape // wait for a lane to describe them; each once (asked)
+	parts     []part
+	lanes     []*lane
+	probing   bool // a suspect shape is being measured on some lane
+	closed    bool // no new queries
+	dead      bool // Stop has given up: nothing is taken any more
+	slowCond  sync.Cond
+}
+
+func (q *queue) init(db *DB, lanes []*lane) {
+	q.db, q.lanes = db, lanes
+	q.slowCond.L = &q.mu
+	q.parts = make([]part, len(lanes))
+	for i := range q.parts {
+		q.parts[i].home, q.parts[i].owner = i, i
+	}
+	for _, l := range lanes {
+		l.cond.L = &q.mu
+	}
+}
+
+// push queues a new request and takes over the caller's reference; false when the
+// DB is closed. A query that has the DB to itself may be sent by its caller, which
+// spares it a wake-up: then lend is the lane, its burst filled, and the caller must
+// call lend.sendLent.
+func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false, nil
+	}
+	q.seq++
+	r.seq = q.seq
+	if r.desc != nil && len(r.msg) <= maxLent && q.db.outstanding.Load() == 1 && !sh.runsSlow(r) {
+		lend = q.idleLane(r)
+	}
+	if lend == nil || r.state.Load() == stDone {
+		q.place(r, sh, false)
+		return true, nil
+	}
+	if r.stmt.Key != 0 {
+		r.part = q.partOf(r.stmt.Key)
+		r.part.pushBack(r)
+	} else {
+		q.shared.pushBack(r)
+	}
+	q.fill(lend, &lend.burst)
+	if lend.burst.queries() == 0 { // its part is on the way back to its home
+		q.wakeFor(r)
+		return true, nil
+	}
+	lend.lent = true
+	return true, lend
+}
+
+// maxLent is the longest query a caller writes itself, in bytes: it fits into the
+// buffer of a socket whose peer has answered everything, so the write can't block.
+const maxLent = 4 << 10
+
+// idleLane returns a lane that owes nothing and whose writer sleeps. Caller holds mu.
+func (q *queue) idleLane(r *request) *lane {
+	for _, l := range q.lanes {
+		if r.stmt.Key != 0 && q.partOf(r.stmt.Key).owner != l.index {
+			continue
+		}
+		if l.waiting && !l.woken && l.inflight == 0 && !l.rollback && l.gateOpen() && len(q.describes) == 0 {
+			return l
+		}
+	}
+	return nil
+}
+
+// place puts r where it belongs and wakes who serves it. One that was cancelled
+// while it was on no list is let go. Caller holds mu.
+func (q *queue) place(r *request, sh *shape, back bool) {
+	if r.state.Load() == stDone {
+		r.release()
+		return
+	}
+	to := &q.shared
+	switch {
+	case r.job != nil:
+		to = &q.slow
+	case r.stmt.Key != 0:
+		r.part = q.partOf(r.stmt.Key)
+		to = &r.part.list
+	case r.desc == nil:
+		to = &q.parked
+	case sh.runsSlow(r):
+		to = &q.slow
+	}
+	if back {
+		to.putBack(r)
+	} else {
+		to.pushBack(r)
+	}
+	if r.desc == nil && r.job == nil {
+		q.want(sh)
+		return
+	}
+	if to == &q.slow {
+		q.slowCond.Signal()
+		return
+	}
+	q.wakeFor(r)
+}
+
+// wakeFor wakes a lane that may send r. Caller holds mu.
+func (q *queue) wakeFor(r *request) {
+	if r.part != nil {
+		q.lanes[r.part.owner].wake()
+		return
+	}
+	q.wakeOne()
+}
+
+func (q *queue) partOf(key uint64) *part {
+	return &q.parts[(key*0x9E3779B97F4A7C15)>>32%uint64(len(q.parts))]
+}
+
+// want asks for the description of sh, once. Caller holds mu.
+func (q *queue) want(sh *shape) {
+	switch {
+	case sh.desc.Load() != nil:
+		q.db.described(sh) // it came while the caller was on its way here
+	case !sh.asked:
+		sh.asked = true
+		q.describes = append(q.describes, sh)
+		q.wakeOne()
+	}
+}
+
+// runsSlow says whether r goes to the slow connections.
+func (s *shape) runsSlow(r *request) bool {
+	return r.stmt.Slow || s.class == classSlow || s.slow.Load()
+}
+
+// wakeOne wakes a lane that may send. A lane that has been woken and has not taken
+// yet will take a whole burst: no second one is woken for that. Caller holds mu.
+func (q *queue) wakeOne() {
+	var best *lane
+	pending := 0
+	for _, l := range q.lanes {
+		if l.woken {
+			pending += q.db.cfg.MaxBurst
+		} else if l.waiting && l.gateOpen() && (best == nil || l.inflight < best.inflight) {
+			best = l
+		}
+	}
+	if best != nil && q.shared.n+len(q.describes) > pending {
+		best.wake()
+	}
+}
+
+// back puts requests that did not run in front again, in their order, and takes
+// over their references. What it returns can't run any more. Caller holds mu.
+func (q *queue) back(rs []*request) (ended []*request) {
+	for _, r := range rs {
+		switch {
+		case !r.state.CompareAndSwap(stSent, stQueued):
+			r.release()
+		case q.dead:
+			ended = append(ended, r)
+		default:
+			q.place(r, r.shape, true)
+		}
+	}
+	return ended
+}
+
+// remove takes r off its list; false when it is on none.
+func (q *queue) remove(r *request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if r.in == nil {
+		return false
+	}
+	r.in.unlink(r)
+	return true
+}
+
+// takeSlow waits for a slow request, and returns nil when the worker shall end.
+func (q *queue) takeSlow() *request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		if r := q.slow.head; r != nil {
+			q.slow.unlink(r)
+			return r
+		}
+		if q.dead {
+			return nil
+		}
+		q.slowCond.Wait()
+	}
+}
+
+// expired takes a reference to every queued request whose time is up.
+func (q *queue) expired(now int64, out []*request) []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out = q.shared.expired(now, out)
+	out = q.parked.expired(now, out)
+	for r := q.slow.head; r != nil; r = r.next { // of two timeouts, and few
+		if int64(r.deadline) <= now {
+			r.refs.Add(1)
+			out = append(out, r)
+		}
+	}
+	for i := range q.parts {
+		out = q.parts[i].expired(now, out)
+	}
+	return out
+}
+
+// expired looks at the head only as far as it is late: all have the same timeout.
+func (l *list) expired(now int64, out []*request) []*request {
+	for r := l.head; r != nil && int64(r.deadline) <= now; r = r.next {
+		r.refs.Add(1)
+		out = append(out, r)
+	}
+	return out
+}
+
+// drain empties the queue for Stop and returns what was on it.
+func (q *queue) drain() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed, q.dead = true, true
+	var out []*request
+	lists := []*list{&q.shared, &q.slow, &q.parked}
+	for i := range q.parts {
+		lists = append(lists, &q.parts[i].list)
+	}
+	for _, l := range lists {
+		for r := l.head; r != nil; r = l.head {
+			l.unlink(r)
+			out = append(out, r)
+		}
+	}
+	q.slowCond.Broadcast()
+	for _, l := range q.lanes {
+		l.cond.Broadcast()
+	}
+	return out
+}

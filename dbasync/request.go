@@ -1,0 +1,166 @@
+package dbasync
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// States of a request. queued <-> sent -> done; whoever moves it to done owes its
+// one completion.
+const (
+	stQueued uint32 = iota
+	stSent
+	stDone
+)
+
+// request is one accepted query. It is pooled: refs counts who may still look at
+// it (the queue or a lane, the context's callback, the delivery).
+type request struct {
+	next, prev *request // guarded by queue.mu
+	in         *list    // the list it is on; guarded by queue.mu
+
+	state atomic.Uint32
+	refs  atomic.Int32
+
+	db     *DB
+	on     Submitter // nil: the DB's pool
+	done   func(QueryResult)
+	stmt   Stmt
+	shape  *shape
+	desc   *description // what msg was encoded for; nil: args wait for it
+	args   []any
+	msg    []byte // Bind and Execute; owned, reused
+	params int    // length of msg without the description's tail
+	rows   bool   // the caller wants rows
+	bytes  int    // counted against MaxQueueBytes
+	seq    uint64
+	part   *part // of its Key; nil without one
+	tries  int8  // times it was put back for a reason of its own (plan, Retry)
+
+	start    time.Duration // on the DB's clock
+	deadline time.Duration
+	job      job  // Tx, Do, CopyFrom; nil: msg
+	busy     bool // its arguments are being encoded; guarded by queue.mu
+
+	stop  func() bool                        // ends ctx's callback
+	ctxMu sync.Mutex                         // held while stop is being set
+	abort atomic.Pointer[context.CancelFunc] // ends its run on a slow connection
+
+	res QueryResult
+	run func() // r.deliver, made once
+}
+
+func (db *DB) newRequest() *request {
+	r, _ := db.requests.Get().(*request)
+	if r == nil {
+		r = &request{db: db}
+		r.run = r.deliver
+	}
+	r.state.Store(stQueued)
+	r.refs.Store(1)
+	return r
+}
+
+// release gives back one reference; the last one recycles r.
+func (r *request) release() {
+	switch n := r.refs.Add(-1); {
+	case n > 0:
+		return
+	case n < 0:
+		panic("dbasync: bug: request released twice")
+	}
+	msg := r.msg[:0]
+	if cap(msg) > 4096 {
+		msg = nil
+	}
+	r.on, r.done, r.stmt, r.shape, r.desc, r.args = nil, nil, Stmt{}, nil, nil, nil
+	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
+	r.job, r.stop, r.busy, r.res = nil, nil, false, QueryResult{}
+	r.abort.Store(nil)
+	r.db.requests.Put(r)
+}
+
+// claim moves r to done; true for the one caller that does. That one fills res
+// and hands r to the DB's delivery, for which a reference is taken here.
+func (r *request) claim() (was uint32, ok bool) {
+	for {
+		was = r.state.Load()
+		if was == stDone {
+			return was, false
+		}
+		if r.state.CompareAndSwap(was, stDone) {
+			r.refs.Add(1)
+			return was, true
+		}
+	}
+}
+
+// end completes r with an outcome that carries no rows. Caller holds a reference.
+func (r *request) end(o Outcome, err error) {
+	if _, ok := r.claim(); ok {
+		r.res.Outcome, r.res.Err = o, err
+		r.db.deliver(r)
+	}
+}
+
+// cancel ends r for its context or its timeout: not run when it had not been
+// sent, else may have run; its answer is dropped when it comes. Caller holds a reference.
+func (r *request) cancel(err error) {
+	was, ok := r.claim()
+	if !ok {
+		return
+	}
+	r.res.Outcome, r.res.Err = NotRun, err
+	if was == stSent {
+		r.res.Outcome = MayHaveRun
+		if cancel := r.abort.Load(); cancel != nil {
+			(*cancel)()
+		}
+	}
+	if r.db.q.remove(r) {
+		r.release() // the queue's reference
+	}
+	r.db.deliver(r)
+}
+
+// watch arms ctx's callback. It holds a reference of its own.
+func (r *request) watch(ctx context.Context) {
+	r.refs.Add(1)
+	r.ctxMu.Lock()
+	defer r.ctxMu.Unlock()
+	r.stop = context.AfterFunc(ctx, func() {
+		r.ctxMu.Lock() // stop must be set before the completion looks at it
+		defer r.ctxMu.Unlock()
+		r.cancel(fmt.Errorf("dbasync: %w", context.Cause(ctx)))
+		r.release()
+	})
+}
+
+// unwatch ends ctx's callback, or lets it run out if it has begun.
+func (r *request) unwatch() {
+	if r.stop != nil && r.stop() {
+		r.stop = nil
+		r.release()
+	}
+}
+
+// encode makes r.msg for d: from args, or from the parameters that are in it from
+// before a change of plan. Setting r.desc is the caller's.
+func (r *request) encode(d *description, args []any) error {
+	if r.params == 0 {
+		msg, err := appendBind(r.msg[:0], r.shape.name, d.oids, args, &r.db.encs)
+		r.msg = msg
+		if err != nil {
+			return err
+		}
+		if len(msg) > r.db.cfg.MaxQueryBytes {
+			return ErrTooLong
+		}
+		r.params = len(msg)
+	}
+	r.msg = finishBind(r.msg[:r.params], 0, d, r.rows)
+	return nil
+}

@@ -1,0 +1,209 @@
+package dbasync
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// shape is what is known about one SQL text; all lanes share it.
+type shape struct {
+	sql   string
+	name  string // of the prepared statement, on every lane
+	class class
+	word  string // its first keyword
+
+	desc atomic.Pointer[description] // nil until a server has described it
+	tag  atomic.Pointer[string]      // the command tag seen last
+
+	// lanes has bit i when lane i is known to have it prepared. Set by lane i's
+	// reader, cleared when the lane or the shape goes; under shapes.mu.
+	lanes atomic.Uint64
+
+	slow    atomic.Bool  // learned: runs on the slow connections
+	suspect atomic.Bool  // was in a slow burst: to be measured alone
+	quick   atomic.Int32 // quick runs in a row while slow
+
+	used atomic.Int64 // tick of the last use
+
+	evicted bool         // guarded by shapes.mu
+	asked   bool         // on queue.describes or being described; guarded by queue.mu
+	last    *description // before a change of plan: the parameters' types stay; guarded by queue.mu
+}
+
+// description is what ParameterDescription and RowDescription said. It is not changed.
+type description struct {
+	oids      []uint32
+	fields    []pgconn.FieldDescription // Format set as asked for in Bind
+	formatAll int16                     // the format asked for all columns at once, -1: each has its own
+	tail      []byte                    // the end of the Bind message and the Execute message
+	tailNR    []byte                    // the same for callers that want no rows
+}
+
+// shapes is the cache of shapes: SQL text to shape, at most limit.
+type shapes struct {
+	limit int
+	encs  *encoders
+	tick  atomic.Int64
+
+	mu     sync.RWMutex
+	bySQL  map[string]*shape
+	nextID int
+	// closes[i] are names lane i has to close, added when a shape is evicted.
+	closes [64][]string
+	dirty  [64]atomic.Bool // closes[i] is not empty
+}
+
+func newShapes(limit int, encs *encoders) *shapes {
+	return &shapes{limit: limit, encs: encs, bySQL: make(map[string]*shape)}
+}
+
+// get returns the shape of sql, new or known.
+func (c *shapes) get(sql string) *shape {
+	c.mu.RLock()
+	s := c.bySQL[sql]
+	c.mu.RUnlock()
+	if s == nil {
+		s = c.add(sql)
+	}
+	if now := c.tick.Load(); s.used.Load() != now {
+		s.used.Store(now)
+	}
+	return s
+}
+
+func (c *shapes) add(sql string) *shape {
+	cl, word := classify(sql)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.bySQL[sql]; s != nil {
+		return s
+	}
+	if len(c.bySQL) >= c.limit {
+		c.evictOldest()
+	}
+	c.nextID++
+	s := &shape{sql: sql, name: shapeName(c.nextID), class: cl, word: word}
+	s.used.Store(c.tick.Add(1))
+	c.bySQL[sql] = s
+	return s
+}
+
+// shapeName is short: it is in every Bind.
+func shapeName(id int) string {
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	b := []byte{'s'}
+	for {
+		b = append(b, digits[id%36])
+		if id /= 36; id == 0 {
+			return string(b)
+		}
+	}
+}
+
+// evictOldest forgets the shape used longest ago. Caller holds mu.
+func (c *shapes) evictOldest() {
+	var old *shape
+	for _, s := range c.bySQL {
+		if old == nil || s.used.Load() < old.used.Load() {
+			old = s
+		}
+	}
+	c.evict(old)
+}
+
+// evict forgets s; lanes that have it prepared close it with their next burst.
+// Caller holds mu.
+func (c *shapes) evict(s *shape) {
+	if s.evicted {
+		return
+	}
+	s.evicted = true
+	if c.bySQL[s.sql] == s {
+		delete(c.bySQL, s.sql)
+	}
+	for bits, i := s.lanes.Swap(0), 0; bits != 0; bits, i = bits>>1, i+1 {
+		if bits&1 != 0 {
+			c.closeOn(i, s.name)
+		}
+	}
+}
+
+// closeOn asks lane i to close name. Caller holds mu.
+func (c *shapes) closeOn(i int, name string) {
+	c.closes[i] = append(c.closes[i], name)
+	c.dirty[i].Store(true)
+}
+
+// forget evicts s, so that the next use of its text starts anew.
+func (c *shapes) forget(s *shape) {
+	c.mu.Lock()
+	c.evict(s)
+	c.mu.Unlock()
+}
+
+// prepared notes that lane i's server has parsed s.
+func (c *shapes) prepared(s *shape, i int) {
+	c.mu.Lock()
+	if s.evicted {
+		c.closeOn(i, s.name)
+	} else {
+		s.lanes.Or(1 << i)
+	}
+	c.mu.Unlock()
+}
+
+// unprepared notes that lane i's server does not have s.
+func (c *shapes) unprepared(s *shape, i int) {
+	c.mu.Lock()
+	s.lanes.And(^(uint64(1) << i))
+	c.mu.Unlock()
+}
+
+// laneGone forgets what lane i had prepared.
+func (c *shapes) laneGone(i int) {
+	c.mu.Lock()
+	for _, s := range c.bySQL {
+		s.lanes.And(^(uint64(1) << i))
+	}
+	c.closes[i] = nil
+	c.dirty[i].Store(false)
+	c.mu.Unlock()
+}
+
+// takeCloses returns the names lane i has to close.
+func (c *shapes) takeCloses(i int) []string {
+	if !c.dirty[i].Load() {
+		return nil
+	}
+	c.mu.Lock()
+	names := c.closes[i]
+	c.closes[i] = nil
+	c.dirty[i].Store(false)
+	c.mu.Unlock()
+	return names
+}
+
+func (c *shapes) len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.bySQL)
+}
+
+// tagOf returns b as a string, without an allocation when it is the tag seen last.
+func (s *shape) tagOf(b []byte) string {
+	if t := s.tag.Load(); t != nil && *t == string(b) {
+		return *t
+	}
+	t := string(b)
+	s.tag.Store(&t)
+	return t
+}
+
+// changed: no lane's prepared statement of s can be used any more.
+func (c *shapes) changed(s *shape) {
+	c.mu.Lock()
+	s.lanes.Store(0)
+	c.mu.Unlock()
+}

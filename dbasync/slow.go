@@ -1,0 +1,243 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// job is work that needs an ordinary connection for itself.
+type job func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error)
+
+// slowPool runs what must not hold up a lane: Config.SlowConns goroutines, each with
+// an ordinary connection while it works.
+type slowPool struct {
+	db   *DB
+	pool *pgxpool.Pool
+	wg   sync.WaitGroup
+}
+
+func (s *slowPool) start(ctx context.Context) error {
+	cfg := s.db.pgCfg.Copy()
+	cfg.MaxConns, cfg.MinConns = int32(s.db.cfg.SlowConns), 0
+	cfg.ConnConfig.ConnectTimeout = s.db.cfg.ConnectTimeout
+	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
+		cfg.ConnConfig.RuntimeParams["application_name"] = "millrace slow"
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return fmt.Errorf("dbasync: %w", err)
+	}
+	s.pool = pool
+	for range s.db.cfg.SlowConns {
+		s.wg.Go(func() { s.work(ctx) })
+	}
+	return nil
+}
+
+// stop returns when the goroutines have ended; the queue is dead by then.
+func (s *slowPool) stop() {
+	s.wg.Wait()
+	s.pool.Close()
+}
+
+func (s *slowPool) work(ctx context.Context) {
+	pause := newBackoff(s.db.cfg.MinBackoff, s.db.cfg.MaxBackoff)
+	for r := s.db.q.takeSlow(); r != nil; r = s.db.q.takeSlow() {
+		s.serve(ctx, r, pause)
+		r.release()
+	}
+}
+
+// serve runs one request. Until a connection is there it is not sent; while the
+// server is down it waits for its timeout here.
+func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
+	ctx, cancel := context.WithDeadline(base, s.db.epoch.Add(r.deadline))
+	defer cancel()
+	r.abort.Store(&cancel)
+	c := s.acquire(ctx, r, pause)
+	if c == nil {
+		return
+	}
+	defer c.Release()
+	if !r.state.CompareAndSwap(stQueued, stSent) {
+		return
+	}
+	s.db.stats.slow.Add(1)
+	if r.job != nil {
+		o, tag, err := s.runJob(ctx, r, c)
+		s.finish(r, o, tag, err)
+		return
+	}
+	s.query(ctx, r, c)
+}
+
+func (s *slowPool) acquire(ctx context.Context, r *request, pause *backoff) *pgxpool.Conn {
+	for {
+		c, err := s.pool.Acquire(ctx)
+		if err == nil {
+			pause.reset()
+			return c
+		}
+		if ctx.Err() != nil {
+			r.end(NotRun, fmt.Errorf("%w: %w", whyEnded(ctx), err))
+			return nil
+		}
+		s.db.stats.connectFailures.Add(1)
+		pause.wait(ctx)
+	}
+}
+
+// whyEnded tells a timeout from Stop.
+func whyEnded(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ErrTimeout
+	}
+	return ErrClosed
+}
+
+func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o Outcome, tag string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p, "stack", string(debug.Stack()))
+			// Its connection is in an unknown state; the server undoes what is open.
+			c.Conn().Close(context.Background())
+			o, err = SQLError, fmt.Errorf("dbasync: panic: %v", p)
+		}
+	}()
+	return r.job(ctx, c)
+}
+
+func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
+	if _, ok := r.claim(); !ok {
+		return
+	}
+	r.res.Outcome, r.res.Err, r.res.tag, r.res.Conn = o, err, tag, -1
+	s.db.deliver(r)
+}
+
+// query runs a statement from its encoded form.
+func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
+	values, formats := bindParams(r.msg, r.shape.name)
+	resultFormats := make([]int16, len(r.desc.fields))
+	for i := range resultFormats {
+		resultFormats[i] = r.desc.fields[i].Format
+	}
+	began := time.Now()
+	rr := c.Conn().PgConn().ExecParams(ctx, r.shape.sql, values, r.desc.oids, formats, resultFormats)
+	rows := s.collect(r, rr)
+	tag, err := rr.Close()
+	s.measure(r.shape, time.Since(began), err)
+	if err != nil {
+		o, err := outcomeOf(ctx, err)
+		s.finish(r, o, "", err)
+		return
+	}
+	if _, ok := r.claim(); !ok {
+		return
+	}
+	res := &r.res
+	res.Outcome, res.Conn, res.tag, res.db = OK, -1, tag.String(), s.db
+	res.data, res.rows, res.fields = rows.data, rows.n, r.desc.fields
+	if rows.over {
+		res.Err, res.rows = ErrResultTooLarge, 0
+	}
+	s.db.bytes.Add(int64(len(res.data)))
+	r.bytes += len(res.data)
+	s.db.deliver(r)
+}
+
+// collect reads the rows; past the limits it reads on and keeps none.
+func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet) {
+	lim := limits{s.db.cfg.MaxResultRows, s.db.cfg.MaxResultBytes}
+	for rr.NextRow() {
+		if !r.rows || rows.over {
+			continue
+		}
+		if len(rr.FieldDescriptions()) != len(r.desc.fields) {
+			rows.over = true // described before an ALTER: not decodable
+			continue
+		}
+		rows.n++
+		rows.data = appendDataRow(rows.data, rr.Values())
+		if len(rows.data) > lim.bytes || lim.rows > 0 && rows.n > lim.rows {
+			rows = rowSet{over: true}
+		}
+	}
+	return rows
+}
+
+// appendDataRow writes values as a DataRow message.
+func appendDataRow(dst []byte, values [][]byte) []byte {
+	size := 6
+	for _, v := range values {
+		size += 4 + len(v)
+	}
+	dst = appendInt32(append(dst, 'D'), size)
+	dst = appendInt16(dst, len(values))
+	for _, v := range values {
+		if v == nil {
+			dst = appendInt32(dst, -1)
+			continue
+		}
+		dst = append(appendInt32(dst, len(v)), v...)
+	}
+	return dst
+}
+
+// outcomeOf says what an error of an ordinary connection means for the one
+// transaction that was on it.
+func outcomeOf(ctx context.Context, err error) (Outcome, error) {
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC":
+		return SQLError, pg
+	case pgconn.SafeToRetry(err):
+		return NotRun, fmt.Errorf("%w: %w", ErrConnLost, err)
+	case ctx.Err() != nil:
+		return MayHaveRun, fmt.Errorf("%w: %w", whyEnded(ctx), err)
+	}
+	return MayHaveRun, fmt.Errorf("%w: %w", ErrConnLost, err)
+}
+
+// quickRuns: so many quick runs in a row bring a learned shape back to the lanes.
+const quickRuns = 16
+
+func (s *slowPool) learn(sh *shape) {
+	sh.suspect.Store(false)
+	if s.db.cfg.SlowAfter < 0 || sh.slow.Swap(true) {
+		return
+	}
+	sh.quick.Store(0)
+	s.db.stats.learned.Add(1)
+	s.db.cfg.Logger.Info("dbasync: slow statement moved off the lanes", "sql", clip(sh.sql))
+}
+
+// clip quotes the first bytes of a text for a log line.
+func clip(sql string) string {
+	if len(sql) > 120 {
+		sql = sql[:120] + "…"
+	}
+	return strconv.Quote(sql)
+}
+
+// measure brings a learned shape back when it has been quick for a while.
+func (s *slowPool) measure(sh *shape, took time.Duration, err error) {
+	if !sh.slow.Load() {
+		return
+	}
+	if err != nil || took > s.db.cfg.SlowAfter/4 {
+		sh.quick.Store(0)
+		return
+	}
+	if sh.quick.Add(1) >= quickRuns {
+		sh.slow.Store(false)
+	}
+}

@@ -1,0 +1,67 @@
+package dbasync
+
+import "sync/atomic"
+
+// counters only grow.
+type counters struct {
+	accepted, refused, bursts, skipped, slow, learned atomic.Uint64
+	connects, connectFailures                         atomic.Uint64
+	submitterFull, stale, dropped, eventsLost         atomic.Uint64
+	notifications, notificationsLost                  atomic.Uint64
+	ended                                             [4]atomic.Uint64
+}
+
+// Stats is a snapshot; its parts are read one after another.
+type Stats struct {
+	Accepted, Refused uint64 // queries
+	Ended             map[Outcome]uint64
+	Outstanding       int64 // accepted, completion not begun
+	OutstandingBytes  int64 // arguments and rows of those
+	Queued            int   // not in flight
+	InFlight          int   // on the lanes
+	Undelivered       int64 // finished, submitter full
+	Bursts            uint64
+	Skipped           uint64 // did not run and were put back
+	Slow              uint64 // run on the slow connections
+	Learned           uint64 // statements moved off the lanes
+	Shapes            int    // statements known
+	LanesUp           int
+	Connects          uint64
+	ConnectFailures   uint64
+	SubmitterFull     uint64 // refusals by submitters
+	Stale             uint64 // completions whose submitter had gone
+	ResultsDropped    uint64 // rows dropped while a submitter was full
+	EventsLost        uint64 // connection events the pool took too long for
+	Notifications     uint64
+	NotificationsLost uint64
+}
+
+// Stats returns what is going on and what has happened since New.
+func (db *DB) Stats() Stats {
+	c := &db.stats
+	s := Stats{
+		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Ended: make(map[Outcome]uint64),
+		Outstanding: db.outstanding.Load(), OutstandingBytes: db.bytes.Load(), Undelivered: db.late.waiting.Load(),
+		Bursts: c.bursts.Load(), Skipped: c.skipped.Load(), Slow: c.slow.Load(), Learned: c.learned.Load(),
+		Shapes: db.shapes.len(), Connects: c.connects.Load(), ConnectFailures: c.connectFailures.Load(),
+		SubmitterFull: c.submitterFull.Load(), Stale: c.stale.Load(), ResultsDropped: c.dropped.Load(),
+		EventsLost: c.eventsLost.Load(), Notifications: c.notifications.Load(), NotificationsLost: c.notificationsLost.Load(),
+	}
+	for o := range c.ended {
+		s.Ended[Outcome(o)] = c.ended[o].Load()
+	}
+	q := &db.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s.Queued = q.shared.n + q.slow.n + q.parked.n
+	for i := range q.parts {
+		s.Queued += q.parts[i].n
+	}
+	for _, l := range q.lanes {
+		s.InFlight += l.inflight
+		if l.open {
+			s.LanesUp++
+		}
+	}
+	return s
+}

@@ -1,0 +1,207 @@
+package dbasync
+
+// take waits until the lane may send and there is something to send, and fills b.
+// False: the connection is broken or the DB stops. Runs on the writer goroutine.
+func (l *lane) take(b *burst) bool {
+	q := &l.db.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b.reset()
+	for {
+		if !l.open && !l.lent { // who borrowed it must have let go
+			return false
+		}
+		if l.gateOpen() && !q.dead {
+			q.fill(l, b)
+			if b.queries()+len(b.describes) > 0 || b.rollback {
+				l.woken = false
+				return true
+			}
+		}
+		l.waiting, l.woken = true, false
+		l.cond.Wait()
+		l.waiting = false
+	}
+}
+
+// workFor tells whether l would find something to send. Caller holds mu.
+func (q *queue) workFor(l *lane) bool {
+	if q.shared.n > 0 || len(q.describes) > 0 {
+		return true
+	}
+	for i := range q.parts {
+		if p := &q.parts[i]; p.owner == l.index && p.n > 0 && p.inflight == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// filling is the room left in a burst.
+type filling struct {
+	q     *queue
+	l     *lane
+	b     *burst
+	room  int
+	bytes int
+	full  bool
+}
+
+// fill takes from the queue what l sends next. Caller holds mu.
+func (q *queue) fill(l *lane, b *burst) {
+	b.rollback, l.rollback = l.rollback, false
+	l.undoing = l.undoing || b.rollback
+	b.bare, l.bare = l.bare, false
+	q.takeDescribes(b)
+	f := filling{q: q, l: l, b: b,
+		room:  min(q.db.cfg.Window-l.inflight, l.maxBurst),
+		bytes: q.db.cfg.LaneBytes - l.bytes}
+	for i := range q.parts {
+		if p := &q.parts[i]; p.owner == l.index && p.inflight == 0 {
+			f.takeKeyed(p)
+		}
+	}
+	f.takeShared()
+	n := b.queries()
+	l.inflight += n
+	if n > 0 {
+		l.lastBurst = n
+	}
+	q.shapeBurst(l, b)
+}
+
+// shapeBurst: below three queries a Sync each costs less than a chain. Keyed ones
+// need the chain from two on: there the second does not run when the first is put back.
+func (q *queue) shapeBurst(l *lane, b *burst) {
+	if len(b.group) == 1 {
+		b.chain = append(b.chain, b.group[0])
+		b.group = b.group[:0]
+	}
+	if len(b.group) == 0 && len(b.chain) < 3 && b.keyed < 2 || !l.chain {
+		b.chain = append(append(b.chain, b.group...), b.strict...)
+		b.strict, b.chain, b.group = b.chain, b.strict[:0], b.group[:0]
+	}
+}
+
+func (q *queue) takeDescribes(b *burst) {
+	n := min(len(q.describes), maxDescribes)
+	if n == 0 {
+		return
+	}
+	b.describes = append(b.describes, q.describes[:n]...)
+	for _, s := range b.describes {
+		b.hints = append(b.hints, s.last)
+	}
+	q.describes = append(q.describes[:0], q.describes[n:]...)
+}
+
+// takeKeyed takes from the head of p, in order, as far as it can.
+func (f *filling) takeKeyed(p *part) {
+	if home := f.q.lanes[p.home]; p.owner != p.home && home.open {
+		p.owner = p.home
+		home.wake()
+		return
+	}
+	for n := 0; p.head != nil && !f.full; n++ {
+		r := p.head
+		if r.desc == nil && r.state.Load() == stQueued {
+			return // its shape is being described
+		}
+		if !f.fresh(r) {
+			f.q.want(r.shape)
+			return
+		}
+		strict := r.shape.class == classStrict || !f.l.chain
+		if strict && n > 0 || !f.take(r) || strict {
+			return // under a Sync of its own nothing of the same part may be with it
+		}
+		f.b.keyed++
+	}
+}
+
+// maxSkip bounds how many suspects one fill steps over.
+const maxSkip = 256
+
+func (f *filling) takeShared() {
+	steps := 0
+	for r := f.q.shared.head; r != nil && !f.full && steps < maxSkip; {
+		next := r.next
+		switch {
+		case !f.fresh(r):
+			f.q.shared.unlink(r)
+			f.q.parked.putBack(r)
+			f.q.want(r.shape)
+		case r.shape.runsSlow(r) && r.state.Load() == stQueued:
+			f.q.shared.unlink(r)
+			f.q.slow.putBack(r)
+			f.q.slowCond.Signal()
+		case r.shape.suspect.Load():
+			if f.takeSuspect(r) {
+				return
+			}
+			steps++
+		case !f.take(r):
+			return
+		}
+		r = next
+	}
+}
+
+// takeSuspect sends a query whose shape was in a slow burst by itself, one in the
+// whole DB at a time, so that it is measured and no other waits behind it. True:
+// it was taken and the burst is closed.
+func (f *filling) takeSuspect(r *request) bool {
+	if f.q.probing || f.l.inflight > 0 || f.b.queries() > 0 {
+		return false
+	}
+	if !f.take(r) || f.b.queries() == 0 {
+		return false
+	}
+	f.q.probing, f.l.probe = true, true
+	return true
+}
+
+// fresh brings a request up to date whose shape was described anew since it was encoded;
+// false when that description is still to come. Then it has to wait for it.
+func (f *filling) fresh(r *request) bool {
+	d := r.shape.desc.Load()
+	switch {
+	case d == r.desc || r.state.Load() != stQueued:
+		return true
+	case d != nil && r.encode(d, nil) == nil:
+		r.desc = d
+		return true
+	}
+	r.desc = nil
+	return false
+}
+
+// take moves r from its list into the burst; false when there is no room for it.
+// One that is done already is dropped.
+func (f *filling) take(r *request) bool {
+	size := len(r.msg)
+	if f.room < 1 || size > f.bytes && f.l.inflight+f.b.queries() > 0 {
+		f.full = true
+		return false
+	}
+	r.in.unlink(r)
+	if !r.state.CompareAndSwap(stQueued, stSent) {
+		r.release()
+		return true
+	}
+	f.room--
+	f.bytes -= size
+	f.l.bytes += size
+	if r.part != nil {
+		r.part.inflight++
+	}
+	switch {
+	case r.shape.class == classStrict:
+		f.b.strict = append(f.b.strict, r)
+	case r.stmt.ReadOnly && r.stmt.Key == 0 && f.q.db.cfg.GroupReads:
+		f.b.group = append(f.b.group, r)
+	default:
+		f.b.chain = append(f.b.chain, r)
+	}
+	return true
+}

@@ -1,0 +1,104 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Tx runs fn in a transaction of its own, on an ordinary connection and one of
+// the DB's goroutines, where it may block, and commits when fn returns nil. The
+// result has no rows. Outcomes: OK, committed; SQLError, fn or the commit failed
+// and all is undone (Err is fn's error); NotRun, the connection was lost before the
+// commit was sent, so nothing is left of it; MayHaveRun, it was lost in the commit.
+// ctx and Config.SlowTimeout bound it; fn's ctx ends with them.
+func (db *DB) Tx(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, pgx.Tx) error) error {
+	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
+		return runTx(ctx, c, fn)
+	})
+}
+
+func runTx(ctx context.Context, c *pgxpool.Conn, fn func(context.Context, pgx.Tx) error) (Outcome, string, error) {
+	tx, err := c.Begin(ctx)
+	if err != nil {
+		return NotRun, "", fmt.Errorf("dbasync: begin: %w", err)
+	}
+	if err := fn(ctx, tx); err != nil {
+		// Failing here means that the connection has gone: undone all the same.
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+		if c.Conn().IsClosed() && !isPgError(err) {
+			return NotRun, "", err
+		}
+		return SQLError, "", err
+	}
+	switch err := tx.Commit(ctx); {
+	case err == nil:
+		return OK, "COMMIT", nil
+	case errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed):
+		return SQLError, "", err
+	default:
+		o, err := outcomeOf(ctx, err)
+		return o, "", err
+	}
+}
+
+func isPgError(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg)
+}
+
+// Do runs fn with an ordinary connection of its own: SET, cursors, temporary
+// tables, session locks, COPY TO, whatever needs the same connection for a while.
+// The connection is closed afterwards, so that nothing of its state is left. fn may
+// block. Err is what fn returned; the Outcome is then SQLError for an error of
+// the server, else MayHaveRun, as only fn knows what it had done.
+func (db *DB) Do(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, *pgx.Conn) error) error {
+	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
+		defer c.Conn().Close(context.WithoutCancel(ctx))
+		err := fn(ctx, c.Conn())
+		switch {
+		case err == nil:
+			return OK, "", nil
+		case isPgError(err):
+			return SQLError, "", err
+		}
+		return MayHaveRun, "", err
+	})
+}
+
+// CopyFrom loads rows into a table with COPY, in one transaction. src is read on one of
+// the DB's goroutines. RowsAffected of the result is the number of rows.
+func (db *DB) CopyFrom(ctx context.Context, on Submitter, done func(QueryResult), table pgx.Identifier, columns []string, src pgx.CopyFromSource) error {
+	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
+		n, err := c.CopyFrom(ctx, table, columns, src)
+		if err == nil {
+			return OK, fmt.Sprintf("COPY %d", n), nil
+		}
+		if err := src.Err(); err != nil {
+			return SQLError, "", fmt.Errorf("dbasync: copy source: %w", err)
+		}
+		o, err := outcomeOf(ctx, err)
+		return o, "", err
+	})
+}
+
+// start accepts a job as Query accepts a statement.
+func (db *DB) start(ctx context.Context, on Submitter, done func(QueryResult), j job) error {
+	if !db.running.Load() {
+		return db.refused(ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return db.refused(fmt.Errorf("dbasync: %w", err))
+	}
+	r := db.newRequest()
+	r.on, r.done, r.job = on, done, j
+	if err := db.accept(r, 0, ctx); err != nil {
+		r.release()
+		return db.refused(err)
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package dbasync
+
+import (
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+)
+
+var errWorkersFull = errors.New("dbasync: pool full")
+
+// workers is the pool a DB makes when Config.Pool is nil.
+type workers struct {
+	logger *slog.Logger
+	limit  int
+
+	mu     sync.Mutex
+	cond   sync.Cond
+	queue  []func() // guarded by mu; at most limit
+	closed bool     // guarded by mu
+	wg     sync.WaitGroup
+}
+
+func newWorkers(n, limit int, logger *slog.Logger) *workers {
+	w := &workers{logger: logger, limit: limit}
+	w.cond.L = &w.mu
+	w.wg.Add(n)
+	for range n {
+		go w.work()
+	}
+	return w
+}
+
+// Submit implements Submitter.
+func (w *workers) Submit(fn func()) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.closed:
+		return ErrClosed
+	case len(w.queue) >= w.limit:
+		return errWorkersFull
+	}
+	w.queue = append(w.queue, fn)
+	w.cond.Signal()
+	return nil
+}
+
+// work runs on each of the pool's goroutines.
+func (w *workers) work() {
+	defer w.wg.Done()
+	for {
+		w.mu.Lock()
+		for len(w.queue) == 0 && !w.closed {
+			w.cond.Wait()
+		}
+		if len(w.queue) == 0 {
+			w.mu.Unlock()
+			return
+		}
+		fn := w.queue[0]
+		w.queue[0] = nil
+		w.queue = w.queue[1:]
+		w.mu.Unlock()
+		w.run(fn)
+	}
+}
+
+func (w *workers) run(fn func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.logger.Error("dbasync: panic in a callback", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	fn()
+}
+
+// stop runs what is queued and ends the goroutines.
+func (w *workers) stop() {
+	w.mu.Lock()
+	w.closed = true
+	w.cond.Broadcast()
+	w.mu.Unlock()
+	w.wg.Wait()
+}

@@ -1,0 +1,213 @@
+package dbasync
+
+import (
+	"net"
+)
+
+// Names of the statements every lane has prepared, and their Bind and Execute.
+const (
+	stmtBegin     = "mb"
+	stmtBeginRead = "mr"
+	stmtChain     = "mc"
+	stmtCommit    = "me"
+	stmtRollback  = "mu"
+)
+
+var laneStatements = map[string]string{
+	stmtBegin:     "begin",
+	stmtBeginRead: "begin read only",
+	stmtChain:     "commit and chain",
+	stmtCommit:    "commit",
+	stmtRollback:  "rollback",
+}
+
+var (
+	wireBegin     = appendSimple(nil, stmtBegin)
+	wireBeginRead = appendSimple(nil, stmtBeginRead)
+	wireChain     = appendSimple(nil, stmtChain)
+	wireCommit    = appendSimple(nil, stmtCommit)
+	wireRollback  = appendSimple(nil, stmtRollback)
+)
+
+// maxDescribes is how many describes travel in one burst.
+const maxDescribes = 16
+
+// burst is what one Write carries. The writer reuses it.
+type burst struct {
+	rollback  bool
+	bare      bool // begins with the lane's own statements
+	describes []*shape
+	hints     []*description // per describe: the parameters' types from before
+	group     []*request     // share a READ ONLY transaction
+	chain     []*request     // one transaction each, one Sync
+	strict    []*request     // a Sync each
+	keyed     int            // queries with an ordering key
+
+	closes  []string
+	buf     []byte
+	entries []entry
+	parsed  map[*shape]bool // Parse is already in this burst's section
+}
+
+func (b *burst) queries() int { return len(b.group) + len(b.chain) + len(b.strict) }
+
+func (b *burst) reset() {
+	clear(b.group)
+	clear(b.chain)
+	clear(b.strict)
+	clear(b.entries)
+	b.rollback, b.bare, b.describes, b.hints, b.closes, b.keyed = false, false, nil, nil, nil, 0
+	b.group, b.chain, b.strict, b.entries = b.group[:0], b.chain[:0], b.strict[:0], b.entries[:0]
+	if b.parsed == nil {
+		b.parsed = make(map[*shape]bool)
+	}
+	if cap(b.buf) > readBuffer*4 {
+		b.buf = nil
+	}
+	b.buf = b.buf[:0]
+}
+
+// write runs on the lane's writer goroutine until the connection breaks.
+func (l *lane) write(conn net.Conn) {
+	for l.take(&l.burst) {
+		l.send(conn)
+	}
+}
+
+// send writes l.burst. After an error the reader settles what is in flight.
+func (l *lane) send(conn net.Conn) {
+	b := &l.burst
+	b.closes = l.db.shapes.takeCloses(l.index)
+	l.encode(b)
+	l.mu.Lock()
+	if l.fifo.head == l.fifo.tail {
+		l.heard.Store(int64(l.db.now())) // it owes nothing yet
+	}
+	from := l.fifo.tail
+	l.fifo.push(b.entries)
+	l.mu.Unlock()
+	l.db.stats.bursts.Add(1)
+	n, err := conn.Write(b.buf)
+	if err != nil {
+		if n == 0 {
+			l.unsent(from)
+		}
+		conn.Close()
+	}
+}
+
+// sendLent writes the burst that push filled, on the caller's goroutine, and gives
+// the lane back to its writer.
+func (l *lane) sendLent() {
+	l.mu.Lock()
+	conn := l.conn
+	l.mu.Unlock()
+	l.send(conn)
+	l.burst.reset()
+	q := &l.db.q
+	q.mu.Lock()
+	l.lent = false
+	if !l.open {
+		l.cond.Broadcast()
+	} else if l.rollback || q.workFor(l) {
+		l.wake()
+	}
+	q.mu.Unlock()
+}
+
+// unsent marks the entries of a burst no byte of which was written.
+func (l *lane) unsent(from uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := from; i != l.fifo.tail; i++ {
+		l.fifo.buf[i&uint64(len(l.fifo.buf)-1)].unsent = true
+	}
+}
+
+// encode builds the bytes of b and what the server will owe for them.
+func (l *lane) encode(b *burst) {
+	clear(b.parsed)
+	for _, name := range b.closes {
+		b.buf = appendClose(b.buf, name)
+	}
+	if b.rollback {
+		b.add(wireRollback, entry{kind: kRollback})
+	}
+	if b.bare {
+		for name, sql := range laneStatements {
+			b.buf = appendParse(appendClose(b.buf, name), name, sql, nil)
+		}
+		b.sync()
+	}
+	if b.rollback && len(b.group)+len(b.chain) == 0 {
+		// Its own Sync: a describe or a strict query must find no aborted transaction,
+		// and its error must not be taken for theirs.
+		b.sync()
+	}
+	l.encodeGroup(b)
+	l.encodeChain(b)
+	if len(b.group)+len(b.chain) > 0 {
+		b.sync()
+	}
+	for _, r := range b.strict {
+		l.query(b, r, kStrict)
+		b.buf = appendSync(b.buf)
+	}
+	for i, s := range b.describes {
+		var oids []uint32
+		if h := b.hints[i]; h != nil {
+			oids = h.oids
+		}
+		b.buf = appendParse(appendClose(b.buf, s.name), s.name, s.sql, oids)
+		b.buf = appendSync(appendDescribe(b.buf, s.name))
+		b.entries = append(b.entries, entry{kind: kDescribe, shape: s})
+	}
+}
+
+func (b *burst) add(wire []byte, e entry) {
+	b.buf = append(b.buf, wire...)
+	b.entries = append(b.entries, e)
+}
+
+func (b *burst) sync() {
+	b.buf = appendSync(b.buf)
+	b.entries = append(b.entries, entry{kind: kSync})
+	clear(b.parsed) // an error before may have skipped a Parse
+}
+
+func (l *lane) encodeGroup(b *burst) {
+	if len(b.group) == 0 {
+		return
+	}
+	b.add(wireBeginRead, entry{kind: kBegin})
+	for _, r := range b.group {
+		l.query(b, r, kGroup)
+	}
+	b.add(wireCommit, entry{kind: kCommit})
+}
+
+// encodeChain: each query in a transaction of its own, all under one Sync.
+func (l *lane) encodeChain(b *burst) {
+	if len(b.chain) == 0 {
+		return
+	}
+	b.add(wireBegin, entry{kind: kBegin})
+	for i, r := range b.chain {
+		l.query(b, r, kChain)
+		if i < len(b.chain)-1 {
+			b.buf = append(b.buf, wireChain...)
+		}
+	}
+	b.buf = append(b.buf, wireCommit...)
+}
+
+// query appends r, with a Parse before it when the lane may not have its statement.
+func (l *lane) query(b *burst, r *request, k kind) {
+	if s := r.shape; s.lanes.Load()&(1<<l.index) == 0 && (k == kStrict || !b.parsed[s]) {
+		b.buf = appendParse(appendClose(b.buf, s.name), s.name, s.sql, r.desc.oids)
+		b.buf = appendDescribe(b.buf, s.name) // it may have changed since it was described
+		b.parsed[s] = true
+	}
+	b.buf = append(b.buf, r.msg...)
+	b.entries = append(b.entries, entry{kind: k, req: r})
+}

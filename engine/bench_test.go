@@ -1,0 +1,232 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"millrace/codec"
+)
+
+// load is a set of connections that echo in lockstep: each round every connection
+// writes pipe frames and then reads them. It allocates nothing per round.
+type load struct {
+	conns []net.Conn
+	out   []byte
+	in    []byte
+}
+
+func newLoad(b testing.TB, srv *Server, conns, pipe, body int) *load {
+	l := &load{}
+	for range pipe {
+		l.out = codec.Packet{Main: 1, Sub: 1, Body: make([]byte, body)}.Append(l.out)
+	}
+	l.in = make([]byte, len(l.out))
+	for range conns {
+		c, err := net.Dial("tcp", srv.Addrs()[0].String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { c.Close() })
+		l.conns = append(l.conns, c)
+	}
+	return l
+}
+
+func (l *load) round(b testing.TB) {
+	for _, c := range l.conns {
+		if _, err := c.Write(l.out); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, c := range l.conns {
+		if _, err := io.ReadFull(c, l.in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkEcho is the hot path over real loopback sockets, client included; one op is
+// one frame there and back.
+func BenchmarkEcho(b *testing.B) {
+	for _, d := range dispatches {
+		for _, shape := range []struct{ conns, pipe, body int }{{1, 1, 64}, {64, 1, 64}, {1, 16, 64}, {64, 16, 64}, {16, 8, 4096}} {
+			b.Run(fmt.Sprintf("dispatch=%v/conns=%d/pipe=%d/body=%d", d, shape.conns, shape.pipe, shape.body), func(b *testing.B) {
+				srv := serve(b, Config{Dispatch: d}, &funcs{read: echo})
+				l := newLoad(b, srv, shape.conns, shape.pipe, shape.body)
+				for range 200 { // also what adaptive dispatch learns
+					l.round(b)
+				}
+				frames := shape.conns * shape.pipe
+				rounds := max(1, b.N/frames)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				b.ReportAllocs()
+				b.ResetTimer()
+				for range rounds {
+					l.round(b)
+				}
+				b.StopTimer()
+				runtime.ReadMemStats(&after)
+				n := float64(rounds * frames)
+				b.ReportMetric(float64(after.Mallocs-before.Mallocs)/n, "allocs/frame")
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/n, "ns/frame")
+			})
+		}
+	}
+}
+
+// BenchmarkStrand is the path of a packet over the pool without a socket: post, run,
+// reply, flush, on a wire that takes everything.
+func BenchmarkStrand(b *testing.B) {
+	for _, pipe := range []int{1, 16} {
+		b.Run(fmt.Sprintf("pipe=%d", pipe), func(b *testing.B) {
+			srv, s, w := loose(b, &funcs{read: echo})
+			var frames []byte
+			for range pipe {
+				frames = codec.Packet{Main: 1, Sub: 1, Body: make([]byte, 64)}.Append(frames)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				want := w.wrote + len(frames)
+				s.loop.queue(s, frames, nil)
+				for w.wrote < want {
+					srv.turnAll()
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*pipe), "ns/frame")
+		})
+	}
+}
+
+// BenchmarkSend is one Send onto a session's stage, and a flush for each 32.
+func BenchmarkSend(b *testing.B) {
+	srv, s, _ := loose(b, &funcs{})
+	body := make([]byte, 64)
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		if err := s.Send(1, 1, body); err != nil {
+			b.Fatal(err)
+		}
+		if n++; n%32 == 0 {
+			srv.turnAll()
+		}
+	}
+}
+
+// BenchmarkLookup finds a session by its ID.
+func BenchmarkLookup(b *testing.B) {
+	t := newTable(10_000)
+	var ids []ID
+	for range 10_000 {
+		s := &Session{}
+		t.acquire(s)
+		ids = append(ids, s.id)
+	}
+	i := 0
+	for b.Loop() {
+		if t.lookup(ids[i]) == nil {
+			b.Fatal("lost")
+		}
+		if i++; i == len(ids) {
+			i = 0
+		}
+	}
+}
+
+// BenchmarkPoolSubmit is a function's way through the pool.
+func BenchmarkPoolSubmit(b *testing.B) {
+	p, _ := NewPool(PoolConfig{})
+	p.Start(context.Background())
+	defer p.Stop(context.Background())
+	done := make(chan struct{})
+	fn := func() { done <- struct{}{} }
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := p.Submit(fn); err != nil {
+			b.Fatal(err)
+		}
+		<-done
+	}
+}
+
+// sink is a wire that takes everything.
+type sink struct{ wrote int }
+
+func (w *sink) write(p []byte) (int, error) { w.wrote += len(p); return len(p), nil }
+func (w *sink) watch() error                { return nil }
+func (w *sink) mask(bool) bool              { return true }
+func (w *sink) fin()                        {}
+func (w *sink) unread() int                 { return 0 }
+func (w *sink) rest(func([]byte)) bool      { return true }
+func (w *sink) keep() bool                  { return true }
+func (w *sink) close()                      {}
+
+// handExec runs a loop's turns when the test says so.
+type handExec struct{}
+
+func (handExec) execute(*loop) error { return nil }
+
+func (srv *Server) turnAll() {
+	for _, l := range *srv.loops.Load() {
+		l.mu.Lock()
+		due := l.armed
+		l.mu.Unlock()
+		if due {
+			l.turn()
+		}
+	}
+	runtime.Gosched()
+}
+
+// loose makes a server without sockets: one loop that the test turns by hand, one
+// session on a sink.
+func loose(b testing.TB, h Handler) (*Server, *Session, *sink) {
+	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Dispatch: Ordered, Logger: quiet}, h)
+	if err != nil {
+		b.Fatal(err)
+	}
+	srv.table = newTable(16)
+	srv.pool.Start(context.Background())
+	b.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		srv.pool.Stop(ctx)
+	})
+	l := srv.addLoop(handExec{})
+	w := &sink{}
+	s := &Session{srv: srv, loop: l, wire: w}
+	srv.table.acquire(s)
+	l.accept(s)
+	return srv, s, w
+}
+
+// BenchmarkInlineTurn is what a loop does with one read of 32 frames: decode, call,
+// stage, flush, on a wire that takes everything.
+func BenchmarkInlineTurn(b *testing.B) {
+	for _, d := range []Dispatch{Inline, Adaptive} {
+		b.Run(d.String(), func(b *testing.B) {
+			srv, s, _ := loose(b, &funcs{read: echo})
+			srv.cfg.Dispatch = d
+			if d == Adaptive {
+				srv.learn = &learner{srv}
+				srv.classes.Load().place(makeEntry(1<<16|1, kindQuick, 0, 0, 0))
+			}
+			waitFor(b, "the accept", s.in.quiet)
+			var frames []byte
+			for range 32 {
+				frames = codec.Packet{Main: 1, Sub: 1, Body: make([]byte, 64)}.Append(frames)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.loop.traffic(s, frames)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*32), "ns/frame")
+		})
+	}
+}

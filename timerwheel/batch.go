@@ -1,0 +1,162 @@
+package timerwheel
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	bigBatch   = 256 // firings handed to the service's submitter at once
+	smallBatch = 8   // and to a Set's; a longer one grows
+	settleLen  = 32  // ended timers taken away for each hold of a shard's lock
+)
+
+// An item is one firing on its way to a worker. What it needs is copied while
+// the shard is locked: the entry may be another timer's by the time it runs.
+type item struct {
+	e     *entry
+	sh    *shard
+	fn    func(Firing)
+	id    TimerID
+	n     uint64
+	left  int64
+	due   int64
+	word  uint64 // the entry's word with the firing queued
+	index uint32
+}
+
+// A batch is a block of firings of one Set, run by one Submit. Until it is
+// submitted it belongs to the driving goroutine, then to the worker.
+type batch struct {
+	svc   *Service
+	set   *Set
+	items []item
+	next  *batch // in set.parked
+	run   func() // b.work, made once so that Submit needs no new closure
+
+	at     int // items claimed or passed over
+	tidied int // items whose ended timers have been taken away
+	tally  tally
+}
+
+// batches are pooled by size; nothing in a pooled one points to a timer.
+type batchPool struct{ big, small sync.Pool }
+
+func (p *batchPool) get(s *Service, set *Set) *batch {
+	pool, n := &p.small, smallBatch
+	if set.own {
+		pool, n = &p.big, bigBatch
+	}
+	b, _ := pool.Get().(*batch)
+	if b == nil {
+		b = &batch{svc: s, items: make([]item, 0, n)}
+		b.run = b.work
+	}
+	b.set = set
+	return b
+}
+
+func (p *batchPool) put(b *batch) {
+	pool := &p.small
+	if b.set.own {
+		pool = &p.big
+	}
+	clear(b.items)
+	b.items, b.at, b.tidied, b.set, b.next = b.items[:0], 0, 0, nil, nil
+	if cap(b.items) <= bigBatch {
+		pool.Put(b)
+	}
+}
+
+// work runs on the submitter's goroutine.
+func (b *batch) work() {
+	for b.at < len(b.items) {
+		b.stretch()
+	}
+	b.tidy()
+	b.tally.flush(&b.svc.count)
+	b.svc.batches.put(b)
+}
+
+// stretch runs callbacks until the batch ends or one panics.
+func (b *batch) stretch() {
+	returned := false
+	defer func() {
+		if !returned {
+			b.broken(recover())
+		}
+	}()
+	for b.at < len(b.items) {
+		it := &b.items[b.at]
+		b.at++
+		late := b.svc.now() - it.due
+		f := Firing{ID: it.id, N: it.n, Left: it.left, Late: time.Duration(late)}
+		b.tally.fired(&b.svc.count, late)
+		if it.e.word.CompareAndSwap(it.word, it.word-queued+running) {
+			it.fn(f)
+			b.settle(it)
+		} else {
+			b.tally.total--
+			b.tally.run--
+			b.tally.stale++
+		}
+		if b.at-b.tidied >= settleLen {
+			b.tidy()
+		}
+	}
+	returned = true
+}
+
+// settle ends one run: the timer may fire again, or was killed or set anew
+// meanwhile, and someone may wait for the run to return.
+func (b *batch) settle(it *item) {
+	was, is := it.word-queued+running, it.word-queued+idle
+	if it.left == 0 {
+		is = it.word - queued + ran
+	}
+	if !it.e.word.CompareAndSwap(was, is) {
+		b.svc.returned.note(keyOf(it.index, was))
+	}
+}
+
+// tidy takes away the timers whose last run has returned, unless they were
+// killed or set anew meanwhile.
+func (b *batch) tidy() {
+	var held *shard
+	for ; b.tidied < b.at; b.tidied++ {
+		it := &b.items[b.tidied]
+		if it.left != 0 || it.e.word.Load() != it.word-queued+ran {
+			continue
+		}
+		if held != it.sh {
+			if held != nil {
+				held.mu.Unlock()
+			}
+			held = it.sh
+			held.mu.Lock()
+		}
+		if it.e.word.Load() == it.word-queued+ran {
+			held.drop(b.svc, it.index, it.e)
+		}
+	}
+	if held != nil {
+		held.mu.Unlock()
+	}
+}
+
+// broken cleans up after a callback that panicked, or that ended its goroutine
+// with runtime.Goexit: then the rest of the batch needs another one.
+func (b *batch) broken(p any) {
+	b.settle(&b.items[b.at-1]) // the callback has returned, in its way
+	b.svc.panicked(p)
+	if p != nil {
+		return
+	}
+	b.tidy()
+	b.tally.flush(&b.svc.count)
+	if b.at < len(b.items) {
+		b.svc.handBack(b)
+	} else {
+		b.svc.batches.put(b)
+	}
+}

@@ -1,0 +1,91 @@
+package timerwheel
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestNeverEarly measures each firing against a monotonic reading taken before
+// its SetTimer: over three ticks, with delays from 0 to 3 s.
+func TestNeverEarly(t *testing.T) {
+	n := shorter(1_000_000, 300_000) / 3
+	var early, fired atomic.Int64
+	var all sync.WaitGroup
+	for _, tick := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond} {
+		s := started(t, Config{Tick: tick}, newWorkers(t, 2))
+		base := time.Now()
+		set := make([]time.Duration, n)
+		delay := make([]time.Duration, n)
+		rng := rand.New(rand.NewPCG(1, uint64(tick)))
+		all.Add(n)
+		fn := func(f Firing) {
+			if d := time.Since(base) - set[f.ID] - delay[f.ID]; d < 0 {
+				early.Add(1)
+			}
+			if f.Late < 0 {
+				t.Errorf("Late: got %v", f.Late)
+			}
+			fired.Add(1)
+			all.Done()
+		}
+		for i := range n {
+			delay[i] = time.Duration(rng.Int64N(int64(3 * time.Second)))
+			set[i] = time.Since(base)
+			must(t, s.SetTimer(TimerID(i), delay[i], 1, fn))
+		}
+	}
+	all.Wait()
+	if early.Load() != 0 {
+		t.Errorf("%d of %d fired early", early.Load(), fired.Load())
+	}
+	if fired.Load() != int64(3*n) {
+		t.Errorf("fired %d, want %d", fired.Load(), 3*n)
+	}
+}
+
+// TestLargeSlotDoesNotHoldUpTheNextTick has a million timers in one coarse
+// slot re-hung while a timer of one tick goes on.
+func TestLargeSlotDoesNotHoldUpTheNextTick(t *testing.T) {
+	n := shorter(1_000_000, 300_000)
+	s := started(t, Config{}, newWorkers(t, 2))
+	var mu sync.Mutex
+	var worst time.Duration
+	var ticks int
+	// All due within one slot of 256 ticks, 1.5 to 3 s from now.
+	at := (s.now()/s.tick>>fanBits+7)<<fanBits*s.tick + int64(100*time.Millisecond)
+	for i := range n {
+		must(t, s.SetTimer(TimerID(i), time.Duration(at-s.now()), 1, func(Firing) {}))
+	}
+	must(t, s.SetTimer(TimerID(n), time.Millisecond, 0, func(f Firing) {
+		mu.Lock()
+		worst = max(worst, f.Late)
+		ticks++
+		mu.Unlock()
+	}))
+	// Until 50 ms before they are due: re-hung by then, none fired.
+	<-time.After(time.Duration(at-s.now()) - 50*time.Millisecond)
+	fine := 0
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for slot := range sh.rings[:ringLen] {
+			fine += int(sh.rings[slot].n)
+		}
+		sh.mu.Unlock()
+	}
+	if fine < n {
+		t.Errorf("%d of %d timers are on slots of one tick, want all", fine, n)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	t.Logf("worst lateness of %d firings: %v", ticks, worst)
+	if worst > 40*time.Millisecond {
+		t.Errorf("a timer of one tick came %v late while others were re-hung", worst)
+	}
+	if ticks == 0 {
+		t.Error("did not fire")
+	}
+}

@@ -1,0 +1,174 @@
+package timerwheel
+
+import "sync/atomic"
+
+// An entry is one timer: one cache line. Entries live in the slabs of their
+// shard, are linked by index (0 means none) and are used again when their
+// timer has ended. All fields but word are guarded by the shard's mutex.
+type entry struct {
+	// word is generation<<2 | state. The generation grows whenever what was
+	// set before must not run any more: on a kill, a new setting, the end.
+	// A worker calls fn only if it could turn its own generation from queued
+	// to running, so a firing of an older generation never runs.
+	word atomic.Uint64
+
+	id    TimerID
+	fn    func(Firing) // nil while the entry is free
+	due   int64        // monotonic deadline of the next firing, ns since the service's base
+	every int64        // period, ns
+	n     uint32       // firings handed out so far, low half when endless
+	left  uint32       // firings still to hand out; n's high half when endless
+
+	next, prev uint32 // the slot's ring; next is also the free list
+	hnext      uint32 // the chain of the hash table
+	tag        uint32 // set<<setShift | endless | slot + 1, which is 0 in no slot
+}
+
+const (
+	slotMask = 1<<11 - 1
+	endless  = 1 << 11
+	setShift = 12
+	maxSets  = 1 << (32 - setShift) // Sets with timers in one shard
+)
+
+// slot returns the slot that e hangs in, plus 1; 0 when in none.
+func (e *entry) slot() uint32 { return e.tag & slotMask }
+
+func (e *entry) setSlot(slot1 uint32) { e.tag = e.tag&^slotMask | slot1 }
+
+// set returns the index of e's Set in its shard.
+func (e *entry) set() uint32 { return e.tag >> setShift }
+
+// start makes repeat firings the ones to come; 0 is endless.
+func (e *entry) start(repeat uint32) {
+	e.n, e.left = 0, repeat
+	e.tag &^= endless
+	if repeat == 0 {
+		e.tag |= endless
+	}
+}
+
+// restart makes them as many as they were at the start.
+func (e *entry) restart() {
+	if e.tag&endless != 0 {
+		e.start(0)
+	} else {
+		e.start(e.left + e.n)
+	}
+}
+
+// count counts one firing, and returns its number and how many are left.
+func (e *entry) count() (n uint64, left int64) {
+	e.n++
+	if e.tag&endless == 0 {
+		e.left--
+		return uint64(e.n), int64(e.left)
+	}
+	if e.n == 0 {
+		e.left++
+	}
+	return uint64(e.left)<<32 | uint64(e.n), -1
+}
+
+// more reports whether a firing is still to be handed out.
+func (e *entry) more() bool { return e.left != 0 || e.tag&endless != 0 }
+
+// The states of an entry's latest firing.
+const (
+	idle    = 0 // none is out
+	queued  = 1 // handed to a submitter, or waiting to be
+	running = 2 // a worker has claimed it and not yet returned from fn
+	ran     = 3 // the last one has returned; the worker will take the entry away
+	states  = 3
+
+	generation = 4 // one generation in word
+)
+
+// renew ends the entry's generation and returns the word until then. A firing
+// that was not claimed by then never will be: a worker that turns the word to
+// running at the same time was either first, or finds it changed.
+func (e *entry) renew() (word uint64) {
+	for {
+		w := e.word.Load()
+		if e.word.CompareAndSwap(w, w&^states+generation) {
+			return w
+		}
+	}
+}
+
+const (
+	blockLen = 64  // entries addressed by one pointer of slab.blocks
+	slabLen  = 256 // entries of one allocation once a shard has that many
+)
+
+// A link is what ties an entry into its Set's list.
+type link struct{ next, prev uint32 }
+
+// A slab holds a shard's entries. Blocks never move, so a pointer to an entry
+// stays good; index 0 is not used. Guarded by the shard's mutex.
+type slab struct {
+	blocks []*[blockLen]entry
+	links  []*[blockLen]link // only for blocks with timers of Sets that For made
+	free   uint32            // head of the list of free entries
+	fresh  uint32            // entries from here up have never been used
+}
+
+func (s *slab) at(i uint32) *entry {
+	return &s.blocks[i/blockLen][i%blockLen]
+}
+
+func (s *slab) link(i uint32) *link {
+	return &s.links[i/blockLen][i%blockLen]
+}
+
+// needLink makes sure that link(i) exists.
+func (s *slab) needLink(i uint32) {
+	b := int(i / blockLen)
+	for b >= len(s.links) {
+		s.links = append(s.links, nil)
+	}
+	if s.links[b] == nil {
+		s.links[b] = new([blockLen]link)
+	}
+}
+
+func (s *slab) alloc() (uint32, *entry) {
+	if i := s.free; i != 0 {
+		e := s.at(i)
+		s.free = e.next
+		e.next = 0
+		return i, e
+	}
+	if s.fresh == 0 {
+		s.fresh = 1
+	}
+	i := s.fresh
+	if int(i/blockLen) >= len(s.blocks) {
+		s.grow()
+	}
+	s.fresh++
+	return i, s.at(i)
+}
+
+// grow adds a small block while the shard is small, and afterwards slabLen
+// entries, which waste nothing in the allocator's size classes and begin at a
+// cache line.
+func (s *slab) grow() {
+	if len(s.blocks) < slabLen/blockLen {
+		s.blocks = append(s.blocks, new([blockLen]entry))
+		return
+	}
+	m := new([slabLen]entry)
+	for i := 0; i < slabLen; i += blockLen {
+		s.blocks = append(s.blocks, (*[blockLen]entry)(m[i:i+blockLen]))
+	}
+}
+
+// release ends e's generation and makes it free.
+func (s *slab) release(i uint32, e *entry) {
+	e.renew()
+	e.fn = nil
+	e.tag = 0
+	e.next = s.free
+	s.free = i
+}

@@ -1,0 +1,146 @@
+package timerwheel
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+)
+
+// Stats are a service's figures since it was made.
+type Stats struct {
+	Pending  int    // timers live now
+	Fired    uint64 // callbacks run
+	Skipped  uint64 // periods that came while the firing before was not done, or that the process slept through
+	Refused  uint64 // Submits refused as full; each is tried again on the next tick
+	Waiting  int    // blocks of firings that wait for such a retry now
+	Dropped  uint64 // timers that died because their submitter had gone
+	Stale    uint64 // firings killed or set anew after they were handed out
+	Panics   uint64 // callbacks that panicked or ended their goroutine
+	TooMany  uint64 // SetTimer calls refused for a limit
+	Early    uint64 // slots that the wheel brought up before their time, and that were armed again
+	Rebuilds uint64 // wheels given up for a stepped clock or a missing beat
+	Late     Histogram
+}
+
+// counters are what Stats reads.
+type counters struct {
+	fired, skipped, refused, dropped atomic.Uint64
+	stale, panics, tooMany           atomic.Uint64
+	early, rebuilds                  atomic.Uint64
+	waiting                          atomic.Int64
+	late                             [lateBuckets]atomic.Uint64
+}
+
+const (
+	lateSub     = 16 // buckets for each doubling: 6 % wide
+	lateBuckets = lateSub * 30
+)
+
+// A Histogram counts how late callbacks began, from their deadline, in
+// microseconds: exact below 16, then 16 buckets to each doubling.
+type Histogram struct {
+	counts [lateBuckets]uint64
+}
+
+// bucketOf returns the bucket of a lateness in ns.
+func bucketOf(ns int64) int {
+	us := uint64(max(ns, 0)) / 1000
+	if us < lateSub {
+		return int(us)
+	}
+	shift := bits.Len64(us) - 5
+	return min(shift*lateSub+int(us>>shift), lateBuckets-1)
+}
+
+// bucketEnd returns the first lateness above bucket i.
+func bucketEnd(i int) time.Duration {
+	if i < lateSub {
+		return time.Duration(i+1) * time.Microsecond
+	}
+	shift := i/lateSub - 1
+	return time.Duration(uint64(i-shift*lateSub+1)<<shift) * time.Microsecond
+}
+
+// Count returns the number of firings counted.
+func (h *Histogram) Count() uint64 {
+	var n uint64
+	for _, c := range h.counts {
+		n += c
+	}
+	return n
+}
+
+// Quantile returns a lateness that the share q of the firings stayed below,
+// too high by at most one bucket; 0 when nothing fired.
+func (h *Histogram) Quantile(q float64) time.Duration {
+	n := h.Count()
+	if n == 0 {
+		return 0
+	}
+	want := min(uint64(q*float64(n)), n-1)
+	var seen uint64
+	for i, c := range h.counts {
+		if seen += c; seen > want {
+			return bucketEnd(i)
+		}
+	}
+	return bucketEnd(lateBuckets - 1)
+}
+
+// Sub returns what was counted since an earlier Histogram.
+func (h Histogram) Sub(earlier Histogram) Histogram {
+	for i := range h.counts {
+		h.counts[i] -= earlier.counts[i]
+	}
+	return h
+}
+
+// A tally gathers a batch's counts, so that workers touch the shared counters
+// once a batch and not once a firing.
+type tally struct {
+	bucket, run  int // the latest lateness bucket, and how many in a row
+	total, stale uint64
+}
+
+func (t *tally) fired(c *counters, late int64) {
+	t.total++
+	if i := bucketOf(late); i != t.bucket {
+		t.flushRun(c)
+		t.bucket = i
+	}
+	t.run++
+}
+
+func (t *tally) flushRun(c *counters) {
+	if t.run > 0 {
+		c.late[t.bucket].Add(uint64(t.run))
+		t.run = 0
+	}
+}
+
+func (t *tally) flush(c *counters) {
+	t.flushRun(c)
+	if t.total > 0 {
+		c.fired.Add(t.total)
+	}
+	if t.stale > 0 {
+		c.stale.Add(t.stale)
+	}
+	*t = tally{}
+}
+
+// Stats returns the figures. Counts of firings are added a block at a time.
+func (s *Service) Stats() Stats {
+	c := &s.count
+	st := Stats{
+		Pending: s.Len(),
+		Fired:   c.fired.Load(), Skipped: c.skipped.Load(), Refused: c.refused.Load(),
+		Waiting: int(c.waiting.Load()), Dropped: c.dropped.Load(), Stale: c.stale.Load(),
+		Panics: c.panics.Load(), TooMany: c.tooMany.Load(),
+		Early: c.early.Load(), Rebuilds: c.rebuilds.Load(),
+	}
+	for i := range c.late {
+		st.Late.counts[i] = c.late[i].Load()
+	}
+	return st
+}

@@ -1,0 +1,247 @@
+package timerbench
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/timerwheel"
+)
+
+// Sizes are the numbers of outstanding timers that are measured.
+var (
+	Sizes      = []int{1_000, 100_000}
+	LargeSizes = []int{1_000_000, 5_000_000}
+)
+
+// Run runs every benchmark for every rival, rivals side by side.
+func Run(b *testing.B, sizes []int, rivals ...Rival) {
+	for _, n := range sizes {
+		each := func(name string, run func(*testing.B, Rival, int)) {
+			for _, r := range rivals {
+				if r.Max != 0 && n > r.Max {
+					continue
+				}
+				b.Run(fmt.Sprintf("%s/n=%d/%s", name, n, r.Name), func(b *testing.B) { run(b, r, n) })
+			}
+		}
+		each("SetKill", SetKill)
+		each("Reset", Reset)
+		each("Memory", Memory)
+		each("Repeat", Repeat)
+	}
+	for _, r := range rivals {
+		b.Run("Burst/n=300000/"+r.Name, func(b *testing.B) { Burst(b, r, 300_000) })
+	}
+	for _, rate := range []int{20_000, 200_000} {
+		for _, r := range rivals {
+			if !r.Coarse {
+				b.Run(fmt.Sprintf("Lateness/rate=%d/%s", rate, r.Name), func(b *testing.B) { Lateness(b, r, rate) })
+			}
+		}
+	}
+}
+
+// delays spreads n timers over ten minutes, in no order.
+func delays(n int) func(int) time.Duration {
+	rng := rand.New(rand.NewPCG(1, 2))
+	d := make([]time.Duration, min(n, 1<<16))
+	for i := range d {
+		d[i] = time.Minute + time.Duration(rng.Int64N(int64(9*time.Minute)))
+	}
+	return func(i int) time.Duration { return d[i%len(d)] }
+}
+
+func nothing(timerwheel.Firing) {}
+
+// filled returns a rival's timers with n outstanding.
+func filled(b *testing.B, r Rival, n int) Timers {
+	b.Helper()
+	p := NewPool()
+	t := r.Make(p)
+	b.Cleanup(func() { t.Close(); p.Close() })
+	delay := delays(n)
+	for i := range n {
+		if err := t.SetTimer(timerwheel.TimerID(i), delay(i), 1, nothing); err != nil {
+			b.Fatal(err)
+		}
+	}
+	runtime.GC()
+	return t
+}
+
+// SetKill sets one more timer and kills it.
+func SetKill(b *testing.B, r Rival, n int) {
+	t := filled(b, r, n)
+	delay := delays(n)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		id := timerwheel.TimerID(n + i%n)
+		t.SetTimer(id, delay(i), 1, nothing)
+		if !t.KillTimer(id) {
+			b.Fatal("KillTimer: got false")
+		}
+	}
+}
+
+// Reset sets live timers anew, as an idle timeout does for each packet.
+func Reset(b *testing.B, r Rival, n int) {
+	t := filled(b, r, n)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		// A large stride: neither has the timer in a cache.
+		t.SetTimer(timerwheel.TimerID(i*7919%n), 11*time.Minute, 1, nothing)
+	}
+}
+
+// Memory is the heap that n timers take.
+func Memory(b *testing.B, r Rival, n int) {
+	var bytes float64
+	for b.Loop() {
+		p := NewPool()
+		t := r.Make(p)
+		before := heap()
+		delay := delays(n)
+		for i := range n {
+			t.SetTimer(timerwheel.TimerID(i), delay(i), 1, nothing)
+		}
+		bytes = float64(heap()-before) / float64(n)
+		t.Close()
+		p.Close()
+	}
+	b.ReportMetric(bytes, "B/timer")
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// CPU returns the CPU time that the process has used.
+func CPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Repeat lets n timers repeat, at most 100,000 firings a second, and reports
+// the process's CPU for each firing.
+func Repeat(b *testing.B, r Rival, n int) {
+	const seconds = 3
+	period := max(time.Second, time.Second*time.Duration(n)/100_000)
+	var fired atomic.Int64
+	var cpu time.Duration
+	var count int64
+	for b.Loop() {
+		p := NewPool()
+		t := r.Make(p)
+		fn := func(timerwheel.Firing) { fired.Add(1) }
+		spread(n, period, func(i int) { t.SetTimer(timerwheel.TimerID(i), period, 0, fn) })
+		runtime.GC()
+		c, f := CPU(), fired.Load()
+		<-time.After(seconds * time.Second)
+		cpu += CPU() - c
+		count += fired.Load() - f
+		t.Close()
+		p.Close()
+	}
+	if count == 0 {
+		b.Fatal("nothing fired")
+	}
+	b.ReportMetric(float64(cpu)/float64(count), "cpu-ns/firing")
+	b.ReportMetric(float64(count)/float64(b.N)/seconds, "firings/s")
+}
+
+// spread calls set n times, evenly over one period (of a second at the most:
+// larger numbers are set as fast as they go).
+func spread(n int, period time.Duration, set func(int)) {
+	const steps = 500
+	over := min(period, time.Second)
+	begin := time.Now()
+	for k := range steps {
+		for i := k; i < n; i += steps {
+			set(i)
+		}
+		<-time.After(time.Until(begin.Add(over * time.Duration(k+1) / steps)))
+	}
+}
+
+// Burst has n timers fire at one instant and reports the process's CPU from
+// then until all have run.
+func Burst(b *testing.B, r Rival, n int) {
+	var cpu, wall time.Duration
+	for b.Loop() {
+		p := NewPool()
+		t := r.Make(p)
+		left := atomic.Int64{}
+		left.Store(int64(n))
+		done := make(chan struct{})
+		fn := func(timerwheel.Firing) {
+			if left.Add(-1) == 0 {
+				close(done)
+			}
+		}
+		at := time.Now().Add(2 * time.Second)
+		for i := range n {
+			t.SetTimer(timerwheel.TimerID(i), time.Until(at), 1, fn)
+		}
+		runtime.GC()
+		<-time.After(time.Until(at.Add(-50 * time.Millisecond)))
+		c := CPU()
+		<-done
+		cpu += CPU() - c
+		wall += time.Since(at)
+		t.Close()
+		p.Close()
+	}
+	b.ReportMetric(float64(cpu)/float64(b.N)/float64(n), "cpu-ns/timer")
+	b.ReportMetric(float64(wall.Microseconds())/float64(b.N)/1000, "ms-to-last")
+}
+
+// Lateness lets rate timers repeat each second and reports how late their
+// callbacks begin.
+func Lateness(b *testing.B, r Rival, rate int) {
+	const seconds = 3
+	var all []int64
+	for b.Loop() {
+		p := NewPool()
+		t := r.Make(p)
+		base := time.Now()
+		late := make([]int64, rate*seconds)
+		var at, on atomic.Int64
+		spread(rate, time.Second, func(i int) {
+			set := time.Since(base)
+			t.SetTimer(timerwheel.TimerID(i), time.Second, 0, func(f timerwheel.Firing) {
+				d := time.Since(base) - set - time.Duration(f.N)*time.Second
+				if k := at.Add(on.Load()); on.Load() == 1 && k <= int64(len(late)) {
+					late[k-1] = int64(d)
+				}
+			})
+		})
+		runtime.GC()
+		<-time.After(300 * time.Millisecond)
+		on.Store(1)
+		<-time.After(seconds * time.Second)
+		on.Store(0)
+		t.Close()
+		p.Close()
+		all = append(all, late[:min(at.Load(), int64(len(late)))]...)
+	}
+	slices.Sort(all)
+	q := func(f float64) float64 { return float64(all[int(f*float64(len(all)-1))]) / 1e6 }
+	b.ReportMetric(q(0.5), "p50-ms")
+	b.ReportMetric(q(0.99), "p99-ms")
+	b.ReportMetric(q(1), "max-ms")
+}
