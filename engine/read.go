@@ -367,5 +367,8 @@ func (l *loop) gone(s *Session, fin, hangup bool) {
 
 // owes tells whether a session that will read no more still has something to do.
 func (l *loop) owes(s *Session) bool {
-	return s.out.head != nil || s.out.unsentBytes() > 0 || s.held.Load() > 0 || !s.in.quiet() || s.out.pos < l.logEnd.Load()
+	if _, ok := l.srv.handler().(FinHandler); ok {
+		return true // OnSocketFin may send or hold
+	}
+	return l.busy(s) || s.out.pos < l.logEnd.Load()
 }

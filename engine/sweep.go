@@ -74,12 +74,9 @@ func (l *loop) inspect(s *Session, now int64) {
 		l.restartClocks(s, now)
 		return
 	}
-	why := l.expired(s, now)
-	if why == reasonNone {
-		return
+	if why := l.expired(s, now); why != reasonNone {
+		s.expel(codec.Packet{}, CodeTimeout, why.String(), why)
 	}
-	s.sendError(codec.Packet{}, CodeTimeout, why.String())
-	s.beginClose(why)
 }
 
 // past tells whether d has gone by since then. A d of 0 never goes by.
@@ -98,9 +95,11 @@ func (l *loop) expired(s *Session, now int64) Reason {
 	return reasonNone
 }
 
-// busy tells whether the server owes the session something: its clocks stand still.
+// busy tells whether the server owes the session something: its clocks stand still. The
+// order matters: an answer goes from the strand, maybe by Hold, to the outbox, and who
+// looks in that order can't miss it on its way.
 func (l *loop) busy(s *Session) bool {
-	return s.held.Load() > 0 || s.out.unsentBytes() > 0 || !s.in.quiet()
+	return !s.in.quiet() || s.held.Load() > 0 || s.out.unsentBytes() > 0
 }
 
 func (l *loop) restartClocks(s *Session, now int64) {

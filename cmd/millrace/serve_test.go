@@ -89,6 +89,15 @@ func TestAnIdleServerDrainsAtOnceAndKindly(t *testing.T) {
 			s := serve(t, mode, "--drain-timeout=20s")
 			c, silent := s.dial(), s.dial()
 			c.echo("in")
+			for { // both are in once a broadcast reaches both
+				c.send(1, 2, "all")
+				c.want(1, 2, "all")
+				silent.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				if _, err := silent.r.Peek(1); err == nil {
+					break
+				}
+			}
+			silent.SetReadDeadline(time.Now().Add(patience))
 			s.signal(sig)
 			f := c.recv()
 			at := time.Now()
@@ -102,7 +111,11 @@ func TestAnIdleServerDrainsAtOnceAndKindly(t *testing.T) {
 			if took := time.Since(at); took < 90*time.Millisecond || took > 5*time.Second {
 				t.Errorf("FIN %v after GOAWAY, want 100 ms or a little more", took)
 			}
-			if f := silent.recv(); f.sub != 4 {
+			f = silent.recv()
+			for f == (packet{1, 2, "all"}) {
+				f = silent.recv()
+			}
+			if f.main != 0 || f.sub != 4 {
 				t.Errorf("got %v, want GOAWAY", f)
 			}
 			silent.wantEnd()
@@ -118,6 +131,7 @@ func TestADrainAnswersWhatItHasRead(t *testing.T) {
 	dispatches(t, func(t *testing.T, mode string) {
 		s := serve(t, mode)
 		c := s.dial()
+		c.echo("accepted")
 		c.write(append(packet{1, 4, `{"ms":300}`}.bytes(), packet{1, 1, "behind"}.bytes()...))
 		s.signal(syscall.SIGTERM)
 		goAway, served, refused := 0, 0, 0
@@ -155,8 +169,8 @@ func TestADrainAnswersWhatItHasRead(t *testing.T) {
 func TestANewConnectionWhileDrainingIsTurnedAway(t *testing.T) {
 	s := serve(t)
 	c := s.dial()
+	c.echo("accepted")
 	c.send(1, 4, `{"ms":700}`)
-	time.Sleep(50 * time.Millisecond)
 	s.signal(syscall.SIGTERM)
 	if f := c.recv(); f.sub != 4 {
 		t.Fatalf("got %v, want GOAWAY", f)
@@ -193,8 +207,8 @@ func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	}{{syscall.SIGTERM, 143}, {syscall.SIGINT, 130}} {
 		s := serve(t)
 		p := s.dial()
+		p.echo("accepted")
 		p.send(1, 4, `{"ms":60000}`)
-		time.Sleep(100 * time.Millisecond)
 		s.signal(syscall.SIGTERM)
 		if f := p.recv(); f.sub != 4 {
 			t.Fatalf("got %v, want GOAWAY", f)

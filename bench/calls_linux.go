@@ -1,0 +1,181 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// callsOf returns the cycle of requests of a service workload, nil for other kinds.
+func callsOf(spec genSpec) []call {
+	switch spec.Kind {
+	case Sleep:
+		return []call{sleepCall(spec.Every)}
+	case SetKill:
+		return setKillCalls()
+	case Database:
+		return []call{queryCall()}
+	case Services:
+		return []call{sumCall(handleSum)}
+	case Inline:
+		return []call{sumCall(handleSumInline)}
+	case Cache:
+		return cacheCalls(spec.Body)
+	case Locks:
+		return lockCalls()
+	}
+	return nil
+}
+
+func sumCall(handle uint32) call {
+	terms := func(c *conn, seq uint64) (int64, int64) { return int64(seq % 1000003), int64(c.id) }
+	return call{
+		handle: handle,
+		build: func(dst []byte, c *conn, seq uint64) []byte {
+			a, b := terms(c, seq)
+			dst = strconv.AppendInt(append(dst, `{"a":`...), a, 10)
+			dst = strconv.AppendInt(append(dst, `,"b":`...), b, 10)
+			return append(dst, '}')
+		},
+		check: func(body []byte, c *conn, seq uint64) bool {
+			a, b := terms(c, seq)
+			got, ok := jsonInt(body, "sum")
+			return ok && got == a+b
+		},
+	}
+}
+
+func sleepCall(d time.Duration) call {
+	ms := d.Milliseconds()
+	request := fmt.Appendf(nil, `{"ms":%d}`, ms)
+	return call{
+		handle: handleSleep,
+		build:  func(dst []byte, _ *conn, _ uint64) []byte { return append(dst, request...) },
+		check: func(body []byte, _ *conn, _ uint64) bool {
+			got, ok := jsonInt(body, "slept_ms")
+			return ok && got >= ms
+		},
+	}
+}
+
+// setKillCalls sets a timer that is far away and kills it.
+func setKillCalls() []call {
+	id := func(seq uint64) int64 { return int64(seq/2%1000) + 1 }
+	set := call{
+		handle: handleTimerSet,
+		build: func(dst []byte, _ *conn, seq uint64) []byte {
+			dst = strconv.AppendInt(append(dst, `{"id":`...), id(seq), 10)
+			return append(dst, `,"ms":60000,"repeat":1}`...)
+		},
+		check: func(body []byte, _ *conn, seq uint64) bool {
+			got, ok := jsonInt(body, "id")
+			return ok && got == id(seq)
+		},
+	}
+	kill := call{
+		handle: handleTimerKill,
+		build: func(dst []byte, _ *conn, seq uint64) []byte {
+			dst = strconv.AppendInt(append(dst, `{"id":`...), id(seq), 10)
+			return append(dst, '}')
+		},
+		check: func(body []byte, _ *conn, seq uint64) bool {
+			got, ok := jsonInt(body, "id")
+			return ok && got == id(seq) && jsonIs(body, "killed", "true")
+		},
+	}
+	return []call{set, kill}
+}
+
+// queryCall asks for one row of world by a scattered id.
+func queryCall() call {
+	row := func(c *conn, seq uint64) int64 {
+		return int64((seq*2654435761+uint64(c.id)*40503)%10000) + 1
+	}
+	return call{
+		handle: handleQuery,
+		build: func(dst []byte, c *conn, seq uint64) []byte {
+			dst = strconv.AppendInt(append(dst, `{"name":"world","args":[`...), row(c, seq), 10)
+			return append(dst, `]}`...)
+		},
+		check: func(body []byte, c *conn, seq uint64) bool {
+			var want [32]byte
+			prefix := append(strconv.AppendInt(append(want[:0], "[["...), row(c, seq), 10), ',')
+			return bytes.Contains(body, prefix) && bytes.Contains(body, []byte(`SELECT 1`)) || rowIs(body, row(c, seq))
+		},
+	}
+}
+
+// rowIs is the slow and complete check, for a reply that is spelt in another way.
+func rowIs(body []byte, id int64) bool {
+	var reply struct {
+		Rows [][]int64 `json:"rows"`
+		Tag  string    `json:"tag"`
+	}
+	return json.Unmarshal(body, &reply) == nil && reply.Tag == "SELECT 1" &&
+		len(reply.Rows) == 1 && len(reply.Rows[0]) == 2 && reply.Rows[0][0] == id
+}
+
+// cacheCalls: set, get, compare and set on a key of the connection's own.
+func cacheCalls(size int) []call {
+	fill := bytes.Repeat([]byte{'v'}, size)
+	val := func(dst []byte, c *conn, n uint64) []byte { // a string that names its writer
+		dst = strconv.AppendUint(append(dst, '"'), n, 10)
+		dst = strconv.AppendUint(append(dst, '.'), uint64(c.id), 10)
+		return append(append(dst, fill...), '"')
+	}
+	key := func(dst []byte, c *conn) []byte {
+		dst = strconv.AppendUint(append(dst, `{"key":"bench-`...), uint64(c.id), 10)
+		return append(dst, '"')
+	}
+	holds := func(body []byte, c *conn, n uint64) bool {
+		return string(jsonField(body, "val")) == string(val(nil, c, n))
+	}
+	return []call{
+		{handleCacheSet,
+			func(dst []byte, c *conn, n uint64) []byte {
+				return append(val(append(key(dst, c), `,"val":`...), c, n), '}')
+			},
+			func(body []byte, _ *conn, _ uint64) bool { return jsonIs(body, "ok", "true") }},
+		{handleCacheGet,
+			func(dst []byte, c *conn, _ uint64) []byte { return append(key(dst, c), '}') },
+			func(body []byte, c *conn, n uint64) bool {
+				return jsonIs(body, "found", "true") && holds(body, c, n-1)
+			}},
+		{handleCacheCAS,
+			func(dst []byte, c *conn, n uint64) []byte {
+				dst = val(append(key(dst, c), `,"expect":`...), c, n-2)
+				return append(val(append(dst, `,"val":`...), c, n), '}')
+			},
+			func(body []byte, c *conn, n uint64) bool {
+				return jsonIs(body, "swapped", "true") && holds(body, c, n)
+			}},
+	}
+}
+
+// lockCalls: lock a key of the connection's own, unlock it with the token that the reply gave.
+func lockCalls() []call {
+	key := func(dst []byte, c *conn) []byte {
+		dst = strconv.AppendUint(append(dst, `{"key":"bench-lock-`...), uint64(c.id), 10)
+		return append(dst, '"')
+	}
+	return []call{
+		{handleLock,
+			func(dst []byte, c *conn, _ uint64) []byte {
+				return append(key(dst, c), `,"ttl_ms":60000,"wait_ms":0}`...)
+			},
+			func(body []byte, c *conn, _ uint64) bool {
+				n, ok := jsonInt(body, "token")
+				grew := ok && uint64(n) > c.token
+				c.token = uint64(n)
+				return grew && jsonIs(body, "locked", "true")
+			}},
+		{handleUnlock,
+			func(dst []byte, c *conn, _ uint64) []byte {
+				dst = strconv.AppendUint(append(key(dst, c), `,"token":`...), c.token, 10)
+				return append(dst, '}')
+			},
+			func(body []byte, _ *conn, _ uint64) bool { return jsonIs(body, "unlocked", "true") }},
+	}
+}

@@ -1,0 +1,41 @@
+package bench
+
+import "time"
+
+// genSpec is what the parent tells a generator process, one JSON line on its stdin.
+type genSpec struct {
+	Workload
+	Addr   string        `json:"addr"`
+	First  uint32        `json:"first"`  // number of this process's first connection
+	Mine   int           `json:"mine"`   // connections of this process
+	Share  float64       `json:"share"`  // its part of Rate
+	Stall  time.Duration `json:"stall"`  // longest wait for any reply
+	Settle time.Duration `json:"settle"` // longest wait for outstanding replies after the window
+}
+
+// genResult is its last line on stdout.
+type genResult struct {
+	Streams  []streamResult `json:"streams,omitempty"` // the first one is what the workload counts
+	Lag      *streamResult  `json:"lag,omitempty"`     // open loop: how late the generator itself sent
+	Nanos    int64          `json:"nanos"`             // length of its window
+	User     time.Duration  `json:"user"`              // its own CPU in the window
+	System   time.Duration  `json:"system"`
+	Lost     int            `json:"lost,omitempty"` // asked in the window, never answered
+	Skip     string         `json:"skip,omitempty"` // the target does not serve this workload
+	Error    string         `json:"error,omitempty"`
+	Verified uint64         `json:"verified"` // replies checked, warm-up included
+}
+
+// What the parent says on stdin after the spec, a byte each, and the lines that answer.
+const (
+	cmdStart   = 's' // connected: begin the traffic
+	cmdMeasure = 'm' // open the window
+	cmdEcho    = 'g' // idle: one echo on every connection
+	cmdEnd     = 'e' // close the window, finish
+
+	lineConnected = "connected"
+	lineEchoed    = "echoed"
+)
+
+// generatorEnv, when set, makes RunGenerator take over the process.
+const generatorEnv = "BENCH_GENERATOR"

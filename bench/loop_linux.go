@@ -1,0 +1,283 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// phase is where a generator process is.
+type phase int
+
+const (
+	connecting phase = iota
+	waiting          // every connection is open; the parent has not said start
+	warming
+	measuring
+	draining
+	finished
+)
+
+// errSkip says that the target does not serve the workload.
+type errSkip struct{ reason string }
+
+func (e errSkip) Error() string { return e.reason }
+
+// driver is a scenario: it decides what each connection sends and checks what it gets. All its
+// methods run on the loop's goroutine.
+type driver interface {
+	// open has a connected, greeted connection; the driver calls loop.ready for it, now or later.
+	open(l *loop, c *conn) error
+	// begin: every connection is ready and the traffic may start.
+	begin(l *loop) error
+	// frame has one whole frame; body is valid until it returns.
+	frame(l *loop, c *conn, handle uint32, body []byte) error
+	// after follows the frames of one read.
+	after(l *loop, c *conn) error
+	// closed has lost a connection; nil when that was meant to be.
+	closed(l *loop, c *conn, why error) error
+	// tick runs before each wait and returns when it wants to run again (0: no wish).
+	tick(l *loop) (at int64, err error)
+	// owed counts requests without a reply.
+	owed(l *loop) int
+	// streams are the results, the main one first.
+	streams() []*stream
+}
+
+// loop is a generator process's one event loop. Its goroutine owns everything in it.
+type loop struct {
+	spec    genSpec
+	drv     driver
+	addr    unix.Sockaddr
+	family  int
+	ep, tfd int
+	zero    time.Time
+	now     int64 // nanoseconds since zero, refreshed after each wait and each read
+	phase   phase
+	conns   []*conn
+	byIndex []*conn // what an epoll event's number means; an entry is never reused
+	pending int     // dials outstanding
+	opened  int     // connections that are ready
+	spare   []*conn // churn: closed slots to dial again
+	buf     []byte
+	events  []unix.EpollEvent
+	out     io.Writer
+
+	open, shut window
+	verified   uint64
+	progress   int64 // when the last frame came
+	settleBy   int64
+	armed      int64 // what the timerfd is set to, 0 = off
+}
+
+// window is one edge of the measured interval.
+type window struct {
+	at           int64
+	user, system time.Duration
+}
+
+const (
+	controlEvent = -1
+	timerEvent   = -2
+	maxDials     = 256
+	readSize     = 256 << 10
+)
+
+func newLoop(spec genSpec, drv driver, out io.Writer) (*loop, error) {
+	l := &loop{
+		spec: spec, drv: drv, out: out, zero: time.Now(),
+		buf: make([]byte, readSize+maxFrame(spec)), events: make([]unix.EpollEvent, 512),
+	}
+	var err error
+	if l.addr, l.family, err = sockaddr(spec.Addr); err != nil {
+		return nil, err
+	}
+	if l.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("bench: epoll: %w", err)
+	}
+	if l.tfd, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("bench: timerfd: %w", err)
+	}
+	if err = l.watch(l.tfd, timerEvent); err != nil {
+		return nil, err
+	}
+	return l, l.watch(0, controlEvent)
+}
+
+// maxFrame is the longest frame that this workload can get back.
+func maxFrame(spec genSpec) int { return 2*spec.Body + 64<<10 }
+
+func (l *loop) watch(fd int, number int32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: number}
+	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("bench: epoll add: %w", err)
+	}
+	return nil
+}
+
+func (l *loop) nanos() int64 { return int64(time.Since(l.zero)) }
+
+// run drives the workload until the parent has ended it.
+func (l *loop) run() error {
+	for range l.spec.Mine {
+		l.spare = append(l.spare, l.newConn())
+	}
+	l.progress = l.nanos()
+	for l.phase != finished {
+		if err := l.turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loop) turn() error {
+	l.now = l.nanos()
+	if err := l.dialSome(); err != nil {
+		return err
+	}
+	at, err := l.drv.tick(l)
+	if err != nil {
+		return err
+	}
+	if err := l.arm(at); err != nil {
+		return err
+	}
+	n, err := unix.EpollWait(l.ep, l.events, 200)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("bench: epoll_wait: %w", err)
+	}
+	l.now = l.nanos()
+	for i := range max(n, 0) {
+		if err := l.dispatch(&l.events[i]); err != nil {
+			return err
+		}
+	}
+	return l.watchdog()
+}
+
+// arm sets the timerfd for the driver's next wish.
+func (l *loop) arm(at int64) error {
+	if at == l.armed && at == 0 {
+		return nil
+	}
+	l.armed = at
+	var spec unix.ItimerSpec
+	if at > 0 {
+		spec.Value = unix.NsecToTimespec(max(1, at-l.nanos()))
+	}
+	if err := unix.TimerfdSettime(l.tfd, 0, &spec, nil); err != nil {
+		return fmt.Errorf("bench: timerfd: %w", err)
+	}
+	return nil
+}
+
+func (l *loop) dispatch(ev *unix.EpollEvent) error {
+	switch ev.Fd {
+	case controlEvent:
+		return l.control()
+	case timerEvent:
+		var b [8]byte
+		_, _ = unix.Read(l.tfd, b[:]) // only to clear it; EAGAIN when it was set anew
+		return nil
+	}
+	c := l.byIndex[ev.Fd]
+	if uint32(ev.Pad) != c.life || c.fd < 0 {
+		return nil // an event of the slot's last connection
+	}
+	if c.dialing {
+		return l.dialed(c)
+	}
+	if ev.Events&unix.EPOLLOUT != 0 {
+		if err := l.flush(c); err != nil {
+			return l.lose(c, err)
+		}
+	}
+	if ev.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		return l.readable(c)
+	}
+	return nil
+}
+
+// control obeys what the parent wrote.
+func (l *loop) control() error {
+	var b [16]byte
+	n, err := unix.Read(0, b[:])
+	if n <= 0 || err != nil {
+		return errors.New("bench: the parent has gone")
+	}
+	for _, c := range b[:n] {
+		if err := l.obey(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loop) obey(c byte) error {
+	switch c {
+	case cmdStart, cmdEcho:
+		l.phase = warming
+		l.progress = l.now
+		return l.drv.begin(l)
+	case cmdMeasure:
+		l.phase = measuring
+		l.open = l.edge()
+	case cmdEnd:
+		l.shut = l.edge()
+		l.phase = draining
+		l.settleBy = l.now + int64(l.spec.Settle)
+	}
+	return nil
+}
+
+func (l *loop) edge() window {
+	var ru unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &ru) // cannot fail with these arguments
+	return window{l.nanos(), time.Duration(ru.Utime.Nano()), time.Duration(ru.Stime.Nano())}
+}
+
+// watchdog ends what waits for nothing.
+func (l *loop) watchdog() error {
+	if l.phase == draining && (l.drv.owed(l) == 0 || l.now >= l.settleBy) {
+		l.phase = finished
+		return nil
+	}
+	busy := l.phase == connecting || (l.phase == warming || l.phase == measuring) && l.drv.owed(l) > 0
+	if !busy || l.now-l.progress < int64(l.spec.Stall) {
+		return nil
+	}
+	if l.phase == connecting {
+		return fmt.Errorf("bench: %d of %d connections were ready and nothing happened for %v", l.opened, l.spec.Mine, l.spec.Stall)
+	}
+	return fmt.Errorf("bench: %d requests had no reply for %v", l.drv.owed(l), l.spec.Stall)
+}
+
+// ready says that c may take part; the last one tells the parent.
+func (l *loop) ready(c *conn) error {
+	l.opened++
+	l.progress = l.now
+	if l.phase != connecting || l.opened < l.spec.Mine {
+		return nil
+	}
+	l.phase = waiting
+	_, err := fmt.Fprintln(l.out, lineConnected)
+	return err
+}
+
+// sending: new requests may be made.
+func (l *loop) sending() bool { return l.phase == warming || l.phase == measuring }
+
+// counts: a reply that arrives now belongs to the window.
+func (l *loop) counts() bool { return l.phase == measuring }
+
+// randomSource picks a loopback source address, so that many connections to one port do not run
+// out of local ports.
+func randomSource() [4]byte {
+	n := rand.Uint32()
+	return [4]byte{127, byte(n>>16)&0x7f + 1, byte(n >> 8), byte(n)%250 + 1}
+}

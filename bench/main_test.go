@@ -1,0 +1,34 @@
+package bench
+
+import (
+	"flag"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// long turns on the tests that measure for minutes.
+var long = flag.Bool("long", false, "run the tests that measure for minutes")
+
+// peersBin is where tests build the peers, once.
+var peersBin string
+
+func TestMain(m *testing.M) {
+	RunGenerator()
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "bench-peers-")
+	if err != nil {
+		panic(err)
+	}
+	peersBin = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	if code != 0 {
+		os.Exit(code)
+	}
+	if err := goleak.Find(); err != nil {
+		os.Stderr.WriteString(err.Error() + "\n")
+		os.Exit(1)
+	}
+}

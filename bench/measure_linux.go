@@ -1,0 +1,321 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// window lengths and waits of a run.
+type timing struct {
+	warm, length time.Duration
+}
+
+const (
+	connectWait = 60 * time.Second
+	resultWait  = 30 * time.Second
+	echoWait    = 30 * time.Second
+)
+
+// measurement is one run in progress.
+type measurement struct {
+	work    Workload
+	timing  timing
+	srv     *server
+	gens    []*generator
+	from    time.Time
+	cpu     usage
+	own     selfStats
+	hasOwn  bool
+	restRSS int64 // idle: before the connections
+	restFDs int
+}
+
+// measure runs one window of work against t with a fresh server.
+func measure(ctx context.Context, t Target, work Workload, tm timing, pinned bool, processes int) (run Run) {
+	run = Run{Case: work.String(), Target: t.Name, At: time.Now().UTC().Truncate(time.Millisecond), Offered: work.Rate}
+	err := func() error {
+		var serverCPUs, genCPUs []int
+		if pinned {
+			var err error
+			if serverCPUs, genCPUs, err = splitCPUs(); err != nil {
+				return err
+			}
+		}
+		srv, err := startServer(ctx, t, work.Conns, pinned, serverCPUs)
+		if err != nil {
+			return err
+		}
+		defer srv.stop()
+		m := &measurement{work: work, timing: tm, srv: srv}
+		defer m.close()
+		return m.run(ctx, &run, processes, genCPUs)
+	}()
+	if skip, ok := errors.AsType[errSkipped](err); ok {
+		run.Skipped = skip.reason
+	} else if err != nil {
+		run.Error = err.Error()
+	}
+	return run
+}
+
+func (m *measurement) close() {
+	for _, g := range m.gens {
+		g.kill()
+	}
+}
+
+func (m *measurement) run(ctx context.Context, run *Run, processes int, cpus []int) error {
+	if err := m.noteRest(); err != nil {
+		return err
+	}
+	if err := m.connect(processes, cpus); err != nil {
+		return m.blame(err)
+	}
+	if m.work.Kind == Idle {
+		return m.idle(run)
+	}
+	if err := m.window(ctx); err != nil {
+		return m.blame(err)
+	}
+	return m.finish(run)
+}
+
+// blame prefers the server's death to what the generator saw of it.
+func (m *measurement) blame(err error) error {
+	select {
+	case <-time.After(50 * time.Millisecond): // its exit may come after its sockets' end
+	case <-m.srv.ended: // nil, so never, for a running server
+	}
+	return errors.Join(m.srv.died(), err)
+}
+
+// connect starts the generators and waits until every connection is open.
+func (m *measurement) connect(processes int, cpus []int) error {
+	n := min(max(1, processes), m.work.Conns)
+	if !m.work.multiProcess() {
+		n = 1
+	}
+	first := 0
+	for i := range n {
+		mine := (m.work.Conns - first) / (n - i)
+		g, err := startGenerator(genSpec{
+			Workload: m.work, Addr: m.srv.addr, First: uint32(first + 1), Mine: mine,
+			Share: float64(mine) / float64(m.work.Conns), Stall: stallAfter, Settle: settleAfter,
+		}, cpus)
+		if err != nil {
+			return err
+		}
+		m.gens = append(m.gens, g)
+		first += mine
+	}
+	for _, g := range m.gens {
+		if err := g.await(lineConnected, connectWait); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *measurement) tell(c byte) error {
+	for _, g := range m.gens {
+		if err := g.say(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// window runs warm-up and measurement.
+func (m *measurement) window(ctx context.Context) error {
+	if err := m.tell(cmdStart); err != nil {
+		return err
+	}
+	if err := m.pass(ctx, m.timing.warm); err != nil {
+		return err
+	}
+	m.own, m.hasOwn = m.selfStats()
+	if err := m.sampleCPU(&m.cpu); err != nil {
+		return err
+	}
+	m.from = time.Now()
+	if err := m.tell(cmdMeasure); err != nil {
+		return err
+	}
+	return m.pass(ctx, m.timing.length)
+}
+
+func (m *measurement) selfStats() (selfStats, bool) {
+	st, err := m.srv.ask()
+	return st, err == nil
+}
+
+// sampleCPU leaves u alone when the server's process is not known.
+func (m *measurement) sampleCPU(u *usage) (err error) {
+	if m.srv.pid == 0 {
+		return nil
+	}
+	*u, err = cpuUsage(m.srv.pid)
+	return err
+}
+
+// pass lets time go by unless a generator gives up or ctx ends.
+func (m *measurement) pass(ctx context.Context, d time.Duration) error {
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-deadline.C:
+			return m.gaveUp()
+		case <-look.C:
+			if err := m.gaveUp(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (m *measurement) gaveUp() error {
+	for _, g := range m.gens {
+		res, early := g.early()
+		if !early {
+			continue
+		}
+		if err := res.verdict(); err != nil {
+			return err
+		}
+		return errors.New("bench: a generator ended before its time")
+	}
+	return nil
+}
+
+// finish closes the window and gathers the figures.
+func (m *measurement) finish(run *Run) error {
+	if err := m.tell(cmdEnd); err != nil {
+		return m.blame(err)
+	}
+	var end usage
+	if err := m.sampleCPU(&end); err != nil {
+		return m.blame(err)
+	}
+	wall := time.Since(m.from)
+	own, ok := m.selfStats()
+	if m.srv.pid != 0 {
+		if rss, err := residentBytes(m.srv.pid); err == nil {
+			run.Memory = &Memory{RSS: rss}
+		}
+	}
+	total, err := m.gather(run)
+	if err != nil {
+		return m.blame(err)
+	}
+	if total == 0 {
+		return fmt.Errorf("bench: no %s in %v", m.work.Unit(), m.timing.length)
+	}
+	if m.srv.pid != 0 {
+		run.CPU = perMessage(end.sub(m.cpu), wall, total)
+	}
+	if ok && m.hasOwn {
+		run.Runtime = &Runtime{
+			Goroutines:       own.Goroutines,
+			MallocsPerMsg:    float64(own.Mallocs-m.own.Mallocs) / float64(total),
+			GCCycles:         own.GCCycles - m.own.GCCycles,
+			GCPauseMicros:    float64(own.PauseNanos-m.own.PauseNanos) / 1e3,
+			HeapAtEndOfBytes: own.HeapBytes,
+		}
+	}
+	run.Bottle = bottleneck(run)
+	return nil
+}
+
+func perMessage(u usage, wall time.Duration, n uint64) *CPU {
+	micros := func(d time.Duration) float64 { return float64(d) / 1e3 / float64(n) }
+	return &CPU{micros(u.total), micros(u.user), micros(u.system), float64(u.total) / float64(wall)}
+}
+
+// gather merges the generators' results into run and returns the messages.
+func (m *measurement) gather(run *Run) (uint64, error) {
+	var streams []*stream
+	var lag *stream
+	var cost time.Duration
+	var nanos int64
+	for _, g := range m.gens {
+		res, err := g.result(resultWait)
+		if err != nil {
+			return 0, err
+		}
+		if streams, err = mergeStreams(streams, res.Streams); err != nil {
+			return 0, err
+		}
+		if res.Lag != nil {
+			lag = first(lag, newStream("lag"))
+			if err := lag.merge(*res.Lag); err != nil {
+				return 0, err
+			}
+		}
+		cost += res.User + res.System
+		nanos = max(nanos, res.Nanos)
+		run.Lost += res.Lost
+		run.Verified += res.Verified
+	}
+	m.describe(run, streams, lag, cost, nanos)
+	if run.Lost > 0 {
+		return 0, fmt.Errorf("bench: %d replies did not come within %v of the end", run.Lost, settleAfter)
+	}
+	return run.Messages, nil
+}
+
+func mergeStreams(into []*stream, results []streamResult) ([]*stream, error) {
+	for i, r := range results {
+		if i == len(into) {
+			into = append(into, newStream(r.Name))
+		}
+		if err := into[i].merge(r); err != nil {
+			return nil, err
+		}
+	}
+	return into, nil
+}
+
+func first(a, b *stream) *stream {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (m *measurement) describe(run *Run, streams []*stream, lag *stream, cost time.Duration, nanos int64) {
+	main := streams[0]
+	run.Seconds = float64(nanos) / 1e9
+	run.Messages = main.count
+	run.Rate = float64(main.count) / run.Seconds
+	run.Latency = main.latency()
+	run.Generator = Generator{Processes: len(m.gens), Busy: float64(cost) / float64(nanos)}
+	if main.count > 0 {
+		run.Generator.PerMessage = float64(cost) / 1e3 / float64(main.count)
+	}
+	if lag != nil && lag.count > 0 {
+		run.LagP99 = float64(lag.hist.ValueAtQuantile(99)) / 1e3
+	}
+	if len(streams) == 1 {
+		return
+	}
+	for _, s := range streams {
+		run.Streams = append(run.Streams, Stream{s.name, s.count, float64(s.count) / run.Seconds, s.latency()})
+	}
+}
+
+// bottleneck: the generators used nearly all the processor time that their processes can, while the
+// server had some left; or an open loop could not keep its own schedule.
+func bottleneck(run *Run) bool {
+	if run.Offered > 0 {
+		return run.LagP99 > 1000
+	}
+	full := run.Generator.Busy > 0.95*float64(run.Generator.Processes)
+	return full && (run.CPU == nil || run.CPU.Busy < 0.8)
+}

@@ -1,0 +1,141 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// ErrNoPeers: the peers' sources were not found; they come with a checkout of the repository.
+var ErrNoPeers = errors.New("bench: no checkout of the repository around here, so its peers cannot be built")
+
+// PeerNames lists every peer: the Go ones, then the C++ ones, which need g++ (and boost for asio).
+func PeerNames() []string {
+	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio"}
+}
+
+// plantedPeers are mistakes on purpose, for testing that the suite sees them: a write for each
+// frame, and a lock of the whole server held during write.
+var plantedPeers = []string{"gnet-each", "std-lock"}
+
+var cppPeers = []string{"epoll", "asio"}
+
+// Peers builds peers from a checkout.
+type Peers struct {
+	dir string // bench/peers of the checkout
+	bin string // where the binaries go
+}
+
+// FindPeers looks for the sources in dir, or, when dir is empty, in the checkout around the working
+// directory or around this program. Binaries go to cache, or to the user's cache directory.
+func FindPeers(dir, cache string) (*Peers, error) {
+	if cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			base = os.TempDir()
+		}
+		cache = filepath.Join(base, "millrace-bench")
+	}
+	for _, d := range candidates(dir) {
+		if mod, err := os.ReadFile(filepath.Join(d, "go.mod")); err == nil && strings.HasPrefix(string(mod), "module millrace/bench/peers") {
+			return &Peers{dir: d, bin: cache}, nil
+		}
+	}
+	if dir != "" {
+		return nil, fmt.Errorf("bench: %s does not hold the peers", dir)
+	}
+	return nil, ErrNoPeers
+}
+
+func candidates(dir string) []string {
+	if dir != "" {
+		return []string{dir}
+	}
+	var out []string
+	climb := func(from string) {
+		for ; ; from = filepath.Dir(from) {
+			out = append(out, filepath.Join(from, "bench", "peers"))
+			if from == filepath.Dir(from) {
+				return
+			}
+		}
+	}
+	if wd, err := os.Getwd(); err == nil {
+		climb(wd)
+	}
+	if self, err := os.Executable(); err == nil {
+		climb(filepath.Dir(self))
+	}
+	return out
+}
+
+// Target builds the named peer, if it has changed, and returns the target that runs it.
+func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
+	if err := os.MkdirAll(p.bin, 0o755); err != nil {
+		return Target{}, fmt.Errorf("bench: %w", err)
+	}
+	t := Target{Name: name, OneLoop: []string{"-loops", "1"}}
+	switch {
+	case slices.Contains(cppPeers, name):
+		bin, err := p.buildCPP(ctx, name)
+		t.Command = []string{bin}
+		return t, err
+	case slices.Contains(PeerNames(), name), slices.Contains(plantedPeers, name):
+		bin := filepath.Join(p.bin, "peers")
+		t.Command = []string{bin, name}
+		return t, p.build(ctx, name, p.dir, "go", "build", "-o", bin, ".")
+	}
+	return Target{}, fmt.Errorf("bench: no peer %q; there are %s", name, strings.Join(PeerNames(), ", "))
+}
+
+// buildCPP compiles to a file of its own and renames, so that a running one is not in the way.
+func (p *Peers) buildCPP(ctx context.Context, name string) (string, error) {
+	if _, err := exec.LookPath("g++"); err != nil {
+		return "", fmt.Errorf("bench: peer %s needs g++: %w", name, err)
+	}
+	bin := filepath.Join(p.bin, "peer-"+name)
+	dir := filepath.Join(p.dir, "cpp")
+	if fresh(bin, filepath.Join(dir, name+".cpp"), filepath.Join(dir, "frame.hpp")) {
+		return bin, nil
+	}
+	err := p.build(ctx, name, dir, "g++", "-std=c++17", "-O2", "-pthread", "-o", bin+".new", name+".cpp")
+	if err != nil {
+		return "", err
+	}
+	return bin, os.Rename(bin+".new", bin)
+}
+
+// fresh: bin is newer than its sources.
+func fresh(bin string, sources ...string) bool {
+	b, err := os.Stat(bin)
+	if err != nil {
+		return false
+	}
+	for _, s := range sources {
+		if st, err := os.Stat(s); err != nil || !st.ModTime().Before(b.ModTime()) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Peers) build(ctx context.Context, name, dir string, command ...string) error {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("bench: build peer %s: %w: %s", name, err, lastLines(out))
+	}
+	return nil
+}
+
+func lastLines(b []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], "; ")
+}

@@ -1,0 +1,65 @@
+// Command peers serves echo (1/1) and broadcast (1/2) over the frame of Millrace with other
+// networking libraries, each as someone who knows it would write it, so that the suite can
+// measure Millrace beside them:
+//
+//	peers NAME [-addr 127.0.0.1:0] [-loops N]
+//
+// It prints "ready tcp://HOST:PORT" when it serves. Other handles close the connection. It is a module of
+// its own: none of these libraries reaches a user of Millrace.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// options of every peer.
+type options struct {
+	addr  string
+	loops int // event loops, where the library has them
+}
+
+// peers maps a name to a function that serves until the process is killed.
+var peers = map[string]func(options) error{
+	"gnet":           serveGnet,
+	"gnet-each":      serveGnetEach,
+	"gnet-async":     serveGnetAsync,
+	"gnet-castbatch": serveGnetCastBatch,
+	"std":            serveStd,
+	"std-lock":       serveStdLock,
+	"nbio":           serveNbio,
+	"netpoll":        serveNetpoll,
+	"zinx":           serveZinx,
+	"evio":           serveEvio,
+	"gev":            serveGev,
+}
+
+func main() {
+	if len(os.Args) < 2 || peers[os.Args[1]] == nil {
+		fmt.Fprintf(os.Stderr, "usage: peers NAME [-addr HOST:PORT] [-loops N]; NAME is one of %s\n", strings.Join(names(), ", "))
+		os.Exit(64)
+	}
+	var o options
+	flags := flag.NewFlagSet("peers", flag.ExitOnError)
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:0", "HOST:PORT to listen on")
+	flags.IntVar(&o.loops, "loops", runtime.GOMAXPROCS(0), "event loops")
+	_ = flags.Parse(os.Args[2:]) // ExitOnError
+	serveStats()
+	if err := peers[os.Args[1]](o); err != nil {
+		fmt.Fprintf(os.Stderr, "peers: %s: %v\n", os.Args[1], err)
+		os.Exit(1)
+	}
+}
+
+func names() []string {
+	var out []string
+	for name := range peers {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}

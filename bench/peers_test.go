@@ -1,0 +1,165 @@
+//go:build linux
+
+package bench
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+func findPeers(t *testing.T) *Peers {
+	t.Helper()
+	p, err := FindPeers("peers", peersBin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestEveryPeerSpeaksTheFrame(t *testing.T) {
+	peers := findPeers(t)
+	for _, name := range append(PeerNames(), plantedPeers...) {
+		t.Run(name, func(t *testing.T) {
+			target, err := peers.Target(t.Context(), name)
+			if err != nil {
+				if _, no := exec.LookPath("g++"); no != nil || name == "asio" && strings.Contains(err.Error(), "boost") {
+					t.Skip(err)
+				}
+				t.Fatal(err)
+			}
+			for _, spec := range []string{"echo/20x7/100", "echo/5x3/20KiB", "broadcast/20x3", "churn/4"} {
+				w, _ := ParseWorkload(spec)
+				r := measure(t.Context(), target, w, timing{20 * time.Millisecond, 60 * time.Millisecond}, false, 1)
+				if name == "evio" && w.Kind == Broadcast && r.Skipped != "" {
+					continue
+				}
+				if r.Error != "" || r.Skipped != "" || r.CPU == nil {
+					t.Errorf("%s: error %q, skipped %q", spec, r.Error, r.Skipped)
+				}
+			}
+		})
+	}
+}
+
+func TestPeersAreFoundOrTheReasonIsClear(t *testing.T) {
+	if _, err := FindPeers(t.TempDir(), ""); err == nil {
+		t.Error("an empty folder passed for the peers")
+	}
+	t.Chdir(t.TempDir())
+	if _, err := FindPeers("", ""); err == nil || !strings.Contains(err.Error(), "checkout") {
+		t.Errorf("got %v, want a word on the checkout", err)
+	}
+	p := &Peers{dir: ".", bin: t.TempDir()}
+	if _, err := p.Target(t.Context(), "nobody"); err == nil || !strings.Contains(err.Error(), "gnet-castbatch") {
+		t.Errorf("got %v, want the names there are", err)
+	}
+}
+
+// TestAPlantedRegressionIsSeen: a server that writes each frame by itself against the one that
+// writes a batch, and the verdict that CI would act on.
+func TestAPlantedRegressionIsSeen(t *testing.T) {
+	peers := findPeers(t)
+	good, err := peers.Target(t.Context(), "gnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, err := peers.Target(t.Context(), "gnet-each")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := runSuite(t, Config{
+		Targets: []Target{good, bad}, Cases: mustParse("echo/50x32"), Reps: 4, Window: 200 * time.Millisecond, Warm: 50 * time.Millisecond,
+	})
+	out, err := Compare(res, res, CompareConfig{Target: "gnet", TargetB: "gnet-each"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !out.Regressed() || out.Changes[0].Ratio.Median < 3 {
+		t.Errorf("got %+v, want a cost of several times", out.Changes[0])
+	}
+	t.Logf("x%.1f, p %.2g", out.Changes[0].Ratio.Median, out.Changes[0].P)
+}
+
+func runSuite(t *testing.T, cfg Config) *Results {
+	t.Helper()
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := s.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range res.Runs {
+		if r.Error != "" {
+			t.Fatalf("%s of %s: %s", r.Case, r.Target, r.Error)
+		}
+	}
+	return res
+}
+
+// TestALockDuringWriteIsSeen plants the subtler mistake. It needs many runs: the lock costs a fifth.
+func TestALockDuringWriteIsSeen(t *testing.T) {
+	if !*long {
+		t.Skip("measures for a minute: -long")
+	}
+	peers := findPeers(t)
+	var targets []Target
+	for _, name := range []string{"std", "std-lock"} {
+		target, err := peers.Target(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		targets = append(targets, target)
+	}
+	res := runSuite(t, Config{Targets: targets, Cases: mustParse("echo/1000x1 echo/1000x1/4KiB"), Reps: 15, Window: 700 * time.Millisecond, Warm: 200 * time.Millisecond})
+	out, err := Compare(res, res, CompareConfig{Target: "std", TargetB: "std-lock", Least: 0.05})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ch := range out.Changes {
+		t.Logf("%s x%.2f (%.2f-%.2f), p %.2g: %s", ch.Case, ch.Ratio.Median, ch.Ratio.Low, ch.Ratio.High, ch.P, ch.Verdict)
+	}
+	if !out.Regressed() {
+		t.Error("the lock was not seen")
+	}
+}
+
+// TestTenRunsOfOneBuildCryNoWolf compares one server with itself ten times, interleaved and as two files.
+func TestTenRunsOfOneBuildCryNoWolf(t *testing.T) {
+	if !*long {
+		t.Skip("measures for minutes: -long")
+	}
+	peers := findPeers(t)
+	a, err := peers.Target(t.Context(), "gnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, base := a, a
+	a.Name, b.Name, base.Name = "before", "after", "gnet"
+	var last *Results
+	for i := range 10 {
+		res := runSuite(t, Config{
+			Targets: []Target{a, b, base}, Cases: mustParse("echo/1x1 echo/100x1 echo/100x32 broadcast/200x4"),
+			Reps: 5, Window: 200 * time.Millisecond, Warm: 50 * time.Millisecond,
+		})
+		for _, pair := range [][2]*Results{{res, res}, {last, res}} {
+			if pair[0] == nil {
+				continue
+			}
+			cfg := CompareConfig{Target: "before", TargetB: "after"}
+			out, err := Compare(pair[0], pair[1], cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, ch := range out.Changes {
+				if ch.Verdict != Same {
+					t.Errorf("run %d, one file %v: %+v", i, pair[0] == pair[1], ch)
+				}
+			}
+		}
+		last = res
+	}
+}

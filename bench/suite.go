@@ -1,0 +1,236 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config says what a Suite measures. Zero means the default.
+type Config struct {
+	// Targets to compare; at least one. The first is the subject of the report and of the SLO.
+	Targets []Target
+	// Base is the target that ratios refer to; default the one named gnet, else the second, else none.
+	Base string
+	// Cases to run; default Standard().
+	Cases []Workload
+	// Reps is how often every case is run for every target, interleaved; default 5.
+	Reps int
+	// Window is the measured time of a run; default 2 s.
+	Window time.Duration
+	// Warm is the time before it; default 500 ms.
+	Warm time.Duration
+	// Pinned puts the server on one processor with one loop and the generators on the others.
+	Pinned bool
+	// Generators is the number of load processes, where a workload can use several; default one for
+	// each three processors, at most 8.
+	Generators int
+	// Retries is how often a run that failed is made again; default 1, negative none.
+	Retries int
+	// OnRun, when set, is called after each run on the goroutine that called Run.
+	OnRun func(done, total int, r Run)
+}
+
+// Limits of a Config.
+const (
+	maxReps   = 1000
+	maxWindow = 10 * time.Minute
+)
+
+func (c Config) withDefaults() Config {
+	if len(c.Cases) == 0 {
+		c.Cases = Standard()
+	}
+	if c.Reps == 0 {
+		c.Reps = 5
+	}
+	if c.Window == 0 {
+		c.Window = 2 * time.Second
+	}
+	if c.Warm == 0 {
+		c.Warm = 500 * time.Millisecond
+	}
+	if c.Generators == 0 {
+		c.Generators = min(8, max(1, runtime.NumCPU()/3))
+	}
+	if c.Retries == 0 {
+		c.Retries = 1
+	}
+	if c.Base == "" {
+		c.Base = defaultBase(c.Targets)
+	}
+	return c
+}
+
+func defaultBase(ts []Target) string {
+	for _, t := range ts {
+		if t.Name == "gnet" {
+			return t.Name
+		}
+	}
+	if len(ts) > 1 {
+		return ts[1].Name
+	}
+	return ""
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if len(c.Targets) == 0 {
+		errs = append(errs, errors.New("bench: no target"))
+	}
+	seen := map[string]bool{}
+	for _, t := range c.Targets {
+		errs = append(errs, t.validate())
+		if seen[t.Name] {
+			errs = append(errs, fmt.Errorf("bench: two targets are named %s", t.Name))
+		}
+		seen[t.Name] = true
+	}
+	if c.Base != "" && !seen[c.Base] {
+		errs = append(errs, fmt.Errorf("bench: the base %s is not a target", c.Base))
+	}
+	for _, w := range c.Cases {
+		if err := w.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("bench: %s: %w", w, err))
+		}
+	}
+	if c.Reps < 1 || c.Reps > maxReps {
+		errs = append(errs, fmt.Errorf("bench: %d repetitions are not between 1 and %d", c.Reps, maxReps))
+	}
+	if c.Window < 50*time.Millisecond || c.Window > maxWindow || c.Warm < 0 || c.Warm > maxWindow {
+		errs = append(errs, fmt.Errorf("bench: a window of %v after %v is not between 50ms and %v", c.Window, c.Warm, maxWindow))
+	}
+	if c.Generators < 1 || c.Generators > 64 {
+		errs = append(errs, fmt.Errorf("bench: %d generators are not between 1 and 64", c.Generators))
+	}
+	return errors.Join(errs...)
+}
+
+// Standard is the full set of cases: the tables of the README.
+func Standard() []Workload {
+	return mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB " +
+		"echo/100@20000 broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 groups/1000x1 idle/15000 churn/64 " +
+		"mixed/200x4 timers/100x10 setkill/100x8 database/100x4 services/100x8 inline/100x8 cache/100x3 locks/100")
+}
+
+// Quick is a first look: under a minute for one target.
+func Quick() []Workload {
+	return mustParse("echo/1x1 echo/100x1 echo/100x32 echo/100x8/4KiB echo/100@10000 broadcast/1000x1 broadcast/1000x8 idle/5000")
+}
+
+// Targeted are the cases of the speed targets, for the gate against raw gnet.
+func Targeted() []Workload {
+	return mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB " +
+		"broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 idle/15000")
+}
+
+func mustParse(specs string) []Workload {
+	ws, err := ParseWorkloads(specs)
+	if err != nil {
+		panic(err) // our own constants
+	}
+	return ws
+}
+
+// ParseWorkloads reads specs that are separated by spaces or commas; the words standard, quick and
+// targets stand for those sets.
+func ParseWorkloads(specs string) ([]Workload, error) {
+	var out []Workload
+	for _, s := range strings.FieldsFunc(specs, func(r rune) bool { return r == ' ' || r == ',' }) {
+		switch s {
+		case "standard":
+			out = append(out, Standard()...)
+		case "quick":
+			out = append(out, Quick()...)
+		case "targets":
+			out = append(out, Targeted()...)
+		default:
+			w, err := ParseWorkload(s)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, w)
+		}
+	}
+	return out, nil
+}
+
+// Suite measures targets.
+type Suite struct{ cfg Config }
+
+// New checks cfg and starts nothing.
+func New(cfg Config) (*Suite, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return &Suite{cfg}, nil
+}
+
+// Total is the number of runs that Run will make at most.
+func (s *Suite) Total() int { return s.cfg.Reps * len(s.cfg.Cases) * len(s.cfg.Targets) }
+
+// Run measures every case of every target Reps times, interleaved: within a repetition a case is run
+// for one target after the other, in an order that turns by one each time, each with a fresh
+// server. It blocks until all is done or ctx ends; then it returns what there is, with ctx's error. A run that failed
+// says so in its Error.
+func (s *Suite) Run(ctx context.Context) (*Results, error) {
+	res := &Results{Header: s.header()}
+	skip := map[[2]string]string{}
+	done := 0
+	for rep := range s.cfg.Reps {
+		for _, w := range s.cfg.Cases {
+			for _, t := range rotate(s.cfg.Targets, rep) {
+				if err := ctx.Err(); err != nil {
+					return res, err
+				}
+				key := [2]string{w.String(), t.Name}
+				r := Run{Case: key[0], Target: t.Name, At: time.Now().UTC(), Skipped: skip[key]}
+				if r.Skipped == "" {
+					r = s.once(ctx, t, w)
+					skip[key] = r.Skipped
+				}
+				r.Rep = rep
+				res.Runs = append(res.Runs, r)
+				done++
+				if s.cfg.OnRun != nil {
+					s.cfg.OnRun(done, s.Total(), r)
+				}
+			}
+		}
+	}
+	return res, nil
+}
+
+// once is one run, made again when it failed for a reason other than a wrong reply.
+func (s *Suite) once(ctx context.Context, t Target, w Workload) Run {
+	tm := timing{s.cfg.Warm, s.cfg.Window}
+	for try := 0; ; try++ {
+		r := measure(ctx, t, w, tm, s.cfg.Pinned, s.cfg.Generators)
+		if r.Error == "" || try >= s.cfg.Retries || ctx.Err() != nil {
+			return r
+		}
+	}
+}
+
+func rotate(ts []Target, by int) []Target {
+	by %= len(ts)
+	return slices.Concat(ts[by:], ts[:by])
+}
+
+func (s *Suite) header() Header {
+	h := Header{
+		Format: resultFormat, At: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Commit: commit(),
+		Seconds: s.cfg.Window.Seconds(), Warm: s.cfg.Warm.Seconds(), Reps: s.cfg.Reps, Pinned: s.cfg.Pinned,
+		Base: s.cfg.Base, Targets: s.cfg.Targets,
+	}
+	for _, w := range s.cfg.Cases {
+		h.Cases = append(h.Cases, w.String())
+	}
+	return h
+}

@@ -1,0 +1,125 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Target is a server to measure: a command that the suite starts afresh for every run and that
+// prints "ready ADDR…" on stdout, or a server that already runs at Addr.
+type Target struct {
+	Name string `json:"name"`
+
+	// Command and its arguments; empty for a running server. In an argument {conns} stands for a
+	// number of connections that is enough for the case.
+	Command []string `json:"command,omitempty"`
+	// OneLoop are arguments that hold the server to one event loop, added in pinned runs.
+	OneLoop []string `json:"-"`
+	// Env is added to this process's environment.
+	Env []string `json:"-"`
+
+	// Addr of a running server, tcp://HOST:PORT or unix:///PATH.
+	Addr string `json:"addr,omitempty"`
+	// PID of it on this machine, for CPU and memory; 0 = unknown, those figures are missing.
+	PID int `json:"pid,omitempty"`
+}
+
+func (t Target) validate() error {
+	switch {
+	case t.Name == "":
+		return errors.New("bench: a target needs a name")
+	case len(t.Command) == 0 && t.Addr == "":
+		return fmt.Errorf("bench: target %s has neither a command nor an address", t.Name)
+	case len(t.Command) > 0 && t.Addr != "":
+		return fmt.Errorf("bench: target %s has a command and an address", t.Name)
+	}
+	if t.Addr != "" {
+		if err := checkAddr(t.Addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkAddr(addr string) error {
+	if strings.HasPrefix(addr, "unix://") {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(strings.TrimPrefix(addr, "tcp://")); err != nil {
+		return fmt.Errorf("bench: address %q: %w", addr, err)
+	}
+	return nil
+}
+
+// MillraceTarget is the server of the given millrace binary with the given flags of serve.
+func MillraceTarget(name, binary string, flags ...string) Target {
+	command := append([]string{
+		binary, "serve", "--addr", "tcp://127.0.0.1:0", "--log-level", "error",
+		"--max-conns", "{conns}", "--first-frame-timeout", "5m", // idle connections are a case
+	}, flags...)
+	return Target{Name: name, Command: command, OneLoop: []string{"--loops", "1"}}
+}
+
+// CommandTarget is a server started by a command line, split at white space; 'quotes' keep
+// words together.
+func CommandTarget(name, line string) (Target, error) {
+	words, err := splitWords(line)
+	if err != nil {
+		return Target{}, fmt.Errorf("bench: command of %s: %w", name, err)
+	}
+	return Target{Name: name, Command: words}, nil
+}
+
+func splitWords(line string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	quote, started := rune(0), false
+	for _, r := range line {
+		switch {
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote, started = r, true
+		case r == ' ' || r == '\t' || r == '\n':
+			if started {
+				words = append(words, word.String())
+				word.Reset()
+				started = false
+			}
+		default:
+			word.WriteRune(r)
+			started = true
+		}
+	}
+	if quote != 0 {
+		return nil, fmt.Errorf("a quote is not closed in %q", line)
+	}
+	if started {
+		words = append(words, word.String())
+	}
+	if len(words) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	return words, nil
+}
+
+// spareConns is the room that {conns} leaves above a case's connections.
+const spareConns = 256
+
+// args is the command line of a run with so many connections.
+func (t Target) args(conns int, pinned bool) []string {
+	args := slices.Clone(t.Command)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "{conns}", strconv.Itoa(conns+spareConns))
+	}
+	if pinned {
+		args = append(args, t.OneLoop...)
+	}
+	return args
+}

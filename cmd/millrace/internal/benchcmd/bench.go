@@ -1,0 +1,222 @@
+package benchcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"millrace/bench"
+)
+
+// Bench is millrace bench with its sub-commands.
+type Bench struct {
+	Run     Run     `cmd:"" default:"withargs" help:"Measure servers (the default)."`
+	Compare Compare `cmd:"" help:"Compare the runs of two files, or two targets of one, and say what is noise."`
+}
+
+// Run is millrace bench.
+type Run struct {
+	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), broadcast/1000x8, idle/15000; or the sets standard, quick, targets. Repeatable (standard)."`
+	Quick bool     `help:"A first table in under a minute: the set quick, 3 short repetitions."`
+
+	Serve   string   `placeholder:"FLAGS" help:"Flags of millrace serve for the server that is measured."`
+	Variant []string `placeholder:"NAME=FLAGS" sep:"none" help:"Measure this program's server with these flags too. Repeatable."`
+	Server  []string `placeholder:"NAME=COMMAND" sep:"none" help:"Measure a server that this command starts and that prints: ready ADDR. Repeatable."`
+	Peers   []string `placeholder:"NAME" help:"Measure other libraries beside it: names with commas, or all. Built from a checkout of the repository."`
+	Target  string   `placeholder:"ADDR" help:"Measure a server that runs, in place of this program's."`
+	PID     int      `name:"pid" placeholder:"N" help:"Its process, for its CPU and memory."`
+	Self    bool     `default:"true" negatable:"" help:"Measure this program's own server (${default})."`
+	Base    string   `placeholder:"NAME" help:"The target that ratios refer to (gnet, else the second)."`
+
+	PeersDir string `placeholder:"DIR" help:"Where the peers' sources are (bench/peers of the checkout around here)."`
+
+	Reps       int           `placeholder:"N" help:"Interleaved repetitions (5; quick: 3)."`
+	Window     time.Duration `placeholder:"D" help:"Measured time of a run (2s; quick: 700ms)."`
+	Warm       time.Duration `placeholder:"D" help:"Warm-up of a run (500ms; quick: 200ms)."`
+	Pinned     bool          `help:"The server on one processor with one loop, the load on the others."`
+	Generators int           `placeholder:"N" help:"Processes that make load (a third of the processors)."`
+
+	JSON   string   `name:"json" placeholder:"FILE" help:"Write every run, one JSON line each."`
+	Report string   `placeholder:"FILE" help:"Write an HTML page with charts that needs no network."`
+	SVG    string   `name:"svg" placeholder:"FILE" help:"Write the summary picture."`
+	SLO    []string `name:"slo" placeholder:"COND" sep:"none" help:"Exit with 1 unless it holds in every case, as p99<2ms, cpu<12us, rate>50000, idle<1200B. Repeatable."`
+}
+
+// Run measures and reports.
+func (c *Run) Run(s *Streams) error {
+	slos, err := c.slos()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := untilInterrupt()
+	defer cancel()
+	p := newProgress(s.Err)
+	cfg, err := c.config(ctx, p)
+	if err != nil {
+		return err
+	}
+	suite, err := bench.New(cfg)
+	if err != nil {
+		return wrongUsage("%v", err)
+	}
+	res, runErr := suite.Run(ctx)
+	p.end()
+	if err := c.write(s, res); err != nil {
+		return err
+	}
+	if runErr != nil {
+		return interrupted(runErr)
+	}
+	return c.judge(s, res, slos)
+}
+
+func (c *Run) slos() ([]bench.SLO, error) {
+	var out []bench.SLO
+	for _, text := range c.SLO {
+		o, err := bench.ParseSLO(text)
+		if err != nil {
+			return nil, wrongUsage("%v", err)
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+func (c *Run) config(ctx context.Context, p *progress) (bench.Config, error) {
+	cfg := bench.Config{
+		Base: c.Base, Reps: c.Reps, Window: c.Window, Warm: c.Warm, Pinned: c.Pinned, Generators: c.Generators,
+		OnRun: p.run,
+	}
+	if c.Quick {
+		cfg.Cases = bench.Quick()
+		cfg.Reps = max(cfg.Reps, 3)
+		cfg.Window = max(cfg.Window, 700*time.Millisecond)
+		cfg.Warm = max(cfg.Warm, 200*time.Millisecond)
+	}
+	if len(c.Case) > 0 {
+		cases, err := bench.ParseWorkloads(strings.Join(c.Case, " "))
+		if err != nil {
+			return cfg, wrongUsage("%v", err)
+		}
+		cfg.Cases = cases
+	}
+	var err error
+	cfg.Targets, err = c.targets(ctx, p)
+	return cfg, err
+}
+
+// targets lists the servers, the subject first.
+func (c *Run) targets(ctx context.Context, p *progress) ([]bench.Target, error) {
+	out, err := c.own()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range c.Server {
+		name, line, err := assignment(s)
+		if err != nil {
+			return nil, err
+		}
+		t, err := bench.CommandTarget(name, line)
+		if err != nil {
+			return nil, wrongUsage("%v", err)
+		}
+		out = append(out, t)
+	}
+	peers, err := c.peers(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if out = append(out, peers...); len(out) == 0 {
+		return nil, wrongUsage("nothing to measure: --no-self without --server, --target or --peers")
+	}
+	return out, nil
+}
+
+// own are the targets that this program serves, or the running one in their place.
+func (c *Run) own() ([]bench.Target, error) {
+	if c.Target != "" {
+		return []bench.Target{{Name: "target", Addr: c.Target, PID: c.PID}}, nil
+	}
+	if c.PID != 0 {
+		return nil, wrongUsage("--pid needs --target")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("own program: %w", err)
+	}
+	var out []bench.Target
+	if c.Self {
+		out = append(out, bench.MillraceTarget("millrace", self, strings.Fields(c.Serve)...))
+	}
+	for _, v := range c.Variant {
+		name, flags, err := assignment(v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, bench.MillraceTarget(name, self, strings.Fields(flags)...))
+	}
+	return out, nil
+}
+
+// peers builds what --peers names. With all, one that can't be built is left out with a word.
+func (c *Run) peers(ctx context.Context, p *progress) ([]bench.Target, error) {
+	if len(c.Peers) == 0 {
+		return nil, nil
+	}
+	src, err := bench.FindPeers(c.PeersDir, "")
+	if err != nil {
+		return nil, wrongUsage("%v; run this in a checkout, or name its bench/peers with --peers-dir", err)
+	}
+	all := slices.Contains(c.Peers, "all")
+	names := c.Peers
+	if all {
+		names = bench.PeerNames()
+	}
+	var out []bench.Target
+	for _, name := range names {
+		t, err := src.Target(ctx, name)
+		if err != nil && all && ctx.Err() == nil {
+			p.say("without %s: %v", name, err)
+			continue
+		}
+		if err != nil {
+			return nil, interrupted(err)
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// write puts the results everywhere they are wanted.
+func (c *Run) write(s *Streams, res *bench.Results) error {
+	err := res.WriteTable(s.Out)
+	if c.JSON != "" {
+		err = errors.Join(err, writeFile(c.JSON, res.WriteJSON))
+	}
+	if c.Report != "" {
+		err = errors.Join(err, writeFile(c.Report, res.WriteHTML))
+	}
+	if c.SVG != "" {
+		err = errors.Join(err, writeFile(c.SVG, res.WriteSVG))
+	}
+	return err
+}
+
+// judge turns failures and missed conditions into the exit code.
+func (c *Run) judge(s *Streams, res *bench.Results, slos []bench.SLO) error {
+	breaches := res.Breaches(slos)
+	for _, b := range breaches {
+		fmt.Fprintf(s.Out, "SLO %s missed in %s: %s\n", b.SLO, b.Case, b.Got)
+	}
+	switch {
+	case len(breaches) > 0:
+		return verdict("%d conditions were missed", len(breaches))
+	case res.Failed():
+		return verdict("some runs failed")
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package benchcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+)
+
+// Streams is where the commands write: results to Out, progress and remarks to Err.
+type Streams struct{ Out, Err io.Writer }
+
+// Exit codes.
+const (
+	exitVerdict   = 1
+	exitUsage     = 64
+	exitInterrupt = 130
+)
+
+// exitError is an error with the code to exit with.
+type exitError struct {
+	code int
+	text string
+}
+
+func (e *exitError) Error() string { return e.text }
+
+// ExitCode is what the process should end with.
+func (e *exitError) ExitCode() int { return e.code }
+
+func verdict(format string, args ...any) error {
+	return &exitError{exitVerdict, fmt.Sprintf(format, args...)}
+}
+
+func wrongUsage(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Sprintf(format, args...)}
+}
+
+// untilInterrupt is a context that the first interrupt ends.
+func untilInterrupt() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt)
+}
+
+// interrupted turns the end of such a context into an exit code.
+func interrupted(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return &exitError{exitInterrupt, "interrupted; what was measured until then is shown"}
+	}
+	return err
+}
+
+// writeFile writes through a new file that takes path's place only when it is whole.
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path + ".new")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(write(f), f.Close())
+	if err != nil {
+		return errors.Join(err, os.Remove(path+".new"))
+	}
+	return os.Rename(path+".new", path)
+}
+
+// assignment splits NAME=REST.
+func assignment(s string) (name, rest string, err error) {
+	name, rest, ok := strings.Cut(s, "=")
+	if !ok || name == "" {
+		return "", "", wrongUsage("%q: want NAME=…", s)
+	}
+	return name, rest, nil
+}
