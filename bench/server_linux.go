@@ -50,6 +50,7 @@ func startServer(ctx context.Context, t Target, conns int, pinned bool, cpus []i
 	s.cmd.Env = append(os.Environ(), t.Env...)
 	s.cmd.Stderr = s.log
 	s.cmd.SysProcAttr = childAttributes()
+	s.cmd.SysProcAttr.Setpgid = true // so that what it starts ends with it
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("bench: start %s: %w", t.Name, err)
@@ -59,7 +60,7 @@ func startServer(ctx context.Context, t Target, conns int, pinned bool, cpus []i
 		return nil, err
 	}
 	err = startOn(s.cmd, cpus)
-	_ = theirs.Close()
+	_ = theirs.Close() // the child has its own
 	if err != nil {
 		_ = s.stats.Close()
 		return nil, fmt.Errorf("bench: start %s: %w", t.Name, err)
@@ -133,11 +134,11 @@ func (s *server) stop() {
 		return
 	}
 	_ = s.stats.Close()
-	_ = s.cmd.Process.Signal(syscall.SIGINT)
+	_ = syscall.Kill(-s.pid, syscall.SIGINT) // fails when it has ended, which is as good
 	select {
 	case <-s.ended:
 	case <-time.After(stopWait):
-		_ = s.cmd.Process.Kill()
+		_ = syscall.Kill(-s.pid, syscall.SIGKILL)
 		<-s.ended
 	}
 }

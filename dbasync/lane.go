@@ -76,6 +76,9 @@ func (l *lane) run(ctx context.Context) {
 		}
 		began := time.Now()
 		err = l.serve(ctx, conn)
+		if ctx.Err() != nil {
+			err = ctx.Err() // Stop has closed it: nothing to report
+		}
 		l.down(err)
 		if time.Since(began) > l.db.cfg.MaxBackoff {
 			pause.reset()

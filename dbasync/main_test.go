@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -133,14 +132,4 @@ func logOf(tb testing.TB, srv *pgembed.Server) string {
 		tb.Fatal(err)
 	}
 	return string(b)
-}
-
-func countLines(text, part string) int {
-	n := 0
-	for line := range strings.SplitSeq(text, "\n") {
-		if strings.Contains(line, part) {
-			n++
-		}
-	}
-	return n
 }

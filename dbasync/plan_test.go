@@ -46,6 +46,36 @@ func TestAlterIsSeenByTheNextQuery(t *testing.T) {
 	run(2)
 }
 
+// TestAlterBeforeOtherLanesPrepare: a shape is described on one lane, the table changes,
+// and then the other lanes prepare it.
+func TestAlterBeforeOtherLanesPrepare(t *testing.T) {
+	for _, alter := range []string{"alter a type bigint", "add column b int default 5"} {
+		db := open(t, nil)
+		name := table(t, "id int, a int")
+		admin(t, server(t).URL(), "insert into "+name+" values (1, 10)")
+		all := Stmt{SQL: "select * from " + name + " where id = $1"}
+		ask(t, db, all, 1)
+		admin(t, server(t).URL(), "alter table "+name+" "+alter)
+		var wg sync.WaitGroup
+		for range 400 {
+			wg.Add(1)
+			if err := db.Query(context.Background(), nil, func(r QueryResult) {
+				defer wg.Done()
+				rows := r.Rows()
+				defer rows.Close()
+				if !rows.Next() {
+					t.Errorf("%s: no row: %v", alter, rows.Err())
+				} else if vs, err := rows.Values(); err != nil || vs[1] != int64(10) && vs[1] != int32(10) {
+					t.Errorf("%s: got %v, %v", alter, vs, err)
+				}
+			}, all, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wg.Wait()
+	}
+}
+
 // TestLostStatementIsPreparedAgain: a function threw the lane's statements away.
 func TestLostStatementIsPreparedAgain(t *testing.T) {
 	db := open(t, func(c *Config) { c.Lanes = 1 })

@@ -73,6 +73,9 @@ func (r QueryResult) Rows() *Rows {
 // Scan reads the first row into dest, as pgx's QueryRow().Scan does. It returns Err,
 // or ErrNoRows.
 func (r QueryResult) Scan(dest ...any) error {
+	if r.Err == nil && r.scanPlain(dest) {
+		return nil
+	}
 	rows := Rows{res: r, rest: r.data, err: r.Err}
 	if !rows.Next() {
 		if rows.err != nil {
@@ -83,6 +86,26 @@ func (r QueryResult) Scan(dest ...any) error {
 	err := rows.Scan(dest...)
 	rows.Close()
 	return err
+}
+
+// scanPlain reads a first row of plain types without a Rows; false leaves it to one.
+func (r *QueryResult) scanPlain(dest []any) bool {
+	if len(r.data) < 7 || len(dest) != len(r.fields) {
+		return false
+	}
+	b := r.data[7:]
+	for i, d := range dest {
+		if len(b) < 4 {
+			return false
+		}
+		size := int(int32(binary.BigEndian.Uint32(b)))
+		b = b[4:]
+		if size < 0 || size > len(b) || !scanQuick(&r.fields[i], b[:size], d) {
+			return false
+		}
+		b = b[size:]
+	}
+	return true
 }
 
 // Rows reads the rows of a result one after another.

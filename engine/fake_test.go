@@ -5,15 +5,27 @@ import (
 	"errors"
 	"flag"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"millrace/codec"
 )
 
 // long turns on the large variants of the tests.
 var long = flag.Bool("long", false, "run the large variants of the tests")
+
+// check runs a rapid property, ten times as often when long.
+func check(t *testing.T, prop func(*rapid.T)) {
+	t.Helper()
+	if *long {
+		flag.Set("rapid.checks", "1000")
+	}
+	rapid.Check(t, prop)
+}
 
 // desk is a server without sockets: one loop whose turns the test runs by hand, and
 // wires that take as much as the test lets them.
@@ -26,7 +38,10 @@ type desk struct {
 	asks int // turns asked for and not yet run; guarded by mu
 }
 
-func (d *desk) execute(*loop) error {
+func (d *desk) execute(l *loop) error {
+	if l != d.l {
+		return nil // a loop that stands still
+	}
 	d.mu.Lock()
 	d.asks++
 	d.mu.Unlock()
@@ -47,6 +62,9 @@ func newDesk(t testing.TB, cfg Config, h Handler) *desk {
 	srv.table = newTable(1 << 12)
 	d := &desk{Server: srv, t: t}
 	d.l = srv.addLoop(d)
+	if cfg.Pool != nil {
+		return d
+	}
 	if err := srv.pool.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -90,9 +108,7 @@ func (d *desk) settleAll() {
 		} else {
 			calm++
 		}
-		if calm > 0 {
-			time.Sleep(100 * time.Microsecond)
-		}
+		runtime.Gosched()
 	}
 }
 
@@ -127,7 +143,7 @@ func (w *fakeWire) write(p []byte) (int, error) {
 	}
 	w.got = append(w.got, p[:n]...)
 	if n < len(p) && w.fail != nil {
-		return 0, w.fail
+		return n, w.fail
 	}
 	return n, nil
 }
@@ -170,4 +186,19 @@ func (d *desk) open(room int) (*Session, *fakeWire) {
 
 func frame(main, sub uint16, body string) []byte {
 	return codec.Packet{Main: main, Sub: sub, Body: []byte(body)}.Append(nil)
+}
+
+// turns runs what turns are asked for, without waiting for the pool.
+func (d *desk) turns() {
+	for d.turn() {
+	}
+}
+
+// pass lets time go by, in ticks with a sweep each.
+func (d *desk) pass(total, tick time.Duration) {
+	for ; total > 0; total -= tick {
+		d.epoch = d.epoch.Add(-tick)
+		d.sweepNow()
+		d.turns()
+	}
 }

@@ -38,6 +38,9 @@ func (l *loop) flush(s *Session, kind flushKind) {
 		l.queued.Add(-int64(cast))
 	}
 	if s.rd.life == lifeGone {
+		if stage != nil {
+			l.srv.lostBytes.Add(uint64(len(stage.b)))
+		}
 		l.giveBack(stage, owned)
 		return
 	}
@@ -117,6 +120,7 @@ func (l *loop) emit(s *Session, b *buf, cast int, owned bool) {
 	if o.head == nil {
 		var err error
 		if n, err = l.write(s, b.b); err != nil {
+			l.srv.lostBytes.Add(uint64(len(b.b) - n))
 			l.giveBack(b, owned)
 			l.broken(s)
 			return
@@ -187,13 +191,10 @@ func (l *loop) block(s *Session) {
 func (l *loop) sendChain(s *Session) {
 	o := &s.out
 	sent := 0
-	for o.head != nil {
-		b := o.head
-		n, err := l.write(s, b.rest())
-		if err != nil {
-			l.broken(s)
-			return
-		}
+	var err error
+	for o.head != nil && err == nil {
+		b, n := o.head, 0
+		n, err = l.write(s, b.rest())
 		sent += n
 		b.off += n
 		left := len(b.b) - b.off
@@ -217,9 +218,12 @@ func (l *loop) sendChain(s *Session) {
 	o.unsent -= sent
 	o.mu.Unlock()
 	l.srv.unbuffer(int64(sent))
-	if o.head != nil {
+	switch {
+	case err != nil:
+		l.broken(s)
+	case o.head != nil:
 		l.block(s)
-	} else {
+	default:
 		s.rd.progress = 0
 	}
 }
@@ -236,7 +240,7 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 func (l *loop) relieve(s *Session) {
 	o := &s.out
 	limit := l.srv.cfg.MaxOutbound
-	if o.pushed > limit {
+	if o.pushed >= limit {
 		l.abort(s, ReasonSlowConsumer)
 		return
 	}

@@ -15,7 +15,6 @@ type Group struct {
 
 	mu      sync.RWMutex
 	members map[*Session]struct{} // guarded by mu
-	closed  bool                  // guarded by mu; the last member has left
 }
 
 // groups are a server's groups by name.

@@ -43,7 +43,7 @@ const (
 	ReasonFirstFrame          // FirstFrameTimeout
 	ReasonFrame               // FrameTimeout
 	ReasonIdle                // IdleTimeout
-	ReasonSlowConsumer        // left unread more than MaxOutbound that it had not asked for
+	ReasonSlowConsumer        // left unread MaxOutbound bytes that it had not asked for
 	ReasonOverflow            // passed MaxOutbound or MaxPending where reading can't be paused
 	ReasonPanic               // a callback panicked
 	ReasonDrain               // the server stopped, and the session had nothing outstanding

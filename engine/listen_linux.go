@@ -58,7 +58,7 @@ func hold(a addr, host string, reuse bool) (*held, error) {
 	if err != nil {
 		return nil, err
 	}
-	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{})
+	family, sa := unix.AF_INET6, unix.Sockaddr(nil)
 	if ip4 := tcp.IP.To4(); ip4 != nil || a.network == "tcp4" {
 		in4 := &unix.SockaddrInet4{}
 		copy(in4.Addr[:], ip4)

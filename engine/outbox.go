@@ -67,8 +67,17 @@ func (o *outbox) size() int {
 	return o.unsent + len(o.stage.b)
 }
 
-// send appends a packet's frame to the session's stage. push: nobody asked for it.
-func (s *Session) send(p codec.Packet, push bool) error {
+// What a frame is, for the limits.
+type sendKind uint8
+
+const (
+	sendAnswer sendKind = iota
+	sendPush            // nobody asked for it
+	sendSystem          // the engine's own: one for each thing read or done, never refused for being many
+)
+
+// send appends a packet's frame to the session's stage.
+func (s *Session) send(p codec.Packet, kind sendKind) error {
 	c := s.srv.codec
 	if len(p.Body) > c.MaxBody() {
 		return ErrFrameTooLarge
@@ -76,7 +85,7 @@ func (s *Session) send(p codec.Packet, push bool) error {
 	n := c.Overhead() + len(p.Body)
 	o := &s.out
 	o.mu.Lock()
-	if st := o.stage; o.corked && !push && !o.closed && st != nil && len(st.b) > 0 && cap(st.b)-len(st.b) >= n &&
+	if st := o.stage; o.corked && kind == sendAnswer && !o.closed && st != nil && len(st.b) > 0 && cap(st.b)-len(st.b) >= n &&
 		o.unsent+len(st.b)+n < s.srv.cfg.MaxOutbound && o.last == s.loop.logEnd.Load() {
 		// One more answer of a callback, and nothing else to see to.
 		st.b = c.Append(st.b, p)
@@ -84,13 +93,13 @@ func (s *Session) send(p codec.Packet, push bool) error {
 		o.mu.Unlock()
 		return nil
 	}
-	if err := s.admit(n); err != nil {
+	if err := s.admit(n, kind); err != nil {
 		o.mu.Unlock()
 		return err
 	}
 	s.reserve(n)
 	o.stage.b = c.Append(o.stage.b, p)
-	return s.staged(n, push)
+	return s.staged(n, kind == sendPush)
 }
 
 // sendRaw is send for a frame encoded once for many receivers; it is always a push.
@@ -107,11 +116,14 @@ func (s *Session) sendRaw(frame []byte) error {
 }
 
 // admit checks the limits for n more bytes. out.mu is held.
-func (s *Session) admit(n int) error {
+func (s *Session) admit(n int, kind sendKind) error {
 	o := &s.out
 	if o.closed {
 		s.srv.stale.Add(1)
 		return ErrClosed
+	}
+	if kind == sendSystem {
+		return nil
 	}
 	limit := s.srv.cfg.MaxOutbound
 	if size := o.size(); size >= limit && (!o.active || size+n > 2*limit+s.srv.cfg.MaxFrame) {

@@ -23,8 +23,7 @@ type platform struct {
 	pausable atomic.Bool // reading can be paused: gnet's epoll set was found and obeys
 
 	mu        sync.Mutex
-	reactors  []*reactor // guarded by mu
-	deaf      bool       // guarded by mu; the listeners are masked for want of files
+	deaf      bool // guarded by mu; the listeners are masked for want of files
 	listening []listening
 }
 

@@ -245,21 +245,17 @@ func (srv *Server) outboxOver(hard bool) bool {
 	} else if srv.buffered.Load() > int64(srv.cfg.MemoryBudget) {
 		return true
 	}
-	for _, l := range *srv.loops.Load() {
-		if l.queued.Load() >= limit {
-			return true
-		}
-	}
-	return false
+	return !srv.outboxBelow(limit)
 }
 
-func (srv *Server) outboxFull() bool {
+// outboxBelow tells whether every loop has less than limit bytes waiting.
+func (srv *Server) outboxBelow(limit int64) bool {
 	for _, l := range *srv.loops.Load() {
-		if l.queued.Load() >= int64(srv.cfg.MaxOutbox) {
-			return true
+		if l.queued.Load() >= limit {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // Broadcast is Server.Broadcast for this session's callbacks: when the loops' outboxes
@@ -279,7 +275,7 @@ func (s *Session) SendGroup(g *Group, main, sub uint16, body []byte) (sent int, 
 }
 
 func (s *Session) waitForOutbox() {
-	if s.srv.outboxFull() {
+	if !s.srv.outboxBelow(int64(s.srv.cfg.MaxOutbox)) {
 		s.out.waits.Store(true)
 	}
 }

@@ -88,31 +88,35 @@ func (s *Session) Stats() SessionStats {
 // elsewhere it is ErrBusy past MaxOutbound. ErrClosed once the session has gone,
 // ErrFrameTooLarge for a body over MaxFrame. The body is copied.
 func (s *Session) Send(main, sub uint16, body []byte) error {
-	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, false)
+	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, sendAnswer)
 }
 
 // SendPacket is Send for a packet, whose Seq goes with it where the layout has one.
-func (s *Session) SendPacket(p codec.Packet) error { return s.send(p, false) }
+func (s *Session) SendPacket(p codec.Packet) error { return s.send(p, sendAnswer) }
 
-// Push sends what the peer has not asked for. A peer that leaves more than MaxOutbound
+// Push sends what the peer has not asked for. A peer that leaves MaxOutbound bytes
 // of it unread is closed with ReasonSlowConsumer. Errors are Send's.
 func (s *Session) Push(main, sub uint16, body []byte) error {
-	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, true)
+	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, sendPush)
 }
 
 // Reply answers p: its handle, its Seq, this body. Errors are Send's.
 func (s *Session) Reply(p codec.Packet, body []byte) error {
-	return s.send(codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq, Body: body}, false)
+	return s.send(codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq, Body: body}, sendAnswer)
 }
 
-// Error answers p with an ERROR frame. Without system frames there is no such frame:
+// Error answers p with an ERROR frame, whose text is cut to what a frame holds. Without system frames there is no such frame:
 // then the session closes with ReasonRefused.
 func (s *Session) Error(p codec.Packet, code ErrorCode, text string) error {
 	if s.srv.cfg.NoSystemFrames {
 		s.beginClose(ReasonRefused)
 		return nil
 	}
-	return s.send(s.srv.errorPacket(p, code, text), false)
+	err := s.send(s.srv.errorPacket(p, code, text), sendAnswer)
+	if err == nil {
+		s.srv.errors.Add(1)
+	}
+	return err
 }
 
 // Hold notes that an answer is owed which will come later, from outside the callback:

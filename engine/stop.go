@@ -118,12 +118,13 @@ func (srv *Server) onLoop(l *loop, fn func(*loop)) {
 // drainStep closes a session of a draining server that has nothing outstanding and has
 // been quiet. What a client sends after its GOAWAY is still served; only a request that
 // crosses the FIN gets no answer but the end of the stream.
-func (l *loop) drainStep(s *Session, now int64) {
-	quiet := max(s.rd.away, s.rd.last)
+func (l *loop) drainStep(s *Session, now int64) bool {
+	quiet := max(s.rd.away, s.rd.heard)
 	if now-quiet < int64(drainQuiet) || s.rd.partial != nil || s.rd.paused != 0 || l.busy(s) || s.wire.unread() > 0 {
-		return
+		return false
 	}
 	s.beginClose(ReasonDrain)
+	return true
 }
 
 // waitEmpty waits until the last session has ended.

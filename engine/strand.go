@@ -278,9 +278,9 @@ func (s *Session) handle(it *buf, budget int) int {
 		it.free()
 		s.handleFin()
 	case itemBad:
-		s.sendError(codec.Packet{}, CodeBadFrame, string(it.b))
+		text := string(it.b)
 		it.free()
-		s.beginClose(ReasonBadFrame)
+		s.expel(codec.Packet{}, CodeBadFrame, text, ReasonBadFrame)
 	}
 	return 1
 }
@@ -498,6 +498,5 @@ func (s *Session) guard(callback string, fn func()) {
 // panicked ends a session whose callback panicked.
 func (s *Session) panicked(callback string, p codec.Packet, v any) {
 	s.srv.panics.report(callback, s.id, p.Handle(), v)
-	s.sendError(p, CodeInternal, "internal error")
-	s.beginClose(ReasonPanic)
+	s.expel(p, CodeInternal, "internal error", ReasonPanic)
 }

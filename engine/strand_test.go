@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"net"
 	"testing"
+	"time"
 
 	"millrace/codec"
 )
@@ -115,5 +117,76 @@ func TestInlineTurnWaitsForTheOutbox(t *testing.T) {
 	}
 	if want := 8 * (limit / 1000) * 1008; reads != 8 || len(w.got) != want {
 		t.Errorf("%d reads, %d bytes; want 8 and %d", reads, len(w.got), want)
+	}
+}
+
+// While an answer is under way, on whatever side of the strand, the loop sees that the
+// session is owed something: otherwise a FIN or a drain would cut the answer off.
+func TestAnAnswerUnderWayIsAlwaysSeen(t *testing.T) {
+	n := 3000
+	if *long {
+		n = 100_000
+	}
+	for _, how := range []string{"reply", "hold", "release"} {
+		t.Run(how, func(t *testing.T) {
+			d := newDesk(t, Config{Dispatch: Ordered}, &funcs{read: func(s *Session, p codec.Packet) {
+				switch how {
+				case "reply":
+					s.Reply(p, p.Body)
+				case "hold":
+					s.Hold()
+				case "release":
+					s.Hold()
+					go func() {
+						s.Reply(p, nil)
+						s.Release()
+					}()
+				}
+			}})
+			s, _ := d.open(-1)
+			d.settleAll()
+			for range n {
+				d.l.queue(s, frame(1, 1, "x"), nil)
+				for end := false; !end; { // no turn is run, so a reply stays staged
+					end = s.out.unsentBytes() > 0 || (how == "hold" && s.held.Load() > 0)
+					if !d.l.owes(s) || !d.l.busy(s) {
+						t.Fatal("not seen")
+					}
+				}
+				if how == "hold" {
+					s.held.Add(-1)
+				}
+				for d.l.busy(s) {
+					d.turn()
+				}
+			}
+		})
+	}
+}
+
+// What OnSocketFin sends reaches the peer, also when nothing was owed before it.
+func TestOnSocketFinMaySend(t *testing.T) {
+	for _, mode := range dispatches {
+		t.Run(mode.String(), func(t *testing.T) {
+			srv := serve(t, Config{Dispatch: mode}, &funcs{read: echo, fin: func(s *Session) {
+				if err := s.Send(9, 9, []byte("goodbye")); err != nil {
+					t.Error(err)
+				}
+				s.Hold()
+				time.AfterFunc(20*time.Millisecond, func() {
+					s.Send(9, 9, []byte("late"))
+					s.Release()
+				})
+			}})
+			for range 20 {
+				c := dial(t, srv)
+				c.send(1, 1, "x")
+				c.expect(1, 1, "x")
+				c.Conn.(*net.TCPConn).CloseWrite()
+				c.expect(9, 9, "goodbye")
+				c.expect(9, 9, "late")
+				c.expectEOF()
+			}
+		})
 	}
 }

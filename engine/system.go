@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"strings"
 	"time"
 
 	"millrace/codec"
@@ -27,12 +28,15 @@ func (s *Session) system(p codec.Packet, pinged bool) {
 }
 
 func (s *Session) pong(p codec.Packet) {
-	s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, false)
+	s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, sendSystem)
 }
 
 // errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
-// byte order.
+// byte order. The text is cut to what a frame holds.
 func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
+	if most := max(srv.codec.MaxBody()-6, 0); len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "")
+	}
 	order := srv.codec.ByteOrder()
 	body := make([]byte, 0, 6+len(text))
 	body = order.AppendUint16(body, uint16(code))
@@ -41,11 +45,25 @@ func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) code
 	return codec.Packet{Main: SystemMain, Sub: SubError, Seq: p.Seq, Body: body}
 }
 
-// sendError sends an ERROR frame where there are system frames; where there are none
-// the session closes with ReasonRefused, unless it is closing anyway.
+// sendError answers p with an ERROR frame; where there are no system frames the session
+// closes with ReasonRefused.
 func (s *Session) sendError(p codec.Packet, code ErrorCode, text string) {
-	s.srv.errors.Add(1)
-	s.Error(p, code, text)
+	if s.srv.cfg.NoSystemFrames {
+		s.beginClose(ReasonRefused)
+		return
+	}
+	if s.send(s.srv.errorPacket(p, code, text), sendSystem) == nil {
+		s.srv.errors.Add(1)
+	}
+}
+
+// expel closes the session for a reason of the engine's own, behind an ERROR frame
+// where there are system frames.
+func (s *Session) expel(p codec.Packet, code ErrorCode, text string, why Reason) {
+	if !s.srv.cfg.NoSystemFrames {
+		s.sendError(p, code, text)
+	}
+	s.beginClose(why)
 }
 
 // sendGoAway tells the peer that the server drains.
@@ -54,9 +72,9 @@ func (s *Session) sendGoAway(grace time.Duration) {
 		return
 	}
 	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
-	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: s.srv.codec.ByteOrder().AppendUint32(nil, ms)}, false)
+	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: s.srv.codec.ByteOrder().AppendUint32(nil, ms)}, sendSystem)
 }
 
 func (s *Session) sendPing() {
-	s.send(codec.Packet{Main: SystemMain, Sub: SubPing}, false)
+	s.send(codec.Packet{Main: SystemMain, Sub: SubPing}, sendAnswer)
 }

@@ -11,10 +11,13 @@ import (
 	"sync"
 	"time"
 
+	"millrace/cmd/millrace/internal/refservices"
 	"millrace/dbasync"
 	"millrace/dbasync/migrate"
 	"millrace/dbasync/pgembed"
 	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
 	"millrace/timerwheel"
 )
 
@@ -30,6 +33,14 @@ type backendFlags struct {
 	DBBurst   count  `group:"backends" name:"db-burst" default:"64" placeholder:"N" help:"Queries that travel together at most (${default})."`
 	DBQueue   count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Queries that wait; past it they get ERROR 4 (${default})."`
 	DBTimeout period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"For one query, waiting included (${default})."`
+
+	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT, or embedded to run a NATS server in this process (none: they are this process's)."`
+	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, and finds the server of another process (the system's place for state)."`
+	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Keys in the cache of this process (${default})."`
+	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Keys and values in the cache of this process (${default})."`
+	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Different keys that one session may set (${default})."`
+	MaxSessionLocks count  `group:"backends" default:"1024" placeholder:"N" help:"Locks that one session may hold or wait for (${default})."`
+	MaxDelayed      count  `group:"backends" default:"1024" placeholder:"N" help:"Delay events of one session (${default})."`
 }
 
 // backends are the pool and what runs on it.
@@ -39,7 +50,11 @@ type backends struct {
 	db     *dbasync.DB // nil without --db
 	ready  func() bool // the database has its tables
 
-	pg     *pgembed.Server // of --db=embedded
+	services *refservices.Services
+
+	pg     *pgembed.Server   // of --db=embedded
+	nats   *cluster.Embedded // of --cluster=embedded
+	cache  cacheService
 	cancel context.CancelFunc
 	bg     sync.WaitGroup
 }
@@ -71,7 +86,60 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, sche
 	if err != nil {
 		return nil, exitf(exitUsage, "--timer-tick %v, --max-timers %d, --max-session-timers %d: %w", f.TimerTick, f.MaxTimers, f.MaxSessionTimers, err)
 	}
-	return b, b.timers.Start(ctx)
+	if err := b.timers.Start(ctx); err != nil {
+		return nil, err
+	}
+	return b, b.startServices(ctx, f, cfg.Logger)
+}
+
+// cacheService is a cache that is started and stopped: either kind is.
+type cacheService interface {
+	services.Cache
+	services.Service
+}
+
+// startServices makes the cache, this process's or the cluster's, and the services on it.
+func (b *backends) startServices(ctx context.Context, f *backendFlags, log *slog.Logger) (err error) {
+	shared := f.Cluster != ""
+	if shared {
+		err = b.joinCluster(f, log)
+	} else {
+		b.cache, err = services.NewMemory(services.MemoryConfig{
+			MaxEntries: int(f.MaxKeys), MaxBytes: int64(f.CacheBytes), MaxPerOwner: int(f.MaxSessionLocks),
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.cache.Start(ctx); err != nil {
+		return exitf(exitFailed, "--cluster %q: %w", f.Cluster, err)
+	}
+	b.services, err = refservices.New(refservices.Config{
+		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
+		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Logger: log,
+	})
+	return err
+}
+
+func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
+	url := f.Cluster
+	if url == "embedded" {
+		dir, err := dataDir(f.ClusterDir, "cluster")
+		if err != nil {
+			return err
+		}
+		b.nats, err = cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		if err != nil {
+			return exitf(exitFailed, "--cluster embedded in %s: %w", dir, err)
+		}
+		url = b.nats.URL()
+	}
+	c, err := cluster.New(cluster.Config{URL: url, MaxPerOwner: int(f.MaxSessionLocks), Logger: log})
+	if err != nil {
+		return exitf(exitUsage, "--cluster %q: %w", f.Cluster, err)
+	}
+	b.cache = c
+	return nil
 }
 
 func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logger, schemas map[string]fs.FS) error {
@@ -81,7 +149,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 	case "":
 		return nil
 	case "embedded":
-		dir, err := dataDir(f.DBDir)
+		dir, err := dataDir(f.DBDir, "db")
 		if err != nil {
 			return err
 		}
@@ -153,26 +221,32 @@ func migrateAll(ctx context.Context, url string, schemas map[string]fs.FS) error
 	return nil
 }
 
-// dataDir is where the embedded database lives unless told otherwise.
-func dataDir(dir string) (string, error) {
+// dataDir is where what is embedded keeps its data unless told otherwise.
+func dataDir(dir, what string) (string, error) {
 	if dir != "" {
 		return filepath.Abs(dir)
 	}
 	if os.Getuid() == 0 { // PostgreSQL runs as another user, who can't look into /root
-		return "/var/lib/millrace/db", nil
+		return "/var/lib/millrace/" + what, nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", exitf(exitUsage, "--db embedded: %w; give --db-dir", err)
+		return "", exitf(exitUsage, "--%s embedded: %w; give --%s-dir", what, err, what)
 	}
-	return filepath.Join(home, ".local", "state", "millrace", "db"), nil
+	return filepath.Join(home, ".local", "state", "millrace", what), nil
 }
 
-// stop ends the timers, the database and the pool, in this order, within ctx.
+// stop ends the timers, the cache, the database and the pool, in this order, within ctx.
 func (b *backends) stop(ctx context.Context) {
 	b.cancel()
 	if b.timers != nil {
 		_ = b.timers.Stop(ctx)
+	}
+	if b.cache != nil {
+		_ = b.cache.Stop(ctx)
+	}
+	if b.nats != nil {
+		b.nats.Stop()
 	}
 	if b.db != nil {
 		_ = b.db.Stop(ctx)

@@ -35,7 +35,10 @@ func exitf(code int, format string, args ...any) error {
 // exitCode is what err ends the process with.
 func exitCode(err error) int {
 	var e *exitErr
+	var coded interface{ ExitCode() int }
 	switch {
+	case errors.As(err, &coded):
+		return coded.ExitCode()
 	case err == nil:
 		return exitOK
 	case errors.As(err, &e):

@@ -20,7 +20,7 @@ var groups = []kong.Group{
 	{Key: "times", Title: "Timeouts (0 or off turns one off)"},
 	{Key: "socket", Title: "Sockets and loops"},
 	{Key: "frame", Title: "The frame"},
-	{Key: "backends", Title: "Timers and the database"},
+	{Key: "backends", Title: "Timers, the database, the cache"},
 	{Key: "rest", Title: "The rest"},
 }
 

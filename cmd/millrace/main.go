@@ -11,19 +11,27 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"millrace/bench"
+	"millrace/bench/selfstats"
+	"millrace/cmd/millrace/internal/benchcmd"
 )
 
 // commands is the command line.
 type commands struct {
-	Serve   serveCmd   `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
-	Call    callCmd    `cmd:"" help:"Send one frame to a server and print what comes back."`
-	Demo    demoCmd    `cmd:"" help:"Run a server and a few clients in this process and show what they reach."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve   serveCmd       `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
+	Call    callCmd        `cmd:"" help:"Send one frame to a server and print what comes back."`
+	Demo    demoCmd        `cmd:"" help:"Run a server and a few clients in this process and show what they reach."`
+	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
+	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
+	Version versionCmd     `cmd:"" help:"Print the version."`
 }
 
 type versionCmd struct{}
 
 func main() {
+	bench.RunGenerator()
+	selfstats.Serve()
 	err := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "millrace: "+oneLine(err))
@@ -48,6 +56,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Serve.run(ctx, src, stdout, stderr)
 	case "call":
 		return cli.Call.run(stdout)
+	case "bench", "tune":
+		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 	case "demo":
 		return cli.Demo.run(stdout)
 	default:

@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"millrace/cmd/millrace/internal/reference"
+	"millrace/cmd/millrace/internal/refservices"
 	"millrace/engine"
 )
 
@@ -48,7 +49,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, map[string]fs.FS{"reference": reference.Schema})
+	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
 	if err != nil {
 		return err
 	}
@@ -64,6 +65,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	reference.Basics(router, c.UnsafeDemo)
 	reference.Timers(router, behind.timers)
 	reference.Queries(router, behind.db, behind.ready)
+	router.Mount(behind.services)
 	cfg = c.config(&c.frameFlags, router.Dispatch(), log)
 	cfg.Pool = behind.pool
 	srv, err := engine.New(cfg, router)

@@ -42,6 +42,33 @@ func BenchmarkRate(b *testing.B) {
 	}
 }
 
+// BenchmarkLimit is pgbench with 64 selects in one pipeline and transaction, beside
+// dbasync with 256 outstanding.
+func BenchmarkLimit(b *testing.B) {
+	srv := pgembed.ForTest(b, pgembed.Config{TCP: true})
+	if err := Prepare(context.Background(), srv.URL()); err != nil {
+		b.Fatal(err)
+	}
+	cfg := Config{URL: srv.URL(), Outstanding: 256, Duration: time.Second}
+	for b.Loop() {
+		var limit, ours []Round
+		for range *rounds {
+			l, err := PGBench(context.Background(), srv.BinDir(), cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			o, err := Millrace(context.Background(), cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			limit, ours = append(limit, l), append(ours, o)
+		}
+		rep := summarise(cfg, ours, limit)
+		b.Logf("dbasync %.0f/s against pgbench %.0f/s = %.2fx (%.2f to %.2f)", rep.Millrace.PerSecond, rep.PGXPool.PerSecond, rep.Ratio, rep.RatioMin, rep.RatioMax)
+		b.ReportMetric(rep.Ratio, "of-limit")
+	}
+}
+
 func cell(b *testing.B, cfg Config) {
 	cfg.Duration = *span
 	name := fmt.Sprintf("%v/outstanding=%d", cfg.Workload, cfg.Outstanding)

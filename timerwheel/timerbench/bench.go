@@ -104,15 +104,16 @@ func Reset(b *testing.B, r Rival, n int) {
 // Memory is the heap that n timers take.
 func Memory(b *testing.B, r Rival, n int) {
 	var bytes float64
+	delay := delays(n)
 	for b.Loop() {
 		p := NewPool()
 		t := r.Make(p)
 		before := heap()
-		delay := delays(n)
 		for i := range n {
 			t.SetTimer(timerwheel.TimerID(i), delay(i), 1, nothing)
 		}
 		bytes = float64(heap()-before) / float64(n)
+		runtime.KeepAlive(delay)
 		t.Close()
 		p.Close()
 	}

@@ -3,6 +3,7 @@ package reference
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"millrace/cmd/millrace/internal/strictjson"
 	"millrace/codec"
@@ -44,6 +45,25 @@ func (r *Router) Blocking(main, sub uint16, f Func) {
 	r.dispatch[codec.Packet{Main: main, Sub: sub}.Handle()] = engine.Ordered
 }
 
+// Controller is a handler of its own that serves some of the handles.
+type Controller interface {
+	engine.Handler
+	engine.FinHandler
+	Handles() []uint32
+	Dispatch() map[uint32]engine.Dispatch
+}
+
+// Mount has c serve its handles, and tells it of every session's end.
+func (r *Router) Mount(c Controller) {
+	for _, h := range c.Handles() {
+		main, sub := codec.Split(h)
+		r.Handle(main, sub, c.OnSocketRead)
+	}
+	maps.Copy(r.dispatch, c.Dispatch())
+	r.OnFin(c.OnSocketFin)
+	r.OnClose(c.OnSocketClose)
+}
+
 // OnFin registers f for a session's FIN. Several run in the order of registration.
 func (r *Router) OnFin(f func(s *engine.Session)) { r.fins = append(r.fins, f) }
 
@@ -54,11 +74,7 @@ func (r *Router) OnClose(f func(s *engine.Session, why engine.Reason)) {
 
 // Dispatch is what engine.Config.Handles must say for what is registered. It is a copy.
 func (r *Router) Dispatch() map[uint32]engine.Dispatch {
-	m := make(map[uint32]engine.Dispatch, len(r.dispatch))
-	for h, d := range r.dispatch {
-		m[h] = d
-	}
-	return m
+	return maps.Clone(r.dispatch)
 }
 
 // OnSocketAccept does nothing: a session has no state before its first request.

@@ -1,0 +1,141 @@
+package benchcmd
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"millrace/bench"
+)
+
+func TestMain(m *testing.M) {
+	bench.RunGenerator()
+	os.Exit(m.Run())
+}
+
+type cli struct {
+	Bench Bench `cmd:""`
+	Tune  Tune  `cmd:""`
+}
+
+// execute runs a command line and returns its output, remarks and exit code.
+func execute(t *testing.T, args ...string) (string, string, int) {
+	t.Helper()
+	var c cli
+	parser, err := kong.New(&c, kong.Exit(func(int) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := parser.Parse(args)
+	if err != nil {
+		return "", err.Error(), exitUsage
+	}
+	var out, remarks bytes.Buffer
+	err = ctx.Run(&Streams{Out: &out, Err: &remarks})
+	if err == nil {
+		return out.String(), remarks.String(), 0
+	}
+	var coded interface{ ExitCode() int }
+	if !errors.As(err, &coded) {
+		return out.String(), err.Error(), -1
+	}
+	return out.String(), err.Error(), coded.ExitCode()
+}
+
+// peersBuilt is where the peer std is, built from the checkout.
+func stdPeer(t *testing.T) string {
+	t.Helper()
+	src, err := bench.FindPeers("", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := src.Target(t.Context(), "std")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(target.Command, " ")
+}
+
+func TestMeasureReportAndCompare(t *testing.T) {
+	command := stdPeer(t)
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	out, remarks, code := execute(t, "bench", "--no-self", "--server", "one="+command, "--server", "two="+command, "--case", "echo/5x2,churn/2",
+		"--reps", "3", "--window", "60ms", "--warm", "10ms", "--slo", "p99<1h", "--json", file("a.json"), "--report", file("a.html"), "--svg", file("a.svg"))
+	if code != 0 || !strings.Contains(out, "echo/5x2") || !strings.Contains(out, "x two") {
+		t.Fatalf("exit %d: %s\n%s", code, remarks, out)
+	}
+	if !strings.Contains(remarks, "[12/12] ") {
+		t.Errorf("the progress lacks its last line:\n%s", remarks)
+	}
+	for name, want := range map[string]string{"a.json": `"case":"churn/2"`, "a.html": "<!doctype html>", "a.svg": "<svg"} {
+		if b, err := os.ReadFile(file(name)); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if out, remarks, code := execute(t, "bench", "compare", file("a.json"), file("a.json")); code != 0 || !strings.Contains(out, string(bench.Same)) {
+		t.Errorf("a file against itself: exit %d: %s\n%s", code, remarks, out)
+	}
+	if _, remarks, code := execute(t, "bench", "--no-self", "--server", "one="+command, "--case", "echo/2", "--reps", "1", "--window", "60ms", "--slo", "rate>1e12"); code != exitVerdict {
+		t.Errorf("a missed condition: exit %d: %s", code, remarks)
+	}
+}
+
+func TestAWorseFileEndsWithOne(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, cost float64) string {
+		r := &bench.Results{Header: bench.Header{Format: 1, At: time.Now(), Targets: []bench.Target{{Name: "x"}}, Cases: []string{"echo/1x1"}, Reps: 5}}
+		for rep := range 5 {
+			r.Runs = append(r.Runs, bench.Run{Case: "echo/1x1", Target: "x", Rep: rep, CPU: &bench.CPU{PerMessage: cost + float64(rep)/50}})
+		}
+		path := filepath.Join(dir, name)
+		if err := writeFile(path, r.WriteJSON); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	before, after := write("before", 9), write("after", 14)
+	if out, _, code := execute(t, "bench", "compare", before, after); code != exitVerdict || !strings.Contains(out, string(bench.Slower)) {
+		t.Errorf("worse: exit %d\n%s", code, out)
+	}
+	if out, _, code := execute(t, "bench", "compare", after, before); code != 0 || !strings.Contains(out, string(bench.Faster)) {
+		t.Errorf("better: exit %d\n%s", code, out)
+	}
+}
+
+func TestWrongUsageSaysSo(t *testing.T) {
+	for _, args := range [][]string{
+		{"bench", "--case", "nonsense/1"},
+		{"bench", "--no-self"},
+		{"bench", "--pid", "1"},
+		{"bench", "--slo", "p98<1"},
+		{"bench", "--server", "nameless"},
+		{"bench", "--server", "x='"},
+		{"bench", "--variant", "x"},
+		{"bench", "--reps", "-3"},
+		{"bench", "--no-self", "--server", "x=y", "--base", "z"},
+		{"bench", "--no-self", "--peers", "gnet", "--peers-dir", "/nonexistent"},
+		{"bench", "compare", "/nonexistent"},
+		{"tune", "--case", "idle/5"},
+		{"tune", "--case", "x"},
+		{"tune", "--try", "loops"},
+		{"tune", "--serve", "loops"},
+	} {
+		if out, remarks, code := execute(t, args...); code != exitUsage {
+			t.Errorf("%v: exit %d, want %d: %s %s", args, code, exitUsage, remarks, out)
+		}
+	}
+}
+
+func TestAFailingServerEndsWithOne(t *testing.T) {
+	out, remarks, code := execute(t, "bench", "--no-self", "--server", "x=/bin/false", "--case", "echo/2", "--reps", "1", "--window", "60ms")
+	if code != exitVerdict || !strings.Contains(out, "FAILED") {
+		t.Errorf("exit %d: %s\n%s", code, remarks, out)
+	}
+}

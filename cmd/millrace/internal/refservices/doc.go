@@ -1,0 +1,12 @@
+// Package refservices is the part of the reference server that is built on
+// services: users (4/1, 4/2), sums and calls in line (4/3, 4/4), delay events
+// (4/5, 4/6) and the shared cache with its locks (5/1 to 5/5).
+//
+//	x, err := refservices.New(refservices.Config{DB: db, Ready: ready, Timers: timers, Pool: pool})
+//	for _, h := range x.Handles() { … x.OnSocketRead … } // and OnSocketFin, OnSocketClose
+//	engine.Config{Handles: x.Dispatch()}
+//
+// Nothing is started by New. x.Cache is to be stopped, if it was made here.
+// Handlers run where the engine runs them; passwords are hashed on goroutines
+// of their own, as many as there are CPUs.
+package refservices

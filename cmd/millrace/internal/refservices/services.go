@@ -1,0 +1,212 @@
+package refservices
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+
+	"millrace/dbasync"
+	"millrace/engine"
+	"millrace/services"
+	"millrace/timerwheel"
+)
+
+// Schema holds the migrations of the users' table.
+//
+//go:embed sql/*.sql
+var Schema embed.FS
+
+// Config is what the services stand on. Zero fields mean the defaults.
+type Config struct {
+	// DB has the users; nil: 4/1 and 4/2 answer ERROR unavailable.
+	DB *dbasync.DB
+	// Ready says whether the database has its tables; nil: always.
+	Ready func() bool
+	// Timers run delay events.
+	Timers *timerwheel.Service
+	// Pool runs what belongs to no session.
+	Pool *engine.Pool
+	// Cache holds the keys and locks; nil: one of this process is made from Memory.
+	Cache services.Cache
+	// Shared says that Cache's operations go over a network, so that 5/* always
+	// run on workers.
+	Shared bool
+	// Memory are the limits of the cache that is made here.
+	Memory services.MemoryConfig
+	// MaxKeys bounds the different keys that one session may set; default 65,536.
+	MaxKeys int
+	// MaxDelayed bounds the delay events of one session; default 1,024.
+	MaxDelayed int
+	// Logger; default slog.Default().
+	Logger *slog.Logger
+}
+
+// Services is a controller with the reference server's services.
+type Services struct {
+	*services.Controller
+	// Cache is the one in use.
+	Cache services.Cache
+
+	cfg    Config
+	hasher *hasher
+	tokens *tokens
+	keys   sync.Map // *engine.Session to *keySet
+}
+
+// handles of the services.
+var (
+	hRegister = services.Handle(4, 1)
+	hLogin    = services.Handle(4, 2)
+	hSum      = services.Handle(4, 3)
+	hInline   = services.Handle(4, 4)
+	hLater    = services.Handle(4, 5)
+	hPush     = services.Handle(4, 6)
+	hSet      = services.Handle(5, 1)
+	hGet      = services.Handle(5, 2)
+	hCompare  = services.Handle(5, 3)
+	hLock     = services.Handle(5, 4)
+	hUnlock   = services.Handle(5, 5)
+)
+
+// maxDeferred bounds the answers that one session waits for: of 4/1 and 4/2,
+// which are few a second, and of locks, which have a limit of their own below it.
+const maxDeferred = 8192
+
+// New makes the services.
+func New(cfg Config) (*Services, error) {
+	if cfg.MaxKeys == 0 {
+		cfg.MaxKeys = 1 << 16
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func() bool { return true }
+	}
+	x := &Services{cfg: cfg, Cache: cfg.Cache, hasher: newHasher(), tokens: newTokens()}
+	var err error
+	if x.Cache == nil {
+		if x.Cache, err = services.NewMemory(cfg.Memory); err != nil {
+			return nil, err
+		}
+	}
+	cc := services.ControllerConfig{
+		Timers: cfg.Timers, DB: cfg.DB, Cache: x.Cache, Logger: cfg.Logger,
+		MaxDelayed: cfg.MaxDelayed, MaxDeferred: maxDeferred,
+	}
+	if cfg.Pool != nil {
+		cc.Pool = cfg.Pool
+	}
+	if x.Controller, err = services.NewController(cc); err != nil {
+		return nil, err
+	}
+	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache())
+}
+
+// OnSocketClose ends what the session had.
+func (x *Services) OnSocketClose(s *engine.Session, why engine.Reason) {
+	x.keys.Delete(s)
+	x.Controller.OnSocketClose(s, why)
+}
+
+type sumRequest struct {
+	A int64 `json:"a"`
+	B int64 `json:"b"`
+}
+
+type sumReply struct {
+	Sum int64 `json:"sum"`
+}
+
+// sums are 4/3, whose three stages share the work, and 4/4, which calls it
+// twice in line.
+func (x *Services) sums() error {
+	return errors.Join(
+		services.Register(x.Controller, hSum, services.Stages[sumRequest, sumReply]{
+			Pre: func(_ *services.Context, req *sumRequest, _ *sumReply) error {
+				if req.B > 0 && req.A > math.MaxInt64-req.B || req.B < 0 && req.A < math.MinInt64-req.B {
+					return services.Errorf(engine.CodeBadBody, "the sum is out of range")
+				}
+				return nil
+			},
+			Handle: func(_ *services.Context, req *sumRequest, res *sumReply) error {
+				res.Sum = req.A
+				return nil
+			},
+			Last: func(_ *services.Context, req *sumRequest, res *sumReply) error {
+				res.Sum += req.B
+				return nil
+			},
+		}, services.Name("sum")),
+		services.Register(x.Controller, hInline, services.Stages[sumRequest, sumReply]{
+			Handle: func(ctx *services.Context, req *sumRequest, res *sumReply) error {
+				first, err := services.Inline[sumRequest, sumReply](ctx, hSum, *req)
+				if err == nil {
+					*res, err = services.Inline[sumRequest, sumReply](ctx, hSum, sumRequest{A: first.Sum})
+				}
+				return err
+			},
+		}, services.Name("sum in line")))
+}
+
+type laterRequest struct {
+	Seconds float64    `json:"seconds"`
+	Data    rawMessage `json:"data"`
+}
+
+type laterReply struct {
+	Accepted bool `json:"accepted"`
+}
+
+type laterEvent struct {
+	Data   rawMessage `json:"data"`
+	LateMS float64    `json:"late_ms"`
+}
+
+// eventFrame is what an event's frame has around its data, in bytes, at most:
+// Main, Sub and Seq, the two keys, and a number.
+const eventFrame = 80
+
+// delays are 4/5 and what it has run later, 4/6.
+func (x *Services) delays() error {
+	return errors.Join(
+		services.Register(x.Controller, hLater, services.Stages[laterRequest, laterReply]{
+			Handle: func(ctx *services.Context, req *laterRequest, res *laterReply) error {
+				if most := ctx.Session().Server().Config().MaxFrame - eventFrame; len(req.Data) > most {
+					return services.Errorf(engine.CodeLimit, "data of %d bytes; the event would not fit a frame", len(req.Data))
+				}
+				_, err := services.After(ctx, req.Seconds, hPush, req.Data)
+				res.Accepted = true
+				return err
+			},
+		}, services.Name("later")),
+		services.Register(x.Controller, hPush, services.Stages[rawMessage, laterEvent]{
+			Handle: func(ctx *services.Context, req *rawMessage, res *laterEvent) error {
+				late, _ := ctx.Late()
+				*res = laterEvent{*req, math.Round(float64(late.Microseconds())) / 1000}
+				return nil
+			},
+		}, services.Name("event"), services.Internal()))
+}
+
+// keySet counts the different keys that a session has set, by their hashes.
+// Used in the session's order only.
+type keySet struct{ seen map[uint64]struct{} }
+
+// mayset says whether the session may set the key, and notes it.
+func (x *Services) maySet(s *engine.Session, key string) error {
+	v, ok := x.keys.Load(s)
+	if !ok {
+		v, _ = x.keys.LoadOrStore(s, &keySet{seen: map[uint64]struct{}{}})
+	}
+	k := v.(*keySet)
+	h := hashKey(key)
+	if _, ok := k.seen[h]; ok {
+		return nil
+	}
+	if len(k.seen) >= x.cfg.MaxKeys {
+		return &services.Error{Code: engine.CodeLimit, Text: fmt.Sprintf("a session may set %d keys", x.cfg.MaxKeys)}
+	}
+	k.seen[h] = struct{}{}
+	return nil
+}

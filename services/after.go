@@ -1,0 +1,185 @@
+package services
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/timerwheel"
+)
+
+// Delayed is a delay event that is pending.
+type Delayed struct {
+	set *timerwheel.Set
+	id  timerwheel.TimerID
+
+	durable *DurableEvents // set for a durable one
+	key     string
+}
+
+// Cancel ends the event; false: it has begun, or was cancelled before, or its
+// session has gone. Once it has returned the event does not begin.
+//
+// Of a durable event it asks the database to remove it, and true means that it
+// was asked: DurableEvents.Cancel tells what became of it.
+func (e *Delayed) Cancel() bool {
+	if e.durable != nil {
+		return e.durable.Cancel(nil, e.key, nil) == nil
+	}
+	return e.set.KillTimer(e.id)
+}
+
+// maxDelay bounds a delay event: a hundred years.
+const maxDelay = 100 * 365.25 * 24 * time.Hour
+
+// AfterOption changes a delay event.
+type AfterOption func(*afterOptions)
+
+type afterOptions struct {
+	unbound bool
+	durable bool
+	key     string
+	stored  func(bool, error)
+}
+
+// Unbound makes an event of no session, whatever its context: it runs on the
+// pool, and its result goes nowhere.
+func Unbound() AfterOption { return func(o *afterOptions) { o.unbound = true } }
+
+// After runs the service at handle with req after that many seconds, through
+// its stages, without middleware. The seed calls it start_delay_event.
+//
+// It is bound to the context's session, if that has one: it runs in the
+// session's order, its result is sent to it as a frame of that handle, and when
+// the session goes the event goes with it: it never reaches the next client of
+// the slot. It is never early.
+//
+// Errors: an Error (bad_body) for seconds below zero or over a hundred years,
+// (limit) for more than MaxDelayed of a session; ErrUnknownHandle; ErrTypes;
+// those of the timer service.
+func After[Req any](ctx *Context, seconds float64, handle uint32, req Req, opts ...AfterOption) (*Delayed, error) {
+	var o afterOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	delay, err := delayOf(seconds)
+	if err != nil {
+		return nil, err
+	}
+	sv := ctx.c.lookup(handle)
+	if sv == nil {
+		return nil, fmt.Errorf("%w: %s", ErrUnknownHandle, handleText(handle))
+	}
+	target, ok := sv.(interface {
+		fire(f fireContext, req Req)
+		encodeFor(req Req) ([]byte, error)
+	})
+	if !ok {
+		return nil, fmt.Errorf("%w: %s", ErrTypes, handleText(handle))
+	}
+	if o.durable {
+		body, err := target.encodeFor(req)
+		if err != nil {
+			return nil, err
+		}
+		return ctx.c.afterDurable(ctx, o, handle, body, delay)
+	}
+	f := fireContext{s: ctx.s}
+	if o.unbound {
+		f.s = nil
+	}
+	set, err := ctx.c.eventSet(f.s)
+	if err != nil {
+		return nil, err
+	}
+	id, err := set.After(delay, func(fi timerwheel.Firing) {
+		ctx := f
+		ctx.late = fi.Late
+		target.fire(ctx, req)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Delayed{set: set, id: id}, nil
+}
+
+func delayOf(seconds float64) (time.Duration, error) {
+	if math.IsNaN(seconds) || seconds < 0 || seconds > maxDelay.Seconds() {
+		return 0, Errorf(engine.CodeBadBody, "delay of %v s is out of range", seconds)
+	}
+	return time.Duration(math.Ceil(seconds * float64(time.Second))), nil
+}
+
+// eventSet is where a session's events hang; s nil: those of none.
+func (c *Controller) eventSet(s *engine.Session) (*timerwheel.Set, error) {
+	if c.cfg.Timers == nil {
+		return nil, Errorf(engine.CodeUnavailable, "no timers")
+	}
+	if s == nil {
+		if c.cfg.Pool == nil {
+			return nil, Errorf(engine.CodeUnavailable, "no pool")
+		}
+		return c.cfg.Timers.For(c.cfg.Pool), nil
+	}
+	set := c.state(s, true).set()
+	if set.Len() >= c.cfg.MaxDelayed {
+		return nil, Errorf(engine.CodeLimit, "more than %d delay events", c.cfg.MaxDelayed)
+	}
+	return set, nil
+}
+
+// fireContext is what a delay event runs with.
+type fireContext struct {
+	s     *engine.Session
+	late  time.Duration
+	key   string
+	ended func(error)
+}
+
+// fire runs the service for a delay event, on the session's strand or the pool.
+func (r *registered[Req, Res]) fire(f fireContext, req Req) {
+	k := r.event(f)
+	k.req = req
+	r.runEvent(k, nil)
+}
+
+// fireBytes is fire with an encoded request.
+func (r *registered[Req, Res]) fireBytes(f fireContext, body []byte) {
+	k := r.event(f)
+	var err error
+	if !r.noBody {
+		if err = r.c.serializer(&r.info, nil, codec.Packet{}).Decode(body, &k.req); err == nil {
+			err = k.validate()
+		}
+	}
+	r.runEvent(k, err)
+}
+
+func (r *registered[Req, Res]) event(f fireContext) *call[Req, Res] {
+	k := r.begin(f.s, codec.Packet{Main: uint16(r.info.handle >> 16), Sub: uint16(r.info.handle)})
+	k.ctx.delayed, k.ctx.late, k.ctx.key, k.ctx.ended = true, f.late, f.key, f.ended
+	r.c.delayed.Add(1)
+	return k
+}
+
+func (r *registered[Req, Res]) runEvent(k *call[Req, Res], err error) {
+	if err == nil {
+		err = k.steps()
+	}
+	if k.ctx.reply == nil {
+		k.finish(err)
+	} else {
+		k.ctx.reply.returned(err)
+	}
+	r.put(k)
+}
+
+// encodeFor is what a durable event stores: req by the service's serializer.
+func (r *registered[Req, Res]) encodeFor(req Req) ([]byte, error) {
+	if r.noBody {
+		return nil, nil
+	}
+	return r.c.serializer(&r.info, nil, codec.Packet{}).Append(nil, &req)
+}

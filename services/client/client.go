@@ -1,0 +1,367 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/services/serial"
+)
+
+// Config sets a client. Zero fields mean the defaults.
+type Config struct {
+	// Addrs are tcp://host:port or unix:///path; a name without :// is host:port.
+	// They are tried in turn.
+	Addrs []string
+	// Layout and MaxFrame are the server's; default: the default frame, 64 KiB.
+	Layout   codec.Layout
+	MaxFrame int
+	// Serializer of calls; default JSON.
+	Serializer serial.Serializer
+	// Heartbeat is how long the server may be silent before it gets a PING, and
+	// again before the connection is given up; default 15 s, below 0 none.
+	Heartbeat time.Duration
+	// DialTimeout bounds one attempt; default 5 s.
+	DialTimeout time.Duration
+	// MinBackoff and MaxBackoff bound the pause between attempts; default 50 ms, 5 s.
+	MinBackoff, MaxBackoff time.Duration
+	// MaxCalls bounds the calls that are under way; the next one waits. Default 65,536.
+	MaxCalls int
+	// MaxUnsent bounds the bytes that wait to be written, in bytes; a call or
+	// Send over it waits. Default 1 MiB.
+	MaxUnsent int
+	// NoReconnect ends the client with its first connection.
+	NoReconnect bool
+	// Dialer opens connections; default net.Dialer (with TLS, say).
+	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+	// OnConnect is told of each connection; OnLost of the end of each.
+	OnConnect func()
+	OnLost    func(err error)
+}
+
+func (c Config) withDefaults() Config {
+	def := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.Heartbeat, 15*time.Second)
+	def(&c.DialTimeout, 5*time.Second)
+	def(&c.MinBackoff, 50*time.Millisecond)
+	def(&c.MaxBackoff, 5*time.Second)
+	if c.MaxFrame == 0 {
+		c.MaxFrame = codec.DefaultMaxFrame
+	}
+	if c.Serializer == nil {
+		c.Serializer = serial.JSON(serial.Limits{})
+	}
+	if c.MaxCalls == 0 {
+		c.MaxCalls = 1 << 16
+	}
+	if c.MaxUnsent == 0 {
+		c.MaxUnsent = 1 << 20
+	}
+	if c.Dialer == nil {
+		c.Dialer = new(net.Dialer).DialContext
+	}
+	return c
+}
+
+// Errors of a client.
+var (
+	// ErrClosed: Close was called, or the connection ended with NoReconnect. It
+	// is net.ErrClosed.
+	ErrClosed = fmt.Errorf("client: %w", net.ErrClosed)
+	// ErrLost: the connection ended while the call was under way; the server
+	// may or may not have executed it.
+	ErrLost = errors.New("client: connection lost")
+)
+
+// Error is an ERROR frame of the server.
+type Error struct {
+	Code   uint16 // as in the protocol: 3 bad_body, 8 unauthorised, …
+	Handle uint32 // the request's; 0: about the connection
+	Text   string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("client: error %d about %d/%d: %s", e.Code, e.Handle>>16, e.Handle&0xffff, e.Text)
+}
+
+// Client is a connection to a server that is made anew when it is lost.
+type Client struct {
+	cfg   Config
+	codec *codec.Codec
+	slots chan struct{} // one for each call under way
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	ended  sync.WaitGroup
+
+	mu     sync.Mutex
+	link   *link         // guarded by mu; nil while there is none
+	change chan struct{} // guarded by mu; closed when link changes
+	ons    map[uint32]func(codec.Packet)
+	err    error // guarded by mu; why it has ended for good
+
+	unexpected, connects atomic.Uint64
+}
+
+// Handle makes a handle of its two parts.
+func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
+
+// Dial makes a client and waits for its first connection, until ctx ends; with
+// NoReconnect it tries each address once.
+func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	if len(cfg.Addrs) == 0 {
+		return nil, errors.New("client: no address")
+	}
+	cfg = cfg.withDefaults()
+	cd, err := codec.New(cfg.Layout, cfg.MaxFrame)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg, codec: cd, slots: make(chan struct{}, cfg.MaxCalls),
+		change: make(chan struct{}), ons: map[uint32]func(codec.Packet){}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	first := make(chan error, 1)
+	c.ended.Go(func() { c.run(first) })
+	select {
+	case err = <-first:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close ends the client. Calls end with ErrClosed. It may be called twice.
+func (c *Client) Close() {
+	c.end(ErrClosed)
+	c.ended.Wait()
+}
+
+// end makes the client useless, for good.
+func (c *Client) end(err error) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.err = err
+		close(c.change)
+	}
+	l := c.link
+	c.mu.Unlock()
+	c.cancel()
+	if l != nil {
+		l.close(err)
+	}
+}
+
+// On has fn called for every packet of the handle, which is then no longer for
+// calls. fn gets a body that is valid until it returns. A nil fn ends it.
+func (c *Client) On(handle uint32, fn func(codec.Packet)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fn == nil {
+		delete(c.ons, handle)
+		return
+	}
+	c.ons[handle] = fn
+}
+
+// Connected says whether there is a connection now.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link != nil
+}
+
+// Stats counts connections made, and packets that nobody waited for.
+func (c *Client) Stats() (connects, unexpected uint64) {
+	return c.connects.Load(), c.unexpected.Load()
+}
+
+// Err is the error that ended the client for good, or nil.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// run connects, again and again. Its goroutine is the client's.
+func (c *Client) run(first chan<- error) {
+	backoff := c.cfg.MinBackoff
+	for n := 0; ; n++ {
+		l, err := c.dial(c.cfg.Addrs[n%len(c.cfg.Addrs)])
+		if err == nil {
+			start := time.Now()
+			c.set(l)
+			select {
+			case first <- nil:
+			default:
+			}
+			if c.cfg.OnConnect != nil {
+				c.cfg.OnConnect()
+			}
+			err = l.run()
+			c.set(nil)
+			if time.Since(start) > c.cfg.MaxBackoff {
+				backoff = c.cfg.MinBackoff // it was not refused at once
+			}
+			if c.cfg.OnLost != nil {
+				c.cfg.OnLost(err)
+			}
+			if c.cfg.NoReconnect {
+				c.end(fmt.Errorf("%w: %w", ErrClosed, err))
+			}
+		} else if c.cfg.NoReconnect && n+1 == len(c.cfg.Addrs) {
+			first <- err
+			return
+		}
+		if !c.pause(backoff) {
+			return
+		}
+		backoff = min(2*backoff, c.cfg.MaxBackoff)
+	}
+}
+
+// pause waits for between half of d and d; false: the client has been closed.
+func (c *Client) pause(d time.Duration) bool {
+	t := time.NewTimer(d/2 + rand.N(d/2+1))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-c.ctx.Done():
+		return false
+	}
+}
+
+func (c *Client) dial(addr string) (*link, error) {
+	network, address, ok := strings.Cut(addr, "://")
+	if !ok {
+		network, address = "tcp", addr
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
+	defer cancel()
+	conn, err := c.cfg.Dialer(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	c.connects.Add(1)
+	return newLink(c, conn), nil
+}
+
+// set publishes the connection, or that there is none.
+func (c *Client) set(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = l
+	if c.err != nil {
+		if l != nil {
+			l.close(c.err)
+		}
+		return
+	}
+	close(c.change)
+	c.change = make(chan struct{})
+}
+
+// current waits for a connection that takes calls.
+func (c *Client) current(ctx context.Context) (*link, error) {
+	for {
+		c.mu.Lock()
+		l, change, err := c.link, c.change, c.err
+		c.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		if l != nil && !l.leaving.Load() {
+			return l, nil
+		}
+		if l != nil {
+			change = l.gone
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Do sends body to handle and waits for its answer, whose bytes are the
+// caller's. Errors: *Error for an ERROR of the server, ErrLost, ErrClosed,
+// codec.ErrBodyTooLarge, ctx's.
+func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
+	select {
+	case c.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-c.ctx.Done():
+		return nil, c.Err()
+	}
+	k := &call{handle: handle, done: make(chan struct{})}
+	for {
+		l, err := c.current(ctx)
+		if err == nil {
+			err = l.send(ctx, handle, body, k)
+		}
+		if errors.Is(err, errLeft) { // not written
+			continue
+		}
+		if err != nil {
+			<-c.slots
+			return nil, err
+		}
+		break
+	}
+	select {
+	case <-k.done: // the slot was given back
+		return k.body, k.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Send sends a packet to which no answer is expected.
+func (c *Client) Send(ctx context.Context, handle uint32, body []byte) error {
+	for {
+		l, err := c.current(ctx)
+		if err != nil {
+			return err
+		}
+		if err = l.send(ctx, handle, body, nil); !errors.Is(err, errLeft) {
+			return err
+		}
+	}
+}
+
+// Call is Do with a request and an answer of the client's serializer. The None
+// of a request is struct{}: nothing is sent; that of an answer: nothing is read.
+func Call[Req, Res any](ctx context.Context, c *Client, handle uint32, req Req) (Res, error) {
+	var res Res
+	var body []byte
+	var err error
+	if _, none := any(req).(struct{}); !none {
+		if body, err = c.cfg.Serializer.Append(nil, &req); err != nil {
+			return res, err
+		}
+	}
+	if body, err = c.Do(ctx, handle, body); err != nil {
+		return res, err
+	}
+	if _, none := any(res).(struct{}); !none {
+		err = c.cfg.Serializer.Decode(body, &res)
+	}
+	return res, err
+}

@@ -1,0 +1,30 @@
+// Package client is a client of a Millrace server: typed calls, notifications,
+// reconnects and heartbeats. It links neither the engine nor a database.
+//
+//	c, err := client.Dial(ctx, client.Config{Addrs: []string{"tcp://127.0.0.1:7000"}})
+//	sum, err := client.Call[Sum, Total](ctx, c, client.Handle(4, 3), Sum{A: 1, B: 2})
+//	c.On(client.Handle(4, 6), func(p codec.Packet) { log.Printf("%s", p.Body) })
+//	defer c.Close()
+//
+// # Matching answers
+//
+// Answers on one handle come in the order of its requests, ERRORs included, so
+// the n-th answer on a handle is that of the n-th call. Where the layout has a
+// sequence number, answers are matched by that. A call whose context ends is
+// forgotten by its caller only: its answer is still awaited, and thrown away.
+//
+// # Goroutines
+//
+// One reads, one writes, one connects and sends PINGs. Call and Send may be
+// called from any goroutine; calls made at the same time travel in one write.
+// Notifications and OnConnect run on the reading and connecting goroutine:
+// they must not block, and must not Call.
+//
+// # When the connection is lost
+//
+// Calls that were written end with ErrLost: they may have been executed.
+// Calls made meanwhile wait for the next connection until their context ends.
+// It is tried after 50 ms, then twice as long up to 5 s, with jitter, at the
+// addresses in turn. A GOAWAY has the client finish what is under way and
+// connect anew.
+package client

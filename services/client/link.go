@@ -1,0 +1,289 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+)
+
+// The system frames: Main 0.
+const (
+	subPing   = 1
+	subPong   = 2
+	subError  = 3
+	subGoAway = 4
+)
+
+// errLeft: the connection takes no more, and the packet was not written.
+var errLeft = errors.New("client: connection left")
+
+// call is one Do.
+type call struct {
+	handle uint32
+	body   []byte
+	err    error
+	done   chan struct{} // closed when body and err are set
+}
+
+// link is one connection.
+type link struct {
+	c       *Client
+	conn    net.Conn
+	leaving atomic.Bool // GOAWAY: no new calls
+	heard   atomic.Int64
+	gone    chan struct{} // closed when it has ended
+
+	mu     sync.Mutex
+	wake   *sync.Cond // for the writer, and for those who wait for room
+	out    []byte     // guarded by mu: frames to write
+	seq    uint32
+	queues map[uint32][]*call // guarded by mu: by handle, or by sequence number
+	calls  int                // guarded by mu
+	err    error              // guarded by mu: why it has ended
+}
+
+func newLink(c *Client, conn net.Conn) *link {
+	l := &link{c: c, conn: conn, gone: make(chan struct{}), queues: map[uint32][]*call{}}
+	l.wake = sync.NewCond(&l.mu)
+	l.heard.Store(time.Now().UnixNano())
+	return l
+}
+
+// run works until the connection ends.
+func (l *link) run() error {
+	var wg sync.WaitGroup
+	wg.Go(l.write)
+	wg.Go(l.beat)
+	l.read()
+	wg.Wait()
+	return l.err // nobody writes it any more
+}
+
+// close ends the connection and the calls that wait on it, once.
+func (l *link) close(err error) {
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return
+	}
+	l.err = err
+	queues := l.queues
+	l.queues = nil
+	close(l.gone)
+	l.wake.Broadcast()
+	l.mu.Unlock()
+	_ = l.conn.Close()
+	for _, q := range queues {
+		for _, k := range q {
+			l.finish(k, nil, err)
+		}
+	}
+}
+
+func (l *link) finish(k *call, body []byte, err error) {
+	k.body, k.err = body, err
+	close(k.done)
+	<-l.c.slots
+}
+
+// send queues a packet for the writer; k, if any, waits for the answer.
+func (l *link) send(ctx context.Context, handle uint32, body []byte, k *call) error {
+	if len(body) > l.c.codec.MaxBody() {
+		return fmt.Errorf("%w: %d bytes, at most %d", codec.ErrBodyTooLarge, len(body), l.c.codec.MaxBody())
+	}
+	stop := context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.wake.Broadcast()
+	})
+	defer stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.out) >= l.c.cfg.MaxUnsent && l.err == nil && ctx.Err() == nil {
+		l.wake.Wait()
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case l.err != nil || l.leaving.Load():
+		return errLeft
+	}
+	main, sub := codec.Split(handle)
+	l.seq++
+	if k != nil {
+		key := handle
+		if l.c.cfg.Layout.Seq {
+			key = l.seq
+		}
+		l.queues[key] = append(l.queues[key], k)
+		l.calls++
+	}
+	l.out = l.c.codec.Append(l.out, codec.Packet{Main: main, Sub: sub, Seq: l.seq, Body: body})
+	l.wake.Broadcast()
+	return nil
+}
+
+// write sends what is queued, all of it at once.
+func (l *link) write() {
+	var spare []byte
+	for {
+		l.mu.Lock()
+		for len(l.out) == 0 && l.err == nil {
+			l.wake.Wait()
+		}
+		if l.err != nil {
+			l.mu.Unlock()
+			return
+		}
+		b := l.out
+		l.out = spare[:0]
+		l.wake.Broadcast() // there is room
+		l.mu.Unlock()
+		if _, err := l.conn.Write(b); err != nil {
+			l.close(fmt.Errorf("%w: %w", ErrLost, err))
+			return
+		}
+		if spare = b; cap(spare) > 64<<10 {
+			spare = nil
+		}
+		if l.leaving.Load() {
+			l.leave()
+		}
+	}
+}
+
+// read hands out what comes.
+func (l *link) read() {
+	r := codec.NewReader(l.conn, l.c.codec)
+	for {
+		p, err := r.Next()
+		if err != nil {
+			l.close(fmt.Errorf("%w: %w", ErrLost, err))
+			return
+		}
+		l.heard.Store(time.Now().UnixNano())
+		if p.Main == 0 {
+			l.system(p)
+		} else {
+			l.packet(p)
+		}
+	}
+}
+
+func (l *link) system(p codec.Packet) {
+	switch p.Sub {
+	case subPing:
+		l.mu.Lock()
+		l.out = l.c.codec.Append(l.out, codec.Packet{Sub: subPong, Seq: p.Seq, Body: p.Body})
+		l.wake.Broadcast()
+		l.mu.Unlock()
+	case subError:
+		l.error(p)
+	case subGoAway:
+		l.leaving.Store(true)
+		l.leave()
+	}
+}
+
+// error ends the call that an ERROR frame is about.
+func (l *link) error(p codec.Packet) {
+	if len(p.Body) < 6 {
+		l.c.unexpected.Add(1)
+		return
+	}
+	e := &Error{Code: binary.BigEndian.Uint16(p.Body), Handle: binary.BigEndian.Uint32(p.Body[2:]), Text: string(p.Body[6:])}
+	if e.Handle == 0 {
+		l.close(fmt.Errorf("%w: %w", ErrLost, e)) // about the connection: the server closes it
+		return
+	}
+	l.answer(e.Handle, p.Seq, nil, e)
+}
+
+func (l *link) packet(p codec.Packet) {
+	l.c.mu.Lock()
+	on := l.c.ons[p.Handle()]
+	l.c.mu.Unlock()
+	if on != nil {
+		on(p)
+		return
+	}
+	l.answer(p.Handle(), p.Seq, p.Body, nil)
+}
+
+// answer ends the call that an answer is for: the oldest of its handle.
+func (l *link) answer(handle, seq uint32, body []byte, err error) {
+	key := handle
+	if l.c.cfg.Layout.Seq {
+		key = seq
+	}
+	l.mu.Lock()
+	q := l.queues[key]
+	if len(q) == 0 {
+		l.mu.Unlock()
+		l.c.unexpected.Add(1)
+		return
+	}
+	k := q[0]
+	if q = q[1:]; len(q) == 0 {
+		delete(l.queues, key)
+	} else {
+		l.queues[key] = q
+	}
+	l.calls--
+	l.mu.Unlock()
+	l.finish(k, bytes.Clone(body), err)
+	if l.leaving.Load() {
+		l.leave()
+	}
+}
+
+// leave ends the connection after a GOAWAY, once nothing is under way.
+func (l *link) leave() {
+	l.mu.Lock()
+	idle := l.calls == 0 && len(l.out) == 0
+	l.mu.Unlock()
+	if idle {
+		l.close(fmt.Errorf("%w: the server is going away", ErrLost))
+	}
+}
+
+// beat sends a PING when the server has been silent for a Heartbeat, and gives
+// the connection up when it stays silent for another.
+func (l *link) beat() {
+	every := l.c.cfg.Heartbeat
+	if every < 0 {
+		<-l.gone
+		return
+	}
+	t := time.NewTicker(max(every/4, time.Millisecond))
+	defer t.Stop()
+	var pinged time.Time // zero: the server has been heard since
+	for {
+		select {
+		case <-l.gone:
+			return
+		case <-t.C:
+		}
+		switch silent := time.Since(time.Unix(0, l.heard.Load())); {
+		case silent < every:
+			pinged = time.Time{}
+		case !pinged.IsZero() && time.Since(pinged) >= every:
+			l.close(fmt.Errorf("%w: silent for %v", ErrLost, silent))
+			return
+		case pinged.IsZero():
+			pinged = time.Now()
+			l.mu.Lock()
+			l.out = l.c.codec.Append(l.out, codec.Packet{Sub: subPing})
+			l.wake.Broadcast()
+			l.mu.Unlock()
+		}
+	}
+}

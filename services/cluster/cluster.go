@@ -1,0 +1,198 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"millrace/services"
+)
+
+// Config sets a cache. Zero fields mean the defaults.
+type Config struct {
+	// URL of the servers, comma separated: nats://host:port.
+	URL string
+	// Bucket names the two JetStream key-value buckets (Bucket and
+	// Bucket_locks); default "millrace".
+	Bucket string
+	// Replicas of each bucket that Start creates; default 1.
+	Replicas int
+	// Lease is how long the locks of a process outlive it; default 3 s, at
+	// least 100 ms. It renews itself three times a lease.
+	Lease time.Duration
+	// Timeout bounds one exchange with the servers; default 2 s.
+	Timeout time.Duration
+	// MaxBytes bounds a bucket that Start creates; default 256 MiB.
+	MaxBytes int64
+	// MaxKey and MaxValue bound one of each, in bytes; default 512 and 512 KiB.
+	// The servers' max_payload must be above MaxValue.
+	MaxKey, MaxValue int
+	// MaxLocks bounds this process's locks and waits; default 65,536.
+	MaxLocks int
+	// MaxPerOwner bounds those of one owner (nil is not bounded by it); default 1,024.
+	MaxPerOwner int
+	// MaxWatches bounds this process's watchers (each is a consumer on the
+	// servers); default 1,024.
+	MaxWatches int
+	// Logger; default slog.Default().
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.Replicas, 1)
+	def(&c.MaxKey, 512)
+	def(&c.MaxValue, 512<<10)
+	def(&c.MaxLocks, 1<<16)
+	def(&c.MaxPerOwner, 1024)
+	def(&c.MaxWatches, 1024)
+	if c.Bucket == "" {
+		c.Bucket = "millrace"
+	}
+	if c.Lease == 0 {
+		c.Lease = 3 * time.Second
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 2 * time.Second
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 256 << 20
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	var errs []error
+	bad := func(is bool, text string) {
+		if is {
+			errs = append(errs, errors.New("cluster: "+text))
+		}
+	}
+	bad(c.URL == "", "no URL")
+	bad(c.Replicas < 0 || c.Replicas > 5, "replicas out of range")
+	bad(c.Lease != 0 && c.Lease < 100*time.Millisecond, "lease under 100 ms")
+	bad(c.Timeout < 0, "negative timeout")
+	bad(c.MaxBytes < 0 || c.MaxKey < 0 || c.MaxValue < 0 || c.MaxLocks < 0 ||
+		c.MaxPerOwner < 0 || c.MaxWatches < 0, "a limit is negative")
+	return errors.Join(errs...)
+}
+
+// Cache is the services.Cache of several processes. Make it with New, then Start.
+type Cache struct {
+	cfg  Config
+	proc string // this run of this process, as its locks name it
+
+	mu   sync.Mutex                 // Start and Stop
+	live atomic.Pointer[connection] // nil while stopped
+
+	watches, refused, expired atomic.Int64
+}
+
+var _ services.Cache = (*Cache)(nil)
+
+// connection is what Start makes and Stop ends.
+type connection struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	values bucket
+	locks  *locks
+}
+
+// New checks the settings; it does not connect.
+func New(cfg Config) (*Cache, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return &Cache{cfg: cfg.withDefaults(), proc: hex.EncodeToString(id[:])}, nil
+}
+
+// Start connects, makes the buckets where they are missing, and reads the locks.
+func (c *Cache) Start(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live.Load() != nil {
+		return nil
+	}
+	nc, err := nats.Connect(c.cfg.URL,
+		nats.Name("millrace "+c.proc), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
+	if err != nil {
+		return fmt.Errorf("cluster: connect: %w", err)
+	}
+	l, err := c.open(ctx, nc)
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	c.live.Store(l)
+	return nil
+}
+
+func (c *Cache) open(ctx context.Context, nc *nats.Conn) (*connection, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(c.cfg.Timeout))
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	l := &connection{nc: nc, js: js}
+	if l.values, err = c.bucket(ctx, js, c.cfg.Bucket); err != nil {
+		return nil, err
+	}
+	lockBucket, err := c.bucket(ctx, js, c.cfg.Bucket+"_locks")
+	if err != nil {
+		return nil, err
+	}
+	l.locks = newLocks(c, lockBucket)
+	if err := l.locks.start(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Running says whether it is started and connected.
+func (c *Cache) Running() bool {
+	l := c.live.Load()
+	return l != nil && l.nc.IsConnected()
+}
+
+// Stop gives this process's locks back and disconnects. Waits end with
+// services.ErrCacheClosed.
+func (c *Cache) Stop(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.live.Swap(nil)
+	if l == nil {
+		return nil
+	}
+	err := l.locks.stop(ctx)
+	l.nc.Close()
+	l.locks.running.Wait()
+	return err
+}
+
+// Stats tells of this process only: Entries and Bytes are not known to it.
+func (c *Cache) Stats() services.CacheStats {
+	s := services.CacheStats{Watches: c.watches.Load(), Refused: uint64(c.refused.Load()), Expired: uint64(c.expired.Load())}
+	if l := c.live.Load(); l != nil {
+		s.Locks, s.Waits = l.locks.counts()
+	}
+	return s
+}

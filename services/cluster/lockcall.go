@@ -1,0 +1,154 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"millrace/services"
+)
+
+// Lock implements services.Cache: one exchange when the lock is free.
+func (c *Cache) Lock(key string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
+	if o.TTL < time.Millisecond || o.Wait < 0 {
+		return nil, fmt.Errorf("cluster: lock for %v, wait %v: out of range", o.TTL, o.Wait)
+	}
+	n, err := c.check(key, 0)
+	if err != nil {
+		return nil, err
+	}
+	return n.locks.lock(key, o, done)
+}
+
+func (l *locks) lock(key string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	set := l.owners[o.Owner]
+	switch {
+	case l.closed:
+		return nil, services.ErrCacheClosed
+	case l.held+l.waits >= int64(l.c.cfg.MaxLocks), o.Owner != nil && len(set) >= l.c.cfg.MaxPerOwner:
+		l.c.refused.Add(1)
+		return nil, services.ErrCacheFull
+	}
+	k := l.keys[subjectKey(key)]
+	if k == nil {
+		k = &lockKey{key: subjectKey(key)}
+		l.keys[k.key] = k
+	}
+	it := &lockItem{o: o, done: done, key: k, until: later(o.Wait), once: o.Wait == 0}
+	if set == nil {
+		set = map[*lockItem]struct{}{}
+		l.owners[o.Owner] = set
+	}
+	set[it] = struct{}{}
+	k.waits = append(k.waits, it)
+	k.idle = time.Now()
+	l.waits++
+	l.kick(k)
+	return func() bool { return l.cancelWait(it) }, nil
+}
+
+// later is the time d from now, saturating.
+func later(d time.Duration) time.Time {
+	return time.Now().Add(min(d, 100*365*24*time.Hour))
+}
+
+// dequeue takes a wait out. l.mu is held.
+func (l *locks) dequeue(it *lockItem) {
+	k := it.key
+	if i := slices.Index(k.waits, it); i >= 0 {
+		k.waits = slices.Delete(k.waits, i, i+1)
+		l.waits--
+	}
+}
+
+func (l *locks) cancelWait(it *lockItem) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if it.key == nil || it.key.held == it {
+		return false
+	}
+	l.dequeue(it)
+	l.end(it)
+	return true
+}
+
+// Release implements services.Cache. The servers hear of it a moment later.
+func (c *Cache) Release(owner services.Owner) int {
+	n := c.live.Load()
+	if n == nil {
+		return 0
+	}
+	l := n.locks
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	count := len(l.owners[owner])
+	for it := range l.owners[owner] {
+		k := it.key
+		if k.held == it {
+			l.lose(k)
+		} else {
+			l.dequeue(it)
+			l.end(it)
+		}
+		l.kick(k)
+	}
+	return count
+}
+
+// Unlock implements services.Cache: one exchange, two when another process
+// holds the lock.
+func (c *Cache) Unlock(ctx context.Context, key string, token uint64) (bool, error) {
+	n, err := c.check(key, 0)
+	if err != nil || token == 0 || token >= 1<<53 {
+		return false, err
+	}
+	return n.locks.unlock(ctx, subjectKey(key), token)
+}
+
+func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, error) {
+	l.mu.Lock()
+	k := l.keys[key]
+	known := k != nil && k.rev >= token
+	good := known && l.valid(k, token)
+	l.mu.Unlock()
+	if known && !good {
+		return false, nil
+	}
+	if !known {
+		// It was taken elsewhere a moment ago; ask.
+		r, err := l.b.get(ctx, key)
+		if err != nil || r.rev != token || !r.present {
+			return false, err
+		}
+	}
+	rev, err := l.b.put(ctx, write{key: key, purge: true, ttl: markerTTL, expect: int64(token)})
+	if errors.Is(err, errConflict) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	l.mu.Lock()
+	if k := l.keys[key]; k != nil && rev > k.rev {
+		l.learn(k, record{rev: rev})
+		l.kick(k)
+	}
+	l.mu.Unlock()
+	return true, nil
+}
+
+// valid says whether the token is of the lock's holder now. l.mu is held.
+func (l *locks) valid(k *lockKey, token uint64) bool {
+	now := time.Now()
+	if !k.taken || k.rev != token {
+		return false
+	}
+	if k.held != nil {
+		return now.Before(k.until) && now.Before(l.alive)
+	}
+	return !l.free(k, now)
+}

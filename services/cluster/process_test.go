@@ -1,0 +1,384 @@
+package cluster_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/services"
+	"millrace/services/cachetest"
+	"millrace/services/cluster"
+)
+
+const lease = time.Second
+
+// child is the other process: it takes commands, one a line, and answers each.
+func child(url string) {
+	c, err := cluster.New(cluster.Config{URL: url, Lease: lease})
+	if err == nil {
+		err = c.Start(background)
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	fmt.Println("ready")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		f := strings.Fields(in.Text())
+		fmt.Println(command(c, f))
+	}
+	_ = c.Stop(background)
+}
+
+func command(c *cluster.Cache, f []string) string {
+	num := func(i int) (n int) {
+		_, _ = fmt.Sscan(f[i], &n)
+		return n
+	}
+	switch f[0] {
+	case "increment":
+		return fmt.Sprint(cachetest.Increment(c, f[1], num(2)))
+	case "lock":
+		token, err := services.LockAndWait(background, c, f[1], services.LockOptions{
+			TTL: time.Duration(num(2)) * time.Millisecond, Wait: time.Duration(num(3)) * time.Millisecond})
+		return fmt.Sprint(token, " ", err)
+	case "unlock":
+		ok, err := c.Unlock(background, f[1], uint64(num(2)))
+		return fmt.Sprint(ok, " ", err)
+	case "guard":
+		return fmt.Sprint(guard(c, f[1], f[2], num(3)))
+	}
+	return "what?"
+}
+
+// guard takes the lock rounds times and, while it has it, appends its token to
+// the file; the file is made for one holder only, so a second one is an error.
+func guard(c *cluster.Cache, key, file string, rounds int) error {
+	for range rounds {
+		token, err := services.LockAndWait(background, c, key, services.LockOptions{TTL: time.Minute, Wait: time.Minute})
+		if err != nil || token == 0 {
+			return fmt.Errorf("lock: token %d, %w", token, err)
+		}
+		alone, err := os.OpenFile(file+".alone", os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return fmt.Errorf("a second holder: %w", err)
+		}
+		_ = alone.Close()
+		log, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(log, token)
+		_ = log.Close()
+		_ = os.Remove(file + ".alone")
+		if ok, err := c.Unlock(background, key, token); !ok || err != nil {
+			return fmt.Errorf("unlock: %v, %w", ok, err)
+		}
+	}
+	return nil
+}
+
+// process is a running child.
+type process struct {
+	testing.TB
+	cmd *exec.Cmd
+	in  io.Writer
+	out *bufio.Scanner
+}
+
+func startProcess(tb testing.TB, url string) *process {
+	tb.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "MILLRACE_CLUSTER_ROLE="+url)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	p := &process{TB: tb, cmd: cmd, in: in, out: bufio.NewScanner(out)}
+	tb.Cleanup(func() {
+		_ = in.Close()
+		p.kill()
+	})
+	if got := p.read(); got != "ready" {
+		tb.Fatalf("child: got %q", got)
+	}
+	return p
+}
+
+func (p *process) read() string {
+	if !p.out.Scan() {
+		return "gone"
+	}
+	return p.out.Text()
+}
+
+func (p *process) do(format string, args ...any) string {
+	fmt.Fprintf(p.in, format+"\n", args...)
+	return p.read()
+}
+
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+func (p *process) lock(key string, ttl, wait time.Duration) uint64 {
+	p.Helper()
+	var token uint64
+	answer := p.do("lock %s %d %d", key, ttl.Milliseconds(), wait.Milliseconds())
+	if n, _ := fmt.Sscanf(answer, "%d <nil>", &token); n != 1 {
+		p.Fatalf("lock %s: got %q", key, answer)
+	}
+	return token
+}
+
+func TestTwoProcessesIncrementWithoutLoss(t *testing.T) {
+	total := 20000
+	if testing.Short() {
+		total = 1000
+	}
+	srv := embedded(t)
+	c := open(t, srv.URL(), nil)
+	if _, err := c.Set(background, "n", []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 2 {
+		p := startProcess(t, srv.URL())
+		wg.Go(func() {
+			if got := p.do("increment n %d", total/2); got != "<nil>" {
+				t.Error(got)
+			}
+		})
+	}
+	wg.Wait()
+	if e, err := c.Get(background, "n"); string(e.Value) != fmt.Sprint(total) || err != nil {
+		t.Errorf("got %s, %v, want %d", e.Value, err, total)
+	}
+}
+
+func TestTwoProcessesNeverHoldOneLock(t *testing.T) {
+	const rounds = 150
+	srv := embedded(t)
+	file := t.TempDir() + "/tokens"
+	c := open(t, srv.URL(), nil)
+	var wg sync.WaitGroup
+	for range 2 {
+		p := startProcess(t, srv.URL())
+		wg.Go(func() {
+			if got := p.do("guard l %s %d", file, rounds); got != "<nil>" {
+				t.Error(got)
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := guard(c, "l", file, rounds); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Wait()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := strings.Fields(string(b))
+	last := uint64(0)
+	for _, text := range tokens {
+		var token uint64
+		if _, err := fmt.Sscan(text, &token); err != nil || token <= last {
+			t.Fatalf("token %s after %d: want growing", text, last)
+		}
+		last = token
+	}
+	if len(tokens) != 3*rounds {
+		t.Errorf("got %d tokens, want %d", len(tokens), 3*rounds)
+	}
+}
+
+func TestAKilledHoldersLockIsFreeWithinALease(t *testing.T) {
+	srv := embedded(t)
+	c := open(t, srv.URL(), nil)
+	p := startProcess(t, srv.URL())
+	token := p.lock("l", time.Hour, 0)
+	if token == 0 {
+		t.Fatal("the child did not get the lock")
+	}
+	if again, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Wait: 2 * lease}); again != 0 || err != nil {
+		t.Fatalf("while the holder lives: got token %d, %v", again, err)
+	}
+	p.kill() // SIGKILL
+	start := time.Now()
+	next, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Wait: time.Minute})
+	free := time.Since(start)
+	if err != nil || next <= token {
+		t.Fatalf("got token %d after %d, %v", next, token, err)
+	}
+	t.Logf("free %v after SIGKILL, lease %v", free, lease)
+	if free > lease+500*time.Millisecond {
+		t.Errorf("free %v after SIGKILL, want a lease (%v)", free, lease)
+	}
+	// One that starts after the kill counts a lease from its start.
+	p = startProcess(t, srv.URL())
+	if token = p.lock("m", time.Hour, 0); token == 0 {
+		t.Fatal("the second child did not get the lock")
+	}
+	p.kill()
+	late := startProcess(t, srv.URL())
+	start = time.Now()
+	if next := late.lock("m", time.Hour, time.Minute); next <= token || time.Since(start) > 2*lease {
+		t.Errorf("a late process got token %d after %v", next, time.Since(start))
+	}
+}
+
+func TestASuspendedHolderFindsOut(t *testing.T) {
+	srv := embedded(t)
+	c := open(t, srv.URL(), nil)
+	p := startProcess(t, srv.URL())
+	token := p.lock("l", time.Hour, 0)
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	next, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Wait: time.Minute})
+	if err != nil || next <= token {
+		t.Fatalf("got token %d after %d, %v", next, token, err)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.do("unlock l %d", token); got != "false <nil>" {
+		t.Errorf("the suspended holder's unlock: got %q, want false", got)
+	}
+	if got := p.lock("l", time.Second, 0); got != 0 {
+		t.Errorf("it got token %d beside %d", got, next)
+	}
+	if ok, err := c.Unlock(background, "l", next); !ok || err != nil {
+		t.Errorf("unlock: %v, %v", ok, err)
+	}
+}
+
+func TestALockGoesFromProcessToProcess(t *testing.T) {
+	srv := embedded(t)
+	c := open(t, srv.URL(), func(cfg *cluster.Config) { cfg.Lease = time.Minute })
+	p := startProcess(t, srv.URL())
+	token, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Owner: "me"})
+	if err != nil || token == 0 {
+		t.Fatalf("got %d, %v", token, err)
+	}
+	// Whoever has the token may unlock.
+	if got := p.do("unlock l %d", token+1); got != "false <nil>" {
+		t.Errorf("a wrong token: got %q", got)
+	}
+	if got := p.do("unlock l %d", token); got != "true <nil>" {
+		t.Errorf("unlock elsewhere: got %q", got)
+	}
+	if ok, err := c.Unlock(background, "l", token); ok || err != nil {
+		t.Errorf("unlock again: got %v, %v", ok, err)
+	}
+	// An owner's release is passed on, without waiting for a lease.
+	if token, err = services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Owner: "me"}); err != nil || token == 0 {
+		t.Fatalf("got %d, %v", token, err)
+	}
+	got := make(chan uint64, 1)
+	go func() { got <- p.lock("l", time.Hour, time.Minute) }()
+	time.Sleep(100 * time.Millisecond)
+	start := time.Now()
+	if n := c.Release("me"); n != 1 {
+		t.Errorf("release: got %d", n)
+	}
+	if next := <-got; next <= token || time.Since(start) > time.Second {
+		t.Errorf("got token %d after %d, %v after the release", next, token, time.Since(start))
+	}
+}
+
+func TestAStoppedServerComesBackWithItsData(t *testing.T) {
+	dir := t.TempDir()
+	start := func() *cluster.Embedded {
+		e, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(e.Stop)
+		return e
+	}
+	srv := start()
+	c := open(t, srv.URL(), func(cfg *cluster.Config) { cfg.Timeout = 300 * time.Millisecond })
+	if _, err := c.Set(background, "a", []byte("kept"), 0); err != nil {
+		t.Fatal(err)
+	}
+	token, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour})
+	if err != nil || token == 0 {
+		t.Fatal(token, err)
+	}
+	srv.Stop()
+	if _, err := c.Get(background, "a"); !isDown(err) {
+		t.Errorf("get without a server: got %v, want ErrCacheDown", err)
+	}
+	if _, err := services.LockAndWait(background, c, "m", services.LockOptions{TTL: time.Hour}); !isDown(err) {
+		t.Errorf("lock without a server: got %v, want ErrCacheDown", err)
+	}
+	time.Sleep(lease + 200*time.Millisecond)
+	if ok, _ := c.Unlock(background, "l", token); ok {
+		t.Error("unlock after a lease without a server: got true")
+	}
+	srv = start()
+	if !srv.Own() {
+		t.Error("the server is not this process's")
+	}
+	end := time.Now().Add(10 * time.Second)
+	for {
+		e, err := c.Get(background, "a")
+		if err == nil && string(e.Value) == "kept" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("get after the restart: %q, %v", e.Value, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	next, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Wait: 10 * time.Second})
+	if err != nil || next <= token {
+		t.Errorf("after the restart: got token %d after %d, %v", next, token, err)
+	}
+	if err := c.Stop(background); err != nil { // before the server's cleanup
+		t.Error(err)
+	}
+}
+
+func TestTwoStartsOnOneDirectoryShareAServer(t *testing.T) {
+	dir := t.TempDir()
+	first, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Stop()
+	second, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Stop()
+	if !first.Own() || second.Own() || first.URL() != second.URL() {
+		t.Errorf("got %s (own %v) and %s (own %v)", first.URL(), first.Own(), second.URL(), second.Own())
+	}
+	for _, cfg := range []cluster.EmbeddedConfig{{}, {Dir: dir, Host: "0.0.0.0"}, {Dir: dir, Host: "localhost"}} {
+		if e, err := cluster.StartEmbedded(cfg); err == nil {
+			e.Stop()
+			t.Errorf("%+v: want an error", cfg)
+		}
+	}
+}

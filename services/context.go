@@ -1,0 +1,162 @@
+package services
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"millrace/codec"
+	"millrace/dbasync"
+	"millrace/engine"
+	"millrace/services/serial"
+	"millrace/timerwheel"
+)
+
+// Context is what a stage works with: the session, the handle, and the tools
+// that services share (the seed's controller argument, with its common_tools).
+// It is a context.Context that ends at the request's deadline.
+//
+// It, the request and the result are valid until the last stage has returned,
+// or, after Defer, until the answer is done; they are used again after that.
+// Its methods are for the goroutine of the stage.
+type Context struct {
+	c      *Controller
+	s      *engine.Session // nil: none
+	packet codec.Packet    // without a body: its handle and Seq
+	info   *info
+	ser    serial.Serializer
+	self   stager // the call that this is part of; nil outside of one
+
+	parent   *Context // of a call in line
+	depth    int
+	reply    *Reply // after Defer
+	deadline time.Time
+	done     context.Context // made by Done
+	cancel   context.CancelFunc
+	late     time.Duration
+	delayed  bool
+	key      string
+	ended    func(error) // of a durable delay event
+}
+
+// stager is a call, whatever its types.
+type stager interface {
+	run() error                     // decode and the stages
+	finish(err error)               // encode and send
+	resume(res any, err error)      // the rest, after Defer
+	keep()                          // the request outlives the packet
+	encode() (body []byte, e error) // the result
+}
+
+var _ context.Context = (*Context)(nil)
+
+// Context returns one outside of any request, for calls in line and delay
+// events: of a session, from its callbacks, or of none.
+func (c *Controller) Context(s *engine.Session) *Context {
+	return &Context{c: c, s: s, info: &info{name: "outside"}}
+}
+
+// begin makes ctx that of a new request.
+func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *info) {
+	self := ctx.self
+	p.Body = nil
+	*ctx = Context{c: c, s: s, packet: p, info: i, self: self}
+	if i.timeout > 0 {
+		ctx.deadline = time.Now().Add(i.timeout)
+	}
+}
+
+// release ends what Done has made.
+func (ctx *Context) release() {
+	if ctx.cancel != nil {
+		ctx.cancel()
+	}
+}
+
+// Session is the session that asked, or that a delay event is bound to; nil: none.
+func (ctx *Context) Session() *engine.Session { return ctx.s }
+
+// Handle is the handle of the service that runs.
+func (ctx *Context) Handle() uint32 { return ctx.info.handle }
+
+// Controller gives access to all services.
+func (ctx *Context) Controller() *Controller { return ctx.c }
+
+// DB is the database; nil: there is none. Deliver results on Session().
+func (ctx *Context) DB() *dbasync.DB { return ctx.c.cfg.DB }
+
+// Cache is the shared memory; nil: there is none.
+func (ctx *Context) Cache() Cache { return ctx.c.cfg.Cache }
+
+// Timers are the session's own, which run in its order and end with it; without
+// a session they are of no one and run on the pool. Nil: there is no timer
+// service.
+func (ctx *Context) Timers() *timerwheel.Set {
+	if ctx.s != nil {
+		return ctx.c.state(ctx.s, true).set()
+	}
+	if ctx.c.cfg.Timers == nil || ctx.c.cfg.Pool == nil {
+		return nil
+	}
+	return ctx.c.cfg.Timers.For(ctx.c.cfg.Pool)
+}
+
+// Logger adds the service's handle and the session.
+func (ctx *Context) Logger() *slog.Logger {
+	l := ctx.c.cfg.Logger.With("handle", handleText(ctx.info.handle), "service", ctx.info.name)
+	if ctx.s != nil {
+		l = l.With("session", ctx.s.ID().String())
+	}
+	return l
+}
+
+// Late is how long after its time a delay event runs, and whether this is one.
+func (ctx *Context) Late() (time.Duration, bool) { return ctx.late, ctx.delayed }
+
+// Key is that of a durable delay event; it is the same when the event runs a
+// second time.
+func (ctx *Context) Key() string { return ctx.key }
+
+// Deadline implements context.Context.
+func (ctx *Context) Deadline() (time.Time, bool) { return ctx.deadline, !ctx.deadline.IsZero() }
+
+// Done implements context.Context. It is closed at the deadline and when the
+// request ends; it is nil for a request without a deadline.
+func (ctx *Context) Done() <-chan struct{} {
+	if ctx.deadline.IsZero() {
+		return nil
+	}
+	if ctx.done == nil {
+		ctx.done, ctx.cancel = context.WithDeadline(context.Background(), ctx.deadline)
+	}
+	return ctx.done.Done()
+}
+
+// Err implements context.Context.
+func (ctx *Context) Err() error {
+	if ctx.done != nil {
+		return ctx.done.Err()
+	}
+	if !ctx.deadline.IsZero() && !time.Now().Before(ctx.deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// Value implements context.Context; it is nil.
+func (ctx *Context) Value(any) any { return nil }
+
+// send sends an answer in its turn: behind those that are still owed on the
+// same handle.
+func (ctx *Context) send(a answer) {
+	if ctx.s == nil {
+		return
+	}
+	if ctx.c.nSessions.Load() > 0 {
+		if st := ctx.c.state(ctx.s, false); st != nil && len(st.queues[a.packet.Handle()]) > 0 {
+			st.enqueue(a)
+			return
+		}
+	}
+	a.write(ctx.c, ctx.s)
+}

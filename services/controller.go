@@ -1,0 +1,267 @@
+package services
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/dbasync"
+	"millrace/engine"
+	"millrace/services/serial"
+	"millrace/timerwheel"
+)
+
+// ControllerConfig is what a controller and its services work with. Zero fields
+// mean the defaults.
+type ControllerConfig struct {
+	// Timers run delay events and Context.Timers; nil: both are unavailable.
+	Timers *timerwheel.Service
+	// DB is Context.DB; nil: there is none.
+	DB *dbasync.DB
+	// Cache is Context.Cache; nil: there is none.
+	Cache Cache
+	// Durable keeps durable delay events; nil: they are unavailable.
+	Durable *DurableEvents
+	// Pool runs what belongs to no session.
+	Pool Submitter
+
+	// SerializerFor chooses for a request; nil, or a nil result: the service's,
+	// else the session's (SetSerializer), else JSON.
+	SerializerFor func(s *engine.Session, p codec.Packet) serial.Serializer
+
+	// Timeout bounds answers that come later (Context.Defer) of services
+	// without a timeout of their own; default 60 s.
+	Timeout time.Duration
+	// MaxDeferred bounds the answers that one session waits for; default 4,096.
+	// One more gets ERROR limit, out of its turn.
+	MaxDeferred int
+	// MaxDelayed bounds a session's pending delay events and timers of
+	// Context.Timers; default 1,024.
+	MaxDelayed int
+	// MaxDepth bounds calls in line in one another; default 16.
+	MaxDepth int
+
+	// Logger; default slog.Default().
+	Logger *slog.Logger
+}
+
+func (c ControllerConfig) withDefaults() ControllerConfig {
+	if c.Timeout == 0 {
+		c.Timeout = time.Minute
+	}
+	if c.MaxDeferred == 0 {
+		c.MaxDeferred = 4096
+	}
+	if c.MaxDelayed == 0 {
+		c.MaxDelayed = 1024
+	}
+	if c.MaxDepth == 0 {
+		c.MaxDepth = 16
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+// ControllerStats counts what became of requests out of the ordinary.
+type ControllerStats struct {
+	Unknown  uint64 // requests to handles without a service
+	Failed   uint64 // requests answered with an ERROR
+	Internal uint64 // of those, with code internal
+	Deferred int64  // answers that are owed now
+	Stale    uint64 // answers whose session had gone
+	Delayed  uint64 // delay events that ran
+	Dropped  uint64 // results of delay events that could not be sent
+}
+
+// Controller is an engine.Handler that gives each packet to the service
+// registered for its handle. Register may be called at any time from any
+// goroutine.
+//
+// The seed calls it controller, with its handler_dict.
+type Controller struct {
+	cfg  ControllerConfig
+	json serial.Serializer
+
+	services atomic.Pointer[map[uint32]service] // copied on write
+	mu       sync.Mutex                         // Register and Use
+	uses     []use                              // guarded by mu
+
+	sessions  sync.Map     // *engine.Session to *sessionState
+	nSessions atomic.Int64 // how many; 0 spares the look-up
+
+	unknown, failed, internal, stale, delayed, dropped atomic.Uint64
+	deferred                                           atomic.Int64
+}
+
+var (
+	_ engine.Handler    = (*Controller)(nil)
+	_ engine.FinHandler = (*Controller)(nil)
+)
+
+// service is a registered one, whatever its types.
+type service interface {
+	meta() *info
+	serve(s *engine.Session, p codec.Packet)
+	setMiddleware(uses []use)
+	fireBytes(f fireContext, body []byte)
+}
+
+// info is what is known of a service.
+type info struct {
+	handle   uint32
+	name     string
+	ser      serial.Serializer // nil: the session's choice
+	timeout  time.Duration     // 0: the controller's, for later answers only
+	blocking bool
+	internal bool
+}
+
+// NewController returns a controller without services.
+func NewController(cfg ControllerConfig) (*Controller, error) {
+	if cfg.Timeout < 0 || cfg.MaxDeferred < 0 || cfg.MaxDelayed < 0 || cfg.MaxDepth < 0 {
+		return nil, errors.New("services: a limit of the controller is negative")
+	}
+	c := &Controller{cfg: cfg.withDefaults(), json: serial.JSON(serial.Limits{})}
+	c.services.Store(&map[uint32]service{})
+	if cfg.Durable != nil {
+		cfg.Durable.run = c.fireDurable
+	}
+	return c, nil
+}
+
+// Handle makes a handle of its two parts.
+func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
+
+// Handles returns the handles that peers can ask for, ascending.
+func (c *Controller) Handles() []uint32 {
+	var all []uint32
+	for h, sv := range *c.services.Load() {
+		if !sv.meta().internal {
+			all = append(all, h)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Dispatch says which of them block (see Blocking) and so must run on workers:
+// for engine.Config.Handles.
+func (c *Controller) Dispatch() map[uint32]engine.Dispatch {
+	all := map[uint32]engine.Dispatch{}
+	for h, sv := range *c.services.Load() {
+		if sv.meta().blocking {
+			all[h] = engine.Ordered
+		}
+	}
+	return all
+}
+
+// Stats returns the counters.
+func (c *Controller) Stats() ControllerStats {
+	return ControllerStats{
+		Unknown: c.unknown.Load(), Failed: c.failed.Load(), Internal: c.internal.Load(),
+		Deferred: c.deferred.Load(), Stale: c.stale.Load(), Delayed: c.delayed.Load(), Dropped: c.dropped.Load(),
+	}
+}
+
+func (c *Controller) lookup(handle uint32) service { return (*c.services.Load())[handle] }
+
+// add enters a service; a second one on its handle is an error.
+func (c *Controller) add(sv service) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := sv.meta().handle
+	if other := c.lookup(h); other != nil {
+		return fmt.Errorf("services: handle %s is taken by %q, so %q can't have it",
+			handleText(h), other.meta().name, sv.meta().name)
+	}
+	sv.setMiddleware(c.uses)
+	next := make(map[uint32]service, len(*c.services.Load())+1)
+	for h, sv := range *c.services.Load() {
+		next[h] = sv
+	}
+	next[h] = sv
+	c.services.Store(&next)
+	return nil
+}
+
+func handleText(h uint32) string { return fmt.Sprintf("%d/%d", h>>16, h&0xffff) }
+
+// OnSocketAccept implements engine.Handler; it does nothing.
+func (c *Controller) OnSocketAccept(*engine.Session) {}
+
+// OnSocketRead implements engine.Handler.
+func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
+	sv := c.lookup(p.Handle())
+	if sv == nil || sv.meta().internal {
+		c.unknown.Add(1)
+		_ = s.Error(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone
+		return
+	}
+	sv.serve(s, p)
+}
+
+// OnSocketFin implements engine.FinHandler: the session's locks and delay
+// events end, and what its deferred answers wait for is told (Reply.OnEnd).
+func (c *Controller) OnSocketFin(s *engine.Session) {
+	if st := c.state(s, false); st != nil {
+		st.end()
+	}
+	if c.cfg.Cache != nil {
+		c.cfg.Cache.Release(s)
+	}
+}
+
+// OnSocketClose implements engine.Handler: the session's locks, delay events
+// and deferred answers end.
+func (c *Controller) OnSocketClose(s *engine.Session, _ engine.Reason) {
+	if st, ok := c.sessions.LoadAndDelete(s); ok {
+		c.nSessions.Add(-1)
+		st.(*sessionState).close()
+	}
+	if c.cfg.Cache != nil {
+		c.cfg.Cache.Release(s)
+	}
+}
+
+// SetSerializer sets the session's serializer for services that have none of
+// their own. It is called from the session's callbacks.
+func (c *Controller) SetSerializer(s *engine.Session, ser serial.Serializer) {
+	c.state(s, true).ser = ser
+}
+
+// serializer chooses for a request.
+func (c *Controller) serializer(i *info, s *engine.Session, p codec.Packet) serial.Serializer {
+	if c.cfg.SerializerFor != nil && s != nil {
+		if ser := c.cfg.SerializerFor(s, p); ser != nil {
+			return ser
+		}
+	}
+	if i.ser != nil {
+		return i.ser
+	}
+	if s != nil && c.nSessions.Load() > 0 {
+		if st := c.state(s, false); st != nil && st.ser != nil {
+			return st.ser
+		}
+	}
+	return c.json
+}
+
+// fail tells the peer of a failure, in its turn.
+func (c *Controller) fail(ctx *Context, err error) {
+	e := ErrorOf(err)
+	c.failed.Add(1)
+	if e.Code == engine.CodeInternal {
+		c.internal.Add(1)
+		ctx.Logger().Error("services: request failed", "err", err)
+	}
+	ctx.send(answer{packet: ctx.packet, code: e.Code, text: e.Text})
+}

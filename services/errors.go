@@ -1,0 +1,96 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"millrace/dbasync"
+	"millrace/engine"
+	"millrace/services/serial"
+	"millrace/timerwheel"
+)
+
+// What a stage returns beside nil (go on with the next stage) and a failure.
+var (
+	// Answer: what stands in the result is the answer; no further stage runs.
+	Answer = errors.New("services: answer now")
+	// Stop: no further stage runs and nothing is sent.
+	Stop = errors.New("services: stop")
+)
+
+// Errors of calls between services.
+var (
+	// ErrUnknownHandle: no service is registered there.
+	ErrUnknownHandle = errors.New("services: unknown handle")
+	// ErrTypes: the service there has other request or result types.
+	ErrTypes = errors.New("services: request or result type does not fit the handle")
+	// ErrDepth: calls in line are nested too deep; the text shows the handles.
+	ErrDepth = errors.New("services: calls in line nested too deep")
+	// ErrDeferred: the service answers later, so it can't be called in line.
+	ErrDeferred = errors.New("services: called in line, but answers later")
+)
+
+// Error is a failure with the code that the peer is told.
+type Error struct {
+	Code engine.ErrorCode
+	Text string // told to the peer
+	Err  error  // why, for the log; may be nil
+}
+
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%v: %s: %v", e.Code, e.Text, e.Err)
+	}
+	return fmt.Sprintf("%v: %s", e.Code, e.Text)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error; a %w in the format is its Err.
+func Errorf(code engine.ErrorCode, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Code: code, Text: err.Error(), Err: errors.Unwrap(err)}
+}
+
+// codes of errors that others make, first match first.
+var codes = []struct {
+	is   error
+	code engine.ErrorCode
+}{
+	{serial.ErrBody, engine.CodeBadBody},
+	{ErrUnknownHandle, engine.CodeUnknownHandle},
+	{context.DeadlineExceeded, engine.CodeTimeout},
+	{ErrCacheFull, engine.CodeLimit},
+	{ErrCacheKey, engine.CodeLimit},
+	{ErrCacheDown, engine.CodeUnavailable},
+	{ErrCacheClosed, engine.CodeUnavailable},
+	{ErrNotFound, engine.CodeNotFound},
+	{timerwheel.ErrTooManyTimers, engine.CodeLimit},
+	{timerwheel.ErrNotRunning, engine.CodeUnavailable},
+	{dbasync.ErrQueueFull, engine.CodeOverloaded},
+	{dbasync.ErrTimeout, engine.CodeTimeout},
+	{dbasync.ErrClosed, engine.CodeUnavailable},
+	{dbasync.ErrConnLost, engine.CodeUnavailable},
+	{engine.ErrFrameTooLarge, engine.CodeLimit},
+}
+
+// ErrorOf says what a peer is told about err: an Error as it is, the known
+// errors of the project's packages by their code, else an internal error
+// without its text.
+func ErrorOf(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.is) {
+			text := c.code.String()
+			if c.code == engine.CodeBadBody {
+				text = err.Error()
+			}
+			return &Error{Code: c.code, Text: text, Err: err}
+		}
+	}
+	return &Error{Code: engine.CodeInternal, Text: "internal error", Err: err}
+}

@@ -1,0 +1,326 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Start starts everything in order. When one fails, those that have started are
+// stopped again and the manager is of no further use.
+func (m *Manager) Start(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != managerNew {
+		return ErrStarted
+	}
+	m.state = managerStarted
+	if m.server != nil {
+		for h, d := range m.controller.Dispatch() {
+			if _, set := m.cfg.Server.Handles[h]; !set {
+				m.server.SetDispatch(h, d)
+			}
+		}
+	}
+	for _, n := range m.nodes {
+		if err := n.start(ctx, m.cfg.StartTimeout); err != nil {
+			err = fmt.Errorf("services: start %s: %w", n.spec.Name, err)
+			// The caller's context may be what failed.
+			back, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.StopTimeout)
+			defer cancel()
+			return errors.Join(err, m.stop(back))
+		}
+	}
+	for _, n := range m.nodes {
+		if n.own {
+			m.watched.Go(func() { m.watch(n) })
+		}
+	}
+	if m.server != nil {
+		m.watched.Go(m.watchServer)
+	}
+	return nil
+}
+
+// Stop stops everything in the reverse order: the server drains first, the pool
+// ends last. A service that takes longer than StopTimeout, or than ctx, is left
+// behind and named in the error. It may be called twice.
+func (m *Manager) Stop(ctx context.Context) error {
+	m.stopping.Lock()
+	defer m.stopping.Unlock()
+	m.quitting.Do(func() { close(m.quit) }) // a restart under way gives up
+	m.mu.Lock()
+	was := m.state
+	m.state = managerStopped
+	m.mu.Unlock()
+	m.watched.Wait()
+	if was != managerStarted {
+		m.ending.Do(func() { close(m.done) })
+		return nil
+	}
+	return m.stop(ctx)
+}
+
+// stop stops what has been started. Nobody restarts anything by now.
+func (m *Manager) stop(ctx context.Context) error {
+	m.state = managerStopped
+	var errs []error
+	for _, n := range slices.Backward(m.nodes) {
+		if err := n.stop(ctx, m.cfg.StopTimeout); err != nil {
+			errs = append(errs, fmt.Errorf("services: stop %s: %w", n.spec.Name, err))
+		}
+	}
+	m.ending.Do(func() { close(m.done) })
+	return errors.Join(errs...)
+}
+
+// Running says whether it has been started and neither stopped nor failed.
+func (m *Manager) Running() bool {
+	select {
+	case <-m.done:
+		return false
+	default:
+	}
+	for _, n := range m.nodes {
+		if !n.isStarted() {
+			return false
+		}
+	}
+	return len(m.nodes) > 0
+}
+
+// bounded calls fn, for d and ctx at most: what is then still running is left
+// behind.
+func bounded(ctx context.Context, d time.Duration, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	done := make(chan error, 1)
+	go func() { done <- fn(ctx) }()
+	select {
+	case err := <-done:
+		cancel()
+		return err
+	case <-ctx.Done():
+	}
+	defer cancel()
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select { // it may only be about to say so
+	case err := <-done:
+		return err
+	case <-t.C:
+		return fmt.Errorf("left behind: %w", ctx.Err())
+	}
+}
+
+// grace is what a service gets to notice that its context has ended.
+const grace = 100 * time.Millisecond
+
+func (n *node) start(ctx context.Context, d time.Duration) error {
+	err := bounded(ctx, d, n.spec.Service.Start)
+	if err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		_ = bounded(context.Background(), grace, n.spec.Service.Stop) // it may have started after all
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.started, n.err = err == nil, err
+	return err
+}
+
+func (n *node) stop(ctx context.Context, d time.Duration) error {
+	n.mu.Lock()
+	was := n.started
+	n.started = false
+	n.mu.Unlock()
+	if !was {
+		return nil
+	}
+	err := bounded(ctx, d, n.spec.Service.Stop)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		n.err = err
+	}
+	return err
+}
+
+func (n *node) isStarted() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.started
+}
+
+// watch restarts one of the program's services when it has ended. Its goroutine
+// is the manager's.
+func (m *Manager) watch(n *node) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	m.watched.Go(func() {
+		select {
+		case <-m.quit:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	for {
+		if !m.ended(n) {
+			return
+		}
+		m.mu.Lock()
+		if m.state != managerStarted || n.spec.Service.Running() {
+			m.mu.Unlock()
+			if !m.rest() {
+				return
+			}
+			continue
+		}
+		err := m.restart(ctx, n)
+		m.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			m.fail(err)
+			return
+		}
+	}
+}
+
+// rest waits a little, so that a service that runs though its Done is closed
+// costs little; false: the manager stops.
+func (m *Manager) rest() bool {
+	select {
+	case <-m.quit:
+		return false
+	case <-time.After(min(m.cfg.Check, 10*time.Millisecond)):
+		return true
+	}
+}
+
+// ended waits until n is not running; false: the manager stops.
+func (m *Manager) ended(n *node) bool {
+	var done <-chan struct{}
+	if e, ok := n.spec.Service.(Ender); ok {
+		done = e.Done()
+	}
+	t := time.NewTicker(m.cfg.Check)
+	defer t.Stop()
+	for {
+		select {
+		case <-m.quit:
+			return false
+		case <-done:
+			return true
+		case <-n.anew:
+			if e, ok := n.spec.Service.(Ender); ok {
+				done = e.Done()
+			}
+		case <-t.C:
+			if !n.spec.Service.Running() {
+				return true
+			}
+		}
+	}
+}
+
+// watchServer fails the manager when the server has ended unasked.
+func (m *Manager) watchServer() {
+	select {
+	case <-m.quit:
+	case <-m.server.Done():
+		select {
+		case <-m.quit:
+		default:
+			m.fail(fmt.Errorf("services: the server ended: %w", m.server.Err()))
+		}
+	}
+}
+
+// Restart stops and starts one of the program's services, alone: those that
+// need it stay as they are. It counts against the service's intensity.
+func (m *Manager) Restart(ctx context.Context, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.node(name)
+	if n == nil || !n.own || m.state != managerStarted {
+		return fmt.Errorf("%w: %q", ErrNoService, name)
+	}
+	err := m.restart(ctx, n)
+	select {
+	case n.anew <- struct{}{}:
+	default:
+	}
+	return err
+}
+
+// restart counts, stops and starts. m.mu is held.
+func (m *Manager) restart(ctx context.Context, n *node) error {
+	if err := n.count(time.Now()); err != nil {
+		return err
+	}
+	m.cfg.Logger.Warn("services: restart", "service", n.spec.Name)
+	if err := n.stop(ctx, m.cfg.StopTimeout); err != nil {
+		m.cfg.Logger.Warn("services: restart", "service", n.spec.Name, "stop", err)
+	}
+	for {
+		err := n.start(ctx, m.cfg.StartTimeout)
+		if err == nil {
+			return nil
+		}
+		if limit := n.count(time.Now()); limit != nil {
+			return fmt.Errorf("%w: %w", limit, err)
+		}
+	}
+}
+
+// count notes a restart, or says that it is one too many.
+func (n *node) count(now time.Time) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.restarts = slices.DeleteFunc(n.restarts, func(t time.Time) bool { return now.Sub(t) > n.spec.Within })
+	if len(n.restarts) >= n.spec.MaxRestarts {
+		return fmt.Errorf("%w: %s, %d times within %v", ErrIntensity, n.spec.Name, n.spec.MaxRestarts, n.spec.Within)
+	}
+	n.restarts = append(n.restarts, now)
+	n.total++
+	return nil
+}
+
+// Health is the state of one service.
+type Health struct {
+	Name     string
+	Running  bool
+	Restarts int
+	Err      error // nil: it is well
+}
+
+// Health tells of every service, in the order of start.
+func (m *Manager) Health() []Health {
+	all := make([]Health, 0, len(m.nodes))
+	for _, n := range m.nodes {
+		n.mu.Lock()
+		h := Health{Name: n.spec.Name, Restarts: n.total, Err: n.err}
+		started := n.started
+		n.mu.Unlock()
+		h.Running = started && n.spec.Service.Running()
+		switch c, ok := n.spec.Service.(Checker); {
+		case !h.Running && h.Err == nil:
+			h.Err = errors.New("services: not running")
+		case h.Running && ok:
+			h.Err = c.Healthy()
+		case h.Running && n.spec.Name == NameDB && !m.db.Connected():
+			h.Err = errors.New("services: the database is not connected")
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// Healthy returns what Health finds wrong, or nil.
+func (m *Manager) Healthy() error {
+	var errs []error
+	for _, h := range m.Health() {
+		if h.Err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", h.Name, h.Err))
+		}
+	}
+	return errors.Join(errs...)
+}

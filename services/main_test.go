@@ -1,0 +1,133 @@
+package services_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/client"
+	"millrace/services/serial"
+	"millrace/timerwheel"
+)
+
+func TestMain(m *testing.M) {
+	if url := os.Getenv("MILLRACE_DURABLE_CHILD"); url != "" {
+		durableChild(url)
+		return
+	}
+	goleak.VerifyTestMain(m,
+		// gnet keeps one ants pool for the life of the process
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).ticktock"),
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*goWorker).run.func1"))
+}
+
+var (
+	background = context.Background()
+	quiet      = slog.New(slog.NewTextHandler(io.Discard, nil))
+)
+
+// bench is a server with a controller, on a real socket.
+type rig struct {
+	testing.TB
+	c      *services.Controller
+	srv    *engine.Server
+	pool   *engine.Pool
+	timers *timerwheel.Service
+	cache  *services.Memory
+}
+
+type starter interface {
+	Start(context.Context) error
+	Stop(context.Context) error
+}
+
+func (r *rig) start(s starter, err error) {
+	r.Helper()
+	if err == nil {
+		err = s.Start(background)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(background, 5*time.Second)
+		defer cancel()
+		if err := s.Stop(ctx); err != nil {
+			r.Errorf("stop %T: %v", s, err)
+		}
+	})
+}
+
+// serve starts one; change may alter the settings, register adds services.
+func serve(tb testing.TB, change func(*services.ControllerConfig, *engine.Config), register func(*services.Controller)) *rig {
+	tb.Helper()
+	r := &rig{TB: tb}
+	var err error
+	r.pool, err = engine.NewPool(engine.PoolConfig{Logger: quiet})
+	r.start(r.pool, err)
+	r.timers, err = timerwheel.New(timerwheel.Config{Logger: quiet}, r.pool)
+	r.start(r.timers, err)
+	r.cache, err = services.NewMemory(services.MemoryConfig{})
+	r.start(r.cache, err)
+	cc := services.ControllerConfig{Timers: r.timers, Cache: r.cache, Pool: r.pool, Logger: quiet}
+	ec := engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 2, Pool: r.pool, Logger: quiet}
+	if change != nil {
+		change(&cc, &ec)
+	}
+	if r.c, err = services.NewController(cc); err != nil {
+		tb.Fatal(err)
+	}
+	register(r.c)
+	ec.Handles = r.c.Dispatch()
+	r.srv, err = engine.New(ec, r.c)
+	r.start(r.srv, err)
+	return r
+}
+
+// dial connects a client.
+func (r *rig) dial(change func(*client.Config)) *client.Client {
+	r.Helper()
+	cfg := client.Config{Addrs: []string{r.srv.Addrs()[0].String()}}
+	if change != nil {
+		change(&cfg)
+	}
+	ctx, cancel := context.WithTimeout(background, 5*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, cfg)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(c.Close)
+	return c
+}
+
+// must is for registration.
+func (r *rig) must(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func limited(tb testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(background, 10*time.Second)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
+func jsonDecode(b []byte, v any) error { return serial.JSON(serial.Limits{}).Decode(b, v) }

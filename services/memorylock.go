@@ -1,0 +1,261 @@
+package services
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// memoryLock is a lock that is held; one that is free has no state.
+// Guarded by its shard's mutex.
+type memoryLock struct {
+	key    string
+	holder *memoryLockItem
+	first  *memoryLockItem // waits, oldest first
+	last   *memoryLockItem
+}
+
+// memoryLockItem is one Lock call: waiting, then perhaps holding.
+// Guarded by its shard's mutex, but for the constants of the first block.
+type memoryLockItem struct {
+	key   string
+	ttl   time.Duration
+	owner Owner
+	on    Submitter
+	done  func(token uint64, err error)
+
+	lock       *memoryLock // nil once it has ended
+	token      uint64      // 0 while it waits
+	prev, next *memoryLockItem
+	deadline   deadline // of the wait, then of the lock
+}
+
+// owners finds an owner's items. Its mutex is taken inside a shard's.
+type owners struct {
+	mu    sync.Mutex
+	items map[Owner]map[*memoryLockItem]struct{}
+}
+
+// add registers it, unless its owner has max already.
+func (o *owners) add(it *memoryLockItem, limit int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	set := o.items[it.owner]
+	if it.owner != nil && len(set) >= limit {
+		return false
+	}
+	if set == nil {
+		set = map[*memoryLockItem]struct{}{}
+		o.items[it.owner] = set
+	}
+	set[it] = struct{}{}
+	return true
+}
+
+func (o *owners) remove(it *memoryLockItem) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	set := o.items[it.owner]
+	delete(set, it)
+	if len(set) == 0 {
+		delete(o.items, it.owner)
+	}
+}
+
+func (o *owners) list(owner Owner) []*memoryLockItem {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	list := make([]*memoryLockItem, 0, len(o.items[owner]))
+	for it := range o.items[owner] {
+		list = append(list, it)
+	}
+	return list
+}
+
+// Lock implements Cache.
+func (m *Memory) Lock(key string, o LockOptions, done func(uint64, error)) (func() bool, error) {
+	switch {
+	case m.closed.Load():
+		return nil, ErrCacheClosed
+	case len(key) > m.cfg.MaxKey:
+		return nil, ErrCacheKey
+	case o.TTL < time.Millisecond || o.Wait < 0:
+		return nil, fmt.Errorf("services: lock for %v, wait %v: out of range", o.TTL, o.Wait)
+	}
+	it := &memoryLockItem{key: key, ttl: o.TTL, owner: o.Owner, on: o.On, done: done}
+	it.deadline.lock = it
+	s := m.shard(key)
+	var after actions
+	s.mu.Lock()
+	err := m.enter(s, it, o.Wait, &after)
+	s.mu.Unlock()
+	after.run()
+	if err != nil {
+		return nil, err
+	}
+	return func() bool { return m.cancelWait(it) }, nil
+}
+
+// enter takes the lock, queues for it, or answers that it is taken.
+func (m *Memory) enter(s *memoryShard, it *memoryLockItem, wait time.Duration, after *actions) error {
+	if l := s.locks[it.key]; l != nil && l.holder.deadline.at <= m.now() {
+		m.expireLock(s, l.holder, after) // ahead of its timer
+	}
+	l := s.locks[it.key]
+	if l != nil && wait == 0 {
+		after.add(func() { deliver(it.on, func() { it.done(0, nil) }, nil) })
+		return nil
+	}
+	if m.locks.Load()+m.waits.Load() >= int64(m.cfg.MaxLocks) || !m.owners.add(it, m.cfg.MaxPerOwner) {
+		m.refused.Add(1)
+		return ErrCacheFull
+	}
+	if l == nil {
+		l = &memoryLock{key: it.key}
+		s.locks[it.key] = l
+		it.lock = l
+		m.grant(s, it, after)
+		return nil
+	}
+	it.lock = l
+	l.push(it)
+	m.waits.Add(1)
+	s.due.add(&it.deadline, m.after(wait))
+	m.arm(s)
+	return nil
+}
+
+// grant makes it the holder; the shard is locked and the lock has no holder.
+func (m *Memory) grant(s *memoryShard, it *memoryLockItem, after *actions) {
+	it.lock.holder = it
+	it.token = m.token.Add(1)
+	m.locks.Add(1)
+	s.due.remove(&it.deadline)
+	s.due.add(&it.deadline, m.after(it.ttl))
+	m.arm(s)
+	token := it.token
+	after.add(func() {
+		deliver(it.on, func() { it.done(token, nil) }, func() { m.unlock(it.key, token) })
+	})
+}
+
+// end takes the item out of its lock; a lock that becomes free goes to the
+// first that waits. The shard is locked.
+func (m *Memory) end(s *memoryShard, it *memoryLockItem, after *actions) {
+	l := it.lock
+	it.lock = nil
+	s.due.remove(&it.deadline)
+	m.owners.remove(it)
+	if l.holder != it {
+		l.unlink(it)
+		m.waits.Add(-1)
+		return
+	}
+	l.holder = nil
+	m.locks.Add(-1)
+	next := l.first
+	if next == nil {
+		delete(s.locks, l.key)
+		return
+	}
+	l.unlink(next)
+	m.waits.Add(-1)
+	m.grant(s, next, after)
+}
+
+// expireLock ends a lock whose ttl, or a wait whose time, has passed.
+func (m *Memory) expireLock(s *memoryShard, it *memoryLockItem, after *actions) {
+	waiting := it.lock.holder != it
+	m.end(s, it, after)
+	m.expired.Add(1)
+	if waiting {
+		after.add(func() { deliver(it.on, func() { it.done(0, nil) }, nil) })
+	}
+}
+
+// abandon ends a lock and all its waits, for Stop. The shard is locked.
+func (m *Memory) abandon(s *memoryShard, l *memoryLock, after *actions) {
+	for l.first != nil {
+		it := l.first
+		m.end(s, it, after)
+		after.add(func() { deliver(it.on, func() { it.done(0, ErrCacheClosed) }, nil) })
+	}
+	m.end(s, l.holder, after)
+}
+
+func (m *Memory) cancelWait(it *memoryLockItem) bool {
+	s := m.shard(it.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if it.lock == nil || it.lock.holder == it {
+		return false
+	}
+	m.end(s, it, nil) // a wait that ends grants nothing
+	return true
+}
+
+// Unlock implements Cache.
+func (m *Memory) Unlock(_ context.Context, key string, token uint64) (bool, error) {
+	if m.closed.Load() {
+		return false, ErrCacheClosed
+	}
+	return m.unlock(key, token), nil
+}
+
+func (m *Memory) unlock(key string, token uint64) bool {
+	s := m.shard(key)
+	var after actions
+	s.mu.Lock()
+	l := s.locks[key]
+	ok := l != nil && l.holder.token == token && l.holder.deadline.at > m.now()
+	if ok {
+		m.end(s, l.holder, &after)
+	}
+	s.mu.Unlock()
+	after.run()
+	return ok
+}
+
+// Release implements Cache.
+func (m *Memory) Release(owner Owner) int {
+	n := 0
+	for _, it := range m.owners.list(owner) {
+		s := m.shard(it.key)
+		var after actions
+		s.mu.Lock()
+		if it.lock != nil {
+			m.end(s, it, &after)
+			n++
+		}
+		s.mu.Unlock()
+		after.run()
+	}
+	return n
+}
+
+// push appends the item to the waits.
+func (l *memoryLock) push(it *memoryLockItem) {
+	it.prev = l.last
+	if l.last != nil {
+		l.last.next = it
+	} else {
+		l.first = it
+	}
+	l.last = it
+}
+
+// unlink takes the item out of the waits.
+func (l *memoryLock) unlink(it *memoryLockItem) {
+	if it.prev != nil {
+		it.prev.next = it.next
+	} else {
+		l.first = it.next
+	}
+	if it.next != nil {
+		it.next.prev = it.prev
+	} else {
+		l.last = it.prev
+	}
+	it.prev, it.next = nil, nil
+}

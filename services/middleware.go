@@ -1,0 +1,193 @@
+package services
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/engine"
+)
+
+// Next is the rest of a request: decoding, and the stages. It returns what the
+// last stage that ran returned, nil also for an answer that comes later.
+type Next func(ctx *Context) error
+
+// Middleware goes around every request of some handles. It may answer with an
+// error of its own instead of calling next. It does not see calls in line and
+// delay events.
+type Middleware func(next Next) Next
+
+// use is one call of Use.
+type use struct {
+	first, last uint32
+	middleware  []Middleware
+}
+
+// Use puts middleware around the services of the handles from first to last,
+// both included, also those that are registered later. What was given first
+// is outermost.
+func (c *Controller) Use(first, last uint32, m ...Middleware) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uses = append(c.uses, use{first, last, m})
+	for _, sv := range *c.services.Load() {
+		sv.setMiddleware(c.uses)
+	}
+}
+
+// UseAll is Use for every handle.
+func (c *Controller) UseAll(m ...Middleware) { c.Use(0, math.MaxUint32, m...) }
+
+func (r *registered[Req, Res]) setMiddleware(uses []use) {
+	next := Next(func(ctx *Context) error { return ctx.self.run() })
+	found := false
+	for i := len(uses) - 1; i >= 0; i-- {
+		u := uses[i]
+		if r.info.handle < u.first || r.info.handle > u.last {
+			continue
+		}
+		for j := len(u.middleware) - 1; j >= 0; j-- {
+			next = u.middleware[j](next)
+			found = true
+		}
+	}
+	if found {
+		r.chain.Store(&next)
+	}
+}
+
+// Auth lets requests through for which allowed is true; others get ERROR
+// unauthorised.
+func Auth(allowed func(ctx *Context) bool) Middleware {
+	return func(next Next) Next {
+		return func(ctx *Context) error {
+			if !allowed(ctx) {
+				return &Error{Code: engine.CodeUnauthorised, Text: "unauthorised"}
+			}
+			return next(ctx)
+		}
+	}
+}
+
+// limiter is one rate limit, over all its services.
+type limiter struct {
+	rate  float64 // requests per second
+	burst float64
+}
+
+// bucket is a session's share of a limiter. Strand only.
+type bucket struct {
+	left float64
+	at   time.Time
+}
+
+// RateLimit allows each session burst requests at once and perSecond in the
+// long run, over all services it is around; one more gets ERROR limit.
+func RateLimit(perSecond float64, burst int) Middleware {
+	l := &limiter{perSecond, float64(burst)}
+	return func(next Next) Next {
+		return func(ctx *Context) error {
+			if !l.allow(ctx, time.Now()) {
+				return &Error{Code: engine.CodeLimit, Text: "too many requests"}
+			}
+			return next(ctx)
+		}
+	}
+}
+
+func (l *limiter) allow(ctx *Context, now time.Time) bool {
+	st := ctx.c.state(ctx.s, true)
+	b := st.buckets[l]
+	if b == nil {
+		if st.buckets == nil {
+			st.buckets = map[*limiter]*bucket{}
+		}
+		b = &bucket{left: l.burst, at: now}
+		st.buckets[l] = b
+	}
+	b.left = min(l.burst, b.left+now.Sub(b.at).Seconds()*l.rate)
+	b.at = now
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
+}
+
+// Metrics counts requests per handle. Its zero value is ready.
+type Metrics struct {
+	mu      sync.RWMutex
+	handles map[uint32]*handleMetrics
+}
+
+type handleMetrics struct {
+	requests, nanos atomic.Uint64
+	errors          [maxCode + 1]atomic.Uint64
+}
+
+const maxCode = int(engine.CodeLimit)
+
+// HandleMetrics is what Metrics knows of a handle.
+type HandleMetrics struct {
+	Requests uint64
+	// Time is that of all requests together, until the stages returned: an
+	// answer that comes later is not waited for.
+	Time time.Duration
+	// Errors by code.
+	Errors map[engine.ErrorCode]uint64
+}
+
+// Middleware counts the requests that pass it.
+func (m *Metrics) Middleware() Middleware {
+	return func(next Next) Next {
+		return func(ctx *Context) error {
+			start := time.Now()
+			err := next(ctx)
+			h := m.handle(ctx.Handle())
+			h.requests.Add(1)
+			h.nanos.Add(uint64(time.Since(start)))
+			if err != nil && err != Answer && err != Stop {
+				if code := int(ErrorOf(err).Code); code <= maxCode {
+					h.errors[code].Add(1)
+				}
+			}
+			return err
+		}
+	}
+}
+
+func (m *Metrics) handle(handle uint32) *handleMetrics {
+	m.mu.RLock()
+	h := m.handles[handle]
+	m.mu.RUnlock()
+	if h != nil {
+		return h
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handles == nil {
+		m.handles = map[uint32]*handleMetrics{}
+	}
+	if m.handles[handle] == nil {
+		m.handles[handle] = &handleMetrics{} // only handles with a service come here
+	}
+	return m.handles[handle]
+}
+
+// Snapshot returns the counts of the handles that were used.
+func (m *Metrics) Snapshot() map[uint32]HandleMetrics {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	all := map[uint32]HandleMetrics{}
+	for handle, h := range m.handles {
+		s := HandleMetrics{Requests: h.requests.Load(), Time: time.Duration(h.nanos.Load()), Errors: map[engine.ErrorCode]uint64{}}
+		for code := range h.errors {
+			if n := h.errors[code].Load(); n > 0 {
+				s.Errors[engine.ErrorCode(code)] = n
+			}
+		}
+		all[handle] = s
+	}
+	return all
+}

@@ -1,0 +1,295 @@
+package services
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/services/serial"
+)
+
+// None is the request type of a service that looks at no body, and the result
+// type of one that answers with an empty one (or, run by a delay event, with
+// nothing).
+type None struct{}
+
+// Validator is a request that checks itself after it has been decoded; its
+// error is ERROR bad_body unless it is an Error.
+type Validator interface{ Validate() error }
+
+// Stages are the three functions of a service that its author writes; the seed
+// calls them pre_handler, handler and last_handler. Pre and Last may be nil.
+// They run one after the other, with decoding before and encoding after.
+//
+// A stage that returns nil goes on to the next; Answer sends the result as it
+// stands; Stop sends nothing; any other error becomes an ERROR frame (ErrorOf).
+// A stage that has called Context.Defer returns nil and the rest waits.
+type Stages[Req, Res any] struct {
+	Pre, Handle, Last func(ctx *Context, req *Req, res *Res) error
+}
+
+// Option changes a service at registration.
+type Option func(*info)
+
+// Name is what logs call the service; default: its handle.
+func Name(name string) Option { return func(i *info) { i.name = name } }
+
+// With sets the service's serializer.
+func With(s serial.Serializer) Option { return func(i *info) { i.ser = s } }
+
+// Timeout bounds a request, later answers included: ERROR timeout. It can't
+// interrupt a stage: the answer of one that took too long is not sent.
+// Forever means that a later answer may take as long as it likes.
+func Timeout(d time.Duration) Option { return func(i *info) { i.timeout = d } }
+
+// Forever, as a Timeout: none.
+const Forever = time.Duration(-1)
+
+// Blocking says that the service's stages block, so they never run on a loop.
+func Blocking() Option { return func(i *info) { i.blocking = true } }
+
+// Internal says that peers can't ask for the service: it is for calls in line
+// and delay events. A packet for it gets ERROR unknown_handle.
+func Internal() Option { return func(i *info) { i.internal = true } }
+
+// Register makes a service for a handle. It is an error if there is one.
+func Register[Req, Res any](c *Controller, handle uint32, st Stages[Req, Res], opts ...Option) error {
+	if st.Handle == nil {
+		return fmt.Errorf("services: handle %s: no Handle stage", handleText(handle))
+	}
+	r := &registered[Req, Res]{c: c, stages: st, info: info{handle: handle, name: handleText(handle)}}
+	for _, o := range opts {
+		o(&r.info)
+	}
+	_, r.noBody = any(new(Req)).(*None)
+	_, r.noResult = any(new(Res)).(*None)
+	_, r.validates = any(new(Req)).(Validator)
+	r.calls.New = func() any {
+		k := &call[Req, Res]{r: r}
+		k.ctx.self = k
+		return k
+	}
+	return c.add(r)
+}
+
+// registered is a service with its types.
+type registered[Req, Res any] struct {
+	c         *Controller
+	info      info
+	stages    Stages[Req, Res]
+	chain     atomic.Pointer[Next] // middleware around call.run; nil: none
+	calls     sync.Pool            // of *call[Req, Res]
+	noBody    bool
+	noResult  bool
+	validates bool
+}
+
+func (r *registered[Req, Res]) meta() *info { return &r.info }
+
+// stage is where a call is.
+type stage uint8
+
+const (
+	atPre stage = iota
+	atHandle
+	atLast
+	atEnd
+)
+
+// call is one request on its way through the stages.
+type call[Req, Res any] struct {
+	r    *registered[Req, Res]
+	ctx  Context
+	body []byte // of the packet, until decoded
+	req  Req
+	res  Res
+	next stage
+	buf  []byte // for the encoded result
+}
+
+// put gives k back, unless an answer is still owed: then it is the reply's.
+func (r *registered[Req, Res]) put(k *call[Req, Res]) {
+	k.ctx.release()
+	if k.ctx.reply != nil {
+		return
+	}
+	var req Req
+	var res Res
+	k.req, k.res, k.body = req, res, nil
+	if cap(k.buf) > 64<<10 {
+		k.buf = nil
+	}
+	r.calls.Put(k)
+}
+
+// begin takes a call for a request.
+func (r *registered[Req, Res]) begin(s *engine.Session, p codec.Packet) *call[Req, Res] {
+	k := r.calls.Get().(*call[Req, Res])
+	k.body, k.next = p.Body, atPre
+	k.ctx.begin(r.c, s, p, &r.info)
+	return k
+}
+
+// serve runs a packet through the service, in the session's order.
+func (r *registered[Req, Res]) serve(s *engine.Session, p codec.Packet) {
+	k := r.begin(s, p)
+	var err error
+	if chain := r.chain.Load(); chain != nil {
+		err = (*chain)(&k.ctx)
+	} else {
+		err = k.run()
+	}
+	if k.ctx.reply == nil {
+		k.finish(err)
+	} else {
+		k.ctx.reply.returned(err)
+	}
+	r.put(k)
+}
+
+// run decodes and runs the stages.
+func (k *call[Req, Res]) run() error {
+	if !k.r.noBody {
+		k.ctx.ser = k.r.c.serializer(&k.r.info, k.ctx.s, k.ctx.packet)
+		if err := k.ctx.ser.Decode(k.body, &k.req); err != nil {
+			return err
+		}
+		if err := k.validate(); err != nil {
+			return err
+		}
+	}
+	return k.steps()
+}
+
+func (k *call[Req, Res]) validate() error {
+	if !k.r.validates {
+		return nil
+	}
+	err := any(&k.req).(Validator).Validate()
+	var e *Error
+	if err != nil && !errors.As(err, &e) {
+		return Errorf(engine.CodeBadBody, "%w", err)
+	}
+	return err
+}
+
+// steps runs the stages that are left, until one ends the request or defers it.
+func (k *call[Req, Res]) steps() error {
+	st := &k.r.stages
+	for ; k.next < atEnd; k.next++ {
+		fn := st.Handle
+		switch k.next {
+		case atPre:
+			fn = st.Pre
+		case atLast:
+			fn = st.Last
+		}
+		if fn == nil {
+			continue
+		}
+		if err := fn(&k.ctx, &k.req, &k.res); err != nil {
+			return err
+		}
+		if k.ctx.reply != nil && !k.ctx.reply.resumed {
+			k.next++
+			return nil
+		}
+	}
+	return nil
+}
+
+// finish sends what became of the request. In the session's order.
+func (k *call[Req, Res]) finish(err error) {
+	ctx := &k.ctx
+	if err == Answer {
+		err = nil
+	}
+	if err == nil && !ctx.deadline.IsZero() && !time.Now().Before(ctx.deadline) {
+		err = context.DeadlineExceeded
+	}
+	var body []byte
+	if err == nil {
+		if body, err = k.encode(); err != nil {
+			err = Errorf(engine.CodeInternal, "internal error: %w", err)
+		}
+	}
+	switch {
+	case ctx.delayed:
+		k.finishEvent(body, err)
+	case err == Stop:
+		if ctx.reply != nil {
+			ctx.reply.nothing()
+		}
+	case err != nil:
+		ctx.c.fail(ctx, err)
+	default:
+		ctx.send(answer{packet: ctx.packet, body: body})
+	}
+}
+
+// finishEvent ends a delay event: its result is a frame of its own.
+func (k *call[Req, Res]) finishEvent(body []byte, err error) {
+	ctx := &k.ctx
+	if ctx.reply != nil {
+		ctx.reply.nothing()
+	}
+	switch {
+	case err == Stop:
+		err = nil
+	case err != nil:
+		ctx.Logger().Error("services: delay event failed", "err", err)
+	case ctx.s != nil && !k.r.noResult:
+		if err := ctx.s.Push(ctx.packet.Main, ctx.packet.Sub, body); err != nil {
+			ctx.c.dropped.Add(1)
+		}
+	}
+	if ctx.ended != nil {
+		ctx.ended(err)
+	}
+}
+
+// encode returns the result's bytes, valid until the call is used again.
+func (k *call[Req, Res]) encode() ([]byte, error) {
+	if k.r.noResult {
+		return nil, nil
+	}
+	if k.ctx.ser == nil {
+		k.ctx.ser = k.r.c.serializer(&k.r.info, k.ctx.s, k.ctx.packet)
+	}
+	b, err := k.ctx.ser.Append(k.buf[:0], &k.res)
+	k.buf = b
+	return b, err
+}
+
+// keep makes the request last beyond its packet: raw bytes are the packet's.
+func (k *call[Req, Res]) keep() {
+	if b, ok := any(&k.req).(*[]byte); ok {
+		*b = bytes.Clone(*b)
+	}
+}
+
+// resume goes on where Defer stopped.
+func (k *call[Req, Res]) resume(res any, err error) {
+	switch v := res.(type) {
+	case nil:
+	case Res:
+		k.res = v
+	case *Res:
+		k.res = *v
+	default:
+		if err == nil {
+			err = fmt.Errorf("services: Done with a %T: %w", res, ErrTypes)
+		}
+	}
+	if err == nil {
+		err = k.steps()
+	}
+	k.finish(err)
+	k.ctx.release()
+}

@@ -1,0 +1,264 @@
+package services
+
+import (
+	"bytes"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+)
+
+// Reply is an answer that comes later.
+type Reply struct {
+	ctx   *Context // nil for an answer that only waits for its turn
+	st    *sessionState
+	claim atomic.Bool // Done, the timeout or the end has it
+
+	mu    sync.Mutex
+	timer *time.Timer // guarded by mu
+	back  bool        // guarded by mu: the stage that called Defer has returned
+	early func()      // guarded by mu: Done came before that
+
+	// The rest is used in the session's order only.
+	resumed bool
+	onEnd   func()
+	ready   bool // what follows may be sent when it is its turn
+	silent  bool // nothing is to be sent
+	packet  codec.Packet
+	body    []byte
+	code    engine.ErrorCode
+	text    string
+}
+
+// Defer says that the answer comes later, by the Reply's Done: after a query, a
+// timer, a lock. The stage then returns nil; what is left of the stages runs
+// after Done. Meanwhile the session's other requests are served; answers on one
+// handle keep the order of their requests. The session is held open (its FIN
+// and a drain wait) until Done, or until the timeout: the service's, else
+// ControllerConfig.Timeout.
+//
+// Called again in the same request it returns the same Reply. In a call in line
+// the call fails with ErrDeferred.
+func (ctx *Context) Defer() *Reply {
+	if ctx.reply != nil {
+		return ctx.reply
+	}
+	r := &Reply{ctx: ctx, packet: ctx.packet}
+	ctx.reply = r
+	ctx.self.keep()
+	if ctx.parent != nil {
+		r.claim.Store(true) // Inline refuses it
+		return r
+	}
+	ctx.c.deferred.Add(1)
+	if ctx.s != nil {
+		r.hold()
+	}
+	timeout := ctx.info.timeout
+	if timeout == 0 {
+		timeout = ctx.c.cfg.Timeout
+	}
+	if timeout > 0 && !r.claim.Load() {
+		r.mu.Lock()
+		r.timer = time.AfterFunc(timeout, func() { r.Done(nil, Errorf(engine.CodeTimeout, "no answer in time")) })
+		r.mu.Unlock()
+	}
+	return r
+}
+
+// hold enters the session's queue of its handle.
+func (r *Reply) hold() {
+	r.st = r.ctx.c.state(r.ctx.s, true)
+	if r.st.owed >= r.ctx.c.cfg.MaxDeferred {
+		r.refuse()
+		return
+	}
+	r.ctx.s.Hold()
+	r.st.push(r)
+}
+
+// refuse: too many are owed. The peer is told at once, so that no list of
+// refusals grows.
+func (r *Reply) refuse() {
+	r.claim.Store(true)
+	r.ctx.c.deferred.Add(-1)
+	r.ctx.c.failed.Add(1)
+	_ = r.ctx.s.Error(r.packet, engine.CodeLimit, "too many answers owed")
+}
+
+// Done gives the answer: res is a Res or *Res of the service, nil means what
+// stands in the result; err is as a stage's. It may be called from any
+// goroutine, once: later calls do nothing. When the session has gone nothing
+// is sent.
+func (r *Reply) Done(res any, err error) {
+	if r.claimed() {
+		deliver(r.on(), func() { r.finish(res, err) }, r.gone)
+	}
+}
+
+// DoneHere is Done for callers that run in the session's order already, such as
+// the callback of a query that was given the session.
+func (r *Reply) DoneHere(res any, err error) {
+	if r.claimed() {
+		r.finish(res, err)
+	}
+}
+
+// OnEnd has fn called, in the session's order, if the session ends (the peer's
+// FIN, or close) before Done. After a FIN fn may still call Done.
+func (r *Reply) OnEnd(fn func()) {
+	r.onEnd = fn
+	if r.st != nil && r.st.ended {
+		r.onEnd = nil
+		fn()
+	}
+}
+
+func (r *Reply) claimed() bool {
+	if r.claim.Swap(true) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	return true
+}
+
+func (r *Reply) on() Submitter {
+	if r.ctx.s != nil {
+		return r.ctx.s
+	}
+	return r.ctx.c.cfg.Pool // nil: here
+}
+
+// gone: the session closed before the answer was there. Any goroutine.
+func (r *Reply) gone() { r.ctx.c.stale.Add(1) }
+
+// returned is what the stage that called Defer returned.
+func (r *Reply) returned(err error) {
+	r.mu.Lock()
+	r.back = true
+	early := r.early
+	r.mu.Unlock()
+	switch {
+	case early != nil:
+		early()
+	case err != nil:
+		r.DoneHere(nil, err)
+	}
+}
+
+// finish runs the rest of the stages, now or when the stage that called Defer
+// has returned. In the session's order.
+func (r *Reply) finish(res any, err error) {
+	r.mu.Lock()
+	if !r.back {
+		r.early = func() { r.rest(res, err) }
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Unlock()
+	r.rest(res, err)
+}
+
+func (r *Reply) rest(res any, err error) {
+	if r.st != nil && r.st.closed {
+		r.gone()
+		return
+	}
+	r.onEnd = nil
+	r.resumed = true
+	if r.st == nil {
+		r.ctx.c.deferred.Add(-1)
+	}
+	r.ctx.self.resume(res, err)
+}
+
+// nothing: the request is over and no answer is sent.
+func (r *Reply) nothing() {
+	if r.st != nil && !r.ready {
+		r.silent, r.ready = true, true
+		r.st.flush(r.packet.Handle())
+	}
+}
+
+// drop: the session has closed. Strand only.
+func (r *Reply) drop() {
+	if r.ctx == nil {
+		return
+	}
+	if r.claimed() {
+		r.gone()
+	}
+	r.st.c.deferred.Add(-1)
+	r.st.s.Release()
+}
+
+// push adds r to the end of its handle's queue.
+func (st *sessionState) push(r *Reply) {
+	if st.queues == nil {
+		st.queues = map[uint32][]*Reply{}
+	}
+	h := r.packet.Handle()
+	st.queues[h] = append(st.queues[h], r)
+	st.owed++
+}
+
+// enqueue keeps an answer until it is its turn. The answer is that of a reply
+// in the queue, or of a later request that was answered at once.
+func (st *sessionState) enqueue(a answer) {
+	h := a.packet.Handle()
+	r := st.current(h)
+	if r == nil {
+		if st.owed >= st.c.cfg.MaxDeferred {
+			_ = st.s.Error(a.packet, engine.CodeLimit, "too many answers owed")
+			return
+		}
+		r = &Reply{st: st, packet: a.packet}
+		st.push(r)
+	}
+	r.body, r.code, r.text, r.ready = bytes.Clone(a.body), a.code, a.text, true
+	st.flush(h)
+}
+
+// current is the reply that is being finished now, if any: answers are sent in
+// the session's order, so there is at most one.
+func (st *sessionState) current(h uint32) *Reply {
+	for _, r := range st.queues[h] {
+		if r.resumed && !r.ready {
+			return r
+		}
+	}
+	return nil
+}
+
+// flush sends what is ready at the head of the handle's queue. The session is
+// let go last: with its FIN behind it, that is its end.
+func (st *sessionState) flush(h uint32) {
+	owed := 0
+	q := st.queues[h]
+	for len(q) > 0 && q[0].ready {
+		r := q[0]
+		q = q[1:]
+		st.owed--
+		if len(q) == 0 {
+			delete(st.queues, h)
+		} else {
+			st.queues[h] = q
+		}
+		if !r.silent {
+			answer{packet: r.packet, body: r.body, code: r.code, text: r.text}.write(st.c, st.s)
+		}
+		if r.ctx != nil {
+			st.c.deferred.Add(-1)
+			owed++
+		}
+	}
+	for range owed {
+		st.s.Release()
+	}
+}

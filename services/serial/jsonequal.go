@@ -1,0 +1,107 @@
+package serial
+
+import (
+	"bytes"
+	"math/big"
+	"slices"
+	"strings"
+)
+
+// JSONEqual says whether a and b are the same JSON value: spaces, the order of
+// an object's keys and how a number or a string is written don't count
+// (1, 1.0 and 10e-1 are equal, whatever their size); of duplicate keys the last
+// counts. What is no JSON, or nested over 32, equals only its own bytes.
+func JSONEqual(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, okA := parseJSON(a)
+	y, okB := parseJSON(b)
+	return okA && okB && sameJSON(x, y)
+}
+
+// decimal is a number as digits x 10^exp; digits neither begin nor end with 0.
+type decimal struct {
+	negative bool
+	digits   string   // "" is 0
+	exp      *big.Int // nil with ""
+}
+
+func parseJSON(b []byte) (any, bool) {
+	d := jsonReader{b: b, lim: Limits{}.withDefaults()}
+	d.space()
+	x, err := d.tree()
+	d.space()
+	return x, err == nil && d.i == len(b)
+}
+
+// tree is any, with numbers as they are.
+func (d *jsonReader) tree() (any, error) {
+	switch d.peek() {
+	case '{':
+		m := map[string]any{}
+		err := d.object(func(key []byte) error {
+			k := string(key)
+			v, err := d.tree()
+			m[k] = v
+			return err
+		})
+		return m, err
+	case '[':
+		s := []any{}
+		err := d.array(func(int) error {
+			v, err := d.tree()
+			s = append(s, v)
+			return err
+		})
+		return s, err
+	case '"', 't', 'f', 'n':
+		return d.any()
+	}
+	text, _, err := d.number()
+	if err != nil {
+		return nil, err
+	}
+	return newDecimal(string(text)), nil
+}
+
+func newDecimal(text string) decimal {
+	text, negative := strings.CutPrefix(text, "-")
+	mantissa, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	digits := strings.TrimLeft(whole+fraction, "0")
+	if digits == "" {
+		return decimal{}
+	}
+	exp := new(big.Int)
+	if exponent != "" {
+		exp.SetString(strings.TrimPrefix(exponent, "+"), 10)
+	}
+	kept := strings.TrimRight(digits, "0")
+	exp.Add(exp, big.NewInt(int64(len(digits)-len(kept)-len(fraction))))
+	return decimal{negative, kept, exp}
+}
+
+func sameJSON(a, b any) bool {
+	switch a := a.(type) {
+	case map[string]any:
+		b, ok := b.(map[string]any)
+		if !ok || len(a) != len(b) {
+			return false
+		}
+		for k, v := range a {
+			if w, ok := b[k]; !ok || !sameJSON(v, w) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		b, ok := b.([]any)
+		return ok && slices.EqualFunc(a, b, sameJSON)
+	case decimal:
+		b, ok := b.(decimal)
+		return ok && a.negative == b.negative && a.digits == b.digits &&
+			(a.exp == nil || a.exp.Cmp(b.exp) == 0)
+	}
+	return a == b // nil, bool, string
+}

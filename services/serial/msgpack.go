@@ -1,0 +1,185 @@
+package serial
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// MessagePack reads and writes with github.com/vmihailenco/msgpack, by the
+// `json` tags of a struct. Before that library sees a body it is walked once:
+// every length must fit into the bytes that are left, strings must be UTF-8,
+// and the limits hold. A field that is missing is left zero.
+func MessagePack(l Limits) Serializer { return msgpackSerializer{l.withDefaults()} }
+
+type msgpackSerializer struct{ lim Limits }
+
+func (msgpackSerializer) Name() string { return "msgpack" }
+
+// msgpackWriter and msgpackReader are pooled with what they write to and read from.
+type msgpackWriter struct {
+	buf bytes.Buffer
+	enc *msgpack.Encoder
+}
+
+type msgpackReader struct {
+	in  bytes.Reader
+	dec *msgpack.Decoder
+}
+
+var (
+	msgpackWriters = sync.Pool{New: func() any {
+		w := &msgpackWriter{}
+		w.enc = msgpack.NewEncoder(&w.buf)
+		w.enc.SetCustomStructTag("json")
+		w.enc.UseCompactInts(true)
+		return w
+	}}
+	msgpackReaders = sync.Pool{New: func() any {
+		r := &msgpackReader{}
+		r.dec = msgpack.NewDecoder(&r.in)
+		r.dec.SetCustomStructTag("json")
+		return r
+	}}
+)
+
+func (msgpackSerializer) Append(dst []byte, v any) ([]byte, error) {
+	w := msgpackWriters.Get().(*msgpackWriter)
+	w.buf.Reset()
+	if err := w.enc.Encode(v); err != nil {
+		return dst, err // w may be spoilt
+	}
+	dst = append(dst, w.buf.Bytes()...)
+	if w.buf.Cap() <= maxPooled {
+		msgpackWriters.Put(w)
+	}
+	return dst, nil
+}
+
+func (s msgpackSerializer) Decode(body []byte, v any) error {
+	if len(body) > s.lim.MaxSize {
+		return bad("%d bytes", len(body))
+	}
+	if err := checkMsgpack(body, s.lim); err != nil {
+		return err
+	}
+	r := msgpackReaders.Get().(*msgpackReader)
+	r.in.Reset(body)
+	err := r.dec.Decode(v)
+	r.in.Reset(nil)
+	if err != nil {
+		return bad("msgpack: %v", err) // r may be spoilt
+	}
+	msgpackReaders.Put(r)
+	return nil
+}
+
+// checkMsgpack walks one value that must fill the body. It keeps the number of
+// values that are to come at each depth, and allocates nothing.
+func checkMsgpack(b []byte, lim Limits) error {
+	left := make([]uint64, 1, 40)
+	left[0] = 1
+	i, items := 0, 0
+	for len(left) > 0 {
+		top := len(left) - 1
+		if left[top] == 0 {
+			left = left[:top]
+			continue
+		}
+		left[top]--
+		if items++; items > lim.MaxItems {
+			return bad("msgpack: too many values")
+		}
+		n, inside, err := msgpackValue(b[i:])
+		if err != nil {
+			return err
+		}
+		i += n
+		if inside > uint64(len(b)-i) {
+			return bad("msgpack: a length is over what is left")
+		}
+		if inside > 0 {
+			if left = append(left, inside); len(left)-1 > lim.MaxDepth {
+				return bad("msgpack: nested too deep")
+			}
+		}
+	}
+	if i != len(b) {
+		return bad("msgpack: bytes behind the value")
+	}
+	return nil
+}
+
+// msgpackValue returns the size of the value's own bytes, its string included,
+// and how many values are inside it.
+func msgpackValue(b []byte) (size int, inside uint64, err error) {
+	if len(b) == 0 {
+		return 0, 0, bad("msgpack: short")
+	}
+	c := b[0]
+	switch {
+	case c <= 0x7f || c >= 0xe0 || c == 0xc0 || c == 0xc2 || c == 0xc3:
+		return 1, 0, nil
+	case c <= 0x8f:
+		return 1, 2 * uint64(c&0x0f), nil
+	case c <= 0x9f:
+		return 1, uint64(c & 0x0f), nil
+	case c <= 0xbf:
+		return msgpackBytes(b, 0, uint64(c&0x1f), 0, true)
+	case c == 0xc1:
+		return 0, 0, bad("msgpack: byte c1")
+	case c >= 0xca && c <= 0xd3: // floats and integers
+		n := [...]int{4, 8, 1, 2, 4, 8, 1, 2, 4, 8}[c-0xca]
+		if len(b) < 1+n {
+			return 0, 0, bad("msgpack: short")
+		}
+		return 1 + n, 0, nil
+	case c >= 0xd4 && c <= 0xd8: // fixext: a type byte and 1 to 16
+		return msgpackBytes(b, 0, 1<<(c-0xd4), 1, false)
+	}
+	return msgpackLong(b, c)
+}
+
+// msgpackLong is msgpackValue for what carries a length.
+func msgpackLong(b []byte, c byte) (int, uint64, error) {
+	var width int
+	switch c {
+	case 0xc4, 0xc7, 0xd9:
+		width = 1
+	case 0xc5, 0xc8, 0xda, 0xdc, 0xde:
+		width = 2
+	default: // c6 c9 db dd df
+		width = 4
+	}
+	if len(b) < 1+width {
+		return 0, 0, bad("msgpack: short")
+	}
+	var word [4]byte
+	copy(word[4-width:], b[1:1+width])
+	n := uint64(binary.BigEndian.Uint32(word[:]))
+	switch c {
+	case 0xc7, 0xc8, 0xc9:
+		return msgpackBytes(b, width, n, 1, false)
+	case 0xdc, 0xdd:
+		return 1 + width, n, nil
+	case 0xde, 0xdf:
+		return 1 + width, 2 * n, nil
+	}
+	return msgpackBytes(b, width, n, 0, c >= 0xd9 && c <= 0xdb)
+}
+
+// msgpackBytes: width bytes of length, extra bytes of type, n bytes.
+func msgpackBytes(b []byte, width int, n uint64, extra int, text bool) (int, uint64, error) {
+	head := 1 + width + extra
+	if uint64(len(b)) < uint64(head)+n {
+		return 0, 0, bad("msgpack: a length is over what is left")
+	}
+	end := head + int(n)
+	if text && !utf8.Valid(b[head:end]) {
+		return 0, 0, bad("msgpack: invalid UTF-8")
+	}
+	return end, 0, nil
+}

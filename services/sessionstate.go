@@ -1,0 +1,106 @@
+package services
+
+import (
+	"errors"
+	"net"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/services/serial"
+	"millrace/timerwheel"
+)
+
+// sessionState is what the controller keeps of a session that has anything to
+// keep. It is used in the session's order only.
+type sessionState struct {
+	c       *Controller
+	s       *engine.Session
+	ser     serial.Serializer
+	timers  *timerwheel.Set
+	queues  map[uint32][]*Reply // by handle: answers owed, in the order of their requests
+	owed    int                 // in all queues
+	buckets map[*limiter]*bucket
+	ended   bool // the peer's FIN, or close
+	closed  bool
+}
+
+// state returns the session's state, making it if asked to. Strand only.
+func (c *Controller) state(s *engine.Session, create bool) *sessionState {
+	if st, ok := c.sessions.Load(s); ok {
+		return st.(*sessionState)
+	}
+	if !create {
+		return nil
+	}
+	st := &sessionState{c: c, s: s}
+	c.sessions.Store(s, st)
+	c.nSessions.Add(1)
+	return st
+}
+
+// set returns the session's timers, or nil without a timer service.
+func (st *sessionState) set() *timerwheel.Set {
+	if st.timers == nil && st.c.cfg.Timers != nil {
+		st.timers = st.c.cfg.Timers.For(st.s)
+	}
+	return st.timers
+}
+
+// end is for the peer's FIN and for close: nothing new comes of this session.
+func (st *sessionState) end() {
+	if st.ended {
+		return
+	}
+	st.ended = true
+	if st.timers != nil {
+		st.timers.Close()
+	}
+	for _, q := range st.queues {
+		for _, r := range append([]*Reply(nil), q...) { // onEnd may finish it
+			if fn := r.onEnd; fn != nil {
+				r.onEnd = nil
+				fn()
+			}
+		}
+	}
+}
+
+// close drops what is owed.
+func (st *sessionState) close() {
+	st.closed = true
+	st.end()
+	for _, q := range st.queues {
+		for _, r := range q {
+			r.drop()
+		}
+	}
+	st.queues = nil
+}
+
+// answer is one frame to a peer: a reply, or an ERROR when code is not 0.
+type answer struct {
+	packet codec.Packet // whose handle and Seq it takes
+	body   []byte       // valid during the call
+	code   engine.ErrorCode
+	text   string
+}
+
+// write sends the answer. Errors mean that the session has gone, or that the
+// reply is too large, which the peer is told instead.
+func (a answer) write(c *Controller, s *engine.Session) {
+	if a.code != 0 {
+		_ = s.Error(a.packet, a.code, a.text)
+		return
+	}
+	err := s.Reply(a.packet, a.body)
+	if err == nil {
+		return
+	}
+	if errors.Is(err, net.ErrClosed) {
+		c.stale.Add(1)
+		return
+	}
+	e := ErrorOf(err)
+	c.failed.Add(1)
+	_ = s.Error(a.packet, e.Code, e.Text)
+}
