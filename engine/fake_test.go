@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"sync"
@@ -201,4 +203,20 @@ func (d *desk) pass(total, tick time.Duration) {
 		d.sweepNow()
 		d.turns()
 	}
+}
+
+// lockedWriter is a writer that several goroutines use.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (w *lockedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Write(b)
+}
+
+func textLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(&lockedWriter{w: w}, nil))
 }
