@@ -143,8 +143,9 @@ type fireContext struct {
 	ended func(error)
 }
 
-//lint:ignore U1000 called through delayable
 // fire runs the service for a delay event, on the session's strand or the pool.
+//
+//lint:ignore U1000 called through delayable
 func (r *registered[Req, Res]) fire(f fireContext, req Req) {
 	k := r.event(f)
 	k.req = req
@@ -182,8 +183,9 @@ func (r *registered[Req, Res]) runEvent(k *call[Req, Res], err error) {
 	r.put(k)
 }
 
-//lint:ignore U1000 called through delayable
 // encodeFor is what a durable event stores: req by the service's serializer.
+//
+//lint:ignore U1000 called through delayable
 func (r *registered[Req, Res]) encodeFor(req Req) ([]byte, error) {
 	if r.noBody {
 		return nil, nil

@@ -276,7 +276,6 @@ func (r *recorder) note(ok bool, took time.Duration) {
 	r.mu.Unlock()
 }
 
-
 // Millrace measures one round of dbasync.
 func Millrace(ctx context.Context, cfg Config) (Round, error) {
 	cfg = cfg.withDefaults()
