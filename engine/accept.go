@@ -40,7 +40,7 @@ func (srv *Server) admit(fd int, remote net.Addr) (refusal, bool) {
 	switch {
 	case srv.draining.Load():
 		return refusedDrain, false
-	case fd >= srv.fdShed:
+	case fd >= int(srv.fdShed.Load()):
 		srv.plat.guard(srv)
 		return refusedFiles, false
 	case !srv.perIP.enter(remote, srv.cfg.MaxConnsPerIP):

@@ -126,7 +126,6 @@ type fakeWire struct {
 	s       *Session
 	got     []byte
 	room    int // -1: no limit
-	chunk   int // most for one write; 0: no limit
 	fail    error
 	writes  int
 	watched bool

@@ -122,9 +122,12 @@ func epollMembers(fdinfo []byte) (fds []int) {
 }
 
 // guard stops accepting while hardly a file is left, and goes on when there are some
-// again: one EMFILE in accept would end gnet's engine.
+// again: one EMFILE in accept would end gnet's engine. The limit may have been changed
+// meanwhile (prlimit).
 func (p *platform) guard(srv *Server) {
-	low := lowestFree() >= srv.fdLimit-8
+	limit := openFileLimit()
+	srv.shedAt(limit)
+	low := lowestFree() >= limit-8
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if low == p.deaf {
@@ -134,7 +137,7 @@ func (p *platform) guard(srv *Server) {
 	for _, l := range p.listening {
 		_ = setEvents(l.epfd, l.fd, low)
 	}
-	srv.cfg.Logger.Warn("open files", "accepting", !low, "limit", srv.fdLimit)
+	srv.cfg.Logger.Warn("open files", "accepting", !low, "limit", limit)
 }
 
 // lowestFree is the number that the next descriptor will get; the limit when there is none.

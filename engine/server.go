@@ -54,8 +54,7 @@ type Server struct {
 	conns     atomic.Int64
 	buffered  atomic.Int64 // bytes waiting in sessions, both ways
 	starving  atomic.Int32 // sessions on loops' starved lists
-	fdLimit   int          // open files
-	fdShed    int          // a descriptor of this number or more is refused
+	fdShed    atomic.Int64 // a descriptor of this number or more is refused
 	fast      atomic.Bool  // the ticker is in a hurry: the server drains
 	drainFrom time.Time
 
@@ -462,7 +461,6 @@ const reserveFiles = 64
 // fitFiles fits MaxConns to the open-file limit.
 func (srv *Server) fitFiles() error {
 	limit := openFileLimit()
-	srv.fdLimit = limit
 	backlog := 0
 	if srv.cfg.Accept == AcceptSingle || srv.hasUnix() {
 		backlog = listenBacklog() // the single acceptor takes a whole backlog before a loop can refuse
@@ -477,8 +475,14 @@ func (srv *Server) fitFiles() error {
 	case srv.cfg.MaxConns > most:
 		return &ConfigError{"MaxConns", srv.cfg.MaxConns, fmt.Sprintf("the open-file limit of %d holds at most %d (%d kept, %d for the backlog): lower it, or raise the limit (ulimit -n)", limit, max(most, 0), reserveFiles, backlog)}
 	}
-	srv.fdShed = max(limit*9/10, min(limit-16, srv.cfg.MaxConns+reserveFiles*3/4))
+	srv.shedAt(limit)
 	return nil
+}
+
+// shedAt fits what is refused for want of files to the open-file limit: from nine tenths
+// of it on, or later where MaxConns needs more.
+func (srv *Server) shedAt(limit int) {
+	srv.fdShed.Store(int64(max(limit*9/10, min(limit-16, srv.cfg.MaxConns+reserveFiles*3/4))))
 }
 
 func (srv *Server) hasUnix() bool {

@@ -9,6 +9,8 @@ import (
 const (
 	drainTick  = 20 * time.Millisecond
 	drainQuiet = 100 * time.Millisecond // GOAWAY to FIN, and the last request to FIN
+
+	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that never is quiet
 )
 
 // LossError tells what a Stop lost whose context ended before everything was done.
@@ -155,9 +157,13 @@ func (srv *Server) onLoop(l *loop, fn func(*loop)) {
 
 // drainStep closes a session of a draining server that has nothing outstanding and has
 // been quiet. What a client sends after its GOAWAY is still served; only a request that
-// crosses the FIN gets no answer but the end of the stream.
+// crosses the FIN gets no answer but the end of the stream. A client that goes on asking
+// although it is refused is not waited for beyond insistAfter.
 func (l *loop) drainStep(s *Session, now int64) bool {
-	quiet := max(s.rd.away, s.rd.heard)
+	quiet := s.rd.away
+	if !l.srv.refusing.Load() || now-quiet < int64(insistAfter) {
+		quiet = max(quiet, s.rd.heard)
+	}
 	if now-quiet < int64(drainQuiet) || s.rd.partial != nil || s.rd.paused != 0 || l.busy(s) || s.wire.unread() > 0 {
 		return false
 	}

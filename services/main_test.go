@@ -109,14 +109,6 @@ func (r *rig) dial(change func(*client.Config)) *client.Client {
 	return c
 }
 
-// must is for registration.
-func (r *rig) must(err error) {
-	r.Helper()
-	if err != nil {
-		r.Fatal(err)
-	}
-}
-
 func must(tb testing.TB, err error) {
 	tb.Helper()
 	if err != nil {

@@ -236,8 +236,10 @@ func (st *sessionState) current(h uint32) *Reply {
 	return nil
 }
 
-// flush sends what is ready at the head of the handle's queue.
+// flush sends what is ready at the head of the handle's queue. The session is
+// let go last: with its FIN behind it, that is its end.
 func (st *sessionState) flush(h uint32) {
+	owed := 0
 	q := st.queues[h]
 	for len(q) > 0 && q[0].ready {
 		r := q[0]
@@ -253,7 +255,10 @@ func (st *sessionState) flush(h uint32) {
 		}
 		if r.ctx != nil {
 			st.c.deferred.Add(-1)
-			st.s.Release()
+			owed++
 		}
+	}
+	for range owed {
+		st.s.Release()
 	}
 }

@@ -41,8 +41,8 @@ func TestTheREADMEsDefaultsAreServes(t *testing.T) {
 
 func TestTheREADMENamesFlagsThatAre(t *testing.T) {
 	var help string
-	for _, cmd := range []string{"serve", "call", "demo"} {
-		out, _, _ := millrace(t, nil, "", cmd, "--help")
+	for _, cmd := range [][]string{{"serve"}, {"call"}, {"demo"}, {"bench", "run"}, {"tune"}} {
+		out, _, _ := millrace(t, nil, "", append(cmd, "--help")...)
 		help += out
 	}
 	for _, flag := range regexp.MustCompile(`--[a-z]+(-[a-z]+)*`).FindAllString(readme(t), -1) {

@@ -57,7 +57,6 @@ const lockWorkers = 8
 // Guarded by locks.mu.
 type lockKey struct {
 	key   string // a subject token
-	name  string // the caller's key
 	rev   uint64 // the subject's last sequence as known; 0 = none
 	taken bool   // rev is a holder's write
 	proc  string // the holder's process
@@ -253,13 +252,13 @@ func (l *locks) learn(k *lockKey, r record) {
 	}
 	now := time.Now()
 	k.proc = v.Proc
-	k.until = now.Add(min(time.Duration(v.TTL), maxMillis) * time.Millisecond)
+	k.until = now.Add(min(time.Duration(v.TTL), longestTTL) * time.Millisecond)
 	if _, ok := l.procs[v.Proc]; !ok {
 		l.procs[v.Proc] = now.Add(l.c.cfg.Lease) // it has that long to show up
 	}
 }
 
-const maxMillis = time.Duration(1<<62) / time.Millisecond
+const longestTTL = time.Duration(1<<62) / time.Millisecond
 
 // free says whether the lock may be taken now. l.mu is held.
 func (l *locks) free(k *lockKey, now time.Time) bool {
