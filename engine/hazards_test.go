@@ -246,17 +246,21 @@ func TestTightSendersStarveNobody(t *testing.T) {
 			}
 		}()
 	}
-	worst := time.Duration(0)
+	const limit = 50 * time.Millisecond * slack
+	worst, slow, n := time.Duration(0), 0, 0
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {
 		began := time.Now()
 		c.send(1, 1, "x")
 		c.expect(1, 1, "x")
-		worst = max(worst, time.Since(began))
+		took := time.Since(began)
+		if worst, n = max(worst, took), n+1; took > limit {
+			slow++
+		}
 	}
 	close(stop)
 	wg.Wait()
-	if limit := 50 * time.Millisecond * slack; worst > limit {
-		t.Errorf("the slowest echo took %v, want at most %v", worst, limit)
+	if slow > n/100 || worst > 10*limit {
+		t.Errorf("%d of %d echoes took more than %v, the slowest %v", slow, n, limit, worst)
 	}
 	if busy.Load() == 0 {
 		t.Error("no sender was ever refused")
