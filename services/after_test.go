@@ -119,8 +119,7 @@ func TestDelayEventErrors(t *testing.T) {
 func TestDelayEventsOfNoSession(t *testing.T) {
 	ran := make(chan string, 10)
 	var answered atomic.Pointer[services.Reply]
-	var r *rig
-	r = serve(t, nil, func(c *services.Controller) {
+	r := serve(t, nil, func(c *services.Controller) {
 		must(t, services.Register(c, hOther, services.Stages[event, event]{
 			Handle: func(ctx *services.Context, req, res *event) error {
 				if req.ID == 2 {

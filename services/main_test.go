@@ -34,7 +34,7 @@ var (
 	quiet      = slog.New(slog.NewTextHandler(io.Discard, nil))
 )
 
-// bench is a server with a controller, on a real socket.
+// rig is a server with a controller, on a real socket.
 type rig struct {
 	testing.TB
 	c      *services.Controller
@@ -107,14 +107,6 @@ func (r *rig) dial(change func(*client.Config)) *client.Client {
 	}
 	r.Cleanup(c.Close)
 	return c
-}
-
-// must is for registration.
-func (r *rig) must(err error) {
-	r.Helper()
-	if err != nil {
-		r.Fatal(err)
-	}
 }
 
 func must(tb testing.TB, err error) {

@@ -24,8 +24,8 @@ import (
 // the write, so a holder's time is always up first. A process also renews a
 // subject of its own, three times a lease: one that the others have not seen
 // renewed for a lease is dead and its locks may be taken; a process that could
-// not renew for a lease, counted from before its last renewal, takes its own
-// locks for lost. (The same reasoning as the lease of C. Gray and D. Cheriton,
+// not renew for a lease, counted from before its last renewal, has lost its
+// locks and takes none until it has renewed again. (The same reasoning as the lease of C. Gray and D. Cheriton,
 // 1989, and of Amazon's DynamoDB lock client.)
 
 // locks is this process's part. One goroutine watches, one renews, and a few
@@ -57,7 +57,6 @@ const lockWorkers = 8
 // Guarded by locks.mu.
 type lockKey struct {
 	key   string // a subject token
-	name  string // the caller's key
 	rev   uint64 // the subject's last sequence as known; 0 = none
 	taken bool   // rev is a holder's write
 	proc  string // the holder's process
@@ -206,9 +205,22 @@ func (l *locks) renew(ctx context.Context) error {
 		return err
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !time.Now().Before(l.alive) {
+		l.loseAll() // of the lease that has lapsed
+	}
 	l.alive = start.Add(l.c.cfg.Lease)
-	l.mu.Unlock()
 	return nil
+}
+
+// loseAll ends all our holdings. l.mu is held.
+func (l *locks) loseAll() {
+	for _, k := range l.keys {
+		if k.held != nil {
+			l.lose(k)
+			l.kick(k)
+		}
+	}
 }
 
 // see takes in a change of the bucket. Watcher's goroutine.
@@ -253,13 +265,13 @@ func (l *locks) learn(k *lockKey, r record) {
 	}
 	now := time.Now()
 	k.proc = v.Proc
-	k.until = now.Add(min(time.Duration(v.TTL), maxMillis) * time.Millisecond)
+	k.until = now.Add(min(time.Duration(v.TTL), maxTTL) * time.Millisecond)
 	if _, ok := l.procs[v.Proc]; !ok {
 		l.procs[v.Proc] = now.Add(l.c.cfg.Lease) // it has that long to show up
 	}
 }
 
-const maxMillis = time.Duration(1<<62) / time.Millisecond
+const maxTTL = time.Duration(1<<62) / time.Millisecond
 
 // free says whether the lock may be taken now. l.mu is held.
 func (l *locks) free(k *lockKey, now time.Time) bool {
