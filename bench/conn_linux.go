@@ -139,8 +139,6 @@ func (l *loop) dialed(c *conn) error {
 	return nil
 }
 
-var greeting = []byte("hello")
-
 // interest sets whether epoll reports that c is writable; readable it always does.
 func (l *loop) interest(c *conn, out bool) error {
 	if c.armed == out {

@@ -39,6 +39,9 @@ const (
 
 func handleName(h uint32) string { return fmt.Sprintf("%d/%d", h>>16, h&0xffff) }
 
+// greeting is the body of the echo that opens a connection.
+var greeting = []byte("hello")
+
 // appendHeader appends the header of a frame with n bytes of body.
 func appendHeader(dst []byte, handle uint32, n int) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(keyLen+n))

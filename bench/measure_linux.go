@@ -29,7 +29,6 @@ type measurement struct {
 	own     selfStats
 	hasOwn  bool
 	restRSS int64 // idle: before the connections
-	restFDs int
 }
 
 // measure runs one window of work against t with a fresh server.

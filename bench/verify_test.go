@@ -153,6 +153,26 @@ func TestOpenLoopKeepsItsRateAndCountsFromTheSchedule(t *testing.T) {
 	}
 }
 
+func TestALateGeneratorStillCountsFromTheSchedule(t *testing.T) {
+	const rate = 1000.0
+	d := newEchoDriver(genSpec{Workload: Workload{Kind: Echo, Conns: 1, Body: 64, Rate: rate}, Share: 1})
+	l := &loop{phase: measuring}
+	c := &conn{fd: -1}
+	d.conns = []*conn{c}
+	now := int64(50 * time.Millisecond) // the first request was due 49 ms ago
+	for d.issued = 0; d.issued < 3; d.issued++ {
+		d.issue(l, now)
+	}
+	for i := range int64(3) {
+		if at, n := c.sent.pop(1); n != 1 || at != (i+1)*1e6 {
+			t.Errorf("request %d counts from %d ns, want %d", i, at, (i+1)*1e6)
+		}
+	}
+	if p := d.lag.hist.ValueAtQuantile(50); p < 45e6 {
+		t.Errorf("the generator says that it was %d ns late, want some 48 ms", p)
+	}
+}
+
 func TestIdleMemoryNeedsEveryConnection(t *testing.T) {
 	r := measureFake(t, startFake(t, honest).target(), "idle/200")
 	// This process holds the server's side only: each connection is one descriptor of it.
@@ -211,9 +231,13 @@ func TestUnreachableTargetsFail(t *testing.T) {
 		"ready and silent": {Name: "x", Command: []string{"/bin/sh", "-c", "echo ready 127.0.0.1:1; sleep 5"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			start := time.Now()
 			r := measureFake(t, target, "echo/2")
 			if r.Error == "" {
 				t.Errorf("got %+v, want an error", r)
+			}
+			if took := time.Since(start); took > 4*time.Second {
+				t.Errorf("it took %v: what the program had started was waited for", took)
 			}
 			if name == "ends at once" && !strings.Contains(r.Error, "sorry") {
 				t.Errorf("the error %q does not say what the program said", r.Error)

@@ -138,7 +138,7 @@ func (w Workload) validate() error {
 		}
 	}
 	between("connections", w.Conns, 1, maxConns)
-	between("depth", w.Depth, 0, maxDepth)
+	between("depth", w.Depth, min(1, workloadDefaults[w.Kind].Depth), maxDepth)
 	between("body", w.Body, 0, maxBody)
 	if w.Kind == Groups {
 		between("members", w.Members, 1, w.Conns)

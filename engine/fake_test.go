@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"sync"
@@ -38,7 +40,10 @@ type desk struct {
 	asks int // turns asked for and not yet run; guarded by mu
 }
 
-func (d *desk) execute(*loop) error {
+func (d *desk) execute(l *loop) error {
+	if l != d.l {
+		return nil // a loop that stands still
+	}
 	d.mu.Lock()
 	d.asks++
 	d.mu.Unlock()
@@ -121,7 +126,6 @@ type fakeWire struct {
 	s       *Session
 	got     []byte
 	room    int // -1: no limit
-	chunk   int // most for one write; 0: no limit
 	fail    error
 	writes  int
 	watched bool
@@ -183,4 +187,35 @@ func (d *desk) open(room int) (*Session, *fakeWire) {
 
 func frame(main, sub uint16, body string) []byte {
 	return codec.Packet{Main: main, Sub: sub, Body: []byte(body)}.Append(nil)
+}
+
+// turns runs what turns are asked for, without waiting for the pool.
+func (d *desk) turns() {
+	for d.turn() {
+	}
+}
+
+// pass lets time go by, in ticks with a sweep each.
+func (d *desk) pass(total, tick time.Duration) {
+	for ; total > 0; total -= tick {
+		d.epoch = d.epoch.Add(-tick)
+		d.sweepNow()
+		d.turns()
+	}
+}
+
+// lockedWriter is a writer that several goroutines use.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (w *lockedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Write(b)
+}
+
+func textLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(&lockedWriter{w: w}, nil))
 }

@@ -50,18 +50,20 @@ type loop struct {
 	queued atomic.Int64  // bytes of the log and of group sends on stages
 
 	// Loop goroutine only.
-	sessions []*Session
-	walking  bool   // a walk over sessions is under way
-	cursor   int    // where it stands
-	walkEnd  uint64 // the log's end when it began
-	walked   uint64 // every session has had the log up to here
-	sweeping bool
-	sweepAt  int
-	lent     *buf // staging memory for inline turns
-	view     buf  // the frames of an inline turn
-	segs     []seg
-	starved  []*Session // not read from because of MemoryBudget
-	rejects  []*reject
+	sessions  []*Session
+	walking   bool   // a walk over sessions is under way
+	cursor    int    // where it stands
+	walkEnd   uint64 // the log's end when it began
+	walked    uint64 // every session has had the log up to here
+	sweeping  bool
+	sweepAt   int
+	sweepNow  int64 // when the sweep began that runs or ran last
+	sweepFrom int64 // when the one before did
+	lent      *buf  // staging memory for inline turns
+	view      buf   // the frames of an inline turn
+	segs      []seg
+	starved   []*Session // not read from because of MemoryBudget
+	rejects   []*reject
 
 	st loopStats
 }
@@ -140,7 +142,7 @@ func (l *loop) turn() {
 		budget--
 		l.flush(s, flushPopped)
 	}
-	l.walk(budget)
+	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
 	l.sweep()
 	l.wakeSenders()
 	l.mu.Lock()
@@ -202,9 +204,10 @@ func (l *loop) cut(to uint64) {
 	l.mu.Unlock()
 }
 
-// wakeSenders lets go the strands that wait for room in the loops' outboxes.
+// wakeSenders lets go the strands that wait for room in the loops' outboxes, once half
+// of every one is free. The loop that is the last to get there does it.
 func (l *loop) wakeSenders() {
-	if l.srv.flow.waiting.Load() > 0 && l.queued.Load() <= int64(l.srv.cfg.MaxOutbox)/2 && !l.srv.outboxFull() {
+	if l.srv.flow.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.srv.cfg.MaxOutbox)/2+1) {
 		l.srv.flow.wake()
 	}
 }
@@ -245,7 +248,7 @@ func (f *flow) wait(s *Session) {
 	f.list = append(f.list, s)
 	f.waiting.Store(int32(len(f.list)))
 	f.mu.Unlock()
-	if !f.srv.outboxFull() {
+	if f.srv.outboxBelow(int64(f.srv.cfg.MaxOutbox)) {
 		f.wake()
 	}
 }

@@ -213,20 +213,15 @@ func (p *Pool) work(w *worker) {
 	clean := false
 	defer func() {
 		p.mu.Lock()
-		for i, x := range p.workers {
-			if x == w {
-				p.workers = append(p.workers[:i], p.workers[i+1:]...)
-				break
-			}
-		}
-		if !clean && p.state == poolRunning {
+		p.forget(w)
+		if !clean && (p.state == poolRunning || p.head != nil || p.fns.len() > 0) {
 			p.spawn() // a callback ended this goroutine with runtime.Goexit
 		}
 		p.mu.Unlock()
 		p.done.Done()
 	}()
 	for {
-		s, fn := p.next()
+		s, fn := p.next(w)
 		if s == nil && fn == nil {
 			clean = true
 			return
@@ -244,8 +239,18 @@ func (p *Pool) work(w *worker) {
 	}
 }
 
+// forget takes a worker that ends off the list. mu is held.
+func (p *Pool) forget(w *worker) {
+	for i, x := range p.workers {
+		if x == w {
+			p.workers = append(p.workers[:i], p.workers[i+1:]...)
+			return
+		}
+	}
+}
+
 // next waits for work; both nil end the worker.
-func (p *Pool) next() (*Session, func()) {
+func (p *Pool) next(w *worker) (*Session, func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -270,8 +275,9 @@ func (p *Pool) next() (*Session, func()) {
 		if p.state != poolRunning {
 			return nil, nil
 		}
-		if p.retire > 0 {
+		if p.retire > 0 && len(p.workers) > p.cfg.Workers {
 			p.retire--
+			p.forget(w) // now, or retireSpare would count it once more
 			return nil, nil
 		}
 		p.idle++

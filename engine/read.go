@@ -13,7 +13,8 @@ type reading struct {
 	partial  *buf  // the frame whose rest is still to come
 	begun    int64 // when partial's first byte came
 	since    int64 // when it was accepted; later, when its present life began
-	last     int64 // when a whole frame was last seen
+	heard    int64 // when a whole frame was last seen
+	last     int64 // the same, moved on by what idleness does not count
 	pinged   int64 // when the last PING went out
 	progress int64 // when the kernel last took a byte of the chain; 0: no chain
 	excess   int   // bytes thrown away
@@ -60,12 +61,14 @@ func (l *loop) traffic(s *Session, b []byte) {
 // discard throws input of a closing session away, up to a limit.
 func (l *loop) discard(s *Session, n int) {
 	s.rd.excess += n
-	if s.rd.excess > lingerExcess {
-		if s.rd.life == lifeLinger {
-			l.detach(s)
-		} else {
-			l.pause(s, pauseIn) // what is still to be sent goes first
-		}
+	if s.rd.excess <= lingerExcess {
+		return
+	}
+	// No more is thrown away: what is still to be sent goes first, and the peer has the
+	// rest of Linger to see that. A close now would be a reset that may destroy the ERROR.
+	l.pause(s, pauseIn)
+	if s.rd.life == lifeLinger && s.rd.paused == 0 {
+		l.detach(s)
 	}
 }
 
@@ -187,7 +190,7 @@ func (l *loop) queue(s *Session, b []byte, own *buf) {
 
 // saw notes whole frames.
 func (l *loop) saw(s *Session, frames int, now int64) {
-	s.rd.last, s.rd.opened = now, true
+	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
 	s.framesIn.Add(uint64(frames))
 	l.st.framesIn.Add(uint64(frames))
 }

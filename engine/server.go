@@ -35,16 +35,19 @@ type Server struct {
 	perIP   perIP
 	plat    platform // what the operating system gives
 
-	mu      sync.Mutex
-	state   serverState // guarded by mu
-	reactor []*reactor  // guarded by mu; one for TCP, one for unix sockets
-	addrs   []net.Addr  // guarded by mu
-	failure error       // guarded by mu
-	bg      sync.WaitGroup
-	quit    chan struct{} // ends the background goroutines
-	done    chan struct{} // closed when the server has stopped or failed
-	tickNow chan struct{}
-	rearm   chan *loop
+	mu       sync.Mutex
+	state    serverState // guarded by mu
+	reactor  []*reactor  // guarded by mu; one for TCP, one for unix sockets
+	addrs    []net.Addr  // guarded by mu
+	failure  error       // guarded by mu
+	bg       sync.WaitGroup
+	stopping bool          // guarded by mu; a Stop is under way
+	started  chan struct{} // closed when Start has returned
+	ended    chan struct{} // closed when Stop has
+	quit     chan struct{} // ends the background goroutines
+	done     chan struct{} // closed when the server has stopped or failed
+	tickNow  chan struct{}
+	rearm    chan *loop
 
 	draining  atomic.Bool // accepts no more
 	refusing  atomic.Bool // answers requests with ERROR 7
@@ -90,7 +93,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 	}
 	srv := &Server{
 		cfg: cfg, epoch: time.Now(), panics: newPanicLog(cfg.Logger), pool: cfg.Pool,
-		quit: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
+		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
 		rearm: make(chan *loop, 4096),
 	}
 	srv.codec, _ = codec.New(cfg.Layout, cfg.MaxFrame)
@@ -245,21 +248,17 @@ func (srv *Server) outboxOver(hard bool) bool {
 	} else if srv.buffered.Load() > int64(srv.cfg.MemoryBudget) {
 		return true
 	}
-	for _, l := range *srv.loops.Load() {
-		if l.queued.Load() >= limit {
-			return true
-		}
-	}
-	return false
+	return !srv.outboxBelow(limit)
 }
 
-func (srv *Server) outboxFull() bool {
+// outboxBelow tells whether every loop has less than limit bytes waiting.
+func (srv *Server) outboxBelow(limit int64) bool {
 	for _, l := range *srv.loops.Load() {
-		if l.queued.Load() >= int64(srv.cfg.MaxOutbox) {
-			return true
+		if l.queued.Load() >= limit {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // Broadcast is Server.Broadcast for this session's callbacks: when the loops' outboxes
@@ -279,7 +278,7 @@ func (s *Session) SendGroup(g *Group, main, sub uint16, body []byte) (sent int, 
 }
 
 func (s *Session) waitForOutbox() {
-	if s.srv.outboxFull() {
+	if !s.srv.outboxBelow(int64(s.srv.cfg.MaxOutbox)) {
 		s.out.waits.Store(true)
 	}
 }
@@ -325,7 +324,13 @@ func (srv *Server) release(s *Session) {
 func (srv *Server) fail(err error) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	if srv.state == serverRunning && srv.failure == nil {
+	if srv.failure != nil {
+		return
+	}
+	switch srv.state {
+	case serverStarting:
+		srv.failure = err
+	case serverRunning:
 		srv.failure = err
 		srv.state = serverStopping
 		close(srv.done)
@@ -396,6 +401,7 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 	}
 	srv.state = serverStarting
 	srv.mu.Unlock()
+	defer close(srv.started)
 	if err := srv.fitFiles(); err != nil {
 		return srv.unstart(err)
 	}
@@ -417,17 +423,24 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 		return srv.unstart(err)
 	}
 	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if srv.failure != nil {
-		return srv.failure
+	err = srv.failure
+	if err == nil {
+		srv.state = serverRunning
 	}
-	srv.state = serverRunning
+	srv.mu.Unlock()
+	if err != nil {
+		return srv.unstart(err)
+	}
 	return nil
 }
 
 // unstart undoes a Start that failed.
 func (srv *Server) unstart(err error) error {
+	srv.mu.Lock()
+	srv.state = serverStopping
+	srv.mu.Unlock()
 	srv.stopReactors()
+	srv.reap()
 	close(srv.quit)
 	srv.plat.stop()
 	srv.bg.Wait()

@@ -30,37 +30,20 @@ func (e *LossError) Error() string {
 // every session when Stop returns, unless a handler still blocks 1 s after ctx ended.
 // It may be called twice, and on a server that never started.
 func (srv *Server) Stop(ctx context.Context) error {
-	srv.mu.Lock()
-	switch srv.state {
-	case serverNew:
-		srv.state = serverStopped
-		close(srv.done)
-		srv.mu.Unlock()
-		return nil
-	case serverStopped:
-		srv.mu.Unlock()
-		return nil
-	case serverStopping:
-		failed := srv.failure != nil
-		srv.mu.Unlock()
-		if !failed {
-			<-srv.done
-			return nil
-		}
-	default:
-		srv.state = serverStopping
-		srv.mu.Unlock()
+	if first, err := srv.claimStop(ctx); !first {
+		return err
 	}
 	srv.beginDrain(ctx)
 	var loss *LossError
-	if !srv.waitEmpty(ctx) {
+	if srv.Err() != nil || !srv.waitEmpty(ctx) { // there is nothing to wait for on loops that have ended
 		loss = srv.cutOff()
-		last, cancel := context.WithTimeout(context.Background(), time.Second)
-		srv.waitEmpty(last)
-		cancel()
+		srv.waitEmptyFor(time.Second)
 	}
 	close(srv.quit)
 	srv.stopReactors()
+	if srv.reap() {
+		srv.waitEmptyFor(time.Second)
+	}
 	srv.plat.stop()
 	srv.bg.Wait()
 	if srv.ownPool {
@@ -76,10 +59,65 @@ func (srv *Server) Stop(ctx context.Context) error {
 		close(srv.done)
 	}
 	srv.mu.Unlock()
+	close(srv.ended)
 	if loss != nil {
 		return loss
 	}
 	return nil
+}
+
+// claimStop tells whether the caller is the one to stop the server. If not, it has
+// waited for the one that does. A Start under way is waited for first.
+func (srv *Server) claimStop(ctx context.Context) (bool, error) {
+	srv.mu.Lock()
+	for srv.state == serverStarting {
+		srv.mu.Unlock()
+		select {
+		case <-srv.started:
+		case <-ctx.Done():
+			return false, fmt.Errorf("engine: stop: %w", ctx.Err())
+		}
+		srv.mu.Lock()
+	}
+	defer srv.mu.Unlock()
+	switch {
+	case srv.state == serverNew:
+		srv.state = serverStopped
+		close(srv.done)
+		return false, nil
+	case srv.state == serverStopped:
+		return false, nil
+	case !srv.stopping:
+		srv.stopping = true
+		srv.state = serverStopping
+		return true, nil
+	}
+	srv.mu.Unlock()
+	defer srv.mu.Lock()
+	select {
+	case <-srv.ended:
+		return false, nil
+	case <-ctx.Done():
+		return false, fmt.Errorf("engine: stop: %w", ctx.Err())
+	}
+}
+
+// reap ends the sessions that are left when the loops have ended: those whose
+// descriptors were the engine's own.
+func (srv *Server) reap() (some bool) {
+	for _, l := range *srv.loops.Load() {
+		for len(l.sessions) > 0 {
+			l.abort(l.sessions[len(l.sessions)-1], ReasonStopped)
+			some = true
+		}
+	}
+	return some
+}
+
+func (srv *Server) waitEmptyFor(d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	srv.waitEmpty(ctx)
 }
 
 // beginDrain has every loop tell its sessions.
@@ -118,12 +156,13 @@ func (srv *Server) onLoop(l *loop, fn func(*loop)) {
 // drainStep closes a session of a draining server that has nothing outstanding and has
 // been quiet. What a client sends after its GOAWAY is still served; only a request that
 // crosses the FIN gets no answer but the end of the stream.
-func (l *loop) drainStep(s *Session, now int64) {
-	quiet := max(s.rd.away, s.rd.last)
+func (l *loop) drainStep(s *Session, now int64) bool {
+	quiet := max(s.rd.away, s.rd.heard)
 	if now-quiet < int64(drainQuiet) || s.rd.partial != nil || s.rd.paused != 0 || l.busy(s) || s.wire.unread() > 0 {
-		return
+		return false
 	}
 	s.beginClose(ReasonDrain)
+	return true
 }
 
 // waitEmpty waits until the last session has ended.
@@ -166,9 +205,10 @@ func (srv *Server) cutOff() *LossError {
 			loss.Sessions += t.Sessions
 			loss.Frames += t.Frames
 			loss.Bytes += t.Bytes
-		case <-late:
-			return loss
+			continue
+		case <-late: // a handler blocks that loop, or it has ended
 		}
+		break
 	}
 	if loss.Sessions == 0 {
 		return nil

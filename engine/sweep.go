@@ -26,10 +26,11 @@ func (l *loop) sweep() {
 			return
 		}
 		l.sweeping, l.sweepAt = true, 0
+		l.sweepFrom, l.sweepNow = l.sweepNow, l.srv.now()
 		l.sweepRejects()
 		l.feed()
 	}
-	now := l.srv.now()
+	now := l.sweepNow
 	for n := sweepBudget; n > 0 && l.sweepAt < len(l.sessions); n-- {
 		s := l.sessions[l.sweepAt]
 		l.sweepAt++
@@ -40,7 +41,8 @@ func (l *loop) sweep() {
 	}
 }
 
-// inspect applies the clocks to one session.
+// inspect applies the clocks to one session. They stand still while its reading is
+// paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
 	switch {
@@ -50,20 +52,25 @@ func (l *loop) inspect(s *Session, now int64) {
 		}
 		return
 	case s.closing.Load() != 0:
-		if rd.progress != 0 && past(now, rd.progress, c.Linger) {
-			l.lost(s, ReasonPeerReset)
+		stall := c.Linger
+		if rd.life == lifeFin {
+			stall = finStall // it closes because of the peer's FIN, with answers unsent
+		}
+		if rd.progress != 0 && past(now, rd.progress, stall) {
+			l.abort(s, ReasonPeerReset)
 		}
 		return
 	case rd.life == lifeFin:
 		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall)) {
-			l.lost(s, ReasonPeerReset)
+			l.abort(s, ReasonPeerReset)
 		}
 		return
 	case rd.away != 0:
-		l.drainStep(s, now)
-		return
+		if l.drainStep(s, now) {
+			return
+		}
 	}
-	if c.Heartbeat > 0 && past(now, max(rd.last, rd.since), c.Heartbeat) && past(now, rd.pinged, c.Heartbeat) {
+	if c.Heartbeat > 0 && past(now, max(rd.heard, rd.since, rd.pinged), c.Heartbeat) {
 		rd.pinged = now
 		s.sendPing()
 	}
@@ -71,7 +78,7 @@ func (l *loop) inspect(s *Session, now int64) {
 		return // no clock runs
 	}
 	if rd.paused != 0 || l.busy(s) {
-		l.restartClocks(s, now)
+		l.holdClocks(rd, now)
 		return
 	}
 	if why := l.expired(s, now); why != reasonNone {
@@ -102,13 +109,9 @@ func (l *loop) busy(s *Session) bool {
 	return !s.in.quiet() || s.held.Load() > 0 || s.out.unsentBytes() > 0
 }
 
-func (l *loop) restartClocks(s *Session, now int64) {
-	s.rd.last = now
-	s.rd.begun = now
-	if !s.rd.opened {
-		s.rd.since = now
+// holdClocks moves a session's clocks on by what has gone since the last sweep.
+func (l *loop) holdClocks(rd *reading, now int64) {
+	for _, clock := range []*int64{&rd.last, &rd.begun, &rd.since} {
+		*clock += max(0, now-max(*clock, l.sweepFrom))
 	}
 }
-
-// lost cuts a session off that can't be finished.
-func (l *loop) lost(s *Session, why Reason) { l.abort(s, why) }

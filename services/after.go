@@ -72,10 +72,7 @@ func After[Req any](ctx *Context, seconds float64, handle uint32, req Req, opts 
 	if sv == nil {
 		return nil, fmt.Errorf("%w: %s", ErrUnknownHandle, handleText(handle))
 	}
-	target, ok := sv.(interface {
-		fire(f fireContext, req Req)
-		encodeFor(req Req) ([]byte, error)
-	})
+	target, ok := sv.(delayable[Req])
 	if !ok {
 		return nil, fmt.Errorf("%w: %s", ErrTypes, handleText(handle))
 	}
@@ -130,6 +127,14 @@ func (c *Controller) eventSet(s *engine.Session) (*timerwheel.Set, error) {
 	return set, nil
 }
 
+// delayable is what a delay event needs of a registered service, whatever its result.
+type delayable[Req any] interface {
+	fire(f fireContext, req Req)
+	encodeFor(req Req) ([]byte, error)
+}
+
+var _ delayable[struct{}] = (*registered[struct{}, struct{}])(nil)
+
 // fireContext is what a delay event runs with.
 type fireContext struct {
 	s     *engine.Session
@@ -138,6 +143,7 @@ type fireContext struct {
 	ended func(error)
 }
 
+//lint:ignore U1000 called through delayable
 // fire runs the service for a delay event, on the session's strand or the pool.
 func (r *registered[Req, Res]) fire(f fireContext, req Req) {
 	k := r.event(f)
@@ -176,6 +182,7 @@ func (r *registered[Req, Res]) runEvent(k *call[Req, Res], err error) {
 	r.put(k)
 }
 
+//lint:ignore U1000 called through delayable
 // encodeFor is what a durable event stores: req by the service's serializer.
 func (r *registered[Req, Res]) encodeFor(req Req) ([]byte, error) {
 	if r.noBody {

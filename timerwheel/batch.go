@@ -8,7 +8,6 @@ import (
 const (
 	bigBatch   = 256 // firings handed to the service's submitter at once
 	smallBatch = 8   // and to a Set's; a longer one grows
-	settleLen  = 32  // ended timers taken away for each hold of a shard's lock
 )
 
 // An item is one firing on its way to a worker. What it needs is copied while
@@ -34,9 +33,9 @@ type batch struct {
 	next  *batch // in set.parked
 	run   func() // b.work, made once so that Submit needs no new closure
 
-	at     int // items claimed or passed over
-	tidied int // items whose ended timers have been taken away
-	tally  tally
+	at     int   // items claimed or passed over
+	tidied int   // items whose ended timers have been taken away
+	tally  tally // to be added to the service's counters
 }
 
 // batches are pooled by size; nothing in a pooled one points to a timer.
@@ -100,9 +99,6 @@ func (b *batch) stretch() {
 			b.tally.run--
 			b.tally.stale++
 		}
-		if b.at-b.tidied >= settleLen {
-			b.tidy()
-		}
 	}
 	returned = true
 }
@@ -120,9 +116,11 @@ func (b *batch) settle(it *item) {
 }
 
 // tidy takes away the timers whose last run has returned, unless they were
-// killed or set anew meanwhile.
+// killed or set anew meanwhile. Once a batch: the shard's lock is the driver's,
+// too, which at that moment drains the same slot.
 func (b *batch) tidy() {
 	var held *shard
+	var gone int64
 	for ; b.tidied < b.at; b.tidied++ {
 		it := &b.items[b.tidied]
 		if it.left != 0 || it.e.word.Load() != it.word-queued+ran {
@@ -136,11 +134,13 @@ func (b *batch) tidy() {
 			held.mu.Lock()
 		}
 		if it.e.word.Load() == it.word-queued+ran {
-			held.drop(b.svc, it.index, it.e)
+			held.drop(it.index, it.e)
+			gone++
 		}
 	}
 	if held != nil {
 		held.mu.Unlock()
+		b.svc.pending.Add(-gone)
 	}
 }
 

@@ -98,7 +98,7 @@ func (e *entry) renew() (word uint64) {
 
 const (
 	blockLen = 64  // entries addressed by one pointer of slab.blocks
-	slabLen  = 256 // entries of one allocation once a shard has that many
+	slabLen  = 512 // entries of one allocation once a shard has that many
 )
 
 // A link is what ties an entry into its Set's list.
@@ -151,8 +151,8 @@ func (s *slab) alloc() (uint32, *entry) {
 }
 
 // grow adds a small block while the shard is small, and afterwards slabLen
-// entries, which waste nothing in the allocator's size classes and begin at a
-// cache line.
+// entries: 32 KiB, the least that the allocator gives out without a header of
+// its own and in whole pages.
 func (s *slab) grow() {
 	if len(s.blocks) < slabLen/blockLen {
 		s.blocks = append(s.blocks, new([blockLen]entry))

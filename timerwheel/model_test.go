@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,7 @@ func play(steps []step, cfg Config, own bool) (err error) {
 	begin = begin.Add(-1) // so that no time is 0, which stands for never
 	var all []*setting
 	now := map[TimerID]*setting{}
+	var mu sync.Mutex // the bubble orders all this, but not for the race detector
 	live := func() (n int) {
 		for _, x := range now {
 			if x.live() {
@@ -108,6 +110,7 @@ func play(steps []step, cfg Config, own bool) (err error) {
 	}
 	for i, st := range steps {
 		synctest.Wait()
+		mu.Lock()
 		at := time.Since(begin)
 		old := now[st.ID]
 		was := live()
@@ -119,6 +122,8 @@ func play(steps []step, cfg Config, own bool) (err error) {
 			x := &setting{id: st.ID, at: at, every: st.Every, repeat: st.Repeat}
 			if err := set.SetTimer(st.ID, st.Every, st.Repeat, func(f Firing) {
 				// A reset moves the runs on to its own setting.
+				mu.Lock()
+				defer mu.Unlock()
 				cur := now[st.ID]
 				cur.runs = append(cur.runs, run{time.Since(begin), f})
 			}); err != nil {
@@ -156,10 +161,15 @@ func play(steps []step, cfg Config, own bool) (err error) {
 				}
 			}
 		case "sleep":
+			mu.Unlock()
 			time.Sleep(st.Every)
+			mu.Lock()
 		}
+		mu.Unlock()
 	}
 	synctest.Wait()
+	mu.Lock()
+	defer mu.Unlock()
 	for _, x := range all {
 		if err := x.check(time.Since(begin)); err != nil {
 			return err

@@ -42,11 +42,13 @@ func TestZeroRepeatsUntilKilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := started(t, Config{}, inline{})
 		var n, left atomic.Int64
-		must(t, s.SetTimer(1, 100*time.Millisecond, 0, func(f Firing) { n.Add(1); left.Store(f.Left) }))
-		time.Sleep(100*time.Second + 50*time.Millisecond)
+		time.Sleep(300 * time.Microsecond) // off the grid of ticks: each firing is late
+		const period = 100*time.Millisecond + 700*time.Microsecond
+		must(t, s.SetTimer(1, period, 0, func(f Firing) { n.Add(1); left.Store(f.Left) }))
+		time.Sleep(1000*period + period/2)
 		synctest.Wait()
 		if n.Load() != 1000 {
-			t.Errorf("fired %d times in 100.05 s, want 1000: it drifts", n.Load())
+			t.Errorf("fired %d times in 1000.5 periods, want 1000: it drifts", n.Load())
 		}
 		if left.Load() != -1 {
 			t.Errorf("Left: got %d, want -1", left.Load())

@@ -62,8 +62,9 @@ func (t *Set) shardOf(id TimerID) *shard {
 // cancelled and started with the new parameters: nothing of the old setting
 // runs after SetTimer has returned, and Firing.N starts from 1.
 //
-// A firing never comes early. It comes at the first tick at or after its
-// deadline, plus what the submitter takes. Deadlines are one period apart
+// A firing never comes early. It is handed out at the first tick at or after
+// its deadline, plus up to a tick that the wheel takes, plus two while more than
+// 48 timers fire on each tick; then it is the submitter's. Deadlines are one period apart
 // whenever the callback runs (no drift). A period that comes while the firing
 // before it has not returned is skipped, counted in Stats.Skipped, and not
 // taken off repeat: two runs of one setting never overlap.
@@ -148,8 +149,8 @@ func (t *Set) auto(d time.Duration, repeat int, fn func(Firing)) (TimerID, error
 	return id, nil
 }
 
-// Len returns the number of live timers. A timer counts until its last run
-// has returned.
+// Len returns the number of live timers. A timer counts until the block of
+// firings that its last run came in has been worked off.
 func (t *Set) Len() int { return int(t.n.Load()) }
 
 // Close refuses new timers from now on and kills the Set's, as KillAllTimers.

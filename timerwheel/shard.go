@@ -63,7 +63,7 @@ func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) (o
 	}
 	w := e.renew()
 	if w&states >= running && !e.more() {
-		sh.drop(s, i, e) // its last run has begun: there is nothing to reset
+		sh.end(s, i, e) // its last run has begun: there is nothing to reset
 		return false, 0
 	}
 	e.every = int64(every)
@@ -82,12 +82,12 @@ func (sh *shard) move(s *Service, i uint32, e *entry, due, now int64) {
 		}
 		sh.rings[slot-1].remove(&sh.slab, i, e)
 	}
-	sh.hang(s, i, e, now)
+	sh.hang(s, i, e, now/s.tick)
 }
 
 // hang puts e on the slot of its deadline and has that slot armed.
-func (sh *shard) hang(s *Service, i uint32, e *entry, now int64) {
-	level, key := where(s.tickAfter(e.due), now/s.tick)
+func (sh *shard) hang(s *Service, i uint32, e *entry, nowTick int64) {
+	level, key := where(s.tickAfter(e.due), nowTick)
 	slot := slotOf(level, key)
 	e.setSlot(slot + 1)
 	sh.rings[slot].push(&sh.slab, i, e)
@@ -115,7 +115,8 @@ func (sh *shard) kill(s *Service, set *Set, id TimerID) death {
 func (sh *shard) end(s *Service, i uint32, e *entry) death {
 	w := e.renew()
 	d := death{killed: w&states < running || e.more(), state: w & states, met: keyOf(i, w)}
-	sh.drop(s, i, e)
+	sh.drop(i, e)
+	s.pending.Add(-1)
 	return d
 }
 
@@ -127,15 +128,14 @@ func (sh *shard) find(set *Set, id TimerID) (uint32, *entry) {
 	return sh.table.find(&sh.slab, set.index, id, sh.table.hash(set.index, id))
 }
 
-// drop takes e out of everything and frees it.
-func (sh *shard) drop(s *Service, i uint32, e *entry) {
+// drop takes e out of everything and frees it. The caller counts it off.
+func (sh *shard) drop(i uint32, e *entry) {
 	if slot := e.slot(); slot != 0 {
 		sh.rings[slot-1].remove(&sh.slab, i, e)
 	}
 	sh.table.remove(&sh.slab, i, e, sh.table.hash(e.set(), e.id))
 	sh.leave(sh.sets[e.set()], i)
 	sh.slab.release(i, e)
-	s.pending.Add(-1)
 }
 
 // join makes e one of set's timers and links it into the set's list. The
@@ -244,7 +244,7 @@ func (d death) count(met *[]runKey) int {
 func (sh *shard) trim() {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.table.count != 0 || sh.slab.fresh <= 4*slabLen {
+	if sh.table.count != 0 || sh.slab.fresh <= 2*slabLen {
 		sh.quiet = 0
 		return
 	}

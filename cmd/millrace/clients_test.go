@@ -150,6 +150,35 @@ func TestCall(t *testing.T) {
 	}
 }
 
+// What comes in front of the answer is printed too, and isn't taken for it.
+func TestCallWaitsForItsOwnAnswer(t *testing.T) {
+	s := serve(t)
+	c := s.dial()
+	c.echo("in")
+	type result struct {
+		out  string
+		code int
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, _, code := millrace(t, nil, "", "call", s.ready[0], "1/4", `{"ms":1500}`)
+		done <- result{out, code}
+	}()
+	for {
+		select {
+		case r := <-done:
+			lines := strings.Split(strings.TrimSpace(r.out), "\n")
+			if r.code != 0 || len(lines) < 2 || lines[0] != "1/2 news" || lines[len(lines)-1] != `1/4 {"slept_ms":1500}` {
+				t.Errorf("exit code %d, %q; want broadcasts, then the answer", r.code, r.out)
+			}
+			return
+		case <-time.After(100 * time.Millisecond):
+			c.send(1, 2, "news")
+			c.want(1, 2, "news")
+		}
+	}
+}
+
 func TestCallListens(t *testing.T) {
 	s := serve(t, "--heartbeat=100ms", "--idle-timeout=1s", "--first-frame-timeout=off")
 	cmd := exec.Command(program, "call", "--listen", s.ready[0], "1/5", `{"group":"g"}`)

@@ -37,12 +37,12 @@ func exitCode(err error) int {
 	var e *exitErr
 	var coded interface{ ExitCode() int }
 	switch {
-	case errors.As(err, &coded):
-		return coded.ExitCode()
 	case err == nil:
 		return exitOK
-	case errors.As(err, &e):
+	case errors.As(err, &e): // before what it wraps: kong's errors have codes of their own
 		return e.code
+	case errors.As(err, &coded):
+		return coded.ExitCode()
 	default:
 		return exitFailed
 	}

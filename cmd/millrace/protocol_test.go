@@ -384,6 +384,28 @@ func TestHeartbeatAsksTheSilent(t *testing.T) {
 	c.echo("still here")
 }
 
+// The server's own PINGs are no life of the client's.
+func TestHeartbeatFindsOutWhoIsNotThere(t *testing.T) {
+	s := serve(t, "--heartbeat=100ms", "--idle-timeout=1s")
+	c := s.dial()
+	c.echo("first")
+	from := time.Now()
+	for time.Since(from) < 5*time.Second {
+		f := c.recv()
+		if code, _, ok := parseErrorFrame(f); ok && code == 5 {
+			c.wantEnd()
+			if took := time.Since(from); took < 900*time.Millisecond {
+				t.Errorf("closed after %v, want a second", took)
+			}
+			return
+		}
+		if f.main != 0 || f.sub != 1 {
+			t.Fatalf("got %v, want a PING or ERROR 5", f)
+		}
+	}
+	t.Error("not closed after 5 s without an answer to a PING")
+}
+
 func TestConnectionsOverTheLimitAreToldSo(t *testing.T) {
 	for _, flag := range []string{"--max-conns=3", "--max-conns-per-ip=3"} {
 		t.Run(flag, func(t *testing.T) {

@@ -85,7 +85,8 @@ func TestASecondStartAfterKill9(t *testing.T) {
 
 func TestAnIdleServerDrainsAtOnceAndKindly(t *testing.T) {
 	dispatches(t, func(t *testing.T, mode string) {
-		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		for i := range 6 {
+			sig := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}[i%2]
 			s := serve(t, mode, "--drain-timeout=20s")
 			c, silent := s.dial(), s.dial()
 			c.echo("in")
@@ -98,6 +99,7 @@ func TestAnIdleServerDrainsAtOnceAndKindly(t *testing.T) {
 				}
 			}
 			silent.SetReadDeadline(time.Now().Add(patience))
+			time.Sleep(time.Duration(i) * 40 * time.Millisecond) // another phase of the server's ticks
 			s.signal(sig)
 			f := c.recv()
 			at := time.Now()

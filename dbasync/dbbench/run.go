@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -277,13 +276,6 @@ func (r *recorder) note(ok bool, took time.Duration) {
 	r.mu.Unlock()
 }
 
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
 
 // Millrace measures one round of dbasync.
 func Millrace(ctx context.Context, cfg Config) (Round, error) {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"sort"
 	"strconv"
-	"syscall"
 	"time"
 )
 
@@ -83,10 +82,10 @@ func hasBinaries(dir string) bool {
 	return true
 }
 
-// account is who the server runs as; nil credential: as this process.
+// account is who the server runs as.
 type account struct {
 	uid, gid int
-	cred     *syscall.Credential
+	other    bool // not as this process
 	name     string
 }
 
@@ -113,8 +112,7 @@ func serverAccount(name string) (account, error) {
 		if err := errors.Join(err1, err2); err != nil {
 			return account{}, fmt.Errorf("pgembed: account %s: %w", n, err)
 		}
-		return account{uid: uid, gid: gid, name: n,
-			cred: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), NoSetGroups: false}}, nil
+		return account{uid: uid, gid: gid, name: n, other: true}, nil
 	}
 	return account{}, fmt.Errorf("pgembed: this process is root and no account of %q exists to run PostgreSQL", names)
 }

@@ -133,7 +133,7 @@ func (s *Server) makeDirs() error {
 		if err := os.Chmod(d, 0o700); err != nil {
 			return err
 		}
-		if s.acct.cred != nil {
+		if s.acct.other {
 			if err := chownTree(d, s.acct.uid, s.acct.gid); err != nil {
 				return err
 			}
@@ -178,7 +178,7 @@ func (s *Server) initdb(ctx context.Context) error {
 		args = append(args, "--no-sync")
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.acct.cred}
+	cmd.SysProcAttr = asAccount(s.acct)
 	cmd.Dir = s.base
 	cmd.Env = environ()
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -213,7 +213,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), s.args()...)
-	cmd.SysProcAttr = procAttr(s.acct.cred)
+	cmd.SysProcAttr = serverAttr(s.acct)
 	cmd.Dir, cmd.Env = s.base, environ()
 	cmd.Stdout, cmd.Stderr = log, log
 	started, done := make(chan error), make(chan struct{})
@@ -371,7 +371,7 @@ func (s *Server) halt(ctx context.Context, how Mode) error {
 		return nil
 	case <-ctx.Done():
 		// Its own process group holds its children too.
-		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+		killGroup(s.cmd.Process.Pid)
 		<-s.done
 		return fmt.Errorf("pgembed: stop: %w", ctx.Err())
 	}

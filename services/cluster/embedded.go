@@ -80,7 +80,7 @@ func (e *Embedded) run(cfg EmbeddedConfig) error {
 	address := filepath.Join(cfg.Dir, "address")
 	end := time.Now().Add(cfg.ReadyTimeout)
 	for {
-		err := syscall.Flock(int(e.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := lockFile(e.lock)
 		if err == nil {
 			return e.serve(cfg, address)
 		}

@@ -265,13 +265,13 @@ func (l *locks) learn(k *lockKey, r record) {
 	}
 	now := time.Now()
 	k.proc = v.Proc
-	k.until = now.Add(min(time.Duration(v.TTL), maxTTL) * time.Millisecond)
+	k.until = now.Add(min(time.Duration(v.TTL), longestTTL) * time.Millisecond)
 	if _, ok := l.procs[v.Proc]; !ok {
 		l.procs[v.Proc] = now.Add(l.c.cfg.Lease) // it has that long to show up
 	}
 }
 
-const maxTTL = time.Duration(1<<62) / time.Millisecond
+const longestTTL = time.Duration(1<<62) / time.Millisecond
 
 // free says whether the lock may be taken now. l.mu is held.
 func (l *locks) free(k *lockKey, now time.Time) bool {

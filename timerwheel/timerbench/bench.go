@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -104,15 +103,16 @@ func Reset(b *testing.B, r Rival, n int) {
 // Memory is the heap that n timers take.
 func Memory(b *testing.B, r Rival, n int) {
 	var bytes float64
+	delay := delays(n)
 	for b.Loop() {
 		p := NewPool()
 		t := r.Make(p)
 		before := heap()
-		delay := delays(n)
 		for i := range n {
 			t.SetTimer(timerwheel.TimerID(i), delay(i), 1, nothing)
 		}
 		bytes = float64(heap()-before) / float64(n)
+		runtime.KeepAlive(delay)
 		t.Close()
 		p.Close()
 	}
@@ -125,15 +125,6 @@ func heap() int64 {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
-}
-
-// CPU returns the CPU time that the process has used.
-func CPU() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // Repeat lets n timers repeat, at most 100,000 firings a second, and reports

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 )
 
 // Streams is where the commands write: results to Out, progress and remarks to Err.
@@ -39,9 +40,9 @@ func wrongUsage(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Sprintf(format, args...)}
 }
 
-// untilInterrupt is a context that the first interrupt ends.
+// untilInterrupt is a context that the first SIGINT or SIGTERM ends.
 func untilInterrupt() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), os.Interrupt)
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
 // interrupted turns the end of such a context into an exit code.

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What each package may import beside the standard library, so that an embedder of one
+// links nothing of the others. A prefix stands for what is below it.
+var mayImport = map[string][]string{
+	"millrace/codec":           {},
+	"millrace/timerwheel":      {"github.com/RussellLuo/timingwheel"},
+	"millrace/dbasync":         {"github.com/jackc/pgx/v5"},
+	"millrace/dbasync/migrate": {"github.com/jackc/pgx/v5"},
+	"millrace/dbasync/pgembed": {},
+	"millrace/engine":          {"millrace/codec", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
+	"millrace/services/serial": {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
+	"millrace/services": {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/dbasync",
+		"millrace/services/serial"},
+	"millrace/services/client": {"millrace/codec", "millrace/services/serial"},
+	"millrace/services/cluster": {"millrace/services", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
+		"golang.org/x/sys"},
+}
+
+// What must not be linked at all, however far away, by whoever imports a package.
+var mustNotLink = map[string][]string{
+	"millrace/engine":          {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io"},
+	"millrace/services":        {"github.com/nats-io"},
+	"millrace/services/client": {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
+	"millrace/timerwheel":      {"millrace/engine"},
+	"millrace/dbasync":         {"millrace/engine"},
+}
+
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v", args, err)
+	}
+	return strings.Fields(string(out))
+}
+
+func under(path string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") })
+}
+
+func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
+	for pkg, allowed := range mayImport {
+		for _, imported := range goList(t, "-f", `{{join .Imports "\n"}}`, pkg) {
+			first, _, _ := strings.Cut(imported, "/")
+			if (strings.Contains(first, ".") || first == "millrace") && !under(imported, allowed) {
+				t.Errorf("%s imports %s", pkg, imported)
+			}
+		}
+	}
+}
+
+func TestEmbeddersDoNotLinkWhatTheyDidNotAskFor(t *testing.T) {
+	for pkg, banned := range mustNotLink {
+		for _, dep := range goList(t, "-deps", pkg) {
+			if under(dep, banned) {
+				t.Errorf("%s links %s", pkg, dep)
+			}
+		}
+	}
+}

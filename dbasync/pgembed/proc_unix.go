@@ -1,0 +1,26 @@
+//go:build unix
+
+package pgembed
+
+import "syscall"
+
+// asAccount runs a child as the account.
+func asAccount(a account) *syscall.SysProcAttr {
+	if !a.other {
+		return &syscall.SysProcAttr{}
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}}
+}
+
+// serverAttr runs the server as the account, in a process group of its own (a ^C at the
+// terminal reaches us, and we stop it in order), and has it end with us where the
+// system can do that.
+func serverAttr(a account) *syscall.SysProcAttr {
+	attr := asAccount(a)
+	attr.Setpgid = true
+	endWithUs(attr)
+	return attr
+}
+
+// killGroup kills the server and its children.
+func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) }
