@@ -80,7 +80,9 @@ func (c *classes) inline(handle uint32, mode Dispatch) bool {
 	return mode == Inline || e.kind() == kindQuick
 }
 
-// place stores an entry; without room a learned one is thrown out.
+// place stores an entry. Without room another is thrown out and has to be learned
+// again: one that is being learned, else one that was; so handles that nobody serves
+// can't keep the table from those that are.
 func (c *classes) place(e entry) bool {
 	h := c.home(e.handle())
 	for i := h; i < h+probes; i++ {
@@ -89,9 +91,12 @@ func (c *classes) place(e entry) bool {
 			return c.slots[i].CompareAndSwap(uint64(old), uint64(e))
 		}
 	}
-	for i := h; i < h+probes; i++ {
-		if old := entry(c.slots[i].Load()); old.kind() == kindLearn {
-			return c.slots[i].CompareAndSwap(uint64(old), uint64(e))
+	for _, weak := range []uint8{kindLearn, kindQuick} {
+		for i := range probes {
+			at := h + (i+int(e.handle()))%probes // not always the same one's turn
+			if old := entry(c.slots[at].Load()); old.kind() == weak {
+				return c.slots[at].CompareAndSwap(uint64(old), uint64(e))
+			}
 		}
 	}
 	return false

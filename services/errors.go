@@ -14,8 +14,10 @@ import (
 // What a stage returns beside nil (go on with the next stage) and a failure.
 var (
 	// Answer: what stands in the result is the answer; no further stage runs.
+	//lint:ignore ST1012 no failure
 	Answer = errors.New("services: answer now")
 	// Stop: no further stage runs and nothing is sent.
+	//lint:ignore ST1012 no failure
 	Stop = errors.New("services: stop")
 )
 

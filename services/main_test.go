@@ -34,7 +34,7 @@ var (
 	quiet      = slog.New(slog.NewTextHandler(io.Discard, nil))
 )
 
-// bench is a server with a controller, on a real socket.
+// rig is a server with a controller, on a real socket.
 type rig struct {
 	testing.TB
 	c      *services.Controller

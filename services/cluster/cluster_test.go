@@ -21,7 +21,10 @@ func TestMain(m *testing.M) {
 		child(role)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m,
+		// gnet, which services links, keeps one ants pool for the life of the process
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).ticktock"))
 }
 
 func embedded(tb testing.TB) *cluster.Embedded {

@@ -24,8 +24,8 @@ import (
 // the write, so a holder's time is always up first. A process also renews a
 // subject of its own, three times a lease: one that the others have not seen
 // renewed for a lease is dead and its locks may be taken; a process that could
-// not renew for a lease, counted from before its last renewal, takes its own
-// locks for lost. (The same reasoning as the lease of C. Gray and D. Cheriton,
+// not renew for a lease, counted from before its last renewal, has lost its
+// locks and takes none until it has renewed again. (The same reasoning as the lease of C. Gray and D. Cheriton,
 // 1989, and of Amazon's DynamoDB lock client.)
 
 // locks is this process's part. One goroutine watches, one renews, and a few
@@ -205,9 +205,22 @@ func (l *locks) renew(ctx context.Context) error {
 		return err
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !time.Now().Before(l.alive) {
+		l.loseAll() // of the lease that has lapsed
+	}
 	l.alive = start.Add(l.c.cfg.Lease)
-	l.mu.Unlock()
 	return nil
+}
+
+// loseAll ends all our holdings. l.mu is held.
+func (l *locks) loseAll() {
+	for _, k := range l.keys {
+		if k.held != nil {
+			l.lose(k)
+			l.kick(k)
+		}
+	}
 }
 
 // see takes in a change of the bucket. Watcher's goroutine.

@@ -351,6 +351,10 @@ func TestAStoppedServerComesBackWithItsData(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	// Once any lock is given the lease has been renewed; the old ones stay lost.
+	if other, err := services.LockAndWait(background, c, "m", services.LockOptions{TTL: time.Hour, Wait: 10 * time.Second}); other == 0 || err != nil {
+		t.Fatalf("another lock after the restart: %d, %v", other, err)
+	}
 	next, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Wait: 10 * time.Second})
 	if err != nil || next <= token {
 		t.Errorf("after the restart: got token %d after %d, %v", next, token, err)

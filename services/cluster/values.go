@@ -138,8 +138,10 @@ func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)
 		c.refused.Add(1)
 		return nil, services.ErrCacheFull
 	}
-	kw, err := l.values.kv.Watch(context.Background(), subjectKey(key), jetstream.UpdatesOnly())
+	ctx, end := context.WithCancel(context.Background())
+	kw, err := l.values.kv.Watch(ctx, subjectKey(key), jetstream.UpdatesOnly())
 	if err != nil {
+		end()
 		c.watches.Add(-1)
 		return nil, translate(err)
 	}
@@ -149,7 +151,10 @@ func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)
 		once.Do(func() {
 			w.End()
 			c.watches.Add(-1)
-			l.locks.running.Go(func() { _ = kw.Stop() }) // an exchange; ends the range below
+			l.locks.running.Go(func() { // an exchange; ends the range below
+				_ = kw.Stop()
+				end() // the library has a goroutine wait for it
+			})
 		})
 	}
 	w = services.NewWatcher(on, fn, cancel)

@@ -280,11 +280,12 @@ func TestLocks(t *testing.T) {
 		c.send(54, `{"key":"l","ttl_ms":60000,"wait_ms":60000}`)
 		c.send(54, `{"key":"l","ttl_ms":60000,"wait_ms":60000}`)
 		c.ask(43, `{"a":1,"b":1}`, `{"sum":2}`)
-		if err := c.SetLinger(0); err != nil {
-			t.Fatal(err)
+		for _, w := range []*wire{c, b} { // resets: no FIN comes
+			if err := w.SetLinger(0); err != nil {
+				t.Fatal(err)
+			}
+			_ = w.Close()
 		}
-		_ = c.Close()
-		_ = b.Close()
 		t3 := a.locked()
 		if t3 <= t2 {
 			t.Errorf("token %d after %d", t3, t2)
