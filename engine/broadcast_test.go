@@ -73,3 +73,37 @@ func TestBroadcastingStrandWaitsForTheSlowestLoop(t *testing.T) {
 		t.Errorf("%d of %d callbacks ran, %d refused", got, n, refused.Load())
 	}
 }
+
+// A turn of the loop writes to a bounded number of sessions, whatever waits, and
+// broadcasts that wait together leave as one write for each session.
+func TestWalkIsBoundedAndJoinsWhatWaits(t *testing.T) {
+	const sessions, budget = 1000, 64
+	d := newDesk(t, Config{DrainBudget: budget}, &funcs{})
+	var wires []*fakeWire
+	for range sessions {
+		_, w := d.open(-1)
+		wires = append(wires, w)
+	}
+	d.settleAll()
+	for range 10 {
+		if err := d.Broadcast(1, 1, []byte("to all")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turns := 0
+	for before := d.Stats().Loops[0].Writes; d.turn(); turns++ {
+		now := d.Stats().Loops[0].Writes
+		if now-before > budget {
+			t.Fatalf("%d writes in one turn, budget %d", now-before, budget)
+		}
+		before = now
+	}
+	for i, w := range wires {
+		if w.writes != 1 || len(w.got) != 10*14 {
+			t.Fatalf("session %d: %d writes, %d bytes; want 1 and 140", i, w.writes, len(w.got))
+		}
+	}
+	if turns < sessions/budget {
+		t.Errorf("%d turns for %d sessions", turns, sessions)
+	}
+}

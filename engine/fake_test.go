@@ -23,6 +23,7 @@ var long = flag.Bool("long", false, "run the large variants of the tests")
 // check runs a rapid property, ten times as often when long.
 func check(t *testing.T, prop func(*rapid.T)) {
 	t.Helper()
+	flag.Set("rapid.nofailfile", "true") // the seed is in the output
 	if *long {
 		flag.Set("rapid.checks", "1000")
 	}
