@@ -28,7 +28,7 @@ const (
 
 const (
 	minClass = 9  // 512 B
-	maxClass = 20 // 1 MiB: what is larger is left to the garbage collector
+	maxClass = 21 // 2 MiB, a stage at the default MaxOutbound; what is larger is left to the garbage collector
 )
 
 var bufs [maxClass + 1]sync.Pool // by class; of *buf with cap(b) == 1<<class
