@@ -22,6 +22,7 @@ const (
 type classes struct {
 	slots []atomic.Uint64
 	shift uint
+	some  bool // a handle is fixed on the loop
 }
 
 // An entry: handle in the upper half, then kind, backoff, strikes and a run count.
@@ -102,6 +103,11 @@ func (c *classes) place(e entry) bool {
 	return false
 }
 
+// mayInline tells whether any packet may run on a loop.
+func (srv *Server) mayInline() bool {
+	return srv.cfg.Dispatch != Ordered || srv.classes.Load().some
+}
+
 // fixed are the handles whose dispatch the user has set.
 type fixed struct {
 	mu sync.Mutex
@@ -114,11 +120,21 @@ type fixed struct {
 func (srv *Server) SetDispatch(handle uint32, d Dispatch) {
 	srv.fixed.mu.Lock()
 	defer srv.fixed.mu.Unlock()
+	srv.fix(handle, d)
+	srv.makeClasses()
+}
+
+func (srv *Server) fix(handle uint32, d Dispatch) {
 	if d == Adaptive {
 		delete(srv.fixed.m, handle)
 	} else {
 		srv.fixed.m[handle] = d
 	}
+}
+
+// makeClasses makes the smallest table that holds what is fixed. fixed.mu is held, or
+// the server is new.
+func (srv *Server) makeClasses() {
 	bits := uint(8)
 	for !srv.rebuildClasses(bits) {
 		bits++
@@ -130,7 +146,7 @@ func (srv *Server) rebuildClasses(bits uint) bool {
 	for h, d := range srv.fixed.m {
 		kind := uint8(kindOrdered)
 		if d == Inline {
-			kind = kindInline
+			kind, c.some = kindInline, true
 		}
 		if !c.place(makeEntry(h, kind, 0, 0, 0)) {
 			return false

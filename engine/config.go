@@ -122,7 +122,7 @@ type Config struct {
 	MaxOutbound   int // bytes a session may leave unsent; 1 MiB
 	MaxPending    int // bytes read that wait for one session's handler; 1 MiB
 	MaxTasks      int // functions that wait in one Session.Submit; 1,024
-	MaxOutbox     int // bytes of broadcasts and group sends waiting in one loop; 16 MiB
+	MaxOutbox     int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
 	MemoryBudget  int // bytes waiting in all sessions, in and out; 256 MiB
 	MaxGroups     int // groups of one session; 64
 

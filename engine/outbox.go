@@ -130,6 +130,10 @@ func (s *Session) admit(n int, kind sendKind) error {
 		s.srv.busy.Add(1)
 		return ErrBusy
 	}
+	if kind == sendPush && !o.active && s.loop.queued.Load() >= int64(s.srv.cfg.MaxOutbox) {
+		s.srv.busy.Add(1)
+		return ErrBusy
+	}
 	return nil
 }
 

@@ -334,7 +334,7 @@ func TestBroadcastToManySessions(t *testing.T) {
 	caster := srv.dial()
 	caster.send(1, 1, "x")
 	caster.expect(1, 1, "x")
-	waitFor(t, "all to be there", func() bool { return srv.stats().Conns == n+1 })
+	waitFor(t, "all to be there", func() bool { st := srv.stats(); return st.Conns == n+1 && st.Loops[0].Writes == 1 })
 	before := srv.stats()
 	began := time.Now()
 	caster.send(1, 2, "to all") // the child does it ten times within one callback

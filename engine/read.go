@@ -86,7 +86,7 @@ func (l *loop) complete(s *Session, b []byte) []byte {
 		if missing == 0 {
 			l.endPartial(s)
 			n := 0
-			if l.srv.cfg.Dispatch != Ordered && !s.mustPark() && s.in.enter() {
+			if l.srv.mayInline() && !s.mustPark() && s.in.enter() {
 				n = l.inline(s, part.b)
 			}
 			if n == 0 {
@@ -128,7 +128,7 @@ func (l *loop) endPartial(s *Session) {
 // take handles the whole frames at the start of b and keeps the rest as a partial one.
 func (l *loop) take(s *Session, b []byte) {
 	whole, bad := 0, error(nil)
-	if l.srv.cfg.Dispatch != Ordered && !s.mustPark() && s.in.enter() {
+	if l.srv.mayInline() && !s.mustPark() && s.in.enter() {
 		n := l.inline(s, b)
 		b = b[n:]
 		if s.rd.life != lifeOpen || s.closing.Load() != 0 {

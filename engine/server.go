@@ -102,10 +102,10 @@ func New(cfg Config, h Handler) (*Server, error) {
 	srv.perIP.m = map[netip.Addr]int{}
 	srv.loops.Store(&[]*loop{})
 	srv.fixed.m = map[uint32]Dispatch{}
-	srv.classes.Store(newClasses(8))
 	for handle, d := range cfg.Handles {
-		srv.SetDispatch(handle, d)
+		srv.fix(handle, d)
 	}
+	srv.makeClasses()
 	if cfg.Dispatch == Adaptive {
 		srv.learn = &learner{srv}
 	}

@@ -1,0 +1,301 @@
+package engine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/codec"
+)
+
+func inlined(srv *Server) (n uint64) {
+	for _, l := range srv.Stats().Loops {
+		n += l.Inline
+	}
+	return n
+}
+
+// Every handle whose dispatch is fixed keeps it, however many there are and whatever
+// else is learned beside them.
+func TestFixedHandlesStayFixed(t *testing.T) {
+	fix := map[uint32]Dispatch{}
+	for i := range uint32(3000) {
+		fix[i*0x10001^i<<7] = []Dispatch{Ordered, Inline}[i%2]
+	}
+	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Handles: fix, Logger: quiet}, &funcs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for g := range 4 { // a storm of handles that are learned
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r := rand.New(rand.NewPCG(1, uint64(g)))
+			c := srv.classes.Load()
+			for range 20_000 {
+				h := r.Uint32()
+				if _, ok := fix[h]; !ok {
+					c.place(makeEntry(h, kindLearn+uint8(h&1), 0, 0, 1))
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	for h, d := range fix {
+		for _, mode := range dispatches {
+			if got := srv.classes.Load().inline(h, mode); got != (d == Inline) {
+				t.Fatalf("handle %#x fixed as %v: inline %v in mode %v", h, d, got, mode)
+			}
+		}
+	}
+	for h, d := range fix {
+		srv.SetDispatch(h, Adaptive)
+		c := srv.classes.Load()
+		if c.inline(h, Adaptive) || c.inline(h, Ordered) || !c.inline(h, Inline) {
+			t.Fatalf("handle %#x is still %v", h, d)
+		}
+		break
+	}
+}
+
+// An entry holds what it was made of.
+func TestEntry(t *testing.T) {
+	for range 1000 {
+		h, k, b, s, r := rand.Uint32(), uint8(rand.IntN(5)), uint8(rand.IntN(16)), uint8(rand.IntN(256)), uint16(rand.Uint32())
+		e := makeEntry(h, k, b, s, r)
+		if e.handle() != h || e.kind() != k || e.backoff() != b || e.strikes() != s || e.runs() != r {
+			t.Fatalf("%x: %x %d %d %d %d", e, h, k, b, s, r)
+		}
+	}
+}
+
+// A handle that has shown itself quick runs inline, one that takes long never does, and
+// one that turns slow goes back to the workers, which is logged.
+func TestAdaptiveLearnsAndTakesBack(t *testing.T) {
+	var log strings.Builder
+	var slow atomic.Bool
+	srv := serve(t, Config{Logger: textLog(&log)}, &funcs{read: func(s *Session, p codec.Packet) {
+		if p.Sub == 4 || p.Sub == 2 && slow.Load() {
+			time.Sleep(12 * time.Millisecond)
+		}
+		echo(s, p)
+	}})
+	c := dial(t, srv)
+	do := func(sub uint16, n int) uint64 {
+		before := inlined(srv)
+		for range n {
+			c.send(1, sub, "x")
+			c.expect(1, sub, "x")
+		}
+		return inlined(srv) - before
+	}
+	waitFor(t, "the quick handle to go inline", func() bool { return do(2, 20) > 0 })
+	if n := do(4, 20); n != 0 {
+		t.Errorf("a handle of 12 ms ran inline %d times", n)
+	}
+	slow.Store(true)
+	if n := do(2, 20); n < 1 || n > 3 {
+		t.Errorf("a handle that turned slow ran inline %d times more, want at most %d", n, maxStrikes)
+	}
+	if st := srv.Stats(); st.Demoted != 1 {
+		t.Errorf("%d demoted", st.Demoted)
+	}
+	srv.Stop(within(t, time.Second))
+	if n := strings.Count(log.String(), "moved to the workers"); n != 1 {
+		t.Errorf("logged %d times: %s", n, log.String())
+	}
+}
+
+// SetDispatch holds while the server runs.
+func TestSetDispatchWhileRunning(t *testing.T) {
+	srv := serve(t, Config{Dispatch: Ordered}, &funcs{read: echo})
+	c := dial(t, srv)
+	for i, want := range []Dispatch{Ordered, Inline, Ordered, Inline, Adaptive} {
+		if i > 0 {
+			srv.SetDispatch(1<<16|1, want)
+		}
+		before := inlined(srv)
+		for range 10 {
+			c.send(1, 1, "x")
+			c.expect(1, 1, "x")
+		}
+		if got := inlined(srv) - before; want == Inline && got < 9 || want != Inline && got != 0 {
+			t.Errorf("step %d, %v: %d of 10 inline", i, want, got)
+		}
+	}
+}
+
+// Frames of handles that run in different places are handled in the order they came, and
+// never two at once.
+func TestOrderAcrossInlineAndWorkers(t *testing.T) {
+	for _, mode := range dispatches {
+		t.Run(mode.String(), func(t *testing.T) {
+			var inside sync.Map
+			srv := serve(t, Config{Dispatch: mode, Handles: map[uint32]Dispatch{1<<16 | 1: Inline, 1<<16 | 2: Ordered}},
+				&funcs{read: func(s *Session, p codec.Packet) {
+					if _, in := inside.LoadOrStore(s.ID(), true); in {
+						t.Error("two callbacks of one session at once")
+					}
+					n, _ := s.Value().(uint32)
+					if got := binary.BigEndian.Uint32(p.Body); got != n {
+						t.Errorf("frame %d, want %d", got, n)
+					}
+					s.SetValue(n + 1)
+					if n%50 == 0 {
+						s.Submit(func() {
+							if _, in := inside.Load(s.ID()); in {
+								t.Error("a submitted function inside a callback")
+							}
+						})
+					}
+					echo(s, p)
+					inside.Delete(s.ID())
+				}})
+			var wg sync.WaitGroup
+			for g := range 8 {
+				c := dial(t, srv)
+				r := rand.New(rand.NewPCG(7, uint64(g)))
+				const frames = 2000
+				wg.Add(2)
+				go func() {
+					defer wg.Done()
+					var b []byte
+					for i := range frames {
+						b = codec.Packet{Main: 1, Sub: uint16(1 + r.IntN(3)), Body: binary.BigEndian.AppendUint32(nil, uint32(i))}.Append(b)
+						if n := r.IntN(len(b) + 1); n > 20 { // any pieces
+							c.Write(b[:n])
+							b = append([]byte(nil), b[n:]...)
+						}
+					}
+					c.Write(b)
+				}()
+				go func() {
+					defer wg.Done()
+					for i := range frames {
+						if p, err := c.read(); err != nil || binary.BigEndian.Uint32(p.Body) != uint32(i) {
+							t.Errorf("reply %d: %v %v", i, p, err)
+							return
+						}
+					}
+				}()
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// The handler can be changed at any time; a packet has one handler, the sessions stay.
+func TestSetHandlerWhileRunning(t *testing.T) {
+	named := func(name string) *funcs {
+		return &funcs{read: func(s *Session, p codec.Packet) { s.Reply(p, []byte(name)) }}
+	}
+	srv := serve(t, Config{}, named("0"))
+	stop := make(chan bool)
+	var wg sync.WaitGroup
+	for range 4 {
+		c := dial(t, srv)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for last := -1; ; {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c.send(1, 1, "")
+				p, err := c.read()
+				var n int
+				if _, e := fmt.Sscan(string(p.Body), &n); err != nil || e != nil || n < last {
+					t.Errorf("got %q, %v after handler %d", p.Body, err, last)
+					return
+				}
+				last = n
+			}
+		}()
+	}
+	for i := range 200 {
+		srv.SetHandler(named(fmt.Sprint(i)))
+		time.Sleep(200 * time.Microsecond)
+	}
+	c := dial(t, srv)
+	c.send(1, 1, "")
+	c.expect(1, 1, "199")
+	close(stop)
+	wg.Wait()
+}
+
+// Every layout works through a server: echo, a sequence number, an ERROR about it, a bad
+// length.
+func TestEveryLayoutThroughAServer(t *testing.T) {
+	for _, prefix := range []string{"", "\xca\xfe\xba"} {
+		for _, width := range []int{2, 4} {
+			for _, adjust := range []int{0, -width, 3} {
+				for _, command := range []codec.Command{codec.MainSub16, codec.MainSub8, codec.Handle32} {
+					for _, bits := range []int{0, 1, 2, 3} {
+						lay := codec.Layout{Prefix: []byte(prefix), LengthWidth: width, LengthAdjust: adjust, Command: command, Seq: bits&1 != 0, LittleEndian: bits&2 != 0}
+						if adjust > 0 && command == codec.MainSub8 && bits&1 == 0 {
+							continue // an empty body's length would be negative
+						}
+						t.Run(fmt.Sprintf("%q/%d/%d/%d/%d", prefix, width, adjust, command, bits), func(t *testing.T) {
+							t.Parallel()
+							c, err := codec.New(lay, 0)
+							if err != nil {
+								t.Fatal(err)
+							}
+							srv := serve(t, Config{Layout: lay, MaxFrame: c.MaxFrame(), Loops: 1, Workers: 2, Linger: 20 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) {
+								if p.Sub == 7 {
+									s.Error(p, CodeConflict, "no")
+									return
+								}
+								echo(s, p)
+							}})
+							cl := dial(t, srv)
+							r := codec.NewReader(cl, c)
+							cl.SetDeadline(time.Now().Add(10 * time.Second))
+							next := func() codec.Packet {
+								p, err := r.Next()
+								if err != nil {
+									t.Fatal(err)
+								}
+								return p
+							}
+							seq := uint32(0)
+							if lay.Seq {
+								seq = 0xdeadbeef
+							}
+							b := []byte{}
+							for _, body := range []string{"", "x", strings.Repeat("y", 5000)} {
+								b = c.Append(b, codec.Packet{Main: 3, Sub: 4, Seq: seq, Body: []byte(body)})
+							}
+							for i := range 10 { // in pieces
+								cl.Write(b[len(b)*i/10 : len(b)*(i+1)/10])
+							}
+							for _, n := range []int{0, 1, 5000} {
+								if p := next(); p.Main != 3 || p.Sub != 4 || p.Seq != seq || len(p.Body) != n {
+									t.Fatalf("got %d/%d seq %d, %d bytes, want 3/4, %d, %d", p.Main, p.Sub, p.Seq, len(p.Body), seq, n)
+								}
+							}
+							cl.Write(c.Append(nil, codec.Packet{Main: 3, Sub: 7, Seq: seq}))
+							if p := next(); p.Main != 0 || p.Sub != SubError || p.Seq != seq || len(p.Body) != 8 {
+								t.Errorf("got %v, want an ERROR with its Seq", p)
+							}
+							cl.Write(append([]byte(prefix), 0, 0, 0, 0)) // too short in every layout but one
+							if adjust <= 0 {
+								if p := next(); p.Main != 0 || p.Sub != SubError {
+									t.Errorf("got %v, want ERROR 1", p)
+								}
+							}
+						})
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,271 @@
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"millrace/codec"
+)
+
+// Over MaxConns a connection gets ERROR 12 and a FIN; when one goes, another may come.
+func TestMaxConns(t *testing.T) {
+	for _, accept := range []AcceptMode{AcceptReusePort, AcceptSingle} {
+		srv := serve(t, Config{MaxConns: 5, Accept: accept, Linger: 50 * time.Millisecond}, &funcs{read: echo})
+		var in []*client
+		for range 5 {
+			c := dial(t, srv)
+			c.send(1, 1, "x")
+			c.expect(1, 1, "x")
+			in = append(in, c)
+		}
+		for range 30 {
+			c := dial(t, srv)
+			c.Write(frame(1, 1, "a request that will not be served"))
+			c.expectError(CodeLimit, 0)
+			c.Close()
+		}
+		if got := srv.Stats().Refused["max_conns"]; got != 30 {
+			t.Errorf("%d refused", got)
+		}
+		in[0].Close()
+		waitFor(t, "a slot", func() bool { return srv.table.count() == 4 })
+		c := dial(t, srv)
+		c.send(1, 1, "y")
+		c.expect(1, 1, "y")
+		in[1].send(1, 1, "z")
+		in[1].expect(1, 1, "z")
+	}
+}
+
+// MaxConnsPerIP holds for each address by itself, and is given back.
+func TestMaxConnsPerIP(t *testing.T) {
+	srv := serve(t, Config{MaxConnsPerIP: 3, MaxConns: 10, Addrs: []string{"tcp://0.0.0.0:0"}, Linger: 50 * time.Millisecond}, &funcs{read: echo})
+	port := srv.Addrs()[0].(*net.TCPAddr).Port
+	from := func(ip string) *client {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+		nc, err := d.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		return &client{Conn: nc, t: t, r: codec.NewReader(nc, nil)}
+	}
+	for round := range 3 {
+		var in []*client
+		for i := range 3 {
+			for k := range 3 {
+				c := from(fmt.Sprintf("127.0.0.%d", 2+i))
+				c.send(1, 1, fmt.Sprint(k))
+				c.expect(1, 1, fmt.Sprint(k))
+				in = append(in, c)
+			}
+			c := from(fmt.Sprintf("127.0.0.%d", 2+i))
+			c.expectError(CodeLimit, 0)
+			c.expectEOF()
+			c.Close()
+		}
+		last := from("127.0.0.9") // MaxConns
+		last.send(1, 1, "x")
+		last.expect(1, 1, "x")
+		full := from("127.0.0.10")
+		full.expectError(CodeLimit, 0)
+		full.Close()
+		for _, c := range append(in, last) {
+			c.Close()
+		}
+		waitFor(t, "all to go", func() bool { return srv.table.count() == 0 })
+		srv.perIP.mu.Lock()
+		if n := len(srv.perIP.m); n != 0 {
+			t.Errorf("round %d: %d addresses still counted: %v", round, n, srv.perIP.m)
+		}
+		srv.perIP.mu.Unlock()
+	}
+	if st := srv.Stats(); st.Refused["max_conns_per_ip"] != 9 || st.Refused["max_conns"] != 3 {
+		t.Errorf("refused %v", st.Refused)
+	}
+}
+
+// All sessions together stay near the memory budget: reading of the largest pauses, and
+// in the end everything is answered.
+func TestMemoryBudget(t *testing.T) {
+	const budget = 4 << 20
+	srv := serve(t, Config{MemoryBudget: budget, Dispatch: Ordered, Workers: 2, SpareWorkers: Off, Linger: 50 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) {
+		time.Sleep(100 * time.Microsecond)
+		s.Reply(p, p.Body[:8])
+	}})
+	const clients, frames = 16, 60
+	small := dial(t, srv)
+	small.send(1, 1, "warm-up!")
+	small.expect(1, 1, "warm-up!")
+	var wg sync.WaitGroup
+	for range clients {
+		c := dial(t, srv)
+		wg.Add(2)
+		go func() {
+			defer wg.Done()
+			b := frame(1, 1, strings.Repeat("x", 60_000))
+			for range frames {
+				c.Write(b)
+			}
+		}()
+		go func() {
+			defer wg.Done()
+			for range frames {
+				c.expect(1, 1, "xxxxxxxx")
+			}
+		}()
+	}
+	done := make(chan bool)
+	go func() { wg.Wait(); close(done) }()
+	peak, starving := 0, 0
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		case <-time.After(time.Millisecond):
+		}
+		st := srv.Stats()
+		peak, starving = max(peak, st.Buffered), max(starving, st.Starving)
+	}
+	if peak > budget*2 || starving == 0 {
+		t.Errorf("at most %d bytes waited, budget %d; %d starving", peak, budget, starving)
+	}
+	small.send(1, 1, "after it")
+	small.expect(1, 1, "after it")
+	t.Logf("at most %.1f MiB waited, %d sessions starving", float64(peak)/mib, starving)
+}
+
+// Functions that wait in one session are bounded, and each that was accepted runs once.
+func TestMaxTasks(t *testing.T) {
+	gate, ran := make(chan bool), 0
+	d := newDesk(t, Config{MaxTasks: 10}, &funcs{})
+	s, _ := d.open(-1)
+	d.settleAll()
+	s.Submit(func() { <-gate })
+	waitFor(t, "the strand to be busy", func() bool {
+		s.in.mu.Lock()
+		defer s.in.mu.Unlock()
+		return s.in.tasks == 0
+	})
+	for i := range 20 {
+		err := s.Submit(func() { ran++ })
+		if i < 10 && err != nil || i >= 10 && !errors.Is(err, ErrBusy) {
+			t.Errorf("function %d: %v", i, err)
+		}
+	}
+	s.Close()
+	if err := s.Submit(func() {}); !errors.Is(err, ErrClosed) {
+		t.Errorf("after close: %v", err)
+	}
+	close(gate)
+	d.settleAll()
+	if ran != 10 {
+		t.Errorf("%d of the 10 accepted functions ran", ran)
+	}
+}
+
+// Bodies have their limit wherever they are sent from.
+func TestBodiesThatAreTooLarge(t *testing.T) {
+	d := newDesk(t, Config{MaxFrame: 1000}, &funcs{})
+	s, w := d.open(-1)
+	g := d.Group("g")
+	g.Join(s)
+	for _, n := range []int{0, 996, 997, 100_000} {
+		b := make([]byte, n)
+		_, groupErr := g.Send(1, 1, b)
+		_, ownErr := s.SendGroup(g, 1, 1, b)
+		for how, err := range map[string]error{"Send": s.Send(1, 1, b), "Push": s.Push(1, 1, b), "Reply": s.Reply(codec.Packet{}, b), "Server.Send": d.Send(s.ID(), 1, 1, b),
+			"Broadcast": d.Broadcast(1, 1, b), "Session.Broadcast": s.Broadcast(1, 1, b), "Group.Send": groupErr, "SendGroup": ownErr} {
+			if want := n > 996; errors.Is(err, ErrFrameTooLarge) != want || !want && err != nil {
+				t.Errorf("%s of %d bytes: %v", how, n, err)
+			}
+		}
+	}
+	d.settleAll()
+	if want := 8 * (8 + 8 + 996); len(w.got) != want {
+		t.Errorf("%d bytes sent, want %d", len(w.got), want)
+	}
+}
+
+// What a session may leave unsent is bounded however it is sent, and so is what all of a
+// loop's broadcasts leave.
+func TestOutboundIsBoundedHoweverItIsSent(t *testing.T) {
+	const limit, outbox = 64 << 10, 256 << 10
+	body := make([]byte, 1000)
+	for _, how := range []string{"send", "push", "broadcast", "group"} {
+		t.Run(how, func(t *testing.T) {
+			d := newDesk(t, Config{MaxOutbound: limit, MaxOutbox: outbox}, &funcs{})
+			var all []*Session
+			for range 10 {
+				s, _ := d.open(0)
+				d.Group("g").Join(s)
+				all = append(all, s)
+			}
+			d.settleAll()
+			var err error
+			peak, refused := 0, 0
+			for i := range 5000 {
+				switch how {
+				case "send":
+					err = all[i%10].Send(1, 1, body)
+				case "push":
+					err = all[i%10].Push(1, 1, body)
+				case "broadcast":
+					err = d.Broadcast(1, 1, body)
+				case "group":
+					_, err = d.Group("g").Send(1, 1, body)
+				}
+				if errors.Is(err, ErrBusy) {
+					refused++
+				}
+				peak = max(peak, int(d.l.queued.Load()))
+				if i%1000 == 999 {
+					d.turns()
+				}
+			}
+			d.settleAll()
+			if peak > outbox+10*1008 {
+				t.Errorf("%d bytes waited on the loop, limit %d", peak, outbox)
+			}
+			if st := d.Stats(); st.Buffered > 10*(limit+1008) {
+				t.Errorf("%d bytes unsent in 10 sessions of %d", st.Buffered, limit)
+			}
+			slow := d.Stats().Closes["slow_consumer"]
+			if how == "send" && (slow != 0 || refused == 0) || how != "send" && slow != 10 {
+				t.Errorf("%d closed as slow consumers, %d refused", slow, refused)
+			}
+		})
+	}
+}
+
+// Where reading can't be paused a session over its limits is closed.
+func TestWithoutPausingTheLimitsClose(t *testing.T) {
+	srv := serve(t, Config{EdgeTriggered: true, MaxPending: 64 << 10, MaxOutbound: 64 << 10, SocketSendBuffer: 16 << 10, Linger: 50 * time.Millisecond},
+		&funcs{read: func(s *Session, p codec.Packet) {
+			if p.Sub == 4 {
+				time.Sleep(20 * time.Millisecond)
+			}
+			echo(s, p)
+		}})
+	good := dial(t, srv)
+	big := strings.Repeat("y", 50_000)
+	for range 20 {
+		good.send(1, 1, big)
+		good.expect(1, 1, big)
+	}
+	flood := dial(t, srv)
+	b := bytes.Repeat(frame(1, 4, strings.Repeat("x", 30_000)), 10)
+	waitFor(t, "the flood to be cut off", func() bool {
+		flood.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		flood.Write(b)
+		return srv.Stats().Closes["overflow"] == 1
+	})
+	good.send(1, 1, "still served")
+	good.expect(1, 1, "still served")
+}
