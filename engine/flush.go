@@ -229,8 +229,8 @@ func (l *loop) sendChain(s *Session) {
 }
 
 func (l *loop) write(s *Session, p []byte) (int, error) {
+	l.st.writes.Add(1) // before it, so that who has the bytes finds them counted
 	n, err := s.wire.write(p)
-	l.st.writes.Add(1)
 	s.bytesOut.Add(uint64(n))
 	l.st.bytesOut.Add(uint64(n))
 	return n, err
