@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, peers, bench, benchcmp, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, peers, bench, benchcmp, bench-suite, bench-long, run.
 
 GO         ?= go
 FUZZTIME   ?= 3s
@@ -8,16 +8,17 @@ COUNT      ?= 6
 STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross peers bench benchcmp run clean
+.PHONY: build test race fuzz lint cross peers bench benchcmp bench-suite bench-long run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
 
-# The race tests come last, so that their summary is what a run ends with.
+# The race tests come last, so that their summary is what a run ends with. One package at
+# a time: several of them measure time.
 test: build lint cross peers fuzz race
 
 race:
-	$(GO) test -race -timeout $(TIMEOUT) ./...
+	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./...
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
@@ -26,7 +27,7 @@ lint:
 
 # What can't work on another system says so when it starts; it compiles everywhere.
 cross:
-	GOOS=darwin GOARCH=arm64 $(GO) build ./... && GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) build ./...
 	GOOS=windows GOARCH=amd64 $(GO) build ./...
 
 # The competitors are a module of their own.
@@ -44,6 +45,13 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./... | tee bench.out
+
+# The benchmark suite's own first table; and its long tests.
+bench-suite: build
+	./millrace bench --quick
+
+bench-long:
+	$(GO) test ./bench -run 'Lock|Ten' -long -timeout 30m
 
 # make bench, change something, then make benchcmp: both runs side by side.
 benchcmp:

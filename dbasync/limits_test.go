@@ -54,7 +54,10 @@ func TestHugeResultCostsLittle(t *testing.T) {
 }
 
 func TestQueueLimitsRefuseAtOnce(t *testing.T) {
-	db := open(t, func(c *Config) { c.Lanes, c.MaxQueue, c.MaxQueueBytes = 1, 100, 1<<20; c.MaxQueryBytes = 1 << 19 })
+	db := open(t, func(c *Config) {
+		c.Lanes, c.MaxQueue, c.MaxQueueBytes = 1, 100, 1<<20
+		c.MaxQueryBytes, c.SlowAfter = 1<<19, -1
+	})
 	ask(t, db, Stmt{SQL: "select pg_sleep($1)"}, 0.0)
 	ask(t, db, Stmt{SQL: "select length($1)"}, "")
 	var wg sync.WaitGroup

@@ -125,6 +125,9 @@ func TestLateSendsNeverReachTheNextClientOfASlot(t *testing.T) {
 		index = s.Index()
 		s.Send(1, 1, binary.BigEndian.AppendUint64(nil, uint64(s.ID())))
 		olds <- old{s, s.ID()} // while it is there, and long after
+		if late.Add(1); d.Send(s.ID(), 1, 1, binary.BigEndian.AppendUint64(nil, uint64(s.ID()))) != nil {
+			stale.Add(1) // the goroutines above have closed it already
+		}
 		d.turns()
 		d.l.gone(s, false, false)
 		for d.table.count() > 0 {

@@ -19,13 +19,6 @@ type PoolConfig struct {
 	Logger   *slog.Logger
 }
 
-// blockedAfter is how long a worker may be busy with one batch before it counts as
-// blocked: its place is taken by a spare one, and what its session has staged is sent.
-const blockedAfter = 4 * time.Millisecond
-
-// spareIdle is how long spare workers are kept after they were last needed.
-const spareIdle = time.Second
-
 // Pool is the worker pool: strands and submitted functions run on it. It may be shared
 // by several servers.
 //
@@ -171,20 +164,6 @@ func (p *Pool) Submit(fn func()) error {
 	return nil
 }
 
-// push puts a session whose strand is queued onto the run queue.
-func (p *Pool) push(s *Session) {
-	p.mu.Lock()
-	s.in.next = nil
-	if p.tail == nil {
-		p.head = s
-	} else {
-		p.tail.in.next = s
-	}
-	p.tail = s
-	p.sessions++
-	p.signal()
-}
-
 // signal wakes a worker for what was just queued. It unlocks mu.
 func (p *Pool) signal() {
 	idle := p.idle > 0
@@ -297,95 +276,6 @@ func (p *Pool) call(fn func()) {
 	ok = true
 }
 
-// watch is the monitor's goroutine: while there is work it looks every millisecond or
-// so for blocked workers, and sleeps when there is none.
-func (p *Pool) watch() {
-	defer p.done.Done()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	var needed time.Time // when spare workers were last needed
-	for {
-		if p.watching.Load() {
-			timer.Reset(p.interval())
-		} else {
-			timer.Reset(spareIdle)
-		}
-		select {
-		case <-p.quit:
-			return
-		case <-p.monitor:
-			p.watching.Store(true)
-			continue
-		case <-timer.C:
-		}
-		if p.look() {
-			needed = time.Now()
-		}
-		if time.Since(needed) > spareIdle {
-			p.retireSpare()
-		}
-	}
-}
-
-func (p *Pool) interval() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.idle == 0 && p.sessions+p.fns.len() > 0 {
-		return time.Millisecond
-	}
-	return blockedAfter
-}
-
-// look flushes the sessions of blocked workers and starts spare ones if work waits.
-// It tells whether spare workers are in use.
-func (p *Pool) look() bool {
-	now := p.now()
-	var stuck []*Session
-	p.mu.Lock()
-	busy, blocked := 0, 0
-	for _, w := range p.workers {
-		since := w.since.Load()
-		if since == 0 {
-			continue
-		}
-		busy++
-		if now-since > int64(blockedAfter) {
-			blocked++
-			if s := w.session.Load(); s != nil {
-				stuck = append(stuck, s)
-			}
-		}
-	}
-	waiting := p.sessions + p.fns.len()
-	if p.state == poolRunning && waiting > 0 && p.idle == 0 && blocked > 0 {
-		room := p.cfg.Workers + p.cfg.Spare - len(p.workers)
-		for range min(waiting, 2*blocked, room) {
-			p.spawn()
-			p.spawned.Add(1)
-		}
-	}
-	spare := busy > p.cfg.Workers
-	if p.idle == len(p.workers) && waiting == 0 {
-		p.watching.Store(false)
-	}
-	p.mu.Unlock()
-	for _, s := range stuck {
-		s.flushBlocked()
-	}
-	return spare
-}
-
-func (p *Pool) retireSpare() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := len(p.workers) - p.cfg.Workers; n > 0 && p.idle > 0 {
-		p.retire = min(n, p.idle)
-		for range p.retire {
-			p.wake.Signal()
-		}
-	}
-}
-
 // Stats returns a snapshot.
 func (p *Pool) Stats() PoolStats {
 	now := p.now()
@@ -401,41 +291,4 @@ func (p *Pool) Stats() PoolStats {
 		}
 	}
 	return st
-}
-
-// ring is a queue of functions that grows up to max.
-type ring struct {
-	q    []func()
-	head int
-	n    int
-	max  int
-}
-
-func (r *ring) len() int { return r.n }
-
-func (r *ring) push(fn func()) bool {
-	if r.n == r.max {
-		return false
-	}
-	if r.n == len(r.q) {
-		q := make([]func(), min(max(64, 2*len(r.q)), r.max))
-		for i := range r.n {
-			q[i] = r.q[(r.head+i)%len(r.q)]
-		}
-		r.q, r.head = q, 0
-	}
-	r.q[(r.head+r.n)%len(r.q)] = fn
-	r.n++
-	return true
-}
-
-func (r *ring) pop() func() {
-	if r.n == 0 {
-		return nil
-	}
-	fn := r.q[r.head]
-	r.q[r.head] = nil
-	r.head = (r.head + 1) % len(r.q)
-	r.n--
-	return fn
 }

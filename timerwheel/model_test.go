@@ -86,7 +86,14 @@ func play(steps []step, cfg Config, own bool) (err error) {
 	if err := s.Start(context.Background()); err != nil {
 		return err
 	}
+	var mu sync.Mutex // the bubble orders all this, but not for the race detector
+	locked := false
+	lock := func() { mu.Lock(); locked = true }
+	unlock := func() { locked = false; mu.Unlock() }
 	defer func() {
+		if locked {
+			unlock() // a callback may wait for it, and Stop for the callback
+		}
 		if e := s.Stop(context.Background()); err == nil {
 			err = e
 		}
@@ -99,7 +106,6 @@ func play(steps []step, cfg Config, own bool) (err error) {
 	begin = begin.Add(-1) // so that no time is 0, which stands for never
 	var all []*setting
 	now := map[TimerID]*setting{}
-	var mu sync.Mutex // the bubble orders all this, but not for the race detector
 	live := func() (n int) {
 		for _, x := range now {
 			if x.live() {
@@ -110,7 +116,7 @@ func play(steps []step, cfg Config, own bool) (err error) {
 	}
 	for i, st := range steps {
 		synctest.Wait()
-		mu.Lock()
+		lock()
 		at := time.Since(begin)
 		old := now[st.ID]
 		was := live()
@@ -161,15 +167,14 @@ func play(steps []step, cfg Config, own bool) (err error) {
 				}
 			}
 		case "sleep":
-			mu.Unlock()
+			unlock()
 			time.Sleep(st.Every)
-			mu.Lock()
+			lock()
 		}
-		mu.Unlock()
+		unlock()
 	}
 	synctest.Wait()
-	mu.Lock()
-	defer mu.Unlock()
+	lock()
 	for _, x := range all {
 		if err := x.check(time.Since(begin)); err != nil {
 			return err

@@ -101,8 +101,16 @@ func TestSteppedClockMovesNoTimer(t *testing.T) {
 func TestSteppedRawLibraryFails(t *testing.T) {
 	w := timingwheel.NewTimingWheel(time.Millisecond, 512)
 	w.Start()
-	defer w.Stop()
-	o := stepped(t, func(d time.Duration, fn func()) { w.AfterFunc(d, fn) })
+	t.Cleanup(func() {
+		ended := make(chan bool)
+		go func() { w.Stop(); close(ended) }()
+		select { // it may have wedged
+		case <-ended:
+		case <-time.After(time.Second):
+		}
+	})
+	// On goroutines of their own, for AfterFunc may block for ever.
+	o := stepped(t, func(d time.Duration, fn func()) { go w.AfterFunc(d, fn) })
 	t.Logf("%+v", o)
 	if o.early == 0 || o.late+o.never == 0 {
 		t.Errorf("%+v: the library stands a stepped clock now", o)

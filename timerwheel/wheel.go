@@ -233,9 +233,11 @@ func (s *Service) early(level int, key int64) {
 	time.AfterFunc(soon, func() { s.wheels.request(level, key) })
 }
 
-// beaten runs on the goroutine of the library's timer.
+// beaten runs on the goroutine of the library's timer. Each beat also looks for
+// slots that are due: one whose library timer was lost is late by a beat.
 func (ws *wheels) beaten(w *axle) {
 	w.beat.Store(ws.svc.now())
+	defer ws.svc.kick()
 	ws.mu.Lock()
 	if ws.now == w {
 		w.ask(armed{level: beatLevel})
@@ -266,19 +268,29 @@ func (ws *wheels) watch(quit, done chan struct{}) {
 // check gives the wheel up if it is dead or lives by another clock.
 func (ws *wheels) check() {
 	s := ws.svc
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if ws.now == nil {
-		return
-	}
-	step := s.stepped(ws.now.offset)
-	silent := time.Duration(s.now() - ws.now.beat.Load())
-	if step == 0 && silent <= s.cfg.Watchdog {
+	step, silent, dead := ws.giveUp()
+	if !dead {
 		return
 	}
 	s.count.rebuilds.Add(1)
 	s.cfg.Logger.Warn("timerwheel: new wheel", "clock_step", step, "silent", silent)
+	go s.kick() // what is overdue need not wait for it; the armer or the watchdog is the caller
+}
+
+func (ws *wheels) giveUp() (step, silent time.Duration, dead bool) {
+	s := ws.svc
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.now == nil {
+		return 0, 0, false
+	}
+	step = s.stepped(ws.now.offset)
+	silent = time.Duration(s.now() - ws.now.beat.Load())
+	if step == 0 && silent <= s.cfg.Watchdog {
+		return 0, 0, false
+	}
 	ws.renew()
+	return step, silent, true
 }
 
 // clocks reads the wall clock and the monotonic one together.
