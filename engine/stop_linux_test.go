@@ -17,12 +17,6 @@ import (
 	"millrace/codec"
 )
 
-func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // Stop may be called by many at once, before Start, during it, and after a failure.
 func TestStopAnyTimeByAnyone(t *testing.T) {
 	newServer := func() *Server {

@@ -17,8 +17,6 @@ import (
 	"millrace/codec"
 )
 
-const mib = 1 << 20
-
 // A client that writes and writes and reads nothing is blocked by TCP, costs the server
 // a few megabytes, and gets every byte in the end.
 func TestBackPressureOfUnreadAnswers(t *testing.T) {
