@@ -142,7 +142,7 @@ type Config struct {
 	UserTimeout      time.Duration // TCP_USER_TIMEOUT: unacknowledged for so long; 15 s, Off for none
 	LockOSThread     bool          // bind each loop to a thread
 	EdgeTriggered    bool          // epoll in edge-triggered mode
-	DrainBudget      int           // sessions written in one turn of a drain; 64
+	DrainBudget      int           // sessions written in one turn of a drain; 256
 
 	Logger *slog.Logger // nil: slog.Default()
 }
@@ -184,7 +184,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.KeepAliveEvery, 10*time.Second)
 	or(&c.KeepAliveCount, 3)
 	or(&c.UserTimeout, 15*time.Second)
-	or(&c.DrainBudget, 64)
+	or(&c.DrainBudget, 256)
 	or(&c.Logger, slog.Default())
 	off(&c.SpareWorkers)
 	off(&c.FirstFrameTimeout)

@@ -92,7 +92,7 @@ type engineFlags struct {
 	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"TCP_USER_TIMEOUT: sent and not acknowledged for so long; off for the system's (${default})."`
 	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
 	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode (false)."`
-	DrainBudget      count   `group:"socket" default:"64" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
+	DrainBudget      count   `group:"socket" default:"256" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
 }
 
 // config is the engine's Config that the flags say. handles says where the server's

@@ -155,17 +155,16 @@ func Repeat(b *testing.B, r Rival, n int) {
 	b.ReportMetric(float64(count)/float64(b.N)/seconds, "firings/s")
 }
 
-// spread calls set n times, evenly over one period (of a second at the most:
-// larger numbers are set as fast as they go).
+// spread calls set n times, evenly over one period.
 func spread(n int, period time.Duration, set func(int)) {
-	const steps = 500
-	over := min(period, time.Second)
+	const step = 2 * time.Millisecond
+	steps := int(period / step)
 	begin := time.Now()
 	for k := range steps {
 		for i := k; i < n; i += steps {
 			set(i)
 		}
-		<-time.After(time.Until(begin.Add(over * time.Duration(k+1) / steps)))
+		<-time.After(time.Until(begin.Add(step * time.Duration(k+1))))
 	}
 }
 
