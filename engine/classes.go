@@ -190,7 +190,7 @@ func (n *learner) judge(b []byte, took time.Duration) {
 	}
 	c := n.srv.classes.Load()
 	frames := countFrames(n.srv.codec, b)
-	if took < stallTime*time.Duration(min(frames, 16)) {
+	if took < stallTime*time.Duration(min(frames, 4)) {
 		return
 	}
 	seen := uint32(0)

@@ -299,3 +299,35 @@ func TestEveryLayoutThroughAServer(t *testing.T) {
 		}
 	}
 }
+
+// One blocked call among many quick ones in a batch is seen too: otherwise a handle that
+// blocks now and then would hold its loop up for good.
+func TestOneBlockedCallInABatchIsSeen(t *testing.T) {
+	var slow atomic.Bool
+	srv := serve(t, Config{}, &funcs{read: func(s *Session, p codec.Packet) {
+		if len(p.Body) > 0 && slow.Load() {
+			time.Sleep(6 * time.Millisecond)
+		}
+		echo(s, p)
+	}})
+	c := dial(t, srv)
+	waitFor(t, "the handle to go inline", func() bool {
+		c.send(1, 1, "")
+		c.expect(1, 1, "")
+		return inlined(srv) > 0
+	})
+	slow.Store(true)
+	var b []byte
+	for i := range 40 {
+		b = append(b, frame(1, 1, "x"[:i/39])...)
+	}
+	for range 3 {
+		c.Write(b)
+		for i := range 40 {
+			c.expect(1, 1, "x"[:i/39])
+		}
+	}
+	if n := srv.Stats().Demoted; n != 1 {
+		t.Errorf("%d demoted after three batches with a blocked call each", n)
+	}
+}

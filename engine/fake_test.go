@@ -205,6 +205,15 @@ func (d *desk) pass(total, tick time.Duration) {
 	}
 }
 
+const mib = 1 << 20
+
+// within is a context that ends after d, and with the test.
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // lockedWriter is a writer that several goroutines use.
 type lockedWriter struct {
 	mu sync.Mutex

@@ -17,8 +17,6 @@ import (
 	"millrace/codec"
 )
 
-const mib = 1 << 20
-
 // A client that writes and writes and reads nothing is blocked by TCP, costs the server
 // a few megabytes, and gets every byte in the end.
 func TestBackPressureOfUnreadAnswers(t *testing.T) {
@@ -403,120 +401,5 @@ func TestBroadcastToManySessions(t *testing.T) {
 	t.Logf("ten broadcasts to %d in %v; meanwhile echo median %v, slowest %v of %d", n, took, echoes[len(echoes)/2], echoes[len(echoes)-1], len(echoes))
 	if len(echoes) < 5 {
 		t.Errorf("%d echoes in a second of broadcasts", len(echoes))
-	}
-}
-
-// Few open files: a burst of connections does not end the server, those it may have are
-// served, the others get an end.
-func TestBurstBeyondTheOpenFiles(t *testing.T) {
-	rounds := 3
-	if *long {
-		rounds = 20
-	}
-	srv := spawn(t, childConfig{Config: Config{Dispatch: Ordered, MaxConns: 60, Linger: 50 * time.Millisecond}, Files: 160})
-	for round := range rounds {
-		var served, refused atomic.Int32
-		var wg sync.WaitGroup
-		hold := make(chan bool)
-		var answered sync.WaitGroup
-		for range 600 {
-			wg.Add(1)
-			answered.Add(1)
-			go func() {
-				defer wg.Done()
-				once := sync.OnceFunc(answered.Done)
-				defer once()
-				c, err := net.DialTimeout("tcp", srv.addr, 10*time.Second)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
-				c.Write(frame(1, 1, "x"))
-				p, err := codec.NewReader(c, nil).Next()
-				switch {
-				case err == nil && p.Main == 1:
-					served.Add(1)
-					once()
-					<-hold
-				case err == nil && p.Sub == SubError, errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-					refused.Add(1)
-				default:
-					t.Errorf("got %v %v", p, err)
-				}
-			}()
-		}
-		answered.Wait()
-		close(hold)
-		wg.Wait()
-		if served.Load() != 60 || served.Load()+refused.Load() != 600 {
-			t.Errorf("round %d: %d served, %d refused, want 60 and 540", round, served.Load(), refused.Load())
-		}
-		waitFor(t, "the sessions to go", func() bool { return srv.stats().Conns == 0 })
-	}
-	if e := srv.ask("err"); e != "err <nil>" {
-		t.Error(e)
-	}
-}
-
-// Files that others eat: new connections are refused, old ones served, and when the
-// files are free again so is the server.
-func TestFilesEatenByOthers(t *testing.T) {
-	srv := spawn(t, childConfig{Config: Config{MaxConns: 100, Linger: 50 * time.Millisecond}, Files: 400})
-	old := srv.dial()
-	old.send(1, 1, "x")
-	old.expect(1, 1, "x")
-	for _, left := range []int{20, 4, 0} { // 95 %, nearly all, all
-		srv.ask(fmt.Sprint("hog ", left))
-		for range 30 {
-			c, err := net.DialTimeout("tcp", srv.addr, time.Second)
-			if err != nil {
-				continue // not even accepted
-			}
-			c.SetDeadline(time.Now().Add(20 * time.Millisecond))
-			c.Write(frame(1, 1, "x"))
-			if p, err := codec.NewReader(c, nil).Next(); err == nil && p.Main == 1 {
-				t.Errorf("served with %d files left", left)
-			}
-			c.Close()
-			old.send(1, 1, "y")
-			old.expect(1, 1, "y")
-		}
-	}
-	srv.ask("free")
-	waitFor(t, "new connections to be served again", func() bool {
-		c, err := net.DialTimeout("tcp", srv.addr, time.Second)
-		if err != nil {
-			return false
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
-		c.Write(frame(1, 1, "x"))
-		p, err := codec.NewReader(c, nil).Next()
-		return err == nil && p.Main == 1
-	})
-	if e := srv.ask("err"); e != "err <nil>" {
-		t.Error(e)
-	}
-}
-
-// An open-file limit that can't hold what is asked for is an error with both numbers.
-func TestTooFewOpenFilesIsAnError(t *testing.T) {
-	for _, cc := range []childConfig{
-		{Config: Config{MaxConns: 500}, Files: 160},
-		{Config: Config{MaxConns: 60, Accept: AcceptSingle}, Files: 160},
-		{Config: Config{Accept: AcceptSingle}, Files: 160},
-	} {
-		c, text := trySpawn(t, cc)
-		if c != nil {
-			t.Errorf("%+v started", cc)
-			continue
-		}
-		for _, want := range []string{"MaxConns", "160"} {
-			if !bytes.Contains([]byte(text), []byte(want)) {
-				t.Errorf("%q does not name %s", text, want)
-			}
-		}
 	}
 }

@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/codec"
+)
+
+// An address in use is an error that says so and names it; what isn't a socket is left.
+func TestAddressesThatCannotBe(t *testing.T) {
+	first := serve(t, Config{}, &funcs{})
+	dir := t.TempDir()
+	file := dir + "/precious"
+	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unixFirst := serve(t, Config{Addrs: []string{"unix://" + dir + "/s"}, MaxConns: 10}, &funcs{})
+	for _, tc := range []struct {
+		addr, text string
+		is         error
+	}{
+		{"tcp://" + first.Addrs()[0].String(), first.Addrs()[0].String(), syscall.EADDRINUSE},
+		{"unix://" + unixFirst.Addrs()[0].String(), dir + "/s", syscall.EADDRINUSE},
+		{"unix://" + file, "not a socket", nil},
+		{"unix://" + dir, "not a socket", nil},
+		{"unix://" + dir + "/no/such/dir/s", dir, nil},
+		{"tcp://192.0.2.1:0", "192.0.2.1", nil},
+	} {
+		srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0", tc.addr}, MaxConns: 10, Logger: quiet}, &funcs{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = srv.Start(context.Background())
+		if err == nil {
+			t.Errorf("%s: started", tc.addr)
+			srv.Stop(within(t, time.Second))
+			continue
+		}
+		if !strings.Contains(err.Error(), tc.text) || strings.Contains(err.Error(), "\n") || (tc.is != nil && !errors.Is(err, tc.is)) {
+			t.Errorf("%s: %v", tc.addr, err)
+		}
+		if err := srv.Stop(within(t, time.Second)); err != nil {
+			t.Errorf("%s: Stop: %v", tc.addr, err)
+		}
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "keep" {
+		t.Errorf("the file has gone: %q, %v", b, err)
+	}
+	c := dial(t, unixFirst)
+	c.send(0, SubPing, "")
+	c.expect(0, SubPong, "")
+}
+
+// An address can be bound again at once, with connections in TIME_WAIT, and a unix
+// socket that a dead server has left behind is taken.
+func TestAddressesAreFreeAgainAtOnce(t *testing.T) {
+	var addr string
+	path := t.TempDir() + "/s"
+	for i := range 5 {
+		cfg := Config{Addrs: []string{"tcp://127.0.0.1:0", "unix://" + path}, MaxConns: 10}
+		if i > 0 {
+			cfg.Addrs[0] = addr
+		}
+		srv := serve(t, cfg, &funcs{read: func(s *Session, p codec.Packet) { echo(s, p); s.Close() }})
+		addr = "tcp://" + srv.Addrs()[0].String()
+		for range 5 {
+			c := dial(t, srv)
+			c.send(1, 1, "x")
+			c.expect(1, 1, "x")
+			c.expectEOF() // the server closes first: TIME_WAIT is its own
+			c.Close()
+		}
+		if err := srv.Stop(within(t, 5*time.Second)); err != nil {
+			t.Error(err)
+		}
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0) // a socket file nobody listens on
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(path)
+		if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+			t.Error(err)
+		}
+		syscall.Close(fd)
+	}
+}

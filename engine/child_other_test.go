@@ -1,0 +1,7 @@
+//go:build !linux
+
+package engine
+
+const childEnv = "MILLRACE_ENGINE_CHILD"
+
+func runChild(string) {}
