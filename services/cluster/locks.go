@@ -78,6 +78,7 @@ type lockItem struct {
 	token uint64
 	until time.Time // the wait's end
 	once  bool      // it does not wait
+	asked bool      // the servers were asked for it, since it came
 }
 
 // lockValue is what a holder writes.

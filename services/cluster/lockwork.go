@@ -100,11 +100,9 @@ func (l *locks) advance(k *lockKey) time.Duration {
 	for {
 		now := time.Now()
 		l.expire(k, now)
-		if k.held != nil {
-			l.refuse(k, nil)
-			return 0
-		}
 		if !l.free(k, now) {
+			// Also when it is ours: whoever was given the token may have unlocked
+			// it in another process, which the watch tells a moment later.
 			changed, err := l.refresh(k)
 			if !changed {
 				l.refuse(k, err)
@@ -168,36 +166,36 @@ func (l *locks) answer(it *lockItem, token uint64, err error) {
 	l.mu.Lock()
 }
 
-// stale: somebody asks just once, so what we know must be up to date.
-func (l *locks) stale(k *lockKey) bool {
-	for _, it := range k.waits {
-		if it.once {
-			return true
-		}
-	}
-	return false
-}
-
-// refresh asks the servers, if it matters, and says whether that changed
-// anything. l.mu is held.
+// refresh asks the servers, if somebody asks just once and so must hear what is
+// true now, and says whether that changed anything. l.mu is held.
 func (l *locks) refresh(k *lockKey) (bool, error) {
-	if !l.stale(k) {
+	ask := false
+	for _, it := range k.waits {
+		it.asked = it.once
+		ask = ask || it.once
+	}
+	if !ask {
 		return false, nil
 	}
+	rev := k.rev
 	l.mu.Unlock()
 	r, err := l.b.get(context.Background(), k.key)
 	l.mu.Lock()
-	if err != nil || r.rev == k.rev || (r.rev != 0 && r.rev < k.rev) {
+	switch {
+	case k.rev != rev: // the watch was faster
+		return true, nil
+	case err != nil, r.rev == rev, r.rev != 0 && r.rev < rev: // the last: a leader that has been cut off
 		return false, err
 	}
 	l.learn(k, r)
 	return true, nil
 }
 
-// refuse answers those who don't wait. l.mu is held.
+// refuse answers those who don't wait. One that came while the servers were being
+// asked is for the next look: they may have answered before it came. l.mu is held.
 func (l *locks) refuse(k *lockKey, err error) {
 	for i := 0; i < len(k.waits); {
-		if it := k.waits[i]; it.once {
+		if it := k.waits[i]; it.asked {
 			l.answer(it, 0, err)
 			i = 0 // the mutex was let go
 			continue

@@ -290,6 +290,15 @@ func TestALockGoesFromProcessToProcess(t *testing.T) {
 	if ok, err := c.Unlock(background, "l", token); ok || err != nil {
 		t.Errorf("unlock again: got %v, %v", ok, err)
 	}
+	// Unlocked elsewhere is free here at once, whether or not the watch has told.
+	for range 50 {
+		if token, err = services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour}); err != nil || token == 0 {
+			t.Fatalf("got %d, %v", token, err)
+		}
+		if got := p.do("unlock l %d", token); got != "true <nil>" {
+			t.Fatalf("unlock elsewhere: got %q", got)
+		}
+	}
 	// An owner's release is passed on, without waiting for a lease.
 	if token, err = services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Owner: "me"}); err != nil || token == 0 {
 		t.Fatalf("got %d, %v", token, err)
