@@ -98,13 +98,14 @@ type engineFlags struct {
 // config is the engine's Config that the flags say. handles says where the server's
 // own blocking handlers must run; --handle-dispatch has the last word.
 func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispatch, logger *slog.Logger) engine.Config {
-	handles = maps.Clone(handles)
+	modes := map[uint32]engine.Dispatch{}
+	maps.Copy(modes, handles)
 	for _, r := range f.HandleDispatch {
-		handles[r.handle.key()] = r.mode
+		modes[r.handle.key()] = r.mode
 	}
 	return engine.Config{
 		Addrs: f.Addr, Layout: frame.layout(), MaxFrame: f.maxFrame(),
-		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: handles,
+		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: modes,
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
