@@ -91,7 +91,7 @@ type engineFlags struct {
 	KeepAliveCount   count   `group:"socket" default:"3" placeholder:"N" help:"Unanswered probes before the connection is dead (${default})."`
 	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"TCP_USER_TIMEOUT: sent and not acknowledged for so long; off for the system's (${default})."`
 	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
-	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode (false)."`
+	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode. Reading can't be paused then: a session past its limits is closed instead (false)."`
 	DrainBudget      count   `group:"socket" default:"256" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
 }
 
