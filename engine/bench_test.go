@@ -166,6 +166,10 @@ func (w *sink) unread() int                 { return 0 }
 func (w *sink) rest(func([]byte)) bool      { return true }
 func (w *sink) keep() bool                  { return true }
 func (w *sink) close()                      {}
+func (w *sink) acks() (owed, missed bool, ago time.Duration) {
+	return false, false, 0
+}
+func (w *sink) reset() {}
 
 // handExec runs a loop's turns when the test says so.
 type handExec struct{}

@@ -139,7 +139,7 @@ type Config struct {
 	KeepAlive        time.Duration // idle time before the first probe; 30 s, Off for none
 	KeepAliveEvery   time.Duration // between probes; 10 s
 	KeepAliveCount   int           // probes before the connection is dead; 3
-	UserTimeout      time.Duration // TCP_USER_TIMEOUT: unacknowledged for so long; 15 s, Off for none
+	UserTimeout      time.Duration // sent to again and again and no acknowledgement for so long; 15 s, Off for none
 	LockOSThread     bool          // bind each loop to a thread
 	EdgeTriggered    bool          // epoll in edge-triggered mode
 	DrainBudget      int           // sessions written in one turn of a drain; 256

@@ -230,6 +230,9 @@ func (l *loop) sendChain(s *Session) {
 
 func (l *loop) write(s *Session, p []byte) (int, error) {
 	l.st.writes.Add(1) // before it, so that who has the bytes finds them counted
+	if s.rd.wrote == 0 {
+		s.rd.wrote = max(l.sweepNow, 1)
+	}
 	n, err := s.wire.write(p)
 	s.bytesOut.Add(uint64(n))
 	l.st.bytesOut.Add(uint64(n))

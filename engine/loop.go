@@ -3,6 +3,7 @@ package engine
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // wire is a connection as the engine uses it. Loop goroutine only. The engine writes
@@ -16,6 +17,11 @@ type wire interface {
 	mask(stop bool) bool
 	// fin sends the FIN behind what was written.
 	fin()
+	// acks tells what the kernel knows of the peer's acknowledgements: whether any are
+	// owed, whether it has asked for them in vain, and how long ago the last one came.
+	acks() (owed, missed bool, ago time.Duration)
+	// reset makes close a reset that drops what the kernel has not sent.
+	reset()
 	// unread is how many bytes the kernel holds for reading.
 	unread() int
 	// rest reads what is left, calling take for each piece; false on an error.

@@ -63,7 +63,12 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.life == lifeFin:
 		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall)) {
 			l.abort(s, ReasonPeerReset)
+		} else if l.dead(s, now) {
+			l.lost(s)
 		}
+		return
+	case l.dead(s, now):
+		l.lost(s)
 		return
 	case rd.away != 0:
 		if l.drainStep(s, now) {

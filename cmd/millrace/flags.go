@@ -89,7 +89,7 @@ type engineFlags struct {
 	KeepAlive        timeout `group:"socket" default:"30s" placeholder:"D" help:"Silence before the first TCP keep-alive probe; off for none (${default})."`
 	KeepAliveEvery   period  `group:"socket" default:"10s" placeholder:"D" help:"Between two probes (${default})."`
 	KeepAliveCount   count   `group:"socket" default:"3" placeholder:"N" help:"Unanswered probes before the connection is dead (${default})."`
-	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"TCP_USER_TIMEOUT: sent and not acknowledged for so long; off for the system's (${default})."`
+	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"Sent to again and again, and not one acknowledgement for so long: the connection is dead; off for the system's limit (${default})."`
 	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
 	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode (false)."`
 	DrainBudget      count   `group:"socket" default:"256" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
