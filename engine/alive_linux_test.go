@@ -57,6 +57,7 @@ func die(t testing.TB, c net.Conn) {
 // A peer that has died without a word is seen within UserTimeout and a second, whether
 // its window is open, is full, or had long been full before.
 func TestDeathIsSeen(t *testing.T) {
+	t.Parallel()
 	const limit = 2 * time.Second
 	for _, kind := range []string{"a little unacknowledged", "window full", "window full for long"} {
 		t.Run(kind, func(t *testing.T) {

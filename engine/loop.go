@@ -53,7 +53,7 @@ type loop struct {
 	logBase              uint64        // guarded by mu; the offset of log[0]
 
 	logEnd atomic.Uint64 // offset behind the log's last byte; stored under mu
-	queued atomic.Int64  // bytes of the log and of group sends on stages
+	queued atomic.Int64  // bytes of the log, of pushes on stages and of what group sends hold
 
 	// Loop goroutine only.
 	sessions  []*Session
