@@ -62,7 +62,9 @@ type reject struct {
 const maxRejects = reserveFiles / 2
 
 func (srv *Server) newReactor(single bool) *reactor {
-	return &reactor{srv: srv, single: single, log: &gnetLog{srv: srv}, up: make(chan struct{}), ended: make(chan struct{})}
+	r := &reactor{srv: srv, single: single, up: make(chan struct{}), ended: make(chan struct{})}
+	r.log = &gnetLog{srv: srv, r: r}
+	return r
 }
 
 // run starts gnet on the addresses and returns when its loops are there.
@@ -252,6 +254,7 @@ func (l *loop) sweepRejects() {
 // gnetLog passes gnet's own log lines on, errors as warnings, and keeps the last error.
 type gnetLog struct {
 	srv  *Server
+	r    *reactor
 	last atomic.Pointer[string]
 }
 
@@ -273,5 +276,8 @@ func (g *gnetLog) Errorf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	g.last.Store(&text)
 	g.srv.cfg.Logger.Debug("gnet: " + text)
+	if strings.HasPrefix(text, "Accept() failed") {
+		g.r.acceptFailed()
+	}
 }
 func (g *gnetLog) Fatalf(format string, args ...any) { g.Errorf(format, args...) }

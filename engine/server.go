@@ -65,6 +65,8 @@ type Server struct {
 	casts     atomic.Uint64
 	errors    atomic.Uint64 // ERROR frames
 	demoted   atomic.Uint64
+
+	acceptErrors atomic.Uint64
 }
 
 type serverState uint8

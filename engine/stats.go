@@ -11,6 +11,7 @@ type Stats struct {
 	Starving int // sessions not read from because of MemoryBudget
 
 	Accepts    uint64
+	AcceptErrs uint64 // accept failed, for want of files or memory; the connection waited
 	FramesIn   uint64
 	BytesIn    uint64
 	BytesOut   uint64
@@ -52,7 +53,7 @@ func (srv *Server) Stats() Stats {
 		Buffered: int(srv.buffered.Load()), Starving: int(srv.starving.Load()),
 		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.total.Load(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
-		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(),
+		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Closes: map[string]uint64{}, Refused: map[string]uint64{},
 	}
 	if srv.table != nil {
