@@ -123,8 +123,11 @@ type Config struct {
 	MaxPending    int // bytes read that wait for one session's handler; 1 MiB
 	MaxTasks      int // functions that wait in one Session.Submit; 1,024
 	MaxOutbox     int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
-	MemoryBudget  int // bytes waiting in all sessions, in and out; 256 MiB
-	MaxGroups     int // groups of one session; 64
+	// bytes waiting in all sessions, in and out; 256 MiB. Past it the largest are not read
+	// from and Server.Broadcast is ErrBusy; past it for 10 s, those that hold more than
+	// their share in pushes and read nothing are closed as slow consumers, one by one.
+	MemoryBudget int
+	MaxGroups    int // groups of one session; 64
 
 	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none

@@ -63,10 +63,11 @@ type loop struct {
 	walked    uint64 // every session has had the log up to here
 	sweeping  bool
 	sweepAt   int
-	sweepNow  int64 // when the sweep began that runs or ran last
-	sweepFrom int64 // when the one before did
-	lent      *buf  // staging memory for inline turns
-	view      buf   // the frames of an inline turn
+	sweepNow  int64    // when the sweep began that runs or ran last
+	sweepFrom int64    // when the one before did
+	heaviest  *Session // has the most unread pushes of those that the sweep has seen; see weigh
+	lent      *buf     // staging memory for inline turns
+	view      buf      // the frames of an inline turn
 	segs      []seg
 	starved   []*Session // not read from because of MemoryBudget
 	rejects   []*reject

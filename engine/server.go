@@ -67,6 +67,8 @@ type Server struct {
 	demoted   atomic.Uint64
 
 	acceptErrors atomic.Uint64
+	glutSince    atomic.Int64  // since when the budget has been exceeded; 0: it is not
+	lightened    atomic.Uint64 // sessions closed for it
 }
 
 type serverState uint8

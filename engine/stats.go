@@ -24,6 +24,7 @@ type Stats struct {
 	Dropped    uint64 // frames read and not handled, as their session had closed
 	LostBytes  uint64 // bytes accepted by Send that never left
 	Demoted    uint64 // handles moved from the loops to the workers
+	Lightened  uint64 // slow consumers closed for MemoryBudget, among Closes
 
 	Closes  map[string]uint64 // closed sessions by reason
 	Refused map[string]uint64 // refused connections by reason
@@ -54,7 +55,8 @@ func (srv *Server) Stats() Stats {
 		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.total.Load(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
-		Closes: map[string]uint64{}, Refused: map[string]uint64{},
+		Lightened: srv.lightened.Load(),
+		Closes:    map[string]uint64{}, Refused: map[string]uint64{},
 	}
 	if srv.table != nil {
 		st.Conns = srv.table.count()

@@ -38,6 +38,7 @@ func (l *loop) sweep() {
 	}
 	if l.sweepAt >= len(l.sessions) {
 		l.sweeping = false
+		l.lighten(now)
 	}
 }
 
@@ -45,6 +46,7 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
+	l.weigh(s, now)
 	switch {
 	case rd.life == lifeLinger:
 		if past(now, rd.since, c.Linger) {

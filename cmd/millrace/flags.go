@@ -68,7 +68,7 @@ type engineFlags struct {
 	MaxConnsPerIP limit `group:"limits" name:"max-conns-per-ip" default:"off" placeholder:"N" help:"Connections from one address (${default})."`
 	MaxOutbound   size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes that one session may leave unread: past it reading pauses, and a consumer of what it has not asked for is closed (${default})."`
 	MaxPending    size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes of requests that wait for one session's handler: past it reading pauses (${default})."`
-	MemoryBudget  size  `group:"limits" default:"256MiB" placeholder:"BYTES" help:"Bytes that wait in all sessions, in and out: past it the largest are paused first (${default})."`
+	MemoryBudget  size  `group:"limits" default:"256MiB" placeholder:"BYTES" help:"Bytes that wait in all sessions, in and out: past it the largest are paused first; past it for 10 s, slow consumers are closed, whatever --max-outbound says (${default})."`
 	MaxOutbox     size  `group:"limits" default:"16MiB" placeholder:"BYTES" help:"Bytes of broadcasts and group sends that wait in one loop (${default})."`
 	MaxQueue      count `group:"limits" default:"8192" placeholder:"N" help:"Functions that wait for a worker (${default})."`
 	MaxTasks      count `group:"limits" default:"1024" placeholder:"N" help:"Functions that wait for one session's turn (${default})."`
