@@ -57,10 +57,11 @@ type loop struct {
 
 	// Loop goroutine only.
 	sessions  []*Session
-	walking   bool   // a walk over sessions is under way
-	cursor    int    // where it stands
-	walkEnd   uint64 // the log's end when it began
-	walked    uint64 // every session has had the log up to here
+	walking   bool       // a walk over sessions is under way
+	cursor    int        // where it stands
+	walkEnd   uint64     // the log's end when it began
+	walked    uint64     // every session has had the log up to here
+	behind    []*Session // moved behind the walk's cursor; it has still to look at them
 	sweeping  bool
 	sweepAt   int
 	sweepNow  int64    // when the sweep began that runs or ran last
@@ -187,12 +188,27 @@ func (l *loop) walk(budget int) {
 				l.flush(s, flushWalk)
 			}
 		}
-		if l.cursor < len(l.sessions) {
+		if l.cursor < len(l.sessions) || !l.catchUp(&budget) {
 			return
 		}
 		l.walking, l.walked = false, l.walkEnd
 		l.cut(l.walkEnd)
 	}
+}
+
+// catchUp brings the log to the sessions that were moved behind the walk; false: some
+// are left for the next turn.
+func (l *loop) catchUp(budget *int) bool {
+	for ; *budget > 0 && len(l.behind) > 0; *budget-- {
+		last := len(l.behind) - 1
+		s := l.behind[last]
+		l.behind[last] = nil
+		l.behind = l.behind[:last]
+		if s.out.pos < l.walkEnd {
+			l.flush(s, flushWalk)
+		}
+	}
+	return len(l.behind) == 0
 }
 
 // logKeep is how much memory an empty log keeps.
@@ -226,8 +242,9 @@ func (l *loop) add(s *Session) {
 	l.st.conns.Add(1)
 }
 
-// remove takes a session off the loop. The last one fills its place, and if the walk or
-// the sweep would so miss it, it gets its turn by the dirty list.
+// remove takes a session off the loop. The last one fills its place, and if the walk
+// would so miss it, the walk looks at it before it ends. Not here: a flush may end in a
+// remove. The sweep finds it a tick later.
 func (l *loop) remove(s *Session) {
 	i, last := int(s.rd.place), len(l.sessions)-1
 	moved := l.sessions[last]
@@ -237,7 +254,7 @@ func (l *loop) remove(s *Session) {
 	l.sessions = l.sessions[:last]
 	l.st.conns.Add(-1)
 	if moved != s && l.walking && i < l.cursor && moved.out.pos < l.walkEnd {
-		l.flush(moved, flushWalk)
+		l.behind = append(l.behind, moved)
 	}
 }
 
