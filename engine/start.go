@@ -22,7 +22,7 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 	if err := srv.fitFiles(); err != nil {
 		return srv.unstart(err)
 	}
-	srv.table = newTable(srv.cfg.MaxConns)
+	srv.table.open(srv.cfg.MaxConns)
 	if srv.ownPool {
 		if err := srv.pool.Start(ctx); err != nil {
 			return srv.unstart(err)
@@ -86,7 +86,9 @@ func (srv *Server) fitFiles() error {
 	most := limit - reserveFiles - backlog
 	switch {
 	case srv.cfg.MaxConns == 0:
+		srv.mu.Lock()
 		srv.cfg.MaxConns = min(10_000, most)
+		srv.mu.Unlock()
 		if most < 1 {
 			return &ConfigError{"MaxConns", 0, fmt.Sprintf("the open-file limit of %d leaves no room (%d kept, %d for the backlog): raise it (ulimit -n), or use reuseport accepting", limit, reserveFiles, backlog)}
 		}

@@ -50,16 +50,13 @@ type LoopStats struct {
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
 func (srv *Server) Stats() Stats {
 	st := Stats{
-		Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
+		Conns: srv.table.count(), Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
 		Buffered: int(srv.buffered.Load()), Starving: int(srv.starving.Load()),
 		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.total.Load(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Lightened: srv.lightened.Load(),
 		Closes:    map[string]uint64{}, Refused: map[string]uint64{},
-	}
-	if srv.table != nil {
-		st.Conns = srv.table.count()
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
 		st.Closes[r.String()] = srv.closes[r].Load()
