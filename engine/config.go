@@ -119,6 +119,7 @@ type Config struct {
 	// Limits. Each counts what it refuses or closes in Stats.
 	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
 	MaxConnsPerIP int // connections from one address; 0 = no limit
+	MaxRefused    int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
 	MaxOutbound   int // bytes a session may leave unsent; 1 MiB
 	MaxPending    int // bytes read that wait for one session's handler; 1 MiB
 	MaxTasks      int // functions that wait in one Session.Submit; 1,024
@@ -172,6 +173,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.Workers, 2*runtime.NumCPU())
 	or(&c.SpareWorkers, 256)
 	or(&c.MaxQueue, 8192)
+	or(&c.MaxRefused, 32)
 	or(&c.MaxOutbound, 1<<20)
 	or(&c.MaxPending, 1<<20)
 	or(&c.MaxTasks, 1024)
@@ -236,6 +238,7 @@ func (c Config) validate() error {
 	within("MaxFrame", c.MaxFrame, 0, 1<<30)
 	within("MaxConns", c.MaxConns, 0, 1<<24)
 	within("MaxConnsPerIP", c.MaxConnsPerIP, 0, 1<<24)
+	within("MaxRefused", c.MaxRefused, 1, 1<<24)
 	within("MaxOutbound", c.MaxOutbound, 1<<10, 1<<30)
 	within("MaxPending", c.MaxPending, 1<<10, 1<<30)
 	within("MaxTasks", c.MaxTasks, 1, 1<<24)

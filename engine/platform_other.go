@@ -41,6 +41,7 @@ type sock struct{ wire }
 func newSession(*loop, gnet.Conn) *Session    { return new(Session) }
 func (*sock) traffic([]byte) gnet.Action      { return gnet.Close }
 func sayGoodbye(int, []byte)                  {}
+func emptyInput(int)                          {}
 func openFileLimit() int                      { return 1 << 20 }
 func listenBacklog() int                      { return 128 }
 func (srv *Server) bind(addr) (*bound, error) { return nil, ErrUnsupported }

@@ -57,10 +57,6 @@ type reject struct {
 	n     int
 }
 
-// maxRejects is how many refused connections all loops together keep open to throw
-// their input away: half of the files that are kept.
-const maxRejects = reserveFiles / 2
-
 func (srv *Server) newReactor(single bool) *reactor {
 	r := &reactor{srv: srv, single: single, up: make(chan struct{}), ended: make(chan struct{})}
 	r.log = &gnetLog{srv: srv, r: r}
@@ -232,7 +228,8 @@ func (r *reactor) reject(l *loop, c gnet.Conn, why refusal) gnet.Action {
 		code, text := why.answer()
 		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.errorPacket(codec.Packet{}, code, text)))
 	}
-	if why == refusedFiles || len(l.rejects) >= max(1, maxRejects/srv.cfg.Loops) {
+	if why == refusedFiles || len(l.rejects) >= max(1, srv.cfg.MaxRefused/srv.cfg.Loops) {
+		emptyInput(c.Fd())
 		return gnet.Close
 	}
 	x := &reject{c: c, place: len(l.rejects), since: srv.now()}

@@ -160,6 +160,19 @@ func (k *sock) close() {
 	}
 }
 
+// emptyInput throws away what has already come, up to lingerExcess: closing would
+// otherwise be a reset, which may destroy the ERROR.
+func emptyInput(fd int) {
+	var b [16 << 10]byte
+	for n := 0; n < lingerExcess; {
+		m, err := unix.Read(fd, b[:])
+		if m <= 0 || err != nil {
+			return
+		}
+		n += m
+	}
+}
+
 // sayGoodbye writes a refused connection's last frame and a FIN.
 func sayGoodbye(fd int, frame []byte) {
 	_, _ = unix.Write(fd, frame)

@@ -66,6 +66,7 @@ type engineFlags struct {
 	MaxFrame      size  `group:"limits" default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame: all behind the length field (${default})."`
 	MaxConns      auto  `group:"limits" default:"auto" placeholder:"N" help:"Connections (${default}: 10000, or what the open-file limit holds if that is less)."`
 	MaxConnsPerIP limit `group:"limits" name:"max-conns-per-ip" default:"off" placeholder:"N" help:"Connections from one address (${default})."`
+	MaxRefused    count `group:"limits" default:"32" placeholder:"N" help:"Refused connections kept open, at most for --linger, so that the ERROR reaches a client that sends meanwhile; each needs an open file (${default})."`
 	MaxOutbound   size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes that one session may leave unread: past it reading pauses, and a consumer of what it has not asked for is closed (${default})."`
 	MaxPending    size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes of requests that wait for one session's handler: past it reading pauses (${default})."`
 	MemoryBudget  size  `group:"limits" default:"256MiB" placeholder:"BYTES" help:"Bytes that wait in all sessions, in and out: past it the largest are paused first; past it for 10 s, slow consumers are closed, whatever --max-outbound says (${default})."`
@@ -108,7 +109,7 @@ func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispat
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
-		MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
+		MaxRefused: int(f.MaxRefused), MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
 		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger), FinTimeout: time.Duration(f.FinTimeout),
 		ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
 		KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
