@@ -156,3 +156,19 @@ func TestDeadLinkIsSeen(t *testing.T) {
 		t.Skip("no network of its own:", err)
 	}
 }
+
+// BenchmarkAcks is what one look at a session costs.
+func BenchmarkAcks(b *testing.B) {
+	srv := serve(b, Config{}, &funcs{})
+	dial(b, srv)
+	var s *Session
+	waitFor(b, "the session", func() bool {
+		srv.Sessions(func(x *Session) bool { s = x; return false })
+		return s != nil
+	})
+	k := sock{fd: s.wire.(*sock).fd}
+	b.ReportAllocs()
+	for b.Loop() {
+		k.acks()
+	}
+}
