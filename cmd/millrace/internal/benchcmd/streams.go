@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"millrace/bench"
 )
 
 // Streams is where the commands write: results to Out, progress and remarks to Err.
@@ -49,6 +51,18 @@ func untilInterrupt() (context.Context, context.CancelFunc) {
 func interrupted(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return &exitError{exitInterrupt, "interrupted; what was measured until then is shown"}
+	}
+	return err
+}
+
+// writeAll writes the tables to out, and the page and the picture where they are wanted.
+func writeAll(res *bench.Results, out io.Writer, tables func(io.Writer) error, html, svg string) error {
+	err := tables(out)
+	if html != "" {
+		err = errors.Join(err, writeFile(html, res.WriteHTML))
+	}
+	if svg != "" {
+		err = errors.Join(err, writeFile(svg, res.WriteSVG))
 	}
 	return err
 }
