@@ -115,6 +115,7 @@ type dotRow struct {
 
 type dot struct {
 	target string
+	own    bool // a server of this project: a larger dot
 	value  Spread
 	title  string
 }
@@ -122,6 +123,10 @@ type dot struct {
 // summaryRows are the cases with a figure, and the targets that appear.
 func (r *Results) summaryRows() (rows []dotRow, names []string) {
 	byCase := map[string]*dotRow{}
+	own := map[string]bool{}
+	for _, t := range r.Header.Targets {
+		own[t.Name] = t.own()
+	}
 	for _, c := range r.Cells() {
 		v := c.Ratio
 		if r.Header.Base == "" {
@@ -135,7 +140,7 @@ func (r *Results) summaryRows() (rows []dotRow, names []string) {
 			row = &dotRow{name: c.Case}
 			byCase[c.Case] = row
 		}
-		row.dots = append(row.dots, dot{c.Target, v, c.tooltip()})
+		row.dots = append(row.dots, dot{c.Target, own[c.Target], v, c.tooltip()})
 		if !slices.Contains(names, c.Target) {
 			names = append(names, c.Target)
 		}
@@ -177,7 +182,11 @@ func (s *svg) dotRow(row dotRow, names []string, x scale, top float64, class map
 	for _, d := range row.dots {
 		y := top + pad + laneHeight*(float64(slices.Index(names, d.target))+0.5)
 		s.line(x.at(d.value.Low), y, x.at(d.value.High), y, "whisker "+class[d.target])
-		s.circle(x.at(d.value.Median), y, laneHeight/2-0.5, class[d.target], d.title)
+		radius := laneHeight/2 - 0.5
+		if d.own {
+			radius += 1.5
+		}
+		s.circle(x.at(d.value.Median), y, radius, class[d.target], d.title)
 	}
 }
 

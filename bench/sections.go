@@ -52,22 +52,28 @@ func (r *Results) latencies() []section {
 	s := section{
 		Title: "Latency at a fixed rate", Left: 2,
 		Text:  "Open loop, from when a request was due. A rate in percent is a part of what the base answered in a closed loop of the same shape.",
-		Heads: []string{"case", "target", "offered", "answered", "p50", "p99", "p99.9"},
+		Heads: []string{"case", "target", "offered", "answered", "p50", "p99", "p99.9", "lag p99"},
 	}
 	base := r.Header.Base
 	if base != "" {
 		s.Heads = append(s.Heads, "p50 x "+base, "quartiles", "p99 x "+base, "quartiles")
 	}
+	late, runs := 0, 0
 	for _, c := range r.Cells() {
 		if c.Offered.N == 0 {
 			continue
 		}
 		row := []string{c.Case, c.Target, formatCount(c.Offered.Median) + "/s", formatCount(c.Rate.Median) + "/s",
-			formatMicros(c.P50.Median), formatMicros(c.P99.Median), formatMicros(c.P999.Median)}
+			formatMicros(c.P50.Median), formatMicros(c.P99.Median), formatMicros(c.P999.Median), formatMicros(c.Lag.Median)}
 		if base != "" {
 			row = append(append(row, ratioCells(c.P50Ratio)...), ratioCells(c.P99Ratio)...)
 		}
 		s.Rows = append(s.Rows, row)
+		late += c.Bottle
+		runs += c.Runs
+	}
+	if late > 0 {
+		s.Notes = append(s.Notes, fmt.Sprintf("In %d of %d runs the generator itself was late by more than a millisecond (lag p99): there p99 is the machine's, not the server's.", late, runs))
 	}
 	return []section{s}
 }

@@ -76,6 +76,7 @@ type Cell struct {
 	System    Spread
 	Busy      Spread // processors that the server used
 	Offered   Spread // open loop: requests a second that were due
+	Lag       Spread // open loop: µs that the generator itself was late, at p99
 	P50Ratio  Spread // open loop: to the base's run of the same repetition
 	P99Ratio  Spread
 	RSS       Spread // bytes
@@ -151,6 +152,7 @@ func (c *Cell) fill(runs []Run) {
 	}
 	c.Rate = collect(runs, func(r *Run) (float64, bool) { return r.Rate, r.Rate > 0 })
 	c.Offered = collect(runs, func(r *Run) (float64, bool) { return r.Offered, r.Offered > 0 })
+	c.Lag = collect(runs, func(r *Run) (float64, bool) { return r.LagP99, r.Offered > 0 })
 	c.Busy = collect(runs, func(r *Run) (float64, bool) { return cpuPart(r, (*CPU).busy) })
 	c.User = collect(runs, func(r *Run) (float64, bool) { return cpuPart(r, (*CPU).user) })
 	c.System = collect(runs, func(r *Run) (float64, bool) { return cpuPart(r, (*CPU).system) })
