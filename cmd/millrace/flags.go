@@ -98,7 +98,9 @@ type engineFlags struct {
 // config is the engine's Config that the flags say. handles says where the server's
 // own blocking handlers must run; --handle-dispatch has the last word.
 func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispatch, logger *slog.Logger) engine.Config {
-	handles = maps.Clone(handles)
+	if handles = maps.Clone(handles); handles == nil {
+		handles = map[uint32]engine.Dispatch{}
+	}
 	for _, r := range f.HandleDispatch {
 		handles[r.handle.key()] = r.mode
 	}

@@ -10,10 +10,8 @@ import (
 // journal is the file of --json while the suite writes to it. It takes the place of an older FILE with the first
 // run that has ended: a command that fails at once costs no results.
 type journal struct {
-	path   string
-	f      *os.File
-	placed bool
-	err    error // why it could not take its place
+	f   *replacement
+	err error // why it could not take its place
 }
 
 // journal opens --json for cfg, with what --resume finds in it; nil without --json.
@@ -28,34 +26,24 @@ func (c *Run) journal(cfg *bench.Config) (*journal, error) {
 		}
 		cfg.Resume = old
 	}
-	f, err := os.Create(c.JSON + ".new")
+	f, err := newFile(c.JSON)
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{path: c.JSON, f: f}
+	j := &journal{f: f}
 	cfg.Journal = f
 	report := cfg.OnRun
 	cfg.OnRun = func(p bench.Progress, r bench.Run) {
-		j.place()
+		j.err = errors.Join(j.err, f.settle())
 		report(p, r)
 	}
 	return j, nil
 }
 
-func (j *journal) place() {
-	if !j.placed {
-		j.placed, j.err = true, os.Rename(j.path+".new", j.path)
-	}
-}
-
-// close ends the file; one without a run goes.
+// close ends the file; one without a new run goes.
 func (j *journal) close() error {
 	if j == nil {
 		return nil
 	}
-	err := errors.Join(j.err, j.f.Close())
-	if !j.placed {
-		err = errors.Join(err, os.Remove(j.path+".new"))
-	}
-	return err
+	return errors.Join(j.err, j.f.drop())
 }
