@@ -230,7 +230,7 @@ func (r *Results) rampCharts(d *reportData, class map[string]string) {
 		}
 		load := func(s *CurveStep) Spread { return Spread{N: 1, Median: ramp.load(s.Work)} }
 		over := lines(r.rampSeries(ramp, load, answered), class,
-			axes{x: string(ramp.Over), y: "answered a second", xText: formatCount, yText: formatCount, narrow: true, linearY: true})
+			axes{x: string(ramp.Over), y: "answered a second", xText: formatCount, yText: formatCount, narrow: true})
 		d.chart("Ramp "+ramp.String(), "latency, throughput and the server's CPU a message step by step; a curve that turns back was past saturation",
 			curve("p50", func(s *CurveStep) Spread { return s.P50 })+curve("p99", func(s *CurveStep) Spread { return s.P99 })+
 				over+curve("CPU a message", func(s *CurveStep) Spread { return s.Value }))

@@ -127,20 +127,24 @@ func (s *section) writeMarkdown(w io.Writer) error {
 	if len(s.Rows) > 0 {
 		rule := slices.Repeat([]string{"---"}, s.Left)
 		rule = append(rule, slices.Repeat([]string{"--:"}, len(s.Heads)-s.Left)...)
-		fmt.Fprintf(&b, "\n| %s |\n| %s |\n", markdown(strings.Join(s.Heads, " | ")), strings.Join(rule, " | "))
+		fmt.Fprintf(&b, "\n| %s |\n| %s |\n", markdownRow(s.Heads), strings.Join(rule, " | "))
 	}
 	for _, row := range s.Rows {
-		cells := slices.Clone(row)
-		for i := range cells {
-			cells[i] = strings.ReplaceAll(markdown(cells[i]), "|", `\|`)
-		}
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+		fmt.Fprintf(&b, "| %s |\n", markdownRow(row))
 	}
 	for _, n := range s.Notes {
 		fmt.Fprintf(&b, "\n%s\n", markdown(n))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func markdownRow(row []string) string {
+	cells := slices.Clone(row)
+	for i := range cells {
+		cells[i] = strings.ReplaceAll(markdown(cells[i]), "|", `\|`)
+	}
+	return strings.Join(cells, " | ")
 }
 
 // markdown takes the meaning from signs that Markdown would read; an error text is one line.

@@ -73,6 +73,10 @@ func TestMarkdownTablesAreWhole(t *testing.T) {
 	r := besideSample()
 	r.Header.Cases = append(r.Header.Cases, "churn/1")
 	r.Runs = append(r.Runs, Run{Case: "churn/1", Target: "gnet", Error: "a|b\n<c>"})
+	for i := range r.Runs {
+		r.Runs[i].Target = strings.ReplaceAll(r.Runs[i].Target, "std", "s|d")
+	}
+	r.Header.Targets[3].Name = "s|d"
 	var b strings.Builder
 	if err := r.WriteMarkdown(&b); err != nil {
 		t.Fatal(err)
