@@ -143,3 +143,30 @@ func TestWithoutASaturatedRateTheCaseFailsAndTheRestGoesOn(t *testing.T) {
 		}
 	}
 }
+
+// forgetful goes silent after some requests of a connection.
+func forgetful(s *fakeServer, c *fakeConn, handle uint32, body []byte) {
+	if c.n < 40 {
+		honest(s, c, handle, body)
+	}
+}
+
+func TestMissingRepliesFailARunAndSaturateAStep(t *testing.T) {
+	tm := timing{10 * time.Millisecond, 100 * time.Millisecond}
+	w := mustParse("echo/5@4000")[0]
+	plain := make(chan Run, 1)
+	target := startFake(t, forgetful).target()
+	go func() { plain <- measure(t.Context(), target, w, tm, false, 1) }()
+	s, err := openSession(t.Context(), startFake(t, forgetful).target(), 5, false, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	step := s.measure(t.Context(), w, tm, true)
+	if step.Error != "" || step.Lost == 0 || step.Messages == 0 || step.CPU == nil {
+		t.Errorf("a step that lost replies: got %+v", step)
+	}
+	if r := <-plain; !strings.Contains(r.Error, "did not come") {
+		t.Errorf("a run that lost replies: got %q", r.Error)
+	}
+}
