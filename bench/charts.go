@@ -19,7 +19,7 @@ const (
 	chartWidth = 860.0
 	labelWidth = 170.0
 	rowHeight  = 24.0
-	laneHeight = 8.0 // of a target in a case's row, where several would hide each other
+	laneHeight = 9.0 // of a target in a case's row, where several would hide each other
 )
 
 // legend draws names from x on and returns the y under it.
@@ -182,9 +182,9 @@ func (s *svg) dotRow(row dotRow, names []string, x scale, top float64, class map
 	for _, d := range row.dots {
 		y := top + pad + laneHeight*(float64(slices.Index(names, d.target))+0.5)
 		s.line(x.at(d.value.Low), y, x.at(d.value.High), y, "whisker "+class[d.target])
-		radius := laneHeight/2 - 0.5
+		radius := laneHeight/2 - 1
 		if d.own {
-			radius += 1.5
+			radius += 1.2
 		}
 		s.circle(x.at(d.value.Median), y, radius, class[d.target], d.title)
 	}

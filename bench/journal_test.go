@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// journalled runs a suite of echo and a ramp against two targets, ends it after so many reported runs, and
+// journalled runs a suite of echo and a ramp, ends it after so many reported runs, and
 // returns the journal.
 func journalled(t *testing.T, targets []Target, resume *Results, stop int) (*Results, []byte, int) {
 	t.Helper()
@@ -44,11 +44,9 @@ func journalled(t *testing.T, targets []Target, resume *Results, stop int) (*Res
 }
 
 func TestAnInterruptedSuiteIsResumed(t *testing.T) {
-	a, b := startFake(t, honest).target(), startFake(t, honest).target()
-	a.Name, b.Name = "a", "b"
-	targets := []Target{a, b}
-	whole := 2*2*2 + 2*2*2
-	for _, stop := range []int{1, 3, 5, 7} { // the first run, before and in the ramp, the second repetition
+	targets := []Target{startFake(t, honest).target()}
+	whole := 2*2 + 2*2
+	for _, stop := range []int{3, 5} { // in the ramp, in the second repetition
 		_, file, _ := journalled(t, targets, nil, stop)
 		file = append(file, `{"case":"echo/2x1","tar`...) // killed while it wrote
 		part, err := ReadJSON(bytes.NewReader(file))

@@ -104,6 +104,14 @@ func TestMarkdownTablesAreWhole(t *testing.T) {
 	}
 }
 
+func TestOpenLoopsStayOutOfTheClosedLoopsCharts(t *testing.T) {
+	r := besideSample()
+	r.Header.Cases = []string{"echo/1x1", "echo/5@50%"}
+	if got := overConnections(r.Cells(), func(c *Cell) Spread { return c.Value }); len(got) != 0 {
+		t.Errorf("one closed loop and one at a fixed rate make the lines %v", got)
+	}
+}
+
 func TestManyTargetsDoNotHideEachOther(t *testing.T) {
 	r := &Results{Header: Header{Base: "t0", Cases: []string{"echo/1x1"}}}
 	for i := range 11 {

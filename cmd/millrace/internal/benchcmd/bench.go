@@ -88,11 +88,12 @@ func (c *Run) Run(s *Streams) error {
 	p.start(suite.Total(), suite.Estimate())
 	res, runErr := suite.Run(ctx)
 	p.end()
-	if err := errors.Join(file.close(), writeAll(res, s.Out, res.WriteTable, c.Report, c.SVG)); err != nil {
-		return err
-	}
+	err = errors.Join(file.close(), writeAll(res, s.Out, res.WriteTable, c.Report, c.SVG))
 	if runErr != nil {
-		return c.interrupted(runErr)
+		return c.interrupted(runErr) // a picture of nothing is its consequence
+	}
+	if err != nil {
+		return err
 	}
 	return c.judge(s, res, slos)
 }

@@ -16,9 +16,19 @@ import (
 	"millrace/bench"
 )
 
+// peersBin is where the peers are built, once.
+var peersBin string
+
 func TestMain(m *testing.M) {
 	bench.RunGenerator()
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "benchcmd-peers-")
+	if err != nil {
+		panic(err)
+	}
+	peersBin = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 type cli struct {
@@ -50,10 +60,10 @@ func execute(t *testing.T, args ...string) (string, string, int) {
 	return out.String(), err.Error(), coded.ExitCode()
 }
 
-// peersBuilt is where the peer std is, built from the checkout.
+// stdPeer is the command of the peer std, built from the checkout.
 func stdPeer(t *testing.T) string {
 	t.Helper()
-	src, err := bench.FindPeers("", t.TempDir())
+	src, err := bench.FindPeers("", peersBin)
 	if err != nil {
 		t.Fatal(err)
 	}
