@@ -32,11 +32,11 @@ func (p *progress) start(runs int, estimate time.Duration) {
 }
 
 // readable rounds to what an estimate is good for.
-func readable(d time.Duration) time.Duration {
+func readable(d time.Duration) string {
 	if d > 10*time.Minute {
-		return d.Round(time.Minute)
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 	}
-	return d.Round(time.Second)
+	return d.Round(time.Second).String()
 }
 
 // run is a bench.Config's OnRun.
