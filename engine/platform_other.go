@@ -27,6 +27,7 @@ func (*platform) discoverAcceptor([]net.Addr) {}
 type sys struct{}
 
 func (*sys) discover(*reactor, gnet.Conn) {}
+func (*sys) idle() bool                   { return false }
 
 type probe struct{}
 

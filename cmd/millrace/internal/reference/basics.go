@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
@@ -80,7 +81,7 @@ func sleep(s *engine.Session, p codec.Packet) {
 	for left := time.Until(until); left > 0 && s.Connected(); left = time.Until(until) {
 		time.Sleep(min(left, lookUp))
 	}
-	Answer(s, p, append(strconv.AppendInt([]byte(`{"slept_ms":`), ms, 10), '}'))
+	answerInt(s, p, `{"slept_ms":`, ms)
 }
 
 func join(s *engine.Session, p codec.Packet) {
@@ -101,7 +102,7 @@ func membership(s *engine.Session, p codec.Packet, do func(*engine.Group, *engin
 		refuse(s, p, err)
 		return
 	}
-	Answer(s, p, append(strconv.AppendInt([]byte(`{"members":`), int64(n), 10), '}'))
+	answerInt(s, p, `{"members":`, int64(n))
 }
 
 type groupPush struct {
@@ -122,7 +123,7 @@ func groupSend(s *engine.Session, p codec.Packet) {
 		refuse(s, p, err)
 		return
 	}
-	Answer(s, p, append(strconv.AppendInt([]byte(`{"sent":`), int64(n), 10), '}'))
+	answerInt(s, p, `{"sent":`, int64(n))
 }
 
 func groupName(s *engine.Session, p codec.Packet, name string) bool {
@@ -149,12 +150,23 @@ func refuse(s *engine.Session, p codec.Packet, err error) {
 	}
 }
 
+// answerInt answers p with an object whose only field's value is n; open is what
+// stands before it.
+func answerInt(s *engine.Session, p codec.Packet, open string, n int64) {
+	var buf [64]byte
+	Answer(s, p, append(strconv.AppendInt(append(buf[:0], open...), n, 10), '}'))
+}
+
 func answer(s *engine.Session, p codec.Packet, v any) { Answer(s, p, encode(v)) }
 
+// encode leaves <, > and & as they are: six bytes for each would make a text that fits
+// a frame into one that doesn't.
 func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic("reference: " + err.Error()) // v is one of our own structs
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
