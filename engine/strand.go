@@ -10,6 +10,9 @@ import (
 // strandBudget is how many packets a strand may run before it goes to the run queue's end.
 const strandBudget = 64
 
+// stepPackets is how many packets of a batch are one step for the monitor.
+const stepPackets = 8
+
 // strand is the queue of what is to happen to one session, and who runs it.
 //
 // Invariant: at most one goroutine is in stateRunning at a time; the strand is on the
@@ -21,7 +24,7 @@ type strand struct {
 	pending    int           // guarded by mu; bytes of frames that wait
 	tasks      int32         // guarded by mu; functions that wait
 	state      uint8         // guarded by mu
-	step       atomic.Uint32 // packets and other items that this batch has put behind it
+	step       atomic.Uint32 // how far this batch is: of packets every eighth counts, of other items each
 	more       atomic.Bool   // the block being handled has frames behind the one that runs
 	opened     bool          // OnSocketAccept has been called; whoever runs the strand
 	fin        bool          // guarded by mu; the FIN has been handled
