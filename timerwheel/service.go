@@ -168,7 +168,7 @@ func (s *Service) admit(sh *shard, set *Set) error {
 		return ErrSetClosed
 	}
 	if n := set.n.Load(); n >= int64(s.cfg.MaxPerSet) ||
-		n == 0 && len(sh.spare) == 0 && len(sh.sets) == maxSets {
+		sh.slab.full() || n == 0 && len(sh.spare) == 0 && len(sh.sets) == maxSets {
 		s.count.tooMany.Add(1)
 		return ErrTooManyTimers
 	}
