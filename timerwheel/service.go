@@ -189,7 +189,9 @@ func (s *Service) arm(level int, key int64) {
 			return
 		}
 		if a.CompareAndSwap(v, key+1) {
-			s.wheels.request(level, key)
+			if level > 0 || !s.drive.dense.Load() {
+				s.wheels.request(level, key)
+			}
 			return
 		}
 	}

@@ -16,8 +16,8 @@ type table struct {
 const (
 	segLen    = 32
 	bucketLen = 15
-	fill      = 10// entries for each bucket: more, and the chains cost too much
-	tagBits   = 8 // of a slot: index<<tagBits | tag
+	fill      = 10 // entries for each bucket: more, and the chains cost too much
+	tagBits   = 8  // of a slot: index<<tagBits | tag
 	tagMask   = 1<<tagBits - 1
 	// maxIndex bounds a shard's entries.
 	maxIndex = 1<<(32-tagBits) - 1
