@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	bigBatch   = 256 // firings handed to the service's submitter at once
+	bigBatch   = 512 // firings handed to the service's submitter at once
 	smallBatch = 8   // and to a Set's; a longer one grows
 )
 

@@ -2,6 +2,7 @@ package timerwheel_test
 
 import (
 	"flag"
+	"fmt"
 	"testing"
 
 	"millrace/timerwheel/timerbench"
@@ -17,4 +18,18 @@ func BenchmarkTimers(b *testing.B) {
 		sizes = append(sizes[:len(sizes):len(sizes)], timerbench.LargeSizes...)
 	}
 	timerbench.Run(b, sizes, timerbench.Std(), timerbench.Ours(), timerbench.Library())
+}
+
+// BenchmarkRatios measures ours against one time.AfterFunc a timer, turn about
+// and by CPU time: what a busy machine leaves comparable. Use -benchtime 1x.
+func BenchmarkRatios(b *testing.B) {
+	sizes := []int{100_000}
+	if *large {
+		sizes = append(sizes, timerbench.LargeSizes...)
+	}
+	for _, n := range sizes {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			timerbench.Ratios(b, n, 9, timerbench.Std(), timerbench.Ours())
+		})
+	}
 }

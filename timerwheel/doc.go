@@ -18,7 +18,7 @@
 // # What runs where
 //
 // Callbacks run on the goroutines of the Submitter that the Set was made with,
-// up to 256 of one Set in a row for each Submit. Due timers are handed out on
+// up to 512 of one Set in a row for each Submit. Due timers are handed out on
 // a goroutine of the wheel beneath (github.com/RussellLuo/timingwheel), which
 // calls Submit and must not be blocked by it. A Service has four goroutines of
 // its own: two of the wheel's, one that arms it, and a watchdog. SetTimer and

@@ -97,8 +97,8 @@ func (e *entry) renew() (word uint64) {
 }
 
 const (
-	blockLen = 64  // entries addressed by one pointer of slab.blocks
-	slabLen  = 512 // entries of one allocation once a shard has that many
+	blockLen = 512 // entries of one allocation: 32 KiB, the least that the allocator gives out without a header
+	smallLen = 64  // the first blockLen entries come in such steps
 )
 
 // A link is what ties an entry into its Set's list.
@@ -107,30 +107,37 @@ type link struct{ next, prev uint32 }
 // A slab holds a shard's entries. Blocks never move, so a pointer to an entry
 // stays good; index 0 is not used. Guarded by the shard's mutex.
 type slab struct {
-	blocks []*[blockLen]entry
-	links  []*[blockLen]link // only for blocks with timers of Sets that For made
-	free   uint32            // head of the list of free entries
-	fresh  uint32            // entries from here up have never been used
+	small  [blockLen / smallLen]*[smallLen]entry
+	blocks []*[blockLen]entry // the first is nil: those are in small
+	links  []*[smallLen]link  // only for steps with timers of Sets that For made
+	free   uint32             // head of the list of free entries
+	fresh  uint32             // entries from here up have never been used
 }
 
 func (s *slab) at(i uint32) *entry {
+	if i < blockLen {
+		return &s.small[i/smallLen][i%smallLen]
+	}
 	return &s.blocks[i/blockLen][i%blockLen]
 }
 
 func (s *slab) link(i uint32) *link {
-	return &s.links[i/blockLen][i%blockLen]
+	return &s.links[i/smallLen][i%smallLen]
 }
 
 // needLink makes sure that link(i) exists.
 func (s *slab) needLink(i uint32) {
-	b := int(i / blockLen)
+	b := int(i / smallLen)
 	for b >= len(s.links) {
 		s.links = append(s.links, nil)
 	}
 	if s.links[b] == nil {
-		s.links[b] = new([blockLen]link)
+		s.links[b] = new([smallLen]link)
 	}
 }
+
+// full reports whether no index is left.
+func (s *slab) full() bool { return s.free == 0 && s.fresh > maxIndex }
 
 func (s *slab) alloc() (uint32, *entry) {
 	if i := s.free; i != 0 {
@@ -139,28 +146,26 @@ func (s *slab) alloc() (uint32, *entry) {
 		e.next = 0
 		return i, e
 	}
-	if s.fresh == 0 {
-		s.fresh = 1
-	}
+	s.fresh = max(s.fresh, 1)
 	i := s.fresh
-	if int(i/blockLen) >= len(s.blocks) {
-		s.grow()
-	}
+	s.need(i)
 	s.fresh++
 	return i, s.at(i)
 }
 
-// grow adds a small block while the shard is small, and afterwards slabLen
-// entries: 32 KiB, the least that the allocator gives out without a header of
-// its own and in whole pages.
-func (s *slab) grow() {
-	if len(s.blocks) < slabLen/blockLen {
-		s.blocks = append(s.blocks, new([blockLen]entry))
+// need makes sure that entry i exists.
+func (s *slab) need(i uint32) {
+	if i < blockLen {
+		if p := &s.small[i/smallLen]; *p == nil {
+			*p = new([smallLen]entry)
+		}
 		return
 	}
-	m := new([slabLen]entry)
-	for i := 0; i < slabLen; i += blockLen {
-		s.blocks = append(s.blocks, (*[blockLen]entry)(m[i:i+blockLen]))
+	for int(i/blockLen) >= len(s.blocks) {
+		s.blocks = append(s.blocks, nil)
+	}
+	if p := &s.blocks[i/blockLen]; *p == nil {
+		*p = new([blockLen]entry)
 	}
 }
 

@@ -168,7 +168,7 @@ func (s *Service) admit(sh *shard, set *Set) error {
 		return ErrSetClosed
 	}
 	if n := set.n.Load(); n >= int64(s.cfg.MaxPerSet) ||
-		n == 0 && len(sh.spare) == 0 && len(sh.sets) == maxSets {
+		sh.slab.full() || n == 0 && len(sh.spare) == 0 && len(sh.sets) == maxSets {
 		s.count.tooMany.Add(1)
 		return ErrTooManyTimers
 	}
@@ -189,7 +189,9 @@ func (s *Service) arm(level int, key int64) {
 			return
 		}
 		if a.CompareAndSwap(v, key+1) {
-			s.wheels.request(level, key)
+			if level > 0 || !s.drive.dense.Load() {
+				s.wheels.request(level, key)
+			}
 			return
 		}
 	}

@@ -63,8 +63,8 @@ func (t *Set) shardOf(id TimerID) *shard {
 // runs after SetTimer has returned, and Firing.N starts from 1.
 //
 // A firing never comes early. It is handed out at the first tick at or after
-// its deadline, plus up to a tick that the wheel takes, plus two while more than
-// 48 timers fire on each tick; then it is the submitter's. Deadlines are one period apart
+// its deadline, plus up to a tick that the wheel takes, plus three while more than
+// 48 timers fire on each tick, none with a period of four or fewer; then it is the submitter's. Deadlines are one period apart
 // whenever the callback runs (no drift). A period that comes while the firing
 // before it has not returned is skipped, counted in Stats.Skipped, and not
 // taken off repeat: two runs of one setting never overlap.

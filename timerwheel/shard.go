@@ -244,7 +244,7 @@ func (d death) count(met *[]runKey) int {
 func (sh *shard) trim() {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.table.count != 0 || sh.slab.fresh <= 2*slabLen {
+	if sh.table.count != 0 || sh.slab.fresh <= 2*blockLen {
 		sh.quiet = 0
 		return
 	}

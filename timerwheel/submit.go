@@ -160,4 +160,8 @@ func (s *Service) settleDown() {
 	for i := range s.armed {
 		s.armed[i].Store(0)
 	}
+	d.dense.Store(false)
+	if d.pacer != nil {
+		d.pacer.Stop()
+	}
 }

@@ -1,34 +1,65 @@
 package timerwheel
 
-const segLen = 256
-
 // A table finds a shard's entries by set and id. It is a linear hash table
-// (Litwin, VLDB 1980): it grows and shrinks by one chain at a time, so no call
-// ever pays for moving all entries, and has up to two chains a timer, of four
-// bytes each.
-// Chains run through entry.hnext. Guarded by the shard's mutex.
+// (Litwin, VLDB 1980): it grows and shrinks by one bucket at a time, so no call
+// ever pays for moving all entries. A bucket is one cache line whose slots
+// carry eight bits of the hash: a lookup reads that line and the entry it is
+// after, and hardly ever another's. Guarded by the shard's mutex.
 type table struct {
-	salt  uint64 // random, so that a peer that chooses ids can't aim at one chain
-	segs  []*[segLen]uint32
+	salt  uint64 // random, so that a peer that chooses ids can't aim at one bucket
+	segs  []*[segLen]bucket
 	mask  uint32 // 2^level - 1
-	split uint32 // the next chain to be split; chains = mask + 1 + split
+	split uint32 // the next bucket to be split; buckets = mask + 1 + split
 	count uint32
 }
 
-// chain returns where the chain of hash h begins.
-func (t *table) chain(h uint32) *uint32 {
-	c := h & t.mask
-	if c < t.split {
-		c = h & (t.mask<<1 | 1)
-	}
-	return &t.segs[c/segLen][c%segLen]
+const (
+	segLen    = 32
+	bucketLen = 15
+	fill      = 10 // entries for each bucket: more, and the chains cost too much
+	tagBits   = 8  // of a slot: index<<tagBits | tag
+	tagMask   = 1<<tagBits - 1
+	// maxIndex bounds a shard's entries.
+	maxIndex = 1<<(32-tagBits) - 1
+)
+
+// A bucket holds its first entries in slots, without gaps, and the rest on a
+// chain through entry.hnext: one or two in a hundred.
+type bucket struct {
+	slots [bucketLen]uint32
+	chain uint32
 }
+
+func slotFor(i, h uint32) uint32 { return i<<tagBits | h>>(32-tagBits) }
+
+// bucket returns the one for hash h.
+func (t *table) bucket(h uint32) *bucket {
+	b := h & t.mask
+	if b < t.split {
+		b = h & (t.mask<<1 | 1)
+	}
+	return t.at(b)
+}
+
+func (t *table) at(b uint32) *bucket { return &t.segs[b/segLen][b%segLen] }
 
 func (t *table) find(s *slab, set uint32, id TimerID, h uint32) (uint32, *entry) {
 	if t.count == 0 {
 		return 0, nil
 	}
-	for i := *t.chain(h); i != 0; {
+	b := t.bucket(h)
+	for _, v := range &b.slots {
+		if v == 0 {
+			return 0, nil
+		}
+		if v&tagMask != h>>(32-tagBits) {
+			continue
+		}
+		if e := s.at(v >> tagBits); e.id == id && e.set() == set {
+			return v >> tagBits, e
+		}
+	}
+	for i := b.chain; i != 0; {
 		e := s.at(i)
 		if e.id == id && e.set() == set {
 			return i, e
@@ -40,60 +71,105 @@ func (t *table) find(s *slab, set uint32, id TimerID, h uint32) (uint32, *entry)
 
 func (t *table) add(s *slab, i uint32, e *entry, h uint32) {
 	if t.segs == nil {
-		t.segs = append(t.segs, new([segLen]uint32))
+		t.segs = append(t.segs, new([segLen]bucket))
 		t.mask, t.split = segLen-1, 0
 	}
-	c := t.chain(h)
-	e.hnext = *c
-	*c = i
-	t.count++
-	for range 2 { // two chains for each entry added, up to twice as many
-		if 2*t.count > t.mask+1+t.split {
-			t.grow(s)
-		}
+	t.bucket(h).add(i, e, h)
+	if t.count++; t.count > fill*t.buckets() {
+		t.grow(s)
 	}
 }
 
-func (t *table) remove(s *slab, i uint32, e *entry, h uint32) {
-	for p := t.chain(h); *p != 0; p = &s.at(*p).hnext {
-		if *p == i {
-			*p = e.hnext
-			e.hnext = 0
-			t.count--
-			if n := t.mask + 1 + t.split; n > segLen && t.count < n/8 {
-				t.shrink(s)
-			}
+func (t *table) buckets() uint32 { return t.mask + 1 + t.split }
+
+func (b *bucket) add(i uint32, e *entry, h uint32) {
+	for k, v := range &b.slots {
+		if v == 0 {
+			b.slots[k] = slotFor(i, h)
 			return
 		}
 	}
-	panic("timerwheel: bug: entry is not in its chain")
+	e.hnext, b.chain = b.chain, i
 }
 
-// grow splits chain t.split in two.
-func (t *table) grow(s *slab) {
-	from := t.split
-	to := t.mask + 1 + from
-	if int(to/segLen) >= len(t.segs) {
-		t.segs = append(t.segs, new([segLen]uint32))
+func (t *table) remove(s *slab, i uint32, e *entry, h uint32) {
+	t.bucket(h).remove(t, s, i, e, h)
+	t.count--
+	if n := t.buckets(); n > segLen && t.count < fill/4*n {
+		t.shrink(s)
 	}
-	lo, hi := &t.segs[from/segLen][from%segLen], &t.segs[to/segLen][to%segLen]
-	i := *lo
-	*lo, *hi = 0, 0
-	for i != 0 {
-		e := s.at(i)
-		next := e.hnext
-		to := lo
-		if t.hash(e.set(), e.id)&(t.mask+1) != 0 {
-			to = hi
+}
+
+// remove closes the gap with the chain's first entry or the last slot's.
+func (b *bucket) remove(t *table, s *slab, i uint32, e *entry, h uint32) {
+	last := bucketLen - 1
+	for ; last > 0 && b.slots[last] == 0; last-- {
+	}
+	for k, v := range b.slots[:last+1] {
+		if v != slotFor(i, h) {
+			continue
 		}
-		e.hnext = *to
-		*to = i
-		i = next
+		if c := b.chain; c != 0 {
+			ce := s.at(c)
+			b.slots[k] = slotFor(c, t.hash(ce.set(), ce.id))
+			b.chain, ce.hnext = ce.hnext, 0
+			return
+		}
+		b.slots[k] = b.slots[last]
+		b.slots[last] = 0
+		return
 	}
+	for p := &b.chain; *p != 0; p = &s.at(*p).hnext {
+		if *p == i {
+			*p, e.hnext = e.hnext, 0
+			return
+		}
+	}
+	panic("timerwheel: bug: entry is not in its bucket")
+}
+
+// grow splits bucket t.split in two.
+func (t *table) grow(s *slab) {
+	to := t.buckets()
+	if int(to/segLen) >= len(t.segs) {
+		t.segs = append(t.segs, new([segLen]bucket))
+	}
+	bit := t.mask + 1
+	lo, hi := t.at(t.split), t.at(to)
+	t.refill(s, lo, func(h uint32) *bucket {
+		if h&bit != 0 {
+			return hi
+		}
+		return lo
+	})
 	if t.split++; t.split > t.mask {
 		t.mask = t.mask<<1 | 1
 		t.split = 0
 	}
+}
+
+// refill empties b and puts each of its entries where to says.
+func (t *table) refill(s *slab, b *bucket, to func(h uint32) *bucket) {
+	was := *b
+	*b = bucket{}
+	for _, v := range was.slots {
+		if v == 0 {
+			return
+		}
+		t.put(s, v>>tagBits, to)
+	}
+	for i := was.chain; i != 0; {
+		next := s.at(i).hnext
+		t.put(s, i, to)
+		i = next
+	}
+}
+
+func (t *table) put(s *slab, i uint32, to func(h uint32) *bucket) {
+	e := s.at(i)
+	e.hnext = 0
+	h := t.hash(e.set(), e.id)
+	to(h).add(i, e, h)
 }
 
 // shrink undoes the latest grow.
@@ -103,14 +179,9 @@ func (t *table) shrink(s *slab) {
 		t.split = t.mask + 1
 	}
 	t.split--
-	from := t.mask + 1 + t.split
-	hi := &t.segs[from/segLen][from%segLen]
-	p := &t.segs[t.split/segLen][t.split%segLen]
-	for *p != 0 {
-		p = &s.at(*p).hnext
-	}
-	*p = *hi
-	*hi = 0
+	from := t.buckets()
+	lo := t.at(t.split)
+	t.refill(s, t.at(from), func(uint32) *bucket { return lo })
 	if from%segLen == 0 {
 		t.segs[from/segLen] = nil
 		t.segs = t.segs[:from/segLen]

@@ -207,12 +207,8 @@ func (ws *wheels) armOne(w *axle, a armed) {
 	}
 	wall, mono := s.clocks()
 	at := wall + upAt(a.level, a.key)*s.tick - mono
-	grain := s.tick
-	if a.level == 0 && s.drive.dense.Load() {
-		grain *= together
-	}
-	if over := at % grain; over > 0 {
-		at += grain - over
+	if over := at % s.tick; over > 0 {
+		at += s.tick - over
 	}
 	w.wheel.after(time.Duration(at-wall), func() { s.up(a.level, a.key) })
 }

@@ -21,7 +21,7 @@ var (
 // Run runs every benchmark for every rival, rivals side by side.
 func Run(b *testing.B, sizes []int, rivals ...Rival) {
 	for _, n := range sizes {
-		each := func(name string, run func(*testing.B, Rival, int)) {
+		all := func(name string, run func(*testing.B, Rival, int)) {
 			for _, r := range rivals {
 				if r.Max != 0 && n > r.Max {
 					continue
@@ -29,10 +29,10 @@ func Run(b *testing.B, sizes []int, rivals ...Rival) {
 				b.Run(fmt.Sprintf("%s/n=%d/%s", name, n, r.Name), func(b *testing.B) { run(b, r, n) })
 			}
 		}
-		each("SetKill", SetKill)
-		each("Reset", Reset)
-		each("Memory", Memory)
-		each("Repeat", Repeat)
+		all("SetKill", SetKill)
+		all("Reset", Reset)
+		all("Memory", Memory)
+		all("Repeat", Repeat)
 	}
 	for _, r := range rivals {
 		b.Run("Burst/n=300000/"+r.Name, func(b *testing.B) { Burst(b, r, 300_000) })
@@ -75,97 +75,42 @@ func filled(b *testing.B, r Rival, n int) Timers {
 }
 
 // SetKill sets one more timer and kills it.
-func SetKill(b *testing.B, r Rival, n int) {
-	t := filled(b, r, n)
-	delay := delays(n)
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := 0; b.Loop(); i++ {
-		id := timerwheel.TimerID(n + i%n)
-		t.SetTimer(id, delay(i), 1, nothing)
-		if !t.KillTimer(id) {
-			b.Fatal("KillTimer: got false")
-		}
-	}
-}
+func SetKill(b *testing.B, r Rival, n int) { each(b, setKill(filled(b, r, n), n)) }
 
 // Reset sets live timers anew, as an idle timeout does for each packet.
-func Reset(b *testing.B, r Rival, n int) {
-	t := filled(b, r, n)
+func Reset(b *testing.B, r Rival, n int) { each(b, reset(filled(b, r, n), n)) }
+
+func each(b *testing.B, op func(i int)) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := 0; b.Loop(); i++ {
-		// A large stride: neither has the timer in a cache.
-		t.SetTimer(timerwheel.TimerID(i*7919%n), 11*time.Minute, 1, nothing)
+		op(i)
 	}
 }
 
 // Memory is the heap that n timers take.
 func Memory(b *testing.B, r Rival, n int) {
 	var bytes float64
-	delay := delays(n)
 	for b.Loop() {
-		p := NewPool()
-		t := r.Make(p)
-		before := heap()
-		for i := range n {
-			t.SetTimer(timerwheel.TimerID(i), delay(i), 1, nothing)
-		}
-		bytes = float64(heap()-before) / float64(n)
-		runtime.KeepAlive(delay)
-		t.Close()
-		p.Close()
+		bytes = memory(r, n)
 	}
 	b.ReportMetric(bytes, "B/timer")
-}
-
-func heap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }
 
 // Repeat lets n timers repeat, at most 100,000 firings a second, and reports
 // the process's CPU for each firing.
 func Repeat(b *testing.B, r Rival, n int) {
-	const seconds = 3
-	period := max(time.Second, time.Second*time.Duration(n)/100_000)
-	var fired atomic.Int64
 	var cpu time.Duration
 	var count int64
 	for b.Loop() {
-		p := NewPool()
-		t := r.Make(p)
-		fn := func(timerwheel.Firing) { fired.Add(1) }
-		spread(n, period, func(i int) { t.SetTimer(timerwheel.TimerID(i), period, 0, fn) })
-		runtime.GC()
-		c, f := CPU(), fired.Load()
-		<-time.After(seconds * time.Second)
-		cpu += CPU() - c
-		count += fired.Load() - f
-		t.Close()
-		p.Close()
+		c, f := repeat(r, n)
+		cpu, count = cpu+c, count+f
 	}
 	if count == 0 {
 		b.Fatal("nothing fired")
 	}
 	b.ReportMetric(float64(cpu)/float64(count), "cpu-ns/firing")
-	b.ReportMetric(float64(count)/float64(b.N)/seconds, "firings/s")
-}
-
-// spread calls set n times, evenly over one period.
-func spread(n int, period time.Duration, set func(int)) {
-	const step = 2 * time.Millisecond
-	steps := int(period / step)
-	begin := time.Now()
-	for k := range steps {
-		for i := k; i < n; i += steps {
-			set(i)
-		}
-		<-time.After(time.Until(begin.Add(step * time.Duration(k+1))))
-	}
+	b.ReportMetric(float64(count)/float64(b.N)/repeatFor.Seconds(), "firings/s")
 }
 
 // Burst has n timers fire at one instant and reports the process's CPU from
@@ -173,28 +118,8 @@ func spread(n int, period time.Duration, set func(int)) {
 func Burst(b *testing.B, r Rival, n int) {
 	var cpu, wall time.Duration
 	for b.Loop() {
-		p := NewPool()
-		t := r.Make(p)
-		left := atomic.Int64{}
-		left.Store(int64(n))
-		done := make(chan struct{})
-		fn := func(timerwheel.Firing) {
-			if left.Add(-1) == 0 {
-				close(done)
-			}
-		}
-		at := time.Now().Add(2 * time.Second)
-		for i := range n {
-			t.SetTimer(timerwheel.TimerID(i), time.Until(at), 1, fn)
-		}
-		runtime.GC()
-		<-time.After(time.Until(at.Add(-50 * time.Millisecond)))
-		c := CPU()
-		<-done
-		cpu += CPU() - c
-		wall += time.Since(at)
-		t.Close()
-		p.Close()
+		c, w := burst(r, n)
+		cpu, wall = cpu+c, wall+w
 	}
 	b.ReportMetric(float64(cpu)/float64(b.N)/float64(n), "cpu-ns/timer")
 	b.ReportMetric(float64(wall.Microseconds())/float64(b.N)/1000, "ms-to-last")

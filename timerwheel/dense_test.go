@@ -1,0 +1,100 @@
+package timerwheel
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// crowd sets n timers that repeat, spread over one period.
+func crowd(t *testing.T, s *Service, n int, period time.Duration) {
+	t.Helper()
+	steps := int(period / time.Millisecond)
+	for k := range steps {
+		for i := k; i < n; i += steps {
+			must(t, s.SetTimer(TimerID(i), period, 0, func(Firing) {}))
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// becomes waits until the service is dense, or no longer is.
+func becomes(t *testing.T, s *Service, dense bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); s.drive.dense.Load() != dense; {
+		if time.Now().After(end) {
+			t.Fatalf("dense: got %v, want %v", !dense, dense)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// TestPacerHandsSlotsBack: what was hung while the pacer drove is armed on the
+// library when it ends. The wheel beats too seldom here to find it.
+func TestPacerHandsSlotsBack(t *testing.T) {
+	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
+	crowd(t, s, 20_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	const n = 50
+	late := make(chan time.Duration, n)
+	for i := range n {
+		_, err := s.After(200*time.Millisecond+time.Duration(i)*time.Millisecond, func(f Firing) { late <- f.Late })
+		must(t, err)
+	}
+	for i := range 20_000 {
+		s.KillTimer(TimerID(i))
+	}
+	becomes(t, s, false)
+	for range n {
+		select {
+		case d := <-late:
+			if d > time.Second {
+				t.Fatalf("a timer came %v late", d)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("a timer was lost")
+		}
+	}
+}
+
+// TestShortPeriodsAreNotTakenTogether: a period of two ticks would lose every
+// other firing.
+func TestShortPeriodsAreNotTakenTogether(t *testing.T) {
+	s := started(t, Config{}, newWorkers(t, 2))
+	crowd(t, s, 20_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	var n atomic.Int64
+	must(t, s.SetTimer(1<<20, 2*time.Millisecond, 0, func(Firing) { n.Add(1) }))
+	becomes(t, s, false)
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+		if s.drive.dense.Load() {
+			t.Fatal("dense again")
+		}
+		<-time.After(time.Millisecond)
+	}
+	s.KillTimer(1 << 20)
+	becomes(t, s, true)
+	if n.Load() == 0 {
+		t.Error("nothing fired")
+	}
+}
+
+// TestStopEndsThePacer: a service stopped while dense starts anew without it.
+func TestStopEndsThePacer(t *testing.T) {
+	s := started(t, Config{}, newWorkers(t, 2))
+	crowd(t, s, 20_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	stopped(t, s)
+	if s.drive.dense.Load() || s.drive.pacer.Stop() {
+		t.Error("the pacer goes on after Stop")
+	}
+	must(t, s.Start(t.Context()))
+	done := make(chan bool)
+	_, err := s.After(20*time.Millisecond, func(Firing) { close(done) })
+	must(t, err)
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+		t.Error("a timer of the second start was lost")
+	}
+}
