@@ -39,7 +39,7 @@ type link struct {
 	conn    net.Conn
 	leaving atomic.Bool // GOAWAY: no new calls
 	born    time.Time
-	heard   atomic.Int64 // ns after born when the server was last heard
+	heard   atomic.Int64  // ns after born when the server was last heard
 	gone    chan struct{} // closed when it has ended
 
 	mu     sync.Mutex
