@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long the tests wait for what should come at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // environ is the tests' environment without settings of ours, and with extra ones.
 func environ(extra ...string) []string {
