@@ -171,6 +171,7 @@ func (w *sink) close()                      {}
 type handExec struct{}
 
 func (handExec) execute(*loop) error { return nil }
+func (handExec) idle() bool          { return false }
 
 func (srv *Server) turnAll() {
 	for _, l := range *srv.loops.Load() {

@@ -39,6 +39,8 @@ type desk struct {
 
 	mu   sync.Mutex
 	asks int // turns asked for and not yet run; guarded by mu
+
+	alone bool // nothing but its own work waits for the loop
 }
 
 func (d *desk) execute(l *loop) error {
@@ -50,6 +52,8 @@ func (d *desk) execute(l *loop) error {
 	d.mu.Unlock()
 	return nil
 }
+
+func (d *desk) idle() bool { return d.alone }
 
 // newDesk makes a desk with a running pool.
 func newDesk(t testing.TB, cfg Config, h Handler) *desk {

@@ -26,8 +26,13 @@ type wire interface {
 	close()
 }
 
-// executor runs a loop's turn on its goroutine, soon. It may be called from anywhere.
-type executor interface{ execute(l *loop) error }
+// executor runs a loop's turns on its goroutine.
+type executor interface {
+	// execute has a turn run soon. It may be called from anywhere.
+	execute(l *loop) error
+	// idle tells whether the poller has nothing else for the loop now. Loop goroutine.
+	idle() bool
+}
 
 // loop is one event loop's part of the server: its sessions, and what they have to send.
 //
@@ -121,10 +126,21 @@ func (l *loop) popDirty() *Session {
 	return s
 }
 
-// turn is a bounded piece of the loop's own work: sessions with something to send, the
-// walk that hands out broadcasts, the sweep for timeouts. What is left over waits until
-// the poller has looked at the sockets again.
+// turn does the loop's own work piece by piece while nothing else waits for the loop.
+// What is left over waits until the poller has looked at the sockets again.
 func (l *loop) turn() {
+	for l.piece() {
+		if !l.exec.idle() {
+			l.srv.again(l)
+			return
+		}
+	}
+}
+
+// piece is a bounded part of the loop's own work: sessions with something to send, the
+// walk that hands out broadcasts, the sweep for timeouts. It tells whether more is left;
+// then the loop is still armed.
+func (l *loop) piece() (more bool) {
 	budget := l.srv.cfg.DrainBudget
 	l.st.turns.Add(1)
 	l.mu.Lock()
@@ -146,12 +162,10 @@ func (l *loop) turn() {
 	l.sweep()
 	l.wakeSenders()
 	l.mu.Lock()
-	more := l.dirtyHead != nil || l.walking || l.logEnd.Load() > l.walked || l.sweepDue || l.sweeping || len(l.jobs) > 0
+	more = l.dirtyHead != nil || l.walking || l.logEnd.Load() > l.walked || l.sweepDue || l.sweeping || len(l.jobs) > 0
 	l.armed = more
 	l.mu.Unlock()
-	if more {
-		l.srv.again(l)
-	}
+	return more
 }
 
 // cast appends an encoded broadcast to the log. The caller has looked at the limit.

@@ -76,6 +76,17 @@ func (y *sys) mask(fd int, stop bool) bool {
 	return setEvents(y.epfd, fd, stop) == nil
 }
 
+// idle tells whether nothing is ready in the loop's epoll set, where gnet's own wake-ups
+// arrive too. It takes no event away: the set itself is polled.
+func (y *sys) idle() bool {
+	if y.epfd < 0 {
+		return false
+	}
+	set := [1]unix.PollFd{{Fd: int32(y.epfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(set[:], 0)
+	return n == 0 && err == nil
+}
+
 func setEvents(epfd, fd int, none bool) error {
 	ev := unix.EpollEvent{Fd: int32(fd)}
 	if !none {

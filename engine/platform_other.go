@@ -24,6 +24,7 @@ func (*platform) guard(*Server) {}
 type sys struct{}
 
 func (*sys) discover(*reactor, gnet.Conn) {}
+func (*sys) idle() bool                   { return false }
 
 type probe struct{}
 

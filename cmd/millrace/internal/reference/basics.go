@@ -80,7 +80,7 @@ func sleep(s *engine.Session, p codec.Packet) {
 	for left := time.Until(until); left > 0 && s.Connected(); left = time.Until(until) {
 		time.Sleep(min(left, lookUp))
 	}
-	Answer(s, p, append(strconv.AppendInt([]byte(`{"slept_ms":`), ms, 10), '}'))
+	answerInt(s, p, `{"slept_ms":`, ms)
 }
 
 func join(s *engine.Session, p codec.Packet) {
@@ -101,7 +101,7 @@ func membership(s *engine.Session, p codec.Packet, do func(*engine.Group, *engin
 		refuse(s, p, err)
 		return
 	}
-	Answer(s, p, append(strconv.AppendInt([]byte(`{"members":`), int64(n), 10), '}'))
+	answerInt(s, p, `{"members":`, int64(n))
 }
 
 type groupPush struct {
@@ -122,7 +122,7 @@ func groupSend(s *engine.Session, p codec.Packet) {
 		refuse(s, p, err)
 		return
 	}
-	Answer(s, p, append(strconv.AppendInt([]byte(`{"sent":`), int64(n), 10), '}'))
+	answerInt(s, p, `{"sent":`, int64(n))
 }
 
 func groupName(s *engine.Session, p codec.Packet, name string) bool {
@@ -147,6 +147,13 @@ func refuse(s *engine.Session, p codec.Packet, err error) {
 		Refuse(s, p, engine.CodeInternal, "not sent")
 		s.Logger().Error("not sent", "main", p.Main, "sub", p.Sub, "err", err)
 	}
+}
+
+// answerInt answers p with an object whose only field's value is n; open is what
+// stands before it.
+func answerInt(s *engine.Session, p codec.Packet, open string, n int64) {
+	var buf [64]byte
+	Answer(s, p, append(strconv.AppendInt(append(buf[:0], open...), n, 10), '}'))
 }
 
 func answer(s *engine.Session, p codec.Packet, v any) { Answer(s, p, encode(v)) }

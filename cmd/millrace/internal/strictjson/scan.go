@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// scanner walks over JSON text (RFC 8259) and allocates nothing except keys and errors.
+// scanner walks over JSON text (RFC 8259) and allocates nothing except errors and keys with escapes.
 type scanner struct {
 	b []byte
 	i int
@@ -83,8 +83,8 @@ func (s *scanner) open(depth int) error {
 	return nil
 }
 
-// object passes an object and, where each is given, hands it every key and raw value.
-func (s *scanner) object(depth int, each func(key string, raw []byte)) error {
+// object passes an object and notes the values of those of its keys that are wanted.
+func (s *scanner) object(depth int, wanted []Field) error {
 	if err := s.open(depth); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (s *scanner) object(depth int, each func(key string, raw []byte)) error {
 		return nil
 	}
 	for {
-		if err := s.member(depth, each); err != nil {
+		if err := s.member(depth, wanted); err != nil {
 			return err
 		}
 		if done, err := s.next('}'); done || err != nil {
@@ -103,7 +103,7 @@ func (s *scanner) object(depth int, each func(key string, raw []byte)) error {
 	}
 }
 
-func (s *scanner) member(depth int, each func(key string, raw []byte)) error {
+func (s *scanner) member(depth int, wanted []Field) error {
 	if s.peek() != '"' {
 		return s.fail("a key is missing")
 	}
@@ -122,9 +122,7 @@ func (s *scanner) member(depth int, each func(key string, raw []byte)) error {
 	if err := s.value(depth + 1); err != nil {
 		return err
 	}
-	if each != nil {
-		each(unquote(key), s.b[from:s.i:s.i])
-	}
+	found(wanted, key, from, s.i)
 	return nil
 }
 
