@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -235,7 +236,7 @@ func durableChild(url string) {
 		<-begun
 	}
 	fmt.Println("stored")
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test has gone, if it could not kill us
 }
 
 func TestDurableEventsSurviveKill9(t *testing.T) {
@@ -243,9 +244,13 @@ func TestDurableEventsSurviveKill9(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), "MILLRACE_DURABLE_CHILD="+pg.URL())
 	child.Stderr = os.Stderr
+	in, err := child.StdinPipe()
+	must(t, err)
+	defer in.Close()
 	out, err := child.StdoutPipe()
 	must(t, err)
 	must(t, child.Start())
+	defer child.Process.Kill()
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	if strings.TrimSpace(line) != "stored" {
 		t.Errorf("child: %q", line)
