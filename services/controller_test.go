@@ -1,6 +1,7 @@
 package services_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -106,6 +107,7 @@ func TestAStageCanAnswerStopOrFail(t *testing.T) {
 		{"a plain error", stages{Handle: fail(errors.New("secret"))}, engine.CodeInternal},
 		{"a full cache", stages{Handle: fail(services.ErrCacheFull)}, engine.CodeLimit},
 		{"a cluster that is down", stages{Handle: fail(fmt.Errorf("x: %w", services.ErrCacheDown))}, engine.CodeUnavailable},
+		{"a cluster that does not answer", stages{Handle: fail(fmt.Errorf("%w: %w", services.ErrCacheDown, context.DeadlineExceeded))}, engine.CodeUnavailable},
 	}
 	r := serve(t, nil, func(c *services.Controller) {
 		for i, tc := range cases {

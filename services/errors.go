@@ -62,10 +62,10 @@ var codes = []struct {
 }{
 	{serial.ErrBody, engine.CodeBadBody},
 	{ErrUnknownHandle, engine.CodeUnknownHandle},
+	{ErrCacheDown, engine.CodeUnavailable}, // often because an exchange took too long
 	{context.DeadlineExceeded, engine.CodeTimeout},
 	{ErrCacheFull, engine.CodeLimit},
 	{ErrCacheKey, engine.CodeLimit},
-	{ErrCacheDown, engine.CodeUnavailable},
 	{ErrCacheClosed, engine.CodeUnavailable},
 	{ErrNotFound, engine.CodeNotFound},
 	{timerwheel.ErrTooManyTimers, engine.CodeLimit},

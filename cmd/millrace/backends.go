@@ -161,6 +161,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 			return exitf(exitFailed, "--db embedded in %s: %w", dir, err)
 		}
 		url = b.pg.URL()
+		b.bg.Go(func() { b.keepDatabase(ctx, log) })
 	}
 	db, err := dbasync.New(dbasync.Config{
 		URL: url, Pool: b.pool, Logger: log, Lanes: int(f.DBLanes), MaxBurst: int(f.DBBurst), MaxQueue: int(f.DBQueue),
@@ -191,6 +192,31 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 	}
 	b.bg.Go(func() { b.migrateWhenUp(ctx, url, schemas, log, migrated) })
 	return nil
+}
+
+// keepDatabase starts the embedded database again when it has ended by itself.
+func (b *backends) keepDatabase(ctx context.Context, log *slog.Logger) {
+	const least, most = 100 * time.Millisecond, 5 * time.Second
+	wait := least
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.pg.Done():
+		}
+		log.Error("database: the embedded server has ended; starting it again", "after", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if err := b.pg.Start(ctx); err != nil {
+			wait = min(2*wait, most)
+			log.Warn("database: not started", "err", err)
+			continue
+		}
+		wait = least
+	}
 }
 
 // migrateWhenUp keeps trying until the database, which may not be there yet, has its tables.

@@ -91,20 +91,21 @@ type engineFlags struct {
 	KeepAliveCount   count   `group:"socket" default:"3" placeholder:"N" help:"Unanswered probes before the connection is dead (${default})."`
 	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"TCP_USER_TIMEOUT: sent and not acknowledged for so long; off for the system's (${default})."`
 	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
-	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode (false)."`
+	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode. Reading can't be paused then: a session past its limits is closed instead (false)."`
 	DrainBudget      count   `group:"socket" default:"256" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
 }
 
 // config is the engine's Config that the flags say. handles says where the server's
 // own blocking handlers must run; --handle-dispatch has the last word.
 func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispatch, logger *slog.Logger) engine.Config {
-	handles = maps.Clone(handles)
+	modes := map[uint32]engine.Dispatch{}
+	maps.Copy(modes, handles)
 	for _, r := range f.HandleDispatch {
-		handles[r.handle.key()] = r.mode
+		modes[r.handle.key()] = r.mode
 	}
 	return engine.Config{
 		Addrs: f.Addr, Layout: frame.layout(), MaxFrame: f.maxFrame(),
-		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: handles,
+		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: modes,
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),

@@ -43,6 +43,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if _, err := engine.New(cfg, reference.NewRouter()); err != nil {
 		return startError(err, src)
 	}
+	if a, ok := c.Addr.twice(); ok {
+		return exitf(exitUsage, "--addr %q: given twice; leave one out%s", a, src.from("addr"))
+	}
 	if c.PrintConfig {
 		return printConfig(stdout, ctx.Selected().Flags)
 	}

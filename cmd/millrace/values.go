@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,10 +23,14 @@ type valueError struct {
 
 func (e *valueError) Error() string { return fmt.Sprintf("--%s %q: %s", e.flag, e.value, e.want) }
 
-// decode pops a flag's value off the command line and reads it.
+// decode pops a flag's value off the command line and reads it. A number below 0 is a
+// value, and no flag.
 func decode(ctx *kong.DecodeContext, read func(string) error) error {
 	var s string
-	if err := ctx.Scan.PopValueInto("value", &s); err != nil {
+	if next, ok := ctx.Scan.Peek().Value.(string); ok && len(next) > 1 && next[0] == '-' && next[1] >= '0' && next[1] <= '9' {
+		s = next
+		ctx.Scan.Pop()
+	} else if err := ctx.Scan.PopValueInto("value", &s); err != nil {
 		return &valueError{ctx.Value.Name, "", "needs a value (one that starts with - is written --" + ctx.Value.Name + "=VALUE)"}
 	}
 	if err := read(s); err != nil {
@@ -286,6 +291,17 @@ func (a *addrs) Decode(ctx *kong.DecodeContext) error {
 		*a = append(*a, strings.Split(s, "\n")...)
 		return nil
 	})
+}
+
+// twice returns an address that is given twice; port 0 is another port each time. Two
+// sockets on one port would share its connections by chance.
+func (a addrs) twice() (string, bool) {
+	for i, s := range a {
+		if !strings.HasSuffix(s, ":0") && slices.Contains(a[:i], s) {
+			return s, true
+		}
+	}
+	return "", false
 }
 
 // route fixes where one handle runs: MAIN/SUB=MODE.

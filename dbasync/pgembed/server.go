@@ -396,6 +396,14 @@ func (s *Server) SocketURL() string {
 	return "postgres:///" + database + "?" + q.Encode()
 }
 
+// Done is closed when the server that runs now has ended, by Stop or by itself; a later
+// Start makes another one.
+func (s *Server) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done
+}
+
 // PID is the postmaster's process id, 0 when the server is not running.
 func (s *Server) PID() int {
 	s.mu.Lock()

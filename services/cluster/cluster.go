@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,13 +87,21 @@ func (c Config) validate() error {
 			errs = append(errs, errors.New("cluster: "+text))
 		}
 	}
-	bad(c.URL == "", "no URL")
+	for u := range strings.SplitSeq(c.URL, ",") {
+		bad(!isServer(strings.TrimSpace(u)), "a URL must be nats://host:port")
+	}
 	bad(c.Replicas < 0 || c.Replicas > 5, "replicas out of range")
 	bad(c.Lease != 0 && c.Lease < 100*time.Millisecond, "lease under 100 ms")
 	bad(c.Timeout < 0, "negative timeout")
 	bad(c.MaxBytes < 0 || c.MaxKey < 0 || c.MaxValue < 0 || c.MaxLocks < 0 ||
 		c.MaxPerOwner < 0 || c.MaxWatches < 0, "a limit is negative")
 	return errors.Join(errs...)
+}
+
+// isServer: the client's library would take anything for a host's name.
+func isServer(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme)
 }
 
 // Cache is the services.Cache of several processes. Make it with New, then Start.

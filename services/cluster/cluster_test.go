@@ -113,7 +113,7 @@ func TestLimits(t *testing.T) {
 }
 
 func TestSettingsAreChecked(t *testing.T) {
-	for _, cfg := range []cluster.Config{{}, {URL: "nats://x", Lease: 1}, {URL: "nats://x", MaxKey: -1}} {
+	for _, cfg := range []cluster.Config{{}, {URL: "x"}, {URL: "http://x"}, {URL: "nats://"}, {URL: "nats://x,"}, {URL: "nats://x", Lease: 1}, {URL: "nats://x", MaxKey: -1}} {
 		if _, err := cluster.New(cfg); err == nil {
 			t.Errorf("%+v: want an error", cfg)
 		}

@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
@@ -158,10 +159,14 @@ func answerInt(s *engine.Session, p codec.Packet, open string, n int64) {
 
 func answer(s *engine.Session, p codec.Packet, v any) { Answer(s, p, encode(v)) }
 
+// encode leaves <, > and & as they are: six bytes for each would make a text that fits
+// a frame into one that doesn't.
 func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		panic("reference: " + err.Error()) // v is one of our own structs
 	}
-	return b
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

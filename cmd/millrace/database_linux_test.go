@@ -1,0 +1,60 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"millrace/dbasync/pgembed"
+)
+
+// An embedded database that has ended by itself comes back, with its data.
+func TestAnEmbeddedDatabaseThatEndsIsStartedAgain(t *testing.T) {
+	if _, err := pgembed.Find(); err != nil && os.Getenv("CI") == "" {
+		t.Skipf("skipped: %v", err)
+	}
+	top := t.TempDir()
+	if err := os.Chmod(filepath.Dir(top), 0o755); err != nil { // PostgreSQL runs as another user
+		t.Fatal(err)
+	}
+	dir := filepath.Join(top, "db")
+	s := serve(t, "--db=embedded", "--db-dir="+dir)
+	c := s.dial()
+	c.object(3, 1, `{"name":"bump","args":[7]}`)
+	before := c.object(3, 1, `{"name":"world","args":[7]}`)["rows"].([]any)[0].([]any)[1]
+
+	pid, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(pid), "\n")
+	n, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		c.send(3, 1, `{"name":"world","args":[7]}`)
+		f := c.recv()
+		if f.main == 3 {
+			if now := c.parse(f)["rows"].([]any)[0].([]any)[1]; now != before {
+				t.Errorf("row 7 is %v, was %v", now, before)
+			}
+			break
+		}
+		if code, _, ok := parseErrorFrame(f); !ok || code != 11 {
+			t.Fatalf("while it is down: got %v, want ERROR 11", f)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("still down")
+		}
+	}
+	c.finish()
+	s.stop()
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"cmp"
+	"io"
+	"strings"
+	"testing"
+)
+
+// A server starts and answers with each setting off its default.
+func TestEachSettingServes(t *testing.T) {
+	other := map[string]string{
+		"addr": "tcp://localhost:0", "accept": "single", "balance": "source-hash", "loops": "1", "workers": "1", "spare-workers": "1",
+		"dispatch": "inline", "handle-dispatch": "1/1=ordered", "max-frame": "1KiB", "max-conns": "9", "max-conns-per-ip": "9", "max-outbound": "64KiB",
+		"max-pending": "64KiB", "memory-budget": "8MiB", "max-outbox": "1MiB", "max-queue": "64", "max-tasks": "64", "max-groups": "2",
+		"first-frame-timeout": "off", "frame-timeout": "off", "idle-timeout": "9s", "heartbeat": "9s", "linger": "1s", "fin-timeout": "9s",
+		"system-frames": "false", "read-buffer": "4KiB", "socket-recv-buffer": "64KiB", "socket-send-buffer": "64KiB", "no-delay": "false",
+		"keep-alive": "off", "keep-alive-every": "9s", "keep-alive-count": "2", "user-timeout": "off", "lock-os-thread": "true",
+		"edge-triggered": "true", "drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
+		"command": "main-sub-8", "seq": "true", "timer-tick": "5ms", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
+		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
+		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off",
+		"unsafe-demo": "true", "log-level": "debug", "log-format": "json",
+	}
+	alone := map[string]string{ // these change the frame, or what others may be; the echo that they make
+		"byte-order":    "\x09\x00\x00\x00\x01\x00\x01\x00hello",
+		"length-width":  "\x00\x09\x00\x01\x00\x01hello",
+		"length-adjust": "\x00\x00\x00\x0d\x00\x01\x00\x01hello",
+		"prefix":        "\xca\xfe\x00\x00\x00\x09\x00\x01\x00\x01hello",
+		"command":       "\x00\x00\x00\x07\x01\x01hello",
+		"seq":           "\x00\x00\x00\x0d\x00\x01\x00\x01\x11\x22\x33\x44hello",
+		"system-frames": "\x00\x00\x00\x09\x00\x01\x00\x01hello",
+	}
+	printed, _, code := millrace(t, nil, "", "serve", "--print-config")
+	if code != 0 {
+		t.Fatalf("--print-config: exit code %d", code)
+	}
+	var together [][]string // settings that one server is given
+	n := 0
+	for line := range strings.Lines(printed) {
+		name, was, _ := strings.Cut(line, " = ")
+		value, ok := other[name]
+		if !ok || strings.Trim(strings.TrimSpace(was), `"`) == value {
+			t.Errorf("%s: no value of its own in this test", name)
+			continue
+		}
+		arg := "--" + name + "=" + value
+		if alone[name] != "" {
+			together = append([][]string{{arg}}, together...)
+			continue
+		}
+		if n%10 == 0 {
+			together = append(together, nil)
+		}
+		n++
+		last := &together[len(together)-1]
+		*last = append(*last, arg)
+	}
+	for _, args := range together {
+		t.Run(args[0], func(t *testing.T) {
+			t.Parallel()
+			name, _, _ := strings.Cut(args[0][2:], "=")
+			echoed := cmp.Or(alone[name], "\x00\x00\x00\x09\x00\x01\x00\x01hello")
+			c := serve(t, args...).dial()
+			c.write([]byte(echoed))
+			got := make([]byte, len(echoed))
+			if _, err := io.ReadFull(c.r, got); err != nil || string(got) != echoed {
+				t.Errorf("%v: got %q, %v, want %q", args, got, err, echoed)
+			}
+		})
+	}
+}
