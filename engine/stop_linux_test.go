@@ -352,7 +352,13 @@ func TestStopCountsWhatItLoses(t *testing.T) {
 	stuck.send(1, 3, "waits")
 	idle.send(1, 9, "")
 	waitFor(t, "all to be read", func() bool { return srv.Stats().FramesIn == 5 })
-	time.AfterFunc(4*time.Second, func() { close(gate) })
+	go func() { // not before it is cut off, and at most 1 s after
+		defer close(gate)
+		for end := time.Now().Add(time.Minute); srv.Stats().Closes["stopped"] == 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}()
 	err := srv.Stop(within(t, 2*time.Second))
 	var loss *LossError
 	if !errors.As(err, &loss) {
