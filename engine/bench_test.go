@@ -166,6 +166,10 @@ func (w *sink) unread() int                 { return 0 }
 func (w *sink) rest(func([]byte)) bool      { return true }
 func (w *sink) keep() bool                  { return true }
 func (w *sink) close()                      {}
+func (w *sink) acks() (owed, missed bool, ago time.Duration) {
+	return false, false, 0
+}
+func (w *sink) reset() {}
 
 // handExec runs a loop's turns when the test says so.
 type handExec struct{}
@@ -228,6 +232,40 @@ func BenchmarkInlineTurn(b *testing.B) {
 				s.loop.traffic(s, frames)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*32), "ns/frame")
+		})
+	}
+}
+
+// BenchmarkGroupSend is a group's message to 1,000 members, on wires that take everything.
+func BenchmarkGroupSend(b *testing.B) {
+	for _, size := range []int{64, 4096} {
+		b.Run(fmt.Sprintf("body=%d", size), func(b *testing.B) {
+			const members = 1000
+			srv, s, _ := loose(b, &funcs{})
+			srv.table = newTable(members + 1)
+			g := srv.Group("g")
+			for range members {
+				m := &Session{srv: srv, loop: s.loop, wire: &sink{}}
+				s.loop.accept(m)
+				if _, err := g.Join(m); err != nil {
+					b.Fatal(err)
+				}
+				waitFor(b, "the accept", m.in.quiet)
+			}
+			body := make([]byte, size)
+			b.ReportAllocs()
+			for b.Loop() {
+				if n, err := g.Send(1, 1, body); n != members || err != nil {
+					b.Fatal(n, err)
+				}
+				for s.loop.queued.Load() > 0 {
+					s.loop.turn()
+					for len(srv.rearm) > 0 {
+						<-srv.rearm
+					}
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*members), "ns/delivery")
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -126,5 +127,49 @@ func TestAnIdleLoopWalksToTheEnd(t *testing.T) {
 	}
 	if d.turn() {
 		t.Error("another turn was asked for")
+	}
+}
+
+// deepWire is a broken wire that notes how deep its writer's stack is.
+type deepWire struct {
+	fakeWire
+	deepest *int
+}
+
+func (w *deepWire) write(p []byte) (int, error) {
+	*w.deepest = max(*w.deepest, runtime.Callers(0, make([]uintptr, 1000)))
+	return w.fakeWire.write(p)
+}
+
+// Peers that break within one walk are removed one by one, not each within the other's
+// removal, and whoever stands behind them gets the broadcast.
+func TestPeersThatBreakWithinAWalk(t *testing.T) {
+	d := newDesk(t, Config{}, &funcs{})
+	var sound []*fakeWire
+	deepest := 0
+	for i := range 1000 {
+		s, w := d.open(-1)
+		if i%10 == 9 {
+			sound = append(sound, w)
+			continue
+		}
+		broken := &deepWire{fakeWire{s: s, fail: errBroken}, &deepest}
+		s.wire = broken
+	}
+	d.settleAll()
+	if err := d.Broadcast(1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	d.settleAll()
+	for i, w := range sound {
+		if w.writes != 1 || len(w.got) != 8 {
+			t.Fatalf("session %d: %d writes, %d bytes", i, w.writes, len(w.got))
+		}
+	}
+	if n := d.table.count(); n != len(sound) || d.l.queued.Load() != 0 {
+		t.Errorf("%d sessions left, want %d; %d bytes queued", n, len(sound), d.l.queued.Load())
+	}
+	if deepest == 0 || deepest > 50 {
+		t.Errorf("a stack of %d calls", deepest)
 	}
 }

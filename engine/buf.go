@@ -3,6 +3,7 @@ package engine
 import (
 	"math/bits"
 	"sync"
+	"sync/atomic"
 )
 
 // buf is a pooled piece of memory, and at the same time one item of a strand or one
@@ -15,6 +16,7 @@ type buf struct {
 	cast  int    // of the unsent bytes of b, at most so many that nobody asked for
 	class int8   // size class, or -1: not pooled
 	kind  uint8
+	refs  atomic.Int32 // of a group's frame: outboxes that still have to write it, and its sender
 }
 
 // Kinds of strand items.
@@ -67,6 +69,13 @@ func (b *buf) free() {
 	}
 	if b.b == nil {
 		bare.Put(b)
+	}
+}
+
+// drop gives one reference to a group's frame back.
+func (b *buf) drop() {
+	if b.refs.Add(-1) == 0 {
+		b.free()
 	}
 }
 

@@ -27,6 +27,7 @@ type childConfig struct {
 	Config Config
 	Files  uint64 // RLIMIT_NOFILE; 0: as it is
 	Sleep  time.Duration
+	Net    int // not 0: in a network of its own, with a link vb, 10.9.8.2, to va in that of thread Net
 }
 
 // child is a server in a process of its own, so that its memory and its files can be
@@ -50,12 +51,21 @@ func runChild(string) {
 			panic(err)
 		}
 	}
+	if cc.Net != 0 {
+		ip(fmt.Sprint("link add name vb type veth peer name va netns ", cc.Net))
+		ip("addr add 10.9.8.2/30 dev vb")
+		ip("link set vb up")
+	}
 	cc.Config.Logger = textLog(os.Stderr)
 	srv, err := New(cc.Config, &funcs{read: func(s *Session, p codec.Packet) {
 		switch p.Sub {
 		case 2:
 			for range 10 {
 				s.Broadcast(1, 2, p.Body)
+			}
+		case 3: // without end
+			for s.Push(1, 3, make([]byte, 60_000)) == nil && s.Stats().Unsent < 600_000 {
+				time.Sleep(time.Millisecond)
 			}
 		case 4:
 			time.Sleep(cc.Sleep)
@@ -109,6 +119,12 @@ func runChild(string) {
 	os.Exit(0)
 }
 
+func ip(args string) {
+	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("ip %s: %v: %s", args, err, out))
+	}
+}
+
 // spawn starts a child, whose end comes with the test's.
 func spawn(t testing.TB, cc childConfig) *child {
 	t.Helper()
@@ -130,6 +146,9 @@ func trySpawn(t testing.TB, cc childConfig) (*child, string) {
 	}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"=server", childEnv+"_CONFIG="+string(b))
+	if cc.Net != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	}
 	cmd.Stderr = os.Stderr
 	if !testing.Verbose() {
 		cmd.Stderr = io.Discard

@@ -14,6 +14,7 @@ const (
 	stallTime  = time.Millisecond       // an inline run longer than this holds its loop up
 	quickRuns  = 8                      // quick runs in a row before a handle goes inline
 	maxStrikes = 3                      // stalls before it goes back to the workers
+	strikeFade = time.Minute            // without a stall the strikes are forgotten
 	maxBackoff = 10                     // each time it needs twice as many quick runs
 )
 
@@ -25,7 +26,8 @@ type classes struct {
 	some  bool // a handle is fixed on the loop
 }
 
-// An entry: handle in the upper half, then kind, backoff, strikes and a run count.
+// An entry: handle in the upper half, then kind, backoff, strikes and a run count; of a
+// quick one instead of that the second of the last strike, modulo 1<<16.
 type entry uint64
 
 const (
@@ -210,12 +212,16 @@ func (n *learner) strike(c *classes, handle uint32, took time.Duration) {
 	if at < 0 || e.kind() != kindQuick {
 		return
 	}
-	strikes := e.strikes() + 1
+	second := uint16(n.srv.now() / int64(time.Second))
+	strikes := uint8(1)
+	if second-e.runs() < uint16(strikeFade/time.Second) {
+		strikes += e.strikes()
+	}
 	if took > 10*stallTime {
 		strikes++
 	}
 	if strikes < maxStrikes {
-		c.slots[at].CompareAndSwap(uint64(e), uint64(makeEntry(handle, kindQuick, e.backoff(), strikes, 0)))
+		c.slots[at].CompareAndSwap(uint64(e), uint64(makeEntry(handle, kindQuick, e.backoff(), strikes, second)))
 		return
 	}
 	back := min(e.backoff()+1, maxBackoff)

@@ -1,6 +1,9 @@
 package engine
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Handles that a client makes up can't keep a real one from being learned.
 func TestAFullTableStillLearns(t *testing.T) {
@@ -33,5 +36,28 @@ func TestFixedHandlesStay(t *testing.T) {
 		if srv.classes.Load().inline(h, Adaptive) || srv.classes.Load().inline(h, Inline) {
 			t.Fatalf("handle %d would run inline", h)
 		}
+	}
+}
+
+// Stalls far apart don't take a quick handle from its loop; stalls together do.
+func TestStrikesFade(t *testing.T) {
+	const handle = 1<<16 | 1
+	d := newDesk(t, Config{}, &funcs{})
+	c := d.classes.Load()
+	c.place(makeEntry(handle, kindQuick, 0, 0, 0))
+	for range 100 {
+		for range maxStrikes - 1 {
+			d.learn.strike(c, handle, stallTime)
+		}
+		if !c.inline(handle, Adaptive) {
+			t.Fatal("taken back for stalls that were long ago")
+		}
+		d.epoch = d.epoch.Add(-strikeFade - time.Second)
+	}
+	for range maxStrikes {
+		d.learn.strike(c, handle, stallTime)
+	}
+	if c.inline(handle, Adaptive) || d.demoted.Load() != 1 {
+		t.Error("not taken back for stalls together")
 	}
 }

@@ -119,12 +119,16 @@ type Config struct {
 	// Limits. Each counts what it refuses or closes in Stats.
 	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
 	MaxConnsPerIP int // connections from one address; 0 = no limit
+	MaxRefused    int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
 	MaxOutbound   int // bytes a session may leave unsent; 1 MiB
 	MaxPending    int // bytes read that wait for one session's handler; 1 MiB
 	MaxTasks      int // functions that wait in one Session.Submit; 1,024
 	MaxOutbox     int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
-	MemoryBudget  int // bytes waiting in all sessions, in and out; 256 MiB
-	MaxGroups     int // groups of one session; 64
+	// bytes waiting in all sessions, in and out; 256 MiB. Past it the largest are not read
+	// from and Server.Broadcast is ErrBusy; past it for 10 s, those that hold more than
+	// their share in pushes and read nothing are closed as slow consumers, one by one.
+	MemoryBudget int
+	MaxGroups    int // groups of one session; 64
 
 	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
@@ -139,7 +143,7 @@ type Config struct {
 	KeepAlive        time.Duration // idle time before the first probe; 30 s, Off for none
 	KeepAliveEvery   time.Duration // between probes; 10 s
 	KeepAliveCount   int           // probes before the connection is dead; 3
-	UserTimeout      time.Duration // TCP_USER_TIMEOUT: unacknowledged for so long; 15 s, Off for none
+	UserTimeout      time.Duration // sent to again and again and no acknowledgement for so long; 15 s, Off for none
 	LockOSThread     bool          // bind each loop to a thread
 	EdgeTriggered    bool          // epoll in edge-triggered mode
 	DrainBudget      int           // sessions written in one turn of a drain; 256
@@ -169,6 +173,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.Workers, 2*runtime.NumCPU())
 	or(&c.SpareWorkers, 256)
 	or(&c.MaxQueue, 8192)
+	or(&c.MaxRefused, 32)
 	or(&c.MaxOutbound, 1<<20)
 	or(&c.MaxPending, 1<<20)
 	or(&c.MaxTasks, 1024)
@@ -233,6 +238,7 @@ func (c Config) validate() error {
 	within("MaxFrame", c.MaxFrame, 0, 1<<30)
 	within("MaxConns", c.MaxConns, 0, 1<<24)
 	within("MaxConnsPerIP", c.MaxConnsPerIP, 0, 1<<24)
+	within("MaxRefused", c.MaxRefused, 1, 1<<24)
 	within("MaxOutbound", c.MaxOutbound, 1<<10, 1<<30)
 	within("MaxPending", c.MaxPending, 1<<10, 1<<30)
 	within("MaxTasks", c.MaxTasks, 1, 1<<24)

@@ -138,6 +138,11 @@ type fakeWire struct {
 	closed  bool
 	masked  bool
 	nomask  bool
+
+	owed, missed bool // what acks says
+	ago          time.Duration
+	looks        int // calls of acks
+	wasReset     bool
 }
 
 func (w *fakeWire) write(p []byte) (int, error) {
@@ -166,6 +171,11 @@ func (w *fakeWire) unread() int            { return 0 }
 func (w *fakeWire) rest(func([]byte)) bool { return true }
 func (w *fakeWire) keep() bool             { return true }
 func (w *fakeWire) close()                 { w.closed = true }
+func (w *fakeWire) reset()                 { w.wasReset = true }
+func (w *fakeWire) acks() (owed, missed bool, ago time.Duration) {
+	w.looks++
+	return w.owed, w.missed, w.ago
+}
 
 // give lets the wire take n more bytes and tells the session, as the watcher would.
 func (w *fakeWire) give(n int) {

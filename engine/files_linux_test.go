@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -107,6 +108,60 @@ func TestFilesEatenByOthers(t *testing.T) {
 	})
 	if e := srv.ask("err"); e != "err <nil>" {
 		t.Error(e)
+	}
+}
+
+// All files eaten between two looks of the guard, whoever accepts: sessions are served
+// on, a connection that comes then waits, and is served when there are files again.
+func TestAcceptWithoutFilesEndsNothing(t *testing.T) {
+	files := uint64(listenBacklog() + 300)
+	for _, cc := range []childConfig{
+		{Config: Config{}, Files: 400},
+		{Config: Config{Accept: AcceptSingle}, Files: files},
+		{Config: Config{Accept: AcceptSingle, Balance: LeastConnections}, Files: files},
+		{Config: Config{Addrs: []string{"unix://" + filepath.Join(t.TempDir(), "s")}}, Files: files},
+		{Config: Config{EdgeTriggered: true}, Files: 400},
+	} {
+		t.Run(fmt.Sprint(cc.Config.Accept, cc.Config.Balance, len(cc.Config.Addrs), cc.Config.EdgeTriggered), func(t *testing.T) {
+			t.Parallel()
+			cc.Config.MaxConns = 50
+			srv := spawn(t, cc)
+			network := "tcp"
+			if len(cc.Config.Addrs) > 0 {
+				network = "unix"
+			}
+			dial := func() (*client, error) {
+				c, err := net.DialTimeout(network, srv.addr, 5*time.Second)
+				if err != nil {
+					return nil, err
+				}
+				return &client{Conn: c, t: t, r: codec.NewReader(c, nil)}, nil
+			}
+			old, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer old.Close()
+			for range 3 {
+				srv.ask("hog 0")
+				late, err := dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				late.send(1, 1, "late")
+				for range 20 {
+					old.send(1, 1, "y")
+					old.expect(1, 1, "y")
+					time.Sleep(5 * time.Millisecond)
+				}
+				srv.ask("free")
+				late.expect(1, 1, "late")
+				late.Close()
+			}
+			if e, st := srv.ask("err"), srv.stats(); e != "err <nil>" || st.AcceptErrs == 0 {
+				t.Errorf("%s; %d accepts failed: files were never short", e, st.AcceptErrs)
+			}
+		})
 	}
 }
 

@@ -20,12 +20,12 @@ func (l *loop) flush(s *Session, kind flushKind) {
 	case flushInline:
 		o.corked, o.active = false, false
 	}
-	stage, at, cast, owned, closed := o.stage, o.at, o.cast, o.owned, o.closed
-	o.stage, o.cast, o.owned = nil, 0, false
+	stage, at, cast, charge, refs, owned, closed := o.stage, o.at, o.cast, o.charge, o.refs, o.owned, o.closed
+	o.stage, o.cast, o.charge, o.refs, o.owned = nil, 0, 0, 0, false
 	if stage != nil && !owned {
 		o.hint = uint16(min(len(stage.b), 32<<10))
 	}
-	l.segs, o.segs = o.segs, l.segs[:0]
+	l.takeSegs(o)
 	if o.writable {
 		o.writable, o.blocked = false, false
 	}
@@ -34,23 +34,25 @@ func (l *loop) flush(s *Session, kind flushKind) {
 		end = o.endAt
 	}
 	o.mu.Unlock()
-	if cast > 0 {
-		l.queued.Add(-int64(cast))
+	if charge > 0 {
+		l.queued.Add(-int64(charge))
 	}
 	if s.rd.life == lifeGone {
 		if stage != nil {
-			l.srv.lostBytes.Add(uint64(len(stage.b)))
+			refs += len(stage.b)
 		}
+		l.srv.lostBytes.Add(uint64(refs))
 		l.giveBack(stage, owned)
+		l.dropSegs()
 		return
 	}
 	if stage != nil && len(stage.b) == 0 {
 		l.giveBack(stage, owned)
 		stage = nil
 	}
-	if stage != nil || o.pos < end {
+	if stage != nil || refs > 0 || o.pos < end {
 		l.st.drained.Add(1)
-		stage, cast, owned = l.gather(s, stage, at, end, cast, owned)
+		stage, cast, owned = l.gather(s, stage, at, end, refs, cast, owned)
 		l.emit(s, stage, cast, owned)
 	} else if o.head != nil && !o.blocked {
 		l.sendChain(s)
@@ -73,44 +75,6 @@ func (l *loop) giveBack(b *buf, owned bool) {
 	default:
 		b.free()
 	}
-}
-
-// gather puts the log's bytes between the segments of a stage. Without any it returns
-// the stage itself.
-func (l *loop) gather(s *Session, stage *buf, at, end uint64, cast int, owned bool) (*buf, int, bool) {
-	o := &s.out
-	if o.pos >= end {
-		return stage, cast, owned
-	}
-	l.mu.Lock()
-	log, base := l.log, l.logBase
-	l.mu.Unlock()
-	n := int(end - o.pos)
-	cast += n
-	if stage == nil {
-		g := getBuf(n)
-		g.b = append(g.b, log[o.pos-base:end-base]...)
-		o.pos = end
-		return g, cast, false
-	}
-	g := getBuf(n + len(stage.b))
-	off := 0
-	for k := -1; k < len(l.segs); k++ {
-		next := len(stage.b)
-		if k >= 0 {
-			at = l.segs[k].at
-		}
-		if k+1 < len(l.segs) {
-			next = l.segs[k+1].off
-		}
-		g.b = append(g.b, log[o.pos-base:at-base]...)
-		g.b = append(g.b, stage.b[off:next]...)
-		o.pos, off = at, next
-	}
-	g.b = append(g.b, log[o.pos-base:end-base]...)
-	o.pos = end
-	l.giveBack(stage, owned)
-	return g, cast, false
 }
 
 // emit writes b, or hangs it on the chain. cast of its bytes were not asked for.
@@ -230,6 +194,9 @@ func (l *loop) sendChain(s *Session) {
 
 func (l *loop) write(s *Session, p []byte) (int, error) {
 	l.st.writes.Add(1) // before it, so that who has the bytes finds them counted
+	if s.rd.wrote == 0 {
+		s.rd.wrote = max(l.sweepNow, 1)
+	}
 	n, err := s.wire.write(p)
 	s.bytesOut.Add(uint64(n))
 	l.st.bytesOut.Add(uint64(n))

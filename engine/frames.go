@@ -50,8 +50,11 @@ func (s *Session) frames(it *buf, budget int) (used int) {
 	}()
 	c, h, learn := s.srv.codec, s.srv.handler(), s.srv.learn
 	for it.off < len(it.b) && used < budget {
-		if used > 0 && (s.closing.Load() != 0 || s.mustPark()) {
-			break
+		if used > 0 {
+			if s.closing.Load() != 0 || s.mustPark() {
+				break
+			}
+			s.in.step.Add(1)
 		}
 		var size int
 		p, size, _, _ = c.Decode(it.b[it.off:])

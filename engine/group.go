@@ -128,7 +128,7 @@ func (g *Group) find() *Group {
 }
 
 // Send sends one packet to every member, as what they have not asked for, and returns
-// how many it was staged for. The frame is encoded once. ErrBusy when a loop has
+// how many it was sent to. The frame is encoded once and held once. ErrBusy when a loop has
 // MaxOutbox bytes of broadcasts and group sends waiting: nothing was sent. From a
 // callback use Session.SendGroup, which waits its turn instead.
 func (g *Group) Send(main, sub uint16, body []byte) (sent int, err error) {
@@ -148,13 +148,15 @@ func (g *Group) send(main, sub uint16, body []byte, hard bool) (sent int, err er
 	if r == nil {
 		return 0, nil
 	}
-	b := getBuf(c.Overhead() + len(body))
-	defer b.free()
-	b.b = c.Append(b.b, codec.Packet{Main: main, Sub: sub, Body: body})
+	frame := getBuf(c.Overhead() + len(body))
+	frame.refs.Store(1)
+	defer frame.drop()
+	frame.b = c.Append(frame.b, codec.Packet{Main: main, Sub: sub, Body: body})
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	cost := segCost + len(frame.b)/max(1, len(r.members)) // all together, what they hold
 	for s := range r.members {
-		if s.sendRaw(b.b) == nil {
+		if s.share(frame, cost) == nil {
 			sent++
 		}
 	}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,6 +90,44 @@ func TestMaxConnsPerIP(t *testing.T) {
 	}
 	if st := srv.Stats(); st.Refused["max_conns_per_ip"] != 9 || st.Refused["max_conns"] != 3 {
 		t.Errorf("refused %v", st.Refused)
+	}
+}
+
+// Clients that are refused, and send all the same, see the ERROR and the end: as many at
+// a time as MaxRefused says.
+func TestRefusedClientsSeeWhy(t *testing.T) {
+	const clients = 200
+	srv := serve(t, Config{MaxConns: 1, MaxRefused: 2 * clients, Linger: 500 * time.Millisecond}, &funcs{read: echo})
+	first := dial(t, srv)
+	first.send(1, 1, "x")
+	first.expect(1, 1, "x")
+	var wg sync.WaitGroup
+	var told, reset atomic.Int32
+	for range clients {
+		c := dial(t, srv)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for range 20 { // also after the server has refused it
+				if _, err := c.Write(frame(1, 1, "hello")); err != nil {
+					reset.Add(1)
+					break
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			p, err := c.read()
+			if err == nil && p.Sub == SubError {
+				told.Add(1)
+				_, err = c.read()
+			}
+			if err != io.EOF {
+				reset.Add(1)
+			}
+		}()
+	}
+	wg.Wait()
+	if told.Load() != clients || reset.Load() != 0 {
+		t.Errorf("%d of %d were told, %d reset", told.Load(), clients, reset.Load())
 	}
 }
 

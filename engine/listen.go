@@ -52,10 +52,17 @@ func (srv *Server) listen(context.Context) error {
 	if err := srv.startReactor(unix, true); err != nil {
 		return err
 	}
+	var alone []net.Addr // what one goroutine accepts
 	srv.mu.Lock()
-	defer srv.mu.Unlock()
 	for _, b := range holds {
 		srv.addrs = append(srv.addrs, b.real)
+		if b.unix || srv.cfg.Accept == AcceptSingle {
+			alone = append(alone, b.real)
+		}
+	}
+	srv.mu.Unlock()
+	if len(alone) > 0 {
+		srv.plat.discoverAcceptor(alone)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // wire is a connection as the engine uses it. Loop goroutine only. The engine writes
@@ -16,6 +17,11 @@ type wire interface {
 	mask(stop bool) bool
 	// fin sends the FIN behind what was written.
 	fin()
+	// acks tells what the kernel knows of the peer's acknowledgements: whether any are
+	// owed, whether it has asked for them in vain, and how long ago the last one came.
+	acks() (owed, missed bool, ago time.Duration)
+	// reset makes close a reset that drops what the kernel has not sent.
+	reset()
 	// unread is how many bytes the kernel holds for reading.
 	unread() int
 	// rest reads what is left, calling take for each piece; false on an error.
@@ -52,20 +58,22 @@ type loop struct {
 	logBase              uint64        // guarded by mu; the offset of log[0]
 
 	logEnd atomic.Uint64 // offset behind the log's last byte; stored under mu
-	queued atomic.Int64  // bytes of the log and of group sends on stages
+	queued atomic.Int64  // bytes of the log, of pushes on stages and of what group sends hold
 
 	// Loop goroutine only.
 	sessions  []*Session
-	walking   bool   // a walk over sessions is under way
-	cursor    int    // where it stands
-	walkEnd   uint64 // the log's end when it began
-	walked    uint64 // every session has had the log up to here
+	walking   bool       // a walk over sessions is under way
+	cursor    int        // where it stands
+	walkEnd   uint64     // the log's end when it began
+	walked    uint64     // every session has had the log up to here
+	behind    []*Session // moved behind the walk's cursor; it has still to look at them
 	sweeping  bool
 	sweepAt   int
-	sweepNow  int64 // when the sweep began that runs or ran last
-	sweepFrom int64 // when the one before did
-	lent      *buf  // staging memory for inline turns
-	view      buf   // the frames of an inline turn
+	sweepNow  int64    // when the sweep began that runs or ran last
+	sweepFrom int64    // when the one before did
+	heaviest  *Session // has the most unread pushes of those that the sweep has seen; see weigh
+	lent      *buf     // staging memory for inline turns
+	view      buf      // the frames of an inline turn
 	segs      []seg
 	starved   []*Session // not read from because of MemoryBudget
 	rejects   []*reject
@@ -194,12 +202,27 @@ func (l *loop) walk(budget int) {
 				l.flush(s, flushWalk)
 			}
 		}
-		if l.cursor < len(l.sessions) {
+		if l.cursor < len(l.sessions) || !l.catchUp(&budget) {
 			return
 		}
 		l.walking, l.walked = false, l.walkEnd
 		l.cut(l.walkEnd)
 	}
+}
+
+// catchUp brings the log to the sessions that were moved behind the walk; false: some
+// are left for the next turn.
+func (l *loop) catchUp(budget *int) bool {
+	for ; *budget > 0 && len(l.behind) > 0; *budget-- {
+		last := len(l.behind) - 1
+		s := l.behind[last]
+		l.behind[last] = nil
+		l.behind = l.behind[:last]
+		if s.out.pos < l.walkEnd {
+			l.flush(s, flushWalk)
+		}
+	}
+	return len(l.behind) == 0
 }
 
 // logKeep is how much memory an empty log keeps.
@@ -233,8 +256,9 @@ func (l *loop) add(s *Session) {
 	l.st.conns.Add(1)
 }
 
-// remove takes a session off the loop. The last one fills its place, and if the walk or
-// the sweep would so miss it, it gets its turn by the dirty list.
+// remove takes a session off the loop. The last one fills its place, and if the walk
+// would so miss it, the walk looks at it before it ends. Not here: a flush may end in a
+// remove. The sweep finds it a tick later.
 func (l *loop) remove(s *Session) {
 	i, last := int(s.rd.place), len(l.sessions)-1
 	moved := l.sessions[last]
@@ -244,7 +268,7 @@ func (l *loop) remove(s *Session) {
 	l.sessions = l.sessions[:last]
 	l.st.conns.Add(-1)
 	if moved != s && l.walking && i < l.cursor && moved.out.pos < l.walkEnd {
-		l.flush(moved, flushWalk)
+		l.behind = append(l.behind, moved)
 	}
 }
 

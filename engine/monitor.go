@@ -4,9 +4,14 @@ import (
 	"time"
 )
 
-// blockedAfter is how long a worker may be busy with one batch before it counts as
-// blocked: its place is taken by a spare one, and what its session has staged is sent.
+// blockedAfter is how long a worker may be busy with one packet, task or function before
+// it counts as blocked and a spare one takes its place; and how long with one batch
+// before what its session has staged is sent.
 const blockedAfter = 4 * time.Millisecond
+
+// lateMost is how much longer that may be on a saturated machine: where the monitor
+// itself is late, workers that only wait for a processor look as if they were blocked.
+const lateMost = 50 * time.Millisecond
 
 // spareIdle is how long spare workers are kept after they were last needed.
 const spareIdle = time.Second
@@ -18,12 +23,14 @@ func (p *Pool) watch() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var needed time.Time // when spare workers were last needed
+	var late time.Duration
 	for {
+		asked := spareIdle
 		if p.watching.Load() {
-			timer.Reset(p.interval())
-		} else {
-			timer.Reset(spareIdle)
+			asked = p.interval()
 		}
+		timer.Reset(asked)
+		began := time.Now()
 		select {
 		case <-p.quit:
 			return
@@ -32,7 +39,8 @@ func (p *Pool) watch() {
 			continue
 		case <-timer.C:
 		}
-		if p.look() {
+		late = min(max(time.Since(began)-asked, late/2), lateMost)
+		if p.look(late) {
 			needed = time.Now()
 		}
 		if time.Since(needed) > spareIdle {
@@ -50,9 +58,10 @@ func (p *Pool) interval() time.Duration {
 	return blockedAfter
 }
 
-// look flushes the sessions of blocked workers and starts spare ones if work waits.
-// It tells whether spare workers are in use.
-func (p *Pool) look() bool {
+// look flushes the sessions of workers that are long in one batch, and starts spare ones
+// for those that are blocked if work waits. late is how late such looks come. It tells
+// whether spare workers are in use.
+func (p *Pool) look(late time.Duration) bool {
 	now := p.now()
 	var stuck []*Session
 	p.mu.Lock()
@@ -63,11 +72,12 @@ func (p *Pool) look() bool {
 			continue
 		}
 		busy++
-		if now-since > int64(blockedAfter) {
+		s := w.session.Load()
+		if s != nil && now-since > int64(blockedAfter) {
+			stuck = append(stuck, s)
+		}
+		if now-w.stands(s, since, now) > int64(blockedAfter+late) {
 			blocked++
-			if s := w.session.Load(); s != nil {
-				stuck = append(stuck, s)
-			}
 		}
 	}
 	waiting := p.sessions + p.fns.len()
@@ -87,6 +97,23 @@ func (p *Pool) look() bool {
 		s.flushBlocked()
 	}
 	return spare
+}
+
+// stands is since when the worker may have been with one packet or function. The
+// monitor calls it at each look, with what the worker now runs.
+func (w *worker) stands(s *Session, since, now int64) int64 {
+	step := uint32(0)
+	if s != nil {
+		step = s.in.step.Load()
+	}
+	switch {
+	case w.seen != since && step == 0:
+		w.at = since
+	case w.seen != since || w.step != step:
+		w.at = now
+	}
+	w.seen, w.step = since, step
+	return w.at
 }
 
 func (p *Pool) retireSpare() {

@@ -16,8 +16,10 @@ type outbox struct {
 	frames uint64 // guarded by mu; ever sent
 	at     uint64 // guarded by mu; the log's end when stage was begun
 	last   uint64 // guarded by mu; the log's end at the newest of stage's frames
-	segs   []seg  // guarded by mu; where in stage the log had grown
-	cast   int    // guarded by mu; bytes of stage that nobody asked for
+	segs   []seg  // guarded by mu; where in stage the log had grown, or a group's frame belongs
+	refs   int    // guarded by mu; bytes of groups' frames in segs
+	cast   int    // guarded by mu; bytes of stage and segs that nobody asked for
+	charge int    // guarded by mu; what they count in the loop's outbox
 	unsent int    // guarded by mu; bytes on the chain
 	endAt  uint64 // guarded by mu; the log's end at close
 	hint   uint16 // guarded by mu; size to begin a stage with, learned
@@ -41,11 +43,19 @@ type outbox struct {
 	blocked    bool   // the kernel refused bytes; the watcher will tell
 }
 
-// seg says that the frames of stage from off on were sent when the log ended at at.
+// seg says that ref, a group's frame that all members share, and then the frames of stage
+// from off on were sent when the log ended at at. ref may be nil.
 type seg struct {
 	at  uint64
 	off int
+	ref *buf
 }
+
+// segCost is what a member's seg counts in its loop's outbox: about its memory.
+const segCost = 32
+
+// keepSegs is how many segs an outbox keeps room for.
+const keepSegs = 8
 
 func (o *outbox) framesSent() uint64 {
 	o.mu.Lock()
@@ -61,10 +71,15 @@ func (o *outbox) unsentBytes() int {
 
 // size is what waits. mu is held.
 func (o *outbox) size() int {
+	return o.unsent + o.refs + o.stageLen()
+}
+
+// stageLen is how long the stage is. mu is held.
+func (o *outbox) stageLen() int {
 	if o.stage == nil {
-		return o.unsent
+		return 0
 	}
-	return o.unsent + len(o.stage.b)
+	return len(o.stage.b)
 }
 
 // What a frame is, for the limits.
@@ -99,20 +114,31 @@ func (s *Session) send(p codec.Packet, kind sendKind) error {
 	}
 	s.reserve(n)
 	o.stage.b = c.Append(o.stage.b, p)
-	return s.staged(n, kind == sendPush)
+	if kind != sendPush {
+		return s.staged(0, 0)
+	}
+	return s.staged(n, n)
 }
 
-// sendRaw is send for a frame encoded once for many receivers; it is always a push.
-func (s *Session) sendRaw(frame []byte) error {
+// share sends a frame that other sessions are sent too, without a copy; it is always a
+// push. cost is what it counts in the loop's outbox.
+func (s *Session) share(frame *buf, cost int) error {
 	o := &s.out
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
 		return ErrClosed
 	}
-	s.reserve(len(frame))
-	o.stage.b = append(o.stage.b, frame...)
-	return s.staged(len(frame), true)
+	frame.refs.Add(1)
+	end := s.loop.logEnd.Load()
+	off := o.stageLen()
+	if off == 0 && len(o.segs) == 0 {
+		o.at = end
+	}
+	o.segs = append(o.segs, seg{end, off, frame})
+	o.last = end
+	o.refs += len(frame.b)
+	return s.staged(len(frame.b), cost)
 }
 
 // admit checks the limits for n more bytes. out.mu is held.
@@ -149,10 +175,10 @@ func (s *Session) reserve(n int) {
 		o.stage = o.stage.room(n)
 	}
 	switch {
-	case len(o.stage.b) == 0:
+	case len(o.stage.b) == 0 && len(o.segs) == 0:
 		o.at = end
 	case end != o.last:
-		o.segs = append(o.segs, seg{end, len(o.stage.b)})
+		o.segs = append(o.segs, seg{at: end, off: len(o.stage.b)})
 	}
 	o.last = end
 }
@@ -165,12 +191,14 @@ func disown(b *buf, n int) *buf {
 	return g
 }
 
-// staged accounts for n bytes just appended and sees to it that they leave. It unlocks out.mu.
-func (s *Session) staged(n int, push bool) error {
+// staged sees to it that a frame just appended leaves. cast of its bytes were not asked
+// for, and count as cost in the loop's outbox. It unlocks out.mu.
+func (s *Session) staged(cast, cost int) error {
 	o := &s.out
-	if push {
-		o.cast += n
-		s.loop.queued.Add(int64(n))
+	if cast > 0 {
+		o.cast += cast
+		o.charge += cost
+		s.loop.queued.Add(int64(cost))
 	}
 	if o.size() >= s.srv.cfg.MaxOutbound {
 		o.full.Store(true)
@@ -204,7 +232,7 @@ func (s *Session) release(still bool) {
 	o.mu.Lock()
 	o.corked = false
 	o.active = o.active && still
-	wake := o.stage != nil && len(o.stage.b) > 0 && !o.dirty
+	wake := o.refs+o.stageLen() > 0 && !o.dirty
 	if wake {
 		o.dirty = true
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,8 @@ type platform struct {
 	pausable atomic.Bool // reading can be paused: gnet's epoll set was found and obeys
 
 	mu        sync.Mutex
-	deaf      bool // guarded by mu; the listeners are masked for want of files
+	deaf      bool      // guarded by mu; the listeners are masked for want of files
+	warned    time.Time // guarded by mu; when that was logged
 	listening []listening
 }
 
@@ -47,22 +49,17 @@ type sys struct {
 func (y *sys) discover(r *reactor, c gnet.Conn) {
 	y.srv = r.srv
 	y.epfd = -1
-	epfd, members := findEpoll(c.Fd())
-	if epfd < 0 || r.srv.cfg.EdgeTriggered {
-		r.srv.plat.pausable.Store(false)
-		return
-	}
-	y.epfd = epfd
-	if !y.mask(c.Fd(), true) || !y.mask(c.Fd(), false) {
-		r.srv.plat.pausable.Store(false)
-	}
-	p := &r.srv.plat
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, fd := range members {
-		if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && on == 1 {
-			p.listening = append(p.listening, listening{epfd, fd})
+	fd := c.Fd()
+	eachEpoll(func(epfd int, members []int) bool {
+		if !slices.Contains(members, fd) {
+			return true
 		}
+		r.srv.plat.listen(epfd, members, nil)
+		y.epfd = epfd
+		return false
+	})
+	if y.epfd < 0 || r.srv.cfg.EdgeTriggered || !y.mask(fd, true) || !y.mask(fd, false) {
+		r.srv.plat.pausable.Store(false)
 	}
 }
 
@@ -95,28 +92,21 @@ func setEvents(epfd, fd int, none bool) error {
 	return unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, fd, &ev)
 }
 
-// findEpoll looks in /proc for the epoll descriptor whose set has fd in it, and returns
-// the whole set.
-func findEpoll(fd int) (epfd int, members []int) {
+// eachEpoll calls fn for the epoll sets that /proc knows of, until it returns false.
+func eachEpoll(fn func(epfd int, members []int) bool) {
 	dir, err := os.ReadDir("/proc/self/fdinfo")
 	if err != nil {
-		return -1, nil
+		return
 	}
 	for _, e := range dir {
 		b, err := os.ReadFile("/proc/self/fdinfo/" + e.Name())
 		if err != nil || !bytes.Contains(b, []byte("tfd:")) {
 			continue
 		}
-		members, found := epollMembers(b), false
-		for _, m := range members {
-			found = found || m == fd
-		}
-		if found {
-			n, _ := strconv.Atoi(e.Name())
-			return n, members
+		if n, _ := strconv.Atoi(e.Name()); !fn(n, epollMembers(b)) {
+			return
 		}
 	}
-	return -1, nil
 }
 
 func epollMembers(fdinfo []byte) (fds []int) {
@@ -130,59 +120,6 @@ func epollMembers(fdinfo []byte) (fds []int) {
 		}
 	}
 	return fds
-}
-
-// guard stops accepting while hardly a file is left, and goes on when there are some
-// again: one EMFILE in accept would end gnet's engine. The limit may have been changed
-// meanwhile (prlimit).
-func (p *platform) guard(srv *Server) {
-	limit := openFileLimit()
-	srv.shedAt(limit)
-	low := lowestFree() >= limit-8
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if low == p.deaf {
-		return
-	}
-	p.deaf = low
-	for _, l := range p.listening {
-		_ = setEvents(l.epfd, l.fd, low)
-	}
-	srv.cfg.Logger.Warn("open files", "accepting", !low, "limit", limit)
-}
-
-// lowestFree is the number that the next descriptor will get; the limit when there is none.
-func lowestFree() int {
-	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		if errors.Is(err, unix.EMFILE) {
-			return 1 << 30
-		}
-		return 0 // descriptor 0 is closed, so 0 is free
-	}
-	_ = unix.Close(fd)
-	return fd
-}
-
-func openFileLimit() int {
-	var r unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
-		return 1024
-	}
-	return int(min(r.Cur, 1<<30))
-}
-
-// listenBacklog is how many connections the kernel may hold for one listener.
-func listenBacklog() int {
-	b, err := os.ReadFile("/proc/sys/net/core/somaxconn")
-	if err != nil {
-		return 4096
-	}
-	n, err := strconv.Atoi(string(bytes.TrimSpace(b)))
-	if err != nil {
-		return 4096
-	}
-	return n
 }
 
 // watcher tells sessions when the kernel takes bytes again: an epoll set of the

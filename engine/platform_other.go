@@ -4,6 +4,7 @@ package engine
 
 import (
 	"fmt"
+	"net"
 	"runtime"
 
 	"github.com/panjf2000/gnet/v2"
@@ -21,6 +22,8 @@ func (*platform) start(*Server) error {
 func (*platform) stop()         {}
 func (*platform) guard(*Server) {}
 
+func (*platform) discoverAcceptor([]net.Addr) {}
+
 type sys struct{}
 
 func (*sys) discover(*reactor, gnet.Conn) {}
@@ -32,12 +35,14 @@ func (*probe) open(*loop, gnet.Conn) {}
 func (*probe) hear() gnet.Action     { return gnet.Close }
 
 func (*reactor) probeLoops() error { return ErrUnsupported }
+func (*reactor) acceptFailed()     {}
 
 type sock struct{ wire }
 
 func newSession(*loop, gnet.Conn) *Session    { return new(Session) }
 func (*sock) traffic([]byte) gnet.Action      { return gnet.Close }
 func sayGoodbye(int, []byte)                  {}
+func emptyInput(int)                          {}
 func openFileLimit() int                      { return 1 << 20 }
 func listenBacklog() int                      { return 128 }
 func (srv *Server) bind(addr) (*bound, error) { return nil, ErrUnsupported }

@@ -60,6 +60,10 @@ const (
 type worker struct {
 	since   atomic.Int64            // when its batch began, on the pool's clock; 0: waiting
 	session atomic.Pointer[Session] // whose strand it runs
+
+	seen int64  // the since of the monitor's last look; the monitor's own, as are these
+	step uint32 // the session's step then
+	at   int64  // when that step was first seen, or its batch began
 }
 
 // PoolStats is a snapshot of a Pool.

@@ -57,12 +57,10 @@ type reject struct {
 	n     int
 }
 
-// maxRejects is how many refused connections all loops together keep open to throw
-// their input away: half of the files that are kept.
-const maxRejects = reserveFiles / 2
-
 func (srv *Server) newReactor(single bool) *reactor {
-	return &reactor{srv: srv, single: single, log: &gnetLog{srv: srv}, up: make(chan struct{}), ended: make(chan struct{})}
+	r := &reactor{srv: srv, single: single, up: make(chan struct{}), ended: make(chan struct{})}
+	r.log = &gnetLog{srv: srv, r: r}
+	return r
 }
 
 // run starts gnet on the addresses and returns when its loops are there.
@@ -230,7 +228,8 @@ func (r *reactor) reject(l *loop, c gnet.Conn, why refusal) gnet.Action {
 		code, text := why.answer()
 		sayGoodbye(c.Fd(), srv.codec.Append(nil, srv.errorPacket(codec.Packet{}, code, text)))
 	}
-	if why == refusedFiles || len(l.rejects) >= max(1, maxRejects/srv.cfg.Loops) {
+	if why == refusedFiles || len(l.rejects) >= max(1, srv.cfg.MaxRefused/srv.cfg.Loops) {
+		emptyInput(c.Fd())
 		return gnet.Close
 	}
 	x := &reject{c: c, place: len(l.rejects), since: srv.now()}
@@ -252,6 +251,7 @@ func (l *loop) sweepRejects() {
 // gnetLog passes gnet's own log lines on, errors as warnings, and keeps the last error.
 type gnetLog struct {
 	srv  *Server
+	r    *reactor
 	last atomic.Pointer[string]
 }
 
@@ -273,5 +273,8 @@ func (g *gnetLog) Errorf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	g.last.Store(&text)
 	g.srv.cfg.Logger.Debug("gnet: " + text)
+	if strings.HasPrefix(text, "Accept() failed") {
+		g.r.acceptFailed()
+	}
 }
 func (g *gnetLog) Fatalf(format string, args ...any) { g.Errorf(format, args...) }

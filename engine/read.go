@@ -17,6 +17,8 @@ type reading struct {
 	last     int64 // the same, moved on by what idleness does not count
 	pinged   int64 // when the last PING went out
 	progress int64 // when the kernel last took a byte of the chain; 0: no chain
+	wrote    int64 // since when, to a tick, the peer may owe acknowledgements; 0: it owes none
+	looked   int64 // when the kernel was last asked for them
 	excess   int   // bytes thrown away
 	away     int64 // when GOAWAY was sent; 0: not
 }

@@ -65,6 +65,10 @@ type Server struct {
 	casts     atomic.Uint64
 	errors    atomic.Uint64 // ERROR frames
 	demoted   atomic.Uint64
+
+	acceptErrors atomic.Uint64
+	glutSince    atomic.Int64  // since when the budget has been exceeded; 0: it is not
+	lightened    atomic.Uint64 // sessions closed for it
 }
 
 type serverState uint8
@@ -88,7 +92,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 		return nil, &ConfigError{"Handler", nil, "give one"}
 	}
 	srv := &Server{
-		cfg: cfg, epoch: time.Now(), panics: newPanicLog(cfg.Logger), pool: cfg.Pool,
+		cfg: cfg, table: &table{}, epoch: time.Now(), panics: newPanicLog(cfg.Logger), pool: cfg.Pool,
 		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
 		rearm: make(chan *loop, 4096),
 	}
@@ -141,7 +145,11 @@ func (srv *Server) Pool() *Pool { return srv.pool }
 func (srv *Server) Logger() *slog.Logger { return srv.cfg.Logger }
 
 // Config is what the server runs with, defaults filled in.
-func (srv *Server) Config() Config { return srv.cfg }
+func (srv *Server) Config() Config {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	return srv.cfg
+}
 
 // Draining tells whether Stop has begun.
 func (srv *Server) Draining() bool { return srv.draining.Load() }
@@ -172,11 +180,7 @@ func (srv *Server) Err() error {
 
 // Session finds a session that has not begun to close; nil when it has gone.
 func (srv *Server) Session(id ID) *Session {
-	t := srv.table
-	if t == nil {
-		return nil
-	}
-	if s := t.lookup(id); s != nil && s.Connected() {
+	if s := srv.table.lookup(id); s != nil && s.Connected() {
 		return s
 	}
 	return nil
@@ -185,9 +189,7 @@ func (srv *Server) Session(id ID) *Session {
 // Sessions calls fn for every session that has not begun to close, until it returns
 // false, on the caller's goroutine.
 func (srv *Server) Sessions(fn func(*Session) bool) {
-	if srv.table != nil {
-		srv.table.each(func(s *Session) bool { return !s.Connected() || fn(s) })
-	}
+	srv.table.each(func(s *Session) bool { return !s.Connected() || fn(s) })
 }
 
 // Send is Session.Send by ID. ErrClosed when that session has gone.

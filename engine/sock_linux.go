@@ -2,6 +2,7 @@ package engine
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
@@ -29,8 +30,10 @@ func newSession(l *loop, c gnet.Conn) *Session {
 	both.sock = sock{c: c, s: s, fd: int32(c.Fd())}
 	s.wire = &both.sock
 	if d := l.srv.cfg.UserTimeout; d > 0 {
-		// fails on unix sockets, which need none
-		_ = unix.SetsockoptInt(c.Fd(), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		// The longest time between retransmissions or window probes. Without it, on unix
+		// sockets, which need none, and before Linux 6.15, probes come up to 2 min apart
+		// once a window has been closed for long, and a death is seen as much later.
+		_ = unix.SetsockoptInt(c.Fd(), unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(min(max(d/3, time.Second), 2*time.Minute).Milliseconds()))
 	}
 	return s
 }
@@ -96,6 +99,22 @@ func (k *sock) mask(stop bool) bool {
 	return k.s.loop.exec.(*gloop).mask(int(k.fd), stop)
 }
 
+// acks: a living peer with a closed window answers each probe, so it has at most one
+// unanswered; and each retransmission, so its last answer is no older than the timeout.
+func (k *sock) acks() (owed, missed bool, ago time.Duration) {
+	i, err := unix.GetsockoptTCPInfo(int(k.fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return false, false, 0 // a unix socket
+	}
+	ago = time.Duration(i.Last_ack_recv) * time.Millisecond
+	late := ago > time.Duration(i.Rto)*time.Microsecond
+	return i.Unacked > 0 || i.Notsent_bytes > 0, i.Probes >= 2 || i.Unacked > 0 && i.Retransmits > 0 && late, ago
+}
+
+func (k *sock) reset() {
+	_ = unix.SetsockoptLinger(int(k.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
 func (k *sock) fin() { _ = unix.Shutdown(int(k.fd), unix.SHUT_WR) }
 
 func (k *sock) unread() int {
@@ -154,6 +173,19 @@ func (k *sock) close() {
 		c := k.c
 		k.c, k.fd = nil, -1
 		_ = c.EventLoop().Close(c)
+	}
+}
+
+// emptyInput throws away what has already come, up to lingerExcess: closing would
+// otherwise be a reset, which may destroy the ERROR.
+func emptyInput(fd int) {
+	var b [16 << 10]byte
+	for n := 0; n < lingerExcess; {
+		m, err := unix.Read(fd, b[:])
+		if m <= 0 || err != nil {
+			return
+		}
+		n += m
 	}
 }
 

@@ -22,7 +22,7 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 	if err := srv.fitFiles(); err != nil {
 		return srv.unstart(err)
 	}
-	srv.table = newTable(srv.cfg.MaxConns)
+	srv.table.open(srv.cfg.MaxConns)
 	if srv.ownPool {
 		if err := srv.pool.Start(ctx); err != nil {
 			return srv.unstart(err)
@@ -73,8 +73,11 @@ func (srv *Server) unstart(err error) error {
 	return err
 }
 
-// reserveFiles is how many descriptors are kept for what is not a connection.
-const reserveFiles = 64
+// ownFiles is how many descriptors are kept for what is no connection.
+const ownFiles = 32
+
+// reserve is how many descriptors are kept for what is no session.
+func (srv *Server) reserve() int { return ownFiles + srv.cfg.MaxRefused }
 
 // fitFiles fits MaxConns to the open-file limit.
 func (srv *Server) fitFiles() error {
@@ -83,15 +86,18 @@ func (srv *Server) fitFiles() error {
 	if srv.cfg.Accept == AcceptSingle || srv.hasUnix() {
 		backlog = listenBacklog() // the single acceptor takes a whole backlog before a loop can refuse
 	}
-	most := limit - reserveFiles - backlog
+	kept := srv.reserve()
+	most := limit - kept - backlog
 	switch {
 	case srv.cfg.MaxConns == 0:
+		srv.mu.Lock()
 		srv.cfg.MaxConns = min(10_000, most)
+		srv.mu.Unlock()
 		if most < 1 {
-			return &ConfigError{"MaxConns", 0, fmt.Sprintf("the open-file limit of %d leaves no room (%d kept, %d for the backlog): raise it (ulimit -n), or use reuseport accepting", limit, reserveFiles, backlog)}
+			return &ConfigError{"MaxConns", 0, fmt.Sprintf("the open-file limit of %d leaves no room (%d kept, %d for the backlog): raise it (ulimit -n), or use reuseport accepting", limit, kept, backlog)}
 		}
 	case srv.cfg.MaxConns > most:
-		return &ConfigError{"MaxConns", srv.cfg.MaxConns, fmt.Sprintf("the open-file limit of %d holds at most %d (%d kept, %d for the backlog): lower it, or raise the limit (ulimit -n)", limit, max(most, 0), reserveFiles, backlog)}
+		return &ConfigError{"MaxConns", srv.cfg.MaxConns, fmt.Sprintf("the open-file limit of %d holds at most %d (%d kept, %d for the backlog): lower it, or raise the limit (ulimit -n)", limit, max(most, 0), kept, backlog)}
 	}
 	srv.shedAt(limit)
 	return nil
@@ -100,7 +106,7 @@ func (srv *Server) fitFiles() error {
 // shedAt fits what is refused for want of files to the open-file limit: from nine tenths
 // of it on, or later where MaxConns needs more.
 func (srv *Server) shedAt(limit int) {
-	srv.fdShed.Store(int64(max(limit*9/10, min(limit-16, srv.cfg.MaxConns+reserveFiles*3/4))))
+	srv.fdShed.Store(int64(max(limit*9/10, min(limit-16, srv.cfg.MaxConns+srv.reserve()*3/4))))
 }
 
 func (srv *Server) hasUnix() bool {

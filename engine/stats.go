@@ -11,6 +11,7 @@ type Stats struct {
 	Starving int // sessions not read from because of MemoryBudget
 
 	Accepts    uint64
+	AcceptErrs uint64 // accept failed, for want of files or memory; the connection waited
 	FramesIn   uint64
 	BytesIn    uint64
 	BytesOut   uint64
@@ -23,6 +24,7 @@ type Stats struct {
 	Dropped    uint64 // frames read and not handled, as their session had closed
 	LostBytes  uint64 // bytes accepted by Send that never left
 	Demoted    uint64 // handles moved from the loops to the workers
+	Lightened  uint64 // slow consumers closed for MemoryBudget, among Closes
 
 	Closes  map[string]uint64 // closed sessions by reason
 	Refused map[string]uint64 // refused connections by reason
@@ -48,15 +50,13 @@ type LoopStats struct {
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
 func (srv *Server) Stats() Stats {
 	st := Stats{
-		Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
+		Conns: srv.table.count(), Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
 		Buffered: int(srv.buffered.Load()), Starving: int(srv.starving.Load()),
 		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.total.Load(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
-		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(),
-		Closes: map[string]uint64{}, Refused: map[string]uint64{},
-	}
-	if srv.table != nil {
-		st.Conns = srv.table.count()
+		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
+		Lightened: srv.lightened.Load(),
+		Closes:    map[string]uint64{}, Refused: map[string]uint64{},
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
 		st.Closes[r.String()] = srv.closes[r].Load()

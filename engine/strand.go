@@ -2,6 +2,7 @@ package engine
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"millrace/codec"
 )
@@ -15,14 +16,15 @@ const strandBudget = 64
 // pool's run queue exactly while it is in stateQueued.
 type strand struct {
 	mu         sync.Mutex
-	head, tail *buf     // guarded by mu
-	next       *Session // the run queue's link; guarded by the pool's mu
-	pending    int      // guarded by mu; bytes of frames that wait
-	tasks      int32    // guarded by mu; functions that wait
-	state      uint8    // guarded by mu
-	opened     bool     // OnSocketAccept has been called; whoever runs the strand
-	fin        bool     // guarded by mu; the FIN has been handled
-	paused     bool     // guarded by mu; the loop waits for pending to halve
+	head, tail *buf          // guarded by mu
+	next       *Session      // the run queue's link; guarded by the pool's mu
+	pending    int           // guarded by mu; bytes of frames that wait
+	tasks      int32         // guarded by mu; functions that wait
+	state      uint8         // guarded by mu
+	step       atomic.Uint32 // packets and other items that this batch has put behind it
+	opened     bool          // OnSocketAccept has been called; whoever runs the strand
+	fin        bool          // guarded by mu; the FIN has been handled
+	paused     bool          // guarded by mu; the loop waits for pending to halve
 }
 
 const (
@@ -168,6 +170,7 @@ func (s *Session) run() {
 	s.in.mu.Lock()
 	s.in.state = stateRunning
 	s.in.mu.Unlock()
+	s.in.step.Store(0)
 	s.out.cork()
 	clean := false
 	defer func() {
@@ -209,6 +212,7 @@ func (s *Session) run() {
 			continue
 		}
 		budget -= s.handle(it, budget)
+		s.in.step.Add(1)
 	}
 	clean = true
 }

@@ -38,6 +38,7 @@ func (l *loop) sweep() {
 	}
 	if l.sweepAt >= len(l.sessions) {
 		l.sweeping = false
+		l.lighten(now)
 	}
 }
 
@@ -45,6 +46,7 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
+	l.weigh(s, now)
 	switch {
 	case rd.life == lifeLinger:
 		if past(now, rd.since, c.Linger) {
@@ -63,7 +65,12 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.life == lifeFin:
 		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall)) {
 			l.abort(s, ReasonPeerReset)
+		} else if l.dead(s, now) {
+			l.lost(s)
 		}
+		return
+	case l.dead(s, now):
+		l.lost(s)
 		return
 	case rd.away != 0:
 		if l.drainStep(s, now) {

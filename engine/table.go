@@ -26,7 +26,7 @@ func (id ID) String() string { return fmt.Sprintf("%d.%d", id.Index(), id.Round(
 // earlier session never finds a later one. A slot whose round has reached the last
 // value is not used again.
 type table struct {
-	slots []atomic.Pointer[Session] // read by anyone
+	slots atomic.Pointer[[]atomic.Pointer[Session]] // read by anyone; none until open
 
 	mu     sync.Mutex
 	rounds []uint32 // guarded by mu
@@ -35,11 +35,29 @@ type table struct {
 }
 
 func newTable(n int) *table {
-	t := &table{slots: make([]atomic.Pointer[Session], n), rounds: make([]uint32, n), free: make([]uint32, n)}
+	t := &table{}
+	t.open(n)
+	return t
+}
+
+// open gives the table its n slots, once.
+func (t *table) open(n int) {
+	slots := make([]atomic.Pointer[Session], n)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rounds, t.free = make([]uint32, n), make([]uint32, n)
 	for i := range t.free {
 		t.free[i] = uint32(n - 1 - i)
 	}
-	return t
+	t.slots.Store(&slots)
+}
+
+// all is the slots.
+func (t *table) all() []atomic.Pointer[Session] {
+	if p := t.slots.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 // acquire gives s a slot and its ID; false when none is free.
@@ -54,7 +72,7 @@ func (t *table) acquire(s *Session) bool {
 	t.rounds[i]++
 	t.live++
 	s.id = makeID(i, t.rounds[i])
-	t.slots[i].Store(s)
+	t.all()[i].Store(s)
 	return true
 }
 
@@ -63,10 +81,11 @@ func (t *table) release(s *Session) {
 	i := s.id.Index()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.slots[i].Load() != s {
+	slot := &t.all()[i]
+	if slot.Load() != s {
 		panic("engine: a slot released twice")
 	}
-	t.slots[i].Store(nil)
+	slot.Store(nil)
 	t.live--
 	if t.rounds[i] != ^uint32(0) {
 		t.free = append(t.free, i)
@@ -75,11 +94,11 @@ func (t *table) release(s *Session) {
 
 // lookup returns the session with this ID, or nil if it has gone.
 func (t *table) lookup(id ID) *Session {
-	i := id.Index()
-	if int64(i) >= int64(len(t.slots)) {
+	i, slots := id.Index(), t.all()
+	if int64(i) >= int64(len(slots)) {
 		return nil
 	}
-	s := t.slots[i].Load()
+	s := slots[i].Load()
 	if s == nil || s.id != id {
 		return nil
 	}
@@ -94,8 +113,9 @@ func (t *table) count() int {
 
 // each calls fn for the sessions that are there, until it returns false.
 func (t *table) each(fn func(*Session) bool) {
-	for i := range t.slots {
-		if s := t.slots[i].Load(); s != nil && !fn(s) {
+	slots := t.all()
+	for i := range slots {
+		if s := slots[i].Load(); s != nil && !fn(s) {
 			return
 		}
 	}

@@ -55,7 +55,7 @@ func (m *tableModel) look(f func(string, ...any)) {
 			f("the old %v finds %v", id, s.id)
 		}
 	}
-	for _, id := range []ID{0, makeID(0, 0), makeID(uint32(len(m.t.slots)), 1), makeID(math.MaxUint32, math.MaxUint32)} {
+	for _, id := range []ID{0, makeID(0, 0), makeID(uint32(len(m.t.all())), 1), makeID(math.MaxUint32, math.MaxUint32)} {
 		if m.t.lookup(id) != nil {
 			f("%v finds something", id)
 		}

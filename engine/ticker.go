@@ -46,10 +46,11 @@ func (srv *Server) ticker() {
 	}
 }
 
-// tick is the clocks' resolution: an eighth of the shortest timeout, 10 to 250 ms.
+// tick is the clocks' resolution: an eighth of the shortest timeout, 10 to 250 ms. For
+// UserTimeout it is a sixteenth.
 func (srv *Server) tick() time.Duration {
 	d := 250 * time.Millisecond
-	for _, t := range []time.Duration{srv.cfg.FirstFrameTimeout, srv.cfg.FrameTimeout, srv.cfg.IdleTimeout, srv.cfg.Heartbeat, srv.cfg.Linger} {
+	for _, t := range []time.Duration{srv.cfg.FirstFrameTimeout, srv.cfg.FrameTimeout, srv.cfg.IdleTimeout, srv.cfg.Heartbeat, srv.cfg.Linger, srv.cfg.UserTimeout / 2} {
 		if t > 0 {
 			d = min(d, t/8)
 		}

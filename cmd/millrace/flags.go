@@ -66,9 +66,10 @@ type engineFlags struct {
 	MaxFrame      size  `group:"limits" default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame: all behind the length field (${default})."`
 	MaxConns      auto  `group:"limits" default:"auto" placeholder:"N" help:"Connections (${default}: 10000, or what the open-file limit holds if that is less)."`
 	MaxConnsPerIP limit `group:"limits" name:"max-conns-per-ip" default:"off" placeholder:"N" help:"Connections from one address (${default})."`
+	MaxRefused    count `group:"limits" default:"32" placeholder:"N" help:"Refused connections kept open, at most for --linger, so that the ERROR reaches a client that sends meanwhile; each needs an open file (${default})."`
 	MaxOutbound   size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes that one session may leave unread: past it reading pauses, and a consumer of what it has not asked for is closed (${default})."`
 	MaxPending    size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes of requests that wait for one session's handler: past it reading pauses (${default})."`
-	MemoryBudget  size  `group:"limits" default:"256MiB" placeholder:"BYTES" help:"Bytes that wait in all sessions, in and out: past it the largest are paused first (${default})."`
+	MemoryBudget  size  `group:"limits" default:"256MiB" placeholder:"BYTES" help:"Bytes that wait in all sessions, in and out: past it the largest are paused first; past it for 10 s, slow consumers are closed, whatever --max-outbound says (${default})."`
 	MaxOutbox     size  `group:"limits" default:"16MiB" placeholder:"BYTES" help:"Bytes of broadcasts and group sends that wait in one loop (${default})."`
 	MaxQueue      count `group:"limits" default:"8192" placeholder:"N" help:"Functions that wait for a worker (${default})."`
 	MaxTasks      count `group:"limits" default:"1024" placeholder:"N" help:"Functions that wait for one session's turn (${default})."`
@@ -89,7 +90,7 @@ type engineFlags struct {
 	KeepAlive        timeout `group:"socket" default:"30s" placeholder:"D" help:"Silence before the first TCP keep-alive probe; off for none (${default})."`
 	KeepAliveEvery   period  `group:"socket" default:"10s" placeholder:"D" help:"Between two probes (${default})."`
 	KeepAliveCount   count   `group:"socket" default:"3" placeholder:"N" help:"Unanswered probes before the connection is dead (${default})."`
-	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"TCP_USER_TIMEOUT: sent and not acknowledged for so long; off for the system's (${default})."`
+	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"Sent to again and again, and not one acknowledgement for so long: the connection is dead; off for the system's limit (${default})."`
 	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
 	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode. Reading can't be paused then: a session past its limits is closed instead (false)."`
 	DrainBudget      count   `group:"socket" default:"256" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
@@ -109,7 +110,7 @@ func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispat
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
-		MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
+		MaxRefused: int(f.MaxRefused), MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
 		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger), FinTimeout: time.Duration(f.FinTimeout),
 		ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
 		KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),

@@ -1,0 +1,174 @@
+package engine
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A client that lives and does not read keeps its session for many times UserTimeout,
+// and then gets every byte.
+func TestClosedWindowIsNotDeath(t *testing.T) {
+	t.Parallel()
+	const limit = 500 * time.Millisecond
+	srv := serve(t, Config{UserTimeout: limit, Linger: 100 * time.Millisecond}, &funcs{read: echo})
+	c := dial(t, srv)
+	one := frame(1, 1, string(bytes.Repeat([]byte("0123456789abcdef"), 63)))
+	n := 20 * mib / len(one)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(bytes.Repeat(one, n))
+		sent <- err
+	}()
+	time.Sleep(8 * limit)
+	if st := srv.Stats(); st.Conns != 1 || st.Buffered == 0 {
+		t.Fatalf("%d sessions, %d bytes wait, %v", st.Conns, st.Buffered, st.Closes)
+	}
+	if err := bufioAll(c, n*len(one), one); err != nil {
+		t.Error(err)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+}
+
+// die has a connection's kernel throw away all that comes for it, and say nothing.
+func die(t testing.TB, c net.Conn) {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A peer that has died without a word is seen within UserTimeout and a second, whether
+// its window is open, is full, or had long been full before.
+func TestDeathIsSeen(t *testing.T) {
+	t.Parallel()
+	const limit = 2 * time.Second
+	for _, kind := range []string{"a little unacknowledged", "window full", "window full for long"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			closed := make(chan Reason, 1)
+			srv := serve(t, Config{UserTimeout: limit, Linger: 100 * time.Millisecond}, &funcs{
+				read:  echo,
+				close: func(_ *Session, why Reason) { closed <- why },
+			})
+			c := dial(t, srv)
+			c.send(1, 1, "x")
+			c.expect(1, 1, "x")
+			var s *Session
+			srv.Sessions(func(x *Session) bool { s = x; return false })
+			died := time.Now()
+			if kind == "a little unacknowledged" {
+				time.Sleep(100 * time.Millisecond)
+				die(t, c.Conn)
+				died = time.Now()
+				if err := s.Send(1, 1, []byte("into the void")); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				for s.Send(1, 1, make([]byte, 60_000)) == nil {
+				}
+				if kind == "window full for long" {
+					time.Sleep(3 * limit)
+				} else {
+					time.Sleep(100 * time.Millisecond)
+				}
+				die(t, c.Conn)
+				died = time.Now()
+			}
+			select {
+			case why := <-closed:
+				took := time.Since(died)
+				t.Logf("seen after %v", took)
+				if why != ReasonPeerReset {
+					t.Errorf("got %v", why)
+				}
+				// The last answer came before the death, up to a probe's interval.
+				if took > limit+time.Second || took < limit-limit/looksPerTimeout-time.Second {
+					t.Errorf("seen after %v, want %v", took, limit)
+				}
+			case <-time.After(limit + 5*time.Second):
+				t.Error("not seen")
+			}
+		})
+	}
+}
+
+// The same over a link that is taken down, in networks of the test's own.
+func TestDeadLinkIsSeen(t *testing.T) {
+	if _, err := exec.LookPath("ip"); err != nil || os.Getuid() != 0 {
+		t.Skip("needs root and the command ip, to make a network")
+	}
+	t.Parallel()
+	const limit = 2 * time.Second
+	done := make(chan error, 1)
+	go func() { // its thread, which has another network, ends with it
+		defer close(done)
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, UserTimeout: limit}, Net: unix.Gettid(), Sleep: 500 * time.Millisecond})
+		srv.addr = "10.9.8.2:7000"
+		ip("addr add 10.9.8.1/30 dev va")
+		ip("link set va up")
+		for _, sub := range []uint16{4, 3} { // an answer while the link is down; a window that is full
+			c := srv.dial()
+			c.send(1, 1, "x")
+			c.expect(1, 1, "x")
+			before := srv.stats().Closes["peer_reset"]
+			c.send(1, sub, "")
+			time.Sleep(250 * time.Millisecond)
+			ip("link set va down")
+			down := time.Now()
+			if sub == 4 {
+				down = down.Add(250 * time.Millisecond) // the answer goes out then
+			}
+			for srv.stats().Closes["peer_reset"] == before && time.Since(down) < limit+5*time.Second {
+				time.Sleep(10 * time.Millisecond)
+			}
+			took := time.Since(down)
+			t.Logf("1/%d: seen after %v", sub, took)
+			if took > limit+time.Second || took < limit-time.Second {
+				t.Errorf("1/%d: seen after %v, want %v", sub, took, limit)
+			}
+			ip("link set va up")
+			c.Close()
+		}
+	}()
+	if err := <-done; err != nil {
+		t.Skip("no network of its own:", err)
+	}
+}
+
+// BenchmarkAcks is what one look at a session costs.
+func BenchmarkAcks(b *testing.B) {
+	srv := serve(b, Config{}, &funcs{})
+	dial(b, srv)
+	var s *Session
+	waitFor(b, "the session", func() bool {
+		srv.Sessions(func(x *Session) bool { s = x; return false })
+		return s != nil
+	})
+	k := sock{fd: s.wire.(*sock).fd}
+	b.ReportAllocs()
+	for b.Loop() {
+		k.acks()
+	}
+}
