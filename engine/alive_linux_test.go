@@ -72,7 +72,7 @@ func TestDeathIsSeen(t *testing.T) {
 			c.expect(1, 1, "x")
 			var s *Session
 			srv.Sessions(func(x *Session) bool { s = x; return false })
-			died := time.Now()
+			var died time.Time
 			if kind == "a little unacknowledged" {
 				time.Sleep(100 * time.Millisecond)
 				die(t, c.Conn)

@@ -50,16 +50,19 @@ func (s *Session) frames(it *buf, budget int) (used int) {
 	}()
 	c, h, learn := s.srv.codec, s.srv.handler(), s.srv.learn
 	for it.off < len(it.b) && used < budget {
-		if used > 0 {
-			if s.closing.Load() != 0 || s.mustPark() {
-				break
-			}
+		if used > 0 && (s.closing.Load() != 0 || s.mustPark()) {
+			break
+		}
+		if used%stepPackets == stepPackets-1 {
 			s.in.step.Add(1)
 		}
 		var size int
 		p, size, _, _ = c.Decode(it.b[it.off:])
 		it.off += size
 		used++
+		if more := it.off < len(it.b); more != s.in.more.Load() {
+			s.in.more.Store(more)
+		}
 		switch {
 		case s.srv.reserved(p):
 			s.system(p, true)

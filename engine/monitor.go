@@ -4,9 +4,9 @@ import (
 	"time"
 )
 
-// blockedAfter is how long a worker may be busy with one packet, task or function before
-// it counts as blocked and a spare one takes its place; and how long with one batch
-// before what its session has staged is sent.
+// blockedAfter is how long a worker may be busy with one step, which is eight packets at
+// most, a task or a function, before it counts as blocked and a spare one takes its
+// place; and how long with one batch before what its session has staged is sent.
 const blockedAfter = 4 * time.Millisecond
 
 // lateMost is how much longer that may be on a saturated machine: where the monitor
@@ -58,7 +58,8 @@ func (p *Pool) interval() time.Duration {
 	return blockedAfter
 }
 
-// look flushes the sessions of workers that are long in one batch, and starts spare ones
+// look flushes the sessions of workers that are long in one batch, tells them of a FIN
+// that has come meanwhile, and starts spare ones
 // for those that are blocked if work waits. late is how late such looks come. It tells
 // whether spare workers are in use.
 func (p *Pool) look(late time.Duration) bool {
@@ -95,11 +96,12 @@ func (p *Pool) look(late time.Duration) bool {
 	p.mu.Unlock()
 	for _, s := range stuck {
 		s.flushBlocked()
+		s.lookForFin()
 	}
 	return spare
 }
 
-// stands is since when the worker may have been with one packet or function. The
+// stands is since when the worker may have been with one step of its batch, or function. The
 // monitor calls it at each look, with what the worker now runs.
 func (w *worker) stands(s *Session, since, now int64) int64 {
 	step := uint32(0)

@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"bytes"
 	"testing"
 	"time"
+
+	"millrace/codec"
 )
 
 // A worker is blocked when one packet takes long, not when a batch of quick ones does,
@@ -51,5 +54,23 @@ func TestBlockedIsOnePacketThatTakesLong(t *testing.T) {
 	}
 	if err := p.Stop(within(t, 5*time.Second)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A strand tells how far its batch is, from the beginning of each.
+func TestStrandCountsItsSteps(t *testing.T) {
+	var steps []uint32
+	d := newDesk(t, Config{Dispatch: Ordered}, &funcs{read: func(s *Session, _ codec.Packet) {
+		steps = append(steps, s.in.step.Load())
+	}})
+	s, _ := d.open(-1)
+	d.settleAll()
+	for range 2 {
+		steps = nil
+		d.l.queue(s, bytes.Repeat(frame(1, 1, ""), 3*stepPackets), nil)
+		d.settleAll()
+		if len(steps) != 3*stepPackets || steps[0] != 0 || steps[len(steps)-1] != 3 {
+			t.Errorf("steps %v", steps)
+		}
 	}
 }

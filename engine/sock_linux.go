@@ -102,8 +102,11 @@ func (k *sock) mask(stop bool) bool {
 // acks: a living peer with a closed window answers each probe, so it has at most one
 // unanswered; and each retransmission, so its last answer is no older than the timeout.
 func (k *sock) acks() (owed, missed bool, ago time.Duration) {
-	i, err := unix.GetsockoptTCPInfo(int(k.fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
+	var i unix.TCPInfo
+	size := uint32(unsafe.Sizeof(i))
+	_, _, err := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(k.fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(&i)), uintptr(unsafe.Pointer(&size)), 0)
+	if err != 0 {
 		return false, false, 0 // a unix socket
 	}
 	ago = time.Duration(i.Last_ack_recv) * time.Millisecond

@@ -111,7 +111,13 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, log *slog
 	if err != nil {
 		return err
 	}
-	if err := b.cache.Start(ctx); err != nil {
+	err = b.cache.Start(ctx)
+	switch {
+	case err == nil:
+	case shared && b.nats == nil && errors.Is(err, services.ErrCacheDown):
+		log.Warn("cluster: not reachable yet", "err", err) // 5/* answer ERROR 11 meanwhile
+		b.bg.Go(func() { b.joinWhenUp(ctx, log) })
+	default:
 		return exitf(exitFailed, "--cluster %q: %w", f.Cluster, err)
 	}
 	b.services, err = refservices.New(refservices.Config{
@@ -119,6 +125,23 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, log *slog
 		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Logger: log,
 	})
 	return err
+}
+
+// joinWhenUp keeps trying to start the shared cache.
+func (b *backends) joinWhenUp(ctx context.Context, log *slog.Logger) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		err := b.cache.Start(ctx)
+		if err == nil {
+			log.Info("cluster: joined")
+			return
+		}
+		log.Warn("cluster: not reachable yet", "err", err, "again", wait)
+	}
 }
 
 func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
@@ -265,6 +288,7 @@ func dataDir(dir, what string) (string, error) {
 // stop ends the timers, the cache, the database and the pool, in this order, within ctx.
 func (b *backends) stop(ctx context.Context) {
 	b.cancel()
+	b.bg.Wait()
 	if b.timers != nil {
 		_ = b.timers.Stop(ctx)
 	}
@@ -277,7 +301,6 @@ func (b *backends) stop(ctx context.Context) {
 	if b.db != nil {
 		_ = b.db.Stop(ctx)
 	}
-	b.bg.Wait()
 	if b.pg != nil {
 		_ = b.pg.Stop(ctx, pgembed.Fast)
 	}

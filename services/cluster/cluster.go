@@ -136,6 +136,7 @@ func New(cfg Config) (*Cache, error) {
 }
 
 // Start connects, makes the buckets where they are missing, and reads the locks.
+// ErrCacheDown when nobody answers: it may be tried again.
 func (c *Cache) Start(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,7 +148,7 @@ func (c *Cache) Start(ctx context.Context) error {
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {
-		return fmt.Errorf("cluster: connect: %w", err)
+		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, err)
 	}
 	l, err := c.open(ctx, nc)
 	if err != nil {
