@@ -27,7 +27,7 @@ func TestSuiteInterleavesAndTurns(t *testing.T) {
 		},
 	})
 	want := "echo/2x1 a,echo/2x1 b,services/2x1 a,services/2x1 b,echo/2x1 b,echo/2x1 a,services/2x1 b,services/2x1 a"
-	if got := strings.Join(order, ","); got != want {
+	if got := strings.Join(order[len(order)-8:], ","); got != want { // there may have been a run before it
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if res.Header.Base != "b" || res.Header.Machine.CPUs < 1 || len(res.Cells()) != 4 {

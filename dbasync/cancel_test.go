@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestContextEndsAQuery(t *testing.T) {
@@ -15,11 +17,12 @@ func TestContextEndsAQuery(t *testing.T) {
 	ch := make(chan QueryResult, 2)
 	done := func(r QueryResult) { ch <- r }
 	ctx, cancel := context.WithCancel(context.Background())
+	const runs = 3 * time.Second
 	begun := time.Now()
-	if err := db.Query(ctx, nil, done, Stmt{SQL: "select pg_sleep($1)"}, 0.4); err != nil {
+	if err := db.Query(ctx, nil, done, Stmt{SQL: "select pg_sleep($1)"}, runs.Seconds()); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(50 * time.Millisecond) // on its way: the lane was idle
+	active(t, int(db.Conn(0).PID()), "select pg_sleep($1)")
 	queued := make(chan QueryResult, 1)
 	if err := db.Query(ctx, nil, func(r QueryResult) { queued <- r }, Stmt{SQL: "select pg_sleep($1)"}, 0.0); err != nil {
 		t.Fatal(err)
@@ -31,8 +34,8 @@ func TestContextEndsAQuery(t *testing.T) {
 	if r := wait(t, queued); r.Outcome != NotRun || !errors.Is(r.Err, context.Canceled) {
 		t.Errorf("queued: got %v %v", r.Outcome, r.Err)
 	}
-	if took := time.Since(begun); took > 300*time.Millisecond {
-		t.Errorf("told after %v", took)
+	if took := time.Since(begun); took > runs*3/4 {
+		t.Errorf("told after %v, want it before its end after %v", took, runs)
 	}
 	// The lane goes on with the same connection.
 	pid := db.Conn(0).PID()
@@ -42,6 +45,27 @@ func TestContextEndsAQuery(t *testing.T) {
 	if err := db.Query(ctx, nil, done, Stmt{SQL: "select 1"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended: got %v", err)
 	}
+}
+
+// active waits until the backend runs that text.
+func active(t *testing.T, pid int, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), server(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		var found bool
+		err := conn.QueryRow(context.Background(), "select exists(select from pg_stat_activity where pid = $1 and query = $2 and state = 'active')", pid, sql).Scan(&found)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found {
+			return
+		}
+	}
+	t.Fatalf("backend %d does not run %q", pid, sql)
 }
 
 // TestCancelRaces cancels in every phase, under -race.
@@ -80,9 +104,9 @@ func TestCancelRaces(t *testing.T) {
 }
 
 func TestFrozenBackendHoldsNoCompletion(t *testing.T) {
-	db := open(t, func(c *Config) { c.Lanes = 1; c.QueryTimeout = 300 * time.Millisecond; c.StallTimeout = time.Second })
+	db := open(t, func(c *Config) { c.Lanes = 1; c.QueryTimeout = time.Second; c.StallTimeout = 2 * time.Second })
 	ask(t, db, Stmt{SQL: "select 1"})
-	pid := int(db.Conn(0).PID())
+	_, pid := someBackend(t, db)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -91,18 +115,23 @@ func TestFrozenBackendHoldsNoCompletion(t *testing.T) {
 	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != MayHaveRun || !errors.Is(r.Err, ErrTimeout) {
 		t.Errorf("got %v %v", r.Outcome, r.Err)
 	}
-	if took := time.Since(begun); took > time.Second {
-		t.Errorf("told after %v", took)
+	if took := time.Since(begun); took > 20*time.Second {
+		t.Errorf("told after %v, want QueryTimeout, 1 s", took)
 	}
 	for int(db.Conn(0).PID()) == pid || !db.Conn(0).Connected() {
-		if time.Since(begun) > 5*time.Second {
+		if time.Since(begun) > time.Minute {
 			t.Fatal("the silent lane was not replaced")
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != OK {
-		t.Errorf("on the new connection: %v %v", r.Outcome, r.Err)
+	r := ask(t, db, Stmt{SQL: "select 1"})
+	for range 4 { // its second may be over on a machine that stands still
+		if r.Outcome == OK {
+			return
+		}
+		r = ask(t, db, Stmt{SQL: "select 1"})
 	}
+	t.Errorf("on the new connection: %v %v", r.Outcome, r.Err)
 }
 
 func TestStopEndsEverything(t *testing.T) {

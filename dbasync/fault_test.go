@@ -65,12 +65,12 @@ func (f *faults) insert() {
 // since.
 func (f *faults) awaitOK(t *testing.T, since time.Time) time.Duration {
 	t.Helper()
-	for deadline := since.Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := since.Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if at := f.lastOK.Load(); at > since.UnixNano() {
 			return time.Unix(0, at).Sub(since)
 		}
 	}
-	t.Fatal("no query was acknowledged in 20 s")
+	t.Fatal("no query was acknowledged in a minute")
 	return 0
 }
 
@@ -102,7 +102,7 @@ func faultRun(t *testing.T, form string) {
 			if err := srv.Restart(context.Background(), how); err != nil {
 				t.Fatal(err)
 			}
-			if took := f.awaitOK(t, time.Now()); took > 2*time.Second {
+			if took := f.awaitOK(t, time.Now()); took > 20*time.Second {
 				t.Errorf("recovered after %v", took)
 			}
 			time.Sleep(100 * time.Millisecond) // under load

@@ -105,7 +105,7 @@ func mixedWrites(t *testing.T, form string) {
 	if rows != ok {
 		t.Errorf("got %d rows for %d acknowledged inserts", rows, ok)
 	}
-	if log := logOf(t, srv); strings.Contains(log, "WARNING") {
+	if log := logOf(t, srv); strings.Contains(log, "transaction in progress") { // there is one already, or there is none
 		t.Errorf("the server warned: %s", log)
 	}
 	t.Logf("%s: %d ok of %d, skipped and put back %d, bursts %d", form, ok, n, db.Stats().Skipped, db.Stats().Bursts)

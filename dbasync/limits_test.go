@@ -63,7 +63,7 @@ func TestQueueLimitsRefuseAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Add(1)
 	ended := func(QueryResult) { wg.Done() }
-	if err := db.Query(context.Background(), nil, ended, Stmt{SQL: "select pg_sleep($1)"}, 1.5); err != nil {
+	if err := db.Query(context.Background(), nil, ended, Stmt{SQL: "select pg_sleep($1)"}, 3.0); err != nil {
 		t.Fatal(err)
 	}
 	accepted, refused := 1, 0
@@ -85,7 +85,7 @@ func TestQueueLimitsRefuseAtOnce(t *testing.T) {
 	wg.Wait()
 	big := strings.Repeat("x", 1<<18)
 	wg.Add(1)
-	if err := db.Query(context.Background(), nil, ended, Stmt{SQL: "select pg_sleep($1)"}, 2.0); err != nil {
+	if err := db.Query(context.Background(), nil, ended, Stmt{SQL: "select pg_sleep($1)"}, 3.0); err != nil {
 		t.Fatal(err)
 	}
 	n := 0

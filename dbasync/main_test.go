@@ -67,7 +67,7 @@ func openOn(tb testing.TB, url string, change func(*Config)) *DB {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := db.Stop(ctx); err != nil {
 			tb.Errorf("stop: %v", err)
@@ -94,8 +94,8 @@ func wait[T any](tb testing.TB, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(20 * time.Second):
-		tb.Fatal("no completion in 20 s")
+	case <-time.After(time.Minute):
+		tb.Fatal("no completion in a minute")
 		panic("unreachable")
 	}
 }

@@ -48,14 +48,21 @@ func beside(t *testing.T, db *DB, limit time.Duration, fn func()) (late, n int64
 	return nLate.Load(), all.Load()
 }
 
+// A query that the others waited behind would hold them up for all of stuck; overdue is
+// far from what they take else, and less than that.
+const (
+	stuck   = 3.0
+	overdue = 2 * time.Second
+)
+
 func TestSlowQueryAmongOthers(t *testing.T) {
 	db := open(t, nil)
 	slow := Stmt{SQL: "select pg_sleep($1), 'slow'"}
 	ask(t, db, slow, 0.0)
-	late, n := beside(t, db, 250*time.Millisecond, func() { ask(t, db, slow, 2.0) })
-	t.Logf("not yet learned: %d of %d others waited over 250 ms", late, n)
-	if late > 64 {
-		t.Errorf("%d others waited: more than the rest of one burst", late)
+	waited, n := beside(t, db, overdue, func() { ask(t, db, slow, stuck) })
+	t.Logf("not yet learned: %d of %d others waited over %v", waited, n, overdue)
+	if waited > 64 {
+		t.Errorf("%d others waited: more than the rest of one burst", waited)
 	}
 	// It is learned by now, or measured alone next time.
 	for range 3 {
@@ -64,27 +71,30 @@ func TestSlowQueryAmongOthers(t *testing.T) {
 	if db.Stats().Learned == 0 {
 		t.Fatal("nothing was learned")
 	}
-	late, n = beside(t, db, 250*time.Millisecond, func() { ask(t, db, slow, 2.0) })
-	if late != 0 {
-		t.Errorf("learned: %d of %d others waited over 250 ms", late, n)
+	waited, n = beside(t, db, overdue, func() { ask(t, db, slow, stuck) })
+	if waited != 0 {
+		t.Errorf("learned: %d of %d others waited over %v", waited, n, overdue)
 	}
 	// Being quick for a while brings it back.
-	for range quickRuns + 1 {
-		ask(t, db, slow, 0.0)
+	for range 5 { // a run that the machine held up begins the while anew
+		for range quickRuns + 1 {
+			ask(t, db, slow, 0.0)
+		}
+		if r := ask(t, db, slow, 0.0); r.Conn >= 0 {
+			return
+		}
 	}
-	if r := ask(t, db, slow, 0.0); r.Conn < 0 {
-		t.Error("still on the slow connections after being quick")
-	}
+	t.Error("still on the slow connections after being quick")
 }
 
 func TestTimeoutOnALaneTeaches(t *testing.T) {
-	db := open(t, func(c *Config) { c.StatementTimeout = 100 * time.Millisecond })
+	db := open(t, func(c *Config) { c.StatementTimeout = time.Second })
 	stmt := Stmt{SQL: "select pg_sleep($1), 'timeout'"}
 	ask(t, db, stmt, 0.0)
-	if r := ask(t, db, stmt, 0.3); r.Outcome != SQLError {
+	if r := ask(t, db, stmt, 1.5); r.Outcome != SQLError {
 		t.Fatalf("got %v %v, want 57014", r.Outcome, r.Err)
 	}
-	if r := ask(t, db, stmt, 0.3); r.Outcome != OK || r.Conn != -1 {
+	if r := ask(t, db, stmt, 1.5); r.Outcome != OK || r.Conn != -1 {
 		t.Errorf("next: got %v %v on %d, want ok on a slow connection", r.Outcome, r.Err, r.Conn)
 	}
 }
@@ -92,12 +102,12 @@ func TestTimeoutOnALaneTeaches(t *testing.T) {
 func TestToldSlowHoldsNobody(t *testing.T) {
 	db := open(t, nil)
 	slow := Stmt{SQL: "select pg_sleep($1), 'told'", Slow: true}
-	late, n := beside(t, db, 250*time.Millisecond, func() {
-		if r := ask(t, db, slow, 1.0); r.Outcome != OK || r.Conn != -1 {
+	waited, n := beside(t, db, overdue, func() {
+		if r := ask(t, db, slow, stuck); r.Outcome != OK || r.Conn != -1 {
 			t.Errorf("got %v %v on %d", r.Outcome, r.Err, r.Conn)
 		}
 	})
-	if late != 0 {
-		t.Errorf("%d of %d others waited over 250 ms", late, n)
+	if waited != 0 {
+		t.Errorf("%d of %d others waited over %v", waited, n, overdue)
 	}
 }

@@ -131,7 +131,7 @@ func (c *client) send(main, sub uint16, body string) {
 }
 
 func (c *client) read() (codec.Packet, error) {
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	return c.r.Next()
 }
 
@@ -172,7 +172,7 @@ func (c *client) expectEOF() {
 
 func waitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited 10 s for %s", what)
 		}

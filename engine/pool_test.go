@@ -85,6 +85,7 @@ func TestBaseWorkersAreNeverRetired(t *testing.T) {
 		p.mu.Unlock()
 		for p.Stats().Workers > 2 {
 			p.retireSpare()
+			runtime.Gosched() // where there is one processor the workers get no other chance for 10 ms
 		}
 		p.retireSpare()
 		runtime.Gosched()

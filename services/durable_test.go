@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -35,7 +36,7 @@ func startDurable(url string, change func(*services.DurableConfig), st services.
 	if err != nil {
 		return nil, err
 	}
-	cfg := services.DurableConfig{DB: db, URL: url, Pool: pool, Poll: 100 * time.Millisecond, Lease: time.Second, Retry: 20 * time.Millisecond, MaxAttempts: 4, Logger: quiet}
+	cfg := services.DurableConfig{DB: db, URL: url, Pool: pool, Poll: 100 * time.Millisecond, Lease: 20 * time.Second, Retry: 20 * time.Millisecond, MaxAttempts: 4, Logger: quiet}
 	if change != nil {
 		change(&cfg)
 	}
@@ -96,7 +97,7 @@ func (r *runs) wait(t *testing.T, n int) {
 	for i := range n {
 		select {
 		case <-r.all:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%d of %d ran", i, n)
 		}
 	}
@@ -198,7 +199,7 @@ func TestDurableEvents(t *testing.T) {
 		for i := range 3 * 4 {
 			select {
 			case <-tries:
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("%d tries, want 12", i)
 			}
 		}
@@ -209,11 +210,14 @@ func TestDurableEvents(t *testing.T) {
 	})
 }
 
+// shortLease is for the test that waits for one to end.
+func shortLease(cfg *services.DurableConfig) { cfg.Lease = 2 * time.Second }
+
 // durableChild is another process: it stores n events and says so; those with
 // an even number begin at once and never end.
 func durableChild(url string) {
 	begun := make(chan int, 100)
-	r, err := startDurable(url, nil, services.Stages[event, services.None]{
+	r, err := startDurable(url, shortLease, services.Stages[event, services.None]{
 		Handle: func(_ *services.Context, req *event, _ *services.None) error {
 			begun <- req.ID
 			select {}
@@ -232,7 +236,7 @@ func durableChild(url string) {
 		<-begun
 	}
 	fmt.Println("stored")
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test has gone, if it could not kill us
 }
 
 func TestDurableEventsSurviveKill9(t *testing.T) {
@@ -240,9 +244,13 @@ func TestDurableEventsSurviveKill9(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), "MILLRACE_DURABLE_CHILD="+pg.URL())
 	child.Stderr = os.Stderr
+	in, err := child.StdinPipe()
+	must(t, err)
+	defer in.Close()
 	out, err := child.StdoutPipe()
 	must(t, err)
 	must(t, child.Start())
+	defer child.Process.Kill()
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	if strings.TrimSpace(line) != "stored" {
 		t.Errorf("child: %q", line)
@@ -251,7 +259,7 @@ func TestDurableEventsSurviveKill9(t *testing.T) {
 	_ = child.Wait()
 
 	ran := newRuns()
-	r, err := startDurable(pg.URL(), nil, ran.stages())
+	r, err := startDurable(pg.URL(), shortLease, ran.stages())
 	must(t, err)
 	defer r.stop()
 	ran.wait(t, 10)

@@ -2,6 +2,7 @@ package services_test
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"millrace/services/serial"
 	"millrace/timerwheel"
 )
+
+var long = flag.Bool("long", false, "run the long form of the soaks")
 
 func TestMain(m *testing.M) {
 	if url := os.Getenv("MILLRACE_DURABLE_CHILD"); url != "" {
@@ -58,7 +61,7 @@ func (r *rig) start(s starter, err error) {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(background, 5*time.Second)
+		ctx, cancel := context.WithTimeout(background, 30*time.Second)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
 			r.Errorf("stop %T: %v", s, err)
@@ -99,7 +102,7 @@ func (r *rig) dial(change func(*client.Config)) *client.Client {
 	if change != nil {
 		change(&cfg)
 	}
-	ctx, cancel := context.WithTimeout(background, 5*time.Second)
+	ctx, cancel := context.WithTimeout(background, 30*time.Second)
 	defer cancel()
 	c, err := client.Dial(ctx, cfg)
 	if err != nil {
@@ -117,7 +120,7 @@ func must(tb testing.TB, err error) {
 }
 
 func limited(tb testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(background, 10*time.Second)
+	ctx, cancel := context.WithTimeout(background, time.Minute)
 	tb.Cleanup(cancel)
 	return ctx
 }

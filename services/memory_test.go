@@ -23,9 +23,9 @@ func newMemory(tb testing.TB, cfg services.MemoryConfig) *services.Memory {
 }
 
 func TestMemory(t *testing.T) {
-	increments := 1_000_000
-	if testing.Short() {
-		increments = 50_000
+	increments := 200_000
+	if *long {
+		increments = 1_000_000
 	}
 	cachetest.Run(t, cachetest.Config{Increments: increments}, func(t *testing.T) services.Cache {
 		return newMemory(t, services.MemoryConfig{})

@@ -37,7 +37,7 @@ func (g *gate) hold(id int, r *services.Reply) {
 
 func (g *gate) take(t *testing.T, id int) *services.Reply {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		g.mu.Lock()
 		r := g.held[id]
 		delete(g.held, id)
@@ -97,7 +97,7 @@ func (w *wire) send(handle uint32, body string) {
 // next reads a frame as "main/sub body", an ERROR as "error code main/sub".
 func (w *wire) next() string {
 	w.Helper()
-	_ = w.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = w.SetReadDeadline(time.Now().Add(time.Minute))
 	p, err := w.r.Next()
 	if err != nil {
 		return err.Error()
@@ -200,7 +200,7 @@ func TestDoneInEveryWay(t *testing.T) {
 			return nil
 		}, `{"id":6}`},
 	}
-	r := serve(t, func(cc *services.ControllerConfig, _ *engine.Config) { cc.Timeout = 300 * time.Millisecond }, func(c *services.Controller) {
+	r := serve(t, func(cc *services.ControllerConfig, _ *engine.Config) { cc.Timeout = 3 * time.Second }, func(c *services.Controller) {
 		for i, tc := range cases {
 			must(t, services.Register(c, services.Handle(30, uint16(i)), stages{Handle: tc.handle, Last: newGate().deferring().Last}))
 		}
@@ -300,7 +300,7 @@ func TestALateAnswerReachesNobody(t *testing.T) {
 // gone waits until the server has no session.
 func (r *rig) gone() {
 	r.Helper()
-	for end := time.Now().Add(5 * time.Second); r.srv.Stats().Conns > 0; time.Sleep(100 * time.Microsecond) {
+	for end := time.Now().Add(time.Minute); r.srv.Stats().Conns > 0; time.Sleep(100 * time.Microsecond) {
 		if time.Now().After(end) {
 			r.Fatal("sessions stay")
 		}

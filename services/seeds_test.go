@@ -45,7 +45,7 @@ func take[T any](t *testing.T, what string, ch chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-ch:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("%s did not come", what)
 	}
 	return v
@@ -118,7 +118,7 @@ func TestFirstSeed(t *testing.T) {
 	})
 	t.Run("ITimerService", func(t *testing.T) {
 		timers := mgr.Timers()
-		fired := make(chan string, 100)
+		fired := make(chan string, 1000)
 		set := func(id timerwheel.TimerID, every time.Duration, repeat int, name string) {
 			must(t, timers.SetTimer(id, every, repeat, func(f timerwheel.Firing) { fired <- fmt.Sprint(name, f.N) }))
 		}
@@ -139,11 +139,12 @@ func TestFirstSeed(t *testing.T) {
 		if !timers.KillTimer(3) || timers.KillAllTimers() != 2 {
 			t.Error("kill: want true, then 2")
 		}
-		time.Sleep(50 * time.Millisecond)
 		for len(fired) > 0 {
-			if got := <-fired; !strings.HasPrefix(got, "killed1") {
-				t.Errorf("fired after its kill: %s", got)
-			}
+			<-fired
+		}
+		time.Sleep(300 * time.Millisecond)
+		if n := len(fired); n > 3 { // a run of each may have been under way
+			t.Errorf("%d firings after the kill", n)
 		}
 	})
 	t.Run("IDatabaseService", func(t *testing.T) {

@@ -49,13 +49,28 @@ func TestNeverEarly(t *testing.T) {
 // TestLargeSlotDoesNotHoldUpTheNextTick has a million timers in one coarse
 // slot re-hung while a timer of one tick goes on.
 func TestLargeSlotDoesNotHoldUpTheNextTick(t *testing.T) {
-	n := shorter(1_000_000, 100_000)
+	fine, ticks, n := 0, 0, 1
+	for ahead := int64(12); (fine < n || ticks == 0) && ahead <= 12*9; ahead *= 3 { // the machine may be slow, or stand still just then
+		fine, ticks, n = largeSlot(t, ahead)
+	}
+	if fine < n {
+		t.Errorf("%d of %d timers are on slots of one tick, want all", fine, n)
+	}
+	if ticks == 0 {
+		t.Error("the timer of one tick did not fire")
+	}
+}
+
+// largeSlot hangs n timers on one slot of 256 ticks, so many slots ahead. It returns
+// how many were re-hung 50 ms before they were due, and how often a timer of one tick
+// fired meanwhile.
+func largeSlot(t *testing.T, ahead int64) (fine, ticks, n int) {
+	n = shorter(1_000_000, 100_000)
 	s := started(t, Config{}, newWorkers(t, 2))
 	var mu sync.Mutex
 	var worst time.Duration
-	var ticks int
-	// All due within one slot of 256 ticks, 3 s from now.
-	at := (s.now()/s.tick>>fanBits+12)<<fanBits*s.tick + int64(100*time.Millisecond)
+	// All due within one slot.
+	at := (s.now()/s.tick>>fanBits+ahead)<<fanBits*s.tick + int64(100*time.Millisecond)
 	for i := range n {
 		must(t, s.SetTimer(TimerID(i), time.Duration(at-s.now()), 1, func(Firing) {}))
 	}
@@ -67,7 +82,6 @@ func TestLargeSlotDoesNotHoldUpTheNextTick(t *testing.T) {
 	}))
 	// Until 50 ms before they are due: re-hung by then, none fired.
 	<-time.After(time.Duration(at-s.now()) - 50*time.Millisecond)
-	fine := 0
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -76,18 +90,13 @@ func TestLargeSlotDoesNotHoldUpTheNextTick(t *testing.T) {
 		}
 		sh.mu.Unlock()
 	}
-	if fine < n {
-		t.Errorf("%d of %d timers are on slots of one tick, want all", fine, n)
-	}
 	mu.Lock()
 	defer mu.Unlock()
 	t.Logf("worst lateness of %d firings: %v", ticks, worst)
 	if *long && worst > 40*time.Millisecond {
 		t.Errorf("a timer of one tick came %v late while others were re-hung", worst)
 	}
-	if ticks == 0 {
-		t.Error("did not fire")
-	}
+	return fine, ticks, n
 }
 
 // TestReHangingGoesInSteps: one step moves a bounded number of entries, however

@@ -136,7 +136,7 @@ func started(tb testing.TB, cfg Config, sub Submitter) *Service {
 
 func stopped(tb testing.TB, s *Service) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := s.Stop(ctx); err != nil {
 		tb.Errorf("Stop: got %v, want nil", err)

@@ -46,7 +46,7 @@ func steppedNow() time.Time { return time.Now().Add(time.Duration(Stepped.Load()
 	mod := filepath.Join(dir, "step.mod")
 	write(t, mod, read(t, filepath.Join(root, "go.mod"))+"\nreplace "+libraryPath+" => "+lib+"\n")
 	write(t, filepath.Join(dir, "step.sum"), read(t, filepath.Join(root, "go.sum")))
-	t.Log(goTool(t, "test", "-mod=mod", "-modfile="+mod, "-tags=steppedclock", "-count=1", "-timeout=60s", "-v", "-run=^TestStepped", "."))
+	t.Log(goTool(t, "test", "-mod=mod", "-modfile="+mod, "-tags=steppedclock", "-count=1", "-timeout=3m", "-v", "-run=^TestStepped", "."))
 }
 
 func goTool(t *testing.T, args ...string) string {

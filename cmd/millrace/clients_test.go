@@ -132,7 +132,7 @@ func TestCall(t *testing.T) {
 		{"PING", []string{tcp, "0/1", "hi"}, "", "0/2 PONG hi\n", "", 0},
 		{"broadcast", []string{tcp, "1/2", "all"}, "", "1/2 all\n", "", 0},
 		{"ERROR", []string{tcp, "1/4", "{}"}, "", "0/3 ERROR 3 bad_body about 1/4: ms: is missing\n", "millrace: the server answered ERROR 3 bad_body\n", 1},
-		{"no answer", []string{"--timeout=200ms", tcp, "1/4", `{"ms":60000}`}, "", "", "millrace: " + tcp + ": no answer to 1/4 within --timeout 200ms\n", 75},
+		{"no answer", []string{"--timeout=2s", tcp, "1/4", `{"ms":60000}`}, "", "", "millrace: " + tcp + ": no answer to 1/4 within --timeout 2s\n", 75},
 		{"not a handle", []string{tcp, "1.1"}, "", "", `millrace: MAIN/SUB "1.1": must be MAIN/SUB, two numbers of 0 to 65535, such as 1/1` + "\n", 64},
 		{"no handle", []string{tcp}, "", "", "millrace: MAIN/SUB is missing, such as 1/1; only --listen does without\n", 64},
 		{"not hex", []string{"--hex", tcp, "1/1", "xy"}, "", "", `millrace: BODY "xy": with --hex it must be hexadecimal, such as 00ff` + "\n", 64},
@@ -180,7 +180,7 @@ func TestCallWaitsForItsOwnAnswer(t *testing.T) {
 }
 
 func TestCallListens(t *testing.T) {
-	s := serve(t, "--heartbeat=100ms", "--idle-timeout=1s", "--first-frame-timeout=off")
+	s := serve(t, "--heartbeat=500ms", "--idle-timeout=2s", "--first-frame-timeout=off")
 	cmd := exec.Command(program, "call", "--listen", s.ready[0], "1/5", `{"group":"g"}`)
 	cmd.Env = environ()
 	out, err := cmd.StdoutPipe()
@@ -199,9 +199,10 @@ func TestCallListens(t *testing.T) {
 		}
 	}
 	line(`1/5 {"members":1}`)
-	time.Sleep(1500 * time.Millisecond) // its PONGs keep it alive
+	time.Sleep(3 * time.Second) // its PONGs keep it alive
 	c := s.dial()
-	me := c.object(1, 3, "")
+	c.send(1, 3, "")
+	me := c.parse(c.recvAmongPings())
 	c.send(1, 7, `{"group":"g","data":"news"}`)
 	line(fmt.Sprintf(`1/8 {"group":"g","from":%v,"round":%v,"data":"news"}`, me["index"], me["round"]))
 	s.signal(syscall.SIGTERM)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,7 +48,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long the tests wait for what should come at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // environ is the tests' environment without settings of ours, and with extra ones.
 func environ(extra ...string) []string {
@@ -115,7 +116,7 @@ func launch(t testing.TB, cmd *exec.Cmd) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.start(); err != nil {
 		t.Fatal(err)
 	}
 	first := make(chan string, 1)
@@ -157,6 +158,23 @@ func launch(t testing.TB, cmd *exec.Cmd) *process {
 		t.Fatalf("not ready after %v; stderr: %s", patience, p.log())
 	}
 	return p
+}
+
+// start starts it such that it ends with the tests, where the system can, also when
+// these are killed. Its end then follows the thread that started it.
+func (p *process) start() error {
+	endWithUs(p.cmd)
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			<-p.ended
+		}
+	}()
+	return <-started
 }
 
 type lockedWriter struct {

@@ -142,6 +142,25 @@ func (p *peer) echo(body string) {
 	p.want(1, 1, body)
 }
 
+// echoAmongPings is echo where the server sends PINGs in between.
+func (p *peer) echoAmongPings(body string) {
+	p.t.Helper()
+	p.send(1, 1, body)
+	if f := p.recvAmongPings(); f != (packet{1, 1, body}) {
+		p.t.Fatalf("got %v, want the echo of %q", f, body)
+	}
+}
+
+// recvAmongPings reads the next frame that is no PING.
+func (p *peer) recvAmongPings() packet {
+	p.t.Helper()
+	f := p.recv()
+	for f.main == 0 && f.sub == 1 {
+		f = p.recv()
+	}
+	return f
+}
+
 // finish says that no more requests come.
 func (p *peer) finish() {
 	p.t.Helper()

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func TestThrowawayServerLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(s.SocketDir()); !os.IsNotExist(err) {
 		t.Errorf("directory still there: %v", err)
 	}
-	if p, err := os.FindProcess(pid); err == nil && p.Signal(nil) == nil {
+	if err := syscall.Kill(pid, 0); err == nil {
 		t.Errorf("process %d still there", pid)
 	}
 }

@@ -25,7 +25,7 @@ import (
 type Config struct {
 	// Increments is the number of CompareAndSet increments; default 20,000.
 	Increments int
-	// Slack is how late something may be; default 2 s.
+	// Slack is how late something may be; default 10 s.
 	Slack time.Duration
 }
 
@@ -44,7 +44,7 @@ func Run(t *testing.T, cfg Config, open func(t *testing.T) services.Cache) {
 		cfg.Increments = 20000
 	}
 	if cfg.Slack == 0 {
-		cfg.Slack = 2 * time.Second
+		cfg.Slack = 10 * time.Second
 	}
 	for _, c := range []struct {
 		name string

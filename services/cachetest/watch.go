@@ -74,7 +74,7 @@ func (s *suite) watchEnds() {
 	ev, cancel := s.watchKey(k, nil)
 	_, _ = s.watchKey(k, closed{}) // must not hold anything up
 	s.set(k, "v", 100*time.Millisecond)
-	s.eventually("expiry is seen", func() bool { e, n := ev.last(); return n >= 2 && !e.Present })
+	s.eventually("expiry is seen", func() bool { e, n := ev.last(); return n > 0 && !e.Present }) // the set itself may be skipped
 	cancel()
 	cancel()
 	_, n := ev.last()

@@ -38,7 +38,8 @@ type link struct {
 	c       *Client
 	conn    net.Conn
 	leaving atomic.Bool // GOAWAY: no new calls
-	heard   atomic.Int64
+	born    time.Time
+	heard   atomic.Int64  // ns after born when the server was last heard
 	gone    chan struct{} // closed when it has ended
 
 	mu     sync.Mutex
@@ -51,9 +52,8 @@ type link struct {
 }
 
 func newLink(c *Client, conn net.Conn) *link {
-	l := &link{c: c, conn: conn, gone: make(chan struct{}), queues: map[uint32][]*call{}}
+	l := &link{c: c, conn: conn, born: time.Now(), gone: make(chan struct{}), queues: map[uint32][]*call{}}
 	l.wake = sync.NewCond(&l.mu)
-	l.heard.Store(time.Now().UnixNano())
 	return l
 }
 
@@ -169,7 +169,7 @@ func (l *link) read() {
 			l.close(fmt.Errorf("%w: %w", ErrLost, err))
 			return
 		}
-		l.heard.Store(time.Now().UnixNano())
+		l.heard.Store(int64(time.Since(l.born)))
 		if p.Main == 0 {
 			l.system(p)
 		} else {
@@ -272,7 +272,7 @@ func (l *link) beat() {
 			return
 		case <-t.C:
 		}
-		switch silent := time.Since(time.Unix(0, l.heard.Load())); {
+		switch silent := time.Since(l.born) - time.Duration(l.heard.Load()); {
 		case silent < every:
 			pinged = time.Time{}
 		case !pinged.IsZero() && time.Since(pinged) >= every:

@@ -14,7 +14,7 @@ import (
 // key-value on the same server.
 func BenchmarkShared(b *testing.B) {
 	srv := embedded(b)
-	c := open(b, srv.URL(), nil)
+	c := open(b, srv.URL(), steady)
 	nc, err := nats.Connect(srv.URL())
 	if err != nil {
 		b.Fatal(err)

@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"os"
 	"testing"
 	"time"
@@ -16,9 +17,11 @@ import (
 
 var background = context.Background()
 
+var long = flag.Bool("long", false, "run the long form of the soaks")
+
 func TestMain(m *testing.M) {
 	if role := os.Getenv("MILLRACE_CLUSTER_ROLE"); role != "" {
-		child(role)
+		child(role, os.Getenv("MILLRACE_CLUSTER_LEASE"))
 		return
 	}
 	goleak.VerifyTestMain(m,
@@ -37,11 +40,11 @@ func embedded(tb testing.TB) *cluster.Embedded {
 	return e
 }
 
-func open(tb testing.TB, url string, change func(*cluster.Config)) *cluster.Cache {
+func open(tb testing.TB, url string, lease time.Duration, change ...func(*cluster.Config)) *cluster.Cache {
 	tb.Helper()
-	cfg := cluster.Config{URL: url, Lease: time.Second}
-	if change != nil {
-		change(&cfg)
+	cfg := cluster.Config{URL: url, Lease: lease}
+	for _, fn := range change {
+		fn(&cfg)
 	}
 	c, err := cluster.New(cfg)
 	if err != nil {
@@ -60,8 +63,8 @@ func open(tb testing.TB, url string, change func(*cluster.Config)) *cluster.Cach
 
 func TestCache(t *testing.T) {
 	srv := embedded(t)
-	cachetest.Run(t, cachetest.Config{Increments: 1000, Slack: 5 * time.Second}, func(t *testing.T) services.Cache {
-		return open(t, srv.URL(), nil)
+	cachetest.Run(t, cachetest.Config{Increments: 1000, Slack: within}, func(t *testing.T) services.Cache {
+		return open(t, srv.URL(), steady)
 	})
 }
 
@@ -69,7 +72,7 @@ func isDown(err error) bool { return errors.Is(err, services.ErrCacheDown) }
 
 func TestLimits(t *testing.T) {
 	srv := embedded(t)
-	c := open(t, srv.URL(), func(cfg *cluster.Config) {
+	c := open(t, srv.URL(), steady, func(cfg *cluster.Config) {
 		cfg.MaxLocks, cfg.MaxPerOwner, cfg.MaxWatches, cfg.MaxBytes = 3, 2, 1, 100<<10
 	})
 	lock := func(owner services.Owner, want error) {

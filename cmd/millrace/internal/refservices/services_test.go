@@ -51,7 +51,7 @@ func start(t testing.TB, s starter, err error) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(background, 5*time.Second)
+		ctx, cancel := context.WithTimeout(background, 30*time.Second)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
 			t.Errorf("stop %T: %v", s, err)
@@ -107,7 +107,7 @@ func (w *wire) send(sub uint32, body string) {
 // next reads a frame as "main/sub body", an ERROR as "error code main/sub".
 func (w *wire) next() string {
 	w.Helper()
-	_ = w.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = w.SetReadDeadline(time.Now().Add(time.Minute))
 	p, err := w.r.Next()
 	if err != nil {
 		return err.Error()
@@ -301,7 +301,7 @@ func TestLocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.want(noLock, "EOF")
-		a.lock(`{"key":"d","ttl_ms":60000,"wait_ms":5000}`)
+		a.lock(`{"key":"d","ttl_ms":60000,"wait_ms":60000}`)
 		a.ask(55, fmt.Sprintf(`{"key":"l","token":%d}`, t3), `{"unlocked":true}`)
 
 		// A ttl.
@@ -421,17 +421,20 @@ func TestLoginTakesAsLongForNobody(t *testing.T) {
 			t.Errorf("hash %q has a password", bad)
 		}
 	}
-	best := func(hash string) time.Duration {
-		least := time.Hour
-		for range 5 {
-			start := time.Now()
-			checkPassword(hash, "wrong")
-			least = min(least, time.Since(start))
-		}
-		return least
+	// The best of many, in turns: the machine may have been at something else.
+	somebody, none := time.Hour, time.Hour
+	again := func(least *time.Duration, hash string) {
+		start := time.Now()
+		checkPassword(hash, "wrong")
+		*least = min(*least, time.Since(start))
 	}
-	somebody, none := best(hash), best(nobody)
-	if none < somebody/2 || none > 2*somebody {
+	alike := false
+	for i := 0; i < 50 && !alike; i++ {
+		again(&somebody, hash)
+		again(&none, nobody)
+		alike = i >= 4 && none > somebody/2 && none < 2*somebody
+	}
+	if !alike {
 		t.Errorf("nobody takes %v, somebody %v", none, somebody)
 	}
 }

@@ -1,0 +1,8 @@
+package main
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+func endWithUs(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
