@@ -19,6 +19,7 @@ const (
 	chartWidth = 860.0
 	labelWidth = 170.0
 	rowHeight  = 24.0
+	laneHeight = 9.0 // of a target in a case's row, where several would hide each other
 )
 
 // legend draws names from x on and returns the y under it.
@@ -58,7 +59,8 @@ func (r *Results) summary(standalone bool) string {
 	}
 	class := r.colours()
 	top := 34 + 18*float64(legendRows(names, 10))
-	s := newSVG(chartWidth, top+rowHeight*float64(len(rows))+52)
+	height := caseHeight(len(names))
+	s := newSVG(chartWidth, top+height*float64(len(rows))+52)
 	if standalone {
 		s.b.WriteString(`<rect width="100%" height="100%" fill="none"/>`)
 	}
@@ -69,7 +71,10 @@ func (r *Results) summary(standalone bool) string {
 	s.text(10, 18, "start", "bold", title+" (left is better)")
 	s.legend(names, class, 10, 38)
 	x := logScale(rowValues(rows), labelWidth, chartWidth-30)
-	bottom := top + rowHeight*float64(len(rows))
+	bottom := top + height*float64(len(rows))
+	for i := 0; i < len(rows); i += 2 {
+		s.rect(0, top+height*float64(i), s.w, height, "stripe", "")
+	}
 	for _, t := range x.ticks() {
 		s.line(x.at(t), top, x.at(t), bottom, "grid")
 		s.text(x.at(t), bottom+16, "middle", "faint", tickText(t, r.Header.Base == ""))
@@ -78,7 +83,7 @@ func (r *Results) summary(standalone bool) string {
 		s.line(x.at(1), top, x.at(1), bottom, "one")
 	}
 	for i, row := range rows {
-		s.dotRow(row, x, top+rowHeight*(float64(i)+0.5), class)
+		s.dotRow(row, names, x, top+height*float64(i), class)
 	}
 	s.text(10, bottom+40, "start", "faint", r.Header.short())
 	if standalone {
@@ -110,6 +115,7 @@ type dotRow struct {
 
 type dot struct {
 	target string
+	own    bool // a server of this project: a larger dot
 	value  Spread
 	title  string
 }
@@ -117,6 +123,10 @@ type dot struct {
 // summaryRows are the cases with a figure, and the targets that appear.
 func (r *Results) summaryRows() (rows []dotRow, names []string) {
 	byCase := map[string]*dotRow{}
+	own := map[string]bool{}
+	for _, t := range r.Header.Targets {
+		own[t.Name] = t.own()
+	}
 	for _, c := range r.Cells() {
 		v := c.Ratio
 		if r.Header.Base == "" {
@@ -130,7 +140,7 @@ func (r *Results) summaryRows() (rows []dotRow, names []string) {
 			row = &dotRow{name: c.Case}
 			byCase[c.Case] = row
 		}
-		row.dots = append(row.dots, dot{c.Target, v, c.tooltip()})
+		row.dots = append(row.dots, dot{c.Target, own[c.Target], v, c.tooltip()})
 		if !slices.Contains(names, c.Target) {
 			names = append(names, c.Target)
 		}
@@ -161,16 +171,21 @@ func rowValues(rows []dotRow) []float64 {
 	return out
 }
 
-// dotRow draws a case; the subject's dot comes last, so on top, and is the largest.
-func (s *svg) dotRow(row dotRow, x scale, y float64, class map[string]string) {
-	s.line(labelWidth, y, s.w-30, y, "grid")
-	s.text(labelWidth-10, y+4, "end", "", row.name)
-	for _, d := range slices.Backward(row.dots) {
-		radius := 4.5
-		if class[d.target] == "s0" {
-			radius = 6.5
-		}
+// caseHeight is the height of a case's row with so many targets.
+func caseHeight(targets int) float64 { return max(rowHeight, laneHeight*float64(targets)+8) }
+
+// dotRow draws a case, each target in a lane of its own.
+func (s *svg) dotRow(row dotRow, names []string, x scale, top float64, class map[string]string) {
+	height := caseHeight(len(names))
+	s.text(labelWidth-10, top+height/2+4, "end", "", row.name)
+	pad := (height - laneHeight*float64(len(names))) / 2
+	for _, d := range row.dots {
+		y := top + pad + laneHeight*(float64(slices.Index(names, d.target))+0.5)
 		s.line(x.at(d.value.Low), y, x.at(d.value.High), y, "whisker "+class[d.target])
+		radius := laneHeight/2 - 1
+		if d.own {
+			radius += 1.2
+		}
 		s.circle(x.at(d.value.Median), y, radius, class[d.target], d.title)
 	}
 }
@@ -212,7 +227,7 @@ type series struct {
 type axes struct {
 	x, y            string
 	xText, yText    func(float64) string
-	xTicks          []float64
+	xTicks          []float64 // nil: round values
 	linearY, narrow bool
 }
 
@@ -234,6 +249,9 @@ func lines(all []series, class map[string]string, a axes) string {
 	s := newSVG(width, 300)
 	x := logScale(xs, 70, width-20)
 	x.lo, x.hi = slices.Min(xs), max(slices.Max(xs), slices.Min(xs)*1.01)
+	if a.xTicks == nil {
+		a.xTicks = logScale(xs, 0, 1).ticks()
+	}
 	y := logScale(ys, 255, 20)
 	if a.linearY {
 		y = linearScale(ys, 255, 20)

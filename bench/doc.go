@@ -16,8 +16,9 @@
 //	results.WriteTable(os.Stdout)
 //	changes, err := bench.Compare(results, results, bench.CompareConfig{Target: "before", TargetB: "now"})
 //
-// [Compare] judges two targets or two files, [Results.WriteHTML] draws a page that needs no network, a
-// [Tuner] searches serve's flags for a workload.
+// A [Ramp] raises the load of a case until the server has had enough, and [Results.Curves] says where that was.
+// [Compare] judges two targets or two files, [Results.WriteHTML] draws a page that needs no network, [Load] reads
+// a stored file for either, a [Tuner] searches serve's flags for a workload.
 //
 // New and NewTuner start nothing; Run blocks, calls OnRun on the goroutine that called it, and leaves no
 // process and no goroutine behind. A generator process is one epoll loop on one goroutine, whose files end in _linux: on

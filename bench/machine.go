@@ -30,6 +30,7 @@ type Header struct {
 	Base    string    `json:"base,omitempty"` // the target that ratios refer to
 	Targets []Target  `json:"targets"`
 	Cases   []string  `json:"cases"`
+	Ramps   []Ramp    `json:"ramps,omitempty"`
 }
 
 const resultFormat = 1

@@ -29,34 +29,50 @@ type measurement struct {
 	own     selfStats
 	hasOwn  bool
 	restRSS int64 // idle: before the connections
+	mayLose bool  // replies that don't come are no failure
 }
 
-// measure runs one window of work against t with a fresh server.
-func measure(ctx context.Context, t Target, work Workload, tm timing, pinned bool, processes int) (run Run) {
-	run = Run{Case: work.String(), Target: t.Name, At: time.Now().UTC().Truncate(time.Millisecond), Offered: work.Rate}
-	err := func() error {
-		var serverCPUs, genCPUs []int
-		if pinned {
-			var err error
-			if serverCPUs, genCPUs, err = splitCPUs(); err != nil {
-				return err
-			}
+// session is a server that takes one workload after the other.
+type session struct {
+	target    Target
+	srv       *server
+	genCPUs   []int
+	processes int
+}
+
+// openSession starts t with room for so many connections.
+func openSession(ctx context.Context, t Target, conns int, pinned bool, processes int) (*session, error) {
+	s := &session{target: t, processes: processes}
+	var serverCPUs []int
+	var err error
+	if pinned {
+		if serverCPUs, s.genCPUs, err = splitCPUs(); err != nil {
+			return nil, err
 		}
-		srv, err := startServer(ctx, t, work.Conns, pinned, serverCPUs)
-		if err != nil {
-			return err
-		}
-		defer srv.stop()
-		m := &measurement{work: work, timing: tm, srv: srv}
-		defer m.close()
-		return m.run(ctx, &run, processes, genCPUs)
-	}()
-	if skip, ok := errors.AsType[errSkipped](err); ok {
-		run.Skipped = skip.reason
-	} else if err != nil {
-		run.Error = err.Error()
 	}
-	return run
+	s.srv, err = startServer(ctx, t, conns, pinned, serverCPUs)
+	return s, err
+}
+
+func (s *session) close() { s.srv.stop() }
+
+// measure runs one window of work against t with a fresh server.
+func measure(ctx context.Context, t Target, work Workload, tm timing, pinned bool, processes int) Run {
+	s, err := openSession(ctx, t, work.Conns, pinned, processes)
+	if err != nil {
+		return newRun(t, work).with(err)
+	}
+	defer s.close()
+	return s.measure(ctx, work, tm, false)
+}
+
+// measure runs one window of work. In a ramp replies that don't come are a finding, not a failure.
+func (s *session) measure(ctx context.Context, work Workload, tm timing, ramp bool) Run {
+	run := newRun(s.target, work)
+	m := &measurement{work: work, timing: tm, srv: s.srv, mayLose: ramp}
+	defer m.close()
+	err := m.run(ctx, &run, s.processes, s.genCPUs)
+	return run.with(err)
 }
 
 func (m *measurement) close() {
@@ -263,7 +279,7 @@ func (m *measurement) gather(run *Run) (uint64, error) {
 		run.Verified += res.Verified
 	}
 	m.describe(run, streams, lag, cost, nanos)
-	if run.Lost > 0 {
+	if run.Lost > 0 && !m.mayLose {
 		return 0, fmt.Errorf("bench: %d replies did not come within %v of the end", run.Lost, settleAfter)
 	}
 	return run.Messages, nil

@@ -20,11 +20,6 @@ type generator struct {
 	last  *genResult // a result that came while something else was awaited
 }
 
-// errSkipped and errFailed carry a generator's own verdict.
-type errSkipped struct{ reason string }
-
-func (e errSkipped) Error() string { return e.reason }
-
 // startGenerator re-executes this program as a generator; see RunGenerator.
 func startGenerator(spec genSpec, cpus []int) (*generator, error) {
 	self, err := os.Executable()

@@ -93,9 +93,9 @@ func openFiles(pid int) (int, error) {
 	return len(names), err
 }
 
-// childAttributes makes a child die with this process.
+// childAttributes makes a child die with this process, but not of the terminal's interrupt, and what it starts end with it.
 func childAttributes() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
 
 // startOn starts cmd on the given CPUs only (all when empty). A child inherits the mask of the thread

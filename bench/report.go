@@ -14,9 +14,12 @@ import (
 //go:embed report.html
 var reportPage string
 
-// WriteSVG writes the summary picture. It needs a case with a figure.
+// WriteSVG writes the summary picture, or that of the first ramp where there are only ramps. It needs a case with a figure.
 func (r *Results) WriteSVG(w io.Writer) error {
 	pic := r.summary(true)
+	if pic == "" && len(r.Header.Ramps) > 0 {
+		pic = r.rampPicture(r.Header.Ramps[0])
+	}
 	if pic == "" {
 		return errors.New("bench: no case has figures to draw")
 	}
@@ -48,9 +51,7 @@ type reportData struct {
 	Legend, Summary template.HTML
 	Charts          []reportChart // over all cases
 	Cases           []reportCase
-	Heads           []string
-	Rows            [][]string
-	Notes           []string
+	Tables          []section
 	Raw             template.JS
 }
 
@@ -74,20 +75,14 @@ func (r *Results) page() (*reportData, error) {
 	d := &reportData{
 		Title: "Millrace bench", About: r.Header.describe(), Style: template.CSS(svgStyle()), // our own constants
 		Summary: template.HTML(r.summary(false)), Legend: r.legendPicture(class),
-		Notes: r.notes(), Raw: template.JS(raw), // JSON of encoding/json, which escapes < and >
+		Tables: r.sections(), Raw: template.JS(raw), // JSON of encoding/json, which escapes < and >
 	}
 	d.charts(cells, class)
+	r.rampCharts(d, class)
 	for _, name := range r.Header.Cases {
 		d.addCase(name, ofCase(cells, name), class)
 	}
-	d.Heads = []string{"case", "target", "server cost", "quartiles"}
-	if r.Header.Base != "" {
-		d.Heads = append(d.Heads, "x "+r.Header.Base, "quartiles")
-	}
-	d.Heads = append(d.Heads, "rate", "p50", "p99", "allocs", "RSS", "runs")
-	for i := range cells {
-		d.Rows = append(d.Rows, cells[i].row(r.Header.Base))
-	}
+	d.Tables[0].Title = "All figures"
 	return d, nil
 }
 
@@ -196,7 +191,7 @@ func overConnections(cells []Cell, value func(*Cell) Spread) []series {
 		c := &cells[i]
 		w, err := ParseWorkload(c.Case)
 		v := value(c)
-		if err != nil || w.Kind != Echo || w.Depth != 1 || w.Rate > 0 || strings.Count(c.Case, "/") > 1 || v.N == 0 {
+		if err != nil || w.Kind != Echo || w.Depth != 1 || w.open() || strings.Count(c.Case, "/") > 1 || v.N == 0 {
 			continue
 		}
 		s := byTarget[c.Target]

@@ -61,7 +61,7 @@ func TestResultsRoundTrip(t *testing.T) {
 	if !reflect.DeepEqual(back.Runs, r.Runs) || !reflect.DeepEqual(back.Header, r.Header) {
 		t.Error("what was read is not what was written")
 	}
-	for _, bad := range []string{"", "{}\n", "hello", `{"format":99}` + "\n", `{"format":1}` + "\n{"} {
+	for _, bad := range []string{"", "{}\n", "hello", `{"format":99}` + "\n", `{"format":1}` + "\n{\n{}\n"} {
 		if _, err := ReadJSON(strings.NewReader(bad)); err == nil {
 			t.Errorf("%q was read as results", bad)
 		}

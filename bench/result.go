@@ -35,7 +35,29 @@ type Run struct {
 	Offered   float64   `json:"offered,omitempty"` // open loop: requests a second that were due
 	LagP99    float64   `json:"lag_p99,omitempty"` // open loop: µs that the generator itself was late
 	Bottle    bool      `json:"bottle,omitempty"`  // the generator was the bottleneck
+
+	Ramp      string `json:"ramp,omitempty"`      // the Ramp that this is a step of
+	Saturated string `json:"saturated,omitempty"` // why this step was too much
 }
+
+func newRun(t Target, work Workload) Run {
+	return Run{Case: work.String(), Target: t.Name, At: time.Now().UTC().Truncate(time.Millisecond), Offered: work.Rate}
+}
+
+// with notes how a run ended.
+func (run Run) with(err error) Run {
+	if skip, ok := errors.AsType[errSkipped](err); ok {
+		run.Skipped = skip.reason
+	} else if err != nil {
+		run.Error = err.Error()
+	}
+	return run
+}
+
+// errSkipped says why a target does not take part.
+type errSkipped struct{ reason string }
+
+func (e errSkipped) Error() string { return e.reason }
 
 // CPU is the server's own accounting in the window, in microseconds a message.
 type CPU struct {
@@ -139,12 +161,16 @@ func (r *Results) WriteJSON(w io.Writer) error {
 	return nil
 }
 
-// ReadJSON reads what WriteJSON wrote.
+// ReadJSON reads what WriteJSON or a journal wrote; a last line that was cut short is left out.
 func ReadJSON(rd io.Reader) (*Results, error) {
 	lines := bufio.NewScanner(rd)
 	lines.Buffer(nil, 16<<20)
 	var r Results
+	var cut error // a line that is none: fine when it is the last one, half written when the suite was killed
 	for n := 0; lines.Scan(); n++ {
+		if cut != nil {
+			return nil, cut
+		}
 		if n == 0 {
 			if err := json.Unmarshal(lines.Bytes(), &r.Header); err != nil || r.Header.Format != resultFormat {
 				return nil, fmt.Errorf("%w (header %.60q)", ErrFormat, lines.Text())
@@ -153,7 +179,8 @@ func ReadJSON(rd io.Reader) (*Results, error) {
 		}
 		var run Run
 		if err := json.Unmarshal(lines.Bytes(), &run); err != nil {
-			return nil, fmt.Errorf("bench: results, line %d: %w", n+1, err)
+			cut = fmt.Errorf("bench: results, line %d: %w", n+1, err)
+			continue
 		}
 		r.Runs = append(r.Runs, run)
 	}

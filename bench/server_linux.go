@@ -50,7 +50,6 @@ func startServer(ctx context.Context, t Target, conns int, pinned bool, cpus []i
 	s.cmd.Env = append(os.Environ(), t.Env...)
 	s.cmd.Stderr = s.log
 	s.cmd.SysProcAttr = childAttributes()
-	s.cmd.SysProcAttr.Setpgid = true // so that what it starts ends with it
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("bench: start %s: %w", t.Name, err)

@@ -1,9 +1,9 @@
 package bench
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,13 +16,19 @@ type Config struct {
 	Targets []Target
 	// Base is the target that ratios refer to; default the one named gnet, else the second, else none.
 	Base string
-	// Cases to run; default Standard().
+	// Cases to run; default Standard(), none with Ramps. A rate of 50% is half of what the base (without one: the first target)
+	// answers in a closed loop of the same shape, found out once, before the case's first run: the same rate for every target.
 	Cases []Workload
-	// Reps is how often every case is run for every target, interleaved; default 5.
+	// Ramps to run after the cases.
+	Ramps []Ramp
+	// SLO ends a ramp at the first step that breaks a condition.
+	SLO []SLO
+	// Reps is how often every case is run for every target, interleaved; default 5, with Ramps alone 3.
 	Reps int
-	// Window is the measured time of a run; default 2 s.
+	// Window is the measured time of a run or of a step; default 2 s. Cases of many connections get at least 100 µs
+	// for each of them.
 	Window time.Duration
-	// Warm is the time before it; default 500 ms.
+	// Warm is the time before it; default 500 ms, at least 50 µs a connection.
 	Warm time.Duration
 	// Pinned puts the server on one processor with one loop and the generators on the others.
 	Pinned bool
@@ -32,7 +38,18 @@ type Config struct {
 	// Retries is how often a run that failed is made again; default 1, negative none.
 	Retries int
 	// OnRun, when set, is called after each run on the goroutine that called Run.
-	OnRun func(done, total int, r Run)
+	OnRun func(p Progress, r Run)
+	// Journal, when set, gets the header and then each run as soon as it has ended: at any moment what
+	// WriteJSON would have written.
+	Journal io.Writer
+	// Resume holds the runs of an interrupted suite of the same configuration; they are not made again.
+	Resume *Results
+}
+
+// Progress is where a suite stands.
+type Progress struct {
+	Done, Total int           // runs; steps that a ramp did not need count as done
+	Left        time.Duration // what the rest will take, about
 }
 
 // Limits of a Config.
@@ -42,12 +59,16 @@ const (
 )
 
 func (c Config) withDefaults() Config {
-	if len(c.Cases) == 0 {
-		c.Cases = Standard()
-	}
 	if c.Reps == 0 {
 		c.Reps = 5
+		if len(c.Ramps) > 0 && len(c.Cases) == 0 {
+			c.Reps = 3
+		}
 	}
+	if len(c.Cases) == 0 && len(c.Ramps) == 0 {
+		c.Cases = Standard()
+	}
+	c.Cases = distinct(c.Cases)
 	if c.Window == 0 {
 		c.Window = 2 * time.Second
 	}
@@ -99,6 +120,14 @@ func (c Config) validate() error {
 			errs = append(errs, fmt.Errorf("bench: %s: %w", w, err))
 		}
 	}
+	for _, r := range c.Ramps {
+		if err := r.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("bench: ramp %s: %w", r, err))
+		}
+	}
+	if c.Resume != nil {
+		errs = append(errs, c.resumes(&c.Resume.Header))
+	}
 	if c.Reps < 1 || c.Reps > maxReps {
 		errs = append(errs, fmt.Errorf("bench: %d repetitions are not between 1 and %d", c.Reps, maxReps))
 	}
@@ -125,9 +154,12 @@ func Quick() []Workload {
 
 // Targeted are the cases of the speed targets, for the gate against raw gnet.
 func Targeted() []Workload {
-	return mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB " +
-		"broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 idle/15000")
+	return append(mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB "+
+		"broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 idle/15000"), AtHalf()...)
 }
+
+// AtHalf is the latency at half of the base's saturated rate.
+func AtHalf() []Workload { return mustParse("echo/100@50%") }
 
 func mustParse(specs string) []Workload {
 	ws, err := ParseWorkloads(specs)
@@ -137,8 +169,8 @@ func mustParse(specs string) []Workload {
 	return ws
 }
 
-// ParseWorkloads reads specs that are separated by spaces or commas; the words standard, quick and
-// targets stand for those sets.
+// ParseWorkloads reads specs that are separated by spaces or commas; the words standard, quick,
+// targets and latency stand for those sets.
 func ParseWorkloads(specs string) ([]Workload, error) {
 	var out []Workload
 	for _, s := range strings.FieldsFunc(specs, func(r rune) bool { return r == ' ' || r == ',' }) {
@@ -149,6 +181,8 @@ func ParseWorkloads(specs string) ([]Workload, error) {
 			out = append(out, Quick()...)
 		case "targets":
 			out = append(out, Targeted()...)
+		case "latency":
+			out = append(out, AtHalf()...)
 		default:
 			w, err := ParseWorkload(s)
 			if err != nil {
@@ -172,64 +206,25 @@ func New(cfg Config) (*Suite, error) {
 	return &Suite{cfg}, nil
 }
 
-// Total is the number of runs that Run will make at most.
-func (s *Suite) Total() int { return s.cfg.Reps * len(s.cfg.Cases) * len(s.cfg.Targets) }
-
-// Run measures every case of every target Reps times, interleaved: within a repetition a case is run
-// for one target after the other, in an order that turns by one each time, each with a fresh
-// server. It blocks until all is done or ctx ends; then it returns what there is, with ctx's error. A run that failed
-// says so in its Error.
-func (s *Suite) Run(ctx context.Context) (*Results, error) {
-	res := &Results{Header: s.header()}
-	skip := map[[2]string]string{}
-	done := 0
-	for rep := range s.cfg.Reps {
-		for _, w := range s.cfg.Cases {
-			for _, t := range rotate(s.cfg.Targets, rep) {
-				if err := ctx.Err(); err != nil {
-					return res, err
-				}
-				key := [2]string{w.String(), t.Name}
-				r := Run{Case: key[0], Target: t.Name, At: time.Now().UTC(), Skipped: skip[key]}
-				if r.Skipped == "" {
-					r = s.once(ctx, t, w)
-					skip[key] = r.Skipped
-				}
-				r.Rep = rep
-				res.Runs = append(res.Runs, r)
-				done++
-				if s.cfg.OnRun != nil {
-					s.cfg.OnRun(done, s.Total(), r)
-				}
-			}
+// distinct drops what was named twice.
+func distinct(ws []Workload) []Workload {
+	var out []Workload
+	for _, w := range ws {
+		if !slices.Contains(out, w) {
+			out = append(out, w)
 		}
 	}
-	return res, nil
-}
-
-// once is one run, made again when it failed for a reason other than a wrong reply.
-func (s *Suite) once(ctx context.Context, t Target, w Workload) Run {
-	tm := timing{s.cfg.Warm, s.cfg.Window}
-	for try := 0; ; try++ {
-		r := measure(ctx, t, w, tm, s.cfg.Pinned, s.cfg.Generators)
-		if r.Error == "" || try >= s.cfg.Retries || ctx.Err() != nil {
-			return r
-		}
-	}
-}
-
-func rotate(ts []Target, by int) []Target {
-	by %= len(ts)
-	return slices.Concat(ts[by:], ts[:by])
+	return out
 }
 
 func (s *Suite) header() Header {
+	c := s.cfg
 	h := Header{
 		Format: resultFormat, At: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Commit: commit(),
-		Seconds: s.cfg.Window.Seconds(), Warm: s.cfg.Warm.Seconds(), Reps: s.cfg.Reps, Pinned: s.cfg.Pinned,
-		Base: s.cfg.Base, Targets: s.cfg.Targets,
+		Seconds: c.Window.Seconds(), Warm: c.Warm.Seconds(), Reps: c.Reps, Pinned: c.Pinned,
+		Base: c.Base, Targets: c.Targets, Ramps: c.Ramps,
 	}
-	for _, w := range s.cfg.Cases {
+	for _, w := range c.Cases {
 		h.Cases = append(h.Cases, w.String())
 	}
 	return h

@@ -19,9 +19,9 @@ func TestSuiteInterleavesAndTurns(t *testing.T) {
 	var order []string
 	res := runSuite(t, Config{
 		Targets: []Target{a, b}, Cases: mustParse("echo/2 services/2"), Reps: 2, Window: 50 * time.Millisecond, Warm: time.Millisecond,
-		OnRun: func(_, total int, r Run) {
-			if total != 8 {
-				t.Errorf("got a total of %d, want 8", total)
+		OnRun: func(p Progress, r Run) {
+			if p.Total != 8 || p.Left < 0 || p.Done == 8 && p.Left != 0 {
+				t.Errorf("got %+v, want a total of 8 and nothing left at the end", p)
 			}
 			order = append(order, r.Case+" "+r.Target)
 		},
@@ -38,8 +38,8 @@ func TestSuiteInterleavesAndTurns(t *testing.T) {
 func TestSuiteEndsWithItsContext(t *testing.T) {
 	target := startFake(t, honest).target()
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := New(Config{Targets: []Target{target}, Cases: mustParse("echo/2"), Reps: 50, Window: 50 * time.Millisecond, OnRun: func(done, _ int, _ Run) {
-		if done == 2 {
+	s, err := New(Config{Targets: []Target{target}, Cases: mustParse("echo/2"), Reps: 50, Window: 50 * time.Millisecond, OnRun: func(p Progress, _ Run) {
+		if p.Done == 2 {
 			cancel()
 		}
 	}})

@@ -7,8 +7,9 @@ const (
 	MetricCPU    Metric = "cpu"    // the server's CPU, µs a message
 	MetricMemory Metric = "memory" // RSS of an idle connection, bytes
 	MetricTime   Metric = "time"   // wall time a message, µs: only where the server's CPU cannot be read
-	MetricP99    Metric = "p99"    // latency, µs
-	MetricRate   Metric = "rate"   // seconds a message, as the inverse of the rate
+	MetricP50    Metric = "p50"    // latency, µs
+	MetricP99    Metric = "p99"
+	MetricRate   Metric = "rate" // seconds a message, as the inverse of the rate
 )
 
 // of returns r's value of m; false when it has none.
@@ -28,6 +29,10 @@ func (m Metric) of(r *Run) (float64, bool) {
 	case MetricTime, MetricRate:
 		if r.Rate > 0 {
 			return 1e6 / r.Rate, true
+		}
+	case MetricP50:
+		if r.Latency != nil {
+			return r.Latency.At(50)
 		}
 	case MetricP99:
 		if r.Latency != nil {
@@ -69,6 +74,11 @@ type Cell struct {
 	P999      Spread
 	User      Spread // µs of CPU a message
 	System    Spread
+	Busy      Spread // processors that the server used
+	Offered   Spread // open loop: requests a second that were due
+	Lag       Spread // open loop: µs that the generator itself was late, at p99
+	P50Ratio  Spread // open loop: to the base's run of the same repetition
+	P99Ratio  Spread
 	RSS       Spread // bytes
 	Echoed    Spread // bytes a connection after one echo, idle only
 	Generator Spread // µs of the generator's CPU a message
@@ -93,7 +103,7 @@ func (r *Results) Cells() []Cell {
 func (r *Results) pick(name, target string) []Run {
 	var out []Run
 	for _, run := range r.Runs {
-		if run.Case == name && run.Target == target {
+		if run.Case == name && run.Target == target && run.Ramp == "" {
 			out = append(out, run)
 		}
 	}
@@ -121,6 +131,9 @@ func newCell(name, target string, runs, base []Run) Cell {
 		c.Ratio = spread(pairedRatios(runs, base, c.Metric))
 	}
 	c.fill(runs)
+	if len(base) > 0 && c.Offered.N > 0 {
+		c.P50Ratio, c.P99Ratio = spread(pairedRatios(runs, base, MetricP50)), spread(pairedRatios(runs, base, MetricP99))
+	}
 	return c
 }
 
@@ -138,6 +151,9 @@ func (c *Cell) fill(runs []Run) {
 		c.Curve = append(c.Curve, at(q))
 	}
 	c.Rate = collect(runs, func(r *Run) (float64, bool) { return r.Rate, r.Rate > 0 })
+	c.Offered = collect(runs, func(r *Run) (float64, bool) { return r.Offered, r.Offered > 0 })
+	c.Lag = collect(runs, func(r *Run) (float64, bool) { return r.LagP99, r.Offered > 0 })
+	c.Busy = collect(runs, func(r *Run) (float64, bool) { return cpuPart(r, (*CPU).busy) })
 	c.User = collect(runs, func(r *Run) (float64, bool) { return cpuPart(r, (*CPU).user) })
 	c.System = collect(runs, func(r *Run) (float64, bool) { return cpuPart(r, (*CPU).system) })
 	c.RSS = collect(runs, func(r *Run) (float64, bool) {
@@ -163,6 +179,7 @@ func (c *Cell) fill(runs []Run) {
 
 func (c *CPU) user() float64   { return c.User }
 func (c *CPU) system() float64 { return c.System }
+func (c *CPU) busy() float64   { return c.Busy }
 
 func cpuPart(r *Run, part func(*CPU) float64) (float64, bool) {
 	if r.CPU == nil {

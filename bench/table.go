@@ -6,31 +6,32 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 )
 
-// WriteTable writes the cells as a table for a terminal.
+// WriteTable writes the results as tables for a terminal.
 func (r *Results) WriteTable(w io.Writer) error {
 	fmt.Fprintln(w, r.Header.describe())
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	heads := []string{"case", "target", "server cost", "quartiles"}
-	if r.Header.Base != "" {
-		heads = append(heads, "x "+r.Header.Base, "quartiles")
-	}
-	fmt.Fprintln(t, strings.Join(append(heads, "rate", "p50", "p99", "allocs", "RSS", "runs"), "\t"))
-	last := ""
-	for _, c := range r.Cells() {
-		if last != "" && c.Case != last && len(r.Header.Targets) > 1 {
-			fmt.Fprintln(t, strings.Repeat("\t", len(heads)+5))
+	for _, s := range r.sections() {
+		if s.Title != "" {
+			fmt.Fprintf(w, "\n%s\n", s.Title)
 		}
-		last = c.Case
-		fmt.Fprintln(t, strings.Join(c.row(r.Header.Base), "\t"))
+		if err := s.writeText(w); err != nil {
+			return err
+		}
 	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("bench: write table: %w", err)
-	}
-	for _, n := range r.notes() {
-		fmt.Fprintln(w, n)
+	return nil
+}
+
+// WriteMarkdown writes the same as tables for a text such as a README.
+func (r *Results) WriteMarkdown(w io.Writer) error {
+	fmt.Fprintln(w, markdown(r.Header.describe()))
+	for _, s := range r.sections() {
+		if s.Title != "" {
+			fmt.Fprintf(w, "\n### %s\n", markdown(s.Title))
+		}
+		if err := s.writeMarkdown(w); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func Space(works []Workload) []Dimension {
 		space = append(space, Dimension{"read-buffer", []string{"16KiB", "64KiB", "128KiB", "256KiB"}})
 	}
 	if blocking {
-		space = append(space, Dimension{"workers", powers(cpus, 32*cpus)})
+		space = append(space, Dimension{"workers", powers(cpus, 32*cpus)}, Dimension{"spare-workers", []string{"64", "256", "1024"}})
 	}
 	if kind(Sleep) {
 		space = append(space, Dimension{"handle-dispatch", []string{"1/4=ordered", "1/4=inline"}})

@@ -38,6 +38,7 @@ type Workload struct {
 	Depth   int           `json:"depth,omitempty"`   // requests outstanding a connection; default 1
 	Body    int           `json:"body,omitempty"`    // bytes; default 64 where the kind has bodies
 	Rate    float64       `json:"rate,omitempty"`    // requests a second over all connections; 0 = closed loop
+	Percent float64       `json:"percent,omitempty"` // Rate as a part of what the base answers in a closed loop; see Config.Base
 	Members int           `json:"members,omitempty"` // of a group; default 10
 	Every   time.Duration `json:"every,omitempty"`   // timer period or sleep
 }
@@ -70,7 +71,7 @@ var workloadDefaults = map[Kind]Workload{
 // ParseWorkload reads KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
 // body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group).
 //
-//	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000
+//	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000      echo/100@50%
 //	broadcast/1000x8   idle/15000             timers/100x10/20ms
 func ParseWorkload(spec string) (Workload, error) {
 	parts := strings.Split(strings.TrimSpace(spec), "/")
@@ -99,7 +100,12 @@ func ParseWorkload(spec string) (Workload, error) {
 func (w *Workload) parseShape(s string) (err error) {
 	s, rate, open := strings.Cut(s, "@")
 	if open {
-		if w.Rate, err = strconv.ParseFloat(rate, 64); err != nil || !(w.Rate > 0) || math.IsInf(w.Rate, 0) {
+		to := &w.Rate
+		number, relative := strings.CutSuffix(rate, "%")
+		if relative {
+			to = &w.Percent
+		}
+		if *to, err = strconv.ParseFloat(number, 64); err != nil || !(*to > 0) || math.IsInf(*to, 0) {
 			return fmt.Errorf("rate %q is not a positive number", rate)
 		}
 	}
@@ -143,8 +149,11 @@ func (w Workload) validate() error {
 	if w.Kind == Groups {
 		between("members", w.Members, 1, w.Conns)
 	}
-	if w.Rate > 0 && w.Kind != Echo {
+	if w.open() && w.Kind != Echo {
 		errs = append(errs, errors.New("only echo runs on a fixed schedule"))
+	}
+	if w.Percent > 100 {
+		errs = append(errs, fmt.Errorf("%g %% of the saturated rate is over 100", w.Percent))
 	}
 	if (w.Kind == Timers || w.Kind == Sleep) && w.Every < time.Millisecond {
 		errs = append(errs, fmt.Errorf("the period is %v, not at least 1ms", w.Every))
@@ -152,15 +161,27 @@ func (w Workload) validate() error {
 	return errors.Join(errs...)
 }
 
+// open: requests come on a fixed schedule.
+func (w Workload) open() bool { return w.Rate > 0 || w.Percent > 0 }
+
+// closed is w in a closed loop: what saturates a server.
+func (w Workload) closed() Workload {
+	w.Rate, w.Percent = 0, 0
+	return w
+}
+
 // String is the spec that ParseWorkload reads back; it names the case in every report.
 func (w Workload) String() string {
 	d := workloadDefaults[w.Kind]
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s/%d", w.Kind, w.Conns)
-	if w.Depth > 0 && (w.Rate == 0 || w.Depth != d.Depth) {
+	if w.Depth > 0 && (!w.open() || w.Depth != d.Depth) {
 		fmt.Fprintf(&b, "x%d", w.Depth)
 	}
-	if w.Rate > 0 {
+	switch {
+	case w.Percent > 0:
+		fmt.Fprintf(&b, "@%s%%", strconv.FormatFloat(w.Percent, 'f', -1, 64))
+	case w.Rate > 0:
 		fmt.Fprintf(&b, "@%s", strconv.FormatFloat(w.Rate, 'f', -1, 64))
 	}
 	if w.Members != d.Members {

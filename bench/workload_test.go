@@ -33,6 +33,9 @@ func TestWorkloadSpecsRoundTrip(t *testing.T) {
 		}
 		if w.Kind == Echo && rapid.Bool().Draw(t, "open") {
 			w.Rate = float64(rapid.IntRange(1, 1e6).Draw(t, "rate"))
+			if rapid.Bool().Draw(t, "relative") {
+				w.Rate, w.Percent = 0, float64(rapid.IntRange(1, 1000).Draw(t, "percent"))/10
+			}
 		}
 		got, err := ParseWorkload(w.String())
 		if err != nil || got != w {
@@ -43,7 +46,7 @@ func TestWorkloadSpecsRoundTrip(t *testing.T) {
 
 func TestWrongSpecsAreRefused(t *testing.T) {
 	for _, spec := range []string{
-		"", "echo", "echo/", "echo/x", "echo/0", "echo/-1", "echo/1xx", "echo/1x70000", "echo/1@0", "echo/1@-5", "echo/1@NaN", "echo/1@Inf",
+		"", "echo", "echo/", "echo/x", "echo/0", "echo/-1", "echo/1xx", "echo/1x70000", "echo/1@0", "echo/1@-5", "echo/1@NaN", "echo/1@Inf", "echo/1@0%", "echo/1@101%", "echo/1@%", "broadcast/10@50%",
 		"nonsense/1", "broadcast/10@100", "groups/5/g6", "timers/1/10us", "echo/1/-5", "echo/1/1TiB", "echo/1/64/64MiB", "sleep/1/-2ms", "echo/99999999",
 	} {
 		if w, err := ParseWorkload(spec); err == nil {
@@ -68,7 +71,7 @@ func FuzzParseWorkload(f *testing.F) {
 }
 
 func TestSetsOfCasesAreDistinctAndLegal(t *testing.T) {
-	for _, set := range [][]Workload{Standard(), Quick(), Targeted()} {
+	for _, set := range [][]Workload{Standard(), Quick(), Targeted(), AtHalf()} {
 		seen := map[string]bool{}
 		for _, w := range set {
 			if err := w.validate(); err != nil || seen[w.String()] {

@@ -60,6 +60,9 @@ func (s *Session) frames(it *buf, budget int) (used int) {
 		p, size, _, _ = c.Decode(it.b[it.off:])
 		it.off += size
 		used++
+		if more := it.off < len(it.b); more != s.in.more.Load() {
+			s.in.more.Store(more)
+		}
 		switch {
 		case s.srv.reserved(p):
 			s.system(p, true)

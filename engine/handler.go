@@ -31,6 +31,16 @@ type FinHandler interface {
 	OnSocketFin(s *Session)
 }
 
+// EarlyFinHandler is a Handler that wants to know of a peer's FIN also while the
+// session's last callback still runs, so that what others wait for need not wait for that
+// callback too: its locks, say. It is called at most once, some milliseconds after the
+// FIN and only if that callback is on a worker and no packet waits behind it, beside the callback and on
+// another goroutine; OnSocketFin still comes in its turn. It must be fit to run twice
+// and beside anything.
+type EarlyFinHandler interface {
+	OnSocketFinEarly(s *Session)
+}
+
 // Reason is why a session closed.
 type Reason uint8
 

@@ -58,7 +58,8 @@ func (p *Pool) interval() time.Duration {
 	return blockedAfter
 }
 
-// look flushes the sessions of workers that are long in one batch, and starts spare ones
+// look flushes the sessions of workers that are long in one batch, tells them of a FIN
+// that has come meanwhile, and starts spare ones
 // for those that are blocked if work waits. late is how late such looks come. It tells
 // whether spare workers are in use.
 func (p *Pool) look(late time.Duration) bool {
@@ -95,6 +96,7 @@ func (p *Pool) look(late time.Duration) bool {
 	p.mu.Unlock()
 	for _, s := range stuck {
 		s.flushBlocked()
+		s.lookForFin()
 	}
 	return spare
 }

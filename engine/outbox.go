@@ -94,7 +94,7 @@ const (
 // send appends a packet's frame to the session's stage.
 func (s *Session) send(p codec.Packet, kind sendKind) error {
 	c := s.srv.codec
-	if len(p.Body) > c.MaxBody() {
+	if len(p.Body) > c.MaxBody() && (p.Main != SystemMain || len(p.Body) > errorFixed) {
 		return ErrFrameTooLarge
 	}
 	n := c.Overhead() + len(p.Body)

@@ -248,10 +248,8 @@ func (r *reactor) probeLoops() error {
 	for _, p := range probes {
 		good = good && p.check(late)
 	}
-	if !good && !r.srv.cfg.EdgeTriggered {
-		r.srv.cfg.Logger.Warn("reading can't be paused here: sessions over their limits will be closed instead")
-	}
 	if !good {
+		r.srv.cfg.Logger.Warn("reading can't be paused here: sessions over their limits will be closed instead", "edge_triggered", r.srv.cfg.EdgeTriggered)
 		r.srv.plat.pausable.Store(false)
 	}
 	return nil

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -127,7 +128,7 @@ func (srv *Server) beginDrain(ctx context.Context) {
 	srv.drainFrom = time.Now()
 	srv.draining.Store(true)
 	srv.fast.Store(true)
-	grace := 30 * time.Second
+	grace := time.Duration(math.MaxInt64) // nothing is ever cut off
 	if t, ok := ctx.Deadline(); ok {
 		grace = time.Until(t)
 	}

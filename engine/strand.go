@@ -25,8 +25,10 @@ type strand struct {
 	tasks      int32         // guarded by mu; functions that wait
 	state      uint8         // guarded by mu
 	step       atomic.Uint32 // how far this batch is: of packets every eighth counts, of other items each
+	more       atomic.Bool   // the block being handled has frames behind the one that runs
 	opened     bool          // OnSocketAccept has been called; whoever runs the strand
 	fin        bool          // guarded by mu; the FIN has been handled
+	early      bool          // guarded by mu; OnSocketFinEarly was due
 	paused     bool          // guarded by mu; the loop waits for pending to halve
 }
 
@@ -310,6 +312,33 @@ func (s *Session) handleFin() {
 	if s.held.Load() == 0 {
 		s.settle()
 	}
+}
+
+// lookForFin ends what ends at the peer's FIN if that is what comes next for a strand
+// whose worker has been in a callback for long. The monitor calls it.
+func (s *Session) lookForFin() {
+	t := &s.in
+	t.mu.Lock()
+	due := !t.early && t.state == stateRunning && !t.more.Load() && t.finNext()
+	t.early = t.early || due
+	t.mu.Unlock()
+	if !due {
+		return
+	}
+	s.srv.groups.leaveAll(s)
+	if h, ok := s.srv.handler().(EarlyFinHandler); ok {
+		// a full pool refuses: then OnSocketFin does it all
+		_ = s.srv.pool.Submit(func() { s.guard("OnSocketFinEarly", func() { h.OnSocketFinEarly(s) }) })
+	}
+}
+
+// finNext tells whether no packet waits in front of the FIN. mu is held.
+func (t *strand) finNext() bool {
+	it := t.head
+	for it != nil && it.kind == itemFunc {
+		it = it.next
+	}
+	return it != nil && it.kind == itemFin
 }
 
 // settle closes a session whose peer has sent its FIN and is owed nothing more.

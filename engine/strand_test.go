@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"bytes"
+	"context"
+	"encoding/binary"
 	"net"
 	"testing"
 	"time"
@@ -188,5 +191,97 @@ func TestOnSocketFinMaySend(t *testing.T) {
 				c.expectEOF()
 			}
 		})
+	}
+}
+
+// early is a handler that notes OnSocketFinEarly.
+type early struct {
+	funcs
+	told chan *Session
+}
+
+func (h *early) OnSocketFinEarly(s *Session) { h.told <- s }
+
+// A FIN behind a callback that takes long ends groups, and what the handler wishes, at
+// once, but not while a packet still waits in front of it.
+func TestAFINIsToldBesideALongCallback(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		frames int // of which the first one blocks
+		early  bool
+	}{{"alone", 1, true}, {"behind another packet", 2, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			let := make(chan struct{})
+			inside := make(chan struct{}, 2)
+			h := &early{told: make(chan *Session, 2)}
+			h.accept = func(s *Session) {
+				if _, err := s.Server().Group("g").Join(s); err != nil {
+					t.Error(err)
+				}
+			}
+			h.read = func(s *Session, p codec.Packet) {
+				inside <- struct{}{}
+				<-let
+				s.Reply(p, p.Body)
+			}
+			srv := serve(t, Config{Dispatch: Ordered}, h)
+			cl := dial(t, srv)
+			cl.Write(bytes.Repeat(frame(1, 4, "x"), c.frames))
+			<-inside
+			cl.Conn.(*net.TCPConn).CloseWrite()
+			if c.early {
+				select {
+				case <-h.told:
+				case <-time.After(10 * time.Second):
+					t.Fatal("not told")
+				}
+				if n := srv.Group("g").Len(); n != 0 {
+					t.Errorf("%d members", n)
+				}
+			} else {
+				select {
+				case <-h.told:
+					t.Fatal("told with a packet in front")
+				case <-time.After(100 * time.Millisecond):
+				}
+				if n := srv.Group("g").Len(); n != 1 {
+					t.Errorf("%d members", n)
+				}
+			}
+			close(let)
+			for range c.frames {
+				cl.expect(1, 4, "x")
+			}
+			cl.expectEOF()
+			if n := srv.Group("g").Len(); n != 0 {
+				t.Errorf("%d members after the end", n)
+			}
+		})
+	}
+}
+
+func TestGoAwayWithoutADeadline(t *testing.T) {
+	srv := serve(t, Config{}, &funcs{read: echo})
+	c := dial(t, srv)
+	c.send(1, 1, "x")
+	c.expect(1, 1, "x")
+	go srv.Stop(context.Background())
+	p, err := c.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ms := binary.BigEndian.Uint32(p.Body); ms != 1<<32-1 {
+		t.Errorf("grace of %d ms, and there is no deadline", ms)
+	}
+}
+
+// An ERROR goes out also where its six bytes are more than the largest frame.
+func TestErrorBesideATinyMaxFrame(t *testing.T) {
+	srv := serve(t, Config{MaxFrame: 4}, &funcs{read: func(s *Session, p codec.Packet) { s.Error(p, CodeUnknownHandle, "no") }})
+	c := dial(t, srv)
+	c.send(9, 9, "")
+	p, err := c.read()
+	if err != nil || p.Main != 0 || p.Sub != SubError || len(p.Body) != 6 {
+		t.Errorf("got %v, %v", p, err)
 	}
 }

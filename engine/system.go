@@ -31,14 +31,18 @@ func (s *Session) pong(p codec.Packet) {
 	s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, sendSystem)
 }
 
+// errorFixed is how long an ERROR's body is without its text, in bytes: that much goes out
+// whatever the largest frame is.
+const errorFixed = 6
+
 // errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
 // byte order. The text is cut to what a frame holds.
 func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
-	if most := max(srv.codec.MaxBody()-6, 0); len(text) > most {
+	if most := max(srv.codec.MaxBody()-errorFixed, 0); len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "")
 	}
 	order := srv.codec.ByteOrder()
-	body := make([]byte, 0, 6+len(text))
+	body := make([]byte, 0, errorFixed+len(text))
 	body = order.AppendUint16(body, uint16(code))
 	body = order.AppendUint32(body, p.Handle())
 	body = append(body, text...)

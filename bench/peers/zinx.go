@@ -51,7 +51,7 @@ func serveZinx(o options) error {
 	s.SetOnConnStop(room.leave)
 	s.AddRouter(echoHandle, &zinxEcho{})
 	s.AddRouter(castHandle, &zinxCast{room: room})
-	go s.Serve()
+	s.Start() // not Serve, which takes the signals and leaves the process running
 	if err := awaitListener(addr); err != nil {
 		return err
 	}

@@ -60,6 +60,9 @@ func TestHandleDispatchWinsOverTheServersOwn(t *testing.T) {
 	if own[1<<16|4] != engine.Ordered {
 		t.Error("the server's own table was changed")
 	}
+	if got := f.config(&frameFlags{}, nil, nil).Handles[1<<16|4]; got != engine.Inline {
+		t.Errorf("a server without handles of its own: got %v, want inline", got)
+	}
 }
 
 func TestFlagNames(t *testing.T) {

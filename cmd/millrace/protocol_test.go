@@ -712,6 +712,28 @@ func TestAFINEndsMembership(t *testing.T) {
 	}
 }
 
+// Groups, locks and timers end at the FIN, also while a request before it still runs.
+func TestAFINEndsWhatASleepingSessionHolds(t *testing.T) {
+	s := serve(t)
+	a, b := s.dial(), s.dial()
+	a.object(1, 5, `{"group":"g"}`)
+	a.object(2, 1, `{"id":1,"ms":400,"repeat":0}`)
+	if got := a.object(5, 4, `{"key":"k","ttl_ms":600000,"wait_ms":0}`); got["locked"] != true {
+		t.Fatalf("lock: %v", got)
+	}
+	began := time.Now()
+	a.send(1, 4, `{"ms":3000}`)
+	a.finish()
+	if got := b.object(5, 4, `{"key":"k","ttl_ms":600000,"wait_ms":2500}`); got["locked"] != true {
+		t.Errorf("%v after the FIN: %v", time.Since(began), got)
+	}
+	if got := b.object(1, 5, `{"group":"g"}`); got["members"] != json.Number("1") {
+		t.Errorf("%v after the FIN: %v", time.Since(began), got)
+	}
+	a.want(1, 4, `{"slept_ms":3000}`)
+	a.wantEnd()
+}
+
 func TestGroupLimits(t *testing.T) {
 	s := serve(t, "--max-groups=2", "--max-frame=1KiB")
 	c := s.dial()

@@ -16,12 +16,28 @@ import (
 type Bench struct {
 	Run     Run     `cmd:"" default:"withargs" help:"Measure servers (the default)."`
 	Compare Compare `cmd:"" help:"Compare the runs of two files, or two targets of one, and say what is noise."`
+	Report  Report  `cmd:"" help:"Make the tables and pictures of a stored file again."`
+}
+
+// Help is what bench --help shows beside the commands.
+func (Bench) Help() string {
+	return `"millrace bench" alone is "millrace bench run", whose --help lists every flag. For a start:
+
+  millrace bench --quick                                    a first table, half a minute
+  millrace bench --quick --peers gnet,std,nbio              beside other libraries (needs a checkout)
+  millrace bench --case echo/100x32 --case broadcast/1000x8 what you care about
+  millrace bench --target 127.0.0.1:7000 --pid 4711         your own server
+  millrace bench --ramp 5k..100k --slo 'p99<2ms'            how much it takes
+  millrace bench --case targets --peers all --json all.jsonl --report all.html
+  millrace bench report all.jsonl --markdown                its tables again, without a run
+  millrace bench compare before.jsonl after.jsonl           exit code 1: something got worse`
 }
 
 // Run is millrace bench.
 type Run struct {
-	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), broadcast/1000x8, idle/15000; or the sets standard, quick, targets. Repeatable (standard)."`
+	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), echo/100@50% (of the base's saturated rate), broadcast/1000x8, idle/15000; or the sets standard, quick, targets, latency. Repeatable, commas work too (standard)."`
 	Quick bool     `help:"A first table in under a minute: the set quick, 3 short repetitions."`
+	Ramp  []string `placeholder:"RANGE" sep:"none" help:"Raise the load of each --case (echo/100) step by step until the server has had enough, and say where that was: [rate=]FROM..TO/STEP requests a second on a fixed schedule, as 5k..100k/5k; or conns=FROM..TO/STEP connections in a closed loop, as conns=1..1000/x2. A step lasts --window. Repeatable."`
 
 	Serve   string   `placeholder:"FLAGS" help:"Flags of millrace serve for the server that is measured."`
 	Variant []string `placeholder:"NAME=FLAGS" sep:"none" help:"Measure this program's server with these flags too. Repeatable."`
@@ -34,16 +50,17 @@ type Run struct {
 
 	PeersDir string `placeholder:"DIR" help:"Where the peers' sources are (bench/peers of the checkout around here)."`
 
-	Reps       int           `placeholder:"N" help:"Interleaved repetitions (5; quick: 3)."`
-	Window     time.Duration `placeholder:"D" help:"Measured time of a run (2s; quick: 700ms)."`
-	Warm       time.Duration `placeholder:"D" help:"Warm-up of a run (500ms; quick: 200ms)."`
+	Reps       int           `placeholder:"N" help:"Interleaved repetitions (5; quick and ramps: 3)."`
+	Window     time.Duration `placeholder:"D" help:"Measured time of a run, or of a ramp's step (2s; quick: 700ms; at least 100us a connection)."`
+	Warm       time.Duration `placeholder:"D" help:"Warm-up of a run (500ms; quick: 200ms; at least 50us a connection)."`
 	Pinned     bool          `help:"The server on one processor with one loop, the load on the others."`
 	Generators int           `placeholder:"N" help:"Processes that make load (a third of the processors)."`
 
-	JSON   string   `name:"json" placeholder:"FILE" help:"Write every run, one JSON line each."`
+	JSON   string   `name:"json" placeholder:"FILE" help:"Write every run, one JSON line each, as soon as it has ended."`
+	Resume bool     `help:"Go on with the runs that --json FILE lacks, after an interrupt; all else on the command line must be the same."`
 	Report string   `placeholder:"FILE" help:"Write an HTML page with charts that needs no network."`
 	SVG    string   `name:"svg" placeholder:"FILE" help:"Write the summary picture."`
-	SLO    []string `name:"slo" placeholder:"COND" sep:"none" help:"Exit with 1 unless it holds in every case, as p99<2ms, cpu<12us, rate>50000, idle<1200B. Repeatable."`
+	SLO    []string `name:"slo" placeholder:"COND" sep:"none" help:"Exit with 1 unless it holds in every case, as p99<2ms, cpu<12us, rate>50000, idle<1200B; it ends a ramp. Repeatable."`
 }
 
 // Run measures and reports.
@@ -59,19 +76,35 @@ func (c *Run) Run(s *Streams) error {
 	if err != nil {
 		return err
 	}
-	suite, err := bench.New(cfg)
+	cfg.SLO = slos
+	file, err := c.journal(&cfg)
 	if err != nil {
-		return wrongUsage("%v", err)
-	}
-	res, runErr := suite.Run(ctx)
-	p.end()
-	if err := c.write(s, res); err != nil {
 		return err
 	}
+	suite, err := bench.New(cfg)
+	if err != nil {
+		return errors.Join(wrongUsage("%v", err), file.close())
+	}
+	p.start(suite.Total(), suite.Estimate())
+	res, runErr := suite.Run(ctx)
+	p.end()
+	err = errors.Join(file.close(), writeAll(res, s.Out, res.WriteTable, c.Report, c.SVG))
 	if runErr != nil {
-		return interrupted(runErr)
+		return c.interrupted(runErr) // a picture of nothing is its consequence
+	}
+	if err != nil {
+		return err
 	}
 	return c.judge(s, res, slos)
+}
+
+// interrupted says how to go on.
+func (c *Run) interrupted(err error) error {
+	err = interrupted(err)
+	if e, ok := errors.AsType[*exitError](err); ok && c.JSON != "" {
+		e.text += "; the same command with --resume goes on"
+	}
+	return err
 }
 
 func (c *Run) slos() ([]bench.SLO, error) {
@@ -91,6 +124,9 @@ func (c *Run) config(ctx context.Context, p *progress) (bench.Config, error) {
 		Base: c.Base, Reps: c.Reps, Window: c.Window, Warm: c.Warm, Pinned: c.Pinned, Generators: c.Generators,
 		OnRun: p.run,
 	}
+	if c.Resume && c.JSON == "" {
+		return cfg, wrongUsage("--resume needs --json FILE")
+	}
 	if c.Quick {
 		cfg.Cases = bench.Quick()
 		cfg.Reps = max(cfg.Reps, 3)
@@ -103,6 +139,9 @@ func (c *Run) config(ctx context.Context, p *progress) (bench.Config, error) {
 			return cfg, wrongUsage("%v", err)
 		}
 		cfg.Cases = cases
+	}
+	if err := c.ramps(&cfg); err != nil {
+		return cfg, err
 	}
 	var err error
 	cfg.Targets, err = c.targets(ctx, p)
@@ -191,24 +230,33 @@ func (c *Run) peers(ctx context.Context, p *progress) ([]bench.Target, error) {
 	return out, nil
 }
 
-// write puts the results everywhere they are wanted.
-func (c *Run) write(s *Streams, res *bench.Results) error {
-	err := res.WriteTable(s.Out)
-	if c.JSON != "" {
-		err = errors.Join(err, writeFile(c.JSON, res.WriteJSON))
+// ramps turns the cases into ramps when --ramp is given.
+func (c *Run) ramps(cfg *bench.Config) error {
+	if len(c.Ramp) == 0 {
+		return nil
 	}
-	if c.Report != "" {
-		err = errors.Join(err, writeFile(c.Report, res.WriteHTML))
+	works := cfg.Cases
+	if cfg.Cases = nil; len(works) == 0 {
+		works = []bench.Workload{{Kind: bench.Echo, Conns: 100, Depth: 1, Body: 64}}
 	}
-	if c.SVG != "" {
-		err = errors.Join(err, writeFile(c.SVG, res.WriteSVG))
+	for _, w := range works {
+		for _, spec := range c.Ramp {
+			r, err := bench.ParseRamp(spec, w)
+			if err != nil {
+				return wrongUsage("%v", err)
+			}
+			cfg.Ramps = append(cfg.Ramps, r)
+		}
 	}
-	return err
+	return nil
 }
 
 // judge turns failures and missed conditions into the exit code.
 func (c *Run) judge(s *Streams, res *bench.Results, slos []bench.SLO) error {
 	breaches := res.Breaches(slos)
+	if len(c.Ramp) > 0 && len(slos) > 0 {
+		breaches = res.RampBreaches()
+	}
 	for _, b := range breaches {
 		fmt.Fprintf(s.Out, "SLO %s missed in %s: %s\n", b.SLO, b.Case, b.Got)
 	}

@@ -3,9 +3,11 @@ package benchcmd
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,9 +16,19 @@ import (
 	"millrace/bench"
 )
 
+// peersBin is where the peers are built, once.
+var peersBin string
+
 func TestMain(m *testing.M) {
 	bench.RunGenerator()
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "benchcmd-peers-")
+	if err != nil {
+		panic(err)
+	}
+	peersBin = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 type cli struct {
@@ -48,10 +60,10 @@ func execute(t *testing.T, args ...string) (string, string, int) {
 	return out.String(), err.Error(), coded.ExitCode()
 }
 
-// peersBuilt is where the peer std is, built from the checkout.
+// stdPeer is the command of the peer std, built from the checkout.
 func stdPeer(t *testing.T) string {
 	t.Helper()
-	src, err := bench.FindPeers("", t.TempDir())
+	src, err := bench.FindPeers("", peersBin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +83,7 @@ func TestMeasureReportAndCompare(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "echo/5x2") || !strings.Contains(out, "x two") {
 		t.Fatalf("exit %d: %s\n%s", code, remarks, out)
 	}
-	if !strings.Contains(remarks, "[12/12] ") {
+	if !strings.Contains(remarks, "[12/12] ") || !strings.Contains(remarks, " left] ") {
 		t.Errorf("the progress lacks its last line:\n%s", remarks)
 	}
 	for name, want := range map[string]string{"a.json": `"case":"churn/2"`, "a.html": "<!doctype html>", "a.svg": "<svg"} {
@@ -122,6 +134,10 @@ func TestWrongUsageSaysSo(t *testing.T) {
 		{"bench", "--no-self", "--server", "x=y", "--base", "z"},
 		{"bench", "--no-self", "--peers", "gnet", "--peers-dir", "/nonexistent"},
 		{"bench", "compare", "/nonexistent"},
+		{"bench", "--no-self", "--server", "x=y", "--ramp", "5"},
+		{"bench", "--no-self", "--server", "x=y", "--ramp", "1..5", "--case", "broadcast/5"},
+		{"bench", "--no-self", "--server", "x=y", "--resume"},
+		{"bench", "--no-self", "--server", "x=y", "--resume", "--json", "/dev/null"},
 		{"tune", "--case", "idle/5"},
 		{"tune", "--case", "x"},
 		{"tune", "--try", "loops"},
@@ -137,5 +153,98 @@ func TestAFailingServerEndsWithOne(t *testing.T) {
 	out, remarks, code := execute(t, "bench", "--no-self", "--server", "x=/bin/false", "--case", "echo/2", "--reps", "1", "--window", "60ms")
 	if code != exitVerdict || !strings.Contains(out, "FAILED") {
 		t.Errorf("exit %d: %s\n%s", code, remarks, out)
+	}
+}
+
+func TestAStoredFileGivesTheSameReport(t *testing.T) {
+	command := stdPeer(t)
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	args := []string{"bench", "--no-self", "--server", "one=" + command, "--server", "two=" + command, "--case", "echo/5x2,echo/3@50%",
+		"--reps", "2", "--window", "60ms", "--warm", "10ms", "--json", file("a.jsonl"), "--report", file("a.html"), "--svg", file("a.svg")}
+	first, remarks, code := execute(t, args...)
+	if code != 0 || !strings.Contains(remarks, "8 runs, about ") || !strings.Contains(first, "Latency at a fixed rate") {
+		t.Fatalf("exit %d: %s\n%s", code, remarks, first)
+	}
+	again, remarks, code := execute(t, "bench", "report", file("a.jsonl"), "--html", file("b.html"), "--svg", file("b.svg"))
+	if code != 0 || again != first {
+		t.Errorf("exit %d: %s: got\n%s\nwant\n%s", code, remarks, again, first)
+	}
+	for _, kind := range []string{"html", "svg"} {
+		a, errA := os.ReadFile(file("a." + kind))
+		b, errB := os.ReadFile(file("b." + kind))
+		if err := errors.Join(errA, errB); err != nil || !bytes.Equal(a, b) {
+			t.Errorf("the %s of the stored file is another one: %v", kind, err)
+		}
+	}
+	if out, remarks, code := execute(t, "bench", "report", file("a.jsonl"), "--markdown", "--base", "one"); code != 0 || !strings.Contains(out, "| x one |") {
+		t.Errorf("as Markdown: exit %d: %s\n%s", code, remarks, out)
+	}
+	for _, bad := range [][]string{{"bench", "report", file("none")}, {"bench", "report", file("a.html")}, {"bench", "report", file("a.jsonl"), "--base", "x"}} {
+		if _, _, code := execute(t, bad...); code != exitUsage {
+			t.Errorf("%v: exit %d", bad, code)
+		}
+	}
+	resumed, remarks, code := execute(t, append(args, "--resume")...)
+	if code != 0 || resumed != first || strings.Contains(remarks, "[8/8]") {
+		t.Errorf("a whole file was measured again: exit %d: %s", code, remarks)
+	}
+	cut := strings.SplitAfter(string(readFile(t, file("a.jsonl"))), "\n")
+	if err := os.WriteFile(file("a.jsonl"), []byte(strings.Join(cut[:len(cut)-3], "")), 0o644); err != nil { // two runs less
+		t.Fatal(err)
+	}
+	if _, remarks, code := execute(t, append(args, "--resume")...); code != 0 || strings.Count(remarks, "\n[") != 2 {
+		t.Errorf("two runs were missing: exit %d: %s", code, remarks)
+	}
+	if n := bytes.Count(readFile(t, file("a.jsonl")), []byte("\n")); n != len(cut)-1 {
+		t.Errorf("the file has %d lines, want %d", n, len(cut)-1)
+	}
+	if left, _ := filepath.Glob(file("*.new")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestWhatIsNoFileIsNotReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.OpenFile(path, os.O_RDWR, 0) // both ends, so that nobody waits for the other
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := writeFile(path, func(w io.Writer) error { _, err := io.WriteString(w, "hello"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 5)
+	_ = pipe.SetReadDeadline(time.Now().Add(time.Second)) // a pipe has deadlines; without one the read would only last
+	if _, err := io.ReadFull(pipe, got); err != nil || string(got) != "hello" {
+		t.Errorf("the reader of the pipe got %q, %v", got, err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
+		t.Errorf("the pipe was replaced: %v", err)
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestRampsOfTheCommandLine(t *testing.T) {
+	command := stdPeer(t)
+	args := []string{"bench", "--no-self", "--server", "one=" + command, "--case", "echo/4", "--reps", "1", "--window", "60ms", "--warm", "10ms"}
+	out, remarks, code := execute(t, append(args, "--ramp", "200..400/200", "--ramp", "conns=1..2")...)
+	if code != 0 || !strings.Contains(out, "Ramp echo/4x1 rate=200..400/200") || !strings.Contains(out, "Ramp echo/1x1 conns=1..2/x2") {
+		t.Errorf("exit %d: %s\n%s", code, remarks, out)
+	}
+	out, _, code = execute(t, append(args, "--ramp", "200..400/200", "--slo", "cpu<1ns")...)
+	if code != exitVerdict || !strings.Contains(out, "200/s was too much (cpu<1ns broken") {
+		t.Errorf("a condition that never holds: exit %d\n%s", code, out)
 	}
 }

@@ -14,7 +14,7 @@ type Compare struct {
 	Normalise string  `placeholder:"NAME" help:"Divide both by this target's runs, - for none (the base of A, if both have it)."`
 	Least     float64 `placeholder:"X" help:"Smallest change that counts (0.10; without a normaliser 0.25)."`
 	Alpha     float64 `placeholder:"P" help:"Chance of a false alarm over all cases (0.01)."`
-	Metric    string  `enum:"auto,cpu,p99,rate" default:"auto" help:"What is judged: auto is the CPU a message, or the memory of an idle connection (${default})."`
+	Metric    string  `enum:"auto,cpu,p50,p99,rate" default:"auto" help:"What is judged: auto is the CPU a message, or the memory of an idle connection, and at a fixed rate p50 and p99 (${default})."`
 }
 
 // Run compares, and exits with 1 when something got worse.

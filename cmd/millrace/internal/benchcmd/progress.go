@@ -14,12 +14,11 @@ import (
 type progress struct {
 	w     io.Writer
 	live  bool
-	begin time.Time
 	width int
 }
 
 func newProgress(w io.Writer) *progress {
-	p := &progress{w: w, begin: time.Now()}
+	p := &progress{w: w}
 	if f, ok := w.(*os.File); ok {
 		st, err := f.Stat()
 		p.live = err == nil && st.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
@@ -27,16 +26,31 @@ func newProgress(w io.Writer) *progress {
 	return p
 }
 
+// start says what is ahead.
+func (p *progress) start(runs int, estimate time.Duration) {
+	p.say("%d runs, about %v", runs, readable(estimate))
+}
+
+// readable rounds to what an estimate is good for.
+func readable(d time.Duration) string {
+	if d > 10*time.Minute {
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return d.Round(time.Second).String()
+}
+
 // run is a bench.Config's OnRun.
-func (p *progress) run(done, total int, r bench.Run) {
-	left := time.Duration(float64(time.Since(p.begin)) / float64(done) * float64(total-done)).Round(time.Second)
-	line := fmt.Sprintf("[%d/%d] %s %s %s", done, total, r.Case, r.Target, r.Headline())
-	if p.live {
-		line += fmt.Sprintf(" · %v left", left)
-		p.over(line)
+func (p *progress) run(at bench.Progress, r bench.Run) {
+	line := fmt.Sprintf("[%d/%d", at.Done, at.Total)
+	if at.Left > 0 {
+		line += fmt.Sprintf(", %v left", readable(at.Left))
+	}
+	line += fmt.Sprintf("] %s %s %s", r.Case, r.Target, r.Headline())
+	if r.Error != "" || !p.live { // a failure stays on the screen
+		p.say("%s", line)
 		return
 	}
-	fmt.Fprintln(p.w, line)
+	p.over(line)
 }
 
 // over writes line over the last one.

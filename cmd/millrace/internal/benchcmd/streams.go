@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"millrace/bench"
 )
 
 // Streams is where the commands write: results to Out, progress and remarks to Err.
@@ -53,17 +55,69 @@ func interrupted(err error) error {
 	return err
 }
 
+// writeAll writes the tables to out, and the page and the picture where they are wanted.
+func writeAll(res *bench.Results, out io.Writer, tables func(io.Writer) error, html, svg string) error {
+	err := tables(out)
+	if html != "" {
+		err = errors.Join(err, writeFile(html, res.WriteHTML))
+	}
+	if svg != "" {
+		err = errors.Join(err, writeFile(svg, res.WriteSVG))
+	}
+	return err
+}
+
 // writeFile writes through a new file that takes path's place only when it is whole.
 func writeFile(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path + ".new")
+	w, err := newFile(path)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(write(f), f.Close())
-	if err != nil {
-		return errors.Join(err, os.Remove(path+".new"))
+	if err := write(w); err != nil {
+		return errors.Join(err, w.drop())
 	}
-	return os.Rename(path+".new", path)
+	return w.place()
+}
+
+// replacement is a file on its way to path. What is no regular file, as /dev/null or a pipe, is written to directly.
+type replacement struct {
+	*os.File
+	path string
+	temp string // "" when it has taken its place
+}
+
+func newFile(path string) (*replacement, error) {
+	r := &replacement{path: path, temp: path + ".new"}
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		r.temp = ""
+		r.File, err = os.OpenFile(path, os.O_WRONLY, 0)
+		return r, err
+	}
+	var err error
+	r.File, err = os.Create(r.temp)
+	return r, err
+}
+
+// settle lets the file take its place; it may still be written to.
+func (r *replacement) settle() error {
+	if r.temp == "" {
+		return nil
+	}
+	temp := r.temp
+	r.temp = ""
+	return os.Rename(temp, r.path)
+}
+
+// place closes the file and lets it take its place.
+func (r *replacement) place() error { return errors.Join(r.Close(), r.settle()) }
+
+// drop closes the file and removes it, unless it has taken its place.
+func (r *replacement) drop() error {
+	err := r.Close()
+	if r.temp != "" {
+		err = errors.Join(err, os.Remove(r.temp))
+	}
+	return err
 }
 
 // assignment splits NAME=REST.

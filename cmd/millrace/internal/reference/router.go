@@ -19,6 +19,7 @@ type Router struct {
 	near     [8][16]Func // the routes of small Main and Sub again: an index costs less than a map
 	dispatch map[uint32]engine.Dispatch
 	fins     []func(s *engine.Session)
+	early    []func(s *engine.Session)
 	closes   []func(s *engine.Session, why engine.Reason)
 }
 
@@ -49,6 +50,7 @@ func (r *Router) Blocking(main, sub uint16, f Func) {
 type Controller interface {
 	engine.Handler
 	engine.FinHandler
+	engine.EarlyFinHandler
 	Handles() []uint32
 	Dispatch() map[uint32]engine.Dispatch
 }
@@ -61,11 +63,16 @@ func (r *Router) Mount(c Controller) {
 	}
 	maps.Copy(r.dispatch, c.Dispatch())
 	r.OnFin(c.OnSocketFin)
+	r.OnFinEarly(c.OnSocketFinEarly)
 	r.OnClose(c.OnSocketClose)
 }
 
 // OnFin registers f for a session's FIN. Several run in the order of registration.
 func (r *Router) OnFin(f func(s *engine.Session)) { r.fins = append(r.fins, f) }
+
+// OnFinEarly registers f for a FIN that comes while the session's last request still
+// runs: it runs beside that, and what OnFin has comes later all the same.
+func (r *Router) OnFinEarly(f func(s *engine.Session)) { r.early = append(r.early, f) }
 
 // OnClose registers f for a session's end. Several run in the order of registration.
 func (r *Router) OnClose(f func(s *engine.Session, why engine.Reason)) {
@@ -99,6 +106,13 @@ func (r *Router) find(p codec.Packet) Func {
 // OnSocketFin tells those that asked with OnFin.
 func (r *Router) OnSocketFin(s *engine.Session) {
 	for _, f := range r.fins {
+		f(s)
+	}
+}
+
+// OnSocketFinEarly tells those that asked with OnFinEarly.
+func (r *Router) OnSocketFinEarly(s *engine.Session) {
+	for _, f := range r.early {
 		f(s)
 	}
 }

@@ -44,11 +44,13 @@ func newSessionTimers(service *timerwheel.Service, s *engine.Session) *sessionTi
 // order and end with it.
 func Timers(r *Router, service *timerwheel.Service) {
 	sets := newPerSession(r, func(t *sessionTimers) { t.Close() })
-	r.OnFin(func(s *engine.Session) {
+	end := func(s *engine.Session) {
 		if t := sets.find(s); t != nil {
 			t.Close()
 		}
-	})
+	}
+	r.OnFin(end)
+	r.OnFinEarly(end)
 	r.Handle(timers, subSetTimer, func(s *engine.Session, p codec.Packet) {
 		setTimer(s, p, sets.get(s, func() *sessionTimers { return newSessionTimers(service, s) }))
 	})

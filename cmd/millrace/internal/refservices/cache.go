@@ -176,9 +176,8 @@ func (x *Services) lock(ctx *services.Context, req *lockRequest, res *lockReply)
 	reply := ctx.Defer()
 	call.reply = reply
 	reply.OnEnd(func() { // no more requests come: what waits is answered
-		if cancel() {
-			reply.Done(lockReply{}, nil)
-		}
+		cancel()
+		reply.Done(lockReply{}, nil) // whoever ended the wait; nothing if it was answered
 	})
 	return nil
 }

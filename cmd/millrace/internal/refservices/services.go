@@ -103,6 +103,9 @@ func New(cfg Config) (*Services, error) {
 	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache())
 }
 
+// OnSocketFinEarly gives the session's locks back while its last request still runs.
+func (x *Services) OnSocketFinEarly(s *engine.Session) { x.Cache.Release(s) }
+
 // OnSocketClose ends what the session had.
 func (x *Services) OnSocketClose(s *engine.Session, why engine.Reason) {
 	x.keys.Delete(s)

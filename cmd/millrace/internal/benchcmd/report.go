@@ -1,0 +1,34 @@
+package benchcmd
+
+import (
+	"millrace/bench"
+)
+
+// Report is millrace bench report.
+type Report struct {
+	File string `arg:"" help:"Results, written by --json; also of a run that was interrupted."`
+
+	Markdown bool   `help:"Write the tables as Markdown, for a README."`
+	Base     string `placeholder:"NAME" help:"The target that ratios refer to (the one of the run)."`
+	HTML     string `name:"html" placeholder:"FILE" help:"Write an HTML page with charts that needs no network."`
+	SVG      string `name:"svg" placeholder:"FILE" help:"Write the summary picture."`
+}
+
+// Run writes the tables and pictures of a stored file.
+func (c *Report) Run(s *Streams) error {
+	res, err := bench.Load(c.File)
+	if err != nil {
+		return wrongUsage("%v", err)
+	}
+	if c.Base != "" {
+		if !res.Has(c.Base) {
+			return wrongUsage("%s has no runs of %s", c.File, c.Base)
+		}
+		res.Header.Base = c.Base
+	}
+	write := res.WriteTable
+	if c.Markdown {
+		write = res.WriteMarkdown
+	}
+	return writeAll(res, s.Out, write, c.HTML, c.SVG)
+}
