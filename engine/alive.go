@@ -5,10 +5,11 @@ package engine
 // read: Linux counts a closed window as silence, also while its probes are answered. So
 // the sweep asks the kernel itself, and only about sessions that were written to since
 // it last said that all is acknowledged, and from which no frame has come meanwhile.
+// It is called while rd.wrote is set.
 func (l *loop) dead(s *Session, now int64) bool {
 	rd, limit := &s.rd, l.srv.cfg.UserTimeout
 	alive := max(rd.wrote, rd.heard)
-	if rd.wrote == 0 || limit == 0 || now-max(alive, rd.looked) < int64(limit/looksPerTimeout) && now-alive <= int64(limit) {
+	if limit == 0 || now-max(alive, rd.looked) < int64(limit/looksPerTimeout) && now-alive <= int64(limit) {
 		return false
 	}
 	rd.looked = now

@@ -109,6 +109,27 @@ func TestWalkIsBoundedAndJoinsWhatWaits(t *testing.T) {
 	}
 }
 
+// While nothing else waits for the loop, it goes on to the end of the walk.
+func TestAnIdleLoopWalksToTheEnd(t *testing.T) {
+	d := newDesk(t, Config{DrainBudget: 16}, &funcs{})
+	for range 1000 {
+		d.open(-1)
+	}
+	d.settleAll()
+	d.alone = true
+	if err := d.Broadcast(1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := d.Stats().Loops[0].Writes
+	d.turn()
+	if n := d.Stats().Loops[0].Writes - before; n != 1000 {
+		t.Errorf("%d sessions written to in the turn, want 1000", n)
+	}
+	if d.turn() {
+		t.Error("another turn was asked for")
+	}
+}
+
 // deepWire is a broken wire that notes how deep its writer's stack is.
 type deepWire struct {
 	fakeWire
@@ -150,26 +171,5 @@ func TestPeersThatBreakWithinAWalk(t *testing.T) {
 	}
 	if deepest == 0 || deepest > 50 {
 		t.Errorf("a stack of %d calls", deepest)
-	}
-}
-
-// While nothing else waits for the loop, it goes on to the end of the walk.
-func TestAnIdleLoopWalksToTheEnd(t *testing.T) {
-	d := newDesk(t, Config{DrainBudget: 16}, &funcs{})
-	for range 1000 {
-		d.open(-1)
-	}
-	d.settleAll()
-	d.alone = true
-	if err := d.Broadcast(1, 1, nil); err != nil {
-		t.Fatal(err)
-	}
-	before := d.Stats().Loops[0].Writes
-	d.turn()
-	if n := d.Stats().Loops[0].Writes - before; n != 1000 {
-		t.Errorf("%d sessions written to in the turn, want 1000", n)
-	}
-	if d.turn() {
-		t.Error("another turn was asked for")
 	}
 }

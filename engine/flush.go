@@ -69,6 +69,8 @@ func (l *loop) flush(s *Session, kind flushKind) {
 func (l *loop) giveBack(b *buf, owned bool) {
 	switch {
 	case b == nil:
+	case b.refs.Load() > 0:
+		b.drop()
 	case owned:
 		b.b = b.b[:0]
 		l.lent = b

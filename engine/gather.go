@@ -27,6 +27,11 @@ func (l *loop) gather(s *Session, stage *buf, at, end uint64, refs, cast int, ow
 	if o.pos >= end && refs == 0 {
 		return stage, cast, owned
 	}
+	if stage == nil && o.pos >= end && len(l.segs) == 1 {
+		f := l.segs[0].ref // nothing but it: it is written as it stands, and never kept
+		l.segs[0].ref = nil
+		return f, cast, true
+	}
 	var log []byte // from o.pos on
 	if o.pos < end {
 		l.mu.Lock()

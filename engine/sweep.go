@@ -46,7 +46,9 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
-	l.weigh(s, now)
+	if l.srv.glutSince.Load() != 0 {
+		l.weigh(s, now)
+	}
 	switch {
 	case rd.life == lifeLinger:
 		if past(now, rd.since, c.Linger) {
@@ -65,11 +67,11 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.life == lifeFin:
 		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall)) {
 			l.abort(s, ReasonPeerReset)
-		} else if l.dead(s, now) {
+		} else if rd.wrote != 0 && l.dead(s, now) {
 			l.lost(s)
 		}
 		return
-	case l.dead(s, now):
+	case rd.wrote != 0 && l.dead(s, now):
 		l.lost(s)
 		return
 	case rd.away != 0:
