@@ -16,6 +16,7 @@ type buf struct {
 	cast  int    // of the unsent bytes of b, at most so many that nobody asked for
 	class int8   // size class, or -1: not pooled
 	kind  uint8
+	late  bool         // frames read when a draining server refused them already
 	refs  atomic.Int32 // of a group's frame: outboxes that still have to write it, and its sender
 }
 
@@ -61,7 +62,7 @@ func getItem(kind uint8) *buf {
 
 // free gives the buf back. Nothing may use it or its bytes afterwards.
 func (b *buf) free() {
-	b.next, b.fn, b.off, b.cast, b.kind = nil, nil, 0, 0, itemData
+	b.next, b.fn, b.off, b.cast, b.kind, b.late = nil, nil, 0, 0, itemData, false
 	if b.class >= 0 {
 		b.b = b.b[:0]
 		bufs[b.class].Put(b)

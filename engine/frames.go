@@ -66,7 +66,7 @@ func (s *Session) frames(it *buf, budget int) (used int) {
 		switch {
 		case s.srv.reserved(p):
 			s.system(p, true)
-		case s.srv.refusing.Load():
+		case it.late:
 			s.sendError(p, CodeDraining, "the server is going away")
 		case learn != nil:
 			learn.measure(s, h, p)
@@ -111,7 +111,7 @@ func (s *Session) framesInline(it *buf) (used int) {
 		switch {
 		case reserved:
 			s.system(p, false)
-		case s.srv.refusing.Load():
+		case it.late:
 			s.sendError(p, CodeDraining, "the server is going away")
 		default:
 			h.OnSocketRead(s, p)

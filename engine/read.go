@@ -209,7 +209,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 	}
 	o.mu.Unlock()
 	it := &l.view
-	it.b, it.off = b, 0
+	it.b, it.off, it.late = b, 0, l.srv.refusing.Load()
 	used := s.framesInline(it)
 	done := it.off
 	it.b = nil

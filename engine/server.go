@@ -47,7 +47,7 @@ type Server struct {
 	rearm    chan *loop
 
 	draining  atomic.Bool // accepts no more
-	refusing  atomic.Bool // answers requests with ERROR 7
+	refusing  atomic.Bool // answers requests that are read from now on with ERROR 7
 	conns     atomic.Int64
 	buffered  atomic.Int64 // bytes waiting in sessions, both ways
 	starving  atomic.Int32 // sessions on loops' starved lists

@@ -375,3 +375,39 @@ func TestStopCountsWhatItLoses(t *testing.T) {
 		t.Errorf("OnSocketClose ran %d times before Stop returned, want %d at least", len(closes), cap(closes))
 	}
 }
+
+// What was read before a drain refuses requests is served, however long it waits behind
+// a slow handler.
+func TestWhatWasReadBeforeTheDrainIsServed(t *testing.T) {
+	gate := make(chan bool)
+	srv := serve(t, Config{Dispatch: Ordered}, &funcs{read: func(s *Session, p codec.Packet) {
+		if p.Sub == 4 {
+			<-gate
+		}
+		echo(s, p)
+	}})
+	c := dial(t, srv)
+	c.send(1, 4, "")
+	for range 100 {
+		c.send(1, 1, "waits")
+	}
+	waitFor(t, "the frames to be read", func() bool { return srv.Stats().FramesIn >= 101 })
+	stopped := make(chan error, 1)
+	go func() { stopped <- srv.Stop(within(t, 20*time.Second)) }()
+	if p, err := c.read(); err != nil || p.Sub != SubGoAway {
+		t.Fatalf("got %v %v, want GOAWAY", p, err)
+	}
+	waitFor(t, "the server to refuse", srv.refusing.Load)
+	c.send(1, 1, "too late")
+	waitFor(t, "that to be read", func() bool { return srv.Stats().FramesIn >= 102 })
+	close(gate)
+	c.expect(1, 4, "")
+	for range 100 {
+		c.expect(1, 1, "waits")
+	}
+	c.expectError(CodeDraining, 1<<16|1)
+	c.expectEOF()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}

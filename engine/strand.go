@@ -94,6 +94,7 @@ func (s *Session) post(it *buf) {
 		return
 	}
 	if it.kind == itemData {
+		it.late = s.srv.refusing.Load()
 		s.in.pending += len(it.b)
 		s.srv.buffered.Add(int64(len(it.b)))
 	}
