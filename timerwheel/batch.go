@@ -10,11 +10,10 @@ const (
 	smallBatch = 8   // and to a Set's; a longer one grows
 )
 
-// An item is one firing on its way to a worker. What it needs is copied while
+// An item is one firing on its way to a worker, one cache line. What it needs is copied while
 // the shard is locked: the entry may be another timer's by the time it runs.
 type item struct {
 	e     *entry
-	sh    *shard
 	fn    func(Firing)
 	id    TimerID
 	n     uint64
@@ -22,6 +21,7 @@ type item struct {
 	due   int64
 	word  uint64 // the entry's word with the firing queued
 	index uint32
+	shard uint32
 }
 
 // A batch is a block of firings of one Set, run by one Submit. Until it is
@@ -126,11 +126,11 @@ func (b *batch) tidy() {
 		if it.left != 0 || it.e.word.Load() != it.word-queued+ran {
 			continue
 		}
-		if held != it.sh {
+		if sh := &b.svc.shards[it.shard]; held != sh {
 			if held != nil {
 				held.mu.Unlock()
 			}
-			held = it.sh
+			held = sh
 			held.mu.Lock()
 		}
 		if it.e.word.Load() == it.word-queued+ran {

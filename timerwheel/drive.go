@@ -266,7 +266,7 @@ func (s *Service) fire(sh *shard, i uint32, e *entry, now int64) {
 	e.word.Store(w)
 	b := s.batchOf(sh.sets[e.set()])
 	b.items = append(b.items, item{
-		e: e, sh: sh, index: i, word: w,
+		e: e, shard: sh.index, index: i, word: w,
 		fn: e.fn, id: e.id, n: n, left: left, due: due,
 	})
 	if left == 0 {

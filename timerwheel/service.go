@@ -67,6 +67,7 @@ func New(cfg Config, sub Submitter) (*Service, error) {
 	s.salt = rand.Uint64()
 	for i := range s.shards {
 		s.shards[i].table.salt = rand.Uint64()
+		s.shards[i].index = uint32(i)
 		s.shards[i].sets = []*Set{&s.own}
 	}
 	s.wheels.init(s)

@@ -8,6 +8,7 @@ import (
 // A shard is one lock's part of the timers.
 type shard struct {
 	mu    sync.Mutex
+	index uint32 // in Service.shards
 	slab  slab
 	table table
 	sets  []*Set   // those with timers here; [0] is the service's own
