@@ -207,3 +207,15 @@ func TestEstimatesAddUp(t *testing.T) {
 		t.Errorf("100,000 connections need a longer window: %v", many)
 	}
 }
+
+// A results file says which program ran, not where this machine keeps it.
+func TestResultsNameNoPathOfTheMachine(t *testing.T) {
+	targets := []Target{MillraceTarget("now", "/home/someone/bin/millrace"), {Name: "running", Addr: "tcp://127.0.0.1:1"}}
+	h := (&Suite{Config{Targets: targets}}).header()
+	if got := h.Targets[0].Command[0]; got != "millrace" {
+		t.Errorf("got %q", got)
+	}
+	if targets[0].Command[0] != "/home/someone/bin/millrace" || targets[0].OneLoop == nil {
+		t.Error("the targets that run were changed")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -222,10 +223,25 @@ func (s *Suite) header() Header {
 	h := Header{
 		Format: resultFormat, At: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Commit: commit(),
 		Seconds: c.Window.Seconds(), Warm: c.Warm.Seconds(), Reps: c.Reps, Pinned: c.Pinned,
-		Base: c.Base, Targets: c.Targets, Ramps: c.Ramps,
+		Base: c.Base, Targets: recorded(c.Targets), Ramps: c.Ramps,
 	}
 	for _, w := range c.Cases {
 		h.Cases = append(h.Cases, w.String())
 	}
 	return h
+}
+
+// recorded is what a results file keeps of targets: of the program its name, not where it
+// stood on this machine.
+func recorded(ts []Target) []Target {
+	out := slices.Clone(ts)
+	for i := range out {
+		t := &out[i]
+		t.OneLoop, t.Env = nil, nil
+		if len(t.Command) > 0 {
+			t.Command = slices.Clone(t.Command)
+			t.Command[0] = filepath.Base(t.Command[0])
+		}
+	}
+	return out
 }

@@ -288,15 +288,8 @@ func (p *passing) saturate(ctx context.Context, w Workload) (saturation, error) 
 // resumes checks that h is what this configuration would have written.
 func (c Config) resumes(h *Header) error {
 	mine := (&Suite{c}).header()
-	bare := func(ts []Target) []Target { // what a results file keeps of them
-		out := slices.Clone(ts)
-		for i := range out {
-			out[i].OneLoop, out[i].Env = nil, nil
-		}
-		return out
-	}
 	same := h.Seconds == mine.Seconds && h.Warm == mine.Warm && h.Pinned == mine.Pinned && h.Base == mine.Base && h.Reps == mine.Reps &&
-		slices.Equal(h.Cases, mine.Cases) && slices.Equal(h.Ramps, mine.Ramps) && reflect.DeepEqual(bare(h.Targets), bare(mine.Targets))
+		slices.Equal(h.Cases, mine.Cases) && slices.Equal(h.Ramps, mine.Ramps) && reflect.DeepEqual(recorded(h.Targets), mine.Targets)
 	switch {
 	case !same:
 		return errors.New("bench: the results to resume come from other targets, cases or settings")

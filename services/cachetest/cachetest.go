@@ -108,7 +108,7 @@ func (s *suite) values() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	copy(buf, "XXX") // the cache keeps a copy
+	copy(buf, "two") // the cache keeps a copy
 	if e := s.get(k, "one", true); e.Revision != rev1 {
 		s.Errorf("revision: got %d, want %d", e.Revision, rev1)
 	}

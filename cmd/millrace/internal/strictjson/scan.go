@@ -246,7 +246,7 @@ func (s *scanner) escape() error {
 	return nil
 }
 
-// hexRune reads \uXXXX, or a surrogate pair of two, at the start of b. n is the bytes
+// hexRune reads \u and four hex digits, or a surrogate pair of two, at the start of b. n is the bytes
 // that it took, 0 when there is none; half a pair comes back as that surrogate.
 func hexRune(b []byte) (r rune, n int) {
 	r, ok := hex4(b)

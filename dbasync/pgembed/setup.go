@@ -1,0 +1,142 @@
+package pgembed
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// prepare finds the binaries and makes the directories.
+func prepare(cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg.withDefaults(), bin: cfg.BinDir}
+	var err error
+	if s.bin == "" {
+		if s.bin, err = Find(); err != nil {
+			return nil, err
+		}
+	} else if !hasBinaries(s.bin) {
+		return nil, fmt.Errorf("%w in %s", ErrNotInstalled, s.bin)
+	}
+	if s.acct, err = serverAccount(cfg.User); err != nil {
+		return nil, err
+	}
+	// A unix socket's path must fit 107 bytes: not t.TempDir.
+	if s.base, err = os.MkdirTemp("", "mpg"); err != nil {
+		return nil, fmt.Errorf("pgembed: %w", err)
+	}
+	s.data = cfg.Dir
+	if s.data == "" {
+		s.data = filepath.Join(s.base, "data")
+	}
+	if s.data, err = filepath.Abs(s.data); err == nil {
+		err = s.makeDirs()
+	}
+	if err == nil {
+		s.port, err = freePort(cfg.TCP)
+	}
+	if err != nil {
+		s.cleanup()
+		return nil, fmt.Errorf("pgembed: %w", err)
+	}
+	return s, nil
+}
+
+// ours refuses a directory with something else than a cluster in it: its owner would be
+// changed.
+func ours(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err != nil {
+		return fmt.Errorf("pgembed: %s is neither empty nor a PostgreSQL data directory: name another", dir)
+	}
+	return nil
+}
+
+func (s *Server) makeDirs() error {
+	// The server's account must be able to look into what leads to its data.
+	if err := os.MkdirAll(filepath.Dir(s.data), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.data, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := ours(s.data); err != nil {
+		return err
+	}
+	for _, d := range []string{s.base, s.data} {
+		if err := os.Chmod(d, 0o700); err != nil {
+			return err
+		}
+		if s.acct.other {
+			if err := chownTree(d, s.acct.uid, s.acct.gid); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// chownTree gives dir and all below it to the server's account, so that a
+// directory made by an earlier run under another account can be opened.
+func chownTree(dir string, uid, gid int) error {
+	return filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, uid, gid)
+	})
+}
+
+// freePort returns a free TCP port. A server without TCP needs a number too: it
+// is part of the socket's name.
+func freePort(tcp bool) (int, error) {
+	if !tcp {
+		return 5432, nil
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (s *Server) initdb(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(s.data, "PG_VERSION")); err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
+	defer cancel()
+	args := []string{"-D", s.data, "-U", superuser, "-A", "trust", "-E", "UTF8", "--no-locale"}
+	if !s.cfg.sync() {
+		args = append(args, "--no-sync")
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...)
+	cmd.SysProcAttr = asAccount(s.acct)
+	cmd.Dir = s.base
+	cmd.Env = environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pgembed: initdb: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// environ leaves PG* variables of the caller out: they would steer the server.
+func environ() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "PG") && !strings.HasPrefix(kv, "LC_") && !strings.HasPrefix(kv, "LANG") {
+			env = append(env, kv)
+		}
+	}
+	return append(env, "LC_ALL=C", "TZ=UTC")
+}
