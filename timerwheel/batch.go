@@ -19,7 +19,7 @@ type item struct {
 	n     uint64
 	left  int64
 	due   int64
-	word  uint64 // the entry's word with the firing queued
+	word  uint64 // the entry's when it was handed out
 	index uint32
 	shard uint32
 }
@@ -34,6 +34,8 @@ type batch struct {
 	run   func() // b.work, made once so that Submit needs no new closure
 
 	at     int   // items claimed or passed over
+	read   int64 // the clock, when it was read last
+	reuse  int   // for how many items more that will do
 	tidied int   // items whose ended timers have been taken away
 	tally  tally // to be added to the service's counters
 }
@@ -62,6 +64,7 @@ func (p *batchPool) put(b *batch) {
 	}
 	clear(b.items)
 	b.items, b.at, b.tidied, b.set, b.next = b.items[:0], 0, 0, nil, nil
+	b.read, b.reuse = 0, 0
 	if cap(b.items) <= bigBatch {
 		pool.Put(b)
 	}
@@ -88,10 +91,10 @@ func (b *batch) stretch() {
 	for b.at < len(b.items) {
 		it := &b.items[b.at]
 		b.at++
-		late := b.svc.now() - it.due
+		late := b.now() - it.due
 		f := Firing{ID: it.id, N: it.n, Left: it.left, Late: time.Duration(late)}
 		b.tally.fired(&b.svc.count, late)
-		if it.e.word.CompareAndSwap(it.word, it.word-queued+running) {
+		if it.e.word.CompareAndSwap(it.word, it.word|running) {
 			it.fn(f)
 			b.settle(it)
 		} else {
@@ -103,16 +106,42 @@ func (b *batch) stretch() {
 	returned = true
 }
 
+// While callbacks are quick, one reading of the clock does for stride of them:
+// it costs more than all else that a worker does for a firing.
+const (
+	quick  = 2000 // ns from one reading to the next
+	stride = 8
+)
+
+// now is the clock for an item's Late.
+func (b *batch) now() int64 {
+	if b.reuse > 0 {
+		b.reuse--
+		return b.read
+	}
+	now := b.svc.now()
+	if now-b.read <= quick {
+		b.reuse = stride - 1
+	}
+	b.read = now
+	return now
+}
+
 // settle ends one run: the timer may fire again, or was killed or set anew
 // meanwhile, and someone may wait for the run to return.
 func (b *batch) settle(it *item) {
-	was, is := it.word-queued+running, it.word-queued+idle
-	if it.left == 0 {
-		is = it.word - queued + ran
-	}
-	if !it.e.word.CompareAndSwap(was, is) {
+	was := it.word | running
+	if !it.e.word.CompareAndSwap(was, it.back()) {
 		b.svc.returned.note(keyOf(it.index, was))
 	}
+}
+
+// back is what the entry's word becomes when the run has returned.
+func (it *item) back() uint64 {
+	if it.left == 0 {
+		return it.word ^ odd | ran
+	}
+	return it.word ^ odd
 }
 
 // tidy takes away the timers whose last run has returned, unless they were
@@ -123,7 +152,7 @@ func (b *batch) tidy() {
 	var gone int64
 	for ; b.tidied < b.at; b.tidied++ {
 		it := &b.items[b.tidied]
-		if it.left != 0 || it.e.word.Load() != it.word-queued+ran {
+		if it.left != 0 || it.e.word.Load() != it.back() {
 			continue
 		}
 		if sh := &b.svc.shards[it.shard]; held != sh {
@@ -133,7 +162,7 @@ func (b *batch) tidy() {
 			held = sh
 			held.mu.Lock()
 		}
-		if it.e.word.Load() == it.word-queued+ran {
+		if w := it.back(); it.e.word.CompareAndSwap(w, renewed(w)) {
 			held.drop(it.index, it.e)
 			gone++
 		}
@@ -148,6 +177,7 @@ func (b *batch) tidy() {
 // with runtime.Goexit: then the rest of the batch needs another one.
 func (b *batch) broken(p any) {
 	b.settle(&b.items[b.at-1]) // the callback has returned, in its way
+	b.reuse = 0
 	b.svc.panicked(p)
 	if p != nil {
 		return

@@ -46,6 +46,11 @@ type Config struct {
 	// WheelSize is the number of buckets in each wheel of the library beneath,
 	// 16 to 65,536. Default 512.
 	WheelSize int
+	// Slack is how much later than its tick a timer may come while more than 48
+	// fire on each tick: those of several ticks are then brought up together,
+	// as few as make 800, for waking up is what firing them costs most. Below
+	// one tick, or below 0, is none. Up to 1 s. Default 8 ms.
+	Slack time.Duration
 	// Shards is the number of locks that timers are spread over, a power of
 	// two up to 256. Default: the next power of two above 2 x GOMAXPROCS.
 	Shards int
@@ -77,6 +82,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.WheelSize == 0 {
 		c.WheelSize = 512
+	}
+	if c.Slack == 0 {
+		c.Slack = 8 * time.Millisecond
 	}
 	if c.Shards == 0 {
 		c.Shards = 1
@@ -112,6 +120,7 @@ func (c Config) validate() error {
 	bad(c.Tick >= time.Millisecond && c.Tick <= time.Second && c.Tick%time.Millisecond == 0,
 		"Tick %v: want whole milliseconds, 1ms to 1s", c.Tick)
 	bad(c.WheelSize >= 16 && c.WheelSize <= 65536, "WheelSize %d: want 16 to 65536", c.WheelSize)
+	bad(c.Slack <= time.Second, "Slack %v: want 1s or less", c.Slack)
 	bad(c.Shards > 0 && c.Shards <= 256 && c.Shards&(c.Shards-1) == 0,
 		"Shards %d: want a power of two up to 256", c.Shards)
 	bad(c.MaxTimers > 0 && c.MaxTimers <= 1<<30, "MaxTimers %d: want 1 to %d", c.MaxTimers, 1<<30)

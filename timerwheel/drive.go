@@ -26,9 +26,10 @@ type driver struct {
 	open    []*Set        // Sets with a batch being filled
 	stuck   []*Set        // Sets with refused batches
 	retryAt int64         // tick at which those may be tried again
-	fired   int           // firings handed out since the tick below
-	brisk   bool          // a period among them was no longer than together ticks
+	fired   int64         // firings handed out since the tick below
+	least   int64         // the shortest period among them, ns
 	paced   int64         // tick at which dense was judged last
+	many    int64         // ticks from one pass to the next while dense
 	pacer   *time.Timer   // kicks while dense
 
 	mu   sync.Mutex
@@ -97,12 +98,13 @@ func (s *Service) pass() {
 // Waking the goroutines between the library and a worker costs as much as some
 // hundred firings. So while more than denseRate timers fire on each tick, slots
 // of level 0 are not armed on the library: the pacer, one timer of the
-// runtime's, brings up together ticks at once, the first of them together - 1
-// ticks late. Not where a period is that short: it would lose firings.
+// runtime's, brings up as many ticks at once as make passFirings, Config.Slack
+// at most: as a network card waits for so many frames or so long. Less than a
+// period also, for two of one timer's firings at once would lose one.
 const (
-	denseRate = 48
-	together  = 4
-	paceTicks = 64 // how many ticks it is judged by
+	denseRate   = 48
+	passFirings = 800
+	paceTicks   = 64 // how many ticks it is judged by
 )
 
 func (s *Service) pace(nowTick int64) {
@@ -111,8 +113,13 @@ func (s *Service) pace(nowTick int64) {
 	if ticks < paceTicks {
 		return
 	}
-	dense := int64(d.fired) > denseRate*ticks && !d.brisk
-	d.fired, d.brisk, d.paced = 0, false, nowTick
+	dense := false
+	if d.fired > denseRate*ticks {
+		d.many = max(2, min((passFirings*ticks+d.fired/2)/d.fired, s.slack))
+		d.many = min(d.many, s.slack, (d.least-1)/s.tick)
+		dense = d.many > 1
+	}
+	d.fired, d.least, d.paced = 0, math.MaxInt64, nowTick
 	if d.dense.Swap(dense) && !dense {
 		s.armAgain()
 	}
@@ -128,13 +135,17 @@ func (s *Service) armAgain() {
 	}
 }
 
+// justAbove makes a wait one sleep and not two: the runtime's poller sleeps for
+// whole milliseconds, rounded down, and then once more for what is left.
+const justAbove = 90 * time.Microsecond
+
 // rest sets the pacer for the next pass.
 func (s *Service) rest() {
 	d := &s.drive
 	if !d.dense.Load() || !s.live.Load() {
 		return
 	}
-	wait := together * s.cfg.Tick
+	wait := justAbove + time.Duration(d.many)*s.cfg.Tick
 	if len(d.stuck) > 0 {
 		wait = s.cfg.Tick
 	}
@@ -255,15 +266,13 @@ func (s *Service) collect(sh *shard, slot uint32, left int) int {
 // still out, and sets the next deadline.
 func (s *Service) fire(sh *shard, i uint32, e *entry, now int64) {
 	w := e.word.Load()
-	if w&states != idle {
+	if e.out(w) {
 		s.skip(e, now)
 		return
 	}
 	due := e.due
 	s.drive.fired++
 	n, left := e.count()
-	w += queued
-	e.word.Store(w)
 	b := s.batchOf(sh.sets[e.set()])
 	b.items = append(b.items, item{
 		e: e, shard: sh.index, index: i, word: w,
@@ -272,9 +281,7 @@ func (s *Service) fire(sh *shard, i uint32, e *entry, now int64) {
 	if left == 0 {
 		return
 	}
-	if e.every <= together*s.tick {
-		s.drive.brisk = true
-	}
+	s.drive.least = min(s.drive.least, e.every)
 	// What passed while the wheel took its two ticks is not missed: it fires on
 	// the next one. Periods near a tick would otherwise lose every other firing.
 	if e.due = deadline(e.due, time.Duration(e.every)); e.due < now-2*s.tick {

@@ -6,10 +6,12 @@ import "sync/atomic"
 // shard, are linked by index (0 means none) and are used again when their
 // timer has ended. All fields but word are guarded by the shard's mutex.
 type entry struct {
-	// word is generation<<2 | state. The generation grows whenever what was
-	// set before must not run any more: on a kill, a new setting, the end.
-	// A worker calls fn only if it could turn its own generation from queued
-	// to running, so a firing of an older generation never runs.
+	// word is generation<<3 | odd | state. The generation grows whenever what
+	// was set before must not run any more: on a kill, a new setting, the end.
+	// A worker calls fn only if it could turn its own firing's word from idle
+	// to running, so one of an older generation never runs. The driver only
+	// reads it: a locked store for each firing would wait for all the cache
+	// misses before it.
 	word atomic.Uint64
 
 	id    TimerID
@@ -75,26 +77,41 @@ func (e *entry) more() bool { return e.left != 0 || e.tag&endless != 0 }
 
 // The states of an entry's latest firing.
 const (
-	idle    = 0 // none is out
-	queued  = 1 // handed to a submitter, or waiting to be
-	running = 2 // a worker has claimed it and not yet returned from fn
-	ran     = 3 // the last one has returned; the worker will take the entry away
+	idle    = 0 // none is out, or one that no worker has claimed yet
+	running = 1 // a worker has claimed it and not yet returned from fn
+	ran     = 2 // the last one has returned; the worker will take the entry away
+	queued  = 3 // what state says of idle when one is out; in no word
 	states  = 3
 
-	generation = 4 // one generation in word
+	odd        = 4 // set while the runs that have returned are odd in number
+	generation = 8 // one generation in word
 )
+
+// out reports whether a firing has been handed out that has not returned: as
+// many are handed out as have returned, or one more.
+func (e *entry) out(word uint64) bool { return uint64(e.n)*odd&odd != word&odd }
+
+func (e *entry) state(word uint64) uint64 {
+	if word&states == idle && e.out(word) {
+		return queued
+	}
+	return word & states
+}
 
 // renew ends the entry's generation and returns the word until then. A firing
 // that was not claimed by then never will be: a worker that turns the word to
-// running at the same time was either first, or finds it changed.
+// running at the same time was either first, or finds it changed. The shard is
+// locked, and who lives on has to start.
 func (e *entry) renew() (word uint64) {
 	for {
 		w := e.word.Load()
-		if e.word.CompareAndSwap(w, w&^states+generation) {
+		if e.word.CompareAndSwap(w, renewed(w)) {
 			return w
 		}
 	}
 }
+
+func renewed(word uint64) uint64 { return word&^(states|odd) + generation }
 
 const (
 	blockLen = 512 // entries of one allocation: 32 KiB, the least that the allocator gives out without a header
@@ -169,9 +186,8 @@ func (s *slab) need(i uint32) {
 	}
 }
 
-// release ends e's generation and makes it free.
+// release makes e free, whose generation has ended.
 func (s *slab) release(i uint32, e *entry) {
-	e.renew()
 	e.fn = nil
 	e.tag = 0
 	e.next = s.free

@@ -15,10 +15,11 @@ import (
 // MaxPerSet; For makes further Sets. All methods may be called from any
 // goroutine.
 type Service struct {
-	own  Set
-	cfg  Config
-	tick int64  // ns
-	salt uint64 // spreads the service's own timers over the shards
+	own   Set
+	cfg   Config
+	tick  int64  // ns
+	slack int64  // Config.Slack in ticks
+	salt  uint64 // spreads the service's own timers over the shards
 
 	base   time.Time             // tick 0, on the monotonic clock
 	wall   func(time.Time) int64 // the wall clock in a reading, ns; tests step it
@@ -55,8 +56,9 @@ func New(cfg Config, sub Submitter) (*Service, error) {
 	}
 	now := time.Now()
 	s := &Service{
-		cfg:  cfg,
-		tick: int64(cfg.Tick),
+		cfg:   cfg,
+		tick:  int64(cfg.Tick),
+		slack: int64(cfg.Slack / cfg.Tick),
 		// Tick 0 lies just after a multiple of the tick on the wall clock,
 		// which the library counts in: its ticks and ours then fall together.
 		base:   now.Add(-time.Duration(now.UnixNano() % int64(cfg.Tick))),

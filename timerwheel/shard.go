@@ -63,7 +63,7 @@ func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) (o
 		return false, 0
 	}
 	w := e.renew()
-	if w&states >= running && !e.more() {
+	if w&states != idle && !e.more() {
 		sh.end(s, i, e) // its last run has begun: there is nothing to reset
 		return false, 0
 	}
@@ -115,7 +115,7 @@ func (sh *shard) kill(s *Service, set *Set, id TimerID) death {
 // end ends a live timer. sh is locked.
 func (sh *shard) end(s *Service, i uint32, e *entry) death {
 	w := e.renew()
-	d := death{killed: w&states < running || e.more(), state: w & states, met: keyOf(i, w)}
+	d := death{killed: w&states == idle || e.more(), state: e.state(w), met: keyOf(i, w)}
 	sh.drop(i, e)
 	s.pending.Add(-1)
 	return d
@@ -129,7 +129,8 @@ func (sh *shard) find(set *Set, id TimerID) (uint32, *entry) {
 	return sh.table.find(&sh.slab, set.index, id, sh.table.hash(set.index, id))
 }
 
-// drop takes e out of everything and frees it. The caller counts it off.
+// drop takes e, whose generation has ended, out of everything and frees it. The
+// caller counts it off.
 func (sh *shard) drop(i uint32, e *entry) {
 	if slot := e.slot(); slot != 0 {
 		sh.rings[slot-1].remove(&sh.slab, i, e)
