@@ -75,9 +75,12 @@ func (b *batch) work() {
 	for b.at < len(b.items) {
 		b.stretch()
 	}
-	b.tidy()
 	b.tally.flush(&b.svc.count)
-	b.svc.batches.put(b)
+	if b.tidy(!b.set.own) {
+		b.svc.batches.put(b)
+	} else {
+		b.svc.handBack(b)
+	}
 }
 
 // stretch runs callbacks until the batch ends or one panics.
@@ -146,21 +149,27 @@ func (it *item) back() uint64 {
 
 // tidy takes away the timers whose last run has returned, unless they were
 // killed or set anew meanwhile. Once a batch: the shard's lock is the driver's,
-// too, which at that moment drains the same slot.
-func (b *batch) tidy() {
+// too, which at that moment drains the same slot. Who would have to wait for it
+// for long, and does not want to, gets false; the rest is then the driver's: when
+// many timers end at once, workers go on with callbacks.
+func (b *batch) tidy(wait bool) (done bool) {
 	var held *shard
 	var gone int64
-	for ; b.tidied < b.at; b.tidied++ {
+	for done = true; b.tidied < b.at; b.tidied++ {
 		it := &b.items[b.tidied]
 		if it.left != 0 || it.e.word.Load() != it.back() {
 			continue
 		}
 		if sh := &b.svc.shards[it.shard]; held != sh {
 			if held != nil {
-				held.mu.Unlock()
+				held.unlockLong()
+				held = nil
 			}
+			if done = wait || !sh.long.Load(); !done {
+				break
+			}
+			sh.lockLong()
 			held = sh
-			held.mu.Lock()
 		}
 		if w := it.back(); it.e.word.CompareAndSwap(w, renewed(w)) {
 			held.drop(it.index, it.e)
@@ -168,9 +177,12 @@ func (b *batch) tidy() {
 		}
 	}
 	if held != nil {
-		held.mu.Unlock()
+		held.unlockLong()
+	}
+	if gone > 0 {
 		b.svc.pending.Add(-gone)
 	}
+	return done
 }
 
 // broken cleans up after a callback that panicked, or that ended its goroutine
@@ -182,11 +194,6 @@ func (b *batch) broken(p any) {
 	if p != nil {
 		return
 	}
-	b.tidy()
 	b.tally.flush(&b.svc.count)
-	if b.at < len(b.items) {
-		b.svc.handBack(b)
-	} else {
-		b.svc.batches.put(b)
-	}
+	b.svc.handBack(b)
 }

@@ -25,6 +25,7 @@ type driver struct {
 	full    []*batch      // filled, to be submitted before the open ones
 	open    []*Set        // Sets with a batch being filled
 	stuck   []*Set        // Sets with refused batches
+	ended   []*batch      // run, with timers to be taken away
 	retryAt int64         // tick at which those may be tried again
 	fired   int64         // firings handed out since the tick below
 	least   int64         // the shortest period among them, ns
@@ -33,7 +34,7 @@ type driver struct {
 	pacer   *time.Timer   // kicks while dense
 
 	mu   sync.Mutex
-	back []*batch // guarded by mu: remainders that a Goexit left
+	back []*batch // guarded by mu: what workers did not finish
 }
 
 // A job is a coarse slot on its way to finer ones.
@@ -47,6 +48,7 @@ type job struct {
 const (
 	blockSize  = 256      // entries moved for each hold of a shard's lock
 	coarseStep = 16 * 256 // entries re-hung between two looks at what is due
+	tidyStep   = 8        // batches tidied between two looks at what is due
 	retryStep  = 4096     // Submits tried again for each tick
 	maxEntries = math.MaxInt32
 )
@@ -75,8 +77,9 @@ func (s *Service) kick() {
 	}
 }
 
-// pass does all that is due. A step of re-hanging comes after each round of
-// firing, so that what is due never waits for a large coarse slot.
+// pass does all that is due. A step of re-hanging and tidying comes after each
+// round of firing, so that what is due never waits for a large coarse slot, or
+// for a crowd of timers to be taken away.
 func (s *Service) pass() {
 	d := &s.drive
 	for {
@@ -88,11 +91,23 @@ func (s *Service) pass() {
 		}
 		s.flush()
 		s.retry(nowTick)
-		if len(d.due) == 0 && len(d.coarse) == 0 {
+		if len(d.due) == 0 && len(d.coarse) == 0 && len(d.ended) == 0 {
 			return
 		}
 		s.rehang()
+		s.tidy()
 	}
+}
+
+// tidy takes away a step of the timers that workers left.
+func (s *Service) tidy() {
+	d := &s.drive
+	n := min(tidyStep, len(d.ended))
+	for _, b := range d.ended[:n] {
+		b.tidy(true)
+		s.batches.put(b)
+	}
+	d.ended = slices.Delete(d.ended, 0, n)
 }
 
 // Waking the goroutines between the library and a worker costs as much as some
@@ -208,9 +223,9 @@ func (s *Service) fireSlot(slot uint32) {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		for left := maxEntries; left > 0; {
-			sh.mu.Lock()
+			sh.lockLong()
 			left = s.collect(sh, slot, left)
-			sh.mu.Unlock()
+			sh.unlockLong()
 			s.flushFull()
 		}
 	}
@@ -225,9 +240,9 @@ func (s *Service) rehang() {
 			j.left, j.begun = maxEntries, true
 		}
 		sh := &s.shards[j.shard]
-		sh.mu.Lock()
+		sh.lockLong()
 		j.left = s.collect(sh, j.slot, j.left)
-		sh.mu.Unlock()
+		sh.unlockLong()
 		s.flushFull()
 		if j.left > 0 {
 			continue

@@ -2,13 +2,15 @@ package timerwheel
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // A shard is one lock's part of the timers.
 type shard struct {
 	mu    sync.Mutex
-	index uint32 // in Service.shards
+	long  atomic.Bool // mu is held by lockLong
+	index uint32      // in Service.shards
 	slab  slab
 	table table
 	sets  []*Set   // those with timers here; [0] is the service's own
@@ -17,6 +19,17 @@ type shard struct {
 	quiet int // watchdog rounds in a row without a timer
 
 	_ [64]byte // the next shard's mutex has a cache line of its own
+}
+
+// lockLong locks sh for work on many entries.
+func (sh *shard) lockLong() {
+	sh.mu.Lock()
+	sh.long.Store(true)
+}
+
+func (sh *shard) unlockLong() {
+	sh.long.Store(false)
+	sh.mu.Unlock()
 }
 
 // farFuture bounds deadlines: 146 years, which leaves room to add a period.
@@ -241,9 +254,18 @@ func (d death) count(met *[]runKey) int {
 	return 0
 }
 
-// trim gives the memory of a shard that has been without timers for some
-// rounds of the watchdog back to the collector.
+// trimLen buckets of the table are merged for each hold of the shard's lock.
+const trimLen = 256
+
+// trim makes the table smaller if that is far too large, and gives the memory of
+// a shard that has been without timers for some rounds of the watchdog back to
+// the collector.
 func (sh *shard) trim() {
+	for more := true; more; {
+		sh.mu.Lock()
+		more = sh.table.count != 0 && sh.table.trim(&sh.slab, trimLen)
+		sh.mu.Unlock()
+	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.table.count != 0 || sh.slab.fresh <= 2*blockLen {

@@ -120,7 +120,8 @@ func (s *Service) unpark(set *Set, tries int) int {
 	return tries
 }
 
-// handBack takes the rest of a batch whose worker ended. Runs on any goroutine.
+// handBack takes a batch that its worker did not finish: it ended within a
+// callback, or would have had to wait for a lock. Runs on any goroutine.
 func (s *Service) handBack(b *batch) {
 	d := &s.drive
 	d.mu.Lock()
@@ -129,7 +130,8 @@ func (s *Service) handBack(b *batch) {
 	s.arm(0, s.now()/s.tick+1)
 }
 
-// takeBack puts those remainders in front of what else their sets have parked.
+// takeBack puts firings still to be run in front of what else their sets have
+// parked.
 func (s *Service) takeBack() {
 	d := &s.drive
 	d.mu.Lock()
@@ -138,6 +140,10 @@ func (s *Service) takeBack() {
 	d.mu.Unlock()
 	for _, b := range back {
 		set := b.set
+		if b.at == len(b.items) {
+			d.ended = append(d.ended, b)
+			continue
+		}
 		if set.parked == nil {
 			s.send(set, b)
 			continue
@@ -154,8 +160,10 @@ func (s *Service) settleDown() {
 	d := &s.drive
 	d.driving.Lock()
 	defer d.driving.Unlock()
-	for d.retryAt = 0; len(d.stuck) > 0 || len(d.back) > 0; d.retryAt = 0 {
+	for more := true; more; more = len(d.stuck) > 0 || len(d.ended) > 0 {
+		d.retryAt = 0
 		s.retry(s.now() / s.tick)
+		s.tidy()
 	}
 	for i := range s.armed {
 		s.armed[i].Store(0)

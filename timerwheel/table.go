@@ -1,8 +1,8 @@
 package timerwheel
 
 // A table finds a shard's entries by set and id. It is a linear hash table
-// (Litwin, VLDB 1980): it grows and shrinks by one bucket at a time, so no call
-// ever pays for moving all entries. A bucket is one cache line whose slots
+// (Litwin, VLDB 1980): it grows by one bucket at a time, so no call ever pays for
+// moving all entries, and shrinks in such steps when the watchdog comes round. A bucket is one cache line whose slots
 // carry eight bits of the hash: a lookup reads that line and the entry it is
 // after, and hardly ever another's. Guarded by the shard's mutex.
 type table struct {
@@ -23,8 +23,9 @@ const (
 	maxIndex = 1<<(32-tagBits) - 1
 )
 
-// A bucket holds its first entries in slots, without gaps, and the rest on a
-// chain through entry.hnext: one or two in a hundred.
+// A bucket holds its first entries in slots, each of which knows its slot by
+// entry.hnext, and the rest on a chain through hnext: one or two in a hundred.
+// A free slot is 0; while there is one the chain is empty.
 type bucket struct {
 	slots [bucketLen]uint32
 	chain uint32
@@ -49,10 +50,7 @@ func (t *table) find(s *slab, set uint32, id TimerID, h uint32) (uint32, *entry)
 	}
 	b := t.bucket(h)
 	for _, v := range &b.slots {
-		if v == 0 {
-			return 0, nil
-		}
-		if v&tagMask != h>>(32-tagBits) {
+		if v&tagMask != h>>(32-tagBits) || v == 0 {
 			continue
 		}
 		if e := s.at(v >> tagBits); e.id == id && e.set() == set {
@@ -85,7 +83,7 @@ func (t *table) buckets() uint32 { return t.mask + 1 + t.split }
 func (b *bucket) add(i uint32, e *entry, h uint32) {
 	for k, v := range &b.slots {
 		if v == 0 {
-			b.slots[k] = slotFor(i, h)
+			b.slots[k], e.hnext = slotFor(i, h), uint32(k)
 			return
 		}
 	}
@@ -95,28 +93,16 @@ func (b *bucket) add(i uint32, e *entry, h uint32) {
 func (t *table) remove(s *slab, i uint32, e *entry, h uint32) {
 	t.bucket(h).remove(t, s, i, e, h)
 	t.count--
-	if n := t.buckets(); n > segLen && t.count < fill/4*n {
-		t.shrink(s)
-	}
 }
 
-// remove closes the gap with the chain's first entry or the last slot's.
+// remove frees the entry's slot, or gives it to the chain's first.
 func (b *bucket) remove(t *table, s *slab, i uint32, e *entry, h uint32) {
-	last := bucketLen - 1
-	for ; last > 0 && b.slots[last] == 0; last-- {
-	}
-	for k, v := range b.slots[:last+1] {
-		if v != slotFor(i, h) {
-			continue
-		}
+	if k := e.hnext; k < bucketLen && b.slots[k] == slotFor(i, h) {
+		b.slots[k], e.hnext = 0, 0
 		if c := b.chain; c != 0 {
 			ce := s.at(c)
-			b.slots[k] = slotFor(c, t.hash(ce.set(), ce.id))
-			b.chain, ce.hnext = ce.hnext, 0
-			return
+			b.slots[k], b.chain, ce.hnext = slotFor(c, t.hash(ce.set(), ce.id)), ce.hnext, k
 		}
-		b.slots[k] = b.slots[last]
-		b.slots[last] = 0
 		return
 	}
 	for p := &b.chain; *p != 0; p = &s.at(*p).hnext {
@@ -153,10 +139,9 @@ func (t *table) refill(s *slab, b *bucket, to func(h uint32) *bucket) {
 	was := *b
 	*b = bucket{}
 	for _, v := range was.slots {
-		if v == 0 {
-			return
+		if v != 0 {
+			t.put(s, v>>tagBits, to)
 		}
-		t.put(s, v>>tagBits, to)
 	}
 	for i := was.chain; i != 0; {
 		next := s.at(i).hnext
@@ -167,9 +152,21 @@ func (t *table) refill(s *slab, b *bucket, to func(h uint32) *bucket) {
 
 func (t *table) put(s *slab, i uint32, to func(h uint32) *bucket) {
 	e := s.at(i)
-	e.hnext = 0
 	h := t.hash(e.set(), e.id)
 	to(h).add(i, e, h)
+}
+
+// trim undoes up to max grows while the table is far too large, and reports
+// whether it still is. Not for each removal: a burst's timers end together, and
+// what is left of them would be moved over and over.
+func (t *table) trim(s *slab, max int) (more bool) {
+	for t.buckets() > segLen && t.count < fill/4*t.buckets() {
+		if max--; max < 0 {
+			return true
+		}
+		t.shrink(s)
+	}
+	return false
 }
 
 // shrink undoes the latest grow.
