@@ -100,12 +100,13 @@ func (e *entry) state(word uint64) uint64 {
 
 // renew ends the entry's generation and returns the word until then. A firing
 // that was not claimed by then never will be: a worker that turns the word to
-// running at the same time was either first, or finds it changed. The shard is
-// locked, and who lives on has to start.
+// running at the same time was either first, or finds it changed. The generation
+// goes on if none of its firings is out, for then no worker has its word; not if
+// that is odd, for n starts from 0. The shard is locked.
 func (e *entry) renew() (word uint64) {
 	for {
 		w := e.word.Load()
-		if e.word.CompareAndSwap(w, renewed(w)) {
+		if w&(states|odd) == 0 && !e.out(w) || e.word.CompareAndSwap(w, renewed(w)) {
 			return w
 		}
 	}

@@ -207,7 +207,7 @@ func (s *Service) upBefore(slot uint32, due int64) bool {
 	if v == 0 {
 		return slot < ringLen
 	}
-	return upAt(int(slot>>ringBits), v-1) <= s.tickAfter(due)
+	return upAt(int(slot>>ringBits), v-1)*s.tick < due+s.tick
 }
 
 // maxPlaces bounds the panicking places that are remembered.

@@ -137,8 +137,12 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// repeatFor is how long repeat measures.
-const repeatFor = 3 * time.Second
+// repeatFor is how long repeat measures, when the timers have been firing for
+// settleFor: a rival may go over to another way of doing it.
+const (
+	repeatFor = 3 * time.Second
+	settleFor = time.Second
+)
 
 // repeat lets n timers repeat, at most 100,000 firings a second, and returns
 // the process's CPU time and the firings.
@@ -150,6 +154,7 @@ func repeat(r Rival, n int) (cpu time.Duration, count int64) {
 	fn := func(timerwheel.Firing) { fired.Add(1) }
 	spread(n, period, func(i int) { t.SetTimer(timerwheel.TimerID(i), period, 0, fn) })
 	runtime.GC()
+	<-time.After(settleFor)
 	c, f := CPU(), fired.Load()
 	<-time.After(repeatFor)
 	cpu, count = CPU()-c, fired.Load()-f
