@@ -98,3 +98,38 @@ func TestStopEndsThePacer(t *testing.T) {
 		t.Error("a timer of the second start was lost")
 	}
 }
+
+// TestPassesAreByCountOrSlack: the pacer takes as many ticks together as make
+// passFirings, within Slack and the shortest period.
+func TestPassesAreByCountOrSlack(t *testing.T) {
+	for _, c := range []struct {
+		slack   time.Duration
+		perTick int64
+		least   time.Duration
+		want    int64 // 0: not dense
+	}{
+		{0, 100, time.Second, 8},
+		{0, 200, time.Second, 4},
+		{0, 60, time.Second, 8},
+		{0, 5000, time.Second, 2},
+		{0, 40, time.Second, 0},
+		{0, 100, 6 * time.Millisecond, 5},
+		{0, 100, 2 * time.Millisecond, 0},
+		{3 * time.Millisecond, 100, time.Second, 3},
+		{time.Millisecond, 100, time.Second, 0},
+		{-1, 100, time.Second, 0},
+	} {
+		s, err := New(Config{Slack: c.slack}, inline{})
+		must(t, err)
+		d := &s.drive
+		d.paced, d.fired, d.least = 1000, c.perTick*paceTicks, int64(c.least)
+		s.pace(1000 + paceTicks)
+		got := d.many
+		if !d.dense.Load() {
+			got = 0
+		}
+		if got != c.want {
+			t.Errorf("slack %v, %d a tick, shortest period %v: %d ticks together, want %d", c.slack, c.perTick, c.least, got, c.want)
+		}
+	}
+}

@@ -33,4 +33,8 @@
 // live timer to a later deadline stores it. Deadlines are monotonic; a slot that
 // comes up early is armed again. Four times in Config.Watchdog the wheel must
 // beat and the two clocks must agree: else a new wheel takes over.
+//
+// While many timers fire, one of the runtime's timers brings up several ticks at
+// once, by Config.Slack. Timers that have fired for the last time are taken away
+// by the worker that ran them, or later, if it would have to wait for that.
 package timerwheel

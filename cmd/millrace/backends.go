@@ -23,9 +23,10 @@ import (
 
 // backendFlags set up what stands behind the reference server's handlers.
 type backendFlags struct {
-	TimerTick        period `group:"backends" default:"1ms" placeholder:"D" help:"Resolution of timers (${default})."`
-	MaxTimers        count  `group:"backends" default:"1000000" placeholder:"N" help:"Timers pending, all sessions together (${default})."`
-	MaxSessionTimers count  `group:"backends" default:"1024" placeholder:"N" help:"Timers pending in one session (${default})."`
+	TimerTick        period  `group:"backends" default:"1ms" placeholder:"D" help:"Resolution of timers (${default})."`
+	TimerSlack       timeout `group:"backends" default:"8ms" placeholder:"D" help:"While more than 48 timers fire on each tick, how much later one may come so that fewer wake-ups bring up more; off for none (${default})."`
+	MaxTimers        count   `group:"backends" default:"1000000" placeholder:"N" help:"Timers pending, all sessions together (${default})."`
+	MaxSessionTimers count   `group:"backends" default:"1024" placeholder:"N" help:"Timers pending in one session (${default})."`
 
 	DB        string `group:"backends" name:"db" placeholder:"URL" help:"PostgreSQL at postgres://…, or embedded to run one from the installed binaries (none: 3/1, 4/1 and 4/2 answer ERROR 11)."`
 	DBDir     string `group:"backends" name:"db-dir" placeholder:"PATH" help:"Where --db=embedded keeps its data (the system's place for state)."`
@@ -81,10 +82,10 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, sche
 		return nil, err
 	}
 	b.timers, err = timerwheel.New(timerwheel.Config{
-		Tick: time.Duration(f.TimerTick), MaxTimers: int(f.MaxTimers), MaxPerSet: int(f.MaxSessionTimers), Logger: cfg.Logger,
+		Tick: time.Duration(f.TimerTick), Slack: f.TimerSlack.engine(), MaxTimers: int(f.MaxTimers), MaxPerSet: int(f.MaxSessionTimers), Logger: cfg.Logger,
 	}, b.pool)
 	if err != nil {
-		return nil, exitf(exitUsage, "--timer-tick %v, --max-timers %d, --max-session-timers %d: %w", f.TimerTick, f.MaxTimers, f.MaxSessionTimers, err)
+		return nil, exitf(exitUsage, "--timer-tick %v, --timer-slack %v, --max-timers %d, --max-session-timers %d: %w", f.TimerTick, f.TimerSlack, f.MaxTimers, f.MaxSessionTimers, err)
 	}
 	if err := b.timers.Start(ctx); err != nil {
 		return nil, err

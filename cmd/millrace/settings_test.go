@@ -17,7 +17,7 @@ func TestEachSettingServes(t *testing.T) {
 		"system-frames": "false", "read-buffer": "4KiB", "socket-recv-buffer": "64KiB", "socket-send-buffer": "64KiB", "no-delay": "false",
 		"keep-alive": "off", "keep-alive-every": "9s", "keep-alive-count": "2", "user-timeout": "off", "lock-os-thread": "true",
 		"edge-triggered": "true", "drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
-		"command": "main-sub-8", "seq": "true", "timer-tick": "5ms", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
+		"command": "main-sub-8", "seq": "true", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
 		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
 		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off",
 		"unsafe-demo": "true", "log-level": "debug", "log-format": "json",
