@@ -18,8 +18,8 @@ type Firing struct {
 	ID   TimerID
 	N    uint64 // counts the timer's firings since it was set, from 1
 	Left int64  // firings still to come; -1 when it repeats until killed
-	// Late is how long after the deadline; never below zero. Of callbacks that
-	// take no longer than 2 µs, eight in a row may share one reading of the clock.
+	// Late is how long after the deadline; never below zero. While callbacks take
+	// no longer than 2 µs, eight in a row may share one reading of the clock.
 	Late time.Duration
 }
 

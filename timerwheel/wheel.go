@@ -19,6 +19,10 @@ type wheel interface {
 	stop() // may block for ever
 }
 
+// library is the module's latest revision. It holds a bucket's lock while it
+// moves the bucket's timers (its issue 53); the one before does not, but a Stop
+// may then miss. Nothing here calls Stop, and three million timers on a wheel of
+// 16 buckets neither hung nor got lost with either.
 type library struct{ w *timingwheel.TimingWheel }
 
 func newLibrary(tick time.Duration, size int) wheel {
