@@ -113,7 +113,7 @@ func (b *batch) stretch() {
 // it costs more than all else that a worker does for a firing.
 const (
 	quick  = 2000 // ns from one reading to the next
-	stride = 8
+	stride = 4
 )
 
 // now is the clock for an item's Late.

@@ -48,8 +48,8 @@ type Config struct {
 	WheelSize int
 	// Slack is how much later than its tick a timer may come while more than 48
 	// fire on each tick: those of several ticks are then brought up together,
-	// as few as make 800, for waking up is what firing them costs most. Below
-	// one tick, or below 0, is none. Up to 1 s. Default 8 ms.
+	// as few as make 800 but two at least, for waking up is what firing them
+	// costs most. Below two ticks, or below 0, is none. Up to 1 s. Default 8 ms.
 	Slack time.Duration
 	// Shards is the number of locks that timers are spread over, a power of
 	// two up to 256. Default: the next power of two above 2 x GOMAXPROCS.

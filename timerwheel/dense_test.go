@@ -133,3 +133,69 @@ func TestPassesAreByCountOrSlack(t *testing.T) {
 		}
 	}
 }
+
+// TestPassedTickWhileDense: an entry may be hung on a tick that a pass has gone
+// by, when its goroutine lost the CPU between the clock and the shard's lock.
+func TestPassedTickWhileDense(t *testing.T) {
+	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
+	crowd(t, s, 10_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	for k := range 4 {
+		done := make(chan time.Duration, 1)
+		id := TimerID(1<<20 + k)
+		must(t, s.SetTimer(id, time.Hour, 1, func(f Firing) { done <- f.Late }))
+		sh := s.own.shardOf(id)
+		now := s.now()
+		<-time.After(20 * time.Millisecond)
+		sh.mu.Lock()
+		i, e := sh.find(&s.own, id)
+		sh.move(s, i, e, deadline(now, time.Millisecond), now)
+		sh.mu.Unlock()
+		if d := <-done; d > 300*time.Millisecond { // 512 ticks when the ring has to come round
+			t.Errorf("late by %v", d)
+		}
+	}
+}
+
+// TestPeriodsJustAboveAPassDoNotStall: no timer is left behind for a turn of the
+// ring, and few periods are lost.
+func TestPeriodsJustAboveAPassDoNotStall(t *testing.T) {
+	s := started(t, Config{}, newWorkers(t, 2))
+	crowd(t, s, 10_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	const n = 20
+	var runs [n]atomic.Int64
+	period := func(i int) time.Duration { return 4050*time.Microsecond + time.Duration(i)*100*time.Microsecond }
+	begin := time.Now()
+	for i := range n {
+		must(t, s.SetTimer(TimerID(1<<20+i), period(i), 0, func(Firing) { runs[i].Add(1) }))
+	}
+	<-time.After(time.Second)
+	for i := range n {
+		s.KillTimer(TimerID(1<<20 + i))
+	}
+	lasted := time.Since(begin)
+	for i := range n {
+		if got, all := runs[i].Load(), int64(lasted/period(i)); got < all*7/10 {
+			t.Errorf("period %v: %d runs in %v, want some %d", period(i), got, lasted, all)
+		}
+	}
+}
+
+// TestLateKickAfterStop: what fired before Stop does not make the next start
+// wait for a pacer that nobody has set.
+func TestLateKickAfterStop(t *testing.T) {
+	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
+	for try := range 8 {
+		crowd(t, s, 20_000, 100*time.Millisecond)
+		becomes(t, s, true)
+		<-time.After(time.Duration(try*8) * time.Millisecond)
+		stopped(t, s)
+		<-time.After(45 * time.Millisecond)
+		s.kick() // as a slot's that came up early may
+		must(t, s.Start(t.Context()))
+		if s.drive.dense.Load() {
+			t.Fatal("dense after Stop and Start, without a pacer")
+		}
+	}
+}

@@ -15,7 +15,7 @@ import (
 type driver struct {
 	driving sync.Mutex                          // only ever tried while the service runs
 	calls   atomic.Int64                        // kicks not yet served
-	dense   atomic.Bool                         // many timers fire on each tick
+	dense   atomic.Bool                         // the pacer brings up level 0, not the library
 	ups     [levels][ringLen / 64]atomic.Uint64 // slots that came up since
 
 	// What follows is guarded by driving.
@@ -25,11 +25,11 @@ type driver struct {
 	full    []*batch      // filled, to be submitted before the open ones
 	open    []*Set        // Sets with a batch being filled
 	stuck   []*Set        // Sets with refused batches
-	ended   []*batch      // run, with timers to be taken away
 	retryAt int64         // tick at which those may be tried again
-	fired   int64         // firings handed out since the tick below
-	least   int64         // the shortest period among them, ns
+	ended   []*batch      // run, with timers to be taken away
 	paced   int64         // tick at which dense was judged last
+	fired   int64         // firings handed out since
+	least   int64         // the shortest period among them, ns
 	many    int64         // ticks from one pass to the next while dense
 	pacer   *time.Timer   // kicks while dense
 
@@ -54,7 +54,7 @@ const (
 )
 
 // up notes that the slot of level 0..2 has come up, and drives. An earlier pass
-// may have taken the slot along, or the pacer will.
+// may have taken the slot along, or the pacer's next will.
 func (s *Service) up(level int, key int64) {
 	if s.armed[slotOf(level, key)].Load() == 0 || level == 0 && s.drive.dense.Load() {
 		return
@@ -113,9 +113,10 @@ func (s *Service) tidy() {
 // Waking the goroutines between the library and a worker costs as much as some
 // hundred firings. So while more than denseRate timers fire on each tick, slots
 // of level 0 are not armed on the library: the pacer, one timer of the
-// runtime's, brings up as many ticks at once as make passFirings, Config.Slack
-// at most: as a network card waits for so many frames or so long. Less than a
-// period also, for two of one timer's firings at once would lose one.
+// runtime's, brings up as many ticks at once as make passFirings, two at least,
+// Config.Slack at most: as a network card waits for so many frames or so long.
+// Less than the shortest period also, for two of one timer's firings at once
+// would lose one.
 const (
 	denseRate   = 48
 	passFirings = 800
@@ -130,14 +131,24 @@ func (s *Service) pace(nowTick int64) {
 	}
 	dense := false
 	if d.fired > denseRate*ticks {
-		d.many = max(2, min((passFirings*ticks+d.fired/2)/d.fired, s.slack))
-		d.many = min(d.many, s.slack, (d.least-1)/s.tick)
+		d.many = s.within(min(s.slack, max(2, (passFirings*ticks+d.fired/2)/d.fired)))
 		dense = d.many > 1
 	}
-	d.fired, d.least, d.paced = 0, math.MaxInt64, nowTick
+	d.restart(nowTick)
 	if d.dense.Swap(dense) && !dense {
 		s.armAgain()
 	}
+}
+
+// restart begins to count for the next judgement.
+func (d *driver) restart(nowTick int64) {
+	d.paced, d.fired, d.least = nowTick, 0, math.MaxInt64
+}
+
+// within limits ticks taken together by the shortest period seen, with half a
+// tick for the time that a pass takes.
+func (s *Service) within(many int64) int64 {
+	return min(many, (s.drive.least-int64(justAbove)-s.tick/2)/s.tick)
 }
 
 // armAgain has the library armed for what the pacer was to bring up. Who arms a
@@ -160,7 +171,7 @@ func (s *Service) rest() {
 	if !d.dense.Load() || !s.live.Load() {
 		return
 	}
-	wait := justAbove + time.Duration(d.many)*s.cfg.Tick
+	wait := justAbove + time.Duration(max(1, s.within(d.many)))*s.cfg.Tick
 	if len(d.stuck) > 0 {
 		wait = s.cfg.Tick
 	}
@@ -173,7 +184,8 @@ func (s *Service) rest() {
 
 // gather disarms the slots that are due. It looks at those that came up and at
 // all between the last pass and now: a library timer that got lost holds
-// nothing back.
+// nothing back. While the library is not armed it looks at the whole ring: who
+// hangs an entry on a tick may do so when a pass has gone by that.
 func (s *Service) gather(nowTick int64) {
 	d := &s.drive
 	d.due = d.due[:0]
@@ -184,7 +196,11 @@ func (s *Service) gather(nowTick int64) {
 				s.take(level, uint32(level)<<ringBits|uint32(w*64+bits.TrailingZeros64(set)), end, true)
 			}
 		}
-		for key := max(d.last[level]+1, end-ringLen+1); key <= end; key++ {
+		from := d.last[level] + 1
+		if level == 0 && d.dense.Load() {
+			from = 0
+		}
+		for key := max(from, end-ringLen+1); key <= end; key++ {
 			s.take(level, slotOf(level, key), end, false)
 		}
 		d.last[level] = end

@@ -6,8 +6,8 @@ import "sync/atomic"
 // shard, are linked by index (0 means none) and are used again when their
 // timer has ended. All fields but word are guarded by the shard's mutex.
 type entry struct {
-	// word is generation<<3 | odd | state. The generation grows whenever what
-	// was set before must not run any more: on a kill, a new setting, the end.
+	// word is generation<<3 | odd | state. The generation grows whenever a firing
+	// that is out must not run any more: on a kill, a new setting; and at the end.
 	// A worker calls fn only if it could turn its own firing's word from idle
 	// to running, so one of an older generation never runs. The driver only
 	// reads it: a locked store for each firing would wait for all the cache
@@ -79,11 +79,11 @@ func (e *entry) more() bool { return e.left != 0 || e.tag&endless != 0 }
 const (
 	idle    = 0 // none is out, or one that no worker has claimed yet
 	running = 1 // a worker has claimed it and not yet returned from fn
-	ran     = 2 // the last one has returned; the worker will take the entry away
+	ran     = 2 // the last one has returned; the entry is to be taken away
 	queued  = 3 // what state says of idle when one is out; in no word
 	states  = 3
 
-	odd        = 4 // set while the runs that have returned are odd in number
+	odd        = 4 // set while the generation's runs that have returned are odd in number
 	generation = 8 // one generation in word
 )
 
@@ -187,7 +187,7 @@ func (s *slab) need(i uint32) {
 	}
 }
 
-// release makes e free, whose generation has ended.
+// release makes e free, which has been renewed.
 func (s *slab) release(i uint32, e *entry) {
 	e.fn = nil
 	e.tag = 0

@@ -72,6 +72,7 @@ func New(cfg Config, sub Submitter) (*Service, error) {
 		s.shards[i].index = uint32(i)
 		s.shards[i].sets = []*Set{&s.own}
 	}
+	s.drive.restart(0)
 	s.wheels.init(s)
 	return s, nil
 }
@@ -115,7 +116,9 @@ func (s *Service) Stop(ctx context.Context) error {
 // Running reports whether the service has been started and not stopped.
 func (s *Service) Running() bool { return s.live.Load() }
 
-// Len returns the number of live timers, those of all Sets together.
+// Len returns the number of live timers, those of all Sets together. One that
+// has fired for the last time counts until it has been taken away, some ticks
+// later at most.
 func (s *Service) Len() int { return int(s.pending.Load()) }
 
 // For makes a Set whose callbacks run on sub. It is cheap (one allocation),

@@ -18,8 +18,9 @@ type Firing struct {
 	ID   TimerID
 	N    uint64 // counts the timer's firings since it was set, from 1
 	Left int64  // firings still to come; -1 when it repeats until killed
-	// Late is how long after the deadline; never below zero. While callbacks take
-	// no longer than 2 µs, eight in a row may share one reading of the clock.
+	// Late is how long after the deadline; never below zero. After two callbacks
+	// that were begun within 2 µs, the next three share a reading of the clock, and
+	// do not show what one of them may take.
 	Late time.Duration
 }
 
@@ -65,9 +66,9 @@ func (t *Set) shardOf(id TimerID) *shard {
 // runs after SetTimer has returned, and Firing.N starts from 1.
 //
 // A firing never comes early. It is handed out at the first tick at or after
-// its deadline, plus up to a tick that the wheel takes, plus Config.Slack while
-// more than 48 timers fire on each tick, none with a period as short; then it is
-// the submitter's. Deadlines are one period apart whenever the callback runs (no
+// its deadline, plus up to a tick that the wheel takes; while more than 48 timers
+// fire on each tick, up to Config.Slack or the shortest period among them later;
+// then it is the submitter's. Deadlines are one period apart whenever the callback runs (no
 // drift). A period that comes while the firing
 // before it has not returned is skipped, counted in Stats.Skipped, and not
 // taken off repeat: two runs of one setting never overlap.
@@ -153,7 +154,7 @@ func (t *Set) auto(d time.Duration, repeat int, fn func(Firing)) (TimerID, error
 }
 
 // Len returns the number of live timers. A timer counts until the block of
-// firings that its last run came in has been worked off.
+// firings that its last run came in has been worked off, or some ticks longer.
 func (t *Set) Len() int { return int(t.n.Load()) }
 
 // Close refuses new timers from now on and kills the Set's, as KillAllTimers.

@@ -142,8 +142,8 @@ func (sh *shard) find(set *Set, id TimerID) (uint32, *entry) {
 	return sh.table.find(&sh.slab, set.index, id, sh.table.hash(set.index, id))
 }
 
-// drop takes e, whose generation has ended, out of everything and frees it. The
-// caller counts it off.
+// drop takes e, which has been renewed, out of everything and frees it. The caller
+// counts it off.
 func (sh *shard) drop(i uint32, e *entry) {
 	if slot := e.slot(); slot != 0 {
 		sh.rings[slot-1].remove(&sh.slab, i, e)

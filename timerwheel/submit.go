@@ -131,7 +131,7 @@ func (s *Service) handBack(b *batch) {
 }
 
 // takeBack puts firings still to be run in front of what else their sets have
-// parked.
+// parked, and has the timers of the others taken away.
 func (s *Service) takeBack() {
 	d := &s.drive
 	d.mu.Lock()
@@ -168,6 +168,7 @@ func (s *Service) settleDown() {
 	for i := range s.armed {
 		s.armed[i].Store(0)
 	}
+	d.restart(s.now() / s.tick)
 	d.dense.Store(false)
 	if d.pacer != nil {
 		d.pacer.Stop()
