@@ -114,6 +114,7 @@ func TestPassesAreByCountOrSlack(t *testing.T) {
 		{0, 5000, time.Second, 2},
 		{0, 40, time.Second, 0},
 		{0, 100, 6 * time.Millisecond, 5},
+		{0, 100, 4050 * time.Microsecond, 3},
 		{0, 100, 2 * time.Millisecond, 0},
 		{3 * time.Millisecond, 100, time.Second, 3},
 		{time.Millisecond, 100, time.Second, 0},
