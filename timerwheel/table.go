@@ -1,10 +1,11 @@
 package timerwheel
 
 // A table finds a shard's entries by set and id. It is a linear hash table
-// (Litwin, VLDB 1980): it grows by one bucket at a time, so no call ever pays for
-// moving all entries, and shrinks in such steps when the watchdog comes round. A bucket is one cache line whose slots
-// carry eight bits of the hash: a lookup reads that line and the entry it is
-// after, and hardly ever another's. Guarded by the shard's mutex.
+// (Litwin, VLDB 1980): it grows by one bucket at a time, so no call ever pays
+// for moving all entries, and shrinks so when the watchdog comes round. A bucket
+// is one cache line whose slots carry eight bits of the hash: a lookup reads that
+// line and the entry it is after, and hardly ever another's. Guarded by the
+// shard's mutex.
 type table struct {
 	salt  uint64 // random, so that a peer that chooses ids can't aim at one bucket
 	segs  []*[segLen]bucket
@@ -156,14 +157,15 @@ func (t *table) put(s *slab, i uint32, to func(h uint32) *bucket) {
 	to(h).add(i, e, h)
 }
 
-// trim undoes up to max grows while the table is far too large, and reports
+// trim undoes up to steps grows while the table is far too large, and reports
 // whether it still is. Not for each removal: a burst's timers end together, and
 // what is left of them would be moved over and over.
-func (t *table) trim(s *slab, max int) (more bool) {
+func (t *table) trim(s *slab, steps int) (more bool) {
 	for t.buckets() > segLen && t.count < fill/4*t.buckets() {
-		if max--; max < 0 {
+		if steps == 0 {
 			return true
 		}
+		steps--
 		t.shrink(s)
 	}
 	return false
