@@ -34,7 +34,7 @@ type driver struct {
 	pacer   *time.Timer   // kicks while dense
 
 	mu   sync.Mutex
-	back []*batch // guarded by mu: what workers did not finish
+	back []*batch // guarded by mu: what workers did not finish; each holds timers that MaxTimers counts
 }
 
 // A job is a coarse slot on its way to finer ones.

@@ -68,10 +68,10 @@ func (t *Set) shardOf(id TimerID) *shard {
 // A firing never comes early. It is handed out at the first tick at or after
 // its deadline, plus up to a tick that the wheel takes; while more than 48 timers
 // fire on each tick, up to Config.Slack or the shortest period among them later;
-// then it is the submitter's. Deadlines are one period apart whenever the callback runs (no
-// drift). A period that comes while the firing
-// before it has not returned is skipped, counted in Stats.Skipped, and not
-// taken off repeat: two runs of one setting never overlap.
+// then it is the submitter's. Deadlines are one period apart whenever the
+// callback runs (no drift). A period that comes while the firing before it has
+// not returned is skipped, counted in Stats.Skipped, and not taken off repeat:
+// two runs of one setting never overlap.
 //
 // fn must not be nil; every must be above 0 unless repeat is 1, and is capped
 // at 146 years; repeat is at most 2^32 - 1 (seven weeks of 1 ms). Errors: ErrTooManyTimers, ErrSetClosed, ErrNotRunning,
