@@ -1,21 +1,23 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, peers, bench, benchcmp, bench-suite, bench-long, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, peers, bench, benchcmp, bench-suite, bench-long, run.
 
 GO         ?= go
 FUZZTIME   ?= 3s
 TIMEOUT    ?= 8m
 BENCH      ?= .
 COUNT      ?= 6
+CROSS      := linux/386 linux/arm linux/arm64 darwin/arm64 windows/amd64
+NARROW     := ./codec ./services/serial ./timerwheel ./engine/...
 STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross peers bench benchcmp bench-suite bench-long run clean
+.PHONY: build test race fuzz lint cross narrow peers bench benchcmp bench-suite bench-long run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
 
 # The race tests come last, so that their summary is what a run ends with. One package at
 # a time: several of them measure time.
-test: build lint cross peers fuzz race
+test: build lint cross narrow peers fuzz race
 
 race:
 	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./...
@@ -25,10 +27,15 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATIC) ./...
 
-# What can't work on another system says so when it starts; it compiles everywhere.
+# What can't work on another system says so when it starts; it compiles everywhere, tests
+# included.
 cross:
-	GOOS=darwin GOARCH=arm64 $(GO) build ./...
-	GOOS=windows GOARCH=amd64 $(GO) build ./...
+	@set -e; for t in $(CROSS); do echo "$$t"; export CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/}; \
+		$(GO) build ./...; $(GO) vet ./...; done
+
+# Where an int has 32 bits: the tests of what counts and measures, run as linux/386.
+narrow:
+	CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -p 1 -timeout $(TIMEOUT) $(NARROW)
 
 # The competitors are a module of their own.
 peers:

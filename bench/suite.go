@@ -77,7 +77,7 @@ func (c Config) withDefaults() Config {
 		c.Warm = 500 * time.Millisecond
 	}
 	if c.Generators == 0 {
-		c.Generators = min(8, max(1, runtime.NumCPU()/3))
+		c.Generators = min(8, max(1, runtime.GOMAXPROCS(0)/3))
 	}
 	if c.Retries == 0 {
 		c.Retries = 1

@@ -21,7 +21,7 @@ type Dimension struct {
 func Space(works []Workload) []Dimension {
 	has := func(f func(Workload) bool) bool { return slices.ContainsFunc(works, f) }
 	kind := func(ks ...Kind) bool { return has(func(w Workload) bool { return slices.Contains(ks, w.Kind) }) }
-	cpus := runtime.NumCPU()
+	cpus := runtime.GOMAXPROCS(0)
 	blocking := kind(Sleep, Database, Mixed)
 	fan := kind(Broadcast, Groups, Mixed)
 	space := []Dimension{

@@ -2,53 +2,34 @@ package codec
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 )
-
-// ErrBadFrame is what every refused header is: errors.Is(err, ErrBadFrame).
-var ErrBadFrame = errors.New("codec: bad frame")
-
-// FrameError tells why a header was refused. It is ErrBadFrame.
-type FrameError struct {
-	Length   int64 // bytes behind the length field, as the header claims
-	Min, Max int   // what is accepted
-	Prefix   bool  // the magic bytes were wrong; Length is unknown
-}
-
-func (e *FrameError) Error() string {
-	if e.Prefix {
-		return "codec: bad frame: wrong prefix"
-	}
-	return fmt.Sprintf("codec: bad frame: length %d, accepted are %d to %d", e.Length, e.Min, e.Max)
-}
-
-// Is makes errors.Is(err, ErrBadFrame) true.
-func (e *FrameError) Is(target error) bool { return target == ErrBadFrame }
 
 // Codec decodes and encodes frames of one Layout. It is immutable.
 type Codec struct {
 	prefix  string
 	head    int // bytes of prefix and length field
-	width   int
+	width   int // bytes of the length field
 	adjust  int64
 	command Command
-	seq     bool
 	little  bool
-	plain   bool // the default layout, whatever its limit
-	least   int  // smallest number of bytes behind the length field
-	max     int  // largest
+	plain   bool   // the default layout, whatever its limit
+	fields  int    // bytes of Main, Sub and Seq: the least behind the length field
+	max     int    // the most behind it
+	maxBody int    // max without fields
+	handles uint32 // the bits of a handle that the layout has room for
+	seqs    uint32 // the bits of a Seq: all or none
 }
 
 // MaxFrame is the largest number of bytes behind the length field.
 func (c *Codec) MaxFrame() int { return c.max }
 
 // MaxBody is the largest body that fits a frame.
-func (c *Codec) MaxBody() int { return c.max - c.least }
+func (c *Codec) MaxBody() int { return c.maxBody }
 
 // Overhead is what a frame adds to its body, in bytes.
-func (c *Codec) Overhead() int { return c.head + c.least }
+func (c *Codec) Overhead() int { return c.head + c.fields }
 
 // ByteOrder is the order of the layout's integers.
 func (c *Codec) ByteOrder() interface {
@@ -84,20 +65,20 @@ func (c *Codec) Frame(b []byte) (size, missing int, err error) {
 
 func (c *Codec) frame(b []byte) (size, missing int, err error) {
 	if n := min(len(b), len(c.prefix)); string(b[:n]) != c.prefix[:n] {
-		return 0, 0, &FrameError{Prefix: true, Min: c.least, Max: c.max}
+		return 0, 0, &FrameError{Prefix: true, Min: c.fields, Max: c.max}
 	}
 	if len(b) < c.head {
 		return 0, c.head - len(b), nil
 	}
 	n := c.uint(b[len(c.prefix):], c.width) + c.adjust
-	if n < int64(c.least) || n > int64(c.max) {
+	if n < int64(c.fields) || n > int64(c.max) {
 		return 0, 0, c.refuse(n)
 	}
 	size = c.head + int(n)
 	return size, max(0, size-len(b)), nil
 }
 
-func (c *Codec) refuse(n int64) error { return &FrameError{Length: n, Min: c.least, Max: c.max} }
+func (c *Codec) refuse(n int64) error { return &FrameError{Length: n, Min: c.fields, Max: c.max} }
 
 func (c *Codec) uint(b []byte, width int) int64 {
 	switch {
@@ -128,10 +109,10 @@ func (c *Codec) Packet(b []byte) Packet {
 	default:
 		p.Main, p.Sub = uint16(c.uint(b, 2)), uint16(c.uint(b[2:], 2))
 	}
-	if c.seq {
+	if c.seqs != 0 {
 		p.Seq = uint32(c.uint(b[c.command.width():], 4))
 	}
-	p.Body = b[c.least:]
+	p.Body = b[c.fields:]
 	return p
 }
 
@@ -155,22 +136,54 @@ func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
 	return c.Packet(b[:size:size]), size, 0, nil
 }
 
-// Append adds p's frame to dst and returns the longer slice. The caller has checked
-// the body against MaxBody; with MainSub8, Main and Sub are cut to a byte. It
-// keeps nothing of p.
-func (c *Codec) Append(dst []byte, p Packet) []byte {
-	if c.plain {
-		at, n := len(dst), 8+len(p.Body)
-		if cap(dst)-at < n {
-			dst = slices.Grow(dst, n)
-		}
-		dst = dst[:at+n]
-		binary.BigEndian.PutUint64(dst[at:], uint64(n-4)<<32|uint64(p.Handle()))
-		copy(dst[at+8:], p.Body)
-		return dst
+// Fits tells whether a frame can hold p. Main and Sub are at most 255 under MainSub8,
+// Seq is 0 unless the layout has one, and the body has at most MaxBody bytes.
+func (c *Codec) Fits(p Packet) bool {
+	return p.Handle()&^c.handles|p.Seq&^c.seqs == 0 && len(p.Body) <= c.maxBody
+}
+
+// Check is Fits with the reason: nil, or an error that is ErrBadHandle, ErrBadSeq or
+// ErrBodyTooLarge.
+func (c *Codec) Check(p Packet) error {
+	switch {
+	case p.Handle()&^c.handles != 0:
+		return fmt.Errorf("%w: %d/%d, Main and Sub are one byte each", ErrBadHandle, p.Main, p.Sub)
+	case p.Seq&^c.seqs != 0:
+		return fmt.Errorf("%w: %d, the layout has no sequence numbers", ErrBadSeq, p.Seq)
+	case len(p.Body) > c.maxBody:
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrBodyTooLarge, len(p.Body), c.maxBody)
 	}
+	return nil
+}
+
+// Append adds p's frame to dst and returns the longer slice. A packet that no frame can
+// hold is Check's error, and dst is returned as it was. Append keeps nothing of p.
+func (c *Codec) Append(dst []byte, p Packet) ([]byte, error) {
+	if !c.Fits(p) {
+		return dst, c.Check(p)
+	}
+	return c.AppendFitting(dst, p), nil
+}
+
+// AppendFitting is Append for a packet that Fits has said to fit.
+func (c *Codec) AppendFitting(dst []byte, p Packet) []byte {
+	if !c.plain {
+		return c.append(dst, p)
+	}
+	at, n := len(dst), 8+len(p.Body)
+	if cap(dst)-at < n {
+		dst = slices.Grow(dst, n)
+	}
+	dst = dst[:at+n]
+	binary.BigEndian.PutUint64(dst[at:], uint64(n-4)<<32|uint64(p.Handle()))
+	copy(dst[at+8:], p.Body)
+	return dst
+}
+
+// append is Append for the other layouts and a packet that fits.
+func (c *Codec) append(dst []byte, p Packet) []byte {
 	dst = append(dst, c.prefix...)
-	dst = c.appendUint(dst, uint32(int64(c.least+len(p.Body))-c.adjust), c.width)
+	dst = c.appendUint(dst, uint32(int64(c.fields+len(p.Body))-c.adjust), c.width)
 	switch c.command {
 	case MainSub8:
 		dst = append(dst, byte(p.Main), byte(p.Sub))
@@ -180,7 +193,7 @@ func (c *Codec) Append(dst []byte, p Packet) []byte {
 		dst = c.appendUint(dst, uint32(p.Main), 2)
 		dst = c.appendUint(dst, uint32(p.Sub), 2)
 	}
-	if c.seq {
+	if c.seqs != 0 {
 		dst = c.appendUint(dst, p.Seq, 4)
 	}
 	return append(dst, p.Body...)

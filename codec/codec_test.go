@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"testing"
 	"testing/iotest"
@@ -35,6 +34,15 @@ func mustNew(t testing.TB, l Layout, limit int) *Codec {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func mustAppend(t testing.TB, c *Codec, dst []byte, p Packet) []byte {
+	t.Helper()
+	dst, err := c.Append(dst, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dst
 }
 
 // naive reads frames the slow, plain way: one field after the other from a reader,
@@ -148,8 +156,12 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		b := c.Append(nil, Packet{Main: 1, Sub: 2, Seq: 7, Body: []byte("hello")})
-		b = c.Append(b, Packet{Main: 0, Sub: 0})
+		p := Packet{Main: 1, Sub: 2, Body: []byte("hello")}
+		if l.l.Seq {
+			p.Seq = 7
+		}
+		b := mustAppend(f, c, nil, p)
+		b = mustAppend(f, c, b, Packet{Main: 0, Sub: 0})
 		f.Add(uint8(i), b)
 	}
 	for _, n := range []uint32{0, 1, 3, 4, 512, 513, 1 << 31, math.MaxUint32} {
@@ -194,7 +206,7 @@ func TestEveryLayoutDecodesWhatItEncodes(t *testing.T) {
 					p.Seq = uint32(n) << 20
 				}
 				before := len(b)
-				b = c.Append(b, p)
+				b = mustAppend(t, c, b, p)
 				if got := len(b) - before - n; got != c.Overhead() {
 					t.Fatalf("overhead is %d, want %d", got, c.Overhead())
 				}
@@ -221,7 +233,7 @@ func TestDefaultFrameOnTheWire(t *testing.T) {
 }
 
 func TestLengthLimits(t *testing.T) {
-	c := Default
+	c := Default()
 	for _, tt := range []struct {
 		length uint32
 		ok     bool
@@ -251,28 +263,16 @@ func TestWrongPrefixIsSeenAtItsFirstWrongByte(t *testing.T) {
 
 func TestBadHeaderAllocatesOnlyItsError(t *testing.T) {
 	b := binary.BigEndian.AppendUint32(nil, math.MaxUint32)
-	if n := testing.AllocsPerRun(100, func() { Default.Decode(b) }); n > 1 {
+	if n := testing.AllocsPerRun(100, func() { Default().Decode(b) }); n > 1 {
 		t.Fatalf("%v allocations for a bad header, want at most 1", n)
 	}
 	good := Packet{Main: 1, Body: make([]byte, 64)}.Append(nil)
 	dst := make([]byte, 0, 128)
 	if n := testing.AllocsPerRun(100, func() {
-		p, _, _, _ := Default.Decode(good)
+		p, _, _, _ := Default().Decode(good)
 		dst = p.Append(dst[:0])
 	}); n != 0 {
 		t.Fatalf("%v allocations for a good frame, want 0", n)
-	}
-}
-
-func TestReaderAllocatesWhatArrivesNotWhatIsClaimed(t *testing.T) {
-	c := mustNew(t, Layout{}, 1<<30)
-	b := binary.BigEndian.AppendUint32(nil, 1<<30)
-	r := NewReader(bytes.NewReader(b), c)
-	if _, err := r.Next(); err != io.ErrUnexpectedEOF {
-		t.Fatalf("got %v, want io.ErrUnexpectedEOF", err)
-	}
-	if cap(r.buf) > 2*streamBuffer {
-		t.Fatalf("the buffer grew to %d for a header alone", cap(r.buf))
 	}
 }
 
@@ -298,29 +298,75 @@ func TestBadLayoutsAreRefusedWithEveryFault(t *testing.T) {
 	}
 }
 
-func TestStreamRoundTrip(t *testing.T) {
-	var wire bytes.Buffer
-	w := NewWriter(&wire, nil)
-	for n := range 300 {
-		if err := w.Write(Packet{Main: 1, Sub: uint16(n), Body: make([]byte, n*37)}); err != nil {
-			t.Fatal(err)
+// The layout's limits, field by field: what is one past them is refused and leaves dst
+// alone, what stands at them is read back as it was.
+func TestWhatALayoutCannotSayIsRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		l     Layout
+		limit int
+		p     Packet
+		want  error
+	}{
+		{"main in a byte", Layout{Command: MainSub8}, 0, Packet{Main: 255}, nil},
+		{"main over a byte", Layout{Command: MainSub8}, 0, Packet{Main: 256}, ErrBadHandle},
+		{"main that would be cut to 44", Layout{Command: MainSub8}, 0, Packet{Main: 300, Sub: 1}, ErrBadHandle},
+		{"sub in a byte", Layout{Command: MainSub8}, 0, Packet{Sub: 255}, nil},
+		{"sub over a byte", Layout{Command: MainSub8}, 0, Packet{Sub: 256}, ErrBadHandle},
+		{"largest handle", Layout{}, 0, Packet{Main: 65535, Sub: 65535}, nil},
+		{"largest handle in one field", Layout{Command: Handle32}, 0, Packet{Main: 65535, Sub: 65535}, nil},
+		{"seq without a field", Layout{}, 0, Packet{Seq: 1}, ErrBadSeq},
+		{"seq without a field, slow layout", Layout{LittleEndian: true}, 0, Packet{Seq: 1 << 31}, ErrBadSeq},
+		{"largest seq", Layout{Seq: true}, 0, Packet{Seq: math.MaxUint32}, nil},
+		{"body at the default limit", Layout{}, 0, Packet{Body: make([]byte, 65532)}, nil},
+		{"body over the default limit", Layout{}, 0, Packet{Body: make([]byte, 65533)}, ErrBodyTooLarge},
+		{"body at a short length", Layout{LengthWidth: 2}, 0, Packet{Body: make([]byte, 65531)}, nil},
+		{"body over a short length", Layout{LengthWidth: 2}, 0, Packet{Body: make([]byte, 65532)}, ErrBodyTooLarge},
+		{"body at a short length that counts itself", Layout{LengthWidth: 2, LengthAdjust: -2}, 0, Packet{Body: make([]byte, 65529)}, nil},
+		{"body over a short length that counts itself", Layout{LengthWidth: 2, LengthAdjust: -2}, 0, Packet{Body: make([]byte, 65530)}, ErrBodyTooLarge},
+		{"body at the frame limit", Layout{Seq: true}, 20, Packet{Body: make([]byte, 12)}, nil},
+		{"body over the frame limit", Layout{Seq: true}, 20, Packet{Body: make([]byte, 13)}, ErrBodyTooLarge},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := mustNew(t, tt.l, tt.limit)
+			b, err := c.Append([]byte("before"), tt.p)
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("Append: got %v, want %v", err, tt.want)
+			}
+			if check := c.Check(tt.p); fmt.Sprint(check) != fmt.Sprint(err) || c.Fits(tt.p) != (err == nil) {
+				t.Fatalf("Check says %v, Fits %v, Append %v", check, c.Fits(tt.p), err)
+			}
+			var wire bytes.Buffer
+			w := NewWriter(&wire, c)
+			if err := w.Write(tt.p); !errors.Is(err, tt.want) {
+				t.Fatalf("Writer: got %v, want %v", err, tt.want)
+			}
+			if tt.want != nil {
+				if string(b) != "before" || w.Buffered() != 0 {
+					t.Fatalf("a refused packet left %q, and %d bytes in the Writer", b, w.Buffered())
+				}
+				return
+			}
+			if got, bad := naive(tt.l, c.MaxFrame(), b[len("before"):]); bad || !samePackets(got, []Packet{tt.p}) {
+				t.Fatalf("read back as %d packets, bad=%v", len(got), bad)
+			}
+		})
+	}
+}
+
+func TestPacketAppendPanicsRatherThanDropASeq(t *testing.T) {
+	defer func() {
+		if err, _ := recover().(error); !errors.Is(err, ErrBadSeq) {
+			t.Fatalf("got %v, want a panic with ErrBadSeq", err)
 		}
-	}
-	if err := w.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	r := NewReader(iotest.HalfReader(&wire), nil)
-	for n := range 300 {
-		p, err := r.Next()
-		if err != nil || p.Sub != uint16(n) || len(p.Body) != n*37 {
-			t.Fatalf("packet %d: got %d/%d with %d bytes, %v", n, p.Main, p.Sub, len(p.Body), err)
-		}
-	}
-	if _, err := r.Next(); err != io.EOF {
-		t.Fatalf("at the end: got %v, want io.EOF", err)
-	}
-	if err := w.Write(Packet{Body: make([]byte, DefaultMaxFrame)}); !errors.Is(err, ErrBodyTooLarge) {
-		t.Fatalf("got %v, want ErrBodyTooLarge", err)
+	}()
+	t.Fatalf("got frame %x", Packet{Seq: 1}.Append(nil))
+}
+
+func TestNobodyChangesTheDefault(t *testing.T) {
+	*Default() = *mustNew(t, Layout{LittleEndian: true}, 0)
+	if got := mustAppend(t, Default(), nil, Packet{Main: 1}); !bytes.Equal(got, Packet{Main: 1}.Append(nil)) {
+		t.Fatalf("the default codec now writes %x", got)
 	}
 }
 
@@ -328,7 +374,7 @@ func BenchmarkDecodeAppend(b *testing.B) {
 	for _, tt := range layouts {
 		b.Run(tt.name, func(b *testing.B) {
 			c := mustNew(b, tt.l, 0)
-			frame := c.Append(nil, Packet{Main: 1, Sub: 1, Body: make([]byte, 64)})
+			frame := mustAppend(b, c, nil, Packet{Main: 1, Sub: 1, Body: make([]byte, 64)})
 			dst := make([]byte, 0, 256)
 			b.ReportAllocs()
 			b.SetBytes(int64(len(frame)))
@@ -337,7 +383,7 @@ func BenchmarkDecodeAppend(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				dst = c.Append(dst[:0], p)
+				dst, _ = c.Append(dst[:0], p)
 			}
 		})
 	}

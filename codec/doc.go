@@ -10,7 +10,10 @@
 // [Codec], which decodes and encodes without allocating:
 //
 //	b := codec.Packet{Main: 1, Sub: 1, Body: []byte("hi")}.Append(nil)
-//	p, n, missing, err := codec.Default.Decode(b)
+//	p, n, missing, err := codec.Default().Decode(b)
+//
+// What a layout can't say, such as a Main of 300 in one byte, is an error and never cut
+// to what fits: [Codec.Check] tells before anything is sent.
 //
 // A server decodes out of its own buffers with [Codec.Decode]; a client reads and
 // writes a stream with [Reader] and [Writer]. Nothing here blocks except the

@@ -41,6 +41,9 @@ const DefaultMaxFrame = 64 << 10
 // maxPrefix bounds Layout.Prefix, so that a header always fits a small array.
 const maxPrefix = 32
 
+// maxFrameLimit bounds New's maxFrame: a whole frame's size fits an int32.
+const maxFrameLimit = math.MaxInt32 - 1024
+
 // New checks a layout. maxFrame is the largest number of bytes behind the length
 // field that is accepted (Main, Sub, Seq and body); 0 means DefaultMaxFrame or, if
 // that is less, what the length field can express. The error names every fault.
@@ -59,36 +62,50 @@ func New(l Layout, maxFrame int) (*Codec, error) {
 	if l.Command > Handle32 {
 		errs = append(errs, fmt.Errorf("codec: Command %d: must be MainSub16, MainSub8 or Handle32", l.Command))
 	}
-	least := l.Command.width()
+	fields := l.Command.width()
 	if l.Seq {
-		least += 4
+		fields += 4
 	}
 	field := int64(1)<<(8*l.LengthWidth) - 1
-	top := min(field+int64(l.LengthAdjust), math.MaxInt32-1024)
+	top := min(field+int64(l.LengthAdjust), maxFrameLimit)
 	switch {
 	case maxFrame == 0:
 		maxFrame = int(min(DefaultMaxFrame, top))
 	case int64(maxFrame) > top:
 		errs = append(errs, fmt.Errorf("codec: frame limit %d: a length field of %d bytes holds at most %d", maxFrame, l.LengthWidth, top))
 	}
-	if maxFrame < least {
-		errs = append(errs, fmt.Errorf("codec: frame limit %d: a frame has at least %d bytes behind its length", maxFrame, least))
+	if maxFrame < fields {
+		errs = append(errs, fmt.Errorf("codec: frame limit %d: a frame has at least %d bytes behind its length", maxFrame, fields))
 	}
-	if int64(least)-int64(l.LengthAdjust) < 0 {
+	if int64(fields)-int64(l.LengthAdjust) < 0 {
 		errs = append(errs, fmt.Errorf("codec: LengthAdjust %d: an empty body's length would be negative", l.LengthAdjust))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	c := &Codec{
-		prefix: string(l.Prefix), width: l.LengthWidth, adjust: int64(l.LengthAdjust),
-		command: l.Command, seq: l.Seq, little: l.LittleEndian,
-		least: least, max: maxFrame,
+		prefix: string(l.Prefix), head: len(l.Prefix) + l.LengthWidth,
+		width: l.LengthWidth, adjust: int64(l.LengthAdjust), command: l.Command, little: l.LittleEndian,
+		fields: fields, max: maxFrame, maxBody: maxFrame - fields, handles: math.MaxUint32,
 	}
-	c.head = len(l.Prefix) + l.LengthWidth
-	c.plain = c.prefix == "" && c.width == 4 && c.adjust == 0 && c.command != MainSub8 && !c.seq && !c.little
+	if l.Command == MainSub8 {
+		c.handles = 0x00ff00ff
+	}
+	if l.Seq {
+		c.seqs = math.MaxUint32
+	}
+	c.plain = c.prefix == "" && c.width == 4 && c.adjust == 0 && c.command != MainSub8 && !l.Seq && !c.little
 	return c, nil
 }
 
-// Default is the codec of the zero Layout with DefaultMaxFrame.
-var Default, _ = New(Layout{}, 0)
+// Default returns a codec of the zero Layout with DefaultMaxFrame.
+func Default() *Codec {
+	c := *standard // a copy, so that nobody changes another's
+	return &c
+}
+
+// Codecs of the zero Layout. Nothing writes them.
+var (
+	standard, _  = New(Layout{}, 0)
+	unlimited, _ = New(Layout{}, maxFrameLimit)
+)

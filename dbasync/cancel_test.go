@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -101,37 +100,6 @@ func TestCancelRaces(t *testing.T) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	wait(t, done)
-}
-
-func TestFrozenBackendHoldsNoCompletion(t *testing.T) {
-	db := open(t, func(c *Config) { c.Lanes = 1; c.QueryTimeout = time.Second; c.StallTimeout = 2 * time.Second })
-	ask(t, db, Stmt{SQL: "select 1"})
-	_, pid := someBackend(t, db)
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
-	begun := time.Now()
-	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != MayHaveRun || !errors.Is(r.Err, ErrTimeout) {
-		t.Errorf("got %v %v", r.Outcome, r.Err)
-	}
-	if took := time.Since(begun); took > 20*time.Second {
-		t.Errorf("told after %v, want QueryTimeout, 1 s", took)
-	}
-	for int(db.Conn(0).PID()) == pid || !db.Conn(0).Connected() {
-		if time.Since(begun) > time.Minute {
-			t.Fatal("the silent lane was not replaced")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	r := ask(t, db, Stmt{SQL: "select 1"})
-	for range 4 { // its second may be over on a machine that stands still
-		if r.Outcome == OK {
-			return
-		}
-		r = ask(t, db, Stmt{SQL: "select 1"})
-	}
-	t.Errorf("on the new connection: %v %v", r.Outcome, r.Err)
 }
 
 func TestStopEndsEverything(t *testing.T) {
@@ -238,4 +206,35 @@ func TestCompletionsSurviveAGonePool(t *testing.T) {
 			t.Errorf("pool %v: got %d completions, want 10", err, len(ch))
 		}
 	}
+}
+
+func TestFrozenBackendHoldsNoCompletion(t *testing.T) {
+	db := open(t, func(c *Config) { c.Lanes = 1; c.QueryTimeout = time.Second; c.StallTimeout = 2 * time.Second })
+	ask(t, db, Stmt{SQL: "select 1"})
+	_, pid := someBackend(t, db)
+	if err := stop(pid); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = goOn(pid) }()
+	begun := time.Now()
+	if r := ask(t, db, Stmt{SQL: "select 1"}); r.Outcome != MayHaveRun || !errors.Is(r.Err, ErrTimeout) {
+		t.Errorf("got %v %v", r.Outcome, r.Err)
+	}
+	if took := time.Since(begun); took > 20*time.Second {
+		t.Errorf("told after %v, want QueryTimeout, 1 s", took)
+	}
+	for int(db.Conn(0).PID()) == pid || !db.Conn(0).Connected() {
+		if time.Since(begun) > time.Minute {
+			t.Fatal("the silent lane was not replaced")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	r := ask(t, db, Stmt{SQL: "select 1"})
+	for range 4 { // its second may be over on a machine that stands still
+		if r.Outcome == OK {
+			return
+		}
+		r = ask(t, db, Stmt{SQL: "select 1"})
+	}
+	t.Errorf("on the new connection: %v %v", r.Outcome, r.Err)
 }

@@ -21,7 +21,7 @@ type Config struct {
 	// TLS and fallbacks included. Required.
 	URL string
 	// Pool runs completions and events that have no other submitter. nil: a pool
-	// of the DB's own with 2 x NumCPU goroutines.
+	// of the DB's own with twice as many goroutines as CPUs that this process may use.
 	Pool Submitter
 	// Observer is told of connections and of every completion; SetObserver swaps it.
 	Observer Observer
@@ -148,4 +148,4 @@ func (c Config) validate() error {
 }
 
 // defaultWorkers is the size of the DB's own pool.
-func defaultWorkers() int { return 2 * runtime.NumCPU() }
+func defaultWorkers() int { return 2 * runtime.GOMAXPROCS(0) }

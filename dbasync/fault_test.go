@@ -6,7 +6,6 @@ import (
 	"flag"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -135,11 +134,11 @@ func someBackend(t *testing.T, db *DB) (lane, pid int) {
 func freeze(t *testing.T, db *DB, d time.Duration) {
 	t.Helper()
 	_, pid := someBackend(t, db)
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+	if err := stop(pid); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(d)
-	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+	if err := goOn(pid); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -148,7 +147,7 @@ func freeze(t *testing.T, db *DB, d time.Duration) {
 func crash(t *testing.T, db *DB) {
 	t.Helper()
 	_, pid := someBackend(t, db)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := kill(pid); err != nil {
 		t.Fatal(err)
 	}
 }

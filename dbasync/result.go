@@ -256,11 +256,10 @@ func scanQuick(f *pgconn.FieldDescription, src []byte, dest any) bool {
 		}
 		return ok
 	case *int:
-		v, ok := quickInt(f, src)
-		if ok {
+		if v, ok := quickInt(f, src); ok && int64(int(v)) == v { // else it is pgx's to refuse
 			*d = int(v)
+			return true
 		}
-		return ok
 	case *string:
 		if f.DataTypeOID == pgtype.TextOID || f.DataTypeOID == pgtype.VarcharOID {
 			*d = string(src)

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -74,7 +73,6 @@ func tlsServer(t *testing.T) (srv *pgembed.Server, url, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner := st.Sys().(*syscall.Stat_t)
 	cert, key := certificate(t)
 	hba := []byte("local all all trust\nhostssl all all 127.0.0.1/32 trust\n")
 	for name, b := range map[string][]byte{"server.crt": cert, "server.key": key, "pg_hba.conf": hba} {
@@ -82,7 +80,7 @@ func tlsServer(t *testing.T) (srv *pgembed.Server, url, root string) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+		if err := giveTo(path, st); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -88,5 +89,62 @@ func TestAddressesAreFreeAgainAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 		syscall.Close(fd)
+	}
+}
+
+// A session knows the address that its peer came to, and its descriptor while it is open.
+func TestSessionKnowsItsSocket(t *testing.T) {
+	sessions := make(chan *Session, 1)
+	srv := serve(t, Config{Addrs: []string{"tcp://0.0.0.0:0"}}, &funcs{accept: func(s *Session) { sessions <- s }})
+	to := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3), Port: srv.Addrs()[0].(*net.TCPAddr).Port}
+	c, err := dialAddr(t, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := <-sessions
+	if got := s.LocalAddr().String(); got != to.String() {
+		t.Errorf("local address %s, want %s", got, to)
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nodelay int
+	if err := raw.Control(func(fd uintptr) {
+		nodelay, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY)
+	}); err != nil || nodelay != 1 {
+		t.Errorf("TCP_NODELAY %d, %v", nodelay, err)
+	}
+	s.Close()
+	c.expectEOF()
+	c.Close()
+	waitFor(t, "the descriptor to be closed", func() bool {
+		return errors.Is(raw.Control(func(uintptr) {}), net.ErrClosed)
+	})
+	if got := s.LocalAddr().String(); got != to.String() {
+		t.Errorf("local address %s after close, want %s", got, to)
+	}
+}
+
+// UnixMode is the socket's mode; what is no permission is an error of the field. Addresses
+// that overlap are one of Addrs, which names both.
+func TestAddressSettings(t *testing.T) {
+	path := t.TempDir() + "/s"
+	serve(t, Config{Addrs: []string{"unix://" + path}, MaxConns: 10, UnixMode: 0o620}, &funcs{})
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o620 {
+		t.Errorf("%v, %v", st, err)
+	}
+	_, err := New(Config{Addrs: []string{"unix:///tmp/x"}, UnixMode: os.ModeDir | 0o700}, &funcs{})
+	var bad *ConfigError
+	if !errors.As(err, &bad) || bad.Field != "UnixMode" {
+		t.Errorf("got %v", err)
+	}
+	srv, err := New(Config{Addrs: []string{"tcp://:7001", "tcp://127.0.0.1:7001"}, Accept: AcceptSingle, MaxConns: 10, Logger: quiet}, &funcs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = srv.Start(context.Background())
+	if !errors.As(err, &bad) || bad.Field != "Addrs" || !strings.Contains(err.Error(), "tcp://:7001") || !strings.Contains(err.Error(), "tcp://127.0.0.1:7001") {
+		t.Errorf("got %v", err)
 	}
 }

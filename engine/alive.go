@@ -1,5 +1,8 @@
 package engine
 
+// looksPerTimeout is how often a session that only gets is looked at in one UserTimeout.
+const looksPerTimeout = 16
+
 // dead tells whether the peer has acknowledged nothing for UserTimeout, although it was
 // sent to again and again. TCP_USER_TIMEOUT would end living peers too that only don't
 // read: Linux counts a closed window as silence, also while its probes are answered. So
@@ -13,20 +16,17 @@ func (l *loop) dead(s *Session, now int64) bool {
 		return false
 	}
 	rd.looked = now
-	owed, missed, ago := s.wire.acks()
-	if !owed {
+	acks := s.conn.Acks()
+	if !acks.Owed {
 		rd.wrote = 0
 		return false
 	}
-	rd.wrote = max(rd.wrote, now-int64(ago))
-	return missed && past(now, rd.wrote, limit)
+	rd.wrote = max(rd.wrote, now-int64(acks.Ago))
+	return acks.Missed && past(now, rd.wrote, limit)
 }
-
-// looksPerTimeout is how often a session that only gets is looked at in one UserTimeout.
-const looksPerTimeout = 16
 
 // lost ends a session whose peer is dead. The kernel forgets what it still holds for it.
 func (l *loop) lost(s *Session) {
-	s.wire.reset()
+	s.conn.Abort()
 	l.abort(s, ReasonPeerReset)
 }

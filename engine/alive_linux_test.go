@@ -6,10 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A client that lives and does not read keeps its session for many times UserTimeout,
@@ -27,8 +26,8 @@ func TestClosedWindowIsNotDeath(t *testing.T) {
 		sent <- err
 	}()
 	time.Sleep(8 * limit)
-	if st := srv.Stats(); st.Conns != 1 || st.Buffered == 0 {
-		t.Fatalf("%d sessions, %d bytes wait, %v", st.Conns, st.Buffered, st.Closes)
+	if st := srv.Stats(); st.Conns != 1 || st.Memory == 0 {
+		t.Fatalf("%d sessions, %d bytes wait, %v", st.Conns, st.Memory, st.Closes)
 	}
 	if err := bufioAll(c, n*len(one), one); err != nil {
 		t.Error(err)
@@ -45,9 +44,10 @@ func die(t testing.TB, c net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	drop := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	drop := syscall.SockFilter{Code: syscall.BPF_RET | syscall.BPF_K}
 	raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop})
+		//lint:ignore SA1019 what takes its place is a module of its own
+		err = syscall.AttachLsf(int(fd), []syscall.SockFilter{drop})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -120,11 +120,11 @@ func TestDeadLinkIsSeen(t *testing.T) {
 	go func() { // its thread, which has another network, ends with it
 		defer close(done)
 		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
 			done <- err
 			return
 		}
-		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, UserTimeout: limit}, Net: unix.Gettid(), Sleep: 500 * time.Millisecond})
+		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, UserTimeout: limit}, Net: syscall.Gettid(), Sleep: 500 * time.Millisecond})
 		srv.addr = "10.9.8.2:7000"
 		ip("addr add 10.9.8.1/30 dev va")
 		ip("link set va up")
@@ -132,7 +132,7 @@ func TestDeadLinkIsSeen(t *testing.T) {
 			c := srv.dial()
 			c.send(1, 1, "x")
 			c.expect(1, 1, "x")
-			before := srv.stats().Closes["peer_reset"]
+			before := srv.stats().Closes[ReasonPeerReset]
 			c.send(1, sub, "")
 			time.Sleep(250 * time.Millisecond)
 			ip("link set va down")
@@ -140,7 +140,7 @@ func TestDeadLinkIsSeen(t *testing.T) {
 			if sub == 4 {
 				down = down.Add(250 * time.Millisecond) // the answer goes out then
 			}
-			for srv.stats().Closes["peer_reset"] == before && time.Since(down) < limit+5*time.Second {
+			for srv.stats().Closes[ReasonPeerReset] == before && time.Since(down) < limit+5*time.Second {
 				time.Sleep(10 * time.Millisecond)
 			}
 			took := time.Since(down)
@@ -166,9 +166,8 @@ func BenchmarkAcks(b *testing.B) {
 		srv.Sessions(func(x *Session) bool { s = x; return false })
 		return s != nil
 	})
-	k := sock{fd: s.wire.(*sock).fd}
 	b.ReportAllocs()
 	for b.Loop() {
-		k.acks()
+		s.conn.Acks()
 	}
 }

@@ -3,6 +3,8 @@ package engine
 import (
 	"testing"
 	"time"
+
+	"millrace/engine/internal/netio"
 )
 
 // A peer is dead when it has been sent to in vain for UserTimeout: not sooner, and not
@@ -22,7 +24,7 @@ func TestDeadPeers(t *testing.T) {
 	}
 	t.Run("in vain", func(t *testing.T) {
 		d, s, w := open()
-		w.owed, w.missed, w.ago = true, true, time.Hour // the last acknowledgement was for something earlier
+		w.acks.Owed, w.acks.Missed, w.acks.Ago = true, true, time.Hour // the last acknowledgement was for something earlier
 		send(d, s)
 		d.pass(900*time.Millisecond, 50*time.Millisecond)
 		if w.closed {
@@ -35,7 +37,7 @@ func TestDeadPeers(t *testing.T) {
 	})
 	t.Run("an acknowledgement counts", func(t *testing.T) {
 		d, s, w := open()
-		w.owed, w.missed = true, true
+		w.acks.Owed, w.acks.Missed = true, true
 		send(d, s)
 		d.pass(5*limit, 10*time.Millisecond)
 		if w.closed {
@@ -47,7 +49,7 @@ func TestDeadPeers(t *testing.T) {
 	})
 	t.Run("slow is not dead", func(t *testing.T) {
 		d, s, w := open()
-		w.owed, w.ago = true, time.Hour
+		w.acks.Owed, w.acks.Ago = true, time.Hour
 		send(d, s)
 		d.pass(5*limit, 50*time.Millisecond)
 		if w.closed {
@@ -68,9 +70,9 @@ func TestDeadPeers(t *testing.T) {
 	})
 	t.Run("who sends lives", func(t *testing.T) {
 		d, s, w := open()
-		w.owed, w.missed, w.ago = true, true, time.Hour
+		w.acks.Owed, w.acks.Missed, w.acks.Ago = true, true, time.Hour
 		for range 100 {
-			d.l.traffic(s, frame(1, 1, ""))
+			d.l.received(s, frame(1, 1, ""))
 			d.pass(50*time.Millisecond, 50*time.Millisecond)
 		}
 		if w.looks != 0 || w.closed {
@@ -79,10 +81,10 @@ func TestDeadPeers(t *testing.T) {
 	})
 	t.Run("behind its FIN", func(t *testing.T) {
 		d, s, w := open()
-		w.owed, w.missed, w.ago = true, true, time.Hour
-		s.Hold() // an answer is still owed
+		w.acks.Owed, w.acks.Missed, w.acks.Ago = true, true, time.Hour
+		release := s.Hold() // an answer is still owed
 		send(d, s)
-		d.l.gone(s, true, false)
+		d.l.disconnected(s, netio.EndFIN)
 		d.settleAll()
 		if s.rd.life != lifeFin {
 			t.Fatalf("life %d", s.rd.life)
@@ -91,7 +93,7 @@ func TestDeadPeers(t *testing.T) {
 		if !w.closed {
 			t.Error("not closed")
 		}
-		s.Release()
+		release()
 	})
 }
 
@@ -103,10 +105,10 @@ func BenchmarkSweep(b *testing.B) {
 			l := first.loop
 			srv.table = newTable(10_000)
 			for range 9_999 {
-				s := &Session{srv: srv, loop: l, wire: &sink{}}
+				s := &Session{srv: srv, loop: l, conn: &takesAll{}}
 				l.accept(s)
 			}
-			waitFor(b, "the accepts", func() bool { return first.in.quiet() && srv.pool.Stats().Sessions == 0 })
+			waitFor(b, "the accepts", func() bool { return first.in.Quiet() && srv.pool.Stats().Sessions == 0 })
 			b.ReportAllocs()
 			for b.Loop() {
 				if kind == "written" {

@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/dispatch"
+	"millrace/engine/internal/netio"
 )
 
 // load is a set of connections that echo in lockstep: each round every connection
@@ -155,27 +159,32 @@ func BenchmarkPoolSubmit(b *testing.B) {
 	}
 }
 
-// sink is a wire that takes everything.
-type sink struct{ wrote int }
-
-func (w *sink) write(p []byte) (int, error) { w.wrote += len(p); return len(p), nil }
-func (w *sink) watch() error                { return nil }
-func (w *sink) mask(bool) bool              { return true }
-func (w *sink) fin()                        {}
-func (w *sink) unread() int                 { return 0 }
-func (w *sink) rest(func([]byte)) bool      { return true }
-func (w *sink) keep() bool                  { return true }
-func (w *sink) close()                      {}
-func (w *sink) acks() (owed, missed bool, ago time.Duration) {
-	return false, false, 0
+// takesAll is a wire that takes everything.
+type takesAll struct {
+	wrote int
 }
-func (w *sink) reset() {}
+
+func (w *takesAll) Write(p []byte) (int, error)           { w.wrote += len(p); return len(p), nil }
+func (w *takesAll) NotifyWritable(uint64) error           { return nil }
+func (w *takesAll) PauseReading(bool) bool                { return true }
+func (w *takesAll) CloseWrite()                           {}
+func (w *takesAll) Unread() int                           { return 0 }
+func (w *takesAll) Unacked() int                          { return 0 }
+func (w *takesAll) LocalAddr() net.Addr                   { return nil }
+func (w *takesAll) SyscallConn() (syscall.RawConn, error) { return nil, net.ErrClosed }
+func (w *takesAll) ReadRest(func([]byte)) bool            { return true }
+func (w *takesAll) Detach() bool                          { return true }
+func (w *takesAll) Close()                                {}
+func (w *takesAll) Acks() netio.Acks                      { return netio.Acks{} }
+func (w *takesAll) Abort()                                {}
+func (w *takesAll) RemoteAddr() net.Addr                  { return nil }
 
 // handExec runs a loop's turns when the test says so.
 type handExec struct{}
 
-func (handExec) execute(*loop) error { return nil }
-func (handExec) idle() bool          { return false }
+func (handExec) Execute() error                                          { return nil }
+func (handExec) Idle() bool                                              { return false }
+func (handExec) StandIn(netio.Conn, iter.Seq[netio.Conn]) (func(), bool) { return nil, false }
 
 func (srv *Server) turnAll() {
 	for _, l := range *srv.loops.Load() {
@@ -183,20 +192,21 @@ func (srv *Server) turnAll() {
 		due := l.armed
 		l.mu.Unlock()
 		if due {
-			l.turn()
+			l.Turn()
 		}
 	}
 	runtime.Gosched()
 }
 
 // loose makes a server without sockets: one loop that the test turns by hand, one
-// session on a sink.
-func loose(b testing.TB, h Handler) (*Server, *Session, *sink) {
+// session on a takesAll.
+func loose(b testing.TB, h Handler) (*Server, *Session, *takesAll) {
 	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Dispatch: Ordered, Logger: quiet}, h)
 	if err != nil {
 		b.Fatal(err)
 	}
 	srv.table = newTable(16)
+	srv.serving.Store(true)
 	srv.pool.Start(context.Background())
 	b.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -204,8 +214,8 @@ func loose(b testing.TB, h Handler) (*Server, *Session, *sink) {
 		srv.pool.Stop(ctx)
 	})
 	l := srv.addLoop(handExec{})
-	w := &sink{}
-	s := &Session{srv: srv, loop: l, wire: w}
+	w := &takesAll{}
+	s := &Session{srv: srv, loop: l, conn: w}
 	srv.table.acquire(s)
 	l.accept(s)
 	return srv, s, w
@@ -219,17 +229,19 @@ func BenchmarkInlineTurn(b *testing.B) {
 			srv, s, _ := loose(b, &funcs{read: echo})
 			srv.cfg.Dispatch = d
 			if d == Adaptive {
-				srv.learn = &learner{srv}
-				srv.classes.Load().place(makeEntry(1<<16|1, kindQuick, 0, 0, 0))
+				srv.handles.mode, srv.handles.learns = dispatch.Adaptive, true
+				for range 8 {
+					srv.handles.table.Learn(1<<16|1, 0)
+				}
 			}
-			waitFor(b, "the accept", s.in.quiet)
+			waitFor(b, "the accept", s.in.Quiet)
 			var frames []byte
 			for range 32 {
 				frames = codec.Packet{Main: 1, Sub: 1, Body: make([]byte, 64)}.Append(frames)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				s.loop.traffic(s, frames)
+				s.loop.received(s, frames)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*32), "ns/frame")
 		})
@@ -245,12 +257,12 @@ func BenchmarkGroupSend(b *testing.B) {
 			srv.table = newTable(members + 1)
 			g := srv.Group("g")
 			for range members {
-				m := &Session{srv: srv, loop: s.loop, wire: &sink{}}
+				m := &Session{srv: srv, loop: s.loop, conn: &takesAll{}}
 				s.loop.accept(m)
 				if _, err := g.Join(m); err != nil {
 					b.Fatal(err)
 				}
-				waitFor(b, "the accept", m.in.quiet)
+				waitFor(b, "the accept", m.in.Quiet)
 			}
 			body := make([]byte, size)
 			b.ReportAllocs()
@@ -258,8 +270,8 @@ func BenchmarkGroupSend(b *testing.B) {
 				if n, err := g.Send(1, 1, body); n != members || err != nil {
 					b.Fatal(n, err)
 				}
-				for s.loop.queued.Load() > 0 {
-					s.loop.turn()
+				for s.loop.out.Queued.Load() > 0 {
+					s.loop.Turn()
 					for len(srv.rearm) > 0 {
 						<-srv.rearm
 					}

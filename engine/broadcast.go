@@ -2,50 +2,66 @@ package engine
 
 import (
 	"millrace/codec"
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/bufpool"
 )
 
 // Broadcast sends one packet to every session, as what it has not asked for. The frame
-// is encoded once, and several that wait leave as one write for each session. ErrBusy
-// when a loop has MaxOutbox bytes waiting: nothing was sent. From a callback use
-// Session.Broadcast, which waits its turn instead. ErrFrameTooLarge, ErrClosed.
+// is encoded once and held once for each loop, however many are slow to read it, and
+// several that wait leave as one write for each session. ErrOutboxFull when a loop has
+// MaxOutbox bytes waiting and ErrMemory while MemoryBudget is exceeded, both ErrBusy:
+// nothing was sent. From a callback use Session.Broadcast, which waits its turn instead.
+// ErrFrameTooLarge, codec.ErrBadHandle. ErrClosed before Start and from Stop's end on.
 func (srv *Server) Broadcast(main, sub uint16, body []byte) error {
 	return srv.broadcast(main, sub, body, true)
 }
 
-func (srv *Server) broadcast(main, sub uint16, body []byte, hard bool) error {
-	if len(body) > srv.codec.MaxBody() {
-		return ErrFrameTooLarge
+func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error {
+	p := codec.Packet{Main: main, Sub: sub, Body: body}
+	if !srv.codec.Fits(p) {
+		return srv.misfit(p)
 	}
-	if srv.outboxOver(hard) {
+	if !srv.serving.Load() {
+		return ErrClosed
+	}
+	if err := srv.mayCast(outside); err != nil {
 		srv.busy.Add(1)
-		return ErrBusy
+		return err
 	}
-	b := getBuf(srv.codec.Overhead() + len(body))
-	defer b.free()
-	b.b = srv.codec.Append(b.b, codec.Packet{Main: main, Sub: sub, Body: body})
-	for _, l := range *srv.loops.Load() {
-		l.cast(b.b)
+	b := bufpool.Get(srv.codec.Overhead() + len(body))
+	defer b.Free()
+	b.B = srv.codec.AppendFitting(b.B, p)
+	for _, l := range srv.allLoops() {
+		l.broadcast(b.B)
 	}
 	srv.casts.Add(1)
 	return nil
 }
 
-// outboxOver tells whether broadcasts are refused now: from elsewhere at MaxOutbox,
-// from callbacks, whose strands wait afterwards, at twice of it.
-func (srv *Server) outboxOver(hard bool) bool {
-	limit := int64(srv.cfg.MaxOutbox)
-	if !hard {
+// mayCast tells whether a broadcast or a group send is refused now: from outside at
+// MaxOutbox or past the memory budget, from callbacks, whose strands wait afterwards, at
+// twice MaxOutbox.
+func (srv *Server) mayCast(outside bool) error {
+	limit := int64(srv.maxOutbox())
+	if !outside {
 		limit *= 2
-	} else if srv.buffered.Load() > int64(srv.cfg.MemoryBudget) {
-		return true
 	}
-	return !srv.outboxBelow(limit)
+	switch {
+	case outside && srv.budget.Level() != budget.Free && srv.budget.Used() > srv.budget.Limit():
+		return ErrMemory
+	case !srv.outboxBelow(limit):
+		return ErrOutboxFull
+	}
+	return nil
 }
+
+// maxOutbox is MaxOutbox, or what of the memory budget a loop may use for that.
+func (srv *Server) maxOutbox() int { return min(srv.cfg.MaxOutbox, srv.cfg.MemoryBudget/8) }
 
 // outboxBelow tells whether every loop has less than limit bytes waiting.
 func (srv *Server) outboxBelow(limit int64) bool {
-	for _, l := range *srv.loops.Load() {
-		if l.queued.Load() >= limit {
+	for _, l := range srv.allLoops() {
+		if l.out.Queued.Load() >= limit {
 			return false
 		}
 	}
@@ -69,7 +85,7 @@ func (s *Session) SendGroup(g *Group, main, sub uint16, body []byte) (sent int, 
 }
 
 func (s *Session) waitForOutbox() {
-	if !s.srv.outboxBelow(int64(s.srv.cfg.MaxOutbox)) {
-		s.out.waits.Store(true)
+	if !s.srv.outboxBelow(int64(s.srv.maxOutbox())) {
+		s.out.WaitForLog()
 	}
 }

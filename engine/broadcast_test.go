@@ -27,7 +27,7 @@ func TestWalkIsNotStarvedByBusySessions(t *testing.T) {
 		}
 		d.turn()
 	}
-	if n := d.l.queued.Load(); n != 0 {
+	if n := d.l.out.Queued.Load(); n != 0 {
 		t.Errorf("%d bytes of the log wait after 40 turns", n)
 	}
 	for i, w := range wires {
@@ -49,7 +49,7 @@ func TestBroadcastingStrandWaitsForTheSlowestLoop(t *testing.T) {
 		done.Add(1)
 	}}
 	d := newDesk(t, Config{Dispatch: Ordered, MaxOutbox: limit}, h)
-	slow := d.addLoop(d)
+	slow := d.addLoop(handExec{}) // a loop that stands still
 	s, _ := d.open(-1)
 	d.settleAll()
 	const n = 400
@@ -63,11 +63,11 @@ func TestBroadcastingStrandWaitsForTheSlowestLoop(t *testing.T) {
 	if got := done.Load(); got == n || refused.Load() > 0 {
 		t.Fatalf("%d callbacks ran, %d refused, while a loop stood still", got, refused.Load())
 	}
-	if q := slow.queued.Load(); q > limit+2000 {
+	if q := slow.out.Queued.Load(); q > limit+2000 {
 		t.Errorf("%d bytes wait, limit %d", q, limit)
 	}
 	for range 20 { // it moves again
-		slow.turn()
+		slow.Turn()
 		d.settleAll()
 	}
 	if got := done.Load(); got != n || refused.Load() > 0 {
@@ -136,9 +136,9 @@ type deepWire struct {
 	deepest *int
 }
 
-func (w *deepWire) write(p []byte) (int, error) {
+func (w *deepWire) Write(p []byte) (int, error) {
 	*w.deepest = max(*w.deepest, runtime.Callers(0, make([]uintptr, 1000)))
-	return w.fakeWire.write(p)
+	return w.fakeWire.Write(p)
 }
 
 // Peers that break within one walk are removed one by one, not each within the other's
@@ -154,7 +154,7 @@ func TestPeersThatBreakWithinAWalk(t *testing.T) {
 			continue
 		}
 		broken := &deepWire{fakeWire{s: s, fail: errBroken}, &deepest}
-		s.wire = broken
+		s.conn = broken
 	}
 	d.settleAll()
 	if err := d.Broadcast(1, 1, nil); err != nil {
@@ -166,8 +166,8 @@ func TestPeersThatBreakWithinAWalk(t *testing.T) {
 			t.Fatalf("session %d: %d writes, %d bytes", i, w.writes, len(w.got))
 		}
 	}
-	if n := d.table.count(); n != len(sound) || d.l.queued.Load() != 0 {
-		t.Errorf("%d sessions left, want %d; %d bytes queued", n, len(sound), d.l.queued.Load())
+	if n := d.table.count(); n != len(sound) || d.l.out.Queued.Load() != 0 {
+		t.Errorf("%d sessions left, want %d; %d bytes queued", n, len(sound), d.l.out.Queued.Load())
 	}
 	if deepest == 0 || deepest > 50 {
 		t.Errorf("a stack of %d calls", deepest)

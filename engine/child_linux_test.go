@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -117,6 +118,16 @@ func runChild(string) {
 		}
 	}
 	os.Exit(0)
+}
+
+// lowestFree is the number that the next descriptor will get.
+func lowestFree() int {
+	fd, err := syscall.Dup(0)
+	if err != nil {
+		return math.MaxInt
+	}
+	syscall.Close(fd)
+	return fd
 }
 
 func ip(args string) {

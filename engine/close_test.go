@@ -39,11 +39,11 @@ func TestHalfCloseIsAnsweredInFull(t *testing.T) {
 						switch p.Sub {
 						case 3: // later, from elsewhere
 							p = p.Clone()
-							s.Hold()
+							release := s.Hold()
 							time.AfterFunc(5*time.Millisecond, func() { // in the session's order, where it is not refused
 								if err := s.Submit(func() {
 									s.Reply(p, p.Body)
-									s.Release()
+									release()
 								}); err != nil {
 									t.Error(err)
 								}
@@ -81,7 +81,7 @@ func TestHalfCloseIsAnsweredInFull(t *testing.T) {
 					}
 				}
 				waitFor(t, "every session to end", func() bool { return srv.table.count() == 0 })
-				if st := srv.Stats(); st.Closes["peer_closed"] != 12 || st.LostBytes != 0 || st.Dropped != 0 {
+				if st := srv.Stats(); st.Closes[ReasonPeerClosed] != 12 || st.LostBytes != 0 || st.Dropped != 0 {
 					t.Errorf("closes %v, %d bytes lost, %d frames dropped", st.Closes, st.LostBytes, st.Dropped)
 				}
 			})
@@ -113,7 +113,7 @@ func TestPeerThatClosesWhilePausedIsReadToTheEnd(t *testing.T) {
 			if got := bytesIn.Load(); got != 99_200 {
 				t.Errorf("%d bytes handled, want 99200", got)
 			}
-			if st := srv.Stats(); st.Closes["peer_closed"] != 1 {
+			if st := srv.Stats(); st.Closes[ReasonPeerClosed] != 1 {
 				t.Errorf("closes %v", st.Closes)
 			}
 		})
@@ -219,9 +219,10 @@ func TestSlotWaitsForOnSocketClose(t *testing.T) {
 
 // Groups end at the FIN, not only when the session is done.
 func TestGroupsEndAtTheFin(t *testing.T) {
+	hold := make(chan func(), 1)
 	srv := serve(t, Config{}, plain{func(s *Session, p codec.Packet) {
 		s.Server().Group("g").Join(s)
-		s.Hold()
+		hold <- s.Hold()
 		echo(s, p)
 	}})
 	c := dial(t, srv)
@@ -237,7 +238,7 @@ func TestGroupsEndAtTheFin(t *testing.T) {
 		t.Fatal("closed while an answer is owed")
 	}
 	s.Send(1, 1, []byte("late"))
-	s.Release()
+	(<-hold)()
 	c.expect(1, 1, "late")
 	c.expectEOF()
 }

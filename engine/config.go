@@ -3,12 +3,15 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"runtime"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"millrace/codec"
+	"millrace/engine/internal/gnetio"
 )
 
 // Dispatch says where a packet's OnSocketRead runs.
@@ -87,6 +90,9 @@ func parse(v *uint8, names []string, b []byte) error {
 // Off turns off a limit or timeout whose zero value means its default.
 const Off = -1
 
+// stallAfter is the default of StallAfter.
+const stallAfter = 100 * time.Millisecond
+
 // Config sets up a Server. Zero means the default that the field's comment names.
 type Config struct {
 	// Addrs are what to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path.
@@ -96,7 +102,7 @@ type Config struct {
 	Layout   codec.Layout // the frame; zero is the default frame
 	MaxFrame int          // bytes behind the length field; 64 KiB, or what that field can say
 
-	Loops    int        // event loops; the number of CPUs
+	Loops    int        // event loops; the number of CPUs that this process may use (GOMAXPROCS)
 	Dispatch Dispatch   // where packets run; Adaptive
 	Accept   AcceptMode // who accepts; AcceptReusePort on Linux
 	Balance  Balance    // of AcceptSingle; RoundRobin
@@ -108,31 +114,43 @@ type Config struct {
 	// Pool runs what is not inline. Nil: the server makes, starts and stops one of its
 	// own from Workers, SpareWorkers and MaxQueue.
 	Pool         *Pool
-	Workers      int // base workers; twice the number of CPUs
+	Workers      int // base workers; twice the number of CPUs that this process may use
 	SpareWorkers int // more of them while all are blocked in handlers; 256, Off for none
 	MaxQueue     int // functions waiting in Pool.Submit; 8,192
 
+	// StallAfter is how long one callback may take before it is counted in Stats and
+	// reported with its stack, while it lasts: in the log, at most once a second for each
+	// place in the code, and to OnStall, which may be nil and is called on a goroutine of its
+	// own, one at a time. All goroutines stand still while a stack is taken. 100 ms, Off for
+	// none. With a Pool that was given, workers go by what that was made with.
+	StallAfter time.Duration
+	OnStall    func(Stall) `json:"-"`
+
 	// NoSystemFrames gives Main 0 to the handler: no PING, ERROR or GOAWAY.
 	NoSystemFrames bool
-	Heartbeat      time.Duration // PING to sessions silent for so long; 0 = none
+	Heartbeat      time.Duration // PING to sessions silent for so long; 0 or Off = none
 
 	// Limits. Each counts what it refuses or closes in Stats.
 	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
-	MaxConnsPerIP int // connections from one address; 0 = no limit
+	MaxConnsPerIP int // connections from one address; 0 or Off = no limit
 	MaxRefused    int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
 	MaxOutbound   int // bytes a session may leave unsent; 1 MiB
-	MaxPending    int // bytes read that wait for one session's handler; 1 MiB
+	MaxPending    int // bytes of memory of the requests that wait for one session's handler; 1 MiB
 	MaxTasks      int // functions that wait in one Session.Submit; 1,024
 	MaxOutbox     int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
-	// bytes waiting in all sessions, in and out; 256 MiB. Past it the largest are not read
-	// from and Server.Broadcast is ErrBusy; past it for 10 s, those that hold more than
-	// their share in pushes and read nothing are closed as slow consumers, one by one.
+	// MemoryBudget is what all sessions together may hold, in bytes: requests that wait,
+	// beginnings of frames, functions that wait, answers, pushes and broadcasts that are
+	// unsent; 256 MiB. Past it, whoever holds more than a fair share is not read from and
+	// waits for his peer to read, and broadcasts and group sends from outside of callbacks are
+	// ErrMemory. Past it for 10 s, or past five quarters of it at once, sessions are closed
+	// whose peers take nothing: first as slow consumers those with most unread that they did
+	// not ask for. When a load has ended, the memory is given back to the system.
 	MemoryBudget int
 	MaxGroups    int // groups of one session; 64
 
 	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
-	IdleTimeout       time.Duration // no whole frame for so long; 0 = none
+	IdleTimeout       time.Duration // no whole frame for so long; 0 or Off = none
 	FinTimeout        time.Duration // after the peer's FIN, to finish what is owed; 5 min
 	Linger            time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
 
@@ -144,8 +162,9 @@ type Config struct {
 	KeepAliveEvery   time.Duration // between probes; 10 s
 	KeepAliveCount   int           // probes before the connection is dead; 3
 	UserTimeout      time.Duration // sent to again and again and no acknowledgement for so long; 15 s, Off for none
-	LockOSThread     bool          // bind each loop to a thread
-	EdgeTriggered    bool          // epoll in edge-triggered mode
+	UnixMode         fs.FileMode   // permissions of unix sockets; 0 = what the umask leaves
+	DrainRate        int           // sessions told GOAWAY in a second; 200, or as many as it takes to tell all in a quarter of the time
+	DrainTo          string        // an address that GOAWAY names, for clients to go to; none
 	DrainBudget      int           // sessions written in one turn of a drain; 256
 
 	Logger *slog.Logger // nil: slog.Default()
@@ -153,26 +172,18 @@ type Config struct {
 
 func or[T comparable](v *T, def T) {
 	var zero T
-	if *v == zero {
-		*v = def
-	}
+	swap(v, zero, def)
 }
 
-// off turns Off into 0 after defaults have been filled in.
-func off[T int | time.Duration](v *T) {
-	if *v == Off {
-		*v = 0
-	}
-}
-
-// WithDefaults returns a copy with every zero that stands for a default filled in
-// and every Off turned into zero. Two stay 0 when they are not set: MaxConns, which
-// Start fits to the open-file limit, and MaxFrame, which New fits to the layout.
+// WithDefaults returns a copy with every zero that stands for a default filled in; what
+// is Off stays Off. Two stay 0 when they are not set: MaxConns, which Start fits to the
+// open-file limit, and MaxFrame, which New fits to the layout.
 func (c Config) WithDefaults() Config {
-	or(&c.Loops, runtime.NumCPU())
-	or(&c.Workers, 2*runtime.NumCPU())
+	or(&c.Loops, runtime.GOMAXPROCS(0))
+	or(&c.Workers, 2*runtime.GOMAXPROCS(0))
 	or(&c.SpareWorkers, 256)
 	or(&c.MaxQueue, 8192)
+	or(&c.StallAfter, stallAfter)
 	or(&c.MaxRefused, 32)
 	or(&c.MaxOutbound, 1<<20)
 	or(&c.MaxPending, 1<<20)
@@ -191,14 +202,38 @@ func (c Config) WithDefaults() Config {
 	or(&c.UserTimeout, 15*time.Second)
 	or(&c.DrainBudget, 256)
 	or(&c.Logger, slog.Default())
-	off(&c.SpareWorkers)
-	off(&c.FirstFrameTimeout)
-	off(&c.FrameTimeout)
-	off(&c.IdleTimeout)
-	off(&c.KeepAlive)
-	off(&c.UserTimeout)
-	off(&c.Heartbeat)
 	return c
+}
+
+// inUse is what a server keeps of a config with its defaults: what is Off is 0 there.
+func (c Config) inUse() Config {
+	swap(&c.SpareWorkers, Off, 0)
+	swap(&c.StallAfter, Off, 0)
+	swap(&c.MaxConnsPerIP, Off, 0)
+	swap(&c.FirstFrameTimeout, Off, 0)
+	swap(&c.FrameTimeout, Off, 0)
+	swap(&c.IdleTimeout, Off, 0)
+	swap(&c.KeepAlive, Off, 0)
+	swap(&c.UserTimeout, Off, 0)
+	swap(&c.Heartbeat, Off, 0)
+	return c
+}
+
+// given is the config that inUse was made of: Off again where 0 would mean the default.
+func (c Config) given() Config {
+	swap(&c.SpareWorkers, 0, Off)
+	swap(&c.StallAfter, 0, Off)
+	swap(&c.FirstFrameTimeout, 0, Off)
+	swap(&c.FrameTimeout, 0, Off)
+	swap(&c.KeepAlive, 0, Off)
+	swap(&c.UserTimeout, 0, Off)
+	return c
+}
+
+func swap[T comparable](v *T, from, to T) {
+	if *v == from {
+		*v = to
+	}
 }
 
 // ConfigError is one field that Config can't have.
@@ -212,22 +247,32 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("engine: %s = %v: %s", e.Field, e.Value, e.Why)
 }
 
-// validate reports every fault of a config that has its defaults.
+// validate reports every fault of a config in use.
 func (c Config) validate() error {
 	var errs []error
 	bad := func(field string, v any, why string) {
 		errs = append(errs, &ConfigError{field, v, why})
 	}
-	within := func(field string, v, least, most int) {
-		if v < least || v > most {
+	within := func(field string, v int, least, most int64) {
+		if int64(v) < least || int64(v) > most {
 			bad(field, v, fmt.Sprintf("must be %d to %d", least, most))
 		}
 	}
 	if len(c.Addrs) == 0 {
 		bad("Addrs", "none", "give at least one, such as tcp://127.0.0.1:7000")
 	}
+	if frames, err := codec.New(c.Layout, c.MaxFrame); err != nil {
+		errs = append(errs, err)
+	} else {
+		for h := range c.Handles {
+			main, sub := codec.Split(h)
+			if err := frames.Check(codec.Packet{Main: main, Sub: sub}); err != nil {
+				bad("Handles", fmt.Sprintf("%d/%d", main, sub), "must be one that the layout has room for")
+			}
+		}
+	}
 	for _, a := range c.Addrs {
-		if _, err := parseAddr(a); err != nil {
+		if _, err := gnetio.ParseAddr(a); err != nil {
 			bad("Addrs", a, err.Error())
 		}
 	}
@@ -246,6 +291,7 @@ func (c Config) validate() error {
 	within("MemoryBudget", c.MemoryBudget, 1<<16, 1<<48)
 	within("MaxGroups", c.MaxGroups, 1, 1<<16)
 	within("ReadBuffer", c.ReadBuffer, 1<<10, 16<<20)
+	within("DrainRate", c.DrainRate, 0, 1<<24)
 	within("DrainBudget", c.DrainBudget, 1, 1<<20)
 	within("SocketRecvBuffer", c.SocketRecvBuffer, 0, 1<<30)
 	within("SocketSendBuffer", c.SocketSendBuffer, 0, 1<<30)
@@ -255,6 +301,7 @@ func (c Config) validate() error {
 		v     time.Duration
 		least time.Duration
 	}{
+		{"StallAfter", c.StallAfter, 10 * time.Millisecond},
 		{"FirstFrameTimeout", c.FirstFrameTimeout, 10 * time.Millisecond},
 		{"FrameTimeout", c.FrameTimeout, 10 * time.Millisecond},
 		{"IdleTimeout", c.IdleTimeout, 10 * time.Millisecond},
@@ -269,6 +316,12 @@ func (c Config) validate() error {
 			bad(d.field, d.v, fmt.Sprintf("must be at least %v, or off", d.least))
 		}
 	}
+	if len(c.DrainTo) > maxDrainTo || len(c.DrainTo) > 0 && !utf8.ValidString(c.DrainTo) {
+		bad("DrainTo", c.DrainTo, fmt.Sprintf("must be text of at most %d bytes", maxDrainTo))
+	}
+	if c.UnixMode&^fs.ModePerm != 0 {
+		bad("UnixMode", fmt.Sprintf("%#o", uint32(c.UnixMode)), "must be permissions, such as 0660")
+	}
 	if int(c.Dispatch) >= len(dispatchNames) {
 		bad("Dispatch", uint8(c.Dispatch), "must be Adaptive, Ordered or Inline")
 	}
@@ -280,9 +333,6 @@ func (c Config) validate() error {
 	}
 	if c.Heartbeat > 0 && c.NoSystemFrames {
 		bad("Heartbeat", c.Heartbeat, "needs system frames, which NoSystemFrames turns off")
-	}
-	if _, err := codec.New(c.Layout, c.MaxFrame); err != nil {
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/dispatch"
 )
 
 func inlined(srv *Server) (n uint64) {
@@ -18,61 +20,6 @@ func inlined(srv *Server) (n uint64) {
 		n += l.Inline
 	}
 	return n
-}
-
-// Every handle whose dispatch is fixed keeps it, however many there are and whatever
-// else is learned beside them.
-func TestFixedHandlesStayFixed(t *testing.T) {
-	fix := map[uint32]Dispatch{}
-	for i := range uint32(3000) {
-		fix[i*0x10001^i<<7] = []Dispatch{Ordered, Inline}[i%2]
-	}
-	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Handles: fix, Logger: quiet}, &funcs{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	for g := range 4 { // a storm of handles that are learned
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			r := rand.New(rand.NewPCG(1, uint64(g)))
-			c := srv.classes.Load()
-			for range 20_000 {
-				h := r.Uint32()
-				if _, ok := fix[h]; !ok {
-					c.place(makeEntry(h, kindLearn+uint8(h&1), 0, 0, 1))
-				}
-			}
-		}()
-	}
-	wg.Wait()
-	for h, d := range fix {
-		for _, mode := range dispatches {
-			if got := srv.classes.Load().inline(h, mode); got != (d == Inline) {
-				t.Fatalf("handle %#x fixed as %v: inline %v in mode %v", h, d, got, mode)
-			}
-		}
-	}
-	for h, d := range fix {
-		srv.SetDispatch(h, Adaptive)
-		c := srv.classes.Load()
-		if c.inline(h, Adaptive) || c.inline(h, Ordered) || !c.inline(h, Inline) {
-			t.Fatalf("handle %#x is still %v", h, d)
-		}
-		break
-	}
-}
-
-// An entry holds what it was made of.
-func TestEntry(t *testing.T) {
-	for range 1000 {
-		h, k, b, s, r := rand.Uint32(), uint8(rand.IntN(5)), uint8(rand.IntN(16)), uint8(rand.IntN(256)), uint16(rand.Uint32())
-		e := makeEntry(h, k, b, s, r)
-		if e.handle() != h || e.kind() != k || e.backoff() != b || e.strikes() != s || e.runs() != r {
-			t.Fatalf("%x: %x %d %d %d %d", e, h, k, b, s, r)
-		}
-	}
 }
 
 // A handle that has shown itself quick runs inline, one that takes long never does, and
@@ -101,7 +48,7 @@ func TestAdaptiveLearnsAndTakesBack(t *testing.T) {
 	}
 	slow.Store(true)
 	if n := do(2, 20); n < 1 || n > 3 {
-		t.Errorf("a handle that turned slow ran inline %d times more, want at most %d", n, maxStrikes)
+		t.Errorf("a handle that turned slow ran inline %d times more, want at most 3", n)
 	}
 	if st := srv.Stats(); st.Demoted != 1 {
 		t.Errorf("%d demoted", st.Demoted)
@@ -251,7 +198,7 @@ func TestEveryLayoutThroughAServer(t *testing.T) {
 							}
 							srv := serve(t, Config{Layout: lay, MaxFrame: c.MaxFrame(), Loops: 1, Workers: 2, Linger: 20 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) {
 								if p.Sub == 7 {
-									s.Error(p, CodeConflict, "no")
+									s.ReplyError(p, CodeConflict, "no")
 									return
 								}
 								echo(s, p)
@@ -272,7 +219,7 @@ func TestEveryLayoutThroughAServer(t *testing.T) {
 							}
 							b := []byte{}
 							for _, body := range []string{"", "x", strings.Repeat("y", 5000)} {
-								b = c.Append(b, codec.Packet{Main: 3, Sub: 4, Seq: seq, Body: []byte(body)})
+								b = must(c.Append(b, codec.Packet{Main: 3, Sub: 4, Seq: seq, Body: []byte(body)}))
 							}
 							for i := range 10 { // in pieces
 								cl.Write(b[len(b)*i/10 : len(b)*(i+1)/10])
@@ -282,7 +229,7 @@ func TestEveryLayoutThroughAServer(t *testing.T) {
 									t.Fatalf("got %d/%d seq %d, %d bytes, want 3/4, %d, %d", p.Main, p.Sub, p.Seq, len(p.Body), seq, n)
 								}
 							}
-							cl.Write(c.Append(nil, codec.Packet{Main: 3, Sub: 7, Seq: seq}))
+							cl.Write(must(c.Append(nil, codec.Packet{Main: 3, Sub: 7, Seq: seq})))
 							if p := next(); p.Main != 0 || p.Sub != SubError || p.Seq != seq || len(p.Body) != 8 {
 								t.Errorf("got %v, want an ERROR with its Seq", p)
 							}
@@ -329,5 +276,45 @@ func TestOneBlockedCallInABatchIsSeen(t *testing.T) {
 	}
 	if n := srv.Stats().Demoted; n != 1 {
 		t.Errorf("%d demoted after three batches with a blocked call each", n)
+	}
+}
+
+// A long turn is held against each of its handles once, however they alternate, and not
+// at all when it only was of many packets.
+func TestALongTurnIsOneStrikeForEachOfItsHandles(t *testing.T) {
+	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Logger: quiet}, &funcs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var turn []byte
+	for i := range 32 {
+		turn = append(turn, frame(1, uint16(1+i%2), "")...)
+	}
+	for range 8 {
+		srv.handles.table.Learn(1<<16|1, 0)
+		srv.handles.table.Learn(1<<16|2, 0)
+	}
+	inline := func() (n int) {
+		for _, h := range []uint32{1<<16 | 1, 1<<16 | 2} {
+			if srv.handles.table.Inline(h, dispatch.Adaptive) {
+				n++
+			}
+		}
+		return n
+	}
+	for range 10 {
+		srv.handles.judge(bytes.Repeat(turn, 256), 8192, 41*time.Millisecond)
+	}
+	if inline() != 2 {
+		t.Fatal("demoted for many packets of 5 µs each")
+	}
+	for i := range 3 {
+		if inline() != 2 || srv.demoted.Load() != 0 {
+			t.Fatalf("%d of 2 inline after %d turns of 5 ms", inline(), i)
+		}
+		srv.handles.judge(turn, 32, 5*time.Millisecond)
+	}
+	if inline() != 0 || srv.demoted.Load() != 2 {
+		t.Errorf("%d inline, %d demoted after three long turns, want 0 and 2", inline(), srv.demoted.Load())
 	}
 }

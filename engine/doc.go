@@ -13,18 +13,21 @@
 // a time. Its OnSocketAccept, OnSocketRead, OnSocketClose and submitted functions all
 // travel the strand, so a session's state needs no lock. Different sessions run at the
 // same time. With inline and adaptive dispatch a strand that is idle may be run by the
-// session's loop itself. A handler that blocks a worker holds back its own session:
-// spare workers take the place of blocked ones. A handler that blocks a loop holds back
-// all of that loop's sessions, so handles that block belong on the workers
-// (Config.Handles, Server.SetDispatch).
+// session's loop itself. A handler that blocks holds back its own session: spare workers
+// take the place of blocked ones, and another goroutine does the work of a loop that is
+// held up for some 20 ms. So callbacks may wait for each other in every mode; handles
+// that are known to block are better off on the workers (Config.Handles,
+// Server.SetDispatch).
 //
 // Send, Push, Broadcast, Group.Send, Close, Submit and the getters may be called from
-// any goroutine and never block. Start and Stop block until they are done.
+// any goroutine and never block. Start and Stop block until they are done or their
+// context ends; Stop from one of the server's own callbacks is ErrInCallback.
 //
 // # Bytes
 //
 // A packet's body is valid until OnSocketRead returns. Bodies given to Send and its
-// kin are copied before it returns.
+// kin are copied before it returns. A broadcast is held once for each loop and the frame
+// of a group send once, however many sessions have still to be sent it.
 //
 // # Identity
 //
@@ -37,5 +40,14 @@
 // Replies are staged per session and leave as one write for each batch. A session
 // that leaves more than MaxOutbound unread is not read from, and its strand waits
 // without holding a worker, until half of it has gone. What waits to be handled is
-// bounded the same way by MaxPending.
+// bounded the same way by MaxPending. MemoryBudget bounds all of it together; limits
+// count the memory that is held, not the bytes that came.
+//
+// # Layers
+//
+// The packages of engine/internal stand below this one and know nothing of it: bufpool and
+// budget (memory), outbox, inbox and strand (one session's queues), dispatch (what is
+// learned of handles), registry and perip, sched (the pool), netio (the seam to the
+// network) and gnetio (gnet and Linux behind it). Here is what ties them together: a
+// session, its loop's turns, limits, draining.
 package engine

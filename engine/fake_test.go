@@ -5,16 +5,19 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
 )
 
 // long turns on the large variants of the tests.
@@ -43,17 +46,16 @@ type desk struct {
 	alone bool // nothing but its own work waits for the loop
 }
 
-func (d *desk) execute(l *loop) error {
-	if l != d.l {
-		return nil // a loop that stands still
-	}
+func (d *desk) Execute() error {
 	d.mu.Lock()
 	d.asks++
 	d.mu.Unlock()
 	return nil
 }
 
-func (d *desk) idle() bool { return d.alone }
+func (d *desk) Idle() bool { return d.alone }
+
+func (d *desk) StandIn(netio.Conn, iter.Seq[netio.Conn]) (func(), bool) { return nil, false }
 
 // newDesk makes a desk with a running pool.
 func newDesk(t testing.TB, cfg Config, h Handler) *desk {
@@ -67,6 +69,7 @@ func newDesk(t testing.TB, cfg Config, h Handler) *desk {
 		t.Fatal(err)
 	}
 	srv.table = newTable(1 << 12)
+	srv.serving.Store(true)
 	d := &desk{Server: srv, t: t}
 	d.l = srv.addLoop(d)
 	if cfg.Pool != nil {
@@ -98,7 +101,7 @@ func (d *desk) turn() bool {
 			return false
 		}
 	}
-	d.l.turn()
+	d.l.Turn()
 	return true
 }
 
@@ -138,14 +141,15 @@ type fakeWire struct {
 	closed  bool
 	masked  bool
 	nomask  bool
+	nofiles bool // Detach fails
 
-	owed, missed bool // what acks says
-	ago          time.Duration
-	looks        int // calls of acks
-	wasReset     bool
+	unacked  int        // what Unacked says
+	acks     netio.Acks // what Acks says
+	looks    int        // calls of Acks
+	wasReset bool
 }
 
-func (w *fakeWire) write(p []byte) (int, error) {
+func (w *fakeWire) Write(p []byte) (int, error) {
 	w.writes++
 	n := len(p)
 	if w.room >= 0 {
@@ -158,24 +162,28 @@ func (w *fakeWire) write(p []byte) (int, error) {
 	}
 	return n, nil
 }
-func (w *fakeWire) watch() error { w.watched = true; return nil }
-func (w *fakeWire) mask(stop bool) bool {
+func (w *fakeWire) NotifyWritable(uint64) error { w.watched = true; return nil }
+func (w *fakeWire) PauseReading(stop bool) bool {
 	if w.nomask {
 		return false
 	}
 	w.masked = stop
 	return true
 }
-func (w *fakeWire) fin()                   { w.finned = true }
-func (w *fakeWire) unread() int            { return 0 }
-func (w *fakeWire) rest(func([]byte)) bool { return true }
-func (w *fakeWire) keep() bool             { return true }
-func (w *fakeWire) close()                 { w.closed = true }
-func (w *fakeWire) reset()                 { w.wasReset = true }
-func (w *fakeWire) acks() (owed, missed bool, ago time.Duration) {
+func (w *fakeWire) CloseWrite()                { w.finned = true }
+func (w *fakeWire) Unread() int                { return 0 }
+func (w *fakeWire) Unacked() int               { return w.unacked }
+func (w *fakeWire) ReadRest(func([]byte)) bool { return true }
+func (w *fakeWire) Detach() bool               { return !w.nofiles }
+func (w *fakeWire) Close()                     { w.closed = true }
+func (w *fakeWire) Abort()                     { w.wasReset = true }
+func (w *fakeWire) Acks() netio.Acks {
 	w.looks++
-	return w.owed, w.missed, w.ago
+	return w.acks
 }
+func (w *fakeWire) LocalAddr() net.Addr                   { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2} }
+func (w *fakeWire) SyscallConn() (syscall.RawConn, error) { return nil, net.ErrClosed }
+func (w *fakeWire) RemoteAddr() net.Addr                  { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
 // give lets the wire take n more bytes and tells the session, as the watcher would.
 func (w *fakeWire) give(n int) {
@@ -192,7 +200,7 @@ var errBroken = errors.New("broken")
 func (d *desk) open(room int) (*Session, *fakeWire) {
 	d.t.Helper()
 	w := &fakeWire{room: room}
-	s := &Session{srv: d.Server, loop: d.l, wire: w, remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}}
+	s := &Session{srv: d.Server, loop: d.l, conn: w}
 	w.s = s
 	if !d.l.accept(s) {
 		d.t.Fatal("no slot")

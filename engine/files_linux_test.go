@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/gnetio"
 )
 
 // Few open files: a burst of connections does not end the server, those it may have are
@@ -114,15 +115,14 @@ func TestFilesEatenByOthers(t *testing.T) {
 // All files eaten between two looks of the guard, whoever accepts: sessions are served
 // on, a connection that comes then waits, and is served when there are files again.
 func TestAcceptWithoutFilesEndsNothing(t *testing.T) {
-	files := uint64(listenBacklog() + 300)
+	files := uint64(gnetio.Backlog() + 300)
 	for _, cc := range []childConfig{
 		{Config: Config{}, Files: 400},
 		{Config: Config{Accept: AcceptSingle}, Files: files},
 		{Config: Config{Accept: AcceptSingle, Balance: LeastConnections}, Files: files},
 		{Config: Config{Addrs: []string{"unix://" + filepath.Join(t.TempDir(), "s")}}, Files: files},
-		{Config: Config{EdgeTriggered: true}, Files: 400},
 	} {
-		t.Run(fmt.Sprint(cc.Config.Accept, cc.Config.Balance, len(cc.Config.Addrs), cc.Config.EdgeTriggered), func(t *testing.T) {
+		t.Run(fmt.Sprint(cc.Config.Accept, cc.Config.Balance, len(cc.Config.Addrs)), func(t *testing.T) {
 			t.Parallel()
 			cc.Config.MaxConns = 50
 			srv := spawn(t, cc)

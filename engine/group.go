@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/outbox"
 )
 
 // Group is a set of sessions that are sent to together. It is made by Server.Group and
@@ -12,16 +14,29 @@ import (
 type Group struct {
 	srv  *Server
 	name string
+}
 
-	mu      sync.RWMutex
-	members map[*Session]struct{} // guarded by mu
+// memberSet is what a group with members is.
+type memberSet struct {
+	name string
+	// in has every member. list is the same for senders, who read it without a lock: nil
+	// when members have come or gone since it was made, and it is never changed in place.
+	in   map[*Session]*membership // guarded by groups.mu
+	list []*membership            // guarded by groups.mu
+}
+
+// membership is one session's in one group.
+type membership struct {
+	s    *Session
+	set  *memberSet
+	left bool        // guarded by the lock of the session's outbox
+	next *membership // guarded by groups.mu; the session's next one
 }
 
 // groups are a server's groups by name.
 type groups struct {
-	srv *Server
-	mu  sync.Mutex // taken before a Group's mu
-	all map[string]*Group
+	mu  sync.Mutex
+	all map[string]*memberSet // guarded by mu
 }
 
 // Group returns the group of that name. One without members is only a name: it takes
@@ -31,134 +46,161 @@ func (srv *Server) Group(name string) *Group { return &Group{srv: srv, name: nam
 // Name is what Server.Group was given.
 func (g *Group) Name() string { return g.name }
 
-// real finds the group that has the members, or nil. groups.mu is held.
-func (g *Group) real() *Group { return g.srv.groups.all[g.name] }
-
 // Join makes s a member and returns how many there are. Joining twice counts once.
 // ErrClosed when s is closing, ErrLimit past MaxGroups.
 func (g *Group) Join(s *Session) (members int, err error) {
 	gs := &g.srv.groups
+	s.flags.set(flagGrouped) // before Connected is asked: either this sees the close, or that sees the group
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if !s.Connected() {
 		return 0, ErrClosed
 	}
-	r := g.real()
-	if r != nil {
-		r.mu.RLock()
-		_, in := r.members[s]
-		r.mu.RUnlock()
-		if in {
-			return r.Len(), nil
-		}
+	set := gs.all[g.name]
+	if set != nil && set.in[s] != nil {
+		return len(set.in), nil
 	}
-	if len(s.groups) >= g.srv.cfg.MaxGroups {
-		return 0, fmt.Errorf("%w: %d groups", ErrLimit, len(s.groups))
+	n := 0
+	for m := s.groups; m != nil; m = m.next {
+		n++
 	}
-	if r == nil {
-		r = &Group{srv: g.srv, name: g.name, members: map[*Session]struct{}{}}
-		gs.all[g.name] = r
+	if n >= g.srv.cfg.MaxGroups {
+		return 0, fmt.Errorf("%w: %d groups", ErrLimit, n)
 	}
-	r.mu.Lock()
-	r.members[s] = struct{}{}
-	n := len(r.members)
-	r.mu.Unlock()
-	s.groups = append(s.groups, r)
-	return n, nil
+	if set == nil {
+		set = &memberSet{name: g.name, in: map[*Session]*membership{}}
+		gs.all[g.name] = set
+	}
+	m := &membership{s: s, set: set, next: s.groups}
+	set.in[s], set.list = m, nil
+	s.groups = m
+	return len(set.in), nil
 }
 
-// Leave ends s's membership and returns how many members are left. Leaving a group that
-// s is not in changes nothing.
+// Leave ends s's membership and returns how many members are left. No frame of the group
+// is sent to s after it has returned. Leaving a group that s is not in changes nothing.
 func (g *Group) Leave(s *Session) (members int, err error) {
 	gs := &g.srv.groups
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	r := g.real()
-	if r == nil {
+	set := gs.all[g.name]
+	if set == nil {
 		return 0, nil
 	}
-	for i, x := range s.groups {
-		if x == r {
-			s.groups = append(s.groups[:i], s.groups[i+1:]...)
-			return gs.drop(r, s), nil
+	for at := &s.groups; *at != nil; at = &(*at).next {
+		if m := *at; m.set == set {
+			*at = m.next
+			gs.drop(m)
+			break
 		}
 	}
-	return r.Len(), nil
+	return len(set.in), nil
 }
 
-// drop takes s out of r. groups.mu is held.
-func (gs *groups) drop(r *Group, s *Session) int {
-	r.mu.Lock()
-	delete(r.members, s)
-	n := len(r.members)
-	r.mu.Unlock()
-	if n == 0 {
-		delete(gs.all, r.name)
+// drop ends a membership. mu is held.
+func (gs *groups) drop(m *membership) {
+	m.s.out.Atomically(func() { m.left = true })
+	set := m.set
+	delete(set.in, m.s)
+	set.list = nil
+	if len(set.in) == 0 {
+		delete(gs.all, set.name)
 	}
-	return n
 }
 
 // leaveAll ends every membership of a session that closes.
 func (gs *groups) leaveAll(s *Session) {
+	if !s.flags.has(flagGrouped) {
+		return
+	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	for _, r := range s.groups {
-		gs.drop(r, s)
+	for m := s.groups; m != nil; m = m.next {
+		gs.drop(m)
 	}
 	s.groups = nil
 }
 
 // Len is how many members there are.
 func (g *Group) Len() int {
-	if r := g.find(); r != nil {
-		r.mu.RLock()
-		defer r.mu.RUnlock()
-		return len(r.members)
+	gs := &g.srv.groups
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if set := gs.all[g.name]; set != nil {
+		return len(set.in)
 	}
 	return 0
 }
 
-func (g *Group) find() *Group {
-	if g.members != nil {
-		return g
+// members returns the group's members as they are now. The list is not changed any more,
+// so nobody who joins, leaves or closes waits for those who send.
+func (gs *groups) members(name string) []*membership {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	set := gs.all[name]
+	if set == nil {
+		return nil
 	}
-	g.srv.groups.mu.Lock()
-	defer g.srv.groups.mu.Unlock()
-	return g.real()
+	if set.list == nil {
+		set.list = make([]*membership, 0, len(set.in))
+		for _, m := range set.in {
+			set.list = append(set.list, m)
+		}
+	}
+	return set.list
 }
 
 // Send sends one packet to every member, as what they have not asked for, and returns
-// how many it was sent to. The frame is encoded once and held once. ErrBusy when a loop has
-// MaxOutbox bytes of broadcasts and group sends waiting: nothing was sent. From a
-// callback use Session.SendGroup, which waits its turn instead.
+// how many it was sent to. The frame is encoded once and held once. ErrOutboxFull when a
+// loop has MaxOutbox bytes of broadcasts and group sends waiting and ErrMemory while
+// MemoryBudget is exceeded, both ErrBusy: nothing was sent. From a callback use
+// Session.SendGroup, which waits its turn instead. ErrFrameTooLarge,
+// codec.ErrBadHandle, ErrClosed.
 func (g *Group) Send(main, sub uint16, body []byte) (sent int, err error) {
 	return g.send(main, sub, body, true)
 }
 
-func (g *Group) send(main, sub uint16, body []byte, hard bool) (sent int, err error) {
-	c := g.srv.codec
-	if len(body) > c.MaxBody() {
-		return 0, ErrFrameTooLarge
+func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err error) {
+	srv, c := g.srv, g.srv.codec
+	p := codec.Packet{Main: main, Sub: sub, Body: body}
+	if !c.Fits(p) {
+		return 0, srv.misfit(p)
 	}
-	if g.srv.outboxOver(hard) {
-		g.srv.busy.Add(1)
-		return 0, ErrBusy
+	if !srv.serving.Load() {
+		return 0, ErrClosed
 	}
-	r := g.find()
-	if r == nil {
+	if err := srv.mayCast(outside); err != nil {
+		srv.busy.Add(1)
+		return 0, err
+	}
+	list := srv.groups.members(g.name)
+	if len(list) == 0 {
 		return 0, nil
 	}
-	frame := getBuf(c.Overhead() + len(body))
-	frame.refs.Store(1)
-	defer frame.drop()
-	frame.b = c.Append(frame.b, codec.Packet{Main: main, Sub: sub, Body: body})
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	cost := segCost + len(frame.b)/max(1, len(r.members)) // all together, what they hold
-	for s := range r.members {
-		if s.share(frame, cost) == nil {
+	frame := bufpool.Get(c.Overhead() + len(body))
+	frame.Share()
+	srv.budget.Add(frame.Held())
+	frame.B = c.AppendFitting(frame.B, p)
+	cost := outbox.ReferCost + len(frame.B)/len(list) // all together, what they hold
+	for _, m := range list {
+		if m.send(frame, cost) {
 			sent++
 		}
 	}
+	if held, last := frame.Release(); last {
+		srv.budget.Add(-held)
+	}
 	return sent, nil
+}
+
+func (m *membership) send(frame *bufpool.Buf, cost int) bool {
+	s := m.s
+	switch s.out.Refer(&s.loop.out, frame, cost, &m.left) {
+	case outbox.Wake:
+		s.loop.markDirty(s)
+		return true
+	case outbox.Staged:
+		return true
+	}
+	return false
 }

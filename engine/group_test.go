@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
 )
 
 // Groups against a map of sets: join twice, leave what one is not in, close, FIN.
@@ -117,7 +118,7 @@ func TestGroupModel(t *testing.T) {
 				switch {
 				case gone[i]:
 				case rapid.Bool().Draw(t, "fin"):
-					d.l.gone(all[i], true, false)
+					d.l.disconnected(all[i], netio.EndFIN)
 				default:
 					all[i].Close()
 				}

@@ -3,9 +3,9 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"millrace/codec"
+	"millrace/engine/internal/sched"
 )
 
 // Handler receives a server's events. The three callbacks of one session never run
@@ -31,16 +31,6 @@ type FinHandler interface {
 	OnSocketFin(s *Session)
 }
 
-// EarlyFinHandler is a Handler that wants to know of a peer's FIN also while the
-// session's last callback still runs, so that what others wait for need not wait for that
-// callback too: its locks, say. It is called at most once, some milliseconds after the
-// FIN and only if that callback is on a worker and no packet waits behind it, beside the callback and on
-// another goroutine; OnSocketFin still comes in its turn. It must be fit to run twice
-// and beside anything.
-type EarlyFinHandler interface {
-	OnSocketFinEarly(s *Session)
-}
-
 // Reason is why a session closed.
 type Reason uint8
 
@@ -59,15 +49,21 @@ const (
 	ReasonDrain               // the server stopped, and the session had nothing outstanding
 	ReasonStopped             // the server stopped before the session was done
 	ReasonRefused             // a request refused where system frames are off
+	ReasonMemory              // MemoryBudget was exceeded, and the session held memory that its peer did not take
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "peer_closed", "peer_reset", "server_closed", "bad_frame", "first_frame_timeout", "frame_timeout",
-	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused",
+	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused", "memory_budget",
 }
 
 func (r Reason) String() string { return name(reasonNames[:], int(r)) }
+
+// MarshalText makes Reason usable as a key in JSON.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+func (r *Reason) UnmarshalText(b []byte) error { return parse((*uint8)(r), reasonNames[:], b) }
 
 // ErrorCode is the code of an ERROR frame.
 type ErrorCode uint16
@@ -106,11 +102,25 @@ const (
 var (
 	// ErrClosed: the session or the server has gone, or is going. It is net.ErrClosed
 	// too, which is how callers that know nothing of this package recognise it.
-	ErrClosed = fmt.Errorf("engine: closed: %w", net.ErrClosed)
-	// ErrBusy: the session's, its tasks' or a loop's outbox is at its limit. Try later.
+	ErrClosed = sched.ErrClosed
+	// ErrNotRunning: the pool has not been started. Unlike ErrClosed it need not stay so.
+	ErrNotRunning = sched.ErrNotRunning
+	// ErrInCallback: Stop was called from a callback that it would wait for. Call it on a
+	// goroutine of its own.
+	ErrInCallback = sched.ErrInCallback
+	// ErrBusy: something is at its limit; which, says the error that was returned, one of
+	// the four below. errors.Is tells that each is ErrBusy. Try later.
 	ErrBusy = errors.New("engine: busy")
+	// ErrOutboundFull: the session has MaxOutbound bytes unsent.
+	ErrOutboundFull = fmt.Errorf("%w: the session has too much unsent", ErrBusy)
+	// ErrOutboxFull: a loop has MaxOutbox bytes of broadcasts, group sends and pushes waiting.
+	ErrOutboxFull = fmt.Errorf("%w: a loop has too many broadcasts waiting", ErrBusy)
+	// ErrTasksFull: the session has MaxTasks functions waiting.
+	ErrTasksFull = fmt.Errorf("%w: the session has too many functions waiting", ErrBusy)
+	// ErrMemory: MemoryBudget is exceeded.
+	ErrMemory = fmt.Errorf("%w: the memory budget is exceeded", ErrBusy)
 	// ErrOverloaded: Pool.Submit has MaxQueue functions waiting. Try later.
-	ErrOverloaded = errors.New("engine: overloaded")
+	ErrOverloaded = sched.ErrOverloaded
 	// ErrFrameTooLarge: the body doesn't fit MaxFrame.
 	ErrFrameTooLarge = errors.New("engine: frame too large")
 	// ErrLimit: a limit on what one session may have, such as MaxGroups.

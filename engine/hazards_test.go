@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
 )
 
 // A session can be found by anybody as soon as it has a slot: what others do to it then
@@ -129,13 +130,13 @@ func TestLateSendsNeverReachTheNextClientOfASlot(t *testing.T) {
 			stale.Add(1) // the goroutines above have closed it already
 		}
 		d.turns()
-		d.l.gone(s, false, false)
+		d.l.disconnected(s, netio.EndReset)
 		for d.table.count() > 0 {
 			d.turns()
 			runtime.Gosched()
 		}
 		for b := w.got; len(b) > 0; {
-			p, size, _, err := codec.Default.Decode(b)
+			p, size, _, err := codec.Default().Decode(b)
 			if err != nil || ID(binary.BigEndian.Uint64(p.Body)) != s.ID() {
 				t.Fatalf("session %v got a frame for %v (%v)", s.ID(), p.Body, err)
 			}

@@ -188,14 +188,14 @@ func TestOneStrandRunsOnOneGoroutine(t *testing.T) {
 						if s.Submit(visit) == nil {
 							submitted.Add(1)
 						}
-						s.in.wake(s) // as the outbox would, at any time
+						s.wakeStrand() // as the outbox would, at any time
 						time.Sleep(10 * time.Microsecond)
 					}
 				}()
 			}
 			const n = 3000
 			for i := range n {
-				d.l.traffic(s, frame(1, 1, string(make([]byte, i%300))))
+				d.l.received(s, frame(1, 1, string(make([]byte, i%300))))
 				w.give(i % 400)
 				d.turns()
 			}

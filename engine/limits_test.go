@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +31,7 @@ func TestMaxConns(t *testing.T) {
 			c.expectError(CodeLimit, 0)
 			c.Close()
 		}
-		if got := srv.Stats().Refused["max_conns"]; got != 30 {
+		if got := srv.Stats().Refused[RefusedConns]; got != 30 {
 			t.Errorf("%d refused", got)
 		}
 		in[0].Close()
@@ -82,13 +81,11 @@ func TestMaxConnsPerIP(t *testing.T) {
 			c.Close()
 		}
 		waitFor(t, "all to go", func() bool { return srv.table.count() == 0 })
-		srv.perIP.mu.Lock()
-		if n := len(srv.perIP.m); n != 0 {
-			t.Errorf("round %d: %d addresses still counted: %v", round, n, srv.perIP.m)
+		if n := srv.perIP.Len(); n != 0 {
+			t.Errorf("round %d: %d addresses still counted", round, n)
 		}
-		srv.perIP.mu.Unlock()
 	}
-	if st := srv.Stats(); st.Refused["max_conns_per_ip"] != 9 || st.Refused["max_conns"] != 3 {
+	if st := srv.Stats(); st.Refused[RefusedPerIP] != 9 || st.Refused[RefusedConns] != 3 {
 		t.Errorf("refused %v", st.Refused)
 	}
 }
@@ -171,9 +168,9 @@ func TestMemoryBudget(t *testing.T) {
 		case <-time.After(time.Millisecond):
 		}
 		st := srv.Stats()
-		peak, starving = max(peak, st.Buffered), max(starving, st.Starving)
+		peak, starving = max(peak, st.Memory), max(starving, st.Starving)
 	}
-	if peak > budget*2 || starving == 0 {
+	if peak > budget*3/2 || starving == 0 {
 		t.Errorf("at most %d bytes waited, budget %d; %d starving", peak, budget, starving)
 	}
 	small.send(1, 1, "after it")
@@ -183,16 +180,12 @@ func TestMemoryBudget(t *testing.T) {
 
 // Functions that wait in one session are bounded, and each that was accepted runs once.
 func TestMaxTasks(t *testing.T) {
-	gate, ran := make(chan bool), 0
+	gate, inside, ran := make(chan bool), make(chan bool, 1), 0
 	d := newDesk(t, Config{MaxTasks: 10}, &funcs{})
 	s, _ := d.open(-1)
 	d.settleAll()
-	s.Submit(func() { <-gate })
-	waitFor(t, "the strand to be busy", func() bool {
-		s.in.mu.Lock()
-		defer s.in.mu.Unlock()
-		return s.in.tasks == 0
-	})
+	s.Submit(func() { inside <- true; <-gate })
+	<-inside
 	for i := range 20 {
 		err := s.Submit(func() { ran++ })
 		if i < 10 && err != nil || i >= 10 && !errors.Is(err, ErrBusy) {
@@ -264,7 +257,7 @@ func TestOutboundIsBoundedHoweverItIsSent(t *testing.T) {
 				if errors.Is(err, ErrBusy) {
 					refused++
 				}
-				peak = max(peak, int(d.l.queued.Load()))
+				peak = max(peak, int(d.l.out.Queued.Load()))
 				if i%1000 == 999 {
 					d.turns()
 				}
@@ -273,39 +266,13 @@ func TestOutboundIsBoundedHoweverItIsSent(t *testing.T) {
 			if peak > outbox+10*1008 {
 				t.Errorf("%d bytes waited on the loop, limit %d", peak, outbox)
 			}
-			if st := d.Stats(); st.Buffered > 10*(limit+1008) {
-				t.Errorf("%d bytes unsent in 10 sessions of %d", st.Buffered, limit)
+			if st := d.Stats(); st.Memory > 10*(2*limit+1008) { // what is held grows in steps of two
+				t.Errorf("%d bytes held by 10 sessions of %d", st.Memory, limit)
 			}
-			slow := d.Stats().Closes["slow_consumer"]
+			slow := d.Stats().Closes[ReasonSlowConsumer]
 			if how == "send" && (slow != 0 || refused == 0) || how != "send" && slow != 10 {
 				t.Errorf("%d closed as slow consumers, %d refused", slow, refused)
 			}
 		})
 	}
-}
-
-// Where reading can't be paused a session over its limits is closed.
-func TestWithoutPausingTheLimitsClose(t *testing.T) {
-	srv := serve(t, Config{EdgeTriggered: true, MaxPending: 64 << 10, MaxOutbound: 64 << 10, SocketSendBuffer: 16 << 10, Linger: 50 * time.Millisecond},
-		&funcs{read: func(s *Session, p codec.Packet) {
-			if p.Sub == 4 {
-				time.Sleep(20 * time.Millisecond)
-			}
-			echo(s, p)
-		}})
-	good := dial(t, srv)
-	big := strings.Repeat("y", 50_000)
-	for range 20 {
-		good.send(1, 1, big)
-		good.expect(1, 1, big)
-	}
-	flood := dial(t, srv)
-	b := bytes.Repeat(frame(1, 4, strings.Repeat("x", 30_000)), 10)
-	waitFor(t, "the flood to be cut off", func() bool {
-		flood.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-		flood.Write(b)
-		return srv.Stats().Closes["overflow"] == 1
-	})
-	good.send(1, 1, "still served")
-	good.expect(1, 1, "still served")
 }

@@ -3,80 +3,49 @@ package engine
 import (
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/outbox"
 )
-
-// wire is a connection as the engine uses it. Loop goroutine only. The engine writes
-// past gnet, so that every unsent byte is in its own hands.
-type wire interface {
-	// write gives bytes to the kernel. n < len(p) without an error: it takes no more now.
-	write(p []byte) (n int, err error)
-	// watch has the session's canWrite called once the kernel takes bytes again.
-	watch() error
-	// mask stops reading, or goes on with it. False: that isn't possible here.
-	mask(stop bool) bool
-	// fin sends the FIN behind what was written.
-	fin()
-	// acks tells what the kernel knows of the peer's acknowledgements: whether any are
-	// owed, whether it has asked for them in vain, and how long ago the last one came.
-	acks() (owed, missed bool, ago time.Duration)
-	// reset makes close a reset that drops what the kernel has not sent.
-	reset()
-	// unread is how many bytes the kernel holds for reading.
-	unread() int
-	// rest reads what is left, calling take for each piece; false on an error.
-	rest(take func([]byte)) bool
-	// keep takes the connection over from gnet, which is about to close its descriptor.
-	keep() bool
-	// close closes the connection; it may call back into loop.gone.
-	close()
-}
-
-// executor runs a loop's turns on its goroutine.
-type executor interface {
-	// execute has a turn run soon. It may be called from anywhere.
-	execute(l *loop) error
-	// idle tells whether the poller has nothing else for the loop now. Loop goroutine.
-	idle() bool
-}
 
 // loop is one event loop's part of the server: its sessions, and what they have to send.
 //
-// Invariant: sessions, cursor and everything marked so are touched on its goroutine only.
+// Invariant: what is marked so is touched by the loop's goroutine only, or by the one
+// that stands in for it while an inline turn is held up.
 type loop struct {
 	srv   *Server
 	index int
-	exec  executor
+	io    netio.Loop
+	out   outbox.Shared
+	turn  inlineTurn
+
+	goroutine atomic.Uint64 // its number, from the first accept on
 
 	mu                   sync.Mutex
-	dirtyHead, dirtyTail *Session      // guarded by mu; linked by Session.out.next
+	dirtyHead, dirtyTail *Session      // guarded by mu; linked by Session.dirty
 	dirtyLen             int           // guarded by mu
 	armed                bool          // guarded by mu; a turn is on its way
 	sweepDue             bool          // guarded by mu
+	levelDue             bool          // guarded by mu; the memory budget's level has changed
 	jobs                 []func(*loop) // guarded by mu; what the server's start and stop have to do here
-	log                  []byte        // guarded by mu; broadcasts, written by anyone, cut by the loop
-	logBase              uint64        // guarded by mu; the offset of log[0]
-
-	logEnd atomic.Uint64 // offset behind the log's last byte; stored under mu
-	queued atomic.Int64  // bytes of the log, of pushes on stages and of what group sends hold
 
 	// Loop goroutine only.
 	sessions  []*Session
 	walking   bool       // a walk over sessions is under way
 	cursor    int        // where it stands
 	walkEnd   uint64     // the log's end when it began
-	walked    uint64     // every session has had the log up to here
-	behind    []*Session // moved behind the walk's cursor; it has still to look at them
+	walked    uint64     // all but the lagging have had the log up to here
+	missed    []*Session // moved behind the walk's cursor; it has still to look at them
+	lagging   []*Session // may not have had the log up to walked
 	sweeping  bool
 	sweepAt   int
-	sweepNow  int64    // when the sweep began that runs or ran last
-	sweepFrom int64    // when the one before did
-	heaviest  *Session // has the most unread pushes of those that the sweep has seen; see weigh
-	lent      *buf     // staging memory for inline turns
-	view      buf      // the frames of an inline turn
-	segs      []seg
-	starved   []*Session // not read from because of MemoryBudget
-	rejects   []*reject
+	sweepNow  int64       // when the sweep began that runs or ran last
+	sweepFrom int64       // when the one before did
+	stuffed   []*Session  // seen by the sweep: hold memory that their peers don't take
+	paused    []*Session  // not read from because of MemoryBudget
+	favoured  *Session    // may finish its frame although the budget is tight
+	view      bufpool.Buf // the frames of an inline turn
 
 	st loopStats
 }
@@ -86,22 +55,26 @@ type loopStats struct {
 	accepts, turns, drained     atomic.Uint64
 	writes, blockedWrites       atomic.Uint64
 	framesIn, bytesIn, bytesOut atomic.Uint64
-	inline, pauses              atomic.Uint64
+	inline, pauses, handedOver  atomic.Uint64
 }
 
-func newLoop(srv *Server, index int, exec executor) *loop {
-	return &loop{srv: srv, index: index, exec: exec, lent: getBuf(srv.cfg.ReadBuffer)}
+func newLoop(srv *Server, index int, io netio.Loop) *loop {
+	l := &loop{srv: srv, index: index, io: io}
+	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
+	l.out.Budget, l.out.Share = srv.budget, &srv.share
+	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)
+	return l
 }
 
-// markDirty puts a session, whose out.dirty the caller has just set, on the dirty list
-// and asks for a turn.
+// markDirty puts a session, whose outbox has just been marked so, on the dirty list and
+// asks for a turn.
 func (l *loop) markDirty(s *Session) {
 	l.mu.Lock()
-	s.out.next = nil
+	s.dirty = nil
 	if l.dirtyTail == nil {
 		l.dirtyHead = s
 	} else {
-		l.dirtyTail.out.next = s
+		l.dirtyTail.dirty = s
 	}
 	l.dirtyTail = s
 	l.dirtyLen++
@@ -114,8 +87,15 @@ func (l *loop) arm() {
 	l.armed = true
 	l.mu.Unlock()
 	if arm {
-		l.exec.execute(l)
+		_ = l.io.Execute() // it fails only where the loops have ended
 	}
+}
+
+// onLoop runs fn on the loop's goroutine, soon.
+func (l *loop) onLoop(fn func(*loop)) {
+	l.mu.Lock()
+	l.jobs = append(l.jobs, fn)
+	l.arm()
 }
 
 func (l *loop) popDirty() *Session {
@@ -125,20 +105,20 @@ func (l *loop) popDirty() *Session {
 	if s == nil {
 		return nil
 	}
-	l.dirtyHead = s.out.next
+	l.dirtyHead = s.dirty
 	if l.dirtyHead == nil {
 		l.dirtyTail = nil
 	}
-	s.out.next = nil
+	s.dirty = nil
 	l.dirtyLen--
 	return s
 }
 
-// turn does the loop's own work piece by piece while nothing else waits for the loop.
+// Turn does the loop's own work piece by piece while nothing else waits for the loop.
 // What is left over waits until the poller has looked at the sockets again.
-func (l *loop) turn() {
+func (l *loop) Turn() {
 	for l.piece() {
-		if !l.exec.idle() {
+		if !l.io.Idle() {
 			l.srv.again(l)
 			return
 		}
@@ -152,11 +132,14 @@ func (l *loop) piece() (more bool) {
 	budget := l.srv.cfg.DrainBudget
 	l.st.turns.Add(1)
 	l.mu.Lock()
-	jobs := l.jobs
-	l.jobs = nil
+	jobs, levelDue := l.jobs, l.levelDue
+	l.jobs, l.levelDue = nil, false
 	l.mu.Unlock()
 	for _, fn := range jobs {
 		fn(l)
+	}
+	if levelDue {
+		l.levelChanged()
 	}
 	for budget > 0 {
 		s := l.popDirty()
@@ -164,24 +147,23 @@ func (l *loop) piece() (more bool) {
 			break
 		}
 		budget--
-		l.flush(s, flushPopped)
+		l.flush(s, outbox.LookAsked)
 	}
 	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
 	l.sweep()
 	l.wakeSenders()
 	l.mu.Lock()
-	more = l.dirtyHead != nil || l.walking || l.logEnd.Load() > l.walked || l.sweepDue || l.sweeping || len(l.jobs) > 0
+	more = l.dirtyHead != nil || l.walking || l.out.Log.End() > l.walked || l.sweepDue || l.sweeping || l.levelDue || len(l.jobs) > 0
 	l.armed = more
 	l.mu.Unlock()
 	return more
 }
 
-// cast appends an encoded broadcast to the log. The caller has looked at the limit.
-func (l *loop) cast(frame []byte) {
-	l.queued.Add(int64(len(frame)))
+// broadcast appends an encoded broadcast to the log. The caller has looked at the limit.
+func (l *loop) broadcast(frame []byte) {
+	l.out.Queued.Add(int64(len(frame)))
+	l.srv.budget.Add(l.out.Log.Append(frame))
 	l.mu.Lock()
-	l.log = append(l.log, frame...)
-	l.logEnd.Store(l.logBase + uint64(len(l.log)))
 	l.arm()
 }
 
@@ -189,7 +171,7 @@ func (l *loop) cast(frame []byte) {
 func (l *loop) walk(budget int) {
 	for budget > 0 {
 		if !l.walking {
-			end := l.logEnd.Load()
+			end := l.out.Log.End()
 			if end == l.walked {
 				return
 			}
@@ -198,54 +180,66 @@ func (l *loop) walk(budget int) {
 		for ; budget > 0 && l.cursor < len(l.sessions); budget-- {
 			s := l.sessions[l.cursor]
 			l.cursor++
-			if s.out.pos < l.walkEnd {
-				l.flush(s, flushWalk)
-			}
+			l.visit(s)
 		}
 		if l.cursor < len(l.sessions) || !l.catchUp(&budget) {
 			return
 		}
+		l.out.Queued.Add(-int64(l.walkEnd - l.walked))
 		l.walking, l.walked = false, l.walkEnd
-		l.cut(l.walkEnd)
+		l.cutLog()
+	}
+}
+
+// visit brings the log to one session.
+func (l *loop) visit(s *Session) {
+	if s.out.Pos() >= l.walkEnd {
+		return
+	}
+	l.flush(s, outbox.LookWalk)
+	if !s.rd.lagging && s.rd.life != lifeGone && s.out.Behind(l.walkEnd) {
+		s.rd.lagging = true
+		l.lagging = append(l.lagging, s)
 	}
 }
 
 // catchUp brings the log to the sessions that were moved behind the walk; false: some
 // are left for the next turn.
 func (l *loop) catchUp(budget *int) bool {
-	for ; *budget > 0 && len(l.behind) > 0; *budget-- {
-		last := len(l.behind) - 1
-		s := l.behind[last]
-		l.behind[last] = nil
-		l.behind = l.behind[:last]
-		if s.out.pos < l.walkEnd {
-			l.flush(s, flushWalk)
+	for ; *budget > 0 && len(l.missed) > 0; *budget-- {
+		last := len(l.missed) - 1
+		s := l.missed[last]
+		l.missed[last] = nil
+		l.missed = l.missed[:last]
+		if s.rd.life != lifeGone {
+			l.visit(s)
 		}
 	}
-	return len(l.behind) == 0
+	return len(l.missed) == 0
 }
 
-// logKeep is how much memory an empty log keeps.
-const logKeep = 256 << 10
-
-// cut forgets the log up to the offset to.
-func (l *loop) cut(to uint64) {
-	l.mu.Lock()
-	n := copy(l.log, l.log[to-l.logBase:])
-	l.queued.Add(-int64(to - l.logBase))
-	l.log = l.log[:n]
-	l.logBase = to
-	if n == 0 && cap(l.log) > logKeep {
-		l.log = nil
+// cutLog forgets what every session has had of the log.
+func (l *loop) cutLog() {
+	least, still := l.walked, l.lagging[:0]
+	for _, s := range l.lagging {
+		if s.rd.life == lifeGone || !s.out.Behind(l.walked) {
+			s.rd.lagging = false
+			continue
+		}
+		least = min(least, s.out.Pos())
+		still = append(still, s)
 	}
-	l.mu.Unlock()
+	clear(l.lagging[len(still):])
+	l.lagging = still
+	l.srv.budget.Add(-l.out.Log.Cut(least))
 }
 
 // wakeSenders lets go the strands that wait for room in the loops' outboxes, once half
 // of every one is free. The loop that is the last to get there does it.
 func (l *loop) wakeSenders() {
-	if l.srv.flow.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.srv.cfg.MaxOutbox)/2+1) {
-		l.srv.flow.wake()
+	f := &l.srv.flow
+	if f.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.out.MaxQueued)/2+1) {
+		f.wake()
 	}
 }
 
@@ -266,9 +260,12 @@ func (l *loop) remove(s *Session) {
 	moved.rd.place = int32(i)
 	l.sessions[last] = nil
 	l.sessions = l.sessions[:last]
+	if cap(l.sessions) > 1024 && len(l.sessions) < cap(l.sessions)/4 {
+		l.sessions = append(make([]*Session, 0, cap(l.sessions)/2), l.sessions...)
+	}
 	l.st.conns.Add(-1)
-	if moved != s && l.walking && i < l.cursor && moved.out.pos < l.walkEnd {
-		l.behind = append(l.behind, moved)
+	if moved != s && l.walking && i < l.cursor && moved.out.Pos() < l.walkEnd {
+		l.missed = append(l.missed, moved)
 	}
 }
 
@@ -286,7 +283,7 @@ func (f *flow) wait(s *Session) {
 	f.list = append(f.list, s)
 	f.waiting.Store(int32(len(f.list)))
 	f.mu.Unlock()
-	if f.srv.outboxBelow(int64(f.srv.cfg.MaxOutbox)) {
+	if f.srv.outboxBelow(int64(f.srv.maxOutbox())) {
 		f.wake()
 	}
 }
@@ -298,7 +295,7 @@ func (f *flow) wake() {
 	f.waiting.Store(0)
 	f.mu.Unlock()
 	for _, s := range list {
-		s.out.waits.Store(false)
-		s.in.wake(s)
+		s.out.ResumeFromLog()
+		s.wakeStrand()
 	}
 }

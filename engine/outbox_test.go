@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
 )
 
 // runPool starts a pool for the test.
@@ -145,7 +146,7 @@ func TestOutboxKeepsTheOrderOfOneGoroutine(t *testing.T) {
 	pool := runPool(t, PoolConfig{Workers: 2})
 	check(t, func(rt *rapid.T) {
 		m := &outboxModel{}
-		m.d = newDesk(t, Config{Pool: pool, Dispatch: Inline, MaxOutbound: 1 << 30, MaxOutbox: 1 << 30, MaxFrame: 1 << 20, MemoryBudget: 1 << 40,
+		m.d = newDesk(t, Config{Pool: pool, Dispatch: Inline, MaxOutbound: 1 << 30, MaxOutbox: 1 << 30, MaxFrame: 1 << 20, MemoryBudget: 1 << 30,
 			DrainBudget: rapid.IntRange(1, 5).Draw(rt, "budget"), Linger: time.Hour},
 			&funcs{read: func(s *Session, _ codec.Packet) { m.act(s) }})
 		m.g = m.d.Group("g")
@@ -172,7 +173,7 @@ func TestOutboxKeepsTheOrderOfOneGoroutine(t *testing.T) {
 					}
 					ran = true
 				}
-				m.d.l.traffic(p.s, frame(1, 1, ""))
+				m.d.l.received(p.s, frame(1, 1, ""))
 				if !ran {
 					t.Fatal("not run inline")
 				}
@@ -193,7 +194,7 @@ func TestOutboxKeepsTheOrderOfOneGoroutine(t *testing.T) {
 			"reset": func(t *rapid.T) {
 				p := m.live(t)
 				p.gone = true
-				m.d.l.gone(p.s, false, false)
+				m.d.l.disconnected(p.s, netio.EndReset)
 			},
 			"break": func(t *rapid.T) {
 				p := m.live(t)
@@ -218,12 +219,13 @@ func TestOutboxKeepsTheOrderOfOneGoroutine(t *testing.T) {
 				rt.Fatalf("peer %d: no FIN after its close", i)
 			}
 			if p.s.rd.life != lifeGone {
-				m.d.l.gone(p.s, false, false)
+				m.d.l.disconnected(p.s, netio.EndReset)
 			}
 		}
+		m.d.sweepNow() // which also cuts the log behind sessions that have gone
 		m.d.settleAll()
-		if q, b, n := m.d.l.queued.Load(), m.d.buffered.Load(), m.d.table.count(); q != 0 || b != 0 || n != 0 {
-			rt.Fatalf("%d bytes queued, %d buffered, %d sessions at the end, want none", q, b, n)
+		if q, b, n := m.d.l.out.Queued.Load(), unaccounted(m.d.Server), m.d.table.count(); q != 0 || b != 0 || n != 0 {
+			rt.Fatalf("%d bytes queued, %d held, %d sessions at the end, want none", q, b, n)
 		}
 	})
 }
@@ -237,13 +239,13 @@ func TestBrokenChainIsGivenBack(t *testing.T) {
 		s.Send(1, 1, make([]byte, 60_000))
 		d.settleAll()
 	}
-	held := d.Stats().Buffered
+	held, unsent := d.Stats().Memory, s.Stats().Unsent
 	w.fail, w.room = errBroken, 130_000
 	s.canWrite()
 	d.settleAll()
 	st := d.Stats()
-	if held != 5*60_008 || st.Buffered != 0 || st.LostBytes != uint64(held-130_000) || st.Closes["peer_reset"] != 1 {
-		t.Errorf("held %d, then %d buffered, %d lost, %v", held, st.Buffered, st.LostBytes, st.Closes)
+	if unsent != 5*60_008 || held < unsent || st.Memory != 0 || st.LostBytes != uint64(unsent-130_000) || st.Closes[ReasonPeerReset] != 1 {
+		t.Errorf("%d held, %d unsent, then %d held, %d lost, %v", held, unsent, st.Memory, st.LostBytes, st.Closes)
 	}
 }
 

@@ -2,69 +2,36 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"millrace/engine/internal/sched"
 )
 
 // PoolConfig sets up a Pool. Zero means the default that the field's comment names.
 type PoolConfig struct {
-	Workers  int // twice the number of CPUs
-	Spare    int // most extra workers while others are blocked; 256, Off for none
-	MaxQueue int // functions that wait in Submit; 8,192
-	Logger   *slog.Logger
+	Workers    int           // twice the number of CPUs that this process may use
+	Spare      int           // most extra workers while others are blocked; 256, Off for none
+	MaxQueue   int           // functions that wait in Submit; 8,192
+	StallAfter time.Duration // a callback on a worker that takes longer is reported; 100 ms, Off for none
+	OnStall    func(Stall)   // is called for each such report, on a goroutine of its own, one at a time; may be nil
+	Logger     *slog.Logger
+}
+
+// Stall is a callback that holds its goroutine up, as it was found.
+type Stall struct {
+	Where     string        // what the goroutine is: "worker" or "loop"
+	Session   string        // its ID; "" for a function given to Pool.Submit
+	Main, Sub uint16        // the packet that OnSocketRead handles; 0/0 in any other callback
+	For       time.Duration // so far
+	Stack     string        // of the goroutine; "" if the callback ended just before it was taken
 }
 
 // Pool is the worker pool: strands and submitted functions run on it. It may be shared
 // by several servers.
-//
-// The run queue is one mutex, one condition variable and an intrusive list of
-// sessions; each session is on it at most once, so it needs no limit of its own.
-type Pool struct {
-	cfg    PoolConfig
-	panics *panicLog
-	epoch  time.Time
-
-	mu         sync.Mutex
-	wake       *sync.Cond
-	head, tail *Session // guarded by mu; linked by Session.in.next
-	sessions   int      // guarded by mu; how many
-	fns        ring     // guarded by mu
-	fnTurn     bool     // guarded by mu; functions and sessions take turns
-	workers    []*worker
-	idle       int // guarded by mu; workers in wake.Wait
-	retire     int // guarded by mu; spare workers that should end
-	state      poolState
-
-	done     sync.WaitGroup
-	monitor  chan struct{} // wakes the monitor; capacity 1
-	watching atomic.Bool   // the monitor is awake
-	quit     chan struct{}
-
-	ran, refused, spawned atomic.Uint64
-}
-
-type poolState uint8
-
-const (
-	poolNew poolState = iota
-	poolRunning
-	poolStopping
-	poolStopped
-)
-
-type worker struct {
-	since   atomic.Int64            // when its batch began, on the pool's clock; 0: waiting
-	session atomic.Pointer[Session] // whose strand it runs
-
-	seen int64  // the since of the monitor's last look; the monitor's own, as are these
-	step uint32 // the session's step then
-	at   int64  // when that step was first seen, or its batch began
-}
+type Pool struct{ sched *sched.Pool }
 
 // PoolStats is a snapshot of a Pool.
 type PoolStats struct {
@@ -77,222 +44,82 @@ type PoolStats struct {
 	Refused  uint64 // ErrOverloaded
 	Spawned  uint64 // spare workers ever started
 	Panics   uint64 // in functions given to Pool.Submit
+	Stalls   uint64 // callbacks that took longer than StallAfter
+}
+
+// WithDefaults returns a copy with every zero filled in; what is Off stays Off.
+func (c PoolConfig) WithDefaults() PoolConfig {
+	or(&c.Workers, 2*runtime.GOMAXPROCS(0))
+	or(&c.Spare, 256)
+	or(&c.MaxQueue, 8192)
+	or(&c.StallAfter, stallAfter)
+	or(&c.Logger, slog.Default())
+	return c
 }
 
 // NewPool checks the settings; Start starts the workers.
 func NewPool(cfg PoolConfig) (*Pool, error) {
-	or(&cfg.Workers, 2*runtime.NumCPU())
-	or(&cfg.Spare, 256)
-	or(&cfg.MaxQueue, 8192)
-	or(&cfg.Logger, slog.Default())
-	off(&cfg.Spare)
-	if cfg.Workers < 1 || cfg.Spare < 0 || cfg.MaxQueue < 1 {
-		return nil, fmt.Errorf("engine: pool of %d workers, %d spare, queue %d: workers and queue must be at least 1, spare at least 0",
-			cfg.Workers, cfg.Spare, cfg.MaxQueue)
+	cfg = cfg.WithDefaults()
+	swap(&cfg.Spare, Off, 0)
+	swap(&cfg.StallAfter, Off, 0)
+	if cfg.Workers < 1 || cfg.Spare < 0 || cfg.MaxQueue < 1 || cfg.StallAfter < 0 {
+		return nil, fmt.Errorf("engine: pool of %d workers, %d spare, queue %d, stall after %v: workers and queue must be at least 1, the others at least 0",
+			cfg.Workers, cfg.Spare, cfg.MaxQueue, cfg.StallAfter)
 	}
-	p := &Pool{cfg: cfg, panics: newPanicLog(cfg.Logger), epoch: time.Now(), monitor: make(chan struct{}, 1), quit: make(chan struct{})}
-	p.wake = sync.NewCond(&p.mu)
-	p.fns.max = cfg.MaxQueue
-	return p, nil
+	return &Pool{sched.New(sched.Config{
+		Workers: cfg.Workers, Spare: cfg.Spare, MaxQueue: cfg.MaxQueue, StallAfter: cfg.StallAfter, OnStall: onStall(cfg.OnStall), Logger: cfg.Logger,
+	})}, nil
 }
 
-// now is nanoseconds since the pool was made, at least 1.
-func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) + 1 }
-
-// Start starts the workers. A pool starts once.
-func (p *Pool) Start(context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state != poolNew {
-		return errors.New("engine: the pool has been started before")
+func onStall(hook func(Stall)) func(sched.Stall) {
+	if hook == nil {
+		return nil
 	}
-	p.state = poolRunning
-	for range p.cfg.Workers {
-		p.spawn()
-	}
-	p.done.Add(1)
-	go p.watch()
-	return nil
+	return func(s sched.Stall) { hook(Stall(s)) }
 }
+
+// Start starts the workers. A pool starts once. When ctx has ended nothing is started,
+// and Start may be called again.
+func (p *Pool) Start(ctx context.Context) error { return p.sched.Start(ctx) }
 
 // Stop lets the workers finish what is queued and ends them. When ctx ends first it
-// returns ctx's error; workers stuck in a handler are left behind. It may be called twice.
-func (p *Pool) Stop(ctx context.Context) error {
-	p.mu.Lock()
-	if p.state == poolRunning {
-		p.state = poolStopping
-		close(p.quit)
-	} else if p.state == poolNew {
-		p.state = poolStopped
-	}
-	p.wake.Broadcast()
-	p.mu.Unlock()
-	ended := make(chan struct{})
-	go func() {
-		p.done.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-		p.mu.Lock()
-		p.state = poolStopped
-		p.mu.Unlock()
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("engine: pool: workers still busy: %w", ctx.Err())
-	}
-}
+// returns ctx's error, which names what the workers are stuck in; they are left behind.
+// It may be called twice. Called from a callback or a function that this pool runs, or
+// from its OnStall, it would wait for itself: that is ErrInCallback, and nothing happens.
+func (p *Pool) Stop(ctx context.Context) error { return p.sched.Stop(ctx) }
 
 // Running tells whether Submit is accepted.
-func (p *Pool) Running() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.state == poolRunning
-}
+func (p *Pool) Running() bool { return p.sched.Running() }
 
 // Submit runs fn on a worker. It never blocks: ErrOverloaded when MaxQueue functions
-// wait already, ErrClosed when the pool isn't running. Functions of different calls run
-// in any order and at the same time; for a session's order use Session.Submit.
-func (p *Pool) Submit(fn func()) error {
-	p.mu.Lock()
-	if p.state != poolRunning {
-		p.mu.Unlock()
-		return ErrClosed
-	}
-	if !p.fns.push(fn) {
-		p.mu.Unlock()
-		p.refused.Add(1)
-		return ErrOverloaded
-	}
-	p.signal()
-	return nil
-}
-
-// signal wakes a worker for what was just queued. It unlocks mu.
-func (p *Pool) signal() {
-	idle := p.idle > 0
-	if idle {
-		p.wake.Signal()
-	}
-	p.mu.Unlock()
-	if !p.watching.Load() {
-		select {
-		case p.monitor <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// spawn starts a worker. mu is held.
-func (p *Pool) spawn() {
-	w := new(worker)
-	p.workers = append(p.workers, w)
-	p.done.Add(1)
-	go p.work(w)
-}
-
-// work is a worker's goroutine.
-func (p *Pool) work(w *worker) {
-	clean := false
-	defer func() {
-		p.mu.Lock()
-		p.forget(w)
-		if !clean && (p.state == poolRunning || p.head != nil || p.fns.len() > 0) {
-			p.spawn() // a callback ended this goroutine with runtime.Goexit
-		}
-		p.mu.Unlock()
-		p.done.Done()
-	}()
-	for {
-		s, fn := p.next(w)
-		if s == nil && fn == nil {
-			clean = true
-			return
-		}
-		w.since.Store(p.now())
-		if s != nil {
-			w.session.Store(s)
-			s.run()
-			w.session.Store(nil)
-		} else {
-			p.call(fn)
-		}
-		w.since.Store(0)
-		p.ran.Add(1)
-	}
-}
-
-// forget takes a worker that ends off the list. mu is held.
-func (p *Pool) forget(w *worker) {
-	for i, x := range p.workers {
-		if x == w {
-			p.workers = append(p.workers[:i], p.workers[i+1:]...)
-			return
-		}
-	}
-}
-
-// next waits for work; both nil end the worker.
-func (p *Pool) next(w *worker) (*Session, func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		if p.head != nil && (!p.fnTurn || p.fns.len() == 0) {
-			s := p.head
-			p.head = s.in.next
-			if p.head == nil {
-				p.tail = nil
-			}
-			s.in.next = nil
-			p.sessions--
-			p.fnTurn = true
-			return s, nil
-		}
-		p.fnTurn = false
-		if fn := p.fns.pop(); fn != nil {
-			return nil, fn
-		}
-		if p.head != nil {
-			continue
-		}
-		if p.state != poolRunning {
-			return nil, nil
-		}
-		if p.retire > 0 && len(p.workers) > p.cfg.Workers {
-			p.retire--
-			p.forget(w) // now, or retireSpare would count it once more
-			return nil, nil
-		}
-		p.idle++
-		p.wake.Wait()
-		p.idle--
-	}
-}
-
-func (p *Pool) call(fn func()) {
-	ok := false
-	defer func() {
-		if !ok {
-			p.panics.report("Pool.Submit", 0, 0, recover())
-		}
-	}()
-	fn()
-	ok = true
-}
+// wait already, ErrNotRunning before Start, ErrClosed once Stop was called. Functions of
+// different calls run in any order and at the same time; for a session's order use
+// Session.Submit.
+func (p *Pool) Submit(fn func()) error { return p.sched.Submit(fn) }
 
 // Stats returns a snapshot.
 func (p *Pool) Stats() PoolStats {
-	now := p.now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	st := PoolStats{
-		Workers: len(p.workers), Idle: p.idle, Sessions: p.sessions, Queue: p.fns.len(),
-		Ran: p.ran.Load(), Refused: p.refused.Load(), Spawned: p.spawned.Load(), Panics: p.panics.total.Load(),
+	st := p.sched.Stats()
+	return PoolStats{
+		Workers: st.Workers, Idle: st.Idle, Blocked: st.Blocked, Sessions: st.Tasks, Queue: st.Queue,
+		Ran: st.Ran, Refused: st.Refused, Spawned: st.Spawned, Panics: st.Panics, Stalls: st.Stalls,
 	}
-	for _, w := range p.workers {
-		if since := w.since.Load(); since != 0 && now-since > int64(blockedAfter) {
-			st.Blocked++
+}
+
+// push puts a session whose strand is queued onto the run queue.
+func (p *Pool) push(s *Session) { p.sched.Push(&s.task) }
+
+// inCallback tells whether the caller is a callback that this server's Stop waits for.
+func (srv *Server) inCallback() bool {
+	if owner, on := srv.pool.sched.Current(); on {
+		t, _ := owner.(*strandTask)
+		return srv.ownPool || t != nil && t.srv == srv
+	}
+	id := sched.GoroutineID()
+	for _, l := range srv.allLoops() {
+		if l.goroutine.Load() == id {
+			return true
 		}
 	}
-	return st
+	return false
 }

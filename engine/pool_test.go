@@ -3,178 +3,198 @@ package engine
 import (
 	"context"
 	"errors"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"millrace/codec"
 )
 
-// Whatever is accepted runs exactly once; whatever is refused is refused at once.
-func TestPoolRunsWhatItAcceptsOnce(t *testing.T) {
-	p := runPool(t, PoolConfig{Workers: 1, Spare: Off, MaxQueue: 100})
-	gate := make(chan bool)
-	p.Submit(func() { <-gate })
-	waitFor(t, "the worker to be busy", func() bool { return p.Stats().Idle == 0 && p.Stats().Queue == 0 })
-	var ran, accepted, refused atomic.Int64
-	var wg sync.WaitGroup
-	began := time.Now()
-	for range 10 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for range 100 {
-				switch err := p.Submit(func() { ran.Add(1) }); {
-				case err == nil:
-					accepted.Add(1)
-				case errors.Is(err, ErrOverloaded):
-					refused.Add(1)
-				default:
-					t.Error(err)
-				}
-			}
-		}()
-	}
-	wg.Wait()
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("1,000 Submits took %v with the worker blocked", took)
-	}
-	if accepted.Load() != 100 || refused.Load() != 900 || p.Stats().Refused != 900 {
-		t.Errorf("%d accepted, %d refused, counted %d", accepted.Load(), refused.Load(), p.Stats().Refused)
-	}
-	close(gate)
-	waitFor(t, "the queue to run", func() bool { return ran.Load() == 100 })
-}
-
-// Blocked workers are replaced as long as there are spare ones, and these go again.
-func TestSpareWorkersTakeTheBlockedOnesPlace(t *testing.T) {
-	p := runPool(t, PoolConfig{Workers: 2, Spare: 20})
-	gate := make(chan bool)
-	var inside atomic.Int32
-	for range 22 {
-		p.Submit(func() { inside.Add(1); <-gate })
-	}
-	waitFor(t, "all 22 to run at once", func() bool { return inside.Load() == 22 })
-	if st := p.Stats(); st.Workers != 22 || st.Spawned != 20 {
-		t.Errorf("%d workers, %d spawned", st.Workers, st.Spawned)
-	}
-	done := make(chan bool)
-	p.Submit(func() { close(done) })
-	select {
-	case <-done:
-		t.Error("a 23rd worker ran")
-	case <-time.After(50 * time.Millisecond):
-	}
-	if st := p.Stats(); st.Blocked != 22 || st.Queue != 1 {
-		t.Errorf("%d blocked, %d queued, want 22 and 1", st.Blocked, st.Queue)
-	}
-	close(gate)
-	<-done
-	waitFor(t, "the spare workers to go", func() bool { return p.Stats().Workers == 2 })
-}
-
-// However often spare workers are retired, the base workers stay.
-func TestBaseWorkersAreNeverRetired(t *testing.T) {
-	p := runPool(t, PoolConfig{Workers: 2, Spare: 8})
-	for range 300 {
-		p.mu.Lock()
-		for range 6 {
-			p.spawn()
-		}
-		p.mu.Unlock()
-		for p.Stats().Workers > 2 {
-			p.retireSpare()
-			runtime.Gosched() // where there is one processor the workers get no other chance for 10 ms
-		}
-		p.retireSpare()
-		runtime.Gosched()
-		if n := p.Stats().Workers; n != 2 {
-			t.Fatalf("%d workers left, want 2", n)
+// A pool checks its settings, tells before from after its life, and ends.
+func TestPoolOutsideOfItsLife(t *testing.T) {
+	for _, bad := range []PoolConfig{{Workers: -3}, {Spare: -2}, {MaxQueue: -1}, {StallAfter: -2}} {
+		if p, err := NewPool(bad); err == nil {
+			t.Errorf("%+v made %v", bad, p)
 		}
 	}
-}
-
-// A function that ends its goroutine takes no worker with it, also while the pool stops.
-func TestGoexitTakesNoWorker(t *testing.T) {
-	var log strings.Builder
-	p := runPool(t, PoolConfig{Workers: 2, Spare: Off, Logger: textLog(&log)})
-	for range 20 {
-		p.Submit(runtime.Goexit)
-		p.Submit(func() { panic("on purpose") })
+	p, err := NewPool(PoolConfig{Workers: 1, Spare: Off, StallAfter: Off})
+	if err != nil {
+		t.Fatal(err)
 	}
-	waitFor(t, "all to run", func() bool { return p.Stats().Panics == 40 })
-	waitFor(t, "the workers to be back", func() bool { st := p.Stats(); return st.Workers == 2 && st.Idle == 2 })
-
-	gate := make(chan bool)
-	var ran atomic.Int32
-	for range 2 {
-		p.Submit(func() { <-gate })
+	if err := p.Submit(func() {}); !errors.Is(err, ErrNotRunning) || errors.Is(err, ErrClosed) {
+		t.Errorf("before Start: %v", err)
 	}
-	for range 10 {
-		p.Submit(runtime.Goexit)
-		p.Submit(func() { ran.Add(1) })
+	if err := p.Start(context.Background()); err != nil {
+		t.Fatal(err)
 	}
-	stopped := make(chan error, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		stopped <- p.Stop(ctx)
-	}()
-	waitFor(t, "the stop to begin", func() bool { return !p.Running() })
-	if err := p.Submit(func() {}); !errors.Is(err, ErrClosed) {
-		t.Errorf("Submit while stopping: %v", err)
-	}
-	close(gate)
-	if err := <-stopped; err != nil || ran.Load() != 10 {
-		t.Errorf("stop: %v, %d of 10 functions ran", err, ran.Load())
-	}
-}
-
-// Stop gives up on stuck workers when its context ends; it may be called again.
-func TestPoolStopDoesNotHang(t *testing.T) {
-	p := runPool(t, PoolConfig{Workers: 1})
-	gate := make(chan bool)
-	p.Submit(func() { <-gate })
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if err := p.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
-	close(gate)
-	if err := p.Stop(context.Background()); err != nil {
+	if err := p.Stop(within(t, 5*time.Second)); err != nil {
 		t.Error(err)
 	}
-	if err := p.Start(context.Background()); err == nil {
-		t.Error("started twice")
+	if err := p.Submit(func() {}); !errors.Is(err, ErrClosed) || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Stop: %v", err)
 	}
-	if q, err := NewPool(PoolConfig{Workers: -3}); err == nil {
-		t.Errorf("got %v", q)
+	if p.Start(context.Background()) == nil {
+		t.Error("started twice")
 	}
 }
 
-// The ring keeps its order across growth and wrapping.
-func TestRing(t *testing.T) {
-	r := ring{max: 200}
-	next, want := 0, 0
-	var got []int
-	for step := range 2000 {
-		if step%7 < 4 {
-			n := next
-			if r.push(func() { got = append(got, n) }) {
-				next++
-			} else if r.len() != 200 {
-				t.Fatalf("refused at %d", r.len())
+// A server does not start with a context that has ended, and may be started later.
+func TestServerStartHonoursItsContext(t *testing.T) {
+	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Logger: quiet}, &funcs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := srv.Start(ended); !errors.Is(err, context.Canceled) || srv.Running() || len(srv.Addrs()) != 0 {
+		t.Errorf("got %v", err)
+	}
+	if err := srv.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Stop(within(t, 5*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Stop from a callback would wait for itself, wherever that runs: it is refused at once,
+// and the server goes on. From a goroutine of its own it is not.
+func TestStopFromACallbackIsRefused(t *testing.T) {
+	answers := make(chan error, 1)
+	ended := make(chan error, 1)
+	var victim atomic.Pointer[Server]
+	stop := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		answers <- victim.Load().Stop(ctx)
+	}
+	srv := serve(t, Config{Loops: 1, Linger: 50 * time.Millisecond, Handles: map[uint32]Dispatch{1<<16 | 1: Ordered, 1<<16 | 2: Inline, 1<<16 | 9: Ordered}},
+		&funcs{read: func(s *Session, p codec.Packet) {
+			switch p.Sub {
+			case 1, 2:
+				stop()
+			case 3:
+				s.Submit(stop)
+			case 4:
+				s.Server().Pool().Submit(stop)
+			case 9:
+				go func() { stop(); ended <- <-answers }()
 			}
-		} else if fn := r.pop(); fn != nil {
-			fn()
-			if got[len(got)-1] != want {
-				t.Fatalf("got %d, want %d", got[len(got)-1], want)
+		}})
+	victim.Store(srv)
+	c := dial(t, srv)
+	for sub := uint16(1); sub <= 4; sub++ {
+		c.send(1, sub, "")
+		select {
+		case err := <-answers:
+			if !errors.Is(err, ErrInCallback) || srv.Draining() {
+				t.Errorf("1/%d: got %v, draining %v", sub, err, srv.Draining())
 			}
-			want++
+		case <-time.After(3 * time.Second):
+			t.Fatalf("1/%d: Stop waits for itself", sub)
 		}
 	}
-	if want < 500 || next < 600 {
-		t.Errorf("%d in, %d out", next, want)
+	c.send(1, 9, "")
+	if err := <-ended; err != nil {
+		t.Errorf("from a goroutine of its own: %v", err)
+	}
+}
+
+// With a shared pool a server may be stopped by what it would not wait for: a function,
+// or another server's callback.
+func TestStopFromAnotherServersCallback(t *testing.T) {
+	p := runPool(t, PoolConfig{Workers: 4})
+	answers := make(chan error, 1)
+	var victim atomic.Pointer[Server]
+	stop := func() { answers <- victim.Load().Stop(context.Background()) }
+	other := serve(t, Config{Pool: p, Dispatch: Ordered, Linger: 50 * time.Millisecond}, &funcs{read: func(*Session, codec.Packet) { stop() }})
+	for _, from := range []string{"function", "callback"} {
+		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Linger: 50 * time.Millisecond}, &funcs{read: func(*Session, codec.Packet) { stop() }})
+		victim.Store(srv)
+		c := dial(t, srv)
+		c.send(1, 1, "")
+		if err := <-answers; !errors.Is(err, ErrInCallback) {
+			t.Errorf("from its own callback: %v", err)
+		}
+		if from == "function" {
+			p.Submit(stop)
+		} else {
+			dial(t, other).send(1, 1, "")
+		}
+		if err := <-answers; err != nil {
+			t.Errorf("from a %s: %v", from, err)
+		}
+	}
+}
+
+// What holds a worker up is reported by session and packet while it lasts: each of the
+// packets of one batch that does, and none that doesn't.
+func TestStallNamesSessionAndPacket(t *testing.T) {
+	var mu sync.Mutex
+	var got []Stall
+	var log strings.Builder
+	inside, gate := make(chan string, 4), make(chan bool)
+	block := func(s *Session) {
+		inside <- s.ID().String()
+		<-gate
+	}
+	srv := serve(t, Config{Dispatch: Ordered, Linger: 50 * time.Millisecond, StallAfter: 40 * time.Millisecond, Logger: textLog(&log), OnStall: func(s Stall) {
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, s)
+	}}, &funcs{read: func(s *Session, p codec.Packet) {
+		switch p.Sub {
+		case 7:
+			block(s)
+		case 8:
+			s.Submit(func() { block(s) })
+		}
+	}})
+	c := dial(t, srv)
+	var b []byte
+	for _, sub := range []uint16{1, 2, 7, 3, 4, 7, 8, 5} {
+		b = append(b, frame(3, sub, "")...)
+	}
+	c.Write(b)
+	for i, sub := range []uint16{7, 7, 0} {
+		id := <-inside
+		waitFor(t, "the report", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) == i+1 })
+		want := Stall{Where: "worker", Session: id, Main: 3, Sub: sub}
+		if sub == 0 {
+			want.Main = 0
+		}
+		mu.Lock()
+		st := got[i]
+		mu.Unlock()
+		if !strings.Contains(st.Stack, "TestStallNamesSessionAndPacket") || st.For < 40*time.Millisecond {
+			t.Errorf("after %v, stack %q", st.For, st.Stack)
+		}
+		if st.Stack, st.For = "", 0; st != want {
+			t.Errorf("got %+v, want %+v", st, want)
+		}
+		gate <- true
+	}
+	if n := srv.Stats().Pool.Stalls; n != 3 {
+		t.Errorf("%d counted, want 3", n)
+	}
+	srv.Stop(within(t, 3*time.Second))
+	if text := log.String(); !strings.Contains(text, "level=WARN") || !strings.Contains(text, "TestStallNamesSessionAndPacket") {
+		t.Errorf("logged %s", text)
+	}
+}
+
+// A process that may use few of the machine's CPUs gets loops and workers for those.
+func TestDefaultsGoByTheCPUsOfThisProcess(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	if c := (Config{}).WithDefaults(); c.Loops != 3 || c.Workers != 6 {
+		t.Errorf("%d loops, %d workers for 3 CPUs, want 3 and 6", c.Loops, c.Workers)
+	}
+	p := runPool(t, PoolConfig{})
+	if n := p.Stats().Workers; n != 6 {
+		t.Errorf("a pool of %d workers for 3 CPUs, want 6", n)
 	}
 }

@@ -1,26 +1,33 @@
 package engine
 
-import "time"
+import (
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/inbox"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/strand"
+)
 
 // reading is the loop's side of one session. Loop goroutine only.
 type reading struct {
 	place    int32 // in loop.sessions
 	life     uint8
-	paused   uint8 // why reading is paused, bits
-	starved  bool  // on loop.starved
+	paused   inbox.Pause
+	waits    bool  // on loop.paused
+	lagging  bool  // on loop.lagging
 	bad      bool  // a bad header was seen: the rest of the input is thrown away
 	opened   bool  // a whole frame has been seen
-	partial  *buf  // the frame whose rest is still to come
+	excess   int32 // bytes thrown away
+	partial  inbox.Partial
 	begun    int64 // when partial's first byte came
 	since    int64 // when it was accepted; later, when its present life began
 	heard    int64 // when a whole frame was last seen
 	last     int64 // the same, moved on by what idleness does not count
 	pinged   int64 // when the last PING went out
-	progress int64 // when the kernel last took a byte of the chain; 0: no chain
+	progress int64 // when the kernel last took a byte of what it had refused; 0: nothing is unsent
 	wrote    int64 // since when, to a tick, the peer may owe acknowledgements; 0: it owes none
 	looked   int64 // when the kernel was last asked for them
-	excess   int   // bytes thrown away
-	away     int64 // when GOAWAY was sent; 0: not
 }
 
 // The life of a session, as its loop sees it.
@@ -31,25 +38,26 @@ const (
 	lifeGone   // off the loop
 )
 
-// Why reading is paused.
-const (
-	pauseOut    = 1 << iota // unsent bytes at MaxOutbound
-	pauseIn                 // waiting bytes at MaxPending
-	pauseBudget             // all sessions together at MemoryBudget
-)
-
 // lingerExcess is how much input a closing session throws away before it is cut off.
 const lingerExcess = 1 << 20
 
-// traffic takes what has just been read. b is the loop's read buffer.
-func (l *loop) traffic(s *Session, b []byte) {
+// sink is a session as the network sees it. Loop goroutine.
+type sink Session
+
+// Received takes what has just been read.
+func (k *sink) Received(b []byte) { k.loop.received((*Session)(k), b) }
+
+// Closed is the connection's end.
+func (k *sink) Closed(how netio.End) { k.loop.disconnected((*Session)(k), how) }
+
+func (l *loop) received(s *Session, b []byte) {
 	s.bytesIn.Add(uint64(len(b)))
 	l.st.bytesIn.Add(uint64(len(b)))
-	if s.rd.life != lifeOpen || s.rd.bad || s.closing.Load() != 0 {
+	if s.rd.life != lifeOpen || s.rd.bad || s.closed() {
 		l.discard(s, len(b))
 		return
 	}
-	if s.rd.partial != nil {
+	if s.rd.partial.Some() {
 		b = l.complete(s, b)
 	}
 	if len(b) > 0 && !s.rd.bad {
@@ -62,13 +70,13 @@ func (l *loop) traffic(s *Session, b []byte) {
 
 // discard throws input of a closing session away, up to a limit.
 func (l *loop) discard(s *Session, n int) {
-	s.rd.excess += n
+	s.rd.excess += int32(n)
 	if s.rd.excess <= lingerExcess {
 		return
 	}
 	// No more is thrown away: what is still to be sent goes first, and the peer has the
 	// rest of Linger to see that. A close now would be a reset that may destroy the ERROR.
-	l.pause(s, pauseIn)
+	l.pause(s, inbox.PauseIn)
 	if s.rd.life == lifeLinger && s.rd.paused == 0 {
 		l.detach(s)
 	}
@@ -76,64 +84,31 @@ func (l *loop) discard(s *Session, n int) {
 
 // complete adds to the partial frame, and returns what is left of b.
 func (l *loop) complete(s *Session, b []byte) []byte {
-	part := s.rd.partial
-	for {
-		_, missing, err := l.srv.codec.Frame(part.b)
-		if err != nil {
-			l.endPartial(s)
-			part.free()
-			l.refuse(s, err)
-			return nil
-		}
-		if missing == 0 {
-			l.endPartial(s)
-			n := 0
-			if l.srv.mayInline() && !s.mustPark() && s.in.enter() {
-				n = l.inline(s, part.b)
-			}
-			if n == 0 {
-				l.queue(s, part.b, part)
-			} else {
-				part.free()
-			}
-			return b
-		}
-		if len(b) == 0 {
-			return nil
-		}
-		n := min(missing, len(b))
-		grown := l.growPartial(s, part, n, missing)
-		grown.b = append(grown.b, b[:n]...)
-		part, b = grown, b[n:]
+	frame, rest, err := s.rd.partial.Add(l.srv.codec, b, l.srv.budget)
+	switch {
+	case err != nil:
+		l.refuse(s, err)
+		return nil
+	case frame == nil:
+		return nil
 	}
-}
-
-// growPartial makes room for n more bytes. A frame's memory grows with what has come of
-// it, at most fourfold at a time, not with what its header claims.
-func (l *loop) growPartial(s *Session, part *buf, n, missing int) *buf {
-	if cap(part.b)-len(part.b) >= n {
-		return part
+	if l.favoured == s {
+		l.favour(nil)
 	}
-	g := getBuf(min(len(part.b)+missing, max(4*cap(part.b), len(part.b)+n)))
-	g.b = append(g.b, part.b...)
-	l.srv.buffered.Add(int64(cap(g.b) - cap(part.b)))
-	part.free()
-	s.rd.partial = g
-	return g
-}
-
-func (l *loop) endPartial(s *Session) {
-	l.srv.unbuffer(int64(cap(s.rd.partial.b)))
-	s.rd.partial = nil
+	if l.mayInline(s) && l.inline(s, frame.B) > 0 {
+		frame.Free()
+	} else {
+		l.queue(s, frame.B, frame)
+	}
+	return rest
 }
 
 // take handles the whole frames at the start of b and keeps the rest as a partial one.
 func (l *loop) take(s *Session, b []byte) {
 	whole, bad := 0, error(nil)
-	if l.srv.mayInline() && !s.mustPark() && s.in.enter() {
-		n := l.inline(s, b)
-		b = b[n:]
-		if s.rd.life != lifeOpen || s.closing.Load() != 0 {
+	if l.mayInline(s) {
+		b = b[l.inline(s, b):]
+		if s.rd.life != lifeOpen || s.closed() {
 			l.srv.dropped.Add(uint64(countFrames(l.srv.codec, b)))
 			l.discard(s, len(b))
 			return
@@ -158,10 +133,7 @@ func (l *loop) take(s *Session, b []byte) {
 		return
 	}
 	if rest := b[whole:]; len(rest) > 0 && s.rd.life == lifeOpen {
-		part := getBuf(len(rest))
-		part.b = append(part.b, rest...)
-		l.srv.buffered.Add(int64(cap(part.b)))
-		s.rd.partial = part
+		s.rd.partial.Begin(rest, l.srv.budget)
 		s.rd.begun = l.srv.now()
 	}
 }
@@ -169,24 +141,47 @@ func (l *loop) take(s *Session, b []byte) {
 // refuse answers a bad header, behind whatever came before it, and closes.
 func (l *loop) refuse(s *Session, err error) {
 	s.rd.bad = true
-	it := getBuf(0)
-	it.kind = itemBad
-	it.b = append(it.b, err.Error()[len("codec: "):]...)
-	s.post(it)
+	s.rd.since = l.srv.now()
+	it := bufpool.Get(0)
+	it.Tag = strand.Bad
+	it.B = append(it.B, err.Error()[len("codec: "):]...)
+	l.post(s, it)
 }
 
-// queue puts whole frames on the strand. own is the pooled buf that b is in, or nil
-// when it is the read buffer.
-func (l *loop) queue(s *Session, b []byte, own *buf) {
-	frames, pings := l.look(s, b)
-	l.saw(s, frames, l.srv.now())
-	if own == nil {
-		own = getBuf(len(b))
-		own.b = append(own.b, b...)
+// post puts an item that is no frame on the strand.
+func (l *loop) post(s *Session, it *bufpool.Buf) {
+	schedule, ok := s.in.Post(it)
+	if !ok {
+		it.Free()
+	} else if schedule {
+		s.schedule()
 	}
-	s.post(own)
+}
+
+// queue puts whole frames on the strand. own is the block that b is in, or nil when it
+// is the read buffer.
+func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
+	now := l.srv.now()
+	frames, pings := l.look(s, b)
+	l.saw(s, frames, now)
+	late := l.srv.late(s, now)
+	var schedule, ok bool
+	if own != nil {
+		schedule, ok = s.in.PostBlock(own, late, l.srv.budget)
+	} else {
+		schedule, ok = s.in.PostFrames(b, late, l.srv.budget)
+	}
+	switch {
+	case !ok:
+		l.srv.dropped.Add(uint64(frames))
+		if own != nil {
+			own.Free()
+		}
+	case schedule:
+		s.schedule()
+	}
 	if pings {
-		l.flush(s, flushWalk)
+		l.flush(s, outbox.LookWalk)
 	}
 }
 
@@ -195,37 +190,6 @@ func (l *loop) saw(s *Session, frames int, now int64) {
 	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
 	s.framesIn.Add(uint64(frames))
 	l.st.framesIn.Add(uint64(frames))
-}
-
-// inline runs the whole frames at the start of b on the loop, as far as they may run
-// there. It returns how many bytes it has done; the strand is given up.
-func (l *loop) inline(s *Session, b []byte) int {
-	o := &s.out
-	now := l.srv.now()
-	o.mu.Lock()
-	o.corked, o.active = true, true
-	if o.stage == nil && l.lent != nil {
-		o.stage, o.owned, l.lent = l.lent, true, nil
-	}
-	o.mu.Unlock()
-	it := &l.view
-	it.b, it.off, it.late = b, 0, l.srv.refusing.Load()
-	used := s.framesInline(it)
-	done := it.off
-	it.b = nil
-	if used > 0 {
-		l.saw(s, used, now)
-		l.st.inline.Add(uint64(used))
-		if learn := l.srv.learn; learn != nil {
-			learn.judge(b[:done], time.Duration(l.srv.now()-now))
-		}
-	}
-	l.flush(s, flushInline) // before leave: behind it a worker may have the strand and cork
-	s.leave()
-	if l.lent == nil {
-		l.lent = getBuf(l.srv.cfg.ReadBuffer)
-	}
-	return done
 }
 
 // look counts frames that go to the strand and answers their PINGs.
@@ -246,25 +210,15 @@ func (l *loop) look(s *Session, b []byte) (frames int, pings bool) {
 	return frames, pings
 }
 
-// review pauses or resumes reading by what waits now.
+// review pauses or resumes reading by what is held now.
 func (l *loop) review(s *Session) {
-	limits := &l.srv.cfg
-	s.in.mu.Lock()
-	in := s.in.pending
-	if in >= limits.MaxPending {
-		s.in.paused = true
-	}
-	s.in.mu.Unlock()
-	out := s.out.unsentBytes()
-	want := s.rd.paused
-	want = hysteresis(want, pauseIn, in, limits.MaxPending)
-	want = hysteresis(want, pauseOut, out, limits.MaxOutbound)
-	buffered := int(l.srv.buffered.Load())
-	switch {
-	case buffered > limits.MemoryBudget && in+out >= l.srv.fairShare(buffered):
-		want |= pauseBudget
-	case buffered <= limits.MemoryBudget/2 || in+out == 0:
-		want &^= pauseBudget
+	c := &l.srv.cfg
+	in, out := s.in.Held(c.MaxPending), s.out.Size()
+	want := s.rd.paused.With(inbox.PauseOut, out, c.MaxOutbound).With(inbox.PauseIn, in, c.MaxPending)
+	if level := l.srv.budget.Level(); level == budget.Free || s == l.favoured {
+		want &^= inbox.PauseBudget
+	} else {
+		want = want.With(inbox.PauseBudget, in+out+s.rd.partial.Held(), l.srv.shareOf(level))
 	}
 	switch {
 	case want == s.rd.paused:
@@ -275,38 +229,27 @@ func (l *loop) review(s *Session) {
 	}
 }
 
-// hysteresis sets a bit at the limit and takes it away at half of it.
-func hysteresis(bits, bit uint8, n, limit int) uint8 {
-	if n >= limit {
-		return bits | bit
-	}
-	if n <= limit/2 {
-		return bits &^ bit
-	}
-	return bits
-}
-
 // pause stops reading from a session; the kernel's buffers and then the peer feel it.
-func (l *loop) pause(s *Session, why uint8) {
+func (l *loop) pause(s *Session, why inbox.Pause) {
 	if s.rd.paused == 0 {
 		l.st.pauses.Add(1)
-		if !s.wire.mask(true) {
+		if !s.conn.PauseReading(true) {
 			l.overflow(s, why)
 			return
 		}
 	}
 	s.rd.paused = why
-	if why&pauseBudget != 0 && !s.rd.starved {
-		s.rd.starved = true
-		l.starved = append(l.starved, s)
+	if why&inbox.PauseBudget != 0 && !s.rd.waits {
+		s.rd.waits = true
+		l.paused = append(l.paused, s)
 		l.srv.starving.Add(1)
 	}
 }
 
 // overflow closes a session over its limits where reading can't be paused.
-func (l *loop) overflow(s *Session, why uint8) {
-	limits := &l.srv.cfg
-	if s.in.pendingBytes() > 2*limits.MaxPending || s.out.unsentBytes() > 2*limits.MaxOutbound || why&pauseBudget != 0 {
+func (l *loop) overflow(s *Session, why inbox.Pause) {
+	c := &l.srv.cfg
+	if s.in.Held(maxInt)/2 > c.MaxPending || s.out.Size()/2 > c.MaxOutbound || why&inbox.PauseBudget != 0 {
 		l.abort(s, ReasonOverflow)
 	}
 }
@@ -318,53 +261,45 @@ func (l *loop) unpause(s *Session) {
 	s.rd.paused = 0
 	now := l.srv.now()
 	s.rd.last = now
-	if s.rd.partial != nil {
+	if s.rd.partial.Some() {
 		s.rd.begun = now
 	}
-	s.wire.mask(false)
+	s.conn.PauseReading(false)
 }
 
-// feed looks again at the sessions that were paused for the memory budget.
-func (l *loop) feed() {
-	list := l.starved
-	l.starved = nil
-	for _, s := range list {
-		s.rd.starved = false
-		l.srv.starving.Add(-1)
-		if s.rd.life == lifeOpen {
-			l.review(s)
-			if s.rd.paused&pauseBudget != 0 && !s.rd.starved {
-				l.pause(s, s.rd.paused)
-			}
-		}
-	}
-}
-
-// gone is called when gnet closes the descriptor of a connection: by itself, because
-// the peer has ended or broken it, or within wire.close.
-func (l *loop) gone(s *Session, fin, hangup bool) {
+// disconnected is called when the network closes the descriptor of a connection: by
+// itself, because the peer has ended or broken it, or within Conn.Close.
+func (l *loop) disconnected(s *Session, how netio.End) {
 	if s.rd.life == lifeGone {
 		return
 	}
-	if hangup && s.rd.paused != 0 && s.rd.life == lifeOpen && s.closing.Load() == 0 {
-		fin = s.wire.rest(func(b []byte) { l.traffic(s, b) })
+	fin := how == netio.EndFIN
+	if how == netio.EndHangup && s.rd.paused != 0 && s.rd.life == lifeOpen && !s.closed() {
+		fin = s.conn.ReadRest(func(b []byte) { l.received(s, b) })
 	}
 	if s.rd.life == lifeGone {
 		return
 	}
 	owed := fin && s.rd.life == lifeOpen && l.owes(s)
-	if fin && s.rd.life == lifeOpen && s.closing.Load() == 0 {
-		s.post(getItem(itemFin))
-	} else if s.rd.life != lifeLinger {
-		if !fin {
-			s.beginClose(ReasonPeerReset)
-		}
+	switch {
+	case fin && s.rd.life == lifeOpen && !s.closed():
+		l.post(s, bufpool.Empty(strand.Fin))
+	case s.rd.life != lifeLinger && !fin:
+		s.beginClose(ReasonPeerReset)
 	}
-	if owed && s.wire.keep() {
+	if owed && s.conn.Detach() {
 		s.rd.life = lifeFin
 		s.rd.since = l.srv.now()
 		s.rd.paused = 0
+		if s.out.Blocked() {
+			if err := s.conn.NotifyWritable(uint64(s.id)); err != nil {
+				l.broken(s)
+			}
+		}
 		return
+	}
+	if owed { // no descriptor is free: what is owed can't be sent
+		s.beginClose(ReasonPeerReset)
 	}
 	s.rd.life = lifeGone
 	l.forget(s)
@@ -375,5 +310,5 @@ func (l *loop) owes(s *Session) bool {
 	if _, ok := l.srv.handler().(FinHandler); ok {
 		return true // OnSocketFin may send or hold
 	}
-	return l.busy(s) || s.out.pos < l.logEnd.Load()
+	return l.busy(s) || s.out.Behind(l.out.Log.End())
 }

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
 )
 
 // However a stream of frames is cut into reads, the handler gets each frame once, whole
@@ -46,7 +47,7 @@ func TestReadsOfAnyCut(t *testing.T) {
 			if n < 10 && len(stream) > 2000 && rapid.Bool().Draw(rt, "more") {
 				n = 1000 // or it takes for ever
 			}
-			d.l.traffic(s, bytes.Clone(stream[:n]))
+			d.l.received(s, bytes.Clone(stream[:n]))
 			stream = stream[n:]
 			if rapid.Bool().Draw(rt, "turn") {
 				d.turns()
@@ -61,16 +62,16 @@ func TestReadsOfAnyCut(t *testing.T) {
 		}
 		rest := w.got[len(answers):]
 		if bad {
-			p, n, _, err := codec.Default.Decode(rest)
+			p, n, _, err := codec.Default().Decode(rest)
 			if err != nil || n != len(rest) || p.Sub != SubError || p.Body[1] != byte(CodeBadFrame) || !w.finned {
 				rt.Fatalf("behind the answers: %v, %v, FIN %v", p, err, w.finned)
 			}
 		} else if len(rest) > 0 || w.finned || !s.Connected() {
 			rt.Fatalf("behind the answers: %q, FIN %v", rest, w.finned)
 		}
-		d.l.gone(s, true, false)
+		d.l.disconnected(s, netio.EndFIN)
 		d.settleAll()
-		if n, b := d.table.count(), d.buffered.Load(); n != 0 || b != 0 {
+		if n, b := d.table.count(), unaccounted(d.Server); n != 0 || b != 0 {
 			rt.Fatalf("%d sessions, %d bytes left", n, b)
 		}
 	})
@@ -85,14 +86,14 @@ func TestClaimsCostNothing(t *testing.T) {
 		d.settleAll()
 		b := append([]byte{0, 0xff, 0xff, 0xff}, make([]byte, come-4)...)
 		for i := 0; i < len(b); i += 4096 {
-			d.l.traffic(s, b[i:min(i+4096, len(b))])
+			d.l.received(s, b[i:min(i+4096, len(b))])
 		}
-		if held := d.Stats().Buffered; held > max(512, 8*come) {
+		if held := d.Stats().Memory; held > max(1<<10, 4*come) {
 			t.Errorf("%d bytes held for %d that came of a frame of 16 MiB", held, come)
 		}
-		d.l.gone(s, false, false)
+		d.l.disconnected(s, netio.EndReset)
 		d.settleAll()
-		if held := d.Stats().Buffered; held != 0 {
+		if held := d.Stats().Memory; held != 0 {
 			t.Errorf("%d bytes held at the end", held)
 		}
 	}
@@ -100,7 +101,7 @@ func TestClaimsCostNothing(t *testing.T) {
 	d.settleAll()
 	per := testing.AllocsPerRun(100, func() {
 		s.rd.bad = false
-		d.l.traffic(s, []byte{0xff, 0xff, 0xff, 0xff})
+		d.l.received(s, []byte{0xff, 0xff, 0xff, 0xff})
 	})
 	if per > 8 {
 		t.Errorf("a bad length costs %v allocations", per)

@@ -1,23 +1,29 @@
 package engine
 
 import (
+	"context"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/perip"
+	"millrace/engine/internal/sched"
 )
 
 // Server listens, and runs a Handler's callbacks for the sessions of its peers.
 type Server struct {
 	cfg     Config
 	codec   *codec.Codec
+	brief   *codec.Codec // the same, with room for an ERROR without text
 	pool    *Pool
 	ownPool bool
-	panics  *panicLog
+	net     network
+	panics  *sched.Panics
+	stalls  *sched.Watch // of inline turns; nil: they are not reported
 	epoch   time.Time
 
 	h       atomic.Pointer[Handler]
@@ -26,16 +32,14 @@ type Server struct {
 	loopMu  sync.Mutex
 	groups  groups
 	flow    flow
-	classes atomic.Pointer[classes]
-	fixed   fixed
-	learn   *learner // nil unless Adaptive
-	perIP   perIP
-	plat    platform // what the operating system gives
+	handles handles
+	perIP   perip.Counter
+
+	budget *budget.Budget
+	share  atomic.Int64 // what one session may hold unsent before its strand waits
 
 	mu       sync.Mutex
 	state    serverState // guarded by mu
-	reactor  []*reactor  // guarded by mu; one for TCP, one for unix sockets
-	addrs    []net.Addr  // guarded by mu
 	failure  error       // guarded by mu
 	bg       sync.WaitGroup
 	stopping bool          // guarded by mu; a Stop is under way
@@ -45,15 +49,17 @@ type Server struct {
 	done     chan struct{} // closed when the server has stopped or failed
 	tickNow  chan struct{}
 	rearm    chan *loop
+	watch    chan struct{} // wakes watchLoops
+	watching atomic.Bool   // it is awake
 
-	draining  atomic.Bool // accepts no more
-	refusing  atomic.Bool // answers requests that are read from now on with ERROR 7
-	conns     atomic.Int64
-	buffered  atomic.Int64 // bytes waiting in sessions, both ways
-	starving  atomic.Int32 // sessions on loops' starved lists
-	fdShed    atomic.Int64 // a descriptor of this number or more is refused
-	fast      atomic.Bool  // the ticker is in a hurry: the server drains
-	drainFrom time.Time
+	serving     atomic.Bool  // started, and not yet stopped
+	draining    atomic.Bool  // accepts no more
+	drainFrom   atomic.Int64 // when the drain began, on the server's clock
+	refuseAfter atomic.Int64 // how long after its GOAWAY a session's requests are served, in nanoseconds
+	conns       atomic.Int64
+	starving    atomic.Int32 // sessions not read from because of the budget
+	fdShed      atomic.Int64 // a descriptor of this number or more is refused
+	fast        atomic.Bool  // the ticker is in a hurry: the server drains
 
 	closes    [reasonCount]atomic.Uint64
 	refused   [refusalCount]atomic.Uint64
@@ -68,7 +74,15 @@ type Server struct {
 
 	acceptErrors atomic.Uint64
 	glutSince    atomic.Int64  // since when the budget has been exceeded; 0: it is not
-	lightened    atomic.Uint64 // sessions closed for it
+	shed         atomic.Uint64 // sessions closed for it
+}
+
+// network is what brings the connections; see gnetio.
+type network interface {
+	Start(ctx context.Context) error
+	Addrs() []net.Addr
+	Guard()
+	Stop(ctx context.Context) error
 }
 
 type serverState uint8
@@ -84,7 +98,7 @@ const (
 // New checks the settings and makes a server; Start starts it. The error names every
 // field that can't be, each as a *ConfigError.
 func New(cfg Config, h Handler) (*Server, error) {
-	cfg = cfg.WithDefaults()
+	cfg = cfg.WithDefaults().inUse()
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -92,26 +106,24 @@ func New(cfg Config, h Handler) (*Server, error) {
 		return nil, &ConfigError{"Handler", nil, "give one"}
 	}
 	srv := &Server{
-		cfg: cfg, table: &table{}, epoch: time.Now(), panics: newPanicLog(cfg.Logger), pool: cfg.Pool,
+		cfg: cfg, table: &table{}, epoch: time.Now(), panics: sched.NewPanics(cfg.Logger), pool: cfg.Pool,
 		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
-		rearm: make(chan *loop, 4096),
+		rearm: make(chan *loop, 4096), watch: make(chan struct{}, 1),
 	}
 	srv.codec, _ = codec.New(cfg.Layout, cfg.MaxFrame)
 	srv.cfg.MaxFrame = srv.codec.MaxFrame()
-	srv.groups = groups{srv: srv, all: map[string]*Group{}}
+	srv.brief = briefCodec(srv.codec, cfg.Layout)
+	srv.groups.all = map[string]*memberSet{}
 	srv.flow.srv = srv
-	srv.perIP.m = map[netip.Addr]int{}
 	srv.loops.Store(&[]*loop{})
-	srv.fixed.m = map[uint32]Dispatch{}
-	for handle, d := range cfg.Handles {
-		srv.fix(handle, d)
-	}
-	srv.makeClasses()
-	if cfg.Dispatch == Adaptive {
-		srv.learn = &learner{srv}
-	}
+	srv.budget = budget.New(cfg.MemoryBudget, srv.levelMoved)
+	srv.share.Store(int64(cfg.MaxOutbound))
+	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
+	srv.handles.init(srv)
+	srv.net = newNetwork(srv)
 	if srv.pool == nil {
-		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: orOff(cfg.SpareWorkers), MaxQueue: cfg.MaxQueue, Logger: cfg.Logger})
+		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue,
+			StallAfter: cfg.given().StallAfter, OnStall: cfg.OnStall, Logger: cfg.Logger})
 		if err != nil {
 			return nil, err
 		}
@@ -121,19 +133,14 @@ func New(cfg Config, h Handler) (*Server, error) {
 	return srv, nil
 }
 
-// orOff turns a 0 that means none into Off.
-func orOff(n int) int {
-	if n == 0 {
-		return Off
-	}
-	return n
-}
-
 // SetHandler changes the handler, also while the server runs. Callbacks that have begun
 // end with the old one; every later callback is the new one's.
 func (srv *Server) SetHandler(h Handler) { srv.h.Store(&h) }
 
 func (srv *Server) handler() Handler { return *srv.h.Load() }
+
+// allLoops are the loops that have been seen so far.
+func (srv *Server) allLoops() []*loop { return *srv.loops.Load() }
 
 // now is nanoseconds since the server was made, at least 1.
 func (srv *Server) now() int64 { return int64(time.Since(srv.epoch)) + 1 }
@@ -144,11 +151,12 @@ func (srv *Server) Pool() *Pool { return srv.pool }
 // Logger is Config.Logger.
 func (srv *Server) Logger() *slog.Logger { return srv.cfg.Logger }
 
-// Config is what the server runs with, defaults filled in.
+// Config is what the server runs with, defaults filled in and Off where there is no limit
+// or timeout: New makes the same server of it.
 func (srv *Server) Config() Config {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	return srv.cfg
+	return srv.cfg.given()
 }
 
 // Draining tells whether Stop has begun.
@@ -162,11 +170,7 @@ func (srv *Server) Running() bool {
 }
 
 // Addrs are the addresses that are listened on, with the ports that were bound.
-func (srv *Server) Addrs() []net.Addr {
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	return append([]net.Addr(nil), srv.addrs...)
-}
+func (srv *Server) Addrs() []net.Addr { return srv.net.Addrs() }
 
 // Done is closed when the server has stopped, or failed while running: see Err.
 func (srv *Server) Done() <-chan struct{} { return srv.done }
@@ -211,35 +215,11 @@ func (srv *Server) CloseSocket(id ID) error {
 	return s.Close()
 }
 
-// unbuffer takes bytes off the memory budget, and lets starved sessions read again when
-// half of it is free.
-func (srv *Server) unbuffer(n int64) {
-	half := int64(srv.cfg.MemoryBudget / 2)
-	now := srv.buffered.Add(-n)
-	if now <= half && now+n > half && srv.starving.Load() > 0 {
-		for _, l := range *srv.loops.Load() {
-			l.mu.Lock()
-			l.sweepDue = true
-			l.arm()
-		}
-	}
-}
-
-// fairShare is how much a session may hold while the budget is exceeded: the largest
-// are paused first, and the further it is exceeded the smaller is what counts as large.
-func (srv *Server) fairShare(buffered int) int {
-	conns := max(int(srv.conns.Load()), 1)
-	if buffered > srv.cfg.MemoryBudget+srv.cfg.MemoryBudget/4 {
-		return 1
-	}
-	return max(srv.cfg.MemoryBudget/conns, 1)
-}
-
 // release frees the slot of a session that has ended altogether.
 func (srv *Server) release(s *Session) {
 	srv.table.release(s)
 	if srv.cfg.MaxConnsPerIP > 0 {
-		srv.perIP.leave(s.remote)
+		srv.perIP.Leave(s.RemoteAddr())
 	}
 	srv.conns.Add(-1)
 	select {

@@ -5,9 +5,14 @@ import (
 	"log/slog"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/sched"
+	"millrace/engine/internal/strand"
 )
 
 // Session is one connection. Its methods may be called from any goroutine unless they
@@ -16,23 +21,30 @@ type Session struct {
 	srv      *Server
 	loop     *loop
 	id       ID
-	wire     wire     // loop goroutine only
-	remote   net.Addr // never changes
-	accepted int64    // unix nanoseconds
-	value    any      // strand only
+	conn     netio.Conn
+	accepted int64 // unix nanoseconds
+	value    any   // strand only
 
 	closing atomic.Uint32 // Reason, once; set before the strand learns of it
 	held    atomic.Int32  // answers owed
 	ends    atomic.Int32  // 2: strand and loop live; 0: the slot is free
+	flags   flags
+	step    atomic.Uint32 // how far a worker's turn is
+	handle  atomic.Uint32 // of the packet being handled; stored only where it differs
+	goAway  atomic.Uint32 // milliseconds from the drain's begin to its GOAWAY, and 1; 0: not told
+	unacked int32         // bytes written and not acknowledged, when that was last looked at; loop goroutine only
+	ctx     atomic.Pointer[contexts]
 
-	in  strand
-	out outbox
-	rd  reading // loop goroutine only
+	task  sched.Task
+	in    strand.Strand
+	out   outbox.Box
+	dirty *Session // the link of the loop's dirty list; guarded by the loop's mu
+	rd    reading  // loop goroutine only
 
 	framesIn          atomic.Uint64
 	bytesIn, bytesOut atomic.Uint64
 
-	groups []*Group // guarded by srv.groups.mu
+	groups *membership // guarded by srv.groups.mu; a list
 }
 
 // ID names the session for good.
@@ -54,7 +66,14 @@ func (s *Session) Logger() *slog.Logger { return s.srv.cfg.Logger.With("session"
 func (s *Session) Connected() bool { return s.closing.Load() == 0 }
 
 // RemoteAddr is the peer's address; it stays after close.
-func (s *Session) RemoteAddr() net.Addr { return s.remote }
+func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
+
+// LocalAddr is the address that the peer connected to; it stays after close.
+func (s *Session) LocalAddr() net.Addr { return s.conn.LocalAddr() }
+
+// SyscallConn gives access to the connection's descriptor, for socket options, while it is
+// open. Nothing may be read from it or written to it.
+func (s *Session) SyscallConn() (syscall.RawConn, error) { return s.conn.SyscallConn() }
 
 // ConnectedAt is when the connection was accepted.
 func (s *Session) ConnectedAt() time.Time { return time.Unix(0, s.accepted) }
@@ -69,68 +88,60 @@ func (s *Session) SetValue(v any) { s.value = v }
 type SessionStats struct {
 	FramesIn, FramesOut uint64 // whole frames, system frames included; broadcasts are counted by the server
 	BytesIn, BytesOut   uint64 // as read from and written to the socket
-	Unsent              int    // bytes staged or refused by the kernel
-	Pending             int    // bytes read and not yet handled
+	Unsent              int    // bytes that the kernel has not taken
+	Pending             int    // memory of the requests that wait or are being handled, in bytes
 }
 
 // Stats returns a snapshot.
 func (s *Session) Stats() SessionStats {
 	return SessionStats{
-		FramesIn: s.framesIn.Load(), FramesOut: s.out.framesSent(),
+		FramesIn: s.framesIn.Load(), FramesOut: s.out.Frames(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
-		Unsent: s.out.unsentBytes(), Pending: s.in.pendingBytes(),
+		Unsent: s.out.Size(), Pending: s.in.Held(maxInt),
 	}
 }
 
-// Send sends a packet to the peer, as an answer. From the session's own callbacks it is
-// not refused for being many: past MaxOutbound unsent bytes the strand waits, before its
-// next packet, for the peer to read; one callback may leave MaxOutbound more. From
-// elsewhere it is ErrBusy past MaxOutbound. ErrClosed once the session has gone,
-// ErrFrameTooLarge for a body over MaxFrame. The body is copied.
-func (s *Session) Send(main, sub uint16, body []byte) error {
-	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, sendAnswer)
-}
+// flags are what has happened to a session, as bits that any goroutine may set.
+type flags struct{ bits atomic.Uint32 }
 
-// SendPacket is Send for a packet, whose Seq goes with it where the layout has one.
-func (s *Session) SendPacket(p codec.Packet) error { return s.send(p, sendAnswer) }
+const (
+	flagOpened  = 1 << iota // OnSocketAccept has been called, and OnSocketClose not yet
+	flagOver                // the strand has handled the last that the peer will ask for
+	flagFin                 // the peer's FIN has been handled, or comes next
+	flagGrouped             // it has been in a group
+	flagLong                // the pool's monitor has found the turn long
+	flagMore                // the block being handled has frames behind the one that runs
+)
 
-// Push sends what the peer has not asked for. A peer that leaves MaxOutbound bytes
-// of it unread is closed with ReasonSlowConsumer. Errors are Send's.
-func (s *Session) Push(main, sub uint16, body []byte) error {
-	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, sendPush)
-}
+func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }
 
-// Reply answers p: its handle, its Seq, this body. Errors are Send's.
-func (s *Session) Reply(p codec.Packet, body []byte) error {
-	return s.send(codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq, Body: body}, sendAnswer)
-}
-
-// Error answers p with an ERROR frame, whose text is cut to what a frame holds. Without system frames there is no such frame:
-// then the session closes with ReasonRefused.
-func (s *Session) Error(p codec.Packet, code ErrorCode, text string) error {
-	if s.srv.cfg.NoSystemFrames {
-		s.beginClose(ReasonRefused)
-		return nil
+// set sets a bit, and tells whether it was not set before.
+func (f *flags) set(bit uint32) bool {
+	if f.has(bit) {
+		return false
 	}
-	err := s.send(s.srv.errorPacket(p, code, text), sendAnswer)
-	if err == nil {
-		s.srv.errors.Add(1)
-	}
-	return err
+	return f.bits.Or(bit)&bit == 0
 }
+
+func (f *flags) clear(bit uint32) {
+	if f.has(bit) {
+		f.bits.And(^bit)
+	}
+}
+
+const maxInt = int(^uint(0) >> 1)
 
 // Hold notes that an answer is owed which will come later, from outside the callback:
-// until Release the session's timeouts stand still, and a FIN or a drain waits for it.
-func (s *Session) Hold() { s.held.Add(1) }
-
-// Release undoes one Hold, after the answer has been sent.
-func (s *Session) Release() {
-	n := s.held.Add(-1)
-	if n < 0 {
-		panic("engine: Release without Hold")
-	}
-	if n == 0 && s.in.finished() {
-		s.settle()
+// until release is called, after the answer has been sent, the session's timeouts stand
+// still, and a FIN, a bad frame or a drain waits for it. Calling release again changes
+// nothing.
+func (s *Session) Hold() (release func()) {
+	s.held.Add(1)
+	var done atomic.Bool
+	return func() {
+		if done.CompareAndSwap(false, true) && s.held.Add(-1) == 0 && s.flags.has(flagOver) {
+			s.settle()
+		}
 	}
 }
 
@@ -143,24 +154,32 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// beginClose closes the session for a reason, once. It may be called from anywhere.
-func (s *Session) beginClose(why Reason) bool {
-	if !s.closing.CompareAndSwap(0, uint32(why)) {
-		return false
+// Submit runs fn in the session's order: after the packets read before it, never at
+// the same time as a callback. It never blocks: ErrTasksFull, which is ErrBusy, when MaxTasks
+// functions wait, ErrClosed once the session has closed. A function that was accepted runs
+// exactly once, before OnSocketClose.
+func (s *Session) Submit(fn func()) error {
+	switch s.in.Submit(fn, s.srv.cfg.MaxTasks, s.closed, s.srv.budget) {
+	case strand.Gone:
+		s.srv.stale.Add(1)
+		return ErrClosed
+	case strand.Full:
+		s.srv.busy.Add(1)
+		return ErrTasksFull
+	case strand.Schedule:
+		s.schedule()
 	}
-	s.srv.closes[why].Add(1)
-	s.srv.groups.leaveAll(s)
-	s.out.close(s)
-	s.in.wake(s)
-	return true
+	return nil
 }
 
-// end is called by the strand when OnSocketClose has returned, and by the loop when the
-// descriptor is closed; after both the slot is free.
-func (s *Session) end() {
-	if s.ends.Add(-1) == 0 {
-		s.srv.release(s)
-	}
-}
+func (s *Session) closed() bool { return s.closing.Load() != 0 }
 
-func (s *Session) String() string { return fmt.Sprintf("session %s (%v)", s.id, s.remote) }
+// schedule puts the strand, which has just become queued, onto the run queue.
+func (s *Session) schedule() { s.srv.pool.push(s) }
+
+func (s *Session) String() string { return fmt.Sprintf("session %s (%v)", s.id, s.RemoteAddr()) }
+
+// reserved tells whether p is the engine's own to answer.
+func (srv *Server) reserved(p codec.Packet) bool {
+	return p.Main == SystemMain && !srv.cfg.NoSystemFrames
+}

@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"millrace/engine/internal/gnetio"
 )
 
 // Start binds the addresses and starts the loops. When it returns nil, connections are
 // served. A server starts once. An address in use is an error that is
-// syscall.EADDRINUSE and names the address. When it fails, nothing is left running.
+// syscall.EADDRINUSE and names the address. When it fails, nothing is left running; when
+// ctx has ended already, nothing happens and Start may be called again.
 func (srv *Server) Start(ctx context.Context) (err error) {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("engine: start: %w", err)
+	}
 	srv.mu.Lock()
 	if srv.state != serverNew {
 		srv.mu.Unlock()
@@ -28,16 +34,15 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 			return srv.unstart(err)
 		}
 	} else if !srv.pool.Running() {
-		return srv.unstart(errors.New("engine: Config.Pool is not running: start it first"))
+		return srv.unstart(fmt.Errorf("engine: Config.Pool: %w", ErrNotRunning))
 	}
-	if err := srv.plat.start(srv); err != nil {
-		return srv.unstart(err)
-	}
-	srv.bg.Add(2)
+	srv.bg.Add(3)
 	go srv.rearmer()
 	go srv.ticker()
-	if err := srv.listen(ctx); err != nil {
-		return srv.unstart(err)
+	go srv.watchLoops()
+	srv.serving.Store(true)
+	if err := srv.net.Start(ctx); err != nil {
+		return srv.unstart(netError(err))
 	}
 	srv.mu.Lock()
 	err = srv.failure
@@ -56,11 +61,11 @@ func (srv *Server) unstart(err error) error {
 	srv.mu.Lock()
 	srv.state = serverStopping
 	srv.mu.Unlock()
-	srv.stopReactors()
-	srv.reap()
+	srv.serving.Store(false)
 	close(srv.quit)
-	srv.plat.stop()
+	srv.endLoops()
 	srv.bg.Wait()
+	srv.stalls.Close()
 	if srv.ownPool {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -81,10 +86,10 @@ func (srv *Server) reserve() int { return ownFiles + srv.cfg.MaxRefused }
 
 // fitFiles fits MaxConns to the open-file limit.
 func (srv *Server) fitFiles() error {
-	limit := openFileLimit()
+	limit := gnetio.OpenFileLimit()
 	backlog := 0
 	if srv.cfg.Accept == AcceptSingle || srv.hasUnix() {
-		backlog = listenBacklog() // the single acceptor takes a whole backlog before a loop can refuse
+		backlog = gnetio.Backlog() // the single acceptor takes a whole backlog before a loop can refuse
 	}
 	kept := srv.reserve()
 	most := limit - kept - backlog
@@ -109,9 +114,15 @@ func (srv *Server) shedAt(limit int) {
 	srv.fdShed.Store(int64(max(limit*9/10, min(limit-16, srv.cfg.MaxConns+srv.reserve()*3/4))))
 }
 
+// guardFiles looks after the open files; the limit may have been changed meanwhile.
+func (srv *Server) guardFiles() {
+	srv.shedAt(gnetio.OpenFileLimit())
+	srv.net.Guard()
+}
+
 func (srv *Server) hasUnix() bool {
 	for _, a := range srv.cfg.Addrs {
-		if p, _ := parseAddr(a); p.unix() {
+		if p, _ := gnetio.ParseAddr(a); p.Unix() {
 			return true
 		}
 	}

@@ -7,7 +7,7 @@ type Stats struct {
 	Loops    []LoopStats
 	Pool     PoolStats
 
-	Buffered int // bytes waiting in sessions, both ways, against MemoryBudget
+	Memory   int // held by sessions and broadcasts, in bytes, against MemoryBudget
 	Starving int // sessions not read from because of MemoryBudget
 
 	Accepts    uint64
@@ -24,10 +24,11 @@ type Stats struct {
 	Dropped    uint64 // frames read and not handled, as their session had closed
 	LostBytes  uint64 // bytes accepted by Send that never left
 	Demoted    uint64 // handles moved from the loops to the workers
-	Lightened  uint64 // slow consumers closed for MemoryBudget, among Closes
+	Shed       uint64 // sessions closed for MemoryBudget, among Closes
+	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
-	Closes  map[string]uint64 // closed sessions by reason
-	Refused map[string]uint64 // refused connections by reason
+	Closes  map[Reason]uint64  // closed sessions
+	Refused map[Refusal]uint64 // refused connections
 }
 
 // LoopStats is one loop's part.
@@ -45,26 +46,27 @@ type LoopStats struct {
 	Writes   uint64 // write system calls
 	Blocked  uint64 // writes that the kernel did not take whole
 	Pauses   uint64 // times reading of a session was paused
+	HandOver uint64 // times another goroutine took over because a callback held the loop up
 }
 
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
 func (srv *Server) Stats() Stats {
 	st := Stats{
 		Conns: srv.table.count(), Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
-		Buffered: int(srv.buffered.Load()), Starving: int(srv.starving.Load()),
-		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.total.Load(),
+		Memory: srv.budget.Used(), Starving: int(srv.starving.Load()),
+		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.Total(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
-		Lightened: srv.lightened.Load(),
-		Closes:    map[string]uint64{}, Refused: map[string]uint64{},
+		Shed: srv.shed.Load(), Stalls: srv.stalls.Stalls(),
+		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{},
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
-		st.Closes[r.String()] = srv.closes[r].Load()
+		st.Closes[r] = srv.closes[r].Load()
 	}
 	for r := range refusalCount {
-		st.Refused[r.String()] = srv.refused[r].Load()
+		st.Refused[r] = srv.refused[r].Load()
 	}
-	for _, l := range *srv.loops.Load() {
+	for _, l := range srv.allLoops() {
 		ls := l.stats()
 		st.Loops = append(st.Loops, ls)
 		st.Accepts += ls.Accepts
@@ -81,9 +83,9 @@ func (l *loop) stats() LoopStats {
 	l.mu.Unlock()
 	c := &l.st
 	return LoopStats{
-		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.queued.Load()),
+		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
-		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(),
+		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(),
 	}
 }

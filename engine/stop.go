@@ -2,57 +2,89 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
+
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/strand"
 )
 
+// What Stop allows, after its context has ended, for handlers to return, and for each of
+// what it ends itself: the loops, then the pool.
 const (
-	drainTick  = 20 * time.Millisecond
-	drainQuiet = 100 * time.Millisecond // GOAWAY to FIN, and the last request to FIN
-
-	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that never is quiet
+	handlerGrace = time.Second
+	stopGrace    = 500 * time.Millisecond
 )
 
-// LossError tells what a Stop lost whose context ended before everything was done.
+// LossError tells what a Stop lost whose context ended before everything was done. It
+// unwraps to the context's error.
 type LossError struct {
-	Sessions int // cut off with something outstanding
-	Frames   int // read and not answered, at least
-	Bytes    int // staged or unsent
+	Sessions int     // cut off with something outstanding
+	Frames   int     // read and not answered, at least
+	Bytes    int     // accepted by Send and not delivered, those that the kernel still held included
+	Stuck    []Stuck // callbacks that still ran when Stop returned
+	Cause    error   // the context's
+}
+
+// Stuck is a callback that did not return in time.
+type Stuck struct {
+	Session   ID
+	Main, Sub uint16 // the packet that OnSocketRead handles; 0/0 in any other callback
 }
 
 func (e *LossError) Error() string {
-	return fmt.Sprintf("engine: stopped with losses: %d sessions, %d requests not handled, %d bytes not sent", e.Sessions, e.Frames, e.Bytes)
+	var b strings.Builder
+	fmt.Fprintf(&b, "engine: stopped with losses: %d sessions, %d requests not handled, %d bytes not delivered", e.Sessions, e.Frames, e.Bytes)
+	for i, x := range e.Stuck {
+		if i == 3 {
+			fmt.Fprintf(&b, " and %d more", len(e.Stuck)-i)
+			break
+		}
+		fmt.Fprintf(&b, "; session %v is still in its callback for %d/%d", x.Session, x.Main, x.Sub)
+	}
+	return b.String()
 }
 
-// Stop drains the server. New connections are refused; every session gets GOAWAY with
-// the time that ctx leaves; requests already read are served, and later ones until the
-// session has been quiet for 100 ms, or are refused with ERROR 7 once a quarter of the
-// time (at most 1 s) has gone. A session with nothing outstanding gets a FIN. When ctx
-// ends, what is left is cut off and counted in a *LossError. OnSocketClose has run for
-// every session when Stop returns, unless a handler still blocks 1 s after ctx ended.
-// It may be called twice, and on a server that never started.
+func (e *LossError) Unwrap() error { return e.Cause }
+
+// Stop drains the server. New connections are refused; the sessions get GOAWAY with the
+// time that ctx leaves, DrainRate of them a second; requests already read are served, and
+// later ones until the session has been quiet for 100 ms, or are refused with ERROR 7 once
+// a quarter of the time (at most 1 s) has gone since its GOAWAY. A session with nothing
+// outstanding gets a FIN. When ctx ends, what is left is cut off and counted in a
+// *LossError; Stop returns at most 3 s later, whatever handlers do. OnSocketClose has
+// run for every session when Stop returns, but for those that LossError.Stuck names. It may
+// be called twice, and on a server that never started. Called from a callback of this
+// server it would wait for itself: that is ErrInCallback, and nothing happens.
 func (srv *Server) Stop(ctx context.Context) error {
+	if srv.inCallback() {
+		return ErrInCallback
+	}
 	if first, err := srv.claimStop(ctx); !first {
 		return err
 	}
-	srv.beginDrain(ctx)
+	srv.drain(ctx)
 	var loss *LossError
 	if srv.Err() != nil || !srv.waitEmpty(ctx) { // there is nothing to wait for on loops that have ended
 		loss = srv.cutOff()
-		srv.waitEmptyFor(time.Second)
+		srv.waitEmptyFor(handlerGrace)
 	}
+	srv.serving.Store(false)
 	close(srv.quit)
-	srv.stopReactors()
-	if srv.reap() {
-		srv.waitEmptyFor(time.Second)
-	}
-	srv.plat.stop()
+	srv.endLoops()
 	srv.bg.Wait()
+	if loss == nil {
+		loss = &LossError{}
+	}
+	loss.Stuck, loss.Cause = srv.stuck(), ctx.Err()
+	go srv.stalls.Close() // it waits for the hook, which is not ours
 	if srv.ownPool {
-		last, cancel := context.WithTimeout(context.Background(), time.Second)
-		if srv.pool.Stop(last) != nil {
-			srv.cfg.Logger.Warn("workers are still inside handlers")
+		last, cancel := context.WithTimeout(context.Background(), stopGrace)
+		if err := srv.pool.Stop(last); err != nil {
+			srv.cfg.Logger.Warn("workers are left behind", "err", err)
 		}
 		cancel()
 	}
@@ -63,10 +95,56 @@ func (srv *Server) Stop(ctx context.Context) error {
 	}
 	srv.mu.Unlock()
 	close(srv.ended)
-	if loss != nil {
-		return loss
+	if loss.Sessions == 0 && len(loss.Stuck) == 0 {
+		return nil
 	}
-	return nil
+	return loss
+}
+
+// endLoops ends the network's loops, and the sessions that are left then: those whose
+// descriptors were the engine's own. A loop that is held up in a callback is left behind.
+func (srv *Server) endLoops() {
+	for _, l := range srv.allLoops() {
+		l.bury()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	_ = srv.net.Stop(ctx)
+	some := false
+	for _, l := range srv.allLoops() {
+		if l.turn.state.Load() != turnNone {
+			continue
+		}
+		for len(l.sessions) > 0 {
+			l.abort(l.sessions[len(l.sessions)-1], ReasonStopped)
+			some = true
+		}
+	}
+	if some {
+		srv.waitEmptyFor(stopGrace)
+	}
+}
+
+// bury takes the work of a loop back whose goroutine a callback has ended.
+func (l *loop) bury() {
+	l.turn.mu.Lock()
+	dead := l.turn.dead
+	l.turn.mu.Unlock()
+	if dead {
+		l.turn.end()
+	}
+}
+
+// stuck names the callbacks that still run.
+func (srv *Server) stuck() (list []Stuck) {
+	srv.table.each(func(s *Session) bool {
+		if s.in.State() == strand.Running {
+			_, main, sub := (*strandTask)(s).Running()
+			list = append(list, Stuck{s.id, main, sub})
+		}
+		return true
+	})
+	return list
 }
 
 // claimStop tells whether the caller is the one to stop the server. If not, it has
@@ -105,71 +183,10 @@ func (srv *Server) claimStop(ctx context.Context) (bool, error) {
 	}
 }
 
-// reap ends the sessions that are left when the loops have ended: those whose
-// descriptors were the engine's own.
-func (srv *Server) reap() (some bool) {
-	for _, l := range *srv.loops.Load() {
-		for len(l.sessions) > 0 {
-			l.abort(l.sessions[len(l.sessions)-1], ReasonStopped)
-			some = true
-		}
-	}
-	return some
-}
-
 func (srv *Server) waitEmptyFor(d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	srv.waitEmpty(ctx)
-}
-
-// beginDrain has every loop tell its sessions.
-func (srv *Server) beginDrain(ctx context.Context) {
-	srv.drainFrom = time.Now()
-	srv.draining.Store(true)
-	srv.fast.Store(true)
-	grace := time.Duration(math.MaxInt64) // nothing is ever cut off
-	if t, ok := ctx.Deadline(); ok {
-		grace = time.Until(t)
-	}
-	goAway := func(l *loop) {
-		for _, s := range l.sessions {
-			if s.rd.away == 0 {
-				s.rd.away = srv.now()
-				if s.rd.life == lifeOpen && s.closing.Load() == 0 {
-					s.sendGoAway(grace)
-				}
-			}
-		}
-	}
-	for _, l := range *srv.loops.Load() {
-		srv.onLoop(l, goAway)
-	}
-	refuse := time.AfterFunc(min(time.Second, grace/4), func() { srv.refusing.Store(true) })
-	context.AfterFunc(ctx, func() { refuse.Stop() })
-}
-
-// onLoop runs fn on a loop's goroutine, soon.
-func (srv *Server) onLoop(l *loop, fn func(*loop)) {
-	l.mu.Lock()
-	l.jobs = append(l.jobs, fn)
-	l.arm()
-}
-
-// drainStep closes a session of a draining server that has nothing outstanding and has
-// been quiet. What a client sends after its GOAWAY is still served; only a request that
-// crosses the FIN gets no answer but the end of the stream. A client that goes on asking
-// although it is refused is not waited for beyond insistAfter.
-func (l *loop) drainStep(s *Session, now int64) bool {
-	quiet := s.rd.away
-	if !l.srv.refusing.Load() || now-quiet < int64(insistAfter) {
-		quiet = max(quiet, s.rd.heard)
-	}
-	if now-quiet < int64(drainQuiet) || s.rd.partial != nil || s.rd.paused != 0 || l.busy(s) || s.wire.unread() > 0 {
-		return false
-	}
-	s.beginClose(ReasonDrain)
-	return true
 }
 
 // waitEmpty waits until the last session has ended.
@@ -187,15 +204,14 @@ func (srv *Server) waitEmpty(ctx context.Context) bool {
 // cutOff ends every session that is left and counts what they still had to do.
 func (srv *Server) cutOff() *LossError {
 	loss := &LossError{}
-	loops := *srv.loops.Load()
+	loops := srv.allLoops()
 	sums := make(chan LossError, len(loops))
 	for _, l := range loops {
-		srv.onLoop(l, func(l *loop) {
+		l.onLoop(func(l *loop) {
 			var t LossError
 			for i := len(l.sessions) - 1; i >= 0; i-- {
 				s := l.sessions[i]
-				frames, bytes := s.outstanding()
-				if frames+bytes > 0 && s.rd.life != lifeLinger {
+				if frames, bytes := s.outstanding(); frames+bytes > 0 {
 					t.Sessions++
 					t.Frames += frames
 					t.Bytes += bytes
@@ -205,7 +221,7 @@ func (srv *Server) cutOff() *LossError {
 			sums <- t
 		})
 	}
-	late := time.After(time.Second)
+	late := time.After(stopGrace)
 	for range loops {
 		select {
 		case t := <-sums:
@@ -213,27 +229,32 @@ func (srv *Server) cutOff() *LossError {
 			loss.Frames += t.Frames
 			loss.Bytes += t.Bytes
 			continue
-		case <-late: // a handler blocks that loop, or it has ended
+		case <-late: // a loop has ended
 		}
 		break
-	}
-	if loss.Sessions == 0 {
-		return nil
 	}
 	return loss
 }
 
-// outstanding counts the frames that wait or run, the answers owed, and unsent bytes.
+// outstanding counts the frames that wait or run, the answers owed, and the bytes that
+// have not arrived.
 func (s *Session) outstanding() (frames, bytes int) {
-	s.in.mu.Lock()
-	for it := s.in.head; it != nil; it = it.next {
-		if it.kind == itemData {
-			frames += countFrames(s.srv.codec, it.rest())
+	s.in.Each(func(it *bufpool.Buf) bool {
+		if it.Tag == strand.Data {
+			frames += countFrames(s.srv.codec, it.Rest())
 		}
-	}
-	if s.in.state == stateRunning {
+		return true
+	})
+	if s.in.State() == strand.Running {
 		frames++
 	}
-	s.in.mu.Unlock()
-	return frames + int(s.held.Load()), s.out.unsentBytes()
+	bytes = s.out.Size()
+	if s.rd.life == lifeLinger || Reason(s.closing.Load()) == ReasonDrain {
+		bytes += s.loop.undelivered(s)
+	}
+	return frames + int(s.held.Load()), bytes
 }
+
+var errLoopEnded = errors.New("engine: a callback has ended a loop's goroutine (runtime.Goexit)")
+
+const forever = time.Duration(math.MaxInt64)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/strand"
 )
 
 // Frames that reach a session which has just ended count as dropped, and not twice
@@ -19,14 +21,10 @@ func TestFramesBehindTheEndAreDroppedAndNotCounted(t *testing.T) {
 	s, _ := d.open(-1)
 	d.settleAll()
 	s.Close()
-	waitFor(t, "the strand to end", func() bool {
-		s.in.mu.Lock()
-		defer s.in.mu.Unlock()
-		return s.in.state == stateDone
-	})
+	waitFor(t, "the strand to end", func() bool { return s.in.State() == strand.Done })
 	d.l.queue(s, append(frame(1, 1, "late"), frame(1, 1, "later")...), nil)
-	if got := d.Stats(); got.Buffered != 0 || got.Dropped != 2 {
-		t.Errorf("got %d buffered, %d dropped, want 0 and 2", got.Buffered, got.Dropped)
+	if got := d.Stats(); got.Memory != 0 || got.Dropped != 2 {
+		t.Errorf("got %d buffered, %d dropped, want 0 and 2", got.Memory, got.Dropped)
 	}
 	if got := s.Stats().Pending; got != 0 {
 		t.Errorf("%d bytes pending, want 0", got)
@@ -50,16 +48,16 @@ func TestCloseInTheMiddleOfABlockGivesTheRestBack(t *testing.T) {
 			for range 10 {
 				b = append(b, frame(1, 1, "body")...)
 			}
-			d.l.traffic(s, append(b, 0, 0, 0)) // and the start of one more
+			d.l.received(s, append(b, 0, 0, 0)) // and the start of one more
 			d.settleAll()
 			if !w.finned {
 				t.Fatal("no FIN")
 			}
-			d.l.gone(s, true, false) // the peer's
+			d.l.disconnected(s, netio.EndFIN) // the peer's
 			d.settleAll()
 			st := d.Stats()
-			if reads != 3 || st.Dropped != 7 || st.Buffered != 0 || d.table.count() != 0 {
-				t.Errorf("%d reads, %d dropped, %d buffered, %d sessions; want 3, 7, 0, 0", reads, st.Dropped, st.Buffered, d.table.count())
+			if reads != 3 || st.Dropped != 7 || st.Memory != 0 || d.table.count() != 0 {
+				t.Errorf("%d reads, %d dropped, %d buffered, %d sessions; want 3, 7, 0, 0", reads, st.Dropped, st.Memory, d.table.count())
 			}
 		})
 	}
@@ -84,7 +82,7 @@ func TestWorkerBehindAnInlineTurnMaySend(t *testing.T) {
 	}})
 	for range 300 {
 		s, _ := d.open(0)
-		d.l.traffic(s, frame(1, 1, ""))
+		d.l.received(s, frame(1, 1, ""))
 		<-done
 		d.l.abort(s, ReasonStopped)
 		d.settleAll()
@@ -109,7 +107,7 @@ func TestInlineTurnWaitsForTheOutbox(t *testing.T) {
 	s, w := d.open(0)
 	d.settleAll()
 	for range 8 { // each for itself, as if reading could not be paused
-		d.l.traffic(s, frame(1, 1, ""))
+		d.l.received(s, frame(1, 1, ""))
 	}
 	d.settleAll()
 	if reads >= 8 {
@@ -140,10 +138,10 @@ func TestAnAnswerUnderWayIsAlwaysSeen(t *testing.T) {
 				case "hold":
 					s.Hold()
 				case "release":
-					s.Hold()
+					release := s.Hold()
 					go func() {
 						s.Reply(p, nil)
-						s.Release()
+						release()
 					}()
 				}
 			}})
@@ -158,7 +156,7 @@ func TestAnAnswerUnderWayIsAlwaysSeen(t *testing.T) {
 					}
 				}
 				for end := false; !end; yield() { // no turn is run, so a reply stays staged
-					end = s.out.unsentBytes() > 0 || (how == "hold" && s.held.Load() > 0)
+					end = s.out.Size() > 0 || (how == "hold" && s.held.Load() > 0)
 					if !d.l.owes(s) || !d.l.busy(s) {
 						t.Fatal("not seen")
 					}
@@ -182,10 +180,10 @@ func TestOnSocketFinMaySend(t *testing.T) {
 				if err := s.Send(9, 9, []byte("goodbye")); err != nil {
 					t.Error(err)
 				}
-				s.Hold()
+				release := s.Hold()
 				time.AfterFunc(20*time.Millisecond, func() {
 					s.Send(9, 9, []byte("late"))
-					s.Release()
+					release()
 				})
 			}})
 			for range 20 {
@@ -201,15 +199,7 @@ func TestOnSocketFinMaySend(t *testing.T) {
 	}
 }
 
-// early is a handler that notes OnSocketFinEarly.
-type early struct {
-	funcs
-	told chan *Session
-}
-
-func (h *early) OnSocketFinEarly(s *Session) { h.told <- s }
-
-// A FIN behind a callback that takes long ends groups, and what the handler wishes, at
+// A FIN behind a callback that takes long ends groups and the context of the input at
 // once, but not while a packet still waits in front of it.
 func TestAFINIsToldBesideALongCallback(t *testing.T) {
 	for _, c := range []struct {
@@ -220,11 +210,13 @@ func TestAFINIsToldBesideALongCallback(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			let := make(chan struct{})
 			inside := make(chan struct{}, 2)
-			h := &early{told: make(chan *Session, 2)}
+			told := make(chan *Session, 2)
+			h := &funcs{}
 			h.accept = func(s *Session) {
 				if _, err := s.Server().Group("g").Join(s); err != nil {
 					t.Error(err)
 				}
+				context.AfterFunc(s.InputContext(), func() { told <- s })
 			}
 			h.read = func(s *Session, p codec.Packet) {
 				inside <- struct{}{}
@@ -238,7 +230,7 @@ func TestAFINIsToldBesideALongCallback(t *testing.T) {
 			cl.Conn.(*net.TCPConn).CloseWrite()
 			if c.early {
 				select {
-				case <-h.told:
+				case <-told:
 				case <-time.After(10 * time.Second):
 					t.Fatal("not told")
 				}
@@ -247,7 +239,7 @@ func TestAFINIsToldBesideALongCallback(t *testing.T) {
 				}
 			} else {
 				select {
-				case <-h.told:
+				case <-told:
 					t.Fatal("told with a packet in front")
 				case <-time.After(100 * time.Millisecond):
 				}
@@ -284,11 +276,29 @@ func TestGoAwayWithoutADeadline(t *testing.T) {
 
 // An ERROR goes out also where its six bytes are more than the largest frame.
 func TestErrorBesideATinyMaxFrame(t *testing.T) {
-	srv := serve(t, Config{MaxFrame: 4}, &funcs{read: func(s *Session, p codec.Packet) { s.Error(p, CodeUnknownHandle, "no") }})
+	srv := serve(t, Config{MaxFrame: 4}, &funcs{read: func(s *Session, p codec.Packet) { s.ReplyError(p, CodeUnknownHandle, "no") }})
 	c := dial(t, srv)
 	c.send(9, 9, "")
 	p, err := c.read()
 	if err != nil || p.Main != 0 || p.Sub != SubError || len(p.Body) != 6 {
 		t.Errorf("got %v, %v", p, err)
+	}
+}
+
+// A strand tells how far its batch is, from the beginning of each.
+func TestStrandCountsItsSteps(t *testing.T) {
+	var steps []uint32
+	d := newDesk(t, Config{Dispatch: Ordered}, &funcs{read: func(s *Session, _ codec.Packet) {
+		steps = append(steps, s.step.Load())
+	}})
+	s, _ := d.open(-1)
+	d.settleAll()
+	for range 2 {
+		steps = nil
+		d.l.queue(s, bytes.Repeat(frame(1, 1, ""), 3*stepPackets), nil)
+		d.settleAll()
+		if len(steps) != 3*stepPackets || steps[0] != 0 || steps[len(steps)-1] != 2 {
+			t.Errorf("steps %v", steps)
+		}
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/budget"
 )
 
 // sweepBudget is how many sessions one turn looks at for timeouts.
 const sweepBudget = 1024
 
-// finStall is how long a peer that has sent its FIN may leave its answers unread.
+// finStall is how long a peer may leave what it is owed unread: after its FIN, after the
+// server's, and before it counts as idle.
 const finStall = 15 * time.Second
 
 // sweep looks at every session's clocks, in bounded steps, once for each tick.
@@ -27,18 +29,24 @@ func (l *loop) sweep() {
 		}
 		l.sweeping, l.sweepAt = true, 0
 		l.sweepFrom, l.sweepNow = l.sweepNow, l.srv.now()
-		l.sweepRejects()
-		l.feed()
+		l.resumePaused()
 	}
 	now := l.sweepNow
+	weigh := l.srv.budget.Level() != budget.Free
 	for n := sweepBudget; n > 0 && l.sweepAt < len(l.sessions); n-- {
 		s := l.sessions[l.sweepAt]
 		l.sweepAt++
+		if weigh {
+			l.weigh(s, now)
+		}
 		l.inspect(s, now)
 	}
 	if l.sweepAt >= len(l.sessions) {
 		l.sweeping = false
-		l.lighten(now)
+		l.shed(now)
+		if len(l.lagging) > 0 || l.out.Log.Len() > 0 {
+			l.cutLog()
+		}
 	}
 }
 
@@ -46,19 +54,14 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
-	if l.srv.glutSince.Load() != 0 {
-		l.weigh(s, now)
-	}
 	switch {
 	case rd.life == lifeLinger:
-		if past(now, rd.since, c.Linger) {
-			l.detach(s)
-		}
+		l.linger(s, now)
 		return
-	case s.closing.Load() != 0:
+	case s.closed():
 		stall := c.Linger
-		if rd.life == lifeFin {
-			stall = finStall // it closes because of the peer's FIN, with answers unsent
+		if rd.life == lifeFin || Reason(s.closing.Load()) == ReasonDrain {
+			stall = finStall // it closes because of a FIN or a drain, with answers unsent
 		}
 		if rd.progress != 0 && past(now, rd.progress, stall) {
 			l.abort(s, ReasonPeerReset)
@@ -74,7 +77,12 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.wrote != 0 && l.dead(s, now):
 		l.lost(s)
 		return
-	case rd.away != 0:
+	case rd.bad: // it closes when what it is owed has come
+		if past(now, rd.since, c.FinTimeout) {
+			l.abort(s, ReasonBadFrame)
+		}
+		return
+	case s.goAway.Load() != 0:
 		if l.drainStep(s, now) {
 			return
 		}
@@ -83,15 +91,19 @@ func (l *loop) inspect(s *Session, now int64) {
 		rd.pinged = now
 		s.sendPing()
 	}
-	if c.IdleTimeout == 0 && rd.opened && rd.partial == nil {
+	if c.IdleTimeout == 0 && rd.opened && !rd.partial.Some() {
 		return // no clock runs
 	}
-	if rd.paused != 0 || l.busy(s) {
+	if rd.paused != 0 && !(rd.partial.Some() && s.conn.Unread() == 0) || l.busy(s) {
 		l.holdClocks(rd, now)
 		return
 	}
 	if why := l.expired(s, now); why != reasonNone {
-		s.expel(codec.Packet{}, CodeTimeout, why.String(), why)
+		if s.conn.Unread() > 0 && why != ReasonFrame {
+			l.holdClocks(rd, now) // it has written; the loop has not come to it yet
+			return
+		}
+		s.closeWithError(codec.Packet{}, CodeTimeout, why.String(), why)
 	}
 }
 
@@ -101,21 +113,66 @@ func past(now, then int64, d time.Duration) bool { return d > 0 && now-then > in
 func (l *loop) expired(s *Session, now int64) Reason {
 	rd, c := &s.rd, &l.srv.cfg
 	switch {
-	case rd.partial != nil && past(now, rd.begun, c.FrameTimeout):
+	case rd.partial.Some() && past(now, rd.begun, c.FrameTimeout):
 		return ReasonFrame
 	case !rd.opened && past(now, rd.since, c.FirstFrameTimeout):
 		return ReasonFirstFrame
-	case past(now, max(rd.last, rd.since), c.IdleTimeout):
+	case past(now, max(rd.last, rd.since), c.IdleTimeout) && !l.fetching(s, now):
 		return ReasonIdle
 	}
 	return reasonNone
+}
+
+// fetching tells whether a session that seems idle is still being sent to: the kernel
+// holds bytes for it, and the peer has taken some not long ago. When it has, it is idle
+// from now on only.
+func (l *loop) fetching(s *Session, now int64) bool {
+	rd := &s.rd
+	if n := int32(s.conn.Unacked()); n != s.unacked {
+		s.unacked = n
+		rd.last = now
+		return true
+	}
+	return s.unacked > 0 && !past(now, rd.last, max(finStall, l.srv.cfg.IdleTimeout))
+}
+
+// linger waits, after the FIN, for the peer's: as long as it fetches what the kernel still
+// holds for it, and then for Linger. A close before that could be a reset, which takes
+// away what has not arrived.
+func (l *loop) linger(s *Session, now int64) {
+	rd, limit := &s.rd, l.srv.cfg.Linger
+	n := int32(l.undelivered(s))
+	if n < s.unacked || s.unacked == 0 && n > 0 {
+		rd.since = now
+	}
+	s.unacked = n
+	if n > 0 && Reason(s.closing.Load()) == ReasonDrain {
+		if l.srv.draining.Load() {
+			return // until the drain ends
+		}
+		limit = max(limit, finStall)
+	}
+	if past(now, rd.since, limit) {
+		l.srv.lostBytes.Add(uint64(n))
+		l.detach(s)
+	}
+}
+
+// undelivered is how many bytes that the kernel has taken a close could still take away.
+// What a unix socket's peer has not read is its own already.
+func (l *loop) undelivered(s *Session) int {
+	n := s.conn.Unacked()
+	if n > 0 && !s.conn.Acks().Owed {
+		return 0
+	}
+	return n
 }
 
 // busy tells whether the server owes the session something: its clocks stand still. The
 // order matters: an answer goes from the strand, maybe by Hold, to the outbox, and who
 // looks in that order can't miss it on its way.
 func (l *loop) busy(s *Session) bool {
-	return !s.in.quiet() || s.held.Load() > 0 || s.out.unsentBytes() > 0
+	return !s.in.Quiet() || s.held.Load() > 0 || s.out.Size() > 0
 }
 
 // holdClocks moves a session's clocks on by what has gone since the last sweep.

@@ -1,39 +1,56 @@
 package engine
 
 import (
+	"errors"
 	"strings"
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/outbox"
 )
-
-// reserved tells whether p is the engine's own to answer.
-func (srv *Server) reserved(p codec.Packet) bool {
-	return p.Main == SystemMain && !srv.cfg.NoSystemFrames
-}
 
 // system answers a packet of Main 0. pinged: the loop has answered PINGs already.
 func (s *Session) system(p codec.Packet, pinged bool) {
 	switch {
 	case p.Sub == SubPing && len(p.Body) > maxPing:
-		s.sendError(p, CodeBadBody, "a PING has at most 64 bytes")
+		_ = s.sendError(p, CodeBadBody, "a PING has at most 64 bytes", outbox.System)
 	case p.Sub == SubPing:
 		if !pinged {
 			s.pong(p)
 		}
 	case p.Sub == SubPong:
 	default:
-		s.sendError(p, CodeUnknownHandle, "unknown system frame")
+		_ = s.sendError(p, CodeUnknownHandle, "unknown system frame", outbox.System)
 	}
 }
 
 func (s *Session) pong(p codec.Packet) {
-	s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, sendSystem)
+	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, outbox.System)
 }
 
 // errorFixed is how long an ERROR's body is without its text, in bytes: that much goes out
 // whatever the largest frame is.
 const errorFixed = 6
+
+// briefCodec is c, or one of c's layout whose frames hold an ERROR without text. It is c
+// too where the length field can't say so much: then there is no ERROR.
+func briefCodec(c *codec.Codec, l codec.Layout) *codec.Codec {
+	if c.MaxBody() < errorFixed {
+		if larger, err := codec.New(l, c.MaxFrame()-c.MaxBody()+errorFixed); err == nil {
+			return larger
+		}
+	}
+	return c
+}
+
+// misfit is why no frame holds p: ErrFrameTooLarge or an error of the codec.
+func (srv *Server) misfit(p codec.Packet) error {
+	err := srv.codec.Check(p)
+	if errors.Is(err, codec.ErrBodyTooLarge) {
+		return ErrFrameTooLarge
+	}
+	return err
+}
 
 // errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
 // byte order. The text is cut to what a frame holds.
@@ -49,36 +66,16 @@ func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) code
 	return codec.Packet{Main: SystemMain, Sub: SubError, Seq: p.Seq, Body: body}
 }
 
-// sendError answers p with an ERROR frame; where there are no system frames the session
-// closes with ReasonRefused.
-func (s *Session) sendError(p codec.Packet, code ErrorCode, text string) {
-	if s.srv.cfg.NoSystemFrames {
-		s.beginClose(ReasonRefused)
-		return
-	}
-	if s.send(s.srv.errorPacket(p, code, text), sendSystem) == nil {
-		s.srv.errors.Add(1)
-	}
-}
-
-// expel closes the session for a reason of the engine's own, behind an ERROR frame
-// where there are system frames.
-func (s *Session) expel(p codec.Packet, code ErrorCode, text string, why Reason) {
-	if !s.srv.cfg.NoSystemFrames {
-		s.sendError(p, code, text)
-	}
-	s.beginClose(why)
-}
-
 // sendGoAway tells the peer that the server drains.
 func (s *Session) sendGoAway(grace time.Duration) {
 	if s.srv.cfg.NoSystemFrames {
 		return
 	}
 	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
-	s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: s.srv.codec.ByteOrder().AppendUint32(nil, ms)}, sendSystem)
+	body := append(s.srv.codec.ByteOrder().AppendUint32(nil, ms), s.srv.cfg.DrainTo...)
+	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: body}, outbox.System)
 }
 
 func (s *Session) sendPing() {
-	s.send(codec.Packet{Main: SystemMain, Sub: SubPing}, sendAnswer)
+	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPing}, outbox.Answer)
 }

@@ -105,7 +105,7 @@ func TestReasonsWithoutSystemFrames(t *testing.T) {
 				read: func(s *Session, p codec.Packet) {
 					switch p.Sub {
 					case 8:
-						s.Error(p, CodeBadBody, "no")
+						s.ReplyError(p, CodeBadBody, "no")
 					case 9:
 						panic("on purpose")
 					}
@@ -118,7 +118,7 @@ func TestReasonsWithoutSystemFrames(t *testing.T) {
 			if got := <-reasons; got != tc.why {
 				t.Errorf("got %v, want %v", got, tc.why)
 			}
-			if st := srv.Stats(); st.Errors != 0 || st.Closes[tc.why.String()] != 1 {
+			if st := srv.Stats(); st.Errors != 0 || st.Closes[tc.why] != 1 {
 				t.Errorf("%d errors sent, closes %v", st.Errors, st.Closes)
 			}
 		})
@@ -146,7 +146,7 @@ func TestMainZeroWithoutSystemFrames(t *testing.T) {
 // An ERROR's text is cut where frames are small.
 func TestErrorTextIsCutToTheFrame(t *testing.T) {
 	srv := serve(t, Config{MaxFrame: 20}, &funcs{read: func(s *Session, p codec.Packet) {
-		if err := s.Error(p, CodeConflict, "ééééééééééééééééééé"); err != nil {
+		if err := s.ReplyError(p, CodeConflict, "ééééééééééééééééééé"); err != nil {
 			t.Error(err)
 		}
 	}})

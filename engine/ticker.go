@@ -14,7 +14,7 @@ func (srv *Server) rearmer() {
 	for {
 		select {
 		case l := <-srv.rearm:
-			l.exec.execute(l)
+			_ = l.io.Execute() // it fails only where the loops have ended
 		case <-srv.quit:
 			return
 		}
@@ -25,6 +25,7 @@ func (srv *Server) rearmer() {
 func (srv *Server) ticker() {
 	defer srv.bg.Done()
 	every := srv.tick()
+	var trim trimmer
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
@@ -37,8 +38,10 @@ func (srv *Server) ticker() {
 			every = drainTick
 			t.Reset(every)
 		}
-		srv.plat.guard(srv)
-		for _, l := range *srv.loops.Load() {
+		srv.guardFiles()
+		srv.fitShare()
+		trim.look(srv.budget.Used(), time.Now())
+		for _, l := range srv.allLoops() {
 			l.mu.Lock()
 			l.sweepDue = true
 			l.arm()

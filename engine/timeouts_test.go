@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/inbox"
+	"millrace/engine/internal/netio"
 )
 
 // Clocks do not count the time in which the server owes the session something, or does
@@ -15,12 +17,13 @@ func TestClocksStandStillWhileTheServerOwes(t *testing.T) {
 	for _, how := range []string{"handler", "hold", "unread", "paused"} {
 		t.Run(how, func(t *testing.T) {
 			step := make(chan bool)
+			var release func()
 			d := newDesk(t, Config{Dispatch: Ordered, IdleTimeout: idle, FirstFrameTimeout: Off}, &funcs{read: func(s *Session, p codec.Packet) {
 				switch how {
 				case "handler":
 					<-step
 				case "hold":
-					s.Hold()
+					release = s.Hold()
 				}
 				s.Reply(p, p.Body)
 			}})
@@ -30,10 +33,10 @@ func TestClocksStandStillWhileTheServerOwes(t *testing.T) {
 			if how == "unread" {
 				w.room = 0
 			}
-			d.l.traffic(s, frame(1, 1, "x"))
+			d.l.received(s, frame(1, 1, "x"))
 			if how == "paused" {
 				d.settleAll()
-				d.l.pause(s, pauseIn)
+				d.l.pause(s, inbox.PauseIn)
 			}
 			if how != "handler" {
 				d.settleAll()
@@ -43,7 +46,7 @@ func TestClocksStandStillWhileTheServerOwes(t *testing.T) {
 			case "handler":
 				step <- true
 			case "hold":
-				s.Release()
+				release()
 			case "unread":
 				w.room = -1
 				s.canWrite()
@@ -154,8 +157,9 @@ func TestDrainStillTimesHalfAFrame(t *testing.T) {
 	d := newDesk(t, Config{FrameTimeout: time.Second}, &funcs{})
 	s, w := d.open(-1)
 	d.settleAll()
-	d.l.traffic(s, []byte{0, 0})
-	s.rd.away = d.now()
+	d.l.received(s, []byte{0, 0})
+	d.drainFrom.Store(d.now())
+	s.goAway.Store(1)
 	d.pass(900*time.Millisecond, 100*time.Millisecond)
 	if !s.Connected() {
 		t.Error("closed with half a frame before its time")
@@ -173,8 +177,8 @@ func TestHalfClosedPeerMayReadLate(t *testing.T) {
 	s, w := d.open(10)
 	d.settleAll()
 	body := string(bytes.Repeat([]byte("x"), 1000))
-	d.l.traffic(s, frame(1, 1, body))
-	d.l.gone(s, true, false)
+	d.l.received(s, frame(1, 1, body))
+	d.l.disconnected(s, netio.EndFIN)
 	d.settleAll()
 	if s.Connected() || w.closed {
 		t.Fatalf("connected %v, closed %v: want it to close and wait for the peer", s.Connected(), w.closed)
@@ -190,8 +194,8 @@ func TestHalfClosedPeerMayReadLate(t *testing.T) {
 	}
 	s, w = d.open(10)
 	d.settleAll()
-	d.l.traffic(s, frame(1, 1, body))
-	d.l.gone(s, true, false)
+	d.l.received(s, frame(1, 1, body))
+	d.l.disconnected(s, netio.EndFIN)
 	d.settleAll()
 	d.pass(finStall+time.Second, 250*time.Millisecond)
 	if !w.closed {
@@ -229,18 +233,18 @@ func TestLingerThrowsAwayAMegabyteAndResetsNobody(t *testing.T) {
 		s, w := d.open(-1)
 		w.nomask = !pausable
 		d.settleAll()
-		d.l.traffic(s, []byte{0, 0, 0, 0}) // a bad frame
+		d.l.received(s, []byte{0, 0, 0, 0}) // a bad frame
 		d.settleAll()
 		if !w.finned || w.closed {
 			t.Fatalf("FIN %v, closed %v", w.finned, w.closed)
 		}
 		for range lingerExcess / (64 << 10) {
-			d.l.traffic(s, make([]byte, 64<<10))
+			d.l.received(s, make([]byte, 64<<10))
 		}
 		if w.masked || w.closed {
 			t.Errorf("masked %v, closed %v within the megabyte", w.masked, w.closed)
 		}
-		d.l.traffic(s, make([]byte, 64<<10))
+		d.l.received(s, make([]byte, 64<<10))
 		if pausable && (!w.masked || w.closed) || !pausable && !w.closed {
 			t.Errorf("pausable %v: masked %v, closed %v", pausable, w.masked, w.closed)
 		}
@@ -262,14 +266,14 @@ func TestStarvedSessionReadsAgain(t *testing.T) {
 	d.settleAll()
 	s, w := d.open(-1)
 	d.settleAll()
-	d.l.traffic(s, frame(1, 1, "one way"))
+	d.l.received(s, frame(1, 1, "one way"))
 	if !w.masked {
 		t.Fatal("not paused")
 	}
 	d.settleAll()
 	d.sweepNow()
 	d.settleAll()
-	if w.masked || d.Stats().Starving != 0 {
+	if w.masked || d.Stats().Starving != 1 { // the hog
 		t.Errorf("masked %v, %d starving", w.masked, d.Stats().Starving)
 	}
 }

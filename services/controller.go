@@ -30,6 +30,10 @@ type ControllerConfig struct {
 	// Pool runs what belongs to no session.
 	Pool Submitter
 
+	// Layout is the server's: a service for a handle that it has no room for is
+	// refused when it is registered. Zero: the default frame, which has room for all.
+	Layout codec.Layout
+
 	// SerializerFor chooses for a request; nil, or a nil result: the service's,
 	// else the session's (SetSerializer), else JSON.
 	SerializerFor func(s *engine.Session, p codec.Packet) serial.Serializer
@@ -86,8 +90,9 @@ type ControllerStats struct {
 //
 // The seed calls it controller, with its handler_dict.
 type Controller struct {
-	cfg  ControllerConfig
-	json serial.Serializer
+	cfg    ControllerConfig
+	frames *codec.Codec // of cfg.Layout
+	json   serial.Serializer
 
 	services atomic.Pointer[map[uint32]service] // copied on write
 	mu       sync.Mutex                         // Register and Use
@@ -128,7 +133,11 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 	if cfg.Timeout < 0 || cfg.MaxDeferred < 0 || cfg.MaxDelayed < 0 || cfg.MaxDepth < 0 {
 		return nil, errors.New("services: a limit of the controller is negative")
 	}
-	c := &Controller{cfg: cfg.withDefaults(), json: serial.JSON(serial.Limits{})}
+	frames, err := codec.New(cfg.Layout, 0)
+	if err != nil {
+		return nil, fmt.Errorf("services: %w", err)
+	}
+	c := &Controller{cfg: cfg.withDefaults(), frames: frames, json: serial.JSON(serial.Limits{})}
 	c.services.Store(&map[uint32]service{})
 	if cfg.Durable != nil {
 		cfg.Durable.run = c.fireDurable
@@ -173,8 +182,15 @@ func (c *Controller) Stats() ControllerStats {
 
 func (c *Controller) lookup(handle uint32) service { return (*c.services.Load())[handle] }
 
-// add enters a service; a second one on its handle is an error.
+// add enters a service. A second one on its handle is an error, and one that peers can't
+// ask for because of the layout.
 func (c *Controller) add(sv service) error {
+	if i := sv.meta(); !i.internal {
+		main, sub := codec.Split(i.handle)
+		if err := c.frames.Check(codec.Packet{Main: main, Sub: sub}); err != nil {
+			return fmt.Errorf("services: %s: %w", i.name, err)
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := sv.meta().handle
@@ -202,7 +218,7 @@ func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 	sv := c.lookup(p.Handle())
 	if sv == nil || sv.meta().internal {
 		c.unknown.Add(1)
-		_ = s.Error(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone
+		_ = s.ReplyError(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone
 		return
 	}
 	sv.serve(s, p)

@@ -220,6 +220,21 @@ func TestTwoServicesOnOneHandleIsAnError(t *testing.T) {
 	}
 }
 
+func TestAServiceThatTheLayoutHasNoHandleForIsAnError(t *testing.T) {
+	c, err := services.NewController(services.ControllerConfig{Layout: codec.Layout{Command: codec.MainSub8}})
+	must(t, err)
+	for _, h := range []uint32{services.Handle(300, 1), services.Handle(1, 256)} {
+		if err := services.Register(c, h, sum, services.Name("sums")); !errors.Is(err, codec.ErrBadHandle) || !strings.Contains(err.Error(), "sums") {
+			t.Errorf("%#x: got %v, want codec.ErrBadHandle that names it", h, err)
+		}
+	}
+	must(t, services.Register(c, services.Handle(255, 255), sum))
+	must(t, services.Register(c, services.Handle(300, 1), sum, services.Internal())) // nobody sends it
+	if _, err := services.NewController(services.ControllerConfig{Layout: codec.Layout{LengthWidth: 3}}); err == nil {
+		t.Error("a layout that can't be: want an error")
+	}
+}
+
 func TestServicesCanBeRegisteredWhileServing(t *testing.T) {
 	r := serve(t, nil, func(c *services.Controller) { must(t, services.Register(c, hSum, sum)) })
 	c := r.dial(nil)

@@ -58,7 +58,9 @@ func Blocking() Option { return func(i *info) { i.blocking = true } }
 // and delay events. A packet for it gets ERROR unknown_handle.
 func Internal() Option { return func(i *info) { i.internal = true } }
 
-// Register makes a service for a handle. It is an error if there is one.
+// Register makes a service for a handle. It is an error if there is one, and
+// codec.ErrBadHandle if ControllerConfig.Layout has no room for the handle, unless the
+// service is Internal.
 func Register[Req, Res any](c *Controller, handle uint32, st Stages[Req, Res], opts ...Option) error {
 	if st.Handle == nil {
 		return fmt.Errorf("services: handle %s: no Handle stage", handleText(handle))

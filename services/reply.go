@@ -30,6 +30,7 @@ type Reply struct {
 	body    []byte
 	code    engine.ErrorCode
 	text    string
+	release func() // lets the session go
 }
 
 // Defer says that the answer comes later, by the Reply's Done: after a query, a
@@ -75,7 +76,7 @@ func (r *Reply) hold() {
 		r.refuse()
 		return
 	}
-	r.ctx.s.Hold()
+	r.release = r.ctx.s.Hold()
 	r.st.push(r)
 }
 
@@ -85,7 +86,7 @@ func (r *Reply) refuse() {
 	r.claim.Store(true)
 	r.ctx.c.deferred.Add(-1)
 	r.ctx.c.failed.Add(1)
-	_ = r.ctx.s.Error(r.packet, engine.CodeLimit, "too many answers owed")
+	_ = r.ctx.s.ReplyError(r.packet, engine.CodeLimit, "too many answers owed")
 }
 
 // Done gives the answer: res is a Res or *Res of the service, nil means what
@@ -195,7 +196,7 @@ func (r *Reply) drop() {
 		r.gone()
 	}
 	r.st.c.deferred.Add(-1)
-	r.st.s.Release()
+	r.release()
 }
 
 // push adds r to the end of its handle's queue.
@@ -215,7 +216,7 @@ func (st *sessionState) enqueue(a answer) {
 	r := st.current(h)
 	if r == nil {
 		if st.owed >= st.c.cfg.MaxDeferred {
-			_ = st.s.Error(a.packet, engine.CodeLimit, "too many answers owed")
+			_ = st.s.ReplyError(a.packet, engine.CodeLimit, "too many answers owed")
 			return
 		}
 		r = &Reply{st: st, packet: a.packet}
@@ -239,7 +240,7 @@ func (st *sessionState) current(h uint32) *Reply {
 // flush sends what is ready at the head of the handle's queue. The session is
 // let go last: with its FIN behind it, that is its end.
 func (st *sessionState) flush(h uint32) {
-	owed := 0
+	var answered []*Reply
 	q := st.queues[h]
 	for len(q) > 0 && q[0].ready {
 		r := q[0]
@@ -255,10 +256,10 @@ func (st *sessionState) flush(h uint32) {
 		}
 		if r.ctx != nil {
 			st.c.deferred.Add(-1)
-			owed++
+			answered = append(answered, r)
 		}
 	}
-	for range owed {
-		st.s.Release()
+	for _, r := range answered {
+		r.release()
 	}
 }

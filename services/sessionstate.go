@@ -89,7 +89,7 @@ type answer struct {
 // reply is too large, which the peer is told instead.
 func (a answer) write(c *Controller, s *engine.Session) {
 	if a.code != 0 {
-		_ = s.Error(a.packet, a.code, a.text)
+		_ = s.ReplyError(a.packet, a.code, a.text)
 		return
 	}
 	err := s.Reply(a.packet, a.body)
@@ -102,5 +102,5 @@ func (a answer) write(c *Controller, s *engine.Session) {
 	}
 	e := ErrorOf(err)
 	c.failed.Add(1)
-	_ = s.Error(a.packet, e.Code, e.Text)
+	_ = s.ReplyError(a.packet, e.Code, e.Text)
 }

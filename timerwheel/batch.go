@@ -2,16 +2,17 @@ package timerwheel
 
 import (
 	"sync"
-	"time"
+	"sync/atomic"
 )
 
 const (
-	bigBatch   = 512 // firings handed to the service's submitter at once
-	smallBatch = 8   // and to a Set's; a longer one grows
+	bigBatch   = 512 // firings handed to a submitter at once, at most
+	smallBatch = 8   // those of a small batch
 )
 
-// An item is one firing on its way to a worker, one cache line. What it needs is copied while
-// the shard is locked: the entry may be another timer's by the time it runs.
+// An item is one firing on its way to a worker, one cache line. What it needs
+// is copied while the shard is locked: the entry may be another timer's by the
+// time it runs.
 type item struct {
 	e     *entry
 	fn    func(Firing)
@@ -19,181 +20,233 @@ type item struct {
 	n     uint64
 	left  int64
 	due   int64
-	word  uint64 // the entry's when it was handed out
+	state state // the entry's when it was handed out
 	index uint32
 	shard uint32
 }
 
-// A batch is a block of firings of one Set, run by one Submit. Until it is
-// submitted it belongs to the driving goroutine, then to the worker.
-type batch struct {
-	svc   *Service
-	set   *Set
-	items []item
-	next  *batch // in set.parked
-	run   func() // b.work, made once so that Submit needs no new closure
+// last reports whether it is the timer's last firing.
+func (it *item) last() bool { return it.left == 0 }
 
-	at     int   // items claimed or passed over
-	read   int64 // the clock, when it was read last
-	reuse  int   // for how many items more that will do
-	tidied int   // items whose ended timers have been taken away
-	tally  tally // to be added to the service's counters
+// returned is what the entry's state becomes when the run has returned.
+func (it *item) returned() state { return it.state.returned(it.last()) }
+
+// A batch is a block of firings of one group, run by one Submit. Until it is
+// submitted it belongs to the driver, then to the worker. The driver may still
+// cut what the worker has not taken.
+type batch struct {
+	group *group
+	items []item
+	run   func() // made once, so that Submit needs no new closure
+	next  *batch // in a batchQueue
+
+	rest  atomic.Uint64 // items[rest>>32 : uint32(rest)] are not taken
+	began atomic.Int64  // when the worker began; 0: not yet
+	users atomic.Int32  // the worker, and the driver while it watches the batch
+
+	// The worker's.
+	taken  int         // items taken by it
+	reaped int         // of those, how many were looked at for timers that have ended
+	read   int64       // the clock, when it was read last
+	reuse  int         // for how many items more that will do
+	counts batchCounts // to be added to the service's counters
 }
 
-// batches are pooled by size; nothing in a pooled one points to a timer.
-type batchPool struct{ big, small sync.Pool }
+// seal makes what has been filled in the rest to be run.
+func (b *batch) seal() {
+	b.rest.Store(uint64(len(b.items)))
+	b.users.Store(1)
+}
 
-func (p *batchPool) get(s *Service, set *Set) *batch {
-	pool, n := &p.small, smallBatch
-	if set.own {
-		pool, n = &p.big, bigBatch
+// take takes the next item, or returns nil.
+func (b *batch) take() *item {
+	for {
+		v := b.rest.Load()
+		from, to := uint32(v>>32), uint32(v)
+		if from >= to {
+			return nil
+		}
+		if b.rest.CompareAndSwap(v, v+1<<32) {
+			b.taken = int(from) + 1
+			return &b.items[from]
+		}
 	}
+}
+
+// left returns how many items are not taken.
+func (b *batch) left() int {
+	v := b.rest.Load()
+	return int(uint32(v)) - int(v>>32)
+}
+
+// cut takes all that is left. The items stay b's: who wants them longer than it
+// uses b copies them.
+func (b *batch) cut() []item {
+	for {
+		v := b.rest.Load()
+		from, to := uint32(v>>32), uint32(v)
+		if from >= to {
+			return nil
+		}
+		if b.rest.CompareAndSwap(v, uint64(from)<<32|uint64(from)) {
+			return b.items[from:to]
+		}
+	}
+}
+
+// A batchPool keeps batches by size; nothing in a pooled one points to a timer.
+// A batch begins small, so that one firing does not hold the memory of many.
+type batchPool struct {
+	big, small sync.Pool
+	work       func(*batch) // what a worker does with one
+}
+
+func (p *batchPool) get(g *group) *batch { return p.from(&p.small, 1, g) }
+
+// grow returns a big batch with b's items in place of b.
+func (p *batchPool) grow(b *batch) *batch {
+	big := p.from(&p.big, bigBatch, b.group)
+	big.items = append(big.items, b.items...)
+	b.users.Store(1)
+	p.done(b)
+	return big
+}
+
+func (p *batchPool) from(pool *sync.Pool, size int, g *group) *batch {
 	b, _ := pool.Get().(*batch)
 	if b == nil {
-		b = &batch{svc: s, items: make([]item, 0, n)}
-		b.run = b.work
+		b = &batch{items: make([]item, 0, size)}
+		b.run = func() { p.work(b) }
 	}
-	b.set = set
+	b.group = g
 	return b
 }
 
-func (p *batchPool) put(b *batch) {
-	pool := &p.small
-	if b.set.own {
-		pool = &p.big
-	}
-	clear(b.items)
-	b.items, b.at, b.tidied, b.set, b.next = b.items[:0], 0, 0, nil, nil
-	b.read, b.reuse = 0, 0
-	if cap(b.items) <= bigBatch {
-		pool.Put(b)
-	}
+// copyOf returns a batch of its own for items of g.
+func (p *batchPool) copyOf(g *group, items []item) *batch {
+	b := p.get(g)
+	b.items = append(b.items, items...)
+	b.seal()
+	return b
 }
 
-// work runs on the submitter's goroutine.
-func (b *batch) work() {
-	for b.at < len(b.items) {
-		b.stretch()
-	}
-	b.tally.flush(&b.svc.count)
-	if b.tidy(!b.set.own) {
-		b.svc.batches.put(b)
-	} else {
-		b.svc.handBack(b)
-	}
-}
-
-// stretch runs callbacks until the batch ends or one panics.
-func (b *batch) stretch() {
-	returned := false
-	defer func() {
-		if !returned {
-			b.broken(recover())
-		}
-	}()
-	for b.at < len(b.items) {
-		it := &b.items[b.at]
-		b.at++
-		late := b.now() - it.due
-		f := Firing{ID: it.id, N: it.n, Left: it.left, Late: time.Duration(late)}
-		b.tally.fired(&b.svc.count, late)
-		if it.e.word.CompareAndSwap(it.word, it.word|running) {
-			it.fn(f)
-			b.settle(it)
-		} else {
-			b.tally.total--
-			b.tally.run--
-			b.tally.stale++
-		}
-	}
-	returned = true
-}
-
-// While callbacks are quick, one reading of the clock does for stride of them:
-// it costs more than all else that a worker does for a firing.
-const (
-	quick  = 2000 // ns from one reading to the next
-	stride = 4
-)
-
-// now is the clock for an item's Late.
-func (b *batch) now() int64 {
-	if b.reuse > 0 {
-		b.reuse--
-		return b.read
-	}
-	now := b.svc.now()
-	if now-b.read <= quick {
-		b.reuse = stride - 1
-	}
-	b.read = now
-	return now
-}
-
-// settle ends one run: the timer may fire again, or was killed or set anew
-// meanwhile, and someone may wait for the run to return.
-func (b *batch) settle(it *item) {
-	was := it.word | running
-	if !it.e.word.CompareAndSwap(was, it.back()) {
-		b.svc.returned.note(keyOf(it.index, was))
-	}
-}
-
-// back is what the entry's word becomes when the run has returned.
-func (it *item) back() uint64 {
-	if it.left == 0 {
-		return it.word ^ odd | ran
-	}
-	return it.word ^ odd
-}
-
-// tidy takes away the timers whose last run has returned, unless they were
-// killed or set anew meanwhile. Once a batch: the shard's lock is the driver's,
-// too, which at that moment drains the same slot. Who would have to wait for it
-// for long, and does not want to, gets false; the rest is then the driver's: when
-// many timers end at once, workers go on with callbacks.
-func (b *batch) tidy(wait bool) (done bool) {
-	var held *shard
-	var gone int64
-	for done = true; b.tidied < b.at; b.tidied++ {
-		it := &b.items[b.tidied]
-		if it.left != 0 || it.e.word.Load() != it.back() {
-			continue
-		}
-		if sh := &b.svc.shards[it.shard]; held != sh {
-			if held != nil {
-				held.unlockLong()
-				held = nil
-			}
-			if done = wait || !sh.long.Load(); !done {
-				break
-			}
-			sh.lockLong()
-			held = sh
-		}
-		if w := it.back(); it.e.word.CompareAndSwap(w, renewed(w)) {
-			held.drop(it.index, it.e)
-			gone++
-		}
-	}
-	if held != nil {
-		held.unlockLong()
-	}
-	if gone > 0 {
-		b.svc.pending.Add(-gone)
-	}
-	return done
-}
-
-// broken cleans up after a callback that panicked, or that ended its goroutine
-// with runtime.Goexit: then the rest of the batch needs another one.
-func (b *batch) broken(p any) {
-	b.settle(&b.items[b.at-1]) // the callback has returned, in its way
-	b.reuse = 0
-	b.svc.panicked(p)
-	if p != nil {
+// done ends one use of b. The last one gives it back to the pool.
+func (p *batchPool) done(b *batch) {
+	if b.users.Add(-1) > 0 {
 		return
 	}
-	b.tally.flush(&b.svc.count)
-	b.svc.handBack(b)
+	clear(b.items)
+	b.items, b.taken, b.reaped, b.group, b.next = b.items[:0], 0, 0, nil, nil
+	b.read, b.reuse = 0, 0
+	b.began.Store(0)
+	switch n := cap(b.items); {
+	case n <= smallBatch:
+		p.small.Put(b)
+	case n == bigBatch:
+		p.big.Put(b)
+	}
+}
+
+// A batchQueue is a queue of batches.
+type batchQueue struct {
+	head, tail *batch
+	n          int
+}
+
+func (q *batchQueue) push(b *batch) {
+	b.next = nil
+	if q.tail != nil {
+		q.tail.next = b
+	} else {
+		q.head = b
+	}
+	q.tail = b
+	q.n++
+}
+
+func (q *batchQueue) pushFront(b *batch) {
+	b.next = q.head
+	q.head = b
+	if q.tail == nil {
+		q.tail = b
+	}
+	q.n++
+}
+
+// pop returns nil when the queue is empty.
+func (q *batchQueue) pop() *batch {
+	b := q.head
+	if b == nil {
+		return nil
+	}
+	q.head, b.next = b.next, nil
+	if q.head == nil {
+		q.tail = nil
+	}
+	q.n--
+	return b
+}
+
+// A group is what the service keeps of a Set.
+type group struct {
+	sub   Submitter
+	own   bool  // the service's: on all shards, in no order, never closed
+	limit int64 // of what is held; not used when own
+	shard uint32
+
+	live      atomic.Int64 // its timers; not kept when own
+	cancelled atomic.Int64 // its firings out whose timer was killed or set anew before they ran
+	closed    atomic.Bool
+
+	index uint32 // guarded by the shard's mutex; in shard.groups, 0 without timers
+	head  uint32 // guarded by the shard's mutex; first of its entries
+
+	// Guarded by driver.driving.
+	filling *batch // being filled
+	queue   batchQueue
+	status  status // of queue
+	next    *group // in a groupQueue
+}
+
+// held is what limit bounds.
+func (g *group) held() int64 { return g.live.Load() + g.cancelled.Load() }
+
+// A status tells where a group's queue is on its way to the submitter.
+type status int
+
+const (
+	empty      status = iota // nothing is queued
+	ready                    // in sender.ready
+	submitting               // a goroutine is in Submit with its first batch
+	refused                  // in sender.refused
+)
+
+// A groupQueue is a queue of groups, each in one queue at most.
+type groupQueue struct {
+	head, tail *group
+	n          int
+}
+
+func (q *groupQueue) push(g *group) {
+	if q.tail != nil {
+		q.tail.next = g
+	} else {
+		q.head = g
+	}
+	q.tail = g
+	q.n++
+}
+
+// pop returns nil when the queue is empty.
+func (q *groupQueue) pop() *group {
+	g := q.head
+	if g == nil {
+		return nil
+	}
+	q.head, g.next = g.next, nil
+	if q.head == nil {
+		q.tail = nil
+	}
+	q.n--
+	return g
 }

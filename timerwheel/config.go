@@ -13,8 +13,12 @@ import (
 var ErrNotRunning = errors.New("timerwheel: not running")
 
 // ErrTooManyTimers: Config.MaxTimers timers of the service, or
-// Config.MaxPerSet of this Set, are pending. Nothing was set.
+// Config.MaxPerSet of this Set, are held. Nothing was set.
 var ErrTooManyTimers = errors.New("timerwheel: too many timers")
+
+// ErrInCallback: the call would wait for a run to return, but a callback made
+// it, so that it might wait for itself.
+var ErrInCallback = errors.New("timerwheel: a callback can't wait for a run")
 
 // ErrPeriod: a timer that fires more than once needs a period above zero, and
 // no repeat count is below zero.
@@ -30,10 +34,11 @@ var ErrSetClosed = fmt.Errorf("timerwheel: set: %w", net.ErrClosed)
 // A Submitter runs functions on goroutines of its own: a worker pool, or one
 // session's strand.
 //
-// Submit returns nil when fn will run exactly once, an error that is
-// net.ErrClosed when the target has gone for good, and any other error when it
-// is full for now. It must not block: the goroutine that hands out due timers
-// calls it.
+// Submit returns nil when fn will run exactly once. An error that is
+// net.ErrClosed ends a Set that For made; any other, and every error of the
+// service's own Submitter, means not now: the firings are offered again on the
+// next tick. It must not block. While it does, its own firings wait, and those
+// of others are late by a tick.
 type Submitter interface {
 	Submit(fn func()) error
 }
@@ -43,36 +48,31 @@ type Config struct {
 	// Tick is the resolution: a timer fires on the first tick at or after its
 	// deadline. A whole number of milliseconds, 1 ms to 1 s. Default 1 ms.
 	Tick time.Duration
-	// WheelSize is the number of buckets in each wheel of the library beneath,
+	// WheelSize is the number of buckets in each of the library's wheels,
 	// 16 to 65,536. Default 512.
 	WheelSize int
 	// Slack is how much later than its tick a timer may come while more than 48
-	// fire on each tick: those of several ticks are then brought up together,
-	// as few as make 800 but two at least, for waking up is what firing them
-	// costs most. Below two ticks, or below 0, is none. Up to 1 s. Default 8 ms.
+	// fire on each tick. Ticks are then coalesced: as few together as make 800
+	// firings, two at least, for waking up costs more than firing. Below two
+	// ticks, or below 0, is none. Up to 1 s. Default 8 ms.
 	Slack time.Duration
 	// Shards is the number of locks that timers are spread over, a power of
 	// two up to 256. Default: the next power of two above 2 x GOMAXPROCS.
 	Shards int
-	// MaxTimers bounds the timers pending at one time, all Sets together; one
-	// takes about 100 bytes. SetTimer beyond it gets ErrTooManyTimers.
-	// Default 8,388,608.
+	// MaxTimers bounds the timers held at one time, all Sets together. One
+	// takes about 100 bytes, and up to 350 while a firing of it waits for its
+	// Submitter. Held are also timers that have ended and not been removed yet,
+	// and firings whose timer was killed before they ran, until they are
+	// discarded. SetTimer beyond it gets ErrTooManyTimers. Default 8,388,608.
 	MaxTimers int
-	// MaxPerSet bounds the timers pending in each Set that For made, not in
-	// the service's own. Default 65,536.
+	// MaxPerSet bounds what is held for each Set that For made, not for the
+	// service's own. Default 65,536.
 	MaxPerSet int
-	// Watchdog is how long the wheel may go without a beat before it is taken
-	// for dead and built anew. A stepped wall clock is noticed sooner.
-	// 100 ms to 10 s. Default 1 s.
+	// Watchdog is how long a dead wheel may go unnoticed while timers are due.
+	// Those are late by a quarter of it. 100 ms to 10 s. Default 1 s.
 	Watchdog time.Duration
-	// KillWait is how long KillTimer, KillAllTimers and a SetTimer on a live id
-	// wait for a run that they find started, so that it is sure to have begun
-	// before they return; below 0 is not at all, and a run whose worker lost
-	// its CPU at the very call may then be seen to begin after. Up to 1 s.
-	// Default 20 ms.
-	KillWait time.Duration
 	// Logger gets panics of callbacks (one line for each place in the code)
-	// and rebuilds. Default slog.Default().
+	// and new wheels. Default slog.Default().
 	Logger *slog.Logger
 }
 
@@ -101,9 +101,6 @@ func (c Config) withDefaults() Config {
 	if c.Watchdog == 0 {
 		c.Watchdog = time.Second
 	}
-	if c.KillWait == 0 {
-		c.KillWait = 20 * time.Millisecond
-	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -112,21 +109,20 @@ func (c Config) withDefaults() Config {
 
 func (c Config) validate() error {
 	var errs []error
-	bad := func(ok bool, format string, args ...any) {
+	want := func(ok bool, format string, args ...any) {
 		if !ok {
 			errs = append(errs, fmt.Errorf("timerwheel: "+format, args...))
 		}
 	}
-	bad(c.Tick >= time.Millisecond && c.Tick <= time.Second && c.Tick%time.Millisecond == 0,
+	want(c.Tick >= time.Millisecond && c.Tick <= time.Second && c.Tick%time.Millisecond == 0,
 		"Tick %v: want whole milliseconds, 1ms to 1s", c.Tick)
-	bad(c.WheelSize >= 16 && c.WheelSize <= 65536, "WheelSize %d: want 16 to 65536", c.WheelSize)
-	bad(c.Slack <= time.Second, "Slack %v: want 1s or less", c.Slack)
-	bad(c.Shards > 0 && c.Shards <= 256 && c.Shards&(c.Shards-1) == 0,
+	want(c.WheelSize >= 16 && c.WheelSize <= 65536, "WheelSize %d: want 16 to 65536", c.WheelSize)
+	want(c.Slack <= time.Second, "Slack %v: want 1s or less", c.Slack)
+	want(c.Shards > 0 && c.Shards <= 256 && c.Shards&(c.Shards-1) == 0,
 		"Shards %d: want a power of two up to 256", c.Shards)
-	bad(c.MaxTimers > 0 && c.MaxTimers <= 1<<30, "MaxTimers %d: want 1 to %d", c.MaxTimers, 1<<30)
-	bad(c.MaxPerSet > 0, "MaxPerSet %d: want 1 or more", c.MaxPerSet)
-	bad(c.Watchdog >= 100*time.Millisecond && c.Watchdog <= 10*time.Second,
+	want(c.MaxTimers > 0 && c.MaxTimers <= 1<<30, "MaxTimers %d: want 1 to %d", c.MaxTimers, 1<<30)
+	want(c.MaxPerSet > 0, "MaxPerSet %d: want 1 or more", c.MaxPerSet)
+	want(c.Watchdog >= 100*time.Millisecond && c.Watchdog <= 10*time.Second,
 		"Watchdog %v: want 100ms to 10s", c.Watchdog)
-	bad(c.KillWait <= time.Second, "KillWait %v: want 1s or less", c.KillWait)
 	return errors.Join(errs...)
 }

@@ -15,26 +15,35 @@
 // A timer never fires early, repeats without drift, does not care what is done
 // to the wall clock, and after KillTimer has returned no run of it starts.
 //
-// # What runs where
+// # What runs where, and what waits
 //
 // Callbacks run on the goroutines of the Submitter that the Set was made with,
-// up to 512 of one Set in a row for each Submit. Due timers are handed out on
-// a goroutine of the wheel beneath (github.com/RussellLuo/timingwheel), which
-// calls Submit and must not be blocked by it. A Service has four goroutines of
-// its own: two of the wheel's, one that arms it, and a watchdog. SetTimer and
-// KillTimer never block beyond a shard's lock.
+// up to 512 of one Set in a row for each Submit. Those of a Set come in order.
+// Those of the service's own come in none: when one takes longer than a tick,
+// the ones behind it are submitted again, so that free workers run them.
+//
+// Submit is called on the goroutine that found the timers due, without a lock.
+// One that blocks holds up its own Set; others are late by a tick. Firings that
+// it refuses are offered again, at most 256 Submits for each tick.
+//
+// No call waits for a callback but Stop and KillTimerWait, and those don't when
+// a callback makes them. All others wait for a shard's lock at most, which is
+// held for some hundred timers and never while foreign code runs.
 //
 // # How
 //
-// Timers hang on intrusive lists, one for each shard and tick, and one timer
-// of the library brings a tick up. Coarser slots of 256 and 65,536 ticks hold
-// what is further off; they come up one of their periods early and are re-hung
-// in steps, between which what is due is handed out. Killing unlinks; setting a
-// live timer to a later deadline stores it. Deadlines are monotonic; a slot that
-// comes up early is armed again. Four times in Config.Watchdog the wheel must
-// beat and the two clocks must agree: else a new wheel takes over.
+// Timers are on intrusive lists, one for each shard and slot. A slot is one tick,
+// or 256, or 65,536 for timers that are further off; those expire early, and
+// their timers cascade to finer slots in small steps, between which what is due
+// is handed out. Killing a timer takes it off its list; a later deadline for a
+// live one is only stored. Deadlines are monotonic: a slot that comes up before
+// its time is asked for again.
 //
-// While many timers fire, one of the runtime's timers brings up several ticks at
-// once, by Config.Slack. Timers that have fired for the last time are taken away
-// by the worker that ran them, or later, if it would have to wait for that.
+// Two clocks bring slots up. The wheel, of github.com/RussellLuo/timingwheel,
+// has one timer for each slot that has any; all calls into it come from a
+// goroutine of their own, since they may block for ever. One timer of the
+// runtime does what the wheel can't: it finds slots that the wheel has lost and
+// replaces a wheel that is dead or whose clock has been stepped, and while many
+// timers fire it brings up several ticks at once, by Config.Slack, which costs
+// a wake-up instead of one for each tick.
 package timerwheel

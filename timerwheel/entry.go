@@ -1,45 +1,78 @@
 package timerwheel
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
+
+// A state is what became of an entry's latest firing:
+// generation<<3 | parity | phase.
+//
+// The generation grows whenever a firing that is out must not run any more: on
+// a kill and on a new setting; and at the end. A worker claims a firing by
+// turning the state that it was handed out with from idle to running, so one of
+// an older generation never runs. The parity tells whether the runs of this
+// generation that have returned are odd in number.
+type state uint64
+
+// The phases of a state.
+const (
+	idle    state = 0 // no firing is out, or one that no worker has claimed
+	running state = 1 // a worker has claimed it and not returned from fn
+	ended   state = 2 // the last one has returned; the entry is to be removed
+	queued  state = 3 // idle, with a firing out; never stored
+	phases  state = 3
+
+	parity     state = 4
+	generation state = 8
+)
+
+func (w state) claimed() state { return w | running }
+
+// returned is what an idle state becomes when the run has returned.
+func (w state) returned(last bool) state {
+	if last {
+		return w ^ parity | ended
+	}
+	return w ^ parity
+}
+
+func (w state) nextGeneration() state { return w&^(phases|parity) + generation }
 
 // An entry is one timer: one cache line. Entries live in the slabs of their
 // shard, are linked by index (0 means none) and are used again when their
-// timer has ended. All fields but word are guarded by the shard's mutex.
+// timer has ended. All fields but state are guarded by the shard's mutex.
 type entry struct {
-	// word is generation<<3 | odd | state. The generation grows whenever a firing
-	// that is out must not run any more: on a kill, a new setting; and at the end.
-	// A worker calls fn only if it could turn its own firing's word from idle
-	// to running, so one of an older generation never runs. The driver only
-	// reads it: a locked store for each firing would wait for all the cache
-	// misses before it.
-	word atomic.Uint64
+	// The driver only reads it: a locked store for each firing would wait for
+	// all the cache misses before it.
+	state atomic.Uint64
 
 	id    TimerID
 	fn    func(Firing) // nil while the entry is free
-	due   int64        // monotonic deadline of the next firing, ns since the service's base
+	due   int64        // monotonic deadline of the next firing, ns since tick 0
 	every int64        // period, ns
 	n     uint32       // firings handed out so far, low half when endless
 	left  uint32       // firings still to hand out; n's high half when endless
 
-	next, prev uint32 // the slot's ring; next is also the free list
-	hnext      uint32 // the chain of the hash table
-	tag        uint32 // set<<setShift | endless | slot + 1, which is 0 in no slot
+	next, prev uint32 // the slot's list; next is also the free list
+	hashNext   uint32 // the chain of the hash table
+	tag        uint32 // group<<groupShift | endless | slot + 1, which is 0 on no slot
 }
 
 const (
-	slotMask = 1<<11 - 1
-	endless  = 1 << 11
-	setShift = 12
-	maxSets  = 1 << (32 - setShift) // Sets with timers in one shard
+	slotMask   = 1<<11 - 1
+	endless    = 1 << 11
+	groupShift = 12
+	maxGroups  = 1 << (32 - groupShift) // groups with timers in one shard
 )
 
-// slot returns the slot that e hangs in, plus 1; 0 when in none.
+// slot returns the slot that e is on, plus 1; 0 when on none.
 func (e *entry) slot() uint32 { return e.tag & slotMask }
 
-func (e *entry) setSlot(slot1 uint32) { e.tag = e.tag&^slotMask | slot1 }
+func (e *entry) setSlot(slotPlus1 uint32) { e.tag = e.tag&^slotMask | slotPlus1 }
 
-// set returns the index of e's Set in its shard.
-func (e *entry) set() uint32 { return e.tag >> setShift }
+// group returns the index of e's group in its shard.
+func (e *entry) group() uint32 { return e.tag >> groupShift }
 
 // start makes repeat firings the ones to come; 0 is endless.
 func (e *entry) start(repeat uint32) {
@@ -75,122 +108,53 @@ func (e *entry) count() (n uint64, left int64) {
 // more reports whether a firing is still to be handed out.
 func (e *entry) more() bool { return e.left != 0 || e.tag&endless != 0 }
 
-// The states of an entry's latest firing.
-const (
-	idle    = 0 // none is out, or one that no worker has claimed yet
-	running = 1 // a worker has claimed it and not yet returned from fn
-	ran     = 2 // the last one has returned; the entry is to be taken away
-	queued  = 3 // what state says of idle when one is out; in no word
-	states  = 3
+func (e *entry) load() state { return state(e.state.Load()) }
 
-	odd        = 4 // set while the generation's runs that have returned are odd in number
-	generation = 8 // one generation in word
-)
+func (e *entry) swap(from, to state) bool {
+	return e.state.CompareAndSwap(uint64(from), uint64(to))
+}
 
 // out reports whether a firing has been handed out that has not returned: as
 // many are handed out as have returned, or one more.
-func (e *entry) out(word uint64) bool { return uint64(e.n)*odd&odd != word&odd }
+func (e *entry) out(w state) bool { return state(e.n)*parity&parity != w&parity }
 
-func (e *entry) state(word uint64) uint64 {
-	if word&states == idle && e.out(word) {
+// phase is that of w, which tells queued from idle.
+func (e *entry) phase(w state) state {
+	if w&phases == idle && e.out(w) {
 		return queued
 	}
-	return word & states
+	return w & phases
 }
 
-// renew ends the entry's generation and returns the word until then. A firing
-// that was not claimed by then never will be: a worker that turns the word to
-// running at the same time was either first, or finds it changed. The generation
-// goes on if none of its firings is out, for then no worker has its word; not if
-// that is odd, for n starts from 0. The shard is locked.
-func (e *entry) renew() (word uint64) {
+// renew begins a new generation and returns the state until then. A firing that
+// was not claimed by then never will be. While one runs, it does so only if
+// evenRunning is set; else it returns false.
+//
+// The generation stays when there is nothing to tell it from: no firing is out,
+// so no worker knows it, and the parity is that of no firings.
+func (e *entry) renew(evenRunning bool) (was state, ok bool) {
 	for {
-		w := e.word.Load()
-		if w&(states|odd) == 0 && !e.out(w) || e.word.CompareAndSwap(w, renewed(w)) {
-			return w
+		w := e.load()
+		if w&phases == running && !evenRunning {
+			return w, false
+		}
+		if w&(phases|parity) == 0 && !e.out(w) || e.swap(w, w.nextGeneration()) {
+			return w, true
 		}
 	}
 }
 
-func renewed(word uint64) uint64 { return word&^(states|odd) + generation }
+// A TimerID names a timer within its Set. Callers choose their own; ids from
+// 1<<63 up are those that After and Every give out.
+type TimerID uint64
 
-const (
-	blockLen = 512 // entries of one allocation: 32 KiB, the least that the allocator gives out without a header
-	smallLen = 64  // the first blockLen entries come in such steps
-)
-
-// A link is what ties an entry into its Set's list.
-type link struct{ next, prev uint32 }
-
-// A slab holds a shard's entries. Blocks never move, so a pointer to an entry
-// stays good; index 0 is not used. Guarded by the shard's mutex.
-type slab struct {
-	small  [blockLen / smallLen]*[smallLen]entry
-	blocks []*[blockLen]entry // the first is nil: those are in small
-	links  []*[smallLen]link  // only for steps with timers of Sets that For made
-	free   uint32             // head of the list of free entries
-	fresh  uint32             // entries from here up have never been used
-}
-
-func (s *slab) at(i uint32) *entry {
-	if i < blockLen {
-		return &s.small[i/smallLen][i%smallLen]
-	}
-	return &s.blocks[i/blockLen][i%blockLen]
-}
-
-func (s *slab) link(i uint32) *link {
-	return &s.links[i/smallLen][i%smallLen]
-}
-
-// needLink makes sure that link(i) exists.
-func (s *slab) needLink(i uint32) {
-	b := int(i / smallLen)
-	for b >= len(s.links) {
-		s.links = append(s.links, nil)
-	}
-	if s.links[b] == nil {
-		s.links[b] = new([smallLen]link)
-	}
-}
-
-// full reports whether no index is left.
-func (s *slab) full() bool { return s.free == 0 && s.fresh > maxIndex }
-
-func (s *slab) alloc() (uint32, *entry) {
-	if i := s.free; i != 0 {
-		e := s.at(i)
-		s.free = e.next
-		e.next = 0
-		return i, e
-	}
-	s.fresh = max(s.fresh, 1)
-	i := s.fresh
-	s.need(i)
-	s.fresh++
-	return i, s.at(i)
-}
-
-// need makes sure that entry i exists.
-func (s *slab) need(i uint32) {
-	if i < blockLen {
-		if p := &s.small[i/smallLen]; *p == nil {
-			*p = new([smallLen]entry)
-		}
-		return
-	}
-	for int(i/blockLen) >= len(s.blocks) {
-		s.blocks = append(s.blocks, nil)
-	}
-	if p := &s.blocks[i/blockLen]; *p == nil {
-		*p = new([blockLen]entry)
-	}
-}
-
-// release makes e free, which has been renewed.
-func (s *slab) release(i uint32, e *entry) {
-	e.fn = nil
-	e.tag = 0
-	e.next = s.free
-	s.free = i
+// A Firing tells a callback which run it is.
+type Firing struct {
+	ID   TimerID
+	N    uint64 // counts the timer's firings since it was set, from 1
+	Left int64  // firings still to come; -1 when it repeats until killed
+	// Late is how long after the deadline; never below zero. After two callbacks
+	// that were begun within 2 µs, the next three share a reading of the clock, and
+	// do not show what one of them may take.
+	Late time.Duration
 }

@@ -27,7 +27,7 @@ func (g gate) Submit(fn func()) error { g <- fn; return nil }
 // TestNoRunBeginsAfterKill races kills with a worker that goes through the
 // same timers in the same order. A run begins when the worker claims it; the
 // kill knows in which state it found the firing. What it found unclaimed must
-// not run, however the two met.
+// not run, however the two race.
 func TestNoRunBeginsAfterKill(t *testing.T) {
 	const width = 256
 	g := make(gate, width)
@@ -52,7 +52,7 @@ func TestNoRunBeginsAfterKill(t *testing.T) {
 		for i := range width {
 			makeDue(s, sh, TimerID(i))
 		}
-		var states [width]uint64
+		var states [width]state
 		var oks [width]bool
 		var wg sync.WaitGroup
 		run := <-g
@@ -61,11 +61,11 @@ func TestNoRunBeginsAfterKill(t *testing.T) {
 			lead := rand.IntN(width / 2)
 			for k := range width {
 				i := (k + lead*(round%3)) % width
-				d := sh.kill(s, &s.own, TimerID(i))
-				if d.met != 0 {
-					s.returned.wait(s.cfg.KillWait, d.met) // as KillTimer does
+				d := sh.kill(&s.own.g, TimerID(i))
+				if err := s.runs.wait(t.Context(), func(r runOf) bool { return r.id == TimerID(i) }); err != nil {
+					t.Error(err) // as KillTimerWait does
 				}
-				oks[i], states[i] = d.killed, d.state
+				oks[i], states[i] = d.toCome, d.phase
 				killed[i].Store(true)
 			}
 		})
@@ -85,7 +85,7 @@ func TestNoRunBeginsAfterKill(t *testing.T) {
 			switch {
 			case states[i] == queued && n != 0:
 				t.Fatalf("round %d timer %d: killed before its run was claimed, ran %d times", round, i, n)
-			case (states[i] == running || states[i] == ran) && n != 1:
+			case (states[i] == running || states[i] == ended) && n != 1:
 				t.Fatalf("round %d timer %d: claimed, did not run", round, i)
 			}
 		}
@@ -95,7 +95,7 @@ func TestNoRunBeginsAfterKill(t *testing.T) {
 		t.Errorf("%d callbacks were entered after the kill returned", later)
 	}
 	if found[queued] == 0 {
-		t.Error("no kill met a queued firing: the race was not exercised")
+		t.Error("no kill found a queued firing: the race was not exercised")
 	}
 }
 
@@ -103,8 +103,8 @@ func TestNoRunBeginsAfterKill(t *testing.T) {
 func makeDue(s *Service, sh *shard, id TimerID) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.find(&s.own, id)
-	sh.move(s, i, e, s.now(), s.now())
+	i, e := sh.find(&s.own.g, id)
+	sh.move(i, e, s.now(), s.now())
 }
 
 // TestKilledFromItsOwnCallback kills and sets anew from inside.

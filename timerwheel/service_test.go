@@ -202,7 +202,7 @@ func TestFullSubmitterIsTriedAgainInOrder(t *testing.T) {
 	})
 }
 
-func TestKilledWhileParkedDoesNotRun(t *testing.T) {
+func TestKilledWhileRefusedDoesNotRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := started(t, Config{}, inline{})
 		sub := &strand{err: errors.New("full")}

@@ -1,137 +1,91 @@
 package timerwheel
 
 import (
+	"context"
 	"math"
 	"sync/atomic"
 	"time"
 )
 
-// A TimerID names a timer within its Set. Callers choose their own; ids from
-// 1<<63 up are those that After and Every give out.
-type TimerID uint64
-
 // afterIDs is where the ids of After and Every begin.
 const afterIDs TimerID = 1 << 63
-
-// A Firing tells a callback which run it is.
-type Firing struct {
-	ID   TimerID
-	N    uint64 // counts the timer's firings since it was set, from 1
-	Left int64  // firings still to come; -1 when it repeats until killed
-	// Late is how long after the deadline; never below zero. After two callbacks
-	// that were begun within 2 µs, the next three share a reading of the clock, and
-	// do not show what one of them may take.
-	Late time.Duration
-}
 
 // A Set is a group of timers with ids of its own whose callbacks run on one
 // Submitter: on a session's strand, say, so that they are in order with its
 // packets and end with it. Its methods may be called from any goroutine, also
-// from a callback.
+// from a callback, and none waits for one but KillTimerWait.
 //
-// A Set without timers holds nothing of the service: it needs no Close to be
-// collected. When its submitter reports that it has gone, the Set closes
+// A Set hands its firings to the Submitter in the order of their deadlines, to
+// a tick. A Set without timers holds nothing of the service: it needs no Close
+// to be collected. When its submitter reports that it has gone, the Set closes
 // itself.
 type Set struct {
-	svc *Service
-	sub Submitter
-	own bool // the service's: on all shards, never closed by its user
-
-	shard *shard       // of all its timers; nil when own
-	n     atomic.Int64 // its timers; not kept when own
-	ids   atomic.Uint64
-
-	index  uint32 // guarded by shard.mu; in shard.sets, 0 without timers
-	head   uint32 // guarded by shard.mu; first of its entries
-	closed atomic.Bool
-
-	// Touched only by the goroutine that drives the service.
-	stuck  bool   // in driver.stuck
-	open   *batch // being filled
-	parked *batch // refused, oldest first
-	tail   *batch
-}
-
-func (t *Set) shardOf(id TimerID) *shard {
-	if t.shard != nil {
-		return t.shard
-	}
-	h := (uint64(id) ^ t.svc.salt) * 0x9e3779b97f4a7c15
-	return &t.svc.shards[(h^h>>32)>>20&uint64(len(t.svc.shards)-1)]
+	c   *core
+	g   group
+	ids atomic.Uint64
 }
 
 // SetTimer has fn called after every, then again each period, repeat times in
 // all; 0 means until it is killed. If the id is in use, that timer is
-// cancelled and started with the new parameters: nothing of the old setting
-// runs after SetTimer has returned, and Firing.N starts from 1.
+// cancelled and started with the new parameters: no run of the old setting
+// starts after SetTimer has returned, and Firing.N starts from 1. A run of the
+// old one that has started goes on, and may overlap with one of the new.
 //
 // A firing never comes early. It is handed out at the first tick at or after
-// its deadline, plus up to a tick that the wheel takes; while more than 48 timers
-// fire on each tick, up to Config.Slack or the shortest period among them later;
-// then it is the submitter's. Deadlines are one period apart whenever the
-// callback runs (no drift). A period that comes while the firing before it has
-// not returned is skipped, counted in Stats.Skipped, and not taken off repeat:
-// two runs of one setting never overlap.
+// its deadline, plus up to a tick that the wheel takes; while more than 48
+// timers fire on each tick, later by up to Config.Slack or the shortest period
+// among them; then it is the submitter's. Deadlines are one period apart
+// whenever the callback runs (no drift). A period that comes while the firing
+// before it has not returned is skipped, counted in Stats.Skipped, and not taken
+// off repeat: two runs of one setting never overlap.
 //
 // fn must not be nil; every must be above 0 unless repeat is 1, and is capped
-// at 146 years; repeat is at most 2^32 - 1 (seven weeks of 1 ms). Errors: ErrTooManyTimers, ErrSetClosed, ErrNotRunning,
-// ErrPeriod, ErrNoFunc; a timer that had the id then lives on.
+// at 146 years; repeat is at most 2^32 - 1 (seven weeks of 1 ms). Errors:
+// ErrTooManyTimers, ErrSetClosed, ErrNotRunning, ErrPeriod, ErrNoFunc; a timer
+// that had the id then lives on.
 func (t *Set) SetTimer(id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
 	if fn == nil {
 		return ErrNoFunc
 	}
-	if repeat < 0 || repeat > math.MaxUint32 || every <= 0 && repeat != 1 {
+	if repeat < 0 || uint64(repeat) > math.MaxUint32 || every <= 0 && repeat != 1 {
 		return ErrPeriod
 	}
-	met, err := t.shardOf(id).set(t.svc, t, id, max(every, 0), repeat, fn)
-	if met != 0 {
-		t.svc.returned.wait(t.svc.cfg.KillWait, met)
-	}
-	return err
+	return t.c.shardOf(&t.g, id).set(&t.g, id, max(every, 0), repeat, fn)
 }
 
 // ResetTimer starts a live timer anew with another period, its function and
 // repeat count as they were set. It is what an idle timeout needs for each
 // packet: when the deadline moves later it only stores it. It returns false,
-// having done nothing, if the id is not live, or if every is not above 0 and
-// the timer repeats.
+// having done nothing, if the id is not live; if every is not above 0 and the
+// timer repeats; or if its firing waits for the submitter and half as many as
+// the limits allow wait to be discarded.
 func (t *Set) ResetTimer(id TimerID, every time.Duration) bool {
-	ok, met := t.shardOf(id).reset(t.svc, t, id, max(every, 0))
-	if met != 0 {
-		t.svc.returned.wait(t.svc.cfg.KillWait, met)
-	}
-	return ok
+	return t.c.shardOf(&t.g, id).reset(&t.g, id, max(every, 0))
 }
 
 // KillTimer cancels the timer and reports whether a firing of it was still to
-// come. No run of it starts after KillTimer has returned, also when a worker
-// was about to start one. A run that has started goes on. To be sure that it
-// has, KillTimer waits for it to return, for Config.KillWait (20 ms) at most;
-// never when called from a callback, and on the strand that the callbacks run
-// on there is no such run.
+// come. No run of it starts after KillTimer has returned, also when its firing
+// waits in the submitter's queue. A run that a worker has started goes on, and
+// KillTimer does not wait for it: see KillTimerWait.
 func (t *Set) KillTimer(id TimerID) bool {
-	d := t.shardOf(id).kill(t.svc, t, id)
-	if d.met != 0 {
-		t.svc.returned.wait(t.svc.cfg.KillWait, d.met)
-	}
-	return d.killed
+	return t.c.shardOf(&t.g, id).kill(&t.g, id).toCome
+}
+
+// KillTimerWait is KillTimer, and then waits until no run of that id goes on,
+// also of a setting that was killed or replaced before, or until ctx ends: it
+// then returns ctx's error. It never waits in a callback, where it might wait
+// for itself, but returns ErrInCallback if a run goes on. The timer is killed
+// in each case.
+//
+// A callback must not wait for a goroutine that calls it for the same id.
+func (t *Set) KillTimerWait(ctx context.Context, id TimerID) (toCome bool, err error) {
+	toCome = t.KillTimer(id)
+	return toCome, t.c.runs.wait(ctx, func(r runOf) bool { return r.g == &t.g && r.id == id })
 }
 
 // KillAllTimers cancels the Set's timers and returns how many had a firing
-// still to come.
-func (t *Set) KillAllTimers() int {
-	var met []runKey
-	n := 0
-	if t.shard != nil {
-		n = t.shard.sweep(t.svc, t, &met)
-	} else {
-		for i := range t.svc.shards {
-			n += t.svc.shards[i].sweep(t.svc, t, &met)
-		}
-	}
-	t.svc.returned.wait(t.svc.cfg.KillWait, met...)
-	return n
-}
+// still to come. It waits for no run.
+func (t *Set) KillAllTimers() int { return t.c.killAll(&t.g) }
 
 // After has fn called once, d from now, and returns the id to kill it by.
 // Errors as SetTimer; the id is then 0.
@@ -153,12 +107,9 @@ func (t *Set) auto(d time.Duration, repeat int, fn func(Firing)) (TimerID, error
 	return id, nil
 }
 
-// Len returns the number of live timers. A timer counts until the block of
+// Len returns the number of live timers. A timer counts until the batch of
 // firings that its last run came in has been worked off, or some ticks longer.
-func (t *Set) Len() int { return int(t.n.Load()) }
+func (t *Set) Len() int { return int(t.g.live.Load()) }
 
 // Close refuses new timers from now on and kills the Set's, as KillAllTimers.
-func (t *Set) Close() int {
-	t.closed.Store(true)
-	return t.KillAllTimers()
-}
+func (t *Set) Close() int { return t.c.close(&t.g) }

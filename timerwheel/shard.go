@@ -1,6 +1,7 @@
 package timerwheel
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -8,181 +9,230 @@ import (
 
 // A shard is one lock's part of the timers.
 type shard struct {
-	mu    sync.Mutex
-	long  atomic.Bool // mu is held by lockLong
-	index uint32      // in Service.shards
-	slab  slab
-	table table
-	sets  []*Set   // those with timers here; [0] is the service's own
-	spare []uint32 // free indexes of sets
-	rings [levels * ringLen]ring
-	quiet int // watchdog rounds in a row without a timer
+	mu          sync.Mutex
+	busy        atomic.Bool // mu is held by lockBusy
+	c           *common
+	index       uint32 // in core.shards
+	slab        slab
+	table       table
+	groups      []*group // those with timers here; [0] is the service's own
+	spare       []uint32 // free indexes of groups
+	lists       [levels * ringLen]slotList
+	emptyRounds int // rounds of the watchdog in a row without a timer
 
 	_ [64]byte // the next shard's mutex has a cache line of its own
 }
 
-// lockLong locks sh for work on many entries.
-func (sh *shard) lockLong() {
+// lockBusy locks sh for work on many entries.
+func (sh *shard) lockBusy() {
 	sh.mu.Lock()
-	sh.long.Store(true)
+	sh.busy.Store(true)
 }
 
-func (sh *shard) unlockLong() {
-	sh.long.Store(false)
+func (sh *shard) unlockBusy() {
+	sh.busy.Store(false)
 	sh.mu.Unlock()
 }
 
-// farFuture bounds deadlines: 146 years, which leaves room to add a period.
-const farFuture = 1 << 62
-
-func deadline(now int64, every time.Duration) int64 {
-	if d := now + int64(every); d >= now && d < farFuture {
-		return d
-	}
-	return farFuture
-}
-
-// set starts the timer, or starts it anew when it lives; then met is the run
-// of the old setting that it found claimed, if any.
-func (sh *shard) set(s *Service, set *Set, id TimerID, every time.Duration, repeat int, fn func(Firing)) (met runKey, err error) {
-	now := s.now()
+// set starts the timer, or starts it anew when it is live.
+func (sh *shard) set(g *group, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
+	now := sh.c.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.find(set, id)
+	i, e := sh.find(g, id)
 	if e == nil {
-		if err := s.admit(sh, set); err != nil {
-			return 0, err
+		if err := sh.admit(g); err != nil {
+			return err
 		}
 		i, e = sh.slab.alloc()
 		e.id = id
-		sh.join(set, i, e)
-		sh.table.add(&sh.slab, i, e, sh.table.hash(set.index, id))
+		sh.join(g, i, e)
+		sh.table.add(&sh.slab, i, e, sh.table.hash(g.index, id))
 	} else {
-		met = keyOf(i, e.renew())
+		if !sh.mayCancel(g, e) {
+			sh.c.count.tooMany.Add(1)
+			return ErrTooManyTimers
+		}
+		sh.supersede(g, e)
 	}
 	e.fn, e.every = fn, int64(every)
 	e.start(uint32(repeat))
-	sh.move(s, i, e, deadline(now, every), now)
-	return met, nil
+	sh.move(i, e, deadline(now, every), now)
+	return nil
 }
 
 // reset starts a live timer anew with another period.
-func (sh *shard) reset(s *Service, set *Set, id TimerID, every time.Duration) (ok bool, met runKey) {
-	now := s.now()
+func (sh *shard) reset(g *group, id TimerID, every time.Duration) bool {
+	now := sh.c.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.find(set, id)
-	if e == nil || every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) {
-		return false, 0
+	i, e := sh.find(g, id)
+	if e == nil || every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) || !sh.mayCancel(g, e) {
+		return false
 	}
-	w := e.renew()
-	if w&states != idle && !e.more() {
-		sh.end(s, i, e) // its last run has begun: there is nothing to reset
-		return false, 0
+	if p := sh.supersede(g, e); (p == running || p == ended) && !e.more() {
+		sh.remove(g, i, e) // its last run has begun: there is nothing to reset
+		return false
 	}
 	e.every = int64(every)
 	e.restart()
-	sh.move(s, i, e, deadline(now, every), now)
-	return true, keyOf(i, w)
-}
-
-// move gives e a new deadline. Lazily: an entry whose slot comes up no later
-// than that stays where it is and is re-hung when the slot does.
-func (sh *shard) move(s *Service, i uint32, e *entry, due, now int64) {
-	e.due = due
-	if slot := e.slot(); slot != 0 {
-		if s.upBefore(slot-1, due) {
-			return
-		}
-		sh.rings[slot-1].remove(&sh.slab, i, e)
-	}
-	sh.hang(s, i, e, now/s.tick)
-}
-
-// hang puts e on the slot of its deadline and has that slot armed.
-func (sh *shard) hang(s *Service, i uint32, e *entry, nowTick int64) {
-	level, key := where(s.tickAfter(e.due), nowTick)
-	slot := slotOf(level, key)
-	e.setSlot(slot + 1)
-	sh.rings[slot].push(&sh.slab, i, e)
-	s.arm(level, key)
+	sh.move(i, e, deadline(now, every), now)
+	return true
 }
 
 // A death is what a kill found.
 type death struct {
-	killed bool   // a firing was still to come
-	state  uint64 // of the latest firing; one not yet running never will be
-	met    runKey // the run, if one was claimed and not back yet
+	toCome bool  // a firing was still to come
+	phase  state // of the latest firing; a queued one never runs
 }
 
-func (sh *shard) kill(s *Service, set *Set, id TimerID) death {
+func (sh *shard) kill(g *group, id TimerID) death {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.find(set, id)
+	i, e := sh.find(g, id)
 	if e == nil {
 		return death{}
 	}
-	return sh.end(s, i, e)
+	return sh.end(g, i, e)
 }
 
 // end ends a live timer. sh is locked.
-func (sh *shard) end(s *Service, i uint32, e *entry) death {
-	w := e.renew()
-	d := death{killed: w&states == idle || e.more(), state: e.state(w), met: keyOf(i, w)}
-	sh.drop(i, e)
-	s.pending.Add(-1)
+func (sh *shard) end(g *group, i uint32, e *entry) death {
+	p := sh.supersede(g, e)
+	d := death{toCome: p == idle || p == queued || e.more(), phase: p}
+	sh.remove(g, i, e)
 	return d
 }
 
-// find returns the set's live timer with that id. sh is locked.
-func (sh *shard) find(set *Set, id TimerID) (uint32, *entry) {
-	if set.index == 0 && !set.own {
-		return 0, nil // it has no timers
+// supersede begins a new generation of e, so that no firing of the one before
+// runs any more, and returns the phase of the latest. sh is locked.
+func (sh *shard) supersede(g *group, e *entry) (phase state) {
+	w, ok := e.renew(false)
+	if !ok {
+		w = sh.c.runs.supersede(g, e)
 	}
-	return sh.table.find(&sh.slab, set.index, id, sh.table.hash(set.index, id))
+	p := e.phase(w)
+	if p == queued {
+		g.cancelled.Add(1)
+		sh.c.count.cancelled.Add(1)
+	}
+	return p
 }
 
-// drop takes e, which has been renewed, out of everything and frees it. The caller
-// counts it off.
-func (sh *shard) drop(i uint32, e *entry) {
-	if slot := e.slot(); slot != 0 {
-		sh.rings[slot-1].remove(&sh.slab, i, e)
+// admit says whether the group may have one more timer, and counts it. sh is
+// locked.
+func (sh *shard) admit(g *group) error {
+	count := &sh.c.count
+	if !sh.c.live.Load() {
+		return ErrNotRunning
 	}
-	sh.table.remove(&sh.slab, i, e, sh.table.hash(e.set(), e.id))
-	sh.leave(sh.sets[e.set()], i)
+	if g.closed.Load() {
+		return ErrSetClosed
+	}
+	if !g.own && g.held() >= g.limit || sh.slab.full() || sh.noIndex(g) {
+		count.tooMany.Add(1)
+		return ErrTooManyTimers
+	}
+	if count.pending.Add(1)+count.cancelled.Load() > sh.c.maxTimers {
+		count.pending.Add(-1)
+		count.tooMany.Add(1)
+		return ErrTooManyTimers
+	}
+	return nil
+}
+
+// noIndex reports whether the group would need an index and there is none.
+func (sh *shard) noIndex(g *group) bool {
+	return !g.own && g.index == 0 && len(sh.spare) == 0 && len(sh.groups) == maxGroups
+}
+
+// mayCancel reports whether e may be set anew, which leaves a firing that is
+// queued to be discarded by its worker. So that a live timer needs no room at
+// the limit, that many more are held, half as many at most.
+func (sh *shard) mayCancel(g *group, e *entry) bool {
+	if e.phase(e.load()) != queued {
+		return true
+	}
+	return (g.own || g.cancelled.Load() < (g.limit+1)/2) &&
+		sh.c.count.cancelled.Load() < (sh.c.maxTimers+1)/2
+}
+
+// move gives e a new deadline. Lazily: an entry whose slot expires no later
+// than that stays where it is until the slot does.
+func (sh *shard) move(i uint32, e *entry, due, now int64) {
+	e.due = due
+	if slot := e.slot(); slot != 0 {
+		if sh.c.slots.expiresBefore(slot-1, due) {
+			return
+		}
+		sh.lists[slot-1].remove(&sh.slab, i, e)
+	}
+	sh.insert(i, e, now/sh.c.tick)
+}
+
+// insert puts e on the slot of its deadline and has that slot armed.
+func (sh *shard) insert(i uint32, e *entry, nowTick int64) {
+	level, key := place(sh.c.tickAfter(e.due), nowTick)
+	slot := slotOf(level, key)
+	e.setSlot(slot + 1)
+	sh.lists[slot].push(&sh.slab, i, e)
+	sh.c.slots.arm(level, key)
+}
+
+// find returns the group's live timer with that id. sh is locked.
+func (sh *shard) find(g *group, id TimerID) (uint32, *entry) {
+	if g.index == 0 && !g.own {
+		return 0, nil // it has no timers
+	}
+	return sh.table.find(&sh.slab, g.index, id, sh.table.hash(g.index, id))
+}
+
+// remove takes e, which has been renewed, out of everything and counts it off.
+func (sh *shard) remove(g *group, i uint32, e *entry) {
+	sh.detach(g, i, e)
+	sh.c.count.pending.Add(-1)
+}
+
+// detach is remove without the counting.
+func (sh *shard) detach(g *group, i uint32, e *entry) {
+	if slot := e.slot(); slot != 0 {
+		sh.lists[slot-1].remove(&sh.slab, i, e)
+	}
+	sh.table.remove(&sh.slab, i, e, sh.table.hash(g.index, e.id))
+	sh.leave(g, i)
 	sh.slab.release(i, e)
 }
 
-// join makes e one of set's timers and links it into the set's list. The
-// service's own set has none: it is spread over all shards, and killing all of
-// it walks their slabs. admit has seen to it that there is an index.
-func (sh *shard) join(set *Set, i uint32, e *entry) {
-	if set.own {
+// join makes e one of g's timers and links it into g's list. The service's own
+// group has none: it is spread over all shards, and killing all of it walks
+// their slabs. admit has seen to it that there is an index.
+func (sh *shard) join(g *group, i uint32, e *entry) {
+	if g.own {
 		e.tag = 0
 		return
 	}
-	if set.n.Add(1) == 1 {
+	if g.live.Add(1) == 1 {
 		last := len(sh.spare) - 1
 		if last < 0 {
-			sh.sets = append(sh.sets, nil)
-			set.index = uint32(len(sh.sets) - 1)
+			sh.groups = append(sh.groups, nil)
+			g.index = uint32(len(sh.groups) - 1)
 		} else {
-			set.index = sh.spare[last]
+			g.index = sh.spare[last]
 			sh.spare = sh.spare[:last]
 		}
-		sh.sets[set.index] = set
+		sh.groups[g.index] = g
 	}
-	e.tag = set.index << setShift
+	e.tag = g.index << groupShift
 	sh.slab.needLink(i)
-	if set.head != 0 {
-		sh.slab.link(set.head).prev = i
+	if g.head != 0 {
+		sh.slab.link(g.head).prev = i
 	}
-	*sh.slab.link(i) = link{next: set.head}
-	set.head = i
+	*sh.slab.link(i) = link{next: g.head}
+	g.head = i
 }
 
-func (sh *shard) leave(set *Set, i uint32) {
-	if set.own {
+func (sh *shard) leave(g *group, i uint32) {
+	if g.own {
 		return
 	}
 	l := *sh.slab.link(i)
@@ -192,74 +242,68 @@ func (sh *shard) leave(set *Set, i uint32) {
 	if l.prev != 0 {
 		sh.slab.link(l.prev).next = l.next
 	} else {
-		set.head = l.next
+		g.head = l.next
 	}
-	if set.n.Add(-1) == 0 {
-		sh.sets[set.index] = nil
-		sh.spare = append(sh.spare, set.index)
-		set.index = 0
+	if g.live.Add(-1) == 0 {
+		sh.groups[g.index] = nil
+		sh.spare = append(sh.spare, g.index)
+		g.index = 0
 	}
 }
 
-// sweepLen entries are looked at for each hold of the shard's lock when all
-// timers of a set are killed.
-const sweepLen = 256
+const (
+	sweepLen  = 256 // entries looked at for each hold of the shard's lock when all of a group are killed
+	trimLen   = 256 // buckets of the table merged for each hold
+	emptyMost = 2   // rounds of the watchdog without a timer until a shard's memory is given back
+)
 
-// sweep kills the set's timers in this shard, or with a nil set everybody's.
-// It returns how many still had a firing ahead of them, and adds the runs that
-// it met. It takes the lock at least once: who closed the set before has no
-// SetTimer slip in behind it.
-func (sh *shard) sweep(s *Service, set *Set, met *[]runKey) (killed int) {
-	if set == nil || set.own {
-		return sh.sweepSlab(s, set, met)
+// sweep kills the group's timers in this shard, or with nil everybody's, and
+// returns how many still had a firing ahead of them. It takes the lock at least
+// once: who closed the group before has no SetTimer slip in behind it.
+func (sh *shard) sweep(g *group) (toCome int) {
+	if g == nil || g.own {
+		return sh.sweepSlab(g)
 	}
 	for more, first := int64(1), true; more > 0; first = false {
 		sh.mu.Lock()
 		if first {
-			more = set.n.Load()
+			more = g.live.Load()
 		}
-		for k := 0; k < sweepLen && set.head != 0; k++ {
-			killed += sh.end(s, set.head, sh.slab.at(set.head)).count(met)
+		for k := 0; k < sweepLen && g.head != 0; k++ {
+			if sh.end(g, g.head, sh.slab.at(g.head)).toCome {
+				toCome++
+			}
 		}
 		more -= sweepLen
 		sh.mu.Unlock()
 	}
-	return killed
+	return toCome
 }
 
-// sweepSlab kills the timers of the service's own set, or with nil all.
-func (sh *shard) sweepSlab(s *Service, set *Set, met *[]runKey) (killed int) {
+// sweepSlab kills the timers of the service's own group, or with nil all.
+func (sh *shard) sweepSlab(g *group) (toCome int) {
 	for from, end := uint32(1), uint32(2); from < end; from += sweepLen {
 		sh.mu.Lock()
-		end = sh.slab.fresh
+		end = sh.slab.end()
 		for i := from; i < min(end, from+sweepLen); i++ {
+			if !sh.slab.present(i) {
+				continue
+			}
 			e := sh.slab.at(i)
-			if e.fn != nil && (set == nil || e.set() == 0) {
-				killed += sh.end(s, i, e).count(met)
+			if e.fn == nil || g != nil && e.group() != 0 {
+				continue
+			}
+			if sh.end(sh.groups[e.group()], i, e).toCome {
+				toCome++
 			}
 		}
 		sh.mu.Unlock()
 	}
-	return killed
+	return toCome
 }
 
-// count returns 1 if a firing was still to come, and notes the run met.
-func (d death) count(met *[]runKey) int {
-	if d.met != 0 && len(*met) < maxMet {
-		*met = append(*met, d.met)
-	}
-	if d.killed {
-		return 1
-	}
-	return 0
-}
-
-// trimLen buckets of the table are merged for each hold of the shard's lock.
-const trimLen = 256
-
-// trim makes the table smaller if that is far too large, and gives the memory of
-// a shard that has been without timers for some rounds of the watchdog back to
-// the collector.
+// trim makes the table smaller if that is far too large, and gives memory
+// without timers back to the collector.
 func (sh *shard) trim() {
 	for more := true; more; {
 		sh.mu.Lock()
@@ -268,11 +312,27 @@ func (sh *shard) trim() {
 	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.table.count != 0 || sh.slab.fresh <= 2*blockLen {
-		sh.quiet = 0
+	if sh.table.count != 0 {
+		sh.emptyRounds = 0
+		sh.slab.trim()
+		sh.trimGroups()
 		return
 	}
-	if sh.quiet++; sh.quiet > 4 {
-		sh.slab, sh.table, sh.quiet = slab{}, table{salt: sh.table.salt}, 0
+	if sh.emptyRounds++; sh.emptyRounds == emptyMost {
+		sh.slab, sh.table = slab{}, table{seed: sh.table.seed}
+		sh.groups, sh.spare = []*group{sh.groups[0]}, nil
 	}
+}
+
+// trimGroups cuts the free indexes off the end of groups.
+func (sh *shard) trimGroups() {
+	n := len(sh.groups)
+	for n > 1 && sh.groups[n-1] == nil {
+		n--
+	}
+	if n > len(sh.groups)/2 {
+		return
+	}
+	sh.groups = slices.Clone(sh.groups[:n])
+	sh.spare = slices.Clone(slices.DeleteFunc(sh.spare, func(i uint32) bool { return int(i) >= n }))
 }

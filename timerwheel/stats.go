@@ -11,24 +11,27 @@ type Stats struct {
 	Pending  int    // timers live now
 	Fired    uint64 // callbacks run
 	Skipped  uint64 // periods that came while the firing before was not done, or that the process slept through
-	Refused  uint64 // Submits refused as full; each is tried again on the next tick
-	Waiting  int    // blocks of firings that wait for such a retry now
+	Refused  uint64 // Submits refused; each is tried again on a later tick
+	Waiting  int    // batches of firings that wait for such a retry now
 	Dropped  uint64 // timers that died because their submitter had gone
 	Stale    uint64 // firings killed or set anew after they were handed out
 	Panics   uint64 // callbacks that panicked or ended their goroutine
 	TooMany  uint64 // SetTimer calls refused for a limit
 	Early    uint64 // slots that the wheel brought up before their time, and that were armed again
-	Rebuilds uint64 // wheels given up for a stepped clock or a missing beat
+	Rebuilds uint64 // wheels given up for a stepped clock, or because slots came up no more
 	Late     Histogram
 }
 
-// counters are what Stats reads.
+// counters are what Stats reads, and what limits go by.
 type counters struct {
 	fired, skipped, refused, dropped atomic.Uint64
 	stale, panics, tooMany           atomic.Uint64
 	early, rebuilds                  atomic.Uint64
 	waiting                          atomic.Int64
 	late                             [lateBuckets]atomic.Uint64
+
+	pending   atomic.Int64 // live timers, and ended ones until they are removed
+	cancelled atomic.Int64 // firings out whose timer was killed or set anew before they ran
 }
 
 const (
@@ -95,45 +98,51 @@ func (h Histogram) Sub(earlier Histogram) Histogram {
 	return h
 }
 
-// A tally gathers a batch's counts, so that workers touch the shared counters
-// once a batch and not once a firing.
-type tally struct {
+// batchCounts gathers a batch's counts, so that workers touch the shared
+// counters once a batch and not once a firing.
+type batchCounts struct {
 	bucket, run  int // the latest lateness bucket, and how many in a row
-	total, stale uint64
+	fired, stale int
 }
 
-func (t *tally) fired(c *counters, late int64) {
-	t.total++
-	if i := bucketOf(late); i != t.bucket {
-		t.flushRun(c)
-		t.bucket = i
+func (b *batchCounts) ran(c *counters, late int64) {
+	b.fired++
+	if i := bucketOf(late); i != b.bucket {
+		b.addRun(c)
+		b.bucket = i
 	}
-	t.run++
+	b.run++
 }
 
-func (t *tally) flushRun(c *counters) {
-	if t.run > 0 {
-		c.late[t.bucket].Add(uint64(t.run))
-		t.run = 0
+// takeBack undoes the latest ran: the firing turned out to be stale.
+func (b *batchCounts) takeBack() {
+	b.fired--
+	b.run--
+	b.stale++
+}
+
+func (b *batchCounts) addRun(c *counters) {
+	if b.run > 0 {
+		c.late[b.bucket].Add(uint64(b.run))
+		b.run = 0
 	}
 }
 
-func (t *tally) flush(c *counters) {
-	t.flushRun(c)
-	if t.total > 0 {
-		c.fired.Add(t.total)
+func (b *batchCounts) addTo(c *counters) {
+	b.addRun(c)
+	if b.fired > 0 {
+		c.fired.Add(uint64(b.fired))
 	}
-	if t.stale > 0 {
-		c.stale.Add(t.stale)
+	if b.stale > 0 {
+		c.stale.Add(uint64(b.stale))
 	}
-	*t = tally{}
+	*b = batchCounts{}
 }
 
-// Stats returns the figures. Counts of firings are added a block at a time.
-func (s *Service) Stats() Stats {
-	c := &s.count
+// stats reads the counters.
+func (c *counters) stats() Stats {
 	st := Stats{
-		Pending: s.Len(),
+		Pending: int(c.pending.Load()),
 		Fired:   c.fired.Load(), Skipped: c.skipped.Load(), Refused: c.refused.Load(),
 		Waiting: int(c.waiting.Load()), Dropped: c.dropped.Load(), Stale: c.stale.Load(),
 		Panics: c.panics.Load(), TooMany: c.tooMany.Load(),

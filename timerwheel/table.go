@@ -1,13 +1,13 @@
 package timerwheel
 
-// A table finds a shard's entries by set and id. It is a linear hash table
+// A table finds a shard's entries by group and id. It is a linear hash table
 // (Litwin, VLDB 1980): it grows by one bucket at a time, so no call ever pays
-// for moving all entries, and shrinks so when the watchdog comes round. A bucket
-// is one cache line whose slots carry eight bits of the hash: a lookup reads that
-// line and the entry it is after, and hardly ever another's. Guarded by the
-// shard's mutex.
+// for moving all entries; the watchdog makes it smaller in the same steps. A
+// bucket is one cache line whose slots carry eight bits of the hash: a lookup
+// reads that line and the entry it looks for, and hardly ever another's. Guarded
+// by the shard's mutex.
 type table struct {
-	salt  uint64 // random, so that a peer that chooses ids can't aim at one bucket
+	seed  uint64 // random, so that a peer that chooses ids can't aim at one bucket
 	segs  []*[segLen]bucket
 	mask  uint32 // 2^level - 1
 	split uint32 // the next bucket to be split; buckets = mask + 1 + split
@@ -15,17 +15,15 @@ type table struct {
 }
 
 const (
-	segLen    = 32
+	segLen    = 32 // buckets of one allocation
 	bucketLen = 15
-	fill      = 10 // entries for each bucket: more, and the chains cost too much
-	tagBits   = 8  // of a slot: index<<tagBits | tag
+	fill      = 10             // entries for each bucket: more, and the chains cost too much
+	tagBits   = 32 - indexBits // of a slot: index<<tagBits | tag
 	tagMask   = 1<<tagBits - 1
-	// maxIndex bounds a shard's entries.
-	maxIndex = 1<<(32-tagBits) - 1
 )
 
 // A bucket holds its first entries in slots, each of which knows its slot by
-// entry.hnext, and the rest on a chain through hnext: one or two in a hundred.
+// entry.hashNext, and the rest on a chain through hashNext: one or two in a hundred.
 // A free slot is 0; while there is one the chain is empty.
 type bucket struct {
 	slots [bucketLen]uint32
@@ -45,7 +43,7 @@ func (t *table) bucket(h uint32) *bucket {
 
 func (t *table) at(b uint32) *bucket { return &t.segs[b/segLen][b%segLen] }
 
-func (t *table) find(s *slab, set uint32, id TimerID, h uint32) (uint32, *entry) {
+func (t *table) find(s *slab, group uint32, id TimerID, h uint32) (uint32, *entry) {
 	if t.count == 0 {
 		return 0, nil
 	}
@@ -54,16 +52,16 @@ func (t *table) find(s *slab, set uint32, id TimerID, h uint32) (uint32, *entry)
 		if v&tagMask != h>>(32-tagBits) || v == 0 {
 			continue
 		}
-		if e := s.at(v >> tagBits); e.id == id && e.set() == set {
+		if e := s.at(v >> tagBits); e.id == id && e.group() == group {
 			return v >> tagBits, e
 		}
 	}
 	for i := b.chain; i != 0; {
 		e := s.at(i)
-		if e.id == id && e.set() == set {
+		if e.id == id && e.group() == group {
 			return i, e
 		}
-		i = e.hnext
+		i = e.hashNext
 	}
 	return 0, nil
 }
@@ -84,11 +82,11 @@ func (t *table) buckets() uint32 { return t.mask + 1 + t.split }
 func (b *bucket) add(i uint32, e *entry, h uint32) {
 	for k, v := range &b.slots {
 		if v == 0 {
-			b.slots[k], e.hnext = slotFor(i, h), uint32(k)
+			b.slots[k], e.hashNext = slotFor(i, h), uint32(k)
 			return
 		}
 	}
-	e.hnext, b.chain = b.chain, i
+	e.hashNext, b.chain = b.chain, i
 }
 
 func (t *table) remove(s *slab, i uint32, e *entry, h uint32) {
@@ -98,17 +96,17 @@ func (t *table) remove(s *slab, i uint32, e *entry, h uint32) {
 
 // remove frees the entry's slot, or gives it to the chain's first.
 func (b *bucket) remove(t *table, s *slab, i uint32, e *entry, h uint32) {
-	if k := e.hnext; k < bucketLen && b.slots[k] == slotFor(i, h) {
-		b.slots[k], e.hnext = 0, 0
+	if k := e.hashNext; k < bucketLen && b.slots[k] == slotFor(i, h) {
+		b.slots[k], e.hashNext = 0, 0
 		if c := b.chain; c != 0 {
 			ce := s.at(c)
-			b.slots[k], b.chain, ce.hnext = slotFor(c, t.hash(ce.set(), ce.id)), ce.hnext, k
+			b.slots[k], b.chain, ce.hashNext = slotFor(c, t.hash(ce.group(), ce.id)), ce.hashNext, k
 		}
 		return
 	}
-	for p := &b.chain; *p != 0; p = &s.at(*p).hnext {
+	for p := &b.chain; *p != 0; p = &s.at(*p).hashNext {
 		if *p == i {
-			*p, e.hnext = e.hnext, 0
+			*p, e.hashNext = e.hashNext, 0
 			return
 		}
 	}
@@ -145,7 +143,7 @@ func (t *table) refill(s *slab, b *bucket, to func(h uint32) *bucket) {
 		}
 	}
 	for i := was.chain; i != 0; {
-		next := s.at(i).hnext
+		next := s.at(i).hashNext
 		t.put(s, i, to)
 		i = next
 	}
@@ -153,19 +151,19 @@ func (t *table) refill(s *slab, b *bucket, to func(h uint32) *bucket) {
 
 func (t *table) put(s *slab, i uint32, to func(h uint32) *bucket) {
 	e := s.at(i)
-	h := t.hash(e.set(), e.id)
+	h := t.hash(e.group(), e.id)
 	to(h).add(i, e, h)
 }
 
-// trim undoes up to steps grows while the table is far too large, and reports
-// whether it still is. Not for each removal: a burst's timers end together, and
-// what is left of them would be moved over and over.
-func (t *table) trim(s *slab, steps int) (more bool) {
-	for t.buckets() > segLen && t.count < fill/4*t.buckets() {
-		if steps == 0 {
+// trim merges up to most buckets while the table is far too large, and reports
+// whether it still is. It isn't called for each removal: a burst's timers end
+// together, and the ones that are left would be moved over and over.
+func (t *table) trim(s *slab, most int) (more bool) {
+	for t.buckets() > segLen && t.count < fill/2*t.buckets() {
+		if most == 0 {
 			return true
 		}
-		steps--
+		most--
 		t.shrink(s)
 	}
 	return false
@@ -187,9 +185,9 @@ func (t *table) shrink(s *slab) {
 	}
 }
 
-// hash mixes a Set's index and an id.
-func (t *table) hash(set uint32, id TimerID) uint32 {
-	x := (uint64(id) ^ t.salt) * 0x9e3779b97f4a7c15
-	x = (x ^ x>>29 ^ uint64(set)<<7 ^ t.salt>>5) * 0xbf58476d1ce4e5b9
+// hash mixes a group's index and an id.
+func (t *table) hash(group uint32, id TimerID) uint32 {
+	x := (uint64(id) ^ t.seed) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>29 ^ uint64(group)<<7 ^ t.seed>>5) * 0xbf58476d1ce4e5b9
 	return uint32(x >> 32)
 }

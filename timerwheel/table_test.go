@@ -9,7 +9,7 @@ import (
 // order, slots used again, chains, and the steps in which it gets smaller.
 func TestTableModel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	tab := table{salt: rng.Uint64()}
+	tab := table{seed: rng.Uint64()}
 	var s slab
 	live := map[TimerID]uint32{}
 	var ids []TimerID
@@ -31,7 +31,7 @@ func TestTableModel(t *testing.T) {
 			return
 		}
 		i, e := s.alloc()
-		e.id, e.tag = id, set<<setShift
+		e.id, e.tag = id, set<<groupShift
 		tab.add(&s, i, e, tab.hash(set, id))
 		live[id] = i
 		ids = append(ids, id)
@@ -82,7 +82,7 @@ func TestTableModel(t *testing.T) {
 			t.Fatalf("a step took %d buckets, want 100 at most", before-tab.buckets())
 		}
 	}
-	if tab.count < fill/4*tab.buckets() && tab.buckets() > segLen || steps < 2 {
+	if tab.count < fill/2*tab.buckets() && tab.buckets() > segLen || steps < 2 {
 		t.Errorf("%d buckets, %d after %d steps, for %d entries", was, tab.buckets(), steps, tab.count)
 	}
 	check()

@@ -1,11 +1,8 @@
 package timerwheel
 
 import (
-	"context"
-	"errors"
-	"fmt"
+	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/RussellLuo/timingwheel"
@@ -21,8 +18,8 @@ type wheel interface {
 
 // library is the module's latest revision. It holds a bucket's lock while it
 // moves the bucket's timers (its issue 53); the one before does not, but a Stop
-// may then miss. Nothing here calls Stop, and three million timers on a wheel of
-// 16 buckets neither hung nor got lost with either.
+// may then miss. Nothing here calls a library timer's Stop, and three million on
+// a wheel of 16 buckets neither hung nor got lost with either.
 type library struct{ w *timingwheel.TimingWheel }
 
 func newLibrary(tick time.Duration, size int) wheel {
@@ -33,287 +30,195 @@ func (l library) after(d time.Duration, f func()) { l.w.AfterFunc(d, f) }
 func (l library) start()                          { l.w.Start() }
 func (l library) stop()                           { l.w.Stop() }
 
-// wheels keeps one library wheel going. Each has an armer, a goroutine of its
-// own that makes all calls into it: the library may block in them for ever
-// (its issue 53), and then only the armer hangs. The watchdog, on the runtime's
-// timer, gives a wheel up that has stopped beating, or whose clock has been
-// stepped, and arms everything again on a new one.
+// wheels keeps one library wheel going, and replaces it when it is dead or its
+// clock has been stepped.
 type wheels struct {
-	svc  *Service
-	make func(tick time.Duration, size int) wheel
+	c      *common
+	size   int // Config.WheelSize
+	logger *slog.Logger
+	make   func(tick time.Duration, size int) wheel
+	expire func(level int, key int64) // called when a slot comes up
+	wake   func()                     // has all done that is due
 
-	mu  sync.Mutex
-	now *axle // guarded by mu; nil while stopped
-
-	quit  chan struct{} // ends the watchdog
-	done  chan struct{} // closed when it has ended
-	ended chan struct{} // closed when all that was started has ended; nil at first
+	mu      sync.Mutex
+	current *wheelInstance // guarded by mu; nil while stopped
 }
 
-// An axle is one wheel and what belongs to it.
-type axle struct {
-	wheel  wheel
-	offset int64         // wall clock minus monotonic clock when it was made
-	beat   atomic.Int64  // when it beat last, monotonic
-	asked  []armed       // guarded by wheels.mu; to be armed. At most one a slot, and the beat
-	wake   chan struct{} // holds one token when asked is not empty
-	over   chan struct{} // closed when the wheel is given up or stopped
-	gone   chan struct{} // closed when its armer has ended
+// A wheelInstance is one wheel and its caller, a goroutine that makes all calls
+// into it: the library may block in them for ever (its issue 53), and then only
+// the caller does.
+type wheelInstance struct {
+	wheel      wheel
+	offset     int64         // wall clock minus monotonic clock when it was made
+	requests   []request     // guarded by wheels.mu; at most one a slot
+	pending    chan struct{} // holds one token when requests is not empty
+	quit       chan struct{} // closed when the wheel is given up or stopped
+	callerDone chan struct{} // closed when its caller has ended
 }
 
-// armed is a request to call up(level, key), or for beatLevel the heartbeat.
-type armed struct {
+// A request is for a call of expire(level, key).
+type request struct {
 	level int
 	key   int64
 }
 
-const beatLevel = -1
+// start makes the first wheel.
+func (ws *wheels) start() { ws.renew(nil) }
 
-var errStopping = errors.New("timerwheel: the wheel of before has not ended yet")
-
-// beats is how often the wheel beats in one Config.Watchdog.
-const beats = 4
-
-func (ws *wheels) init(s *Service) {
-	ws.svc = s
-	ws.make = newLibrary
-}
-
-// start makes the first wheel and the watchdog.
-func (ws *wheels) start() error {
-	if ws.ended != nil {
-		select {
-		case <-ws.ended:
-		default:
-			return errStopping
-		}
-	}
+// stop gives the wheel up. What it returns blocks until that has ended, or for
+// ever.
+func (ws *wheels) stop() (wait func()) {
 	ws.mu.Lock()
-	ws.renew()
+	w := ws.current
+	ws.current = nil
 	ws.mu.Unlock()
-	ws.quit, ws.done = make(chan struct{}), make(chan struct{})
-	go ws.watch(ws.quit, ws.done)
-	return nil
+	close(w.quit)
+	return w.end
 }
 
-// stop ends the watchdog, the armer, the wheel and the driver.
-func (ws *wheels) stop(ctx context.Context) error {
-	close(ws.quit)
-	<-ws.done
-	ws.mu.Lock()
-	w := ws.now
-	ws.now = nil
-	ws.mu.Unlock()
-	close(w.over)
-	ended := make(chan struct{})
-	ws.ended = ended
-	go func() {
-		<-w.gone // the library deadlocks when it is armed while it stops (its issue 31)
-		w.wheel.stop()
-		ws.svc.settleDown()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("timerwheel: stop: %w", ctx.Err())
-	}
+// end ends the wheel: not before its caller, for the library deadlocks when it
+// is called while it stops (its issue 31).
+func (w *wheelInstance) end() {
+	<-w.callerDone
+	w.wheel.stop()
 }
 
-// renew puts a new wheel in the place of the old and has all armed slots armed
-// on it. ws.mu is held.
-func (ws *wheels) renew() {
-	s := ws.svc
-	if w := ws.now; w != nil {
-		close(w.over)
-		go func() { // may hang for ever with the wheel it is given up for
-			<-w.gone
-			w.wheel.stop()
-		}()
+// renew puts a new wheel in the place of old and requests all armed slots of
+// it. It is false if old isn't the current one any more.
+func (ws *wheels) renew(old *wheelInstance) bool {
+	wall, mono := ws.c.clocks()
+	w := &wheelInstance{
+		wheel:      ws.make(ws.c.period(), ws.size),
+		offset:     wall - mono,
+		pending:    make(chan struct{}, 1),
+		quit:       make(chan struct{}),
+		callerDone: make(chan struct{}),
 	}
-	wall, mono := s.clocks()
-	w := &axle{
-		wheel:  ws.make(s.cfg.Tick, s.cfg.WheelSize),
-		offset: wall - mono,
-		wake:   make(chan struct{}, 1),
-		over:   make(chan struct{}),
-		gone:   make(chan struct{}),
-	}
-	w.beat.Store(mono)
-	w.asked = append(w.asked, armed{level: beatLevel})
-	for i := range s.armed {
-		if v := s.armed[i].Load(); v != 0 {
-			w.asked = append(w.asked, armed{i >> ringBits, v - 1})
-		}
-	}
-	ws.now = w
 	w.wheel.start()
-	w.wake <- struct{}{}
-	go ws.arm(w)
+	go ws.call(w)
+	given := old
+	ws.mu.Lock()
+	ok := ws.current == old
+	if ok {
+		ws.current = w
+		for slot := range uint32(levels * ringLen) {
+			if key, ok := ws.c.slots.armed(slot); ok {
+				w.requests = append(w.requests, request{levelOf(slot), key})
+			}
+		}
+		w.pending <- struct{}{}
+	} else {
+		given = w
+	}
+	ws.mu.Unlock()
+	if given != nil {
+		close(given.quit)
+		go given.end() // may block for ever, with the wheel that it is given up for
+	}
+	return ok
 }
 
-// request has the slot armed on the wheel. It never blocks, and it is called
-// with a shard locked.
+// request has the slot brought up. It never blocks.
 func (ws *wheels) request(level int, key int64) {
 	ws.mu.Lock()
-	if w := ws.now; w != nil {
-		w.ask(armed{level, key})
+	defer ws.mu.Unlock()
+	w := ws.current
+	if w == nil {
+		return
 	}
-	ws.mu.Unlock()
-}
-
-// ask queues a request. wheels.mu is held.
-func (w *axle) ask(a armed) {
-	w.asked = append(w.asked, a)
-	select {
-	case w.wake <- struct{}{}:
-	default:
+	if w.requests = append(w.requests, request{level, key}); len(w.requests) == 1 {
+		select {
+		case w.pending <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// arm is the wheel's armer.
-func (ws *wheels) arm(w *axle) {
-	defer close(w.gone)
-	var todo []armed
+// call is the wheel's caller.
+func (ws *wheels) call(w *wheelInstance) {
+	defer close(w.callerDone)
+	var todo []request
 	for {
 		select {
-		case <-w.over:
+		case <-w.quit:
 			return
-		case <-w.wake:
+		case <-w.pending:
 		}
 		ws.mu.Lock()
-		todo, w.asked = w.asked, todo[:0]
+		todo, w.requests = w.requests, todo[:0]
 		ws.mu.Unlock()
-		for _, a := range todo {
+		for _, r := range todo {
 			select {
-			case <-w.over:
+			case <-w.quit:
 				return
 			default:
 			}
-			ws.armOne(w, a)
+			ws.callOne(w, r)
 		}
 	}
 }
 
-// armOne makes the call into the library. The library counts wall-clock ticks
-// and fires up to one early; the delay asked for is therefore that to the
-// first tick of its own that is not before the slot's.
-func (ws *wheels) armOne(w *axle, a armed) {
-	s := ws.svc
-	if a.level == beatLevel {
-		w.wheel.after(s.cfg.Watchdog/beats, func() { ws.beaten(w) })
+// callOne makes the call into the library, which counts wall-clock ticks and
+// fires up to one early: the delay asked for is that to the first of its ticks
+// that is not before the slot's.
+func (ws *wheels) callOne(w *wheelInstance, r request) {
+	if ws.c.stepped(w.offset) != 0 {
+		ws.check() // the new wheel is asked for this slot too
 		return
 	}
-	if s.stepped(w.offset) != 0 {
-		ws.check() // the new wheel arms this slot too
-		return
+	wall, mono := ws.c.clocks()
+	tick := ws.c.tick
+	at := wall + expiry(r.level, r.key)*tick - mono
+	if over := at % tick; over > 0 {
+		at += tick - over
 	}
-	wall, mono := s.clocks()
-	at := wall + upAt(a.level, a.key)*s.tick - mono
-	if over := at % s.tick; over > 0 {
-		at += s.tick - over
-	}
-	w.wheel.after(time.Duration(at-wall), func() { s.up(a.level, a.key) })
+	w.wheel.after(time.Duration(at-wall), func() { ws.expire(r.level, r.key) })
 }
 
-// soon is how long a slot waits that keeps coming up early.
+// soon is how long a slot waits at most that keeps coming up early.
 const soon = 100 * time.Millisecond
 
-// early arms a slot again that came up before its time: on the runtime's
-// timer, for a wheel whose clock runs ahead would bring it up at once, over
-// and over.
-func (s *Service) early(level int, key int64) {
-	s.count.early.Add(1)
-	d := time.Duration(upAt(level, key)*s.tick - s.now())
+// early asks again for a slot that came up before its time. It does so by the
+// runtime's timer, for a wheel whose clock runs ahead would bring it up at once,
+// over and over.
+func (ws *wheels) early(level int, key int64) {
+	ws.c.count.early.Add(1)
+	d := time.Duration(expiry(level, key)*ws.c.tick - ws.c.now())
 	if d <= soon {
-		time.AfterFunc(d, func() { s.up(level, key) })
+		time.AfterFunc(d, func() { ws.expire(level, key) })
 		return
 	}
-	time.AfterFunc(soon, func() { s.wheels.request(level, key) })
+	time.AfterFunc(soon, func() { ws.request(level, key) })
 }
 
-// beaten runs on the goroutine of the library's timer. Each beat also looks for
-// slots that are due: one whose library timer was lost is late by a beat.
-func (ws *wheels) beaten(w *axle) {
-	w.beat.Store(ws.svc.now())
-	defer ws.svc.kick()
-	ws.mu.Lock()
-	if ws.now == w {
-		w.ask(armed{level: beatLevel})
-	}
-	ws.mu.Unlock()
-}
-
-// watch is the watchdog.
-func (ws *wheels) watch(quit, done chan struct{}) {
-	defer close(done)
-	t := time.NewTicker(ws.svc.cfg.Watchdog / beats)
-	defer t.Stop()
-	for round := 0; ; round++ {
-		select {
-		case <-quit:
-			return
-		case <-t.C:
-			ws.check()
-			if sh := ws.svc.shards; round%beats == 0 {
-				for i := range sh {
-					sh[i].trim()
-				}
-			}
+// check replaces the wheel if the wall clock has been stepped.
+func (ws *wheels) check() {
+	if w := ws.running(); w != nil {
+		if step := ws.c.stepped(w.offset); step != 0 {
+			ws.replace(w, "clock_step", step)
 		}
 	}
 }
 
-// check gives the wheel up if it is dead or lives by another clock.
-func (ws *wheels) check() {
-	s := ws.svc
-	step, silent, dead := ws.giveUp()
-	if !dead {
-		return
+// giveUp replaces a wheel that brings slots up no more.
+func (ws *wheels) giveUp() {
+	if w := ws.running(); w != nil {
+		ws.replace(w, "silent", true)
 	}
-	s.count.rebuilds.Add(1)
-	s.cfg.Logger.Warn("timerwheel: new wheel", "clock_step", step, "silent", silent)
-	go s.kick() // what is overdue need not wait for it; the armer or the watchdog is the caller
 }
 
-func (ws *wheels) giveUp() (step, silent time.Duration, dead bool) {
-	s := ws.svc
+// running returns the current wheel, nil while stopped.
+func (ws *wheels) running() *wheelInstance {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if ws.now == nil {
-		return 0, 0, false
-	}
-	step = s.stepped(ws.now.offset)
-	silent = time.Duration(s.now() - ws.now.beat.Load())
-	if step == 0 && silent <= s.cfg.Watchdog {
-		return 0, 0, false
-	}
-	ws.renew()
-	return step, silent, true
+	return ws.current
 }
 
-// clocks reads the wall clock and the monotonic one together.
-func (s *Service) clocks() (wall, mono int64) {
-	t := time.Now()
-	return s.wall(t), int64(t.Sub(s.base))
-}
-
-// stepped returns how far the wall clock has been stepped against the
-// monotonic one, 0 when by too little to matter. Of a few readings the
-// smallest difference counts: the goroutine may lose its CPU in between.
-func (s *Service) stepped(offset int64) time.Duration {
-	var step int64
-	for i := range 3 {
-		wall, mono := s.clocks()
-		if d := wall - mono - offset; i == 0 || abs(d) < abs(step) {
-			step = d
-		}
+func (ws *wheels) replace(w *wheelInstance, why string, what any) {
+	if !ws.renew(w) {
+		return
 	}
-	if abs(step) <= max(2*s.tick, int64(20*time.Millisecond)) {
-		return 0
-	}
-	return time.Duration(step)
+	ws.c.count.rebuilds.Add(1)
+	ws.logger.Warn("timerwheel: new wheel", why, what)
+	go ws.wake() // what is overdue need not wait for it
 }
-
-func abs(n int64) int64 { return max(n, -n) }

@@ -70,8 +70,9 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, sche
 			b.stop(context.Background())
 		}
 	}()
-	spare := cfg.SpareWorkers
-	b.pool, err = engine.NewPool(engine.PoolConfig{Workers: cfg.Workers, Spare: spare, MaxQueue: cfg.MaxQueue, Logger: cfg.Logger})
+	b.pool, err = engine.NewPool(engine.PoolConfig{
+		Workers: cfg.Workers, Spare: cfg.SpareWorkers, MaxQueue: cfg.MaxQueue, StallAfter: cfg.StallAfter, Logger: cfg.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}

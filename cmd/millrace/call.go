@@ -48,8 +48,16 @@ func (c *callCmd) run(stdout io.Writer) error {
 	if err != nil {
 		return startError(err, &sources{})
 	}
-	if req != nil && len(req.Body) > form.MaxBody() {
-		return exitf(exitUsage, "BODY of %d bytes: at most %d fit a frame; give a larger --max-frame if the server has one", len(req.Body), form.MaxBody())
+	if req != nil {
+		err := form.Check(*req)
+		switch {
+		case errors.Is(err, codec.ErrBodyTooLarge):
+			return exitf(exitUsage, "BODY of %d bytes: at most %d fit a frame; give a larger --max-frame if the server has one", len(req.Body), form.MaxBody())
+		case errors.Is(err, codec.ErrBadHandle):
+			return exitf(exitUsage, "MAIN/SUB %q: 0 to 255 each with --command=main-sub-8", c.Handle)
+		case err != nil:
+			return exitf(exitUsage, "%w", err)
+		}
 	}
 	conn, err := dial(c.Addr, time.Duration(c.Timeout))
 	if err != nil {
@@ -81,14 +89,15 @@ func (c *callCmd) request() (*codec.Packet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("MAIN/SUB %q: %w", c.Handle, err)
 	}
-	if c.Command == "main-sub-8" && (h.main > 255 || h.sub > 255) {
-		return nil, fmt.Errorf("MAIN/SUB %q: 0 to 255 each with --command=main-sub-8", c.Handle)
-	}
 	body, err := c.body()
 	if err != nil {
 		return nil, err
 	}
-	return &codec.Packet{Main: h.main, Sub: h.sub, Seq: 1, Body: body}, nil
+	p := &codec.Packet{Main: h.main, Sub: h.sub, Body: body}
+	if c.layout().Seq {
+		p.Seq = 1
+	}
+	return p, nil
 }
 
 func (c *callCmd) body() ([]byte, error) {
@@ -224,9 +233,13 @@ type listener struct {
 }
 
 func (l *listener) send(p codec.Packet) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, err := l.conn.Write(l.form.Append(nil, p)); err != nil {
+	frame, err := l.form.Append(nil, p)
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		_, err = l.conn.Write(frame)
+	}
+	if err != nil {
 		return exitf(exitProtocol, "%w", err)
 	}
 	return nil

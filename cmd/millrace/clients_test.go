@@ -140,6 +140,8 @@ func TestCall(t *testing.T) {
 		{"no handle", []string{tcp}, "", "", "millrace: MAIN/SUB is missing, such as 1/1; only --listen does without\n", 64},
 		{"not hex", []string{"--hex", tcp, "1/1", "xy"}, "", "", `millrace: BODY "xy": with --hex it must be hexadecimal, such as 00ff` + "\n", 64},
 		{"too large", []string{tcp, "1/1", "-"}, strings.Repeat("x", 65533), "", "millrace: BODY of 65533 bytes: at most 65532 fit a frame; give a larger --max-frame if the server has one\n", 64},
+		{"a handle of more than two bytes", []string{"--command=main-sub-8", tcp, "300/1"}, "", "", `millrace: MAIN/SUB "300/1": 0 to 255 each with --command=main-sub-8` + "\n", 64},
+		{"too large for a short length", []string{"--length-width=2", tcp, "1/1", "-"}, strings.Repeat("x", 65532), "", "millrace: BODY of 65532 bytes: at most 65531 fit a frame; give a larger --max-frame if the server has one\n", 64},
 		{"not an address", []string{"7000", "1/1"}, "", "", `millrace: ADDR "7000": must be HOST:PORT, such as 127.0.0.1:7000` + "\n", 64},
 		{"nobody there", []string{"127.0.0.1:1", "1/1"}, "", "", "millrace: dial tcp 127.0.0.1:1: connect: connection refused\n", 69},
 		{"another layout than the server's", []string{"--byte-order=little", tcp, "1/1", "x"}, "", "", "", 76},

@@ -227,7 +227,7 @@ func TestEveryFieldOfConfigHasItsFlag(t *testing.T) {
 	for _, of := range []reflect.Type{reflect.TypeFor[engine.Config](), reflect.TypeFor[codec.Layout]()} {
 		for i := range of.NumField() {
 			switch name := of.Field(i).Name; name {
-			case "Layout", "Pool", "Logger": // the frame's own flags; an embedder's
+			case "Layout", "Pool", "OnStall", "Logger": // the frame's own flags; an embedder's
 			default:
 				if flag := "--" + flagOf(name); !strings.Contains(help, flag+"=") && !strings.Contains(help, flag+" ") && !strings.Contains(help, "--[no-]"+flagOf(name)) {
 					t.Errorf("%s.%s has no flag %s", of, name, flag)
@@ -251,8 +251,8 @@ func TestDefaultsAreTheEngines(t *testing.T) {
 func TestOffReachesTheEngine(t *testing.T) {
 	cfg := parse(t, "--first-frame-timeout=0", "--frame-timeout=off", "--idle-timeout=0s", "--heartbeat=off", "--keep-alive=0",
 		"--user-timeout=off", "--spare-workers=0", "--max-conns-per-ip=off", "--socket-send-buffer=0").WithDefaults()
-	if cfg.FirstFrameTimeout != 0 || cfg.FrameTimeout != 0 || cfg.IdleTimeout != 0 || cfg.Heartbeat != 0 || cfg.KeepAlive != 0 ||
-		cfg.UserTimeout != 0 || cfg.SpareWorkers != 0 || cfg.MaxConnsPerIP != 0 || cfg.SocketSendBuffer != 0 {
+	if cfg.FirstFrameTimeout != engine.Off || cfg.FrameTimeout != engine.Off || cfg.IdleTimeout != 0 || cfg.Heartbeat != 0 || cfg.KeepAlive != engine.Off ||
+		cfg.UserTimeout != engine.Off || cfg.SpareWorkers != engine.Off || cfg.MaxConnsPerIP != 0 || cfg.SocketSendBuffer != 0 {
 		t.Errorf("something is still on: %+v", cfg)
 	}
 }

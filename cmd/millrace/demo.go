@@ -44,7 +44,7 @@ func (c *demoCmd) run(stdout io.Writer) error {
 		return startError(err, &sources{})
 	}
 	addr := srv.Addrs()[0].String()
-	fmt.Fprintf(stdout, "server   tcp://%s, %d loops, dispatch %v; %s on %d CPUs\n", addr, runtime.NumCPU(), c.Dispatch, runtime.Version(), runtime.NumCPU())
+	fmt.Fprintf(stdout, "server   tcp://%s, %d loops, dispatch %v; %s on %d CPUs\n", addr, runtime.GOMAXPROCS(0), c.Dispatch, runtime.Version(), runtime.GOMAXPROCS(0))
 	fmt.Fprintf(stdout, "clients  %d connections, each with %d echoes of %s bytes under way, %s\n", c.Conns, c.Depth, c.Body, c.Duration)
 	runErr := c.measure(addr, stdout)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"time"
@@ -57,9 +58,10 @@ type engineFlags struct {
 	Accept  acceptOption  `group:"net" default:"reuseport" placeholder:"MODE" help:"Who accepts TCP: reuseport (each loop its own socket; Linux) or single (${default})."`
 	Balance balanceOption `group:"net" default:"round-robin" placeholder:"MODE" help:"How --accept=single picks a loop: round-robin, least-connections or source-hash (${default})."`
 
-	Loops          count          `group:"run" default:"${cpus}" placeholder:"N" help:"Event loops (one per CPU: ${default})."`
-	Workers        count          `group:"run" default:"${workers}" placeholder:"N" help:"Workers that run handlers (two per CPU: ${default})."`
+	Loops          count          `group:"run" default:"${cpus}" placeholder:"N" help:"Event loops (one per CPU that this process may use: ${default})."`
+	Workers        count          `group:"run" default:"${workers}" placeholder:"N" help:"Workers that run handlers (two per CPU that this process may use: ${default})."`
 	SpareWorkers   limit          `group:"run" default:"256" placeholder:"N" help:"Most additional workers while all are blocked in handlers; off for none (${default})."`
+	StallAfter     timeout        `group:"run" default:"100ms" placeholder:"D" help:"Log a handler that holds its worker up for longer, with its stack; off for none (${default})."`
 	Dispatch       dispatchOption `group:"run" default:"adaptive" placeholder:"MODE" help:"Where packets run: adaptive (quick handles on their loop), ordered (workers) or inline (loops) (${default})."`
 	HandleDispatch routes         `group:"run" placeholder:"MAIN/SUB=MODE" help:"The same for one handle. Repeatable."`
 
@@ -82,6 +84,9 @@ type engineFlags struct {
 	Linger            period  `group:"times" default:"2s" placeholder:"D" help:"To send what is unsent at close and to wait for the peer's FIN (${default})."`
 	FinTimeout        period  `group:"times" default:"5m" placeholder:"D" help:"From the peer's FIN until what is owed must be done (${default})."`
 
+	DrainRate auto   `group:"times" default:"auto" placeholder:"N" help:"Sessions told GOAWAY in a second of a drain (${default}: 200, or as many as it takes to tell all in a quarter of --drain-timeout)."`
+	DrainTo   string `group:"times" placeholder:"ADDR" help:"Where GOAWAY sends the clients: HOST:PORT, up to 256 bytes (none)."`
+
 	SystemFrames     bool    `group:"socket" default:"true" help:"PING, ERROR and GOAWAY on Main 0; --system-frames=false for clients that know nothing of them (${default})."`
 	ReadBuffer       size    `group:"socket" default:"64KiB" placeholder:"BYTES" help:"Most that one read takes, per loop (${default})."`
 	SocketRecvBuffer buffer  `group:"socket" default:"off" placeholder:"BYTES" help:"SO_RCVBUF; off for the system's (${default})."`
@@ -91,8 +96,7 @@ type engineFlags struct {
 	KeepAliveEvery   period  `group:"socket" default:"10s" placeholder:"D" help:"Between two probes (${default})."`
 	KeepAliveCount   count   `group:"socket" default:"3" placeholder:"N" help:"Unanswered probes before the connection is dead (${default})."`
 	UserTimeout      timeout `group:"socket" default:"15s" placeholder:"D" help:"Sent to again and again, and not one acknowledgement for so long: the connection is dead; off for the system's limit (${default})."`
-	LockOSThread     bool    `group:"socket" name:"lock-os-thread" help:"Bind each loop to a thread (false)."`
-	EdgeTriggered    bool    `group:"socket" help:"epoll in edge-triggered mode. Reading can't be paused then: a session past its limits is closed instead (false)."`
+	UnixMode         mode    `group:"socket" default:"umask" placeholder:"OCTAL" help:"Permissions of unix sockets, such as 0660; umask for what that leaves (${default})."`
 	DrainBudget      count   `group:"socket" default:"256" placeholder:"N" help:"Sessions written to in one turn of a loop (${default})."`
 }
 
@@ -107,14 +111,14 @@ func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispat
 	return engine.Config{
 		Addrs: f.Addr, Layout: frame.layout(), MaxFrame: f.maxFrame(),
 		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: modes,
-		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue),
+		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue), StallAfter: f.StallAfter.engine(),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
 		MaxRefused: int(f.MaxRefused), MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
 		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger), FinTimeout: time.Duration(f.FinTimeout),
 		ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
 		KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
-		LockOSThread: f.LockOSThread, EdgeTriggered: f.EdgeTriggered, DrainBudget: int(f.DrainBudget),
+		UnixMode: fs.FileMode(f.UnixMode), DrainBudget: int(f.DrainBudget), DrainRate: int(f.DrainRate), DrainTo: f.DrainTo,
 		Logger: logger,
 	}
 }
@@ -140,8 +144,6 @@ func flagOf(field string) string {
 		return "system-frames"
 	case "Delay":
 		return "no-delay"
-	case "LockOSThread":
-		return "lock-os-thread"
 	case "LittleEndian":
 		return "byte-order"
 	default:

@@ -10,13 +10,15 @@ import (
 // What each package may import beside the standard library, so that an embedder of one
 // links nothing of the others. A prefix stands for what is below it.
 var mayImport = map[string][]string{
-	"millrace/codec":           {},
-	"millrace/timerwheel":      {"github.com/RussellLuo/timingwheel"},
-	"millrace/dbasync":         {"github.com/jackc/pgx/v5"},
-	"millrace/dbasync/migrate": {"github.com/jackc/pgx/v5"},
-	"millrace/dbasync/pgembed": {},
-	"millrace/engine":          {"millrace/codec", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
-	"millrace/services/serial": {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
+	"millrace/codec":                  {},
+	"millrace/timerwheel":             {"github.com/RussellLuo/timingwheel"},
+	"millrace/dbasync":                {"github.com/jackc/pgx/v5"},
+	"millrace/dbasync/migrate":        {"github.com/jackc/pgx/v5"},
+	"millrace/dbasync/pgembed":        {},
+	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal"},
+	"millrace/engine/internal/netio":  {},
+	"millrace/engine/internal/gnetio": {"millrace/engine/internal/netio", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
+	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
 	"millrace/services": {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/dbasync",
 		"millrace/services/serial"},
 	"millrace/services/client": {"millrace/codec", "millrace/services/serial"},
@@ -53,6 +55,16 @@ func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 			if (strings.Contains(first, ".") || first == "millrace") && !under(imported, allowed) {
 				t.Errorf("%s imports %s", pkg, imported)
 			}
+		}
+	}
+}
+
+// Whoever replaces gnet replaces one package, its tests included.
+func TestOnlyOnePackageKnowsGnet(t *testing.T) {
+	for _, line := range goList(t, "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}}:{{.}} {{end}}{{range .TestImports}}{{$p}}:{{.}} {{end}}{{range .XTestImports}}{{$p}}:{{.}} {{end}}`, "millrace/engine/...") {
+		pkg, imported, _ := strings.Cut(line, ":")
+		if under(imported, []string{"github.com/panjf2000", "golang.org/x/sys"}) && pkg != "millrace/engine/internal/gnetio" {
+			t.Errorf("%s imports %s", pkg, imported)
 		}
 	}
 }

@@ -74,7 +74,7 @@ func newParser(cli *commands, src *sources, stdout, stderr io.Writer) (*kong.Kon
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ExplicitGroups(groups),
 		kong.Resolvers(src),
-		kong.Vars{"cpus": strconv.Itoa(runtime.NumCPU()), "workers": strconv.Itoa(2 * runtime.NumCPU())},
+		kong.Vars{"cpus": strconv.Itoa(runtime.GOMAXPROCS(0)), "workers": strconv.Itoa(2 * runtime.GOMAXPROCS(0))},
 	)
 }
 

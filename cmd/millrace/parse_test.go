@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func TestSizesReadWhatTheyWrite(t *testing.T) {
 		back string
 	}{
 		{"1", 1, "1"}, {"1024", 1024, "1KiB"}, {"1KiB", 1024, "1KiB"}, {"1536KiB", 1536 << 10, "1536KiB"}, {"64 MiB", 64 << 20, "64MiB"},
-		{"3GiB", 3 << 30, "3GiB"}, {"1000000", 1000000, "1000000"},
+		{"1GiB", 1 << 30, "1GiB"}, {"1000000", 1000000, "1000000"},
 	} {
 		n, ok := parseSize(c.text)
 		if !ok || n != c.n || size(n).String() != c.back {
@@ -67,7 +68,7 @@ func TestHandleDispatchWinsOverTheServersOwn(t *testing.T) {
 
 func TestFlagNames(t *testing.T) {
 	for field, flag := range map[string]string{"MaxFrame": "max-frame", "Addrs": "addr", "MaxConnsPerIP": "max-conns-per-ip",
-		"LockOSThread": "lock-os-thread", "Delay": "no-delay", "NoSystemFrames": "system-frames", "KeepAliveEvery": "keep-alive-every"} {
+		"UnixMode": "unix-mode", "Delay": "no-delay", "NoSystemFrames": "system-frames", "KeepAliveEvery": "keep-alive-every"} {
 		if got := flagOf(field); got != flag {
 			t.Errorf("%s: got %s, want %s", field, got, flag)
 		}
@@ -86,5 +87,18 @@ func TestDurationsReadWhatTheyWrite(t *testing.T) {
 	}
 	if got := short(5 * time.Minute); got != "5m" {
 		t.Errorf("got %s, want 5m", got)
+	}
+}
+
+func TestUnixModeIsOctal(t *testing.T) {
+	for _, bad := range []string{"0", "0888", "rw", "1777", "-1"} {
+		if _, text, code := millrace(t, nil, "", "serve", "--unix-mode="+bad); code != exitUsage || !strings.Contains(text, "--unix-mode") || !strings.Contains(text, "octal") {
+			t.Errorf("%s: exit code %d, %s", bad, code, text)
+		}
+	}
+	for given, want := range map[string]string{"660": "0660", "0600": "0600", "umask": "umask"} {
+		if out, _, code := millrace(t, nil, "", "serve", "--unix-mode="+given, "--print-config"); code != 0 || !strings.Contains(out, `unix-mode = "`+want+`"`) {
+			t.Errorf("%s: exit code %d, %s", given, code, out)
+		}
 	}
 }

@@ -78,6 +78,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if err := srv.Start(context.Background()); err != nil {
 		return startError(err, src)
 	}
+	defer limitMemory(srv, behind, cfg.MemoryBudget)()
 	fmt.Fprintln(stdout, "ready "+strings.Join(addresses(srv.Addrs()), " "))
 	select {
 	case <-srv.Done():

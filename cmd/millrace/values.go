@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,6 +103,31 @@ func (a *auto) Decode(ctx *kong.DecodeContext) error {
 			return errors.New("must be a whole number, 1 or more, or auto")
 		}
 		*a = auto(n)
+		return nil
+	})
+}
+
+// mode is a file's permissions in octal, or 0 for what the umask leaves.
+type mode fs.FileMode
+
+func (m mode) String() string {
+	if m == 0 {
+		return "umask"
+	}
+	return fmt.Sprintf("%04o", uint32(m))
+}
+
+func (m *mode) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if s == "umask" {
+			*m = 0
+			return nil
+		}
+		n, err := strconv.ParseUint(s, 8, 32)
+		if err != nil || n == 0 || n > 0o777 {
+			return errors.New("must be permissions in octal, such as 0660, or umask")
+		}
+		*m = mode(n)
 		return nil
 	})
 }

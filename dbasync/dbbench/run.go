@@ -45,7 +45,7 @@ type Config struct {
 	Duration    time.Duration // of one round of one side. 0: 1 s
 	Warmup      time.Duration // before it, not counted. 0: 200 ms
 	Workload    Workload
-	Workers     int                   // of the pool. 0: 2 x NumCPU
+	Workers     int                   // of the pool. 0: twice the CPUs that this process may use
 	Group       bool                  // dbasync: ReadOnly queries share a transaction
 	Change      func(*dbasync.Config) // last word on dbasync's settings
 }
@@ -64,7 +64,7 @@ func (c Config) withDefaults() Config {
 		c.Warmup = 200 * time.Millisecond
 	}
 	if c.Workers == 0 {
-		c.Workers = 2 * runtime.NumCPU()
+		c.Workers = 2 * runtime.GOMAXPROCS(0)
 	}
 	return c
 }

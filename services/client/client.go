@@ -20,7 +20,8 @@ type Config struct {
 	// Addrs are tcp://host:port or unix:///path; a name without :// is host:port.
 	// They are tried in turn.
 	Addrs []string
-	// Layout and MaxFrame are the server's; default: the default frame, 64 KiB.
+	// Layout and MaxFrame are the server's; default: the default frame, and 64 KiB or
+	// what its length field can say.
 	Layout   codec.Layout
 	MaxFrame int
 	// Serializer of calls; default JSON.
@@ -56,9 +57,6 @@ func (c Config) withDefaults() Config {
 	def(&c.DialTimeout, 5*time.Second)
 	def(&c.MinBackoff, 50*time.Millisecond)
 	def(&c.MaxBackoff, 5*time.Second)
-	if c.MaxFrame == 0 {
-		c.MaxFrame = codec.DefaultMaxFrame
-	}
 	if c.Serializer == nil {
 		c.Serializer = serial.JSON(serial.Limits{})
 	}
@@ -301,7 +299,7 @@ func (c *Client) current(ctx context.Context) (*link, error) {
 
 // Do sends body to handle and waits for its answer, whose bytes are the
 // caller's. Errors: *Error for an ERROR of the server, ErrLost, ErrClosed,
-// codec.ErrBodyTooLarge, ctx's.
+// codec.ErrBodyTooLarge, codec.ErrBadHandle, ctx's.
 func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
 	select {
 	case c.slots <- struct{}{}:

@@ -39,7 +39,13 @@ type peer struct {
 	f *fake
 }
 
-func (p *peer) send(pk codec.Packet) { _, _ = p.Write(p.f.codec.Append(nil, pk)) }
+func (p *peer) send(pk codec.Packet) {
+	frame, err := p.f.codec.Append(nil, pk)
+	if err != nil {
+		panic(err)
+	}
+	_, _ = p.Write(frame)
+}
 
 func (p *peer) error(code uint16, about codec.Packet, text string) {
 	b := binary.BigEndian.AppendUint16(nil, code)
@@ -360,6 +366,33 @@ func TestABodyThatIsTooLarge(t *testing.T) {
 	if _, err := c.Do(ctx, hEcho, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("an ended context: got %v", err)
 	}
+	if b, err := c.Do(soon(t), hEcho, []byte("x")); string(b) != "x" || err != nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// A handle that the layout can't say is refused before anything is written, and the
+// connection goes on. Without sequence numbers in the layout the client sends none.
+func TestAHandleThatTheLayoutCannotSay(t *testing.T) {
+	layout := codec.Layout{Command: codec.MainSub8}
+	c := listen(t, layout, echo).dial(func(c *client.Config) { c.Layout = layout })
+	for _, h := range []uint32{client.Handle(300, 1), client.Handle(1, 256), 1 << 31} {
+		if _, err := c.Do(soon(t), h, nil); !errors.Is(err, codec.ErrBadHandle) {
+			t.Errorf("Do on %#x: got %v, want codec.ErrBadHandle", h, err)
+		}
+		if err := c.Send(soon(t), h, nil); !errors.Is(err, codec.ErrBadHandle) {
+			t.Errorf("Send on %#x: got %v, want codec.ErrBadHandle", h, err)
+		}
+	}
+	if b, err := c.Do(soon(t), client.Handle(255, 255), []byte("x")); string(b) != "x" || err != nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// The default of MaxFrame fits every layout.
+func TestAShortLengthFieldNeedsNoMaxFrame(t *testing.T) {
+	layout := codec.Layout{LengthWidth: 2, LengthAdjust: -2}
+	c := listen(t, layout, echo).dial(func(c *client.Config) { c.Layout = layout })
 	if b, err := c.Do(soon(t), hEcho, []byte("x")); string(b) != "x" || err != nil {
 		t.Errorf("got %q, %v", b, err)
 	}

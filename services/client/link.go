@@ -96,8 +96,10 @@ func (l *link) finish(k *call, body []byte, err error) {
 
 // send queues a packet for the writer; k, if any, waits for the answer.
 func (l *link) send(ctx context.Context, handle uint32, body []byte, k *call) error {
-	if len(body) > l.c.codec.MaxBody() {
-		return fmt.Errorf("%w: %d bytes, at most %d", codec.ErrBodyTooLarge, len(body), l.c.codec.MaxBody())
+	main, sub := codec.Split(handle)
+	p := codec.Packet{Main: main, Sub: sub, Body: body}
+	if err := l.c.codec.Check(p); err != nil {
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() {
 		l.mu.Lock()
@@ -116,17 +118,16 @@ func (l *link) send(ctx context.Context, handle uint32, body []byte, k *call) er
 	case l.err != nil || l.leaving.Load():
 		return errLeft
 	}
-	main, sub := codec.Split(handle)
-	l.seq++
+	key := handle
+	if l.c.cfg.Layout.Seq {
+		l.seq++
+		p.Seq, key = l.seq, l.seq
+	}
 	if k != nil {
-		key := handle
-		if l.c.cfg.Layout.Seq {
-			key = l.seq
-		}
 		l.queues[key] = append(l.queues[key], k)
 		l.calls++
 	}
-	l.out = l.c.codec.Append(l.out, codec.Packet{Main: main, Sub: sub, Seq: l.seq, Body: body})
+	l.out, _ = l.c.codec.Append(l.out, p)
 	l.wake.Broadcast()
 	return nil
 }
@@ -182,7 +183,7 @@ func (l *link) system(p codec.Packet) {
 	switch p.Sub {
 	case subPing:
 		l.mu.Lock()
-		l.out = l.c.codec.Append(l.out, codec.Packet{Sub: subPong, Seq: p.Seq, Body: p.Body})
+		l.out, _ = l.c.codec.Append(l.out, codec.Packet{Sub: subPong, Seq: p.Seq, Body: p.Body})
 		l.wake.Broadcast()
 		l.mu.Unlock()
 	case subError:
@@ -281,7 +282,7 @@ func (l *link) beat() {
 		case pinged.IsZero():
 			pinged = time.Now()
 			l.mu.Lock()
-			l.out = l.c.codec.Append(l.out, codec.Packet{Sub: subPing})
+			l.out, _ = l.c.codec.Append(l.out, codec.Packet{Sub: subPing})
 			l.wake.Broadcast()
 			l.mu.Unlock()
 		}

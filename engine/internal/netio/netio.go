@@ -33,7 +33,8 @@ type Conn interface {
 	// CloseWrite sends the FIN behind what was written.
 	CloseWrite()
 	// Detach keeps the descriptor open beyond the end that Sink.Closed has just told, to
-	// write what is owed; nothing is read any more. False: it can't be kept.
+	// write what is owed; nothing is read any more, and NotifyWritable is to be called again
+	// by who waits for it. False: it can't be kept.
 	Detach() bool
 	// Abort makes Close a reset that drops what the kernel has not sent.
 	Abort()

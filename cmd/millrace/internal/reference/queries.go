@@ -44,16 +44,17 @@ var anyInt = bounds{math.MinInt64, math.MaxInt64}
 // one handle leave in the order of their requests.
 type waiting struct{ list []*pendingQuery }
 
-type pendingQuery struct{ answer func() }
+type pendingQuery struct{ answer, release func() }
 
 // done notes an answer and sends those that nothing earlier holds back. Strand only.
-func (w *waiting) done(q *pendingQuery, s *engine.Session, answer func()) {
+func (w *waiting) done(q *pendingQuery, answer func()) {
 	q.answer = answer
 	for len(w.list) > 0 && w.list[0].answer != nil {
-		w.list[0].answer()
+		first := w.list[0]
+		first.answer()
 		w.list[0] = nil
 		w.list = w.list[1:]
-		s.Release()
+		first.release()
 	}
 }
 
@@ -72,12 +73,11 @@ func Queries(r *Router, db *dbasync.DB, ready func() bool) {
 }
 
 func query(s *engine.Session, p codec.Packet, db *dbasync.DB, ready func() bool, w *waiting) {
-	q := &pendingQuery{}
+	q := &pendingQuery{release: s.Hold()}
 	p = p.Clone()
-	s.Hold()
 	w.list = append(w.list, q)
 	refuse := func(code engine.ErrorCode, text string) {
-		w.done(q, s, func() { Refuse(s, p, code, text) })
+		w.done(q, func() { Refuse(s, p, code, text) })
 	}
 	var name string
 	var list []byte
@@ -101,10 +101,10 @@ func query(s *engine.Session, p codec.Packet, db *dbasync.DB, ready func() bool,
 	}
 	err = db.Query(context.Background(), s, func(res dbasync.QueryResult) {
 		if res.Stale {
-			s.Release() // the session has gone, and its queue with it
+			q.release() // the session has gone, and its queue with it
 			return
 		}
-		w.done(q, s, func() { answerQuery(s, p, res) })
+		w.done(q, func() { answerQuery(s, p, res) })
 	}, entry.stmt, args...)
 	switch {
 	case errors.Is(err, dbasync.ErrQueueFull):

@@ -19,7 +19,6 @@ type Router struct {
 	near     [8][16]Func // the routes of small Main and Sub again: an index costs less than a map
 	dispatch map[uint32]engine.Dispatch
 	fins     []func(s *engine.Session)
-	early    []func(s *engine.Session)
 	closes   []func(s *engine.Session, why engine.Reason)
 }
 
@@ -50,7 +49,6 @@ func (r *Router) Blocking(main, sub uint16, f Func) {
 type Controller interface {
 	engine.Handler
 	engine.FinHandler
-	engine.EarlyFinHandler
 	Handles() []uint32
 	Dispatch() map[uint32]engine.Dispatch
 }
@@ -63,16 +61,11 @@ func (r *Router) Mount(c Controller) {
 	}
 	maps.Copy(r.dispatch, c.Dispatch())
 	r.OnFin(c.OnSocketFin)
-	r.OnFinEarly(c.OnSocketFinEarly)
 	r.OnClose(c.OnSocketClose)
 }
 
 // OnFin registers f for a session's FIN. Several run in the order of registration.
 func (r *Router) OnFin(f func(s *engine.Session)) { r.fins = append(r.fins, f) }
-
-// OnFinEarly registers f for a FIN that comes while the session's last request still
-// runs: it runs beside that, and what OnFin has comes later all the same.
-func (r *Router) OnFinEarly(f func(s *engine.Session)) { r.early = append(r.early, f) }
 
 // OnClose registers f for a session's end. Several run in the order of registration.
 func (r *Router) OnClose(f func(s *engine.Session, why engine.Reason)) {
@@ -110,13 +103,6 @@ func (r *Router) OnSocketFin(s *engine.Session) {
 	}
 }
 
-// OnSocketFinEarly tells those that asked with OnFinEarly.
-func (r *Router) OnSocketFinEarly(s *engine.Session) {
-	for _, f := range r.early {
-		f(s)
-	}
-}
-
 // OnSocketClose tells those that asked with OnClose.
 func (r *Router) OnSocketClose(s *engine.Session, why engine.Reason) {
 	for _, f := range r.closes {
@@ -137,7 +123,7 @@ func Answer(s *engine.Session, p codec.Packet, body []byte) {
 
 // Refuse answers p with an ERROR.
 func Refuse(s *engine.Session, p codec.Packet, code engine.ErrorCode, text string) {
-	dropped(s, p, s.Error(p, code, text))
+	dropped(s, p, s.ReplyError(p, code, text))
 }
 
 // dropped logs an answer that could not be sent for another reason than that its

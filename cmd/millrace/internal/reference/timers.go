@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"context"
 	"errors"
 	"math"
 	"strconv"
@@ -29,7 +30,9 @@ type sessionTimers struct {
 }
 
 func newSessionTimers(service *timerwheel.Service, s *engine.Session) *sessionTimers {
-	return &sessionTimers{service.For(s), func(f timerwheel.Firing) {
+	set := service.For(s)
+	context.AfterFunc(s.InputContext(), func() { set.Close() }) // also while the last request still runs
+	return &sessionTimers{set, func(f timerwheel.Firing) {
 		var buf [80]byte
 		body := strconv.AppendUint(append(buf[:0], `{"id":`...), uint64(f.ID), 10)
 		body = strconv.AppendUint(append(body, `,"n":`...), f.N, 10)
@@ -50,7 +53,6 @@ func Timers(r *Router, service *timerwheel.Service) {
 		}
 	}
 	r.OnFin(end)
-	r.OnFinEarly(end)
 	r.Handle(timers, subSetTimer, func(s *engine.Session, p codec.Packet) {
 		setTimer(s, p, sets.get(s, func() *sessionTimers { return newSessionTimers(service, s) }))
 	})
@@ -78,7 +80,7 @@ func setTimer(s *engine.Session, p codec.Packet, t *sessionTimers) {
 	var id uint64
 	var ms, repeat int64
 	if !Decode(s, p, strictjson.Uint("id", &id, math.MaxUint32), strictjson.Int("ms", &ms, 1, math.MaxUint32),
-		strictjson.Int("repeat", &repeat, 0, math.MaxUint32)) {
+		strictjson.Int("repeat", &repeat, 0, min(math.MaxInt, math.MaxUint32))) {
 		return
 	}
 	err := t.SetTimer(timerwheel.TimerID(id), time.Duration(ms)*time.Millisecond, int(repeat), t.fire)

@@ -156,6 +156,7 @@ func (l *lockCall) finish(token uint64, err error) {
 }
 
 func (x *Services) lock(ctx *services.Context, req *lockRequest, res *lockReply) error {
+	x.endLocksWith(ctx.Session())
 	o := services.LockOptions{TTL: millis(req.TTL), Wait: millis(req.Wait), Owner: ctx.Session()}
 	if req.Wait == 0 {
 		token, err := services.LockAndWait(ctx, x.Cache, req.Key, o)

@@ -67,14 +67,14 @@ func checkPassword(hash, password string) bool {
 	return subtle.ConstantTimeCompare(sum, want) == 1
 }
 
-// hasher runs as many functions at once as there are CPUs: each takes 19 MiB.
+// hasher runs as many functions at once as there are CPUs that this process may use: each takes 19 MiB.
 type hasher struct {
 	room chan struct{} // one for each that waits or runs
 	cpus chan struct{} // one for each that runs
 }
 
 func newHasher() *hasher {
-	n := runtime.NumCPU()
+	n := runtime.GOMAXPROCS(0)
 	return &hasher{room: make(chan struct{}, maxHashing+n), cpus: make(chan struct{}, n)}
 }
 

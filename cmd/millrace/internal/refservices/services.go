@@ -1,6 +1,7 @@
 package refservices
 
 import (
+	"context"
 	"embed"
 	"errors"
 	"fmt"
@@ -50,10 +51,11 @@ type Services struct {
 	// Cache is the one in use.
 	Cache services.Cache
 
-	cfg    Config
-	hasher *hasher
-	tokens *tokens
-	keys   sync.Map // *engine.Session to *keySet
+	cfg     Config
+	hasher  *hasher
+	tokens  *tokens
+	keys    sync.Map // *engine.Session to *keySet
+	lockers sync.Map // *engine.Session that has asked for a lock
 }
 
 // handles of the services.
@@ -103,12 +105,18 @@ func New(cfg Config) (*Services, error) {
 	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache())
 }
 
-// OnSocketFinEarly gives the session's locks back while its last request still runs.
-func (x *Services) OnSocketFinEarly(s *engine.Session) { x.Cache.Release(s) }
+// endLocksWith has the session's locks given back when its peer will ask for nothing more,
+// also while its last request still runs.
+func (x *Services) endLocksWith(s *engine.Session) {
+	if _, again := x.lockers.LoadOrStore(s, nil); !again {
+		context.AfterFunc(s.InputContext(), func() { x.Cache.Release(s) })
+	}
+}
 
 // OnSocketClose ends what the session had.
 func (x *Services) OnSocketClose(s *engine.Session, why engine.Reason) {
 	x.keys.Delete(s)
+	x.lockers.Delete(s)
 	x.Controller.OnSocketClose(s, why)
 }
 

@@ -1,0 +1,251 @@
+package hostile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// badHeader is a length that no frame may have.
+func badHeader() []byte { return header(nil, 1<<31) }
+
+// lastIsBadFrame returns an error unless the stream ended with a FIN behind exactly one
+// ERROR 1 about nothing.
+func lastIsBadFrame(all []frame, end error) error {
+	at := slices.IndexFunc(all, func(f frame) bool { code, handle := f.errorCode(); return code == 1 && handle == 0 })
+	switch {
+	case at < 0:
+		return fmt.Errorf("no ERROR 1 among %d frames, the last %v, then %v", len(all), all[max(len(all)-1, 0):], end)
+	case at != len(all)-1:
+		return fmt.Errorf("%d frames behind ERROR 1, the first %v", len(all)-1-at, all[at+1])
+	case !errors.Is(end, io.EOF):
+		return fmt.Errorf("behind ERROR 1: %w, want a FIN", end)
+	}
+	return nil
+}
+
+// ERROR 1 is the last frame that a client gets, also while others broadcast and send to
+// its group, whether it reads at once, is served slowly, or has much to read first.
+func TestNothingComesBehindTheErrorOfABadFrame(t *testing.T) {
+	const clients, atOnce = 900, 30
+	s := serve(t, smallSend, "--spare-workers=64")
+	var senders sync.WaitGroup
+	stop := make(chan struct{})
+	for _, push := range [][]byte{
+		repeat(8, 1, 2, "to all"), repeat(8, 1, 7, `{"group":"g","data":"to the group"}`), repeat(2, 1, 2, strings.Repeat("l", 500)),
+	} {
+		c := s.dial()
+		go io.Copy(io.Discard, c.Conn)
+		senders.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(200 * time.Microsecond):
+				}
+				if err := c.put(push, 5*time.Second); err != nil {
+					t.Errorf("a sender: %v", err)
+					return
+				}
+			}
+		})
+	}
+	var mu sync.Mutex
+	faults := 0
+	for range clients / atOnce {
+		var wg sync.WaitGroup
+		for i := range atOnce {
+			c := s.dialSmall(16 * kib)
+			wg.Go(func() {
+				if err := badFrame(c, i%3); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					if faults++; faults <= 3 {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	close(stop)
+	senders.Wait()
+	t.Logf("%d of %d clients saw something else than ERROR 1 at the end", faults, clients)
+}
+
+// badFrame joins the group, sends a request and a bad length, and returns what is wrong
+// with what comes back.
+func badFrame(c *client, mode int) error {
+	b := wire(nil, 1, 5, `{"group":"g"}`)
+	main, sub := uint16(1), uint16(1)
+	switch mode {
+	case 0:
+		b = wire(b, 1, 1, "in front")
+	case 1:
+		sub = 4
+		b = wire(b, 1, 4, `{"ms":30}`)
+	case 2:
+		b = append(b, repeat(10, 1, 1, strings.Repeat("f", 10*kib))...)
+	}
+	c.put(append(b, badHeader()...), 5*time.Second)
+	if mode == 2 {
+		<-time.After(50 * time.Millisecond)
+	}
+	all, end := c.rest(5 * time.Second)
+	err := lastIsBadFrame(all, end)
+	if !slices.ContainsFunc(all, func(f frame) bool { return f.is(main, sub) }) {
+		err = errors.Join(err, fmt.Errorf("the %d/%d in front is not answered", main, sub))
+	}
+	return err
+}
+
+// What waits in front of a bad frame is answered before the ERROR, as it is before a FIN.
+func TestRequestsInFrontOfABadFrameAreAnsweredFirst(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	holder := s.dial()
+	holder.want(5, 4, `{"key":"k","ttl_ms":60000,"wait_ms":0}`, `"locked":true`)
+	for _, c := range []struct {
+		name       string
+		main, sub  uint16
+		body, want string
+	}{
+		{"a lock that is waited for in vain", 5, 4, `{"key":"k","ttl_ms":1000,"wait_ms":700}`, `"locked":false`},
+		{"a handler that sleeps", 1, 4, `{"ms":500}`, `"slept_ms"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			waiter := s.dial()
+			waiter.put(append(wire(nil, c.main, c.sub, c.body), badHeader()...), time.Second)
+			all, end := waiter.rest(5 * time.Second)
+			checkHeld(t, c.main, c.sub, c.want, all, end)
+		})
+	}
+	t.Run("a lock that becomes free", func(t *testing.T) {
+		holder := s.dial()
+		holder.want(5, 4, `{"key":"free","ttl_ms":60000,"wait_ms":0}`, `"locked":true`)
+		waiter := s.dial()
+		waiter.want(1, 1, "x", "x")
+		waiter.put(append(wire(nil, 5, 4, `{"key":"free","ttl_ms":1000,"wait_ms":5000}`), badHeader()...), time.Second)
+		<-time.After(300 * time.Millisecond)
+		holder.Close() // which frees it
+		all, end := waiter.rest(8 * time.Second)
+		checkHeld(t, 5, 4, `"locked":true`, all, end)
+	})
+}
+
+func checkHeld(t *testing.T, main, sub uint16, want string, all []frame, end error) {
+	t.Helper()
+	t.Logf("got %v, then %v", all, end)
+	if len(all) == 0 || !all[0].is(main, sub) || !strings.Contains(all[0].body, want) {
+		t.Errorf("the first frame is not %d/%d with %s", main, sub, want)
+	}
+	if err := lastIsBadFrame(all, end); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that pipelines small requests flat out doesn't make another one of its loop
+// wait, however cheap the requests are and however many of them one read brings.
+func TestFloodOfSmallRequestsDoesNotDelayOthers(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		flood []byte
+		args  []string
+	}{
+		{"echo", repeat(64*kib, 1, 1, ""), nil},
+		{"echo,read-buffer=1MiB", repeat(64*kib, 1, 1, ""), []string{"--read-buffer=1MiB"}},
+		{"sum,inline", repeat(32*kib, 4, 4, `{"a":1,"b":2}`), []string{"--dispatch=inline"}},
+		{"sum,inline,read-buffer=1MiB", repeat(32*kib, 4, 4, `{"a":1,"b":2}`), []string{"--dispatch=inline", "--read-buffer=1MiB", "--max-outbound=16MiB"}},
+	} {
+		t.Run(c.name, func(t *testing.T) { besideFlood(t, c.flood, c.args) })
+	}
+}
+
+func besideFlood(t *testing.T, flood []byte, args []string) {
+	s := serve(t, append(args, "--loops=1")...)
+	flooder := s.dial()
+	go func() {
+		for flooder.put(flood, 10*time.Second) == nil {
+		}
+	}()
+	go io.Copy(io.Discard, flooder.Conn)
+	c := s.dial()
+	// A busy machine only adds to what the server takes: the best of three counts.
+	var p99 time.Duration
+	for range 3 {
+		if p99 = echoTimes(t, c); p99 <= 50*time.Millisecond {
+			return
+		}
+	}
+	t.Errorf("p99 is %v, want at most 50 ms", p99)
+}
+
+// echoTimes sends echoes for a second and returns the 99th percentile of their times.
+func echoTimes(t *testing.T, c *client) time.Duration {
+	var took []time.Duration
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		from := time.Now()
+		c.want(1, 1, "here", "here")
+		took = append(took, time.Since(from))
+		<-time.After(2 * time.Millisecond)
+	}
+	slices.Sort(took)
+	p50, p99, worst := took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
+	t.Logf("%d echoes beside the flood: median %v, p99 %v, worst %v", len(took), p50, p99, worst)
+	return p99
+}
+
+// A client that downloads what it asked for is not idle, however long it takes; one that
+// neither sends nor receives is.
+func TestIdleTimeoutSparesASlowDownload(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--idle-timeout=1s", smallSend}, {"--idle-timeout=1s"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Parallel()
+			idleDownload(t, append(args, "--max-outbound=16MiB", "--max-frame=1MiB"))
+		})
+	}
+	t.Run("idle", func(t *testing.T) {
+		t.Parallel()
+		c := serve(t, "--idle-timeout=1s").dial()
+		c.want(1, 1, "x", "x")
+		from := time.Now()
+		all, end := c.rest(5 * time.Second)
+		took := time.Since(from)
+		t.Logf("closed after %v", took.Round(10*time.Millisecond))
+		code, handle := 0, uint32(1)
+		if len(all) == 1 {
+			code, handle = all[0].errorCode()
+		}
+		if code != 5 || handle != 0 || !errors.Is(end, io.EOF) || took < 900*time.Millisecond || took > 3*time.Second {
+			t.Errorf("got %v and %v after %v, want ERROR 5 about 0 and FIN after 1 s", all, end, took)
+		}
+	})
+}
+
+func idleDownload(t *testing.T, args []string) {
+	const requests, body = 10, 200 * kib
+	s := serve(t, args...)
+	c := s.dialSmall(16 * kib)
+	if err := c.put(repeat(requests, 1, 1, strings.Repeat("i", body)), 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	// 2 MiB in 4 s, in small reads: never a second without progress.
+	from, slow, left := time.Now(), make([]byte, 8*kib), requests*(8+body)
+	for left > 0 {
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := c.r.Read(slow)
+		if left -= n; err != nil {
+			t.Fatalf("cut after %v with %d of %d bytes to come: %v", time.Since(from).Round(time.Millisecond), left, requests*(8+body), err)
+		}
+		<-time.After(time.Duration(n) * 4 * time.Second / (requests * body))
+	}
+	if f, err := c.call(5*time.Second, 1, 1, "next"); err != nil || f.body != "next" {
+		t.Fatalf("the request after a download of %v: got %v, %v", time.Since(from).Round(time.Millisecond), f, err)
+	}
+}

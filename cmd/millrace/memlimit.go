@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+	"time"
+
+	"millrace/engine"
+)
+
+// What the process needs beside what its limits count, in bytes, about.
+const (
+	ownMemory      = 20 << 20 // the program itself, and room for the collector to work in
+	natsMemory     = 128 << 20
+	sessionMemory  = 4 << 10
+	workerMemory   = 16 << 10
+	timerMemory    = 128
+	cacheKeyMemory = 256
+	lockMemory     = 512
+)
+
+// limitMemory keeps the heap from growing to twice what is held before it is collected:
+// it sets the runtime's memory limit to what sessions may hold by budget, and a quarter,
+// with what everything else holds now. A limit of the user's, by GOMEMLIMIT, stays. It
+// adjusts the limit until stop is called, which ends its goroutine.
+func limitMemory(srv *engine.Server, behind *backends, budget int) (stop func()) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return func() {}
+	}
+	limit := memoryLimit(srv, behind, budget)
+	old := debug.SetMemoryLimit(limit)
+	quit, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-quit:
+				debug.SetMemoryLimit(old)
+				return
+			case <-t.C:
+			}
+			if now := memoryLimit(srv, behind, budget); now > limit+limit/10 || now < limit-limit/10 {
+				limit = now
+				debug.SetMemoryLimit(limit)
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-ended
+	}
+}
+
+// memoryLimit is what the process may take, in bytes. An eighth of the budget's quarter
+// more is for the collector's own tables.
+func memoryLimit(srv *engine.Server, behind *backends, budget int) int64 {
+	n := int64(budget) + int64(budget)/4 + int64(budget)/32 + ownMemory
+	n += int64(srv.Stats().Conns)*sessionMemory + int64(behind.pool.Stats().Workers)*workerMemory
+	n += int64(behind.timers.Len()) * timerMemory
+	c := behind.cache.Stats()
+	n += c.Bytes + c.Entries*cacheKeyMemory + (c.Locks+c.Waits)*lockMemory
+	if behind.nats != nil {
+		n += natsMemory
+	}
+	return n
+}

@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	drainTick  = 20 * time.Millisecond
+	drainQuiet = 120 * time.Millisecond // GOAWAY to FIN, and the last request to FIN; 100 ms are promised
+
+	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that never is quiet
+
+	// drainRate is DrainRate's default, unless telling all within a quarter of the time
+	// takes more.
+	drainRate = 200
+
+	maxDrainTo = 256 // bytes of DrainTo
+)
+
+// drain begins to refuse connections and has the sessions told.
+func (srv *Server) drain(ctx context.Context) {
+	grace := forever // nothing is ever cut off
+	if t, ok := ctx.Deadline(); ok {
+		grace = max(time.Until(t), 0)
+	}
+	end := time.Now().Add(min(grace, 365*24*time.Hour)) // what is told counts down to it
+	srv.refuseAfter.Store(int64(min(time.Second, grace/4)))
+	srv.drainFrom.Store(srv.now())
+	srv.draining.Store(true)
+	srv.fast.Store(true)
+	srv.bg.Add(1)
+	go srv.tellAll(ctx, grace, end)
+}
+
+// tellAll is the goroutine that has every session told, at the rate that was asked for.
+func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Time) {
+	defer srv.bg.Done()
+	every := time.NewTicker(drainTick)
+	defer every.Stop()
+	var list []*Session
+	credit := 0.0
+	rate := 0.0
+	for first := true; ; first = false {
+		if len(list) == 0 { // at first, and to find who came just then
+			srv.table.each(func(s *Session) bool {
+				if s.goAway.Load() == 0 {
+					list = append(list, s)
+				}
+				return true
+			})
+			if len(list) == 0 {
+				return
+			}
+			if first {
+				rate = srv.drainRate(len(list), grace)
+			}
+		}
+		credit += rate * drainTick.Seconds()
+		n := min(int(credit), len(list))
+		credit -= float64(n)
+		for _, s := range list[:n] {
+			s.tellGoAway(grace, end)
+		}
+		list = list[n:]
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		case <-srv.quit:
+			return
+		}
+	}
+}
+
+// drainRate is how many of n sessions are told in a second.
+func (srv *Server) drainRate(n int, grace time.Duration) float64 {
+	if r := srv.cfg.DrainRate; r > 0 {
+		return float64(r)
+	}
+	return max(drainRate, float64(n)/max(grace.Seconds()/4, 0.001))
+}
+
+func (s *Session) tellGoAway(grace time.Duration, end time.Time) {
+	if s.goAway.Load() != 0 || s.closed() {
+		return
+	}
+	if grace != forever {
+		grace = time.Until(end)
+	}
+	s.sendGoAway(grace)
+	s.goAway.Store(uint32((s.srv.now()-s.srv.drainFrom.Load())/int64(time.Millisecond)) + 1) // behind it: the FIN comes no earlier than was promised
+}
+
+// toldAt is when a session was told that the server drains, a millisecond later at most;
+// 0: it was not.
+func (srv *Server) toldAt(s *Session) int64 {
+	ms := s.goAway.Load()
+	if ms == 0 {
+		return 0
+	}
+	return srv.drainFrom.Load() + int64(ms)*int64(time.Millisecond)
+}
+
+// late tells whether what is read now comes too late in a drain.
+func (srv *Server) late(s *Session, now int64) bool {
+	if !srv.draining.Load() {
+		return false
+	}
+	told := srv.toldAt(s)
+	return told != 0 && now-told > srv.refuseAfter.Load()
+}
+
+// drainStep closes a session of a draining server that has nothing outstanding and has
+// been quiet. What a client sends after its GOAWAY is still served; only a request that
+// crosses the FIN gets no answer but the end of the stream. A client that goes on asking
+// although it is refused is not waited for beyond insistAfter, one that is in the middle
+// of a frame no longer than requests are served.
+func (l *loop) drainStep(s *Session, now int64) bool {
+	told := l.srv.toldAt(s)
+	quiet, late := told, l.srv.late(s, now)
+	if !late || now-told < int64(insistAfter) {
+		quiet = max(quiet, s.rd.heard)
+	}
+	if now-quiet < int64(drainQuiet) || s.rd.partial.Some() && !late || s.rd.paused != 0 || l.busy(s) || s.conn.Unread() > 0 && !late {
+		return false
+	}
+	s.beginClose(ReasonDrain)
+	return true
+}

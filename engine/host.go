@@ -1,0 +1,163 @@
+package engine
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/sched"
+	"millrace/engine/internal/strand"
+)
+
+// Refusal is why a connection was not accepted.
+type Refusal uint8
+
+const (
+	RefusedConns Refusal = iota // MaxConns
+	RefusedPerIP                // MaxConnsPerIP
+	RefusedDrain                // the server stops
+	RefusedFiles                // the process is short of descriptors
+	refusalCount
+)
+
+var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files"}
+
+func (r Refusal) String() string { return name(refusalNames[:], int(r)) }
+
+// MarshalText makes Refusal usable as a key in JSON.
+func (r Refusal) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+func (r *Refusal) UnmarshalText(b []byte) error { return parse((*uint8)(r), refusalNames[:], b) }
+
+// answer is the ERROR that a refused connection gets.
+func (r Refusal) answer() (code ErrorCode, text string) {
+	switch r {
+	case RefusedConns:
+		return CodeLimit, "too many connections"
+	case RefusedPerIP:
+		return CodeLimit, "too many connections from this address"
+	case RefusedDrain:
+		return CodeDraining, "the server is going away"
+	default:
+		return CodeLimit, "out of open files"
+	}
+}
+
+// host is a server as the network sees it.
+type host Server
+
+var _ netio.Host = (*host)(nil)
+
+// NewLoop makes a loop known to broadcasts and to the ticker.
+func (h *host) NewLoop(x netio.Loop) netio.Turner { return (*Server)(h).addLoop(x) }
+
+func (srv *Server) addLoop(x netio.Loop) *loop {
+	srv.loopMu.Lock()
+	defer srv.loopMu.Unlock()
+	old := srv.allLoops()
+	l := newLoop(srv, len(old), x)
+	loops := append(append([]*loop(nil), old...), l)
+	srv.loops.Store(&loops)
+	return l
+}
+
+// Open makes a session of a new connection. Loop goroutine.
+func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Refusal) {
+	srv, l := (*Server)(h), t.(*loop)
+	if l.goroutine.Load() == 0 {
+		l.goroutine.Store(sched.GoroutineID())
+	}
+	why, ok := srv.admit(fd, c.RemoteAddr())
+	if ok {
+		s := &Session{srv: srv, loop: l, conn: c}
+		if l.accept(s) {
+			return (*sink)(s), netio.Refusal{}
+		}
+		if srv.cfg.MaxConnsPerIP > 0 {
+			srv.perIP.Leave(c.RemoteAddr())
+		}
+		why = RefusedConns
+	}
+	srv.refused[why].Add(1)
+	no := netio.Refusal{AtOnce: why == RefusedFiles}
+	if !srv.cfg.NoSystemFrames {
+		code, text := why.answer()
+		no.Goodbye, _ = srv.brief.Append(nil, srv.errorPacket(codec.Packet{}, code, text))
+	}
+	return nil, no
+}
+
+// Writable is told by the network that the kernel takes bytes again.
+func (h *host) Writable(id uint64) {
+	if s := (*Server)(h).table.lookup(ID(id)); s != nil {
+		s.canWrite()
+	}
+}
+
+func (h *host) AcceptFailed() { h.acceptErrors.Add(1) }
+
+func (h *host) Failed(err error) { (*Server)(h).fail(fmt.Errorf("engine: %w", err)) }
+
+// admit says whether a connection on descriptor fd may come in. The number of a new
+// descriptor is the lowest free one: when it is high, files are short.
+func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
+	switch {
+	case srv.draining.Load():
+		return RefusedDrain, false
+	case fd >= int(srv.fdShed.Load()):
+		srv.guardFiles()
+		return RefusedFiles, false
+	case !srv.perIP.Enter(remote, srv.cfg.MaxConnsPerIP):
+		return RefusedPerIP, false
+	}
+	return 0, true
+}
+
+// accept gives a new session a slot and takes it onto the loop; false when there is no
+// slot. From the moment it has one anybody may find it, so everything it is made of
+// stands before that, and its OnSocketAccept is in front of whatever others submit.
+func (l *loop) accept(s *Session) bool {
+	srv := l.srv
+	inline := srv.cfg.Dispatch == Inline && !l.turn.away
+	s.task.Init((*strandTask)(s))
+	s.accepted = time.Now().UnixNano()
+	s.ends.Store(2)
+	s.rd.since = srv.now()
+	s.out.Open(&l.out) // its share of the log begins at the end
+	if inline {
+		s.in.Open(nil)
+		s.out.Cork()
+	} else {
+		s.in.Open(bufpool.Empty(strand.Accept)) // now it is queued
+	}
+	if !srv.table.acquire(s) {
+		return false
+	}
+	srv.conns.Add(1)
+	l.add(s)
+	l.st.accepts.Add(1)
+	if !inline {
+		s.schedule()
+		return true
+	}
+	l.beginTurn(s, srv.now())
+	s.acceptInline()
+	l.turn.end()
+	l.endInline(s)
+	return true
+}
+
+// acceptInline runs OnSocketAccept on the loop.
+func (s *Session) acceptInline() {
+	ok := false
+	defer func() {
+		if !ok {
+			s.loop.died(s) // runtime.Goexit; a panic was recovered below
+		}
+	}()
+	s.accept()
+	ok = true
+}

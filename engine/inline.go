@@ -1,0 +1,278 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/sched"
+)
+
+const (
+	// An inline turn looks at the clock after so many packets, and ends when it has taken
+	// this long: the rest of what was read goes to the workers.
+	inlinePackets = 64
+	inlineMost    = 200 * time.Microsecond
+
+	// standInAfter is how long an inline turn may take before another goroutine does the
+	// work of its loop. Any callback may so wait for any other session.
+	standInAfter = 20 * time.Millisecond
+)
+
+// inlineTurn is a loop's turn with callbacks. While one is held up, a watcher hands the
+// loop's work to another goroutine; when it ends, the work is given back before the turn
+// goes on.
+type inlineTurn struct {
+	since atomic.Int64 // when it began, on the server's clock; 0: there has been none
+	state atomic.Int32
+	s     atomic.Pointer[Session] // whose callbacks run
+	away  bool                    // the work is another goroutine's. That goroutine and the loop's use it
+
+	mu       sync.Mutex
+	giveBack func() // guarded by mu; ends the other goroutine's work
+	reported int64  // the since of the stall that was reported; the watcher's
+	dead     bool   // guarded by mu; the loop's goroutine has ended
+}
+
+const (
+	turnNone   = iota
+	turnInside // callbacks run
+	turnAway   // they still do, and the loop's work has been handed over
+)
+
+func (t *inlineTurn) begin(s *Session, now int64) {
+	t.s.Store(s)
+	t.since.Store(now)
+	t.state.Store(turnInside)
+}
+
+// beginTurn begins an inline turn, and has somebody look after it.
+func (l *loop) beginTurn(s *Session, now int64) {
+	l.turn.begin(s, now)
+	if !l.srv.watching.Load() {
+		select {
+		case l.srv.watch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// end waits until the loop's work has been given back, if it was handed over.
+func (t *inlineTurn) end() {
+	if t.state.CompareAndSwap(turnInside, turnNone) {
+		return
+	}
+	t.mu.Lock()
+	giveBack := t.giveBack
+	t.giveBack = nil
+	t.mu.Unlock()
+	if giveBack != nil {
+		giveBack()
+	}
+	t.away = false
+	t.state.Store(turnNone)
+}
+
+// handOver hands the loop's work to another goroutine, if its turn began at since and
+// has not ended.
+func (l *loop) handOver(since int64) bool {
+	t := &l.turn
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.since.Load() != since || !t.state.CompareAndSwap(turnInside, turnAway) {
+		return false
+	}
+	s := t.s.Load()
+	t.away = true
+	giveBack, ok := l.io.StandIn(s.conn, l.conns)
+	if !ok {
+		t.away = false
+		t.state.Store(turnInside)
+		return false
+	}
+	t.giveBack = giveBack
+	l.st.handedOver.Add(1)
+	s.flushBlocked()
+	l.srv.handles.demote(s.handle.Load())
+	return true
+}
+
+// conns ranges over the loop's connections.
+func (l *loop) conns(yield func(netio.Conn) bool) {
+	for _, s := range l.sessions {
+		if !yield(s.conn) {
+			return
+		}
+	}
+}
+
+// died is called on a loop's goroutine that a callback ends with runtime.Goexit: the
+// loop's work is another goroutine's from now on.
+func (l *loop) died(s *Session) {
+	l.turn.mu.Lock()
+	l.turn.dead = true
+	l.turn.mu.Unlock()
+	if l.turn.state.Load() == turnInside && !l.handOver(l.turn.since.Load()) && l.turn.state.Load() == turnInside {
+		l.srv.fail(errLoopEnded)
+	}
+	s.in.Leave(true)
+	s.schedule()
+}
+
+// mayInline tells whether packets of the session may run on the loop now, and takes its
+// strand for that.
+func (l *loop) mayInline(s *Session) bool {
+	return !l.turn.away && l.srv.handles.some() && !s.out.MustWait() && s.in.Enter()
+}
+
+// inline runs the whole frames at the start of b on the loop, as far as they may run
+// there, on the strand that mayInline has taken. It returns how many bytes it has done;
+// the strand is given up.
+func (l *loop) inline(s *Session, b []byte) int {
+	now := l.srv.now()
+	s.out.Lend(&l.out)
+	it := &l.view
+	it.B, it.Off, it.Flag = b, 0, l.srv.late(s, now)
+	l.beginTurn(s, now)
+	used := s.framesInline(it, now)
+	l.turn.end()
+	done := it.Off
+	it.B = nil
+	if used > 0 {
+		l.saw(s, used, now)
+		l.st.inline.Add(uint64(used))
+		if l.srv.handles.learns {
+			l.srv.handles.judge(b[:done], used, time.Duration(l.srv.now()-now))
+		}
+	}
+	l.endInline(s)
+	return done
+}
+
+// endInline writes what an inline turn has staged and gives the strand up. In this order:
+// behind it a worker may have the strand and cork.
+func (l *loop) endInline(s *Session) {
+	l.flush(s, outbox.LookInline)
+	if s.in.Leave(s.closed()) {
+		s.schedule()
+	}
+	if l.out.Lent == nil {
+		l.out.Lent = bufpool.Get(l.srv.cfg.ReadBuffer)
+	}
+}
+
+// framesInline is frames on the loop goroutine: it stops in front of a packet that
+// belongs on a worker, where no whole frame is left, and when it has taken long.
+func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
+	var p codec.Packet
+	ok := false
+	defer func() {
+		if !ok {
+			v := recover()
+			s.panicked("OnSocketRead", p, v)
+			if v == nil {
+				s.loop.died(s)
+			}
+		}
+	}()
+	c, h, handles := s.srv.codec, s.srv.handler(), &s.srv.handles
+	known := ^uint32(0) // the handle last looked up, which may run inline
+	for it.Off < len(it.B) {
+		if used > 0 && (s.closed() || s.out.MustWait() || s.loop.turn.state.Load() == turnAway ||
+			used%inlinePackets == 0 && s.srv.now()-began > int64(inlineMost)) {
+			break
+		}
+		next, size, _, err := c.Decode(it.B[it.Off:])
+		if size == 0 || err != nil {
+			break
+		}
+		reserved := s.srv.reserved(next)
+		if handle := next.Handle(); !reserved && handle != known {
+			if !handles.inline(handle) {
+				break
+			}
+			known = handle
+			s.handle.Store(handle)
+		}
+		p = next
+		it.Off += size
+		used++
+		switch {
+		case reserved:
+			s.system(p, false)
+		case it.Flag:
+			s.refuseLate(p)
+		default:
+			h.OnSocketRead(s, p)
+		}
+	}
+	ok = true
+	return used
+}
+
+// watchLoops is the goroutine that looks after inline turns. It sleeps while there are
+// none.
+func (srv *Server) watchLoops() {
+	defer srv.bg.Done()
+	const every = standInAfter / 2
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	seen := map[*loop]int64{}
+	quietLooks := 0
+	for {
+		if quietLooks > 10 {
+			srv.watching.Store(false)
+			quietLooks = 0
+			select {
+			case <-srv.quit:
+				return
+			case <-srv.watch:
+				srv.watching.Store(true)
+			}
+		}
+		timer.Reset(every)
+		began := time.Now()
+		select {
+		case <-srv.quit:
+			return
+		case <-timer.C:
+		}
+		late := min(time.Since(began)-every, 5*standInAfter) // a machine that stands still is no handler that blocks
+		quietLooks++
+		for _, l := range srv.allLoops() {
+			if since := l.turn.since.Load(); since != seen[l] || l.turn.state.Load() != turnNone {
+				seen[l] = since
+				quietLooks = 0
+				l.watchTurn(since, srv.now(), late)
+			}
+		}
+	}
+}
+
+// watchTurn looks at a turn that began at since.
+func (l *loop) watchTurn(since, now int64, late time.Duration) {
+	state := l.turn.state.Load()
+	if state == turnNone {
+		return
+	}
+	if state == turnInside && now-since > int64(standInAfter+late) {
+		l.handOver(since)
+	}
+	if w := l.srv.stalls; w != nil && now-since > int64(w.After()) && l.turn.reported != since {
+		l.turn.reported = since
+		s := l.turn.s.Load()
+		if l.turn.since.Load() != since {
+			return
+		}
+		session, main, sub := (*strandTask)(s).Running()
+		w.Report(sched.Suspect{
+			Where: "loop", Session: session, Main: main, Sub: sub, Goroutine: l.goroutine.Load(),
+			Since: time.Now().Add(-time.Duration(now - since)),
+			Still: func() bool { return l.turn.state.Load() != turnNone && l.turn.since.Load() == since },
+		})
+	}
+}

@@ -1,0 +1,110 @@
+package budget
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Levels rise at the limit and at five quarters of it, and fall when half of it, and all
+// of it, is free again.
+func TestLevels(t *testing.T) {
+	const limit = 1000
+	var told []Level
+	b := New(limit, func(l Level) { told = append(told, l) })
+	want := []Level{}
+	for _, step := range []struct {
+		used int
+		want Level
+	}{
+		{1000, Free}, {1001, Tight}, {1000, Tight}, {501, Tight}, {500, Free}, {1000, Free},
+		{1250, Tight}, {1251, Spent}, {1001, Spent}, {1000, Tight}, {1250, Tight}, {1251, Spent}, {500, Free},
+		{5000, Spent}, {0, Free},
+	} {
+		before := b.Level()
+		b.Add(step.used - b.Used())
+		if b.Level() != step.want || b.Used() != step.used {
+			t.Fatalf("level %v at %d, want %v", b.Level(), b.Used(), step.want)
+		}
+		if step.want != before {
+			want = append(want, step.want)
+		}
+	}
+	if len(told) != len(want) {
+		t.Fatalf("told of %v, want %v", told, want)
+	}
+	for i := range want {
+		if told[i] != want[i] {
+			t.Fatalf("told of %v, want %v", told, want)
+		}
+	}
+}
+
+// However many add and take away at the same time, the level in the end is that of what
+// is used.
+func TestLevelFitsWhatIsUsedAfterAllAdds(t *testing.T) {
+	const limit = 10_000
+	for round := range 200 {
+		var changes atomic.Int64
+		b := New(limit, func(Level) { changes.Add(1) })
+		ends := []int{0, 400, limit, limit + 1, limit * 5 / 4, limit*5/4 + 1, 3 * limit}
+		end := ends[round%len(ends)]
+		var wg sync.WaitGroup
+		for g := range 4 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				r := rand.New(rand.NewPCG(uint64(round), uint64(g)))
+				mine := 0
+				for range 300 {
+					n := r.IntN(limit)
+					if mine > 0 && r.IntN(2) == 0 {
+						n = -r.IntN(mine + 1)
+					}
+					mine += n
+					b.Add(n)
+				}
+				b.Add(-mine)
+			}()
+		}
+		b.Add(end)
+		wg.Wait()
+		got, used := b.Level(), b.Used()
+		if used != end {
+			t.Fatalf("%d used, want %d", used, end)
+		}
+		least, most := Free, Free // between two thresholds it depends on where it came from
+		switch {
+		case used > limit+limit/4:
+			least, most = Spent, Spent
+		case used > limit:
+			least, most = Tight, Spent
+		case used > limit/2:
+			most = Tight
+		}
+		if got < least || got > most {
+			t.Fatalf("level %v with %d used of %d", got, used, limit)
+		}
+		if got != Free && changes.Load() == 0 {
+			t.Fatal("nobody was told")
+		}
+	}
+}
+
+// A share is all there is while there is room, an equal part while it is tight, and
+// nothing when it is spent.
+func TestShare(t *testing.T) {
+	b := New(1000, nil)
+	for _, tc := range []struct {
+		level   Level
+		n, most int
+		want    int
+	}{
+		{Free, 10, 5000, 5000}, {Tight, 10, 5000, 100}, {Tight, 10, 50, 50}, {Tight, 0, 5000, 1000}, {Tight, 1 << 20, 5000, 1}, {Spent, 1, 5000, 1},
+	} {
+		if got := b.Share(tc.level, tc.n, tc.most); got != tc.want {
+			t.Errorf("level %v, %d sessions, at most %d: got %d, want %d", tc.level, tc.n, tc.most, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package gnetio
+
+import (
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/panjf2000/gnet/v2"
+	"golang.org/x/sys/unix"
+
+	"millrace/engine/internal/netio"
+)
+
+// conn is one connection: a descriptor that gnet reads from, unless it is detached, and
+// the Host writes to. Loop goroutine only, but for what netio.Conn says. There are many,
+// so it is kept to 96 bytes.
+type conn struct {
+	l      *loop
+	c      gnet.Conn // nil once gnet has let the descriptor go
+	sink   netio.Sink
+	local  *net.Addr // shared by the connections to one address
+	remote net.Addr
+	mu     sync.Mutex // held while fd changes and while RawConn.Control uses it
+	fd     int32      // -1: closed
+	place  int32      // in loop.conns
+
+	watched bool // the watcher knows fd
+	within  bool // inside a call to the Host or Sink: gnet must not lose the connection under its hands
+	doomed  bool // close when that call returns
+	ending  bool // inside Sink.Closed, or behind it
+	paused  bool
+	ended   bool // how says how, not gnet
+	how     netio.End
+}
+
+var _ netio.Conn = (*conn)(nil)
+
+// newConn takes a connection of gnet's onto the loop.
+func (l *loop) newConn(g gnet.Conn) *conn {
+	fd := g.Fd()
+	c := &conn{l: l, c: g, fd: int32(fd), place: int32(len(l.conns)), remote: ownAddr(g.RemoteAddr())}
+	c.local = l.localAddr(g, fd)
+	l.conns = append(l.conns, c)
+	g.SetContext(c)
+	if d := l.n.cfg.UserTimeout; d > 0 {
+		// The longest time between retransmissions or window probes. Without it, on unix
+		// sockets, which need none, and before Linux 6.15, probes come up to 2 min apart
+		// once a window has been closed for long, and a death is seen as much later.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(min(max(d/3, time.Second), 2*time.Minute).Milliseconds()))
+	}
+	return c
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		m, err := send(int(c.fd), p[n:])
+		n += m
+		switch err {
+		case 0, unix.EINTR:
+		case unix.EAGAIN:
+			return n, nil
+		default:
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (c *conn) NotifyWritable(id uint64) error {
+	c.watched = true
+	return c.l.n.watcher.watch(int(c.fd), id)
+}
+
+func (c *conn) unwatch() {
+	if c.watched {
+		c.watched = false
+		c.l.n.watcher.forget(int(c.fd))
+	}
+}
+
+func (c *conn) PauseReading(pause bool) bool {
+	if c.c == nil {
+		return true // nothing is read any more
+	}
+	if !c.l.mask(int(c.fd), pause) {
+		return false
+	}
+	c.paused = pause
+	if si := c.l.standIn.Load(); si != nil {
+		si.mask(c)
+	}
+	return true
+}
+
+func (c *conn) ReadRest(take func([]byte)) bool { return readRest(int(c.fd), take) }
+func (c *conn) Unread() int                     { return queued(int(c.fd), unix.TIOCINQ) }
+
+// Unacked counts the FIN as a byte; on a unix socket it is in bytes of the kernel's
+// memory, and 0 exactly when all is read.
+func (c *conn) Unacked() int     { return queued(int(c.fd), unix.TIOCOUTQ) }
+func (c *conn) Acks() netio.Acks { return acks(int(c.fd)) }
+
+func (c *conn) CloseWrite() { _ = unix.Shutdown(int(c.fd), unix.SHUT_WR) }
+
+func (c *conn) Abort() {
+	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
+// Detach takes a duplicate: gnet closes its own descriptor in any case.
+func (c *conn) Detach() bool {
+	if c.c == nil || !c.ending {
+		return false
+	}
+	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	c.unwatch()
+	c.c = nil
+	c.setFD(fd)
+	return true
+}
+
+func (c *conn) setFD(fd int) {
+	c.mu.Lock()
+	c.fd = int32(fd)
+	c.mu.Unlock()
+}
+
+func (c *conn) Close() {
+	switch {
+	case c.fd < 0:
+	case c.c == nil: // detached
+		c.unwatch()
+		fd := c.fd
+		c.setFD(-1)
+		_ = unix.Close(int(fd))
+	case c.ending: // gnet is closing it
+	case c.within:
+		c.doomed = true
+	default:
+		c.end(netio.EndReset)
+	}
+}
+
+// end has gnet close the connection.
+func (c *conn) end(how netio.End) {
+	c.ended, c.how = true, how
+	_ = c.c.EventLoop().Close(c.c)
+}
+
+// closed is called when gnet closes the descriptor, before it does.
+func (c *conn) closed(how netio.End) {
+	if c.ended {
+		how = c.how
+	}
+	l := c.l
+	l.forget(c)
+	if si := l.standIn.Load(); si != nil {
+		si.forget(int(c.fd))
+	}
+	c.ending = true
+	if c.sink != nil {
+		c.sink.Closed(how)
+	}
+	if c.c != nil { // not detached
+		c.unwatch()
+		c.c = nil
+		c.setFD(-1)
+	}
+}
+
+func (c *conn) LocalAddr() net.Addr  { return *c.local }
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return nil, net.ErrClosed
+	}
+	return rawConn{c}, nil
+}
+
+// rawConn gives access to a descriptor, for options. Reading and writing are the loop's.
+type rawConn struct{ c *conn }
+
+// Control runs f with the descriptor, which the loop can't close until f returns: f must
+// not wait for the loop, and not close the connection.
+func (r rawConn) Control(f func(fd uintptr)) error {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	if r.c.fd < 0 {
+		return net.ErrClosed
+	}
+	f(uintptr(r.c.fd))
+	return nil
+}
+
+func (rawConn) Read(func(uintptr) bool) error  { return syscall.ENOTSUP }
+func (rawConn) Write(func(uintptr) bool) error { return syscall.ENOTSUP }

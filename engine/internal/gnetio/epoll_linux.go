@@ -1,0 +1,56 @@
+package gnetio
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// setEvents has an epoll set tell of fd's input, or of its end only.
+func setEvents(epfd, fd int, none bool) error {
+	ev := unix.EpollEvent{Fd: int32(fd)}
+	if !none {
+		ev.Events = unix.EPOLLIN | unix.EPOLLPRI
+	}
+	return unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, fd, &ev)
+}
+
+// idle tells whether nothing is ready in an epoll set.
+func idle(epfd int) bool {
+	set := [1]unix.PollFd{{Fd: int32(epfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(set[:], 0)
+	return n == 0 && err == nil
+}
+
+// eachEpoll calls fn for the epoll sets that /proc knows of, until it returns false.
+func eachEpoll(fn func(epfd int, members []int) bool) {
+	dir, err := os.ReadDir("/proc/self/fdinfo")
+	if err != nil {
+		return
+	}
+	for _, e := range dir {
+		b, err := os.ReadFile("/proc/self/fdinfo/" + e.Name())
+		if err != nil || !bytes.Contains(b, []byte("tfd:")) {
+			continue
+		}
+		if n, _ := strconv.Atoi(e.Name()); !fn(n, epollMembers(b)) {
+			return
+		}
+	}
+}
+
+func epollMembers(fdinfo []byte) (fds []int) {
+	lines := bufio.NewScanner(bytes.NewReader(fdinfo))
+	for lines.Scan() {
+		f := bytes.Fields(lines.Bytes())
+		if len(f) >= 2 && string(f[0]) == "tfd:" {
+			if n, err := strconv.Atoi(string(f[1])); err == nil {
+				fds = append(fds, n)
+			}
+		}
+	}
+	return fds
+}

@@ -1,0 +1,151 @@
+package gnetio
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/panjf2000/gnet/v2"
+	"golang.org/x/sys/unix"
+
+	"millrace/engine/internal/netio"
+)
+
+// loop is one of gnet's loops.
+type loop struct {
+	r      *reactor
+	n      *Network
+	el     gnet.EventLoop
+	turner netio.Turner
+	epfd   int // gnet's epoll set; -1: not found
+
+	// Loop goroutine only.
+	conns   []*conn
+	refused []*refused
+	locals  map[netip.AddrPort]*net.Addr // local addresses of its connections
+
+	refusals atomic.Int32 // len(refused)
+	sweepDue atomic.Bool  // refused is to be looked at
+	given    atomic.Int32 // connections it was given by stand-ins of others
+	standIn  atomic.Pointer[standIn]
+}
+
+// discover finds the epoll set of the loop that g is on, and its listeners.
+func (l *loop) discover(g gnet.Conn) {
+	fd := g.Fd()
+	eachEpoll(func(epfd int, members []int) bool {
+		if !slices.Contains(members, fd) {
+			return true
+		}
+		l.epfd = epfd
+		l.n.noteListeners(epfd, members, nil)
+		return false
+	})
+	if l.epfd < 0 || !l.mask(fd, true) || !l.mask(fd, false) {
+		l.n.pausable.Store(false)
+	}
+}
+
+// mask stops or resumes reading of one descriptor in gnet's epoll set.
+func (l *loop) mask(fd int, stop bool) bool {
+	return l.epfd >= 0 && l.n.pausable.Load() && setEvents(l.epfd, fd, stop) == nil
+}
+
+func (l *loop) Execute() error {
+	if si := l.standIn.Load(); si != nil {
+		si.asked.Store(true)
+		si.wake()
+		if l.standIn.Load() == si {
+			return nil // it sees asked, or giveBack asks gnet
+		}
+	}
+	return l.el.Execute(context.Background(), l)
+}
+
+// Run is called by gnet on the loop goroutine.
+func (l *loop) Run(context.Context) error {
+	l.turner.Turn()
+	return nil
+}
+
+// Idle tells whether nothing is ready in the loop's epoll set, where gnet's own wake-ups
+// arrive too. It takes no event away: the set itself is polled.
+func (l *loop) Idle() bool {
+	if si := l.standIn.Load(); si != nil {
+		return idle(si.epfd)
+	}
+	return l.epfd >= 0 && idle(l.epfd)
+}
+
+// forget takes a connection that closes off the loop.
+func (l *loop) forget(c *conn) {
+	i, last := int(c.place), len(l.conns)-1
+	l.conns[i] = l.conns[last]
+	l.conns[i].place = int32(i)
+	l.conns[last] = nil
+	l.conns = l.conns[:last]
+}
+
+// buryConns closes what is left when gnet has ended: a loop whose goroutine has died
+// inside a callback (runtime.Goexit) has closed nothing.
+func (l *loop) buryConns() {
+	for len(l.conns) > 0 {
+		c := l.conns[len(l.conns)-1]
+		fd := c.fd
+		c.closed(netio.EndReset)
+		_ = unix.Close(int(fd))
+	}
+}
+
+// maxLocals is how many local addresses a loop remembers.
+const maxLocals = 64
+
+// localAddr is the address that a connection came to. gnet only says what the listener
+// is bound to, which may be every address there is.
+func (l *loop) localAddr(g gnet.Conn, fd int) *net.Addr {
+	sa, err := unix.Getsockname(fd)
+	var at netip.AddrPort
+	zone := ""
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		at = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(sa.Addr)
+		if sa.ZoneId != 0 {
+			if ifi, err := net.InterfaceByIndex(int(sa.ZoneId)); err == nil {
+				zone = ifi.Name
+			}
+		}
+		at = netip.AddrPortFrom(ip.Unmap().WithZone(zone), uint16(sa.Port))
+	case *unix.SockaddrUnix:
+		if p := l.n.names[sa.Name]; p != nil {
+			return p
+		}
+	}
+	if err != nil || !at.IsValid() {
+		a := ownAddr(g.LocalAddr())
+		return &a
+	}
+	if p, ok := l.locals[at]; ok {
+		return p
+	}
+	a := net.Addr(net.TCPAddrFromAddrPort(at))
+	if l.locals == nil {
+		l.locals = map[netip.AddrPort]*net.Addr{}
+	}
+	if len(l.locals) < maxLocals {
+		l.locals[at] = &a
+	}
+	return &a
+}
+
+// ownAddr makes sure that nothing of gnet's memory stays in the address.
+func ownAddr(a net.Addr) net.Addr {
+	if t, ok := a.(*net.TCPAddr); ok && t.Zone != "" {
+		return &net.TCPAddr{IP: t.IP, Port: t.Port, Zone: strings.Clone(t.Zone)}
+	}
+	return a
+}

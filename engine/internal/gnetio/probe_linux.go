@@ -1,0 +1,131 @@
+package gnetio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/panjf2000/gnet/v2"
+	"golang.org/x/sys/unix"
+)
+
+// probe checks on a socket pair of its own that a loop's epoll set was found and that
+// masking holds a connection's bytes back.
+type probe struct {
+	l      *loop
+	c      gnet.Conn
+	peer   net.Conn
+	masked bool
+	opened chan struct{}
+	heard  chan struct{}
+}
+
+func (p *probe) open(l *loop, c gnet.Conn) {
+	p.l, p.c = l, c
+	p.masked = l.mask(c.Fd(), true)
+	close(p.opened)
+}
+
+func (p *probe) hear() { close(p.heard) }
+
+// probeTime is how long the loops may take to answer their probes, all together.
+const probeTime = 5 * time.Second
+
+// probeLoops shows every loop of a reactor a connection, so that it is known before the
+// first client comes, and finds out whether reading can be paused.
+//
+// With one acceptor and round-robin gnet chooses a loop without a lock, so a probe would
+// race with the first clients: there each loop is made known by its first connection.
+func (r *reactor) probeLoops(ctx context.Context) error {
+	if r.single && r.n.cfg.Balance == RoundRobin {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	var probes []*probe
+	defer func() {
+		for _, p := range probes {
+			_ = p.peer.Close()
+		}
+	}()
+	for range r.n.cfg.Loops {
+		p, err := r.newProbe()
+		if err != nil {
+			return fmt.Errorf("self-test: %w", err)
+		}
+		probes = append(probes, p)
+	}
+	for _, p := range probes {
+		select {
+		case <-p.opened:
+			_, _ = p.peer.Write([]byte{0})
+		case <-ctx.Done():
+			return errors.New("self-test: a loop did not answer within 5 s")
+		}
+	}
+	select {
+	case <-time.After(5 * time.Millisecond): // a byte that gets through the mask would do so in microseconds
+	case <-ctx.Done():
+	}
+	good := true
+	for _, p := range probes {
+		good = p.check(ctx) && good
+	}
+	if !good && ctx.Err() == nil {
+		r.n.cfg.Logger.Warn("reading can't be paused here: sessions over their limits will be closed instead")
+	}
+	if !good {
+		r.n.pausable.Store(false)
+	}
+	return nil
+}
+
+func (p *probe) check(ctx context.Context) bool {
+	select {
+	case <-p.heard:
+		return false
+	default:
+	}
+	if p.masked {
+		_ = p.l.el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
+			p.l.mask(p.c.Fd(), false)
+			return nil
+		}))
+	}
+	select {
+	case <-p.heard:
+		return p.masked
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *reactor) newProbe() (*probe, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	mine, theirs := os.NewFile(uintptr(fds[0]), "probe"), os.NewFile(uintptr(fds[1]), "probe")
+	defer mine.Close()
+	defer theirs.Close()
+	peer, err := net.FileConn(mine)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.FileConn(theirs)
+	if err != nil {
+		_ = peer.Close()
+		return nil, err
+	}
+	p := &probe{peer: peer, opened: make(chan struct{}), heard: make(chan struct{})}
+	ctx := gnet.NewContext(gnet.NewNetConnContext(context.Background(), conn), p)
+	if _, err := r.eng.Register(ctx); err != nil {
+		_ = peer.Close()
+		_ = conn.Close()
+		return nil, err
+	}
+	return p, nil
+}

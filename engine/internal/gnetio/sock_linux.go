@@ -1,0 +1,92 @@
+package gnetio
+
+import (
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"millrace/engine/internal/netio"
+)
+
+// maxSend is what one send may take: the kernel copies it while the runtime waits.
+const maxSend = 256 << 10
+
+// send is send(2) without the runtime's bookkeeping for system calls that block, which
+// one on a non-blocking socket doesn't; beside write(2) it also saves the kernel the
+// file layer. Together that is a tenth of a short send to a loopback peer. MSG_NOSIGNAL:
+// a peer that has gone is an error, not a SIGPIPE.
+func send(fd int, p []byte) (int, syscall.Errno) {
+	n, _, err := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])),
+		uintptr(min(len(p), maxSend)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), 0
+}
+
+// acks: a living peer with a closed window answers each probe, so it has at most one
+// unanswered; and each retransmission, so its last answer is no older than the timeout.
+func acks(fd int) netio.Acks {
+	var i unix.TCPInfo
+	size := uint32(unsafe.Sizeof(i))
+	_, _, err := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(&i)), uintptr(unsafe.Pointer(&size)), 0)
+	if err != 0 {
+		return netio.Acks{} // a unix socket
+	}
+	ago := time.Duration(i.Last_ack_recv) * time.Millisecond
+	late := ago > time.Duration(i.Rto)*time.Microsecond
+	return netio.Acks{
+		Owed:   i.Unacked > 0 || i.Notsent_bytes > 0,
+		Missed: i.Probes >= 2 || i.Unacked > 0 && i.Retransmits > 0 && late,
+		Ago:    ago,
+	}
+}
+
+// queued asks for the bytes in one of a socket's queues.
+func queued(fd int, which uint) int {
+	n, err := unix.IoctlGetInt(fd, which)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func readRest(fd int, take func([]byte)) bool {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(fd, b)
+		switch {
+		case err == unix.EINTR:
+		case err != nil || n < 0:
+			return false
+		case n == 0:
+			return true
+		default:
+			take(b[:n])
+		}
+	}
+}
+
+// emptyInput throws away what has already come, up to refusedExcess: closing would
+// otherwise be a reset, which may destroy the goodbye.
+func emptyInput(fd int) {
+	var b [16 << 10]byte
+	for n := 0; n < refusedExcess; {
+		m, err := unix.Read(fd, b[:])
+		if m <= 0 || err != nil {
+			return
+		}
+		n += m
+	}
+}
+
+// goodbye writes the last a refused connection gets, and a FIN.
+func goodbye(fd int, b []byte) {
+	if len(b) > 0 {
+		_, _ = send(fd, b)
+	}
+	_ = unix.Shutdown(fd, unix.SHUT_WR)
+}

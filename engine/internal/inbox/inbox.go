@@ -1,0 +1,99 @@
+// Package inbox puts the frames together that arrive in pieces, and says when reading
+// must pause. It knows nothing of sockets; its caller counts what it holds.
+package inbox
+
+import (
+	"millrace/codec"
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/bufpool"
+)
+
+// Partial is the frame whose rest is still to come. Its memory grows with what has come
+// of it, not with what its header claims, and is counted in the budget.
+type Partial struct {
+	buf *bufpool.Buf
+}
+
+// Some tells whether there is one.
+func (p *Partial) Some() bool { return p.buf != nil }
+
+// Held is its memory in bytes.
+func (p *Partial) Held() int {
+	if p.buf == nil {
+		return 0
+	}
+	return p.buf.Held()
+}
+
+// Begin keeps a copy of the first bytes of a frame.
+func (p *Partial) Begin(b []byte, bud *budget.Budget) {
+	p.buf = bufpool.Get(len(b))
+	p.buf.B = append(p.buf.B, b...)
+	bud.Add(p.buf.Held())
+}
+
+// Add adds what belongs to the frame and returns the rest of b. When the frame is whole
+// it is returned and no longer counted. After an error nothing is kept.
+func (p *Partial) Add(c *codec.Codec, b []byte, bud *budget.Budget) (frame *bufpool.Buf, rest []byte, err error) {
+	for {
+		_, missing, err := c.Frame(p.buf.B)
+		if err != nil {
+			p.Drop(bud)
+			return nil, nil, err
+		}
+		if missing == 0 {
+			frame, p.buf = p.buf, nil
+			bud.Add(-frame.Held())
+			return frame, b, nil
+		}
+		if len(b) == 0 {
+			return nil, nil, nil
+		}
+		n := min(missing, len(b))
+		if p.buf.Spare() < n {
+			bud.Add(-p.buf.Held())
+			p.buf = p.buf.Move(min(len(p.buf.B)+missing, max(2*cap(p.buf.B), len(p.buf.B)+n)))
+			bud.Add(p.buf.Held())
+		}
+		p.buf.B = append(p.buf.B, b[:n]...)
+		b = b[n:]
+	}
+}
+
+// Missing is how many bytes the frame still wants, as far as is known.
+func (p *Partial) Missing(c *codec.Codec) int {
+	if p.buf == nil {
+		return 0
+	}
+	_, missing, _ := c.Frame(p.buf.B)
+	return missing
+}
+
+// Drop gives the memory back.
+func (p *Partial) Drop(bud *budget.Budget) {
+	if p.buf != nil {
+		bud.Add(-p.buf.Held())
+		p.buf.Free()
+		p.buf = nil
+	}
+}
+
+// Pause is why reading is paused: a set of bits.
+type Pause uint8
+
+const (
+	PauseOut    Pause = 1 << iota // too much is unsent
+	PauseIn                       // too much waits for the handler
+	PauseBudget                   // all sessions together hold too much
+)
+
+// With adds a reason when n is at its limit and takes it away at half of it.
+func (p Pause) With(why Pause, n, limit int) Pause {
+	switch {
+	case n >= limit:
+		return p | why
+	case n <= limit/2:
+		return p &^ why
+	}
+	return p
+}

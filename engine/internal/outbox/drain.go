@@ -1,0 +1,453 @@
+package outbox
+
+import "millrace/engine/internal/bufpool"
+
+// taken is what the loop has taken of a stage and is writing. Its order: the log up to
+// at, the own frames up to the first seg; then for each seg the log up to it, its shared
+// frame, the own frames up to the next. Loop goroutine.
+type taken struct {
+	own    *bufpool.Buf // Off: written so far; nil if there are none
+	segs   []seg
+	at     uint64
+	k      int // the seg being written; -1: what stands before the first
+	refOff int // bytes of its frame written so far
+	pushed int // bytes that nobody asked for
+	lent   bool
+}
+
+// maxGather is how many bytes are copied together for one write.
+const maxGather = 256 << 10
+
+// Look says why the loop looks at a box.
+type Look uint8
+
+const (
+	LookAsked  Look = iota // it was asked to
+	LookWalk               // the log has grown, or a PING was answered
+	LookInline             // an inline turn ends
+)
+
+// Begin is the loop's look at the box: what is staged is taken unless the peer is blocked.
+// closed: nothing will be sent any more, and when Done tells so all has been. unfinished:
+// something taken earlier has still to be written, so that there may be more to take, by
+// Again, when that is done. Loop goroutine.
+func (o *Box) Begin(sh *Shared, why Look) (closed, unfinished bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	unfinished = o.taken != nil
+	switch why {
+	case LookAsked:
+		o.dirty = false
+	case LookInline:
+		o.corked, o.active = false, false
+	}
+	if o.queued > 0 {
+		sh.Queued.Add(-int64(o.queued))
+		o.queued = 0
+	}
+	if o.writable {
+		o.writable, o.blocked = false, false
+	}
+	switch {
+	case o.taken == nil && !o.blocked:
+		o.take(sh)
+	case o.lent && len(o.stage.B) == 0:
+		sh.Lent, o.stage, o.lent = o.stage, nil, false
+	case o.lent:
+		o.disown(sh, 0)
+	}
+	o.reach(sh)
+	return o.closed, unfinished
+}
+
+// reach notes up to where the log may be written: not past what was staged and is not
+// taken. mu is held.
+func (o *Box) reach(sh *Shared) {
+	sh.upTo = o.end(sh)
+	if o.stageLen() > 0 || len(o.segs) > 0 {
+		sh.upTo = min(sh.upTo, o.at)
+	}
+}
+
+// take moves what is staged to the loop. mu is held.
+func (o *Box) take(sh *Shared) {
+	st := o.stage
+	if st == nil && len(o.segs) == 0 {
+		return
+	}
+	if st != nil && len(st.B) == 0 && len(o.segs) == 0 {
+		o.stage = nil
+		o.giveBack(sh, st, o.lent)
+		o.lent = false
+		return
+	}
+	if st != nil && !o.lent {
+		o.hint = uint16(min(len(st.B), 32<<10))
+	}
+	t := sh.spare
+	sh.spare = nil
+	if t == nil {
+		t = &taken{}
+	}
+	t.own, t.at, t.k, t.refOff, t.pushed, t.lent = st, o.at, -1, 0, int(o.pushed), o.lent
+	t.segs, o.segs = o.segs, nil
+	o.taken = t
+	o.stage, o.refs, o.pushed, o.lent = nil, 0, 0, false
+}
+
+func (o *Box) giveBack(sh *Shared, b *bufpool.Buf, lent bool) {
+	if lent {
+		b.B, b.Off = b.B[:0], 0
+		sh.Lent = b
+		return
+	}
+	sh.Budget.Add(-b.Held())
+	b.Free()
+}
+
+// end is how far the session may have the log at all. mu is held.
+func (o *Box) end(sh *Shared) uint64 {
+	if o.closed {
+		return o.last
+	}
+	return sh.Log.End()
+}
+
+// Next is what is to be written next; none: nothing, for now. Who calls it writes what he
+// can and says so by Wrote. The bytes are valid until then. Loop goroutine.
+func (o *Box) Next(sh *Shared) []byte {
+	if o.blocked {
+		return nil
+	}
+	if t := o.taken; t != nil {
+		if len(t.segs) == 0 && o.pos >= t.at && o.pos >= sh.upTo {
+			return t.own.Rest()
+		}
+		return o.collect(sh)
+	}
+	if o.pos >= sh.upTo {
+		return nil
+	}
+	return sh.Log.slice(o.pos, sh.upTo)
+}
+
+// collect copies what stands one behind another, up to maxGather bytes. A shared frame
+// alone is written as it stands.
+func (o *Box) collect(sh *Shared) []byte {
+	t, end := o.taken, sh.upTo
+	if t.own == nil && len(t.segs) == 1 && o.pos >= end {
+		return t.segs[0].ref.B[t.refOff:]
+	}
+	var log []byte
+	if o.pos < end {
+		log = sh.Log.slice(o.pos, end)
+	}
+	g, pos, refOff, off := sh.gather[:0], o.pos, t.refOff, 0
+	if t.own != nil {
+		off = t.own.Off
+	}
+	for k := t.k; k < len(t.segs) && len(g) < maxGather; k++ {
+		at, to := t.bounds(k)
+		if at > pos {
+			g = fill(g, log[:at-pos])
+			log, pos = log[at-pos:], at
+		}
+		if k >= 0 && t.segs[k].ref != nil {
+			g = fill(g, t.segs[k].ref.B[refOff:])
+		}
+		refOff = 0
+		if to > off {
+			g = fill(g, t.own.B[off:to])
+			off = to
+		}
+		if k == len(t.segs)-1 {
+			g = fill(g, log)
+		}
+	}
+	sh.gather = g[:0]
+	return g
+}
+
+// fill appends what of b fits into maxGather bytes.
+func fill(g, b []byte) []byte { return append(g, b[:min(len(b), maxGather-len(g))]...) }
+
+// bounds tells up to where in the log, and up to where in the own frames, step k goes.
+func (t *taken) bounds(k int) (at uint64, to int) {
+	at = t.at
+	if k >= 0 {
+		at = t.segs[k].at
+	}
+	if k+1 < len(t.segs) {
+		return at, t.segs[k+1].off
+	}
+	if t.own == nil {
+		return at, 0
+	}
+	return at, len(t.own.B)
+}
+
+// Wrote says that n of the bytes of Next have been written; all: that was everything that
+// Next gave. Loop goroutine.
+func (o *Box) Wrote(sh *Shared, n int, all bool) {
+	if o.taken != nil {
+		n = o.advance(sh, n)
+	}
+	if o.taken == nil {
+		o.pos += uint64(n)
+	}
+	o.blocked = !all
+	if !all || o.rest > 0 || o.lag > 0 { // which nobody else sets
+		o.settle(sh)
+	}
+}
+
+// advance moves through what is taken by n written bytes, and returns what is left of n:
+// bytes of the log behind it.
+func (o *Box) advance(sh *Shared, n int) int {
+	t := o.taken
+	for {
+		at, to := t.bounds(t.k)
+		if at > o.pos {
+			m := min(n, int(at-o.pos))
+			o.pos += uint64(m)
+			if n -= m; o.pos < at {
+				return 0
+			}
+		}
+		if t.k >= 0 && t.segs[t.k].ref != nil {
+			ref := t.segs[t.k].ref
+			m := min(n, len(ref.B)-t.refOff)
+			t.refOff += m
+			if n -= m; t.refOff < len(ref.B) {
+				return 0
+			}
+			t.segs[t.k].ref = nil
+			t.refOff = 0
+			if held, last := ref.Release(); last {
+				sh.Budget.Add(-held)
+			}
+		}
+		if t.own != nil && t.own.Off < to {
+			m := min(n, to-t.own.Off)
+			t.own.Off += m
+			if n -= m; t.own.Off < to {
+				return 0
+			}
+		}
+		if t.k++; t.k >= len(t.segs) {
+			o.finish(sh)
+			return n
+		}
+	}
+}
+
+// finish gives back what was taken and has been written.
+func (o *Box) finish(sh *Shared) {
+	t := o.taken
+	if t.own != nil {
+		o.giveBack(sh, t.own, t.lent)
+	}
+	o.freeSegs(sh)
+	o.taken = nil
+	if sh.spare == nil {
+		*t = taken{}
+		sh.spare = t
+	}
+}
+
+// freeSegs gives back the segs of what was taken, and keeps a little room.
+func (o *Box) freeSegs(sh *Shared) {
+	s := o.taken.segs
+	if len(s) == 0 {
+		return
+	}
+	sh.Budget.Add(-segCost * len(s))
+	if cap(s) <= keepSegs {
+		clear(s)
+		o.mu.Lock()
+		if o.segs == nil {
+			o.segs = s[:0]
+		}
+		o.mu.Unlock()
+	}
+}
+
+// settle notes what is left of what was taken.
+func (o *Box) settle(sh *Shared) {
+	left := 0
+	if t := o.taken; t != nil {
+		for i := max(t.k, 0); i < len(t.segs); i++ {
+			if r := t.segs[i].ref; r != nil {
+				left += len(r.B)
+			}
+		}
+		left -= t.refOff
+		if t.own != nil {
+			left += len(t.own.B) - t.own.Off
+			o.shrink(sh)
+		}
+		t.pushed = min(t.pushed, left)
+	}
+	o.mu.Lock()
+	o.rest = uint32(left)
+	o.lag = o.lagNow(sh)
+	o.mu.Unlock()
+}
+
+// shrink copies the rest of the own frames where that is little of their memory, or the
+// loop's own: so that what is held is in proportion to what is unsent.
+func (o *Box) shrink(sh *Shared) {
+	t := o.taken
+	rest := t.own.Rest()
+	if !t.lent && len(rest) >= cap(t.own.B)/4 {
+		return
+	}
+	g := bufpool.Get(len(rest))
+	g.B = append(g.B, rest...)
+	sh.Budget.Add(g.Held())
+	for i := range t.segs {
+		t.segs[i].off -= t.own.Off
+	}
+	o.giveBack(sh, t.own, t.lent)
+	t.own, t.lent = g, false
+}
+
+// lagNow is how many bytes of the log, up to its end or the session's, are not written.
+// mu is held.
+func (o *Box) lagNow(sh *Shared) uint32 {
+	end := o.end(sh)
+	if !o.blocked || o.pos >= end {
+		return 0
+	}
+	return uint32(min(end-o.pos, 1<<31))
+}
+
+// Again tells whether there is more to take, after all that Begin took has been written.
+// Loop goroutine.
+func (o *Box) Again(sh *Shared) bool {
+	if o.blocked || o.taken != nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.refs == 0 && o.stageLen() == 0 || o.corked && !o.closed {
+		return false
+	}
+	o.take(sh)
+	o.reach(sh)
+	return o.taken != nil
+}
+
+// Blocked tells whether the kernel has not taken everything. Loop goroutine.
+func (o *Box) Blocked() bool { return o.blocked }
+
+// Unblock has the next look write although nobody said that the kernel takes bytes. Loop
+// goroutine.
+func (o *Box) Unblock() { o.blocked = false }
+
+// Pos is how far the session has had the log. Loop goroutine.
+func (o *Box) Pos() uint64 { return o.pos }
+
+// Lagging notes how far a blocked session is behind, and returns how many of its unsent
+// bytes it has not asked for. Loop goroutine.
+func (o *Box) Lagging(sh *Shared) (pushed int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lag = o.lagNow(sh)
+	if int64(o.size()) >= sh.Share.Load() {
+		o.full.Store(true)
+	}
+	if o.taken != nil {
+		pushed = o.taken.pushed
+	}
+	return pushed + int(o.pushed) + int(o.lag)
+}
+
+// Held is about how much memory the box holds: what is unsent, and the room behind it. Loop
+// goroutine.
+func (o *Box) Held() int {
+	o.mu.Lock()
+	n := o.size() + segCost*len(o.segs)
+	if o.stage != nil && !o.lent {
+		n += o.stage.Held() - len(o.stage.B)
+	}
+	o.mu.Unlock()
+	if t := o.taken; t != nil && t.own != nil && !t.lent {
+		n += t.own.Held() - len(t.own.Rest())
+	}
+	return n
+}
+
+// Behind tells whether the session has still to have the log up to end. Loop goroutine.
+func (o *Box) Behind(end uint64) bool {
+	if o.pos >= end {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.closed || o.pos < o.last
+}
+
+// Relieve lets the strand go on if half of what it may hold is free again, and tells so.
+func (o *Box) Relieve(sh *Shared) (resumed bool) {
+	if !o.full.Load() {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if int64(o.size()) > sh.Share.Load()/2 {
+		return false
+	}
+	o.full.Store(false)
+	return true
+}
+
+// Full tells whether the strand has to wait until more has been sent.
+func (o *Box) Full() bool { return o.full.Load() }
+
+// Done tells whether everything that a closed box had has been written. Loop goroutine.
+func (o *Box) Done() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed && o.taken == nil && o.refs == 0 && o.stageLen() == 0 && o.pos >= o.last
+}
+
+// Drop gives back everything and returns how many bytes were not sent, of the log those
+// that a blocked session had not had. Loop goroutine; nothing is taken afterwards.
+func (o *Box) Drop(sh *Shared) (lost int) {
+	o.mu.Lock()
+	if !o.closed {
+		o.closed, o.last = true, sh.Log.End()
+	}
+	o.lag = o.lagNow(sh)
+	lost = o.size()
+	if o.queued > 0 {
+		sh.Queued.Add(-int64(o.queued))
+		o.queued = 0
+	}
+	first := o.taken
+	o.taken = nil
+	o.take(sh)
+	second := o.taken
+	o.taken = nil
+	o.rest, o.lag = 0, 0
+	o.full.Store(false)
+	o.mu.Unlock()
+	for _, t := range [2]*taken{first, second} {
+		if t == nil {
+			continue
+		}
+		if t.own != nil {
+			o.giveBack(sh, t.own, t.lent)
+		}
+		sh.Budget.Add(-segCost * len(t.segs))
+		for _, g := range t.segs {
+			if g.ref != nil {
+				if held, last := g.ref.Release(); last {
+					sh.Budget.Add(-held)
+				}
+			}
+		}
+	}
+	return lost
+}

@@ -1,0 +1,55 @@
+package sched
+
+// Owner is what a Task runs. Run is called by a worker; the monitor calls the others,
+// which must return soon and are safe at any time.
+type Owner interface {
+	// Run is one turn. Its owner sees to it that the task is not pushed again before
+	// its turn has given the task up.
+	Run()
+	// Step tells how far the turn is: 0 when it begins, then any other number each time
+	// one callback has ended. The pool's lock is held.
+	Step() uint32
+	// Long is called every millisecond or so while a turn lasts longer than BlockedAfter,
+	// at the latest a moment after it has ended. Until the turn ends Step should then
+	// change with each single callback.
+	Long()
+	// Running names what the turn runs, for people: the session and the handle.
+	Running() (session string, main, sub uint16)
+}
+
+// Task is the run queue's part of its owner. It is on the queue once at most.
+type Task struct {
+	owner Owner // set once
+	next  *Task // guarded by the pool's mu
+}
+
+// Init names the owner, before the first Push.
+func (t *Task) Init(o Owner) { t.owner = o }
+
+// queue is a list of tasks that are linked by themselves.
+type queue struct {
+	head, tail *Task
+	n          int
+}
+
+func (q *queue) push(t *Task) {
+	t.next = nil
+	if q.tail == nil {
+		q.head = t
+	} else {
+		q.tail.next = t
+	}
+	q.tail = t
+	q.n++
+}
+
+func (q *queue) pop() *Task {
+	t := q.head
+	q.head = t.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	t.next = nil
+	q.n--
+	return t
+}

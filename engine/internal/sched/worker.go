@@ -1,0 +1,153 @@
+package sched
+
+import (
+	"fmt"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// worker is one worker as others see it.
+type worker struct {
+	id    atomic.Uint64        // its goroutine
+	since atomic.Int64         // when its turn or function began, on the pool's clock; 0: waiting
+	task  atomic.Pointer[Task] // whose turn it is
+	fn    atomic.Uintptr       // the code of the function that it runs
+
+	seen int64  // the since of the monitor's last look; the monitor's own, as are these
+	step uint32 // the task's step then
+	at   int64  // when that step was first seen, or its turn began
+	told int64  // the at of the stall that was reported last
+}
+
+// spawn starts a worker. mu is held.
+func (p *Pool) spawn() {
+	w := new(worker)
+	p.workers = append(p.workers, w)
+	go p.work(w)
+}
+
+// work is a worker's goroutine.
+func (p *Pool) work(w *worker) {
+	w.id.Store(GoroutineID())
+	clean := false
+	defer func() { p.leave(w, clean) }()
+	for {
+		t, fn := p.next(w)
+		if t == nil && fn == nil {
+			clean = true
+			return
+		}
+		w.since.Store(p.now())
+		if t != nil {
+			w.task.Store(t)
+			t.owner.Run()
+			w.task.Store(nil)
+		} else {
+			w.fn.Store(reflect.ValueOf(fn).Pointer())
+			p.call(fn)
+		}
+		w.since.Store(0)
+		p.ran.Add(1)
+	}
+}
+
+// leave ends a worker. One that a callback ended with runtime.Goexit is replaced.
+func (p *Pool) leave(w *worker, clean bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget(w)
+	if !clean && (p.state == stateRunning || p.tasks.n > 0 || p.fns.len() > 0) {
+		p.spawn()
+	}
+	if p.state == stateStopping && len(p.workers) == 0 {
+		p.state = stateStopped
+		close(p.empty)
+	}
+}
+
+// forget takes a worker that ends off the list. mu is held.
+func (p *Pool) forget(w *worker) {
+	if i := slices.Index(p.workers, w); i >= 0 {
+		p.workers = slices.Delete(p.workers, i, i+1)
+	}
+}
+
+// next waits for work; both nil end the worker.
+func (p *Pool) next(w *worker) (*Task, func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		if p.tasks.n > 0 && (!p.fnTurn || p.fns.len() == 0) {
+			p.fnTurn = true
+			return p.tasks.pop(), nil
+		}
+		p.fnTurn = false
+		if fn := p.fns.pop(); fn != nil {
+			return nil, fn
+		}
+		if p.tasks.n > 0 {
+			continue
+		}
+		if p.state != stateRunning {
+			return nil, nil
+		}
+		if p.retire > 0 && len(p.workers) > p.cfg.Workers {
+			p.retire--
+			p.forget(w) // now, or retireSpare would count it once more
+			return nil, nil
+		}
+		p.idle++
+		p.wake.Wait()
+		p.idle--
+	}
+}
+
+func (p *Pool) call(fn func()) {
+	ok := false
+	defer func() {
+		if !ok {
+			p.panics.Report("Pool.Submit", "", 0, recover())
+		}
+	}()
+	fn()
+	ok = true
+}
+
+// stuck tells what the workers are in, for people.
+func (p *Pool) stuck() string {
+	const most = 8
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var in []string
+	n := 0
+	for _, w := range p.workers {
+		if w.since.Load() == 0 {
+			continue
+		}
+		if n++; n <= most {
+			in = append(in, w.runs())
+		}
+	}
+	if n == 0 {
+		return "a hook is still running"
+	}
+	if n > most {
+		in = append(in, "...")
+	}
+	return fmt.Sprintf("%d still busy (%s)", n, strings.Join(in, "; "))
+}
+
+// runs names what the worker is in.
+func (w *worker) runs() string {
+	if t := w.task.Load(); t != nil {
+		session, main, sub := t.owner.Running()
+		return fmt.Sprintf("session %s, %d/%d", session, main, sub)
+	}
+	if f := runtime.FuncForPC(w.fn.Load()); f != nil {
+		return f.Name()
+	}
+	return "a function"
+}

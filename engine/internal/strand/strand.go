@@ -1,0 +1,311 @@
+// Package strand is one session's queue of what is to happen to it, and the state that
+// says who runs it: at most one goroutine at a time. It knows nothing of sockets, frames
+// or the pool; its caller runs the items and schedules the strand when it is told to.
+package strand
+
+import (
+	"sync"
+
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/bufpool"
+)
+
+// State says who runs a strand.
+//
+// Invariant: at most one goroutine has it Running; it is on the run queue exactly while
+// it is Queued.
+type State uint8
+
+const (
+	Idle State = iota
+	Queued
+	Running
+	Parked // waits for an outbox; on no queue and no goroutine
+	Done   // over for good
+)
+
+// Tags of items.
+const (
+	Data   uint8 = iota // whole frames; Flag: they came late, when a draining server refused them
+	Func                // Fn, which was submitted
+	Accept              // the session begins
+	Fin                 // the peer's FIN
+	Bad                 // a bad frame: B is the ERROR's text
+)
+
+const (
+	// taskCost is about what a submitted function costs beside its item, in bytes: a closure
+	// with a few variables.
+	taskCost = 64
+	// blockMost is how large a block for small reads becomes while a strand is behind.
+	blockMost = 32 << 10
+)
+
+// Strand is the queue.
+type Strand struct {
+	mu         sync.Mutex
+	head, tail *bufpool.Buf // guarded by mu
+	held       int          // guarded by mu; memory of the frames that wait or run
+	tasks      int32        // guarded by mu; functions that wait
+	state      State        // guarded by mu
+	paused     bool         // guarded by mu; the loop waits for held to fall
+}
+
+// put appends an item. mu is held. It tells whether the strand must be scheduled.
+func (s *Strand) put(it *bufpool.Buf) (schedule bool) {
+	if s.tail == nil {
+		s.head = it
+	} else {
+		s.tail.Next = it
+	}
+	s.tail = it
+	if s.state == Idle {
+		s.state = Queued
+		return true
+	}
+	return false
+}
+
+// Post appends an item that is no frame. ok is false when the strand is done.
+func (s *Strand) Post(it *bufpool.Buf) (schedule, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == Done {
+		return false, false
+	}
+	return s.put(it), true
+}
+
+// Open appends the first item of a strand, or has the caller run it instead.
+func (s *Strand) Open(it *bufpool.Buf) {
+	if it == nil {
+		s.state = Running
+		return
+	}
+	s.put(it)
+}
+
+// PostFrames appends a copy of whole frames: behind those of the last block, if they are
+// of its kind and it has room.
+func (s *Strand) PostFrames(b []byte, late bool, bud *budget.Budget) (schedule, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == Done {
+		return false, false
+	}
+	if t := s.tail; t != nil && t.Tag == Data && t.Flag == late && t.Spare() >= len(b) {
+		t.B = append(t.B, b...)
+		return false, true
+	}
+	it := bufpool.Get(max(len(b), min(s.held/2, blockMost)))
+	it.B = append(it.B, b...)
+	return s.postBlock(it, late, bud), true
+}
+
+// PostBlock is PostFrames for a block that becomes the strand's own.
+func (s *Strand) PostBlock(it *bufpool.Buf, late bool, bud *budget.Budget) (schedule, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == Done {
+		return false, false
+	}
+	return s.postBlock(it, late, bud), true
+}
+
+func (s *Strand) postBlock(it *bufpool.Buf, late bool, bud *budget.Budget) (schedule bool) {
+	it.Tag, it.Flag = Data, late
+	s.held += it.Held()
+	bud.Add(it.Held())
+	return s.put(it)
+}
+
+// Verdict is what becomes of a submitted function.
+type Verdict uint8
+
+const (
+	Taken Verdict = iota
+	Schedule
+	Full
+	Gone
+)
+
+// Submit appends a function. closed is asked under the lock.
+func (s *Strand) Submit(fn func(), most int, closed func() bool, bud *budget.Budget) Verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state == Done || closed():
+		return Gone
+	case int(s.tasks) >= most:
+		return Full
+	}
+	it := bufpool.Empty(Func)
+	it.Fn = fn
+	s.tasks++
+	bud.Add(it.Held() + taskCost)
+	if s.put(it) {
+		return Schedule
+	}
+	return Taken
+}
+
+// Begin is called by a worker that has taken the strand off the run queue.
+func (s *Strand) Begin() {
+	s.mu.Lock()
+	s.state = Running
+	s.mu.Unlock()
+}
+
+// Enter takes an idle strand for the loop to run.
+func (s *Strand) Enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != Idle || s.head != nil {
+		return false
+	}
+	s.state = Running
+	return true
+}
+
+// Next takes the item at the head; nil when there is none. A function has been run, for
+// the limits, when Next returns it.
+func (s *Strand) Next(bud *budget.Budget) *bufpool.Buf {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it := s.head
+	if it == nil {
+		return nil
+	}
+	s.head = it.Next
+	if s.head == nil {
+		s.tail = nil
+	}
+	it.Next = nil
+	if it.Tag == Func {
+		s.tasks--
+		bud.Add(-it.Held() - taskCost)
+	}
+	return it
+}
+
+// Return puts a block back at the head, with frames that are still to be run.
+func (s *Strand) Return(it *bufpool.Buf) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it.Next = s.head
+	s.head = it
+	if s.tail == nil {
+		s.tail = it
+	}
+}
+
+// Free gives a block back whose frames have been run or dropped. It tells whether what
+// waits has fallen to resumeAt, after Paused: then the loop may read again.
+func (s *Strand) Free(it *bufpool.Buf, resumeAt int, bud *budget.Budget) (resume bool) {
+	n := it.Held()
+	it.Free()
+	s.mu.Lock()
+	s.held -= n
+	resume = s.paused && s.held <= resumeAt
+	if resume {
+		s.paused = false
+	}
+	s.mu.Unlock()
+	bud.Add(-n)
+	return resume
+}
+
+// Held is the memory of the frames that wait or run, in bytes. pauseAt: from there on
+// Free is asked to tell when it has fallen.
+func (s *Strand) Held(pauseAt int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held >= pauseAt {
+		s.paused = true
+	}
+	return s.held
+}
+
+// Leave ends what Begin or Enter began: the strand is queued again if it must be, or is
+// idle. force: also if nothing waits.
+func (s *Strand) Leave(force bool) (schedule bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = Idle
+	if s.head != nil || force {
+		s.state = Queued
+		return true
+	}
+	return false
+}
+
+// Rest goes idle if nothing waits; else the strand goes on running.
+func (s *Strand) Rest(closed func() bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.head != nil || closed() {
+		return false
+	}
+	s.state = Idle
+	return true
+}
+
+// Park leaves the strand to whoever calls Wake.
+func (s *Strand) Park() {
+	s.mu.Lock()
+	s.state = Parked
+	s.mu.Unlock()
+}
+
+// Unpark takes a parked strand back; false when somebody has woken it already.
+func (s *Strand) Unpark() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != Parked {
+		return false
+	}
+	s.state = Running
+	return true
+}
+
+// Wake has a strand run that is parked, or idle while its session has closed.
+func (s *Strand) Wake(closed func() bool) (schedule bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == Parked || s.state == Idle && closed() {
+		s.state = Queued
+		return true
+	}
+	return false
+}
+
+// Finish ends the strand for good and returns what had come since the last Next.
+func (s *Strand) Finish() (left *bufpool.Buf) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left = s.head
+	s.head, s.tail, s.state = nil, nil, Done
+	return left
+}
+
+// Quiet tells whether nothing waits and nothing runs.
+func (s *Strand) Quiet() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head == nil && (s.state == Idle || s.state == Done)
+}
+
+// State is who runs the strand now.
+func (s *Strand) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// Each calls fn for the items that wait, under the strand's lock, until it returns false.
+func (s *Strand) Each(fn func(it *bufpool.Buf) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for it := s.head; it != nil && fn(it); it = it.Next {
+	}
+}

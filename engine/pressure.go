@@ -1,0 +1,219 @@
+package engine
+
+import (
+	"cmp"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine/internal/budget"
+)
+
+// How the memory budget is kept. Past it, who holds more than his share is not read from
+// and his strand waits until his peer has read; a broadcast or group send from elsewhere
+// is refused. Past five quarters of it whoever holds anything is stopped, and peers that
+// take nothing are closed at once. Past it for glutTime they are closed too.
+const (
+	glutTime   = 10 * time.Second
+	glutStill  = glutTime / 2 // without a byte read, for a session to be closed
+	spentStill = time.Second  // the same while the budget is spent
+	glutRest   = 8            // an eighth must be free before nobody is closed any more
+)
+
+// levelMoved is called by the budget, by whoever moved it and under his locks.
+func (srv *Server) levelMoved(budget.Level) {
+	srv.fitShare()
+	for _, l := range srv.allLoops() {
+		l.mu.Lock()
+		l.levelDue = true
+		l.arm()
+	}
+}
+
+// fitShare works out what one session may hold. Moves of the level may be told in another
+// order than they were made: what counts is the level that is there.
+func (srv *Server) fitShare() {
+	for {
+		level := srv.budget.Level()
+		srv.share.Store(int64(srv.budget.Share(level, int(srv.conns.Load()), srv.cfg.MaxOutbound)))
+		if srv.budget.Level() == level {
+			return
+		}
+	}
+}
+
+// spent tells whether the budget is: whoever holds anything waits.
+func (srv *Server) spent() bool { return srv.budget.Level() == budget.Spent }
+
+// shareOf is what one session may hold, in and out together.
+func (srv *Server) shareOf(level budget.Level) int {
+	return srv.budget.Share(level, int(srv.conns.Load()), maxInt)
+}
+
+// levelChanged applies a new level to the loop's sessions.
+func (l *loop) levelChanged() {
+	level := l.srv.budget.Level()
+	if level == budget.Free {
+		l.resumePaused()
+		return
+	}
+	share := l.srv.shareOf(level)
+	for i := len(l.sessions) - 1; i >= 0; i-- {
+		if s := l.sessions[i]; s.rd.life == lifeOpen && s.rd.paused == 0 && l.held(s) >= share {
+			l.review(s)
+		}
+	}
+}
+
+// held is how much memory a session holds, about.
+func (l *loop) held(s *Session) int { return s.in.Held(maxInt) + s.out.Held() + s.rd.partial.Held() }
+
+// resumePaused looks again at the sessions that were paused for the memory budget. While
+// it is exceeded one of them may still finish the frame whose beginning is held: that
+// which wants least, of those that hold nothing else. With others the frame would only
+// wait behind what they hold.
+func (l *loop) resumePaused() {
+	list := l.paused
+	l.paused = nil
+	var least *Session
+	for _, s := range list {
+		s.rd.waits = false
+		l.srv.starving.Add(-1)
+		if s.rd.life != lifeOpen {
+			continue
+		}
+		l.review(s)
+		if s.rd.paused == 0 {
+			continue
+		}
+		if !s.rd.waits {
+			l.pause(s, s.rd.paused)
+		}
+		if part := s.rd.partial.Held(); part > 0 && part == l.held(s) && s.conn.Unread() > 0 &&
+			(least == nil || s.rd.partial.Missing(l.srv.codec) < least.rd.partial.Missing(l.srv.codec)) {
+			least = s
+		}
+	}
+	if l.favoured == nil && least != nil {
+		l.favour(least)
+	}
+}
+
+// favour lets one session read on although the budget is tight; nil: nobody, until the
+// next look, which is asked for.
+func (l *loop) favour(s *Session) {
+	l.favoured = s
+	if s != nil {
+		l.review(s)
+		return
+	}
+	if len(l.paused) > 0 {
+		l.mu.Lock()
+		l.sweepDue = true
+		l.arm()
+	}
+}
+
+// weigh notes, during a sweep, a session that holds memory which its peer does not take.
+func (l *loop) weigh(s *Session, now int64) {
+	still := glutStill
+	if l.srv.spent() {
+		still = spentStill
+	}
+	switch {
+	case s.closed() || s.rd.life != lifeOpen:
+	case s.rd.progress != 0 && past(now, s.rd.progress, still),
+		s.rd.partial.Some() && past(now, s.rd.begun, still) && s.conn.Unread() == 0:
+		if l.held(s) >= l.srv.shareOf(budget.Tight) || l.srv.spent() {
+			l.stuffed = append(l.stuffed, s)
+		}
+	}
+}
+
+// shed ends a sweep: while there is a glut it closes sessions that hold memory which
+// their peers don't take, until an eighth is free: first those with most unread that
+// they did not ask for, then those that hold most.
+func (l *loop) shed(now int64) {
+	list := l.stuffed
+	l.stuffed = nil
+	if !l.srv.glut(now) || len(list) == 0 {
+		return
+	}
+	pushed := map[*Session]int{}
+	for _, s := range list {
+		pushed[s] = s.out.Lagging(&l.out)
+	}
+	slices.SortFunc(list, func(a, b *Session) int {
+		return cmp.Or(cmp.Compare(pushed[b], pushed[a]), cmp.Compare(l.held(b), l.held(a)))
+	})
+	enough := l.srv.budget.Limit() - l.srv.budget.Limit()/glutRest
+	for _, s := range list {
+		if l.srv.budget.Used() <= enough {
+			return
+		}
+		if s.rd.life != lifeOpen {
+			continue
+		}
+		l.srv.shed.Add(1)
+		switch {
+		case pushed[s] > 0:
+			l.abort(s, ReasonSlowConsumer)
+		case s.out.Size() > 0:
+			l.abort(s, ReasonMemory)
+		default: // it waits in the middle of a frame, and may hear why
+			s.closeWithError(codec.Packet{}, CodeLimit, ReasonMemory.String(), ReasonMemory)
+			s.rd.partial.Drop(l.srv.budget)
+		}
+	}
+}
+
+// glut tells whether sessions must be closed for the budget.
+func (srv *Server) glut(now int64) bool {
+	used, limit := srv.budget.Used(), srv.budget.Limit()
+	since := srv.glutSince.Load()
+	switch {
+	case used <= limit-limit/glutRest:
+		srv.glutSince.Store(0)
+		return false
+	case srv.spent():
+		return true
+	case since == 0 && used > limit:
+		srv.glutSince.CompareAndSwap(0, now)
+		return false
+	}
+	return since != 0 && past(now, since, glutTime)
+}
+
+const (
+	trimLeast = 8 << 20          // a load that held less is not worth it
+	trimQuiet = 2 * time.Second  // for so long little must have been held
+	trimEvery = 20 * time.Second // at most that often
+)
+
+// trimmer has the runtime give memory back to the system once a load has ended: nothing
+// would collect it while the server is idle. The ticker's goroutine uses it.
+type trimmer struct {
+	peak      int
+	low, last time.Time
+}
+
+func (t *trimmer) look(used int, now time.Time) {
+	t.peak = max(t.peak, used)
+	if t.peak < trimLeast || used > t.peak/8 {
+		t.low = time.Time{}
+		return
+	}
+	if t.low.IsZero() {
+		t.low = now
+	}
+	if now.Sub(t.low) < trimQuiet || now.Sub(t.last) < trimEvery {
+		return
+	}
+	t.peak, t.low, t.last = 0, time.Time{}, now
+	go func() {
+		runtime.GC() // what a pool gives up is free after two collections
+		debug.FreeOSMemory()
+	}()
+}

@@ -1,0 +1,308 @@
+package engine
+
+import (
+	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/strand"
+)
+
+// strandBudget is how many packets a strand may run before it goes to the run queue's end.
+const strandBudget = 64
+
+// stepPackets is how many packets of a batch are one step for the pool's monitor, until
+// it finds the batch long; from then on each is.
+const stepPackets = 8
+
+// strandTask is a session as the pool sees it.
+type strandTask Session
+
+// Run is a worker's turn with the session.
+func (t *strandTask) Run() {
+	s := (*Session)(t)
+	s.in.Begin()
+	s.step.Store(0)
+	s.flags.clear(flagLong)
+	s.handle.Store(0)
+	s.out.Cork()
+	clean := false
+	defer func() {
+		if !clean { // runtime.Goexit in a callback: this goroutine ends, the session must not hang
+			s.in.Leave(true)
+			s.schedule()
+		}
+	}()
+	s.runItems()
+	clean = true
+}
+
+// runItems runs what waits, until nothing does, the budget is used up, or the strand has
+// to wait. The strand is given up when it returns.
+func (s *Session) runItems() {
+	for budget := strandBudget; ; {
+		if s.closed() {
+			s.finish()
+			return
+		}
+		if budget <= 0 {
+			s.uncork()
+			s.in.Leave(true)
+			s.schedule()
+			return
+		}
+		if s.out.MustWait() {
+			s.uncork()
+			if s.park() {
+				return
+			}
+			s.out.Cork()
+		}
+		it := s.in.Next(s.srv.budget)
+		if it == nil {
+			s.uncork()
+			if s.in.Rest(s.closed) {
+				return
+			}
+			s.out.Cork()
+			continue
+		}
+		budget -= s.runItem(it, budget)
+		s.step.Add(1)
+	}
+}
+
+// park leaves the strand to whoever drains what it waits for. False: that has been done
+// meanwhile.
+func (s *Session) park() bool {
+	s.in.Park()
+	s.srv.parks.Add(1)
+	if s.out.WaitsForLog() {
+		s.srv.flow.wait(s)
+	}
+	if s.out.MustWait() && !s.closed() {
+		return true
+	}
+	return !s.in.Unpark() // false when somebody woke it already
+}
+
+// runItem runs one item, or as much of it as budget allows, and returns what it used.
+func (s *Session) runItem(it *bufpool.Buf, budget int) int {
+	if it.Tag != strand.Data {
+		s.handle.Store(0)
+	}
+	switch it.Tag {
+	case strand.Data:
+		return s.handleData(it, budget)
+	case strand.Func:
+		fn := it.Fn
+		it.Free()
+		s.guard("Session.Submit", fn)
+	case strand.Accept:
+		it.Free()
+		s.accept()
+	case strand.Fin:
+		it.Free()
+		s.handleFin()
+	case strand.Bad:
+		text := string(it.B)
+		it.Free()
+		s.contexts().badText.Store(&text)
+		s.noMoreInput()
+	}
+	return 1
+}
+
+func (s *Session) accept() {
+	s.flags.set(flagOpened)
+	h := s.srv.handler()
+	s.guard("OnSocketAccept", func() { h.OnSocketAccept(s) })
+}
+
+// handleFin says that no more requests will come, and ends the session if nothing is owed.
+func (s *Session) handleFin() {
+	s.srv.groups.leaveAll(s)
+	s.flags.set(flagFin)
+	s.endContexts(false)
+	if h, ok := s.srv.handler().(FinHandler); ok {
+		s.guard("OnSocketFin", func() { h.OnSocketFin(s) })
+	}
+	s.noMoreInput()
+}
+
+// noMoreInput ends a session that owes nothing; else the last release does.
+func (s *Session) noMoreInput() {
+	s.flags.set(flagOver)
+	if s.held.Load() == 0 {
+		s.settle()
+	}
+}
+
+// handleData runs the frames of one block. What the budget, a wait or a close leaves
+// over goes back to the queue's head.
+func (s *Session) handleData(it *bufpool.Buf, budget int) (used int) {
+	defer func() { // also after a runtime.Goexit
+		if it.Off < len(it.B) {
+			s.in.Return(it)
+		} else {
+			s.freeBlock(it)
+		}
+	}()
+	return s.frames(it, budget)
+}
+
+func (s *Session) freeBlock(it *bufpool.Buf) {
+	if s.in.Free(it, s.srv.cfg.MaxPending/2, s.srv.budget) {
+		s.scheduleFlush() // the loop may read again
+	}
+}
+
+// frames hands out the frames of it, up to budget, and moves it.Off past them. Workers
+// run it. A panic closes the session.
+func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
+	var p codec.Packet
+	ok := false
+	defer func() {
+		if !ok {
+			s.panicked("OnSocketRead", p, recover())
+		}
+	}()
+	c, h, learn := s.srv.codec, s.srv.handler(), s.srv.handles.learns
+	for it.Off < len(it.B) && used < budget {
+		if used > 0 {
+			if s.closed() || s.out.MustWait() {
+				break
+			}
+			if used%stepPackets == 0 || s.flags.has(flagLong) {
+				s.step.Add(1)
+			}
+		}
+		var size int
+		p, size, _, _ = c.Decode(it.B[it.Off:])
+		it.Off += size
+		used++
+		if it.Off < len(it.B) {
+			s.flags.set(flagMore)
+		} else {
+			s.flags.clear(flagMore)
+		}
+		if handle := p.Handle(); handle != s.handle.Load() {
+			s.handle.Store(handle)
+		}
+		switch {
+		case s.srv.reserved(p):
+			s.system(p, true)
+		case it.Flag:
+			s.refuseLate(p)
+		case learn:
+			s.srv.handles.measure(s, h, p)
+		default:
+			h.OnSocketRead(s, p)
+		}
+	}
+	ok = true
+	return used
+}
+
+// refuseLate answers a request that came too late in a drain.
+func (s *Session) refuseLate(p codec.Packet) {
+	_ = s.sendError(p, CodeDraining, "the server is going away", outbox.System) // it fails only where the session has gone
+}
+
+// finish is the strand's end: what was accepted runs, frames are dropped, and
+// OnSocketClose is called.
+func (s *Session) finish() {
+	for {
+		it := s.in.Next(s.srv.budget)
+		if it == nil {
+			break
+		}
+		switch it.Tag {
+		case strand.Func, strand.Accept:
+			s.runItem(it, 1)
+		default:
+			s.drop(it)
+		}
+	}
+	h, why := s.srv.handler(), Reason(s.closing.Load())
+	s.handle.Store(0)
+	if s.flags.has(flagOpened) {
+		s.flags.clear(flagOpened) // a runtime.Goexit in it must not bring it about again
+		s.guard("OnSocketClose", func() { h.OnSocketClose(s, why) })
+	}
+	for it := s.in.Finish(); it != nil; { // what came between the last look and now
+		next := it.Next
+		s.drop(it)
+		it = next
+	}
+	s.end()
+}
+
+// drop forgets an item whose session has closed. A function is never dropped: Submit
+// refuses it once the session closes, and finish runs those that came before.
+func (s *Session) drop(it *bufpool.Buf) {
+	if it.Tag != strand.Data {
+		it.Free()
+		return
+	}
+	s.srv.dropped.Add(uint64(countFrames(s.srv.codec, it.Rest())))
+	s.freeBlock(it)
+}
+
+func countFrames(c *codec.Codec, b []byte) (n int) {
+	for len(b) > 0 {
+		size, missing, err := c.Frame(b)
+		if err != nil || missing > 0 {
+			return n
+		}
+		b = b[size:]
+		n++
+	}
+	return n
+}
+
+// guard runs a callback; a panic closes the session.
+func (s *Session) guard(callback string, fn func()) {
+	ok := false
+	defer func() {
+		if !ok {
+			s.panicked(callback, codec.Packet{}, recover())
+		}
+	}()
+	fn()
+	ok = true
+}
+
+// panicked ends a session whose callback panicked.
+func (s *Session) panicked(callback string, p codec.Packet, v any) {
+	s.srv.panics.Report(callback, s.id.String(), p.Handle(), v)
+	s.closeWithError(p, CodeInternal, "internal error", ReasonPanic)
+}
+
+// Step tells how far the turn is.
+func (t *strandTask) Step() uint32 { return t.step.Load() }
+
+// Long sends what a callback that takes long has staged so far, and ends what ends at the
+// peer's FIN if that is what comes next.
+func (t *strandTask) Long() {
+	s := (*Session)(t)
+	s.flags.set(flagLong)
+	s.flushBlocked()
+	if s.flags.has(flagMore | flagFin) {
+		return
+	}
+	fin := false
+	s.in.Each(func(it *bufpool.Buf) bool {
+		fin = it.Tag == strand.Fin
+		return it.Tag == strand.Func
+	})
+	if fin && s.flags.set(flagFin) {
+		s.srv.groups.leaveAll(s)
+		s.endContexts(false)
+	}
+}
+
+// Running names what the turn runs.
+func (t *strandTask) Running() (session string, main, sub uint16) {
+	main, sub = codec.Split(t.handle.Load())
+	return t.id.String(), main, sub
+}

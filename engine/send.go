@@ -1,0 +1,104 @@
+package engine
+
+import (
+	"millrace/codec"
+	"millrace/engine/internal/outbox"
+)
+
+// Send sends a packet to the peer, as an answer. From the session's own callbacks it is
+// not refused for being many: past MaxOutbound unsent bytes the strand waits, before its
+// next packet, for the peer to read; one callback may leave MaxOutbound more. From
+// elsewhere it is ErrOutboundFull past MaxOutbound, and ErrMemory while MemoryBudget is
+// exceeded and the session holds its share of it; both are ErrBusy. ErrClosed once the
+// session has gone, ErrFrameTooLarge for a body over MaxFrame, codec.ErrBadHandle for a
+// Main or Sub that the layout has no room for. The body is copied.
+func (s *Session) Send(main, sub uint16, body []byte) error {
+	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, outbox.Answer)
+}
+
+// SendPacket is Send for a packet, whose Seq goes with it: codec.ErrBadSeq for one other
+// than 0 where the layout has none.
+func (s *Session) SendPacket(p codec.Packet) error { return s.send(p, outbox.Answer) }
+
+// Push sends what the peer has not asked for. A peer that leaves MaxOutbound bytes
+// of it unread is closed with ReasonSlowConsumer. Errors are Send's, and from elsewhere
+// ErrOutboxFull when the loop has MaxOutbox bytes waiting.
+func (s *Session) Push(main, sub uint16, body []byte) error {
+	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, outbox.Push)
+}
+
+// Reply answers p: its handle, its Seq, this body. Errors are SendPacket's.
+func (s *Session) Reply(p codec.Packet, body []byte) error {
+	return s.send(codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq, Body: body}, outbox.Answer)
+}
+
+// ReplyError answers p with an ERROR frame, whose text is cut to what a frame holds.
+// Without system frames there is no such frame: then the session closes with
+// ReasonRefused. Errors are Send's.
+func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error {
+	return s.sendError(p, code, text, outbox.Answer)
+}
+
+// send stages a packet and maps what became of it.
+func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
+	c := s.srv.codec
+	if !c.Fits(p) {
+		if c = s.srv.brief; p.Main != SystemMain || !c.Fits(p) {
+			return s.srv.misfit(p)
+		}
+	}
+	switch r := s.out.Send(&s.loop.out, c, p, kind); r {
+	case outbox.Staged:
+		return nil
+	case outbox.Wake:
+		s.loop.markDirty(s)
+		return nil
+	default:
+		return s.srv.refusal(r)
+	}
+}
+
+// refusal counts what an outbox has not taken, and says why.
+func (srv *Server) refusal(r outbox.Result) error {
+	if r == outbox.Closed {
+		srv.stale.Add(1)
+		return ErrClosed
+	}
+	srv.busy.Add(1)
+	switch r {
+	case outbox.LogFull:
+		return ErrOutboxFull
+	case outbox.NoMemory:
+		return ErrMemory
+	}
+	return ErrOutboundFull
+}
+
+// uncork lets go what the strand's callbacks have staged.
+func (s *Session) uncork() {
+	if s.out.Uncork(false) {
+		s.loop.markDirty(s)
+	}
+}
+
+// flushBlocked lets go what a callback that blocks has staged so far.
+func (s *Session) flushBlocked() {
+	if s.out.Uncork(true) {
+		s.loop.markDirty(s)
+	}
+}
+
+// scheduleFlush has the loop look at the session: at what it may send, and whether to
+// read again.
+func (s *Session) scheduleFlush() {
+	if s.out.Nudge() {
+		s.loop.markDirty(s)
+	}
+}
+
+// canWrite is called when the kernel takes bytes again.
+func (s *Session) canWrite() {
+	if s.out.Writable() {
+		s.loop.markDirty(s)
+	}
+}

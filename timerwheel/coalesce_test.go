@@ -1,0 +1,200 @@
+package timerwheel
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// crowd sets n timers that repeat, spread over one period.
+func crowd(t *testing.T, s *Service, n int, period time.Duration) {
+	t.Helper()
+	steps := int(period / time.Millisecond)
+	for k := range steps {
+		for i := k; i < n; i += steps {
+			must(t, s.SetTimer(TimerID(i), period, 0, func(Firing) {}))
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// becomes waits until the service coalesces ticks, or no longer does.
+func becomes(t *testing.T, s *Service, dense bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); s.drive.coalescing.Load() != dense; {
+		if time.Now().After(end) {
+			t.Fatalf("coalescing: got %v, want %v", !dense, dense)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// TestWheelGetsSlotsBack: the wheel is asked for what was set while ticks were
+// coalesced, when that ends. The watchdog comes too seldom here to find it.
+func TestWheelGetsSlotsBack(t *testing.T) {
+	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
+	crowd(t, s, 20_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	const n = 50
+	late := make(chan time.Duration, n)
+	for i := range n {
+		_, err := s.After(200*time.Millisecond+time.Duration(i)*time.Millisecond, func(f Firing) { late <- f.Late })
+		must(t, err)
+	}
+	for i := range 20_000 {
+		s.KillTimer(TimerID(i))
+	}
+	becomes(t, s, false)
+	for range n {
+		select {
+		case d := <-late:
+			if d > time.Second {
+				t.Fatalf("a timer came %v late", d)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("a timer was lost")
+		}
+	}
+}
+
+// TestShortPeriodsAreNotTakenTogether: a period of two ticks would lose every
+// other firing.
+func TestShortPeriodsAreNotTakenTogether(t *testing.T) {
+	s := started(t, Config{}, newWorkers(t, 2))
+	crowd(t, s, 20_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	var n atomic.Int64
+	must(t, s.SetTimer(1<<20, 2*time.Millisecond, 0, func(Firing) { n.Add(1) }))
+	becomes(t, s, false)
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+		if s.drive.coalescing.Load() {
+			t.Fatal("coalescing again")
+		}
+		<-time.After(time.Millisecond)
+	}
+	s.KillTimer(1 << 20)
+	becomes(t, s, true)
+	if n.Load() == 0 {
+		t.Error("nothing fired")
+	}
+}
+
+// TestStopEndsCoalescing: a service stopped meanwhile starts anew without it.
+func TestStopEndsCoalescing(t *testing.T) {
+	s := started(t, Config{}, newWorkers(t, 2))
+	crowd(t, s, 20_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	stopped(t, s)
+	if s.drive.coalescing.Load() || s.clock.timer.Stop() {
+		t.Error("the clock goes on after Stop")
+	}
+	must(t, s.Start(t.Context()))
+	done := make(chan bool)
+	_, err := s.After(20*time.Millisecond, func(Firing) { close(done) })
+	must(t, err)
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+		t.Error("a timer of the second start was lost")
+	}
+}
+
+// TestCoalescedTicksAreByCountOrSlack: as many are taken together as make
+// coalescedFirings, within Slack and the shortest period.
+func TestCoalescedTicksAreByCountOrSlack(t *testing.T) {
+	for _, c := range []struct {
+		slack   time.Duration
+		perTick int64
+		least   time.Duration
+		want    int64 // 0: none
+	}{
+		{0, 100, time.Second, 8},
+		{0, 200, time.Second, 4},
+		{0, 60, time.Second, 8},
+		{0, 5000, time.Second, 2},
+		{0, 40, time.Second, 0},
+		{0, 100, 6 * time.Millisecond, 5},
+		{0, 100, 4050 * time.Microsecond, 3},
+		{0, 100, 2 * time.Millisecond, 0},
+		{3 * time.Millisecond, 100, time.Second, 3},
+		{time.Millisecond, 100, time.Second, 0},
+		{-1, 100, time.Second, 0},
+	} {
+		s, err := New(Config{Slack: c.slack}, inline{})
+		must(t, err)
+		d := &s.drive
+		d.judged, d.fired, d.shortest = 1000, c.perTick*judgeTicks, int64(c.least)
+		s.drive.judge(1000 + judgeTicks)
+		got := d.together
+		if !d.coalescing.Load() {
+			got = 0
+		}
+		if got != c.want {
+			t.Errorf("slack %v, %d a tick, shortest period %v: %d ticks together, want %d", c.slack, c.perTick, c.least, got, c.want)
+		}
+	}
+}
+
+// TestPassedTickWhileCoalescing: a timer may be put on a tick that has been looked
+// at, when its goroutine lost the CPU between the clock and the shard's lock.
+func TestPassedTickWhileCoalescing(t *testing.T) {
+	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
+	crowd(t, s, 10_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	best := time.Hour
+	for k := range 4 { // the machine may stand still in one
+		done := make(chan time.Duration, 1)
+		id := TimerID(1<<20 + k)
+		must(t, s.SetTimer(id, time.Hour, 1, func(f Firing) { done <- f.Late }))
+		sh := s.shardOf(&s.own.g, id)
+		now := s.now()
+		<-time.After(20 * time.Millisecond)
+		sh.mu.Lock()
+		i, e := sh.find(&s.own.g, id)
+		sh.move(i, e, deadline(now, time.Millisecond), now)
+		sh.mu.Unlock()
+		best = min(best, <-done)
+	}
+	if best > 300*time.Millisecond { // 512 ticks when the ring has to come round
+		t.Errorf("late by %v or more", best)
+	}
+}
+
+// TestCoalescedTicksKeepBelowTheShortestPeriod: a timer of 4.05 ms loses hardly a firing
+// among many that could be brought up 8 ms together.
+func TestCoalescedTicksKeepBelowTheShortestPeriod(t *testing.T) {
+	s := started(t, Config{}, newWorkers(t, 2))
+	crowd(t, s, 10_000, 100*time.Millisecond)
+	becomes(t, s, true)
+	const period = 4050 * time.Microsecond
+	var runs atomic.Int64
+	must(t, s.SetTimer(1<<20, period, 0, func(Firing) { runs.Add(1) }))
+	best := 0.0
+	for try := 0; try < 10 && best < 0.85; try++ { // the machine may stand still
+		was, begin := runs.Load(), time.Now()
+		<-time.After(500 * time.Millisecond)
+		best = max(best, float64(runs.Load()-was)/float64(time.Since(begin)/period))
+	}
+	t.Logf("%.2f of its firings", best)
+	if best < 0.85 {
+		t.Errorf("%.2f of its firings ran, want nearly all", best)
+	}
+}
+
+// TestLateWakeAfterStop: what fired before Stop does not make the next start
+// wait for a clock that nobody has set.
+func TestLateWakeAfterStop(t *testing.T) {
+	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
+	for try := range 8 {
+		crowd(t, s, 20_000, 100*time.Millisecond)
+		becomes(t, s, true)
+		<-time.After(time.Duration(try*8) * time.Millisecond)
+		stopped(t, s)
+		<-time.After(45 * time.Millisecond)
+		s.drive.wake() // as a slot's that came up early may
+		must(t, s.Start(t.Context()))
+		if s.drive.coalescing.Load() {
+			t.Fatal("coalescing after Stop and Start")
+		}
+	}
+}
