@@ -21,7 +21,7 @@ func TestAddressesThatCannotBe(t *testing.T) {
 	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	unixFirst := serve(t, Config{Addrs: []string{"unix://" + dir + "/s"}, MaxConns: 10}, &funcs{})
+	unixFirst := serve(t, Config{Addrs: []string{"unix://" + dir + "/s"}, Limits: Limits{MaxConns: 10}}, &funcs{})
 	for _, tc := range []struct {
 		addr, text string
 		is         error
@@ -33,7 +33,7 @@ func TestAddressesThatCannotBe(t *testing.T) {
 		{"unix://" + dir + "/no/such/dir/s", dir, nil},
 		{"tcp://192.0.2.1:0", "192.0.2.1", nil},
 	} {
-		srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0", tc.addr}, MaxConns: 10, Logger: quiet}, &funcs{})
+		srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0", tc.addr}, Limits: Limits{MaxConns: 10}, Logger: quiet}, &funcs{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestAddressesAreFreeAgainAtOnce(t *testing.T) {
 	var addr string
 	path := t.TempDir() + "/s"
 	for i := range 5 {
-		cfg := Config{Addrs: []string{"tcp://127.0.0.1:0", "unix://" + path}, MaxConns: 10}
+		cfg := Config{Addrs: []string{"tcp://127.0.0.1:0", "unix://" + path}, Limits: Limits{MaxConns: 10}}
 		if i > 0 {
 			cfg.Addrs[0] = addr
 		}
@@ -130,16 +130,16 @@ func TestSessionKnowsItsSocket(t *testing.T) {
 // that overlap are one of Addrs, which names both.
 func TestAddressSettings(t *testing.T) {
 	path := t.TempDir() + "/s"
-	serve(t, Config{Addrs: []string{"unix://" + path}, MaxConns: 10, UnixMode: 0o620}, &funcs{})
+	serve(t, Config{Addrs: []string{"unix://" + path}, Limits: Limits{MaxConns: 10}, Socket: Socket{UnixMode: 0o620}}, &funcs{})
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o620 {
 		t.Errorf("%v, %v", st, err)
 	}
-	_, err := New(Config{Addrs: []string{"unix:///tmp/x"}, UnixMode: os.ModeDir | 0o700}, &funcs{})
+	_, err := New(Config{Addrs: []string{"unix:///tmp/x"}, Socket: Socket{UnixMode: os.ModeDir | 0o700}}, &funcs{})
 	var bad *ConfigError
 	if !errors.As(err, &bad) || bad.Field != "UnixMode" {
 		t.Errorf("got %v", err)
 	}
-	srv, err := New(Config{Addrs: []string{"tcp://:7001", "tcp://127.0.0.1:7001"}, Accept: AcceptSingle, MaxConns: 10, Logger: quiet}, &funcs{})
+	srv, err := New(Config{Addrs: []string{"tcp://:7001", "tcp://127.0.0.1:7001"}, Accept: AcceptSingle, Limits: Limits{MaxConns: 10}, Logger: quiet}, &funcs{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 func TestClosedWindowIsNotDeath(t *testing.T) {
 	t.Parallel()
 	const limit = 500 * time.Millisecond
-	srv := serve(t, Config{UserTimeout: limit, Linger: 100 * time.Millisecond}, &funcs{read: echo})
+	srv := serve(t, Config{Socket: Socket{UserTimeout: limit}, Timeouts: Timeouts{Linger: 100 * time.Millisecond}}, &funcs{read: echo})
 	c := dial(t, srv)
 	one := frame(1, 1, string(bytes.Repeat([]byte("0123456789abcdef"), 63)))
 	n := 20 * mib / len(one)
@@ -63,7 +63,7 @@ func TestDeathIsSeen(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			closed := make(chan Reason, 1)
-			srv := serve(t, Config{UserTimeout: limit, Linger: 100 * time.Millisecond}, &funcs{
+			srv := serve(t, Config{Socket: Socket{UserTimeout: limit}, Timeouts: Timeouts{Linger: 100 * time.Millisecond}}, &funcs{
 				read:  echo,
 				close: func(_ *Session, why Reason) { closed <- why },
 			})
@@ -124,7 +124,7 @@ func TestDeadLinkIsSeen(t *testing.T) {
 			done <- err
 			return
 		}
-		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, UserTimeout: limit}, Net: syscall.Gettid(), Sleep: 500 * time.Millisecond})
+		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, Socket: Socket{UserTimeout: limit}}, Net: syscall.Gettid(), Sleep: 500 * time.Millisecond})
 		srv.addr = "10.9.8.2:7000"
 		ip("addr add 10.9.8.1/30 dev va")
 		ip("link set va up")

@@ -13,7 +13,7 @@ import (
 func TestDeadPeers(t *testing.T) {
 	const limit = time.Second
 	open := func() (*desk, *Session, *fakeWire) {
-		d := newDesk(t, Config{UserTimeout: limit, Dispatch: Inline}, &funcs{read: echo})
+		d := newDesk(t, Config{Socket: Socket{UserTimeout: limit}, Dispatch: Inline}, &funcs{read: echo})
 		s, w := d.open(-1)
 		d.pass(100*time.Millisecond, 50*time.Millisecond)
 		return d, s, w

@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"sync"
+	"sync/atomic"
+
 	"millrace/codec"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
@@ -88,4 +91,51 @@ func (s *Session) waitForOutbox() {
 	if !s.srv.outboxBelow(int64(s.srv.maxOutbox())) {
 		s.out.WaitForLog()
 	}
+}
+
+// flow is where strands wait whose broadcasts met a full outbox.
+type flow struct {
+	srv     *Server
+	waiting atomic.Int32
+	mu      sync.Mutex
+	list    []*Session // guarded by mu
+}
+
+// wait puts a parked session on the list, unless there is room again.
+func (f *flow) wait(s *Session) {
+	f.mu.Lock()
+	f.list = append(f.list, s)
+	f.waiting.Store(int32(len(f.list)))
+	f.mu.Unlock()
+	if f.srv.outboxBelow(int64(f.srv.maxOutbox())) {
+		f.wake()
+	}
+}
+
+func (f *flow) wake() {
+	f.mu.Lock()
+	list := f.list
+	f.list = nil
+	f.waiting.Store(0)
+	f.mu.Unlock()
+	for _, s := range list {
+		s.out.ResumeFromLog()
+		s.wakeStrand()
+	}
+}
+
+// cutLog forgets what every session has had of the log.
+func (l *loop) cutLog() {
+	least, still := l.walked, l.lagging[:0]
+	for _, s := range l.lagging {
+		if s.rd.life == lifeGone || !s.out.Behind(l.walked) {
+			s.rd.lagging = false
+			continue
+		}
+		least = min(least, s.out.Pos())
+		still = append(still, s)
+	}
+	clear(l.lagging[len(still):])
+	l.lagging = still
+	l.srv.budget.Add(-l.out.Log.Cut(least))
 }

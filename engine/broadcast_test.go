@@ -48,7 +48,7 @@ func TestBroadcastingStrandWaitsForTheSlowestLoop(t *testing.T) {
 		}
 		done.Add(1)
 	}}
-	d := newDesk(t, Config{Dispatch: Ordered, MaxOutbox: limit}, h)
+	d := newDesk(t, Config{Dispatch: Ordered, Limits: Limits{MaxOutbox: limit}}, h)
 	slow := d.addLoop(handExec{}) // a loop that stands still
 	s, _ := d.open(-1)
 	d.settleAll()

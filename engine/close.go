@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 
 	"millrace/codec"
-	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/budget"
 )
 
 // beginClose closes the session for a reason, once. It may be called from anywhere.
@@ -74,15 +74,9 @@ func (s *Session) settle() {
 // descriptor is closed; after both the slot is free.
 func (s *Session) end() {
 	if s.ends.Add(-1) == 0 {
+		s.dropHolds()
 		s.srv.release(s)
 	}
-}
-
-// contexts are a session's, made when they are first asked for, and what else few need.
-type contexts struct {
-	badText           atomic.Pointer[string] // what the ERROR about a bad frame is to say
-	session, input    context.Context
-	endSession, endIn context.CancelCauseFunc
 }
 
 // Context is cancelled when the session closes, with ErrClosed as its cause: give it to
@@ -125,16 +119,111 @@ func (s *Session) endContexts(both bool) {
 	}
 }
 
-// sendError answers p with an ERROR frame; where there are no system frames the session
-// closes with ReasonRefused.
-func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind outbox.Kind) error {
-	if s.srv.cfg.NoSystemFrames {
-		s.beginClose(ReasonRefused)
-		return nil
+// Hold notes that an answer is owed which will come later, from outside the callback:
+// until release is called, after the answer has been sent, the session's timeouts stand
+// still, and a FIN, a bad frame or a drain waits for it. Calling release again changes
+// nothing. What is owed takes memory: each counts 768 bytes in MemoryBudget, and while
+// that is exceeded a session that is owed much is not read from.
+func (s *Session) Hold() (release func()) { return s.hold(0) }
+
+// Close closes the session with ReasonServerClosed: no further OnSocketRead begins,
+// what was sent before is still written, then a FIN. It returns at once.
+func (s *Session) Close() error {
+	if !s.beginClose(ReasonServerClosed) {
+		return ErrClosed
 	}
-	err := s.send(s.srv.errorPacket(p, code, text), kind)
-	if err == nil {
-		s.srv.errors.Add(1)
-	}
-	return err
+	return nil
 }
+
+// schedule puts the strand, which has just become queued, onto the run queue.
+func (s *Session) schedule() { s.srv.pool.push(s) }
+
+// push puts a session whose strand is queued onto the run queue.
+func (p *Pool) push(s *Session) { p.sched.Push(&s.task) }
+
+// broken ends a session whose connection no longer takes bytes.
+func (l *loop) broken(s *Session) { l.abort(s, ReasonPeerReset) }
+
+// abort closes a session at once; what it had not sent is lost.
+func (l *loop) abort(s *Session, why Reason) {
+	s.beginClose(why)
+	l.detach(s)
+}
+
+// detach closes the descriptor and takes the session off the loop.
+func (l *loop) detach(s *Session) {
+	if s.rd.life == lifeGone {
+		return
+	}
+	s.rd.life = lifeGone
+	s.conn.Close()
+	l.forget(s)
+}
+
+// forget gives back what a session that has gone held. If nothing has begun to close it
+// but the peer's FIN, its strand does when it comes to that.
+func (l *loop) forget(s *Session) {
+	l.srv.lostBytes.Add(uint64(s.out.Drop(&l.out)))
+	s.rd.partial.Drop(l.srv.budget)
+	if l.favoured == s {
+		l.favoured = nil // the next sweep finds another
+	}
+	l.remove(s)
+	s.wakeStrand()
+	s.end()
+}
+
+// release frees the slot of a session that has ended altogether.
+func (srv *Server) release(s *Session) {
+	srv.table.release(s)
+	if srv.cfg.MaxConnsPerIP > 0 {
+		srv.perIP.Leave(s.RemoteAddr())
+	}
+	srv.conns.Add(-1)
+	select {
+	case srv.tickNow <- struct{}{}: // somebody may be waiting for the last one
+	default:
+	}
+}
+
+// TryHold is Hold for what takes bytes of memory more. ErrMemory, which is ErrBusy, while
+// MemoryBudget is exceeded and the session is owed its share of it: nothing is held.
+func (s *Session) TryHold(bytes int) (release func(), err error) {
+	if level := s.srv.budget.Level(); level != budget.Free && int(s.held.Load())*holdCost >= s.srv.shareOf(level) {
+		s.srv.busy.Add(1)
+		return nil, ErrMemory
+	}
+	return s.hold(bytes), nil
+}
+
+func (s *Session) hold(bytes int) (release func()) {
+	if s.held.Add(1) > 0 {
+		s.srv.budget.Add(holdCost)
+	}
+	s.srv.budget.Add(bytes)
+	var done atomic.Bool
+	return func() {
+		if !done.CompareAndSwap(false, true) {
+			return
+		}
+		s.srv.budget.Add(-bytes)
+		left := s.held.Add(-1)
+		if left >= 0 {
+			s.srv.budget.Add(-holdCost)
+		}
+		if left == 0 && s.flags.has(flagOver) {
+			s.settle()
+		}
+	}
+}
+
+// dropHolds gives back what is owed to a session that has ended: a callback that panicked
+// may have lost its release.
+func (s *Session) dropHolds() { s.srv.budget.Add(-holdCost * int(s.held.Swap(heldGone))) }
+
+const (
+	// holdCost is about what a request costs, in bytes, whose answer comes later.
+	holdCost = 768
+	// heldGone is what a session that has ended is owed: no release brings it back to 0.
+	heldGone = -1 << 30
+)

@@ -33,8 +33,7 @@ func TestHalfCloseIsAnsweredInFull(t *testing.T) {
 	for _, mode := range dispatches {
 		for _, a := range netAddrs(t) {
 			t.Run(mode.String()+" "+a[:4], func(t *testing.T) {
-				srv := serve(t, Config{Dispatch: mode, Addrs: []string{a}, MaxConns: 200, MaxOutbound: 64 << 10, SocketSendBuffer: 16 << 10,
-					Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}},
+				srv := serve(t, Config{Dispatch: mode, Addrs: []string{a}, Limits: Limits{MaxConns: 200, MaxOutbound: 64 << 10}, Socket: Socket{SocketSendBuffer: 16 << 10}, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}},
 					plain{func(s *Session, p codec.Packet) {
 						switch p.Sub {
 						case 3: // later, from elsewhere
@@ -96,7 +95,7 @@ func TestPeerThatClosesWhilePausedIsReadToTheEnd(t *testing.T) {
 		t.Run(a[:4], func(t *testing.T) {
 			var bytesIn atomic.Int64
 			gate := make(chan bool)
-			srv := serve(t, Config{Addrs: []string{a}, MaxConns: 10, MaxPending: 32 << 10, Dispatch: Ordered}, plain{func(s *Session, p codec.Packet) {
+			srv := serve(t, Config{Addrs: []string{a}, Limits: Limits{MaxConns: 10, MaxPending: 32 << 10}, Dispatch: Ordered}, plain{func(s *Session, p codec.Packet) {
 				<-gate
 				bytesIn.Add(int64(len(p.Body)))
 			}})
@@ -171,7 +170,7 @@ func TestCloseFromAnywhere(t *testing.T) {
 					},
 					close: func(_ *Session, why Reason) { reasons <- why },
 				}
-				srv := serve(t, Config{Dispatch: mode, Linger: 100 * time.Millisecond}, h)
+				srv := serve(t, Config{Dispatch: mode, Timeouts: Timeouts{Linger: 100 * time.Millisecond}}, h)
 				c := dial(t, srv)
 				c.Write(frame(1, 1, ""))
 				if from != "submit" {
@@ -199,7 +198,7 @@ func TestCloseFromAnywhere(t *testing.T) {
 // The index of a session is given out again only when its OnSocketClose has returned.
 func TestSlotWaitsForOnSocketClose(t *testing.T) {
 	gate, inside := make(chan bool), make(chan bool, 10)
-	srv := serve(t, Config{MaxConns: 1, Linger: 50 * time.Millisecond}, &funcs{read: echo, close: func(*Session, Reason) { inside <- true; <-gate }})
+	srv := serve(t, Config{Limits: Limits{MaxConns: 1}, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo, close: func(*Session, Reason) { inside <- true; <-gate }})
 	c := dial(t, srv)
 	c.send(1, 1, "x")
 	c.expect(1, 1, "x")
@@ -247,7 +246,7 @@ func TestGroupsEndAtTheFin(t *testing.T) {
 func TestFramesOfEverySizeAndCut(t *testing.T) {
 	for _, mode := range dispatches {
 		t.Run(mode.String(), func(t *testing.T) {
-			srv := serve(t, Config{Dispatch: mode, MaxFrame: 1 << 20, ReadBuffer: 4 << 10, Linger: 50 * time.Millisecond}, &funcs{read: echo})
+			srv := serve(t, Config{Dispatch: mode, MaxFrame: 1 << 20, Socket: Socket{ReadBuffer: 4 << 10}, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 			c := dial(t, srv)
 			sizes := []int{0, 1, 4087, 4088, 4089, 4096, 8191, 8192, 65_535, 65_536, 300_000, 1<<20 - 4, 0, 5}
 			var b []byte
@@ -282,7 +281,7 @@ func must[T any](v T, err error) T {
 
 // A session keeps nothing of a connection that has gone, and its methods stay safe.
 func TestMethodsAfterTheEnd(t *testing.T) {
-	srv := serve(t, Config{Linger: 50 * time.Millisecond}, &funcs{read: echo})
+	srv := serve(t, Config{Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 	c := dial(t, srv)
 	c.send(1, 1, "x")
 	c.expect(1, 1, "x")

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"runtime"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -70,29 +69,6 @@ func (l Balance) String() string                { return name(balanceNames, int(
 func (l Balance) MarshalText() ([]byte, error)  { return []byte(l.String()), nil }
 func (l *Balance) UnmarshalText(b []byte) error { return parse((*uint8)(l), balanceNames, b) }
 
-func name(names []string, i int) string {
-	if i < len(names) {
-		return names[i]
-	}
-	return fmt.Sprint(i)
-}
-
-func parse(v *uint8, names []string, b []byte) error {
-	for i, n := range names {
-		if n == string(b) {
-			*v = uint8(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("%q: must be one of %s", b, strings.Join(names, ", "))
-}
-
-// Off turns off a limit or timeout whose zero value means its default.
-const Off = -1
-
-// stallAfter is the default of StallAfter.
-const stallAfter = 100 * time.Millisecond
-
 // Config sets up a Server. Zero means the default that the field's comment names.
 type Config struct {
 	// Addrs are what to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path.
@@ -130,7 +106,19 @@ type Config struct {
 	NoSystemFrames bool
 	Heartbeat      time.Duration // PING to sessions silent for so long; 0 or Off = none
 
-	// Limits. Each counts what it refuses or closes in Stats.
+	Limits
+	Timeouts
+	Socket
+
+	DrainRate   int    // sessions told GOAWAY in a second; 200, or as many as it takes to tell all in a quarter of the time
+	DrainTo     string // an address that GOAWAY names, for clients to go to; none
+	DrainBudget int    // sessions written in one turn of a drain; 256
+
+	Logger *slog.Logger // nil: slog.Default()
+}
+
+// Limits bound what peers can make a Server hold. Stats counts what each refuses or closes.
+type Limits struct {
 	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
 	MaxConnsPerIP int // connections from one address; 0 or Off = no limit
 	MaxRefused    int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
@@ -139,21 +127,27 @@ type Config struct {
 	MaxTasks      int // functions that wait in one Session.Submit; 1,024
 	MaxOutbox     int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
 	// MemoryBudget is what all sessions together may hold, in bytes: requests that wait,
-	// beginnings of frames, functions that wait, answers, pushes and broadcasts that are
-	// unsent; 256 MiB. Past it, whoever holds more than a fair share is not read from and
-	// waits for his peer to read, and broadcasts and group sends from outside of callbacks are
-	// ErrMemory. Past it for 10 s, or past five quarters of it at once, sessions are closed
+	// beginnings of frames, functions that wait, answers that are owed (see Session.Hold),
+	// and answers, pushes and broadcasts that are unsent; 256 MiB. Past it, whoever holds
+	// more than a fair share is not read from and waits for his peer to read, and broadcasts
+	// and group sends from outside of callbacks are ErrMemory. Past it for 10 s, or past five quarters of it at once, sessions are closed
 	// whose peers take nothing: first as slow consumers those with most unread that they did
 	// not ask for. When a load has ended, the memory is given back to the system.
 	MemoryBudget int
 	MaxGroups    int // groups of one session; 64
+}
 
+// Timeouts bound how long a Server waits for its peers.
+type Timeouts struct {
 	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
 	IdleTimeout       time.Duration // no whole frame for so long; 0 or Off = none
 	FinTimeout        time.Duration // after the peer's FIN, to finish what is owed; 5 min
 	Linger            time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
+}
 
+// Socket sets up connections and how they are read.
+type Socket struct {
 	ReadBuffer       int           // bytes one read takes at most, per loop; 64 KiB
 	SocketRecvBuffer int           // SO_RCVBUF; 0 = the system's
 	SocketSendBuffer int           // SO_SNDBUF; 0 = the system's
@@ -163,16 +157,6 @@ type Config struct {
 	KeepAliveCount   int           // probes before the connection is dead; 3
 	UserTimeout      time.Duration // sent to again and again and no acknowledgement for so long; 15 s, Off for none
 	UnixMode         fs.FileMode   // permissions of unix sockets; 0 = what the umask leaves
-	DrainRate        int           // sessions told GOAWAY in a second; 200, or as many as it takes to tell all in a quarter of the time
-	DrainTo          string        // an address that GOAWAY names, for clients to go to; none
-	DrainBudget      int           // sessions written in one turn of a drain; 256
-
-	Logger *slog.Logger // nil: slog.Default()
-}
-
-func or[T comparable](v *T, def T) {
-	var zero T
-	swap(v, zero, def)
 }
 
 // WithDefaults returns a copy with every zero that stands for a default filled in; what
@@ -228,12 +212,6 @@ func (c Config) given() Config {
 	swap(&c.KeepAlive, 0, Off)
 	swap(&c.UserTimeout, 0, Off)
 	return c
-}
-
-func swap[T comparable](v *T, from, to T) {
-	if *v == from {
-		*v = to
-	}
 }
 
 // ConfigError is one field that Config can't have.
@@ -336,3 +314,16 @@ func (c Config) validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+const (
+	drainTick  = 20 * time.Millisecond
+	drainQuiet = 120 * time.Millisecond // GOAWAY to FIN, and the last request to FIN; 100 ms are promised
+
+	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that never is quiet
+
+	// drainRate is DrainRate's default, unless telling all within a quarter of the time
+	// takes more.
+	drainRate = 200
+
+	maxDrainTo = 256 // bytes of DrainTo
+)

@@ -196,7 +196,7 @@ func TestEveryLayoutThroughAServer(t *testing.T) {
 							if err != nil {
 								t.Fatal(err)
 							}
-							srv := serve(t, Config{Layout: lay, MaxFrame: c.MaxFrame(), Loops: 1, Workers: 2, Linger: 20 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) {
+							srv := serve(t, Config{Layout: lay, MaxFrame: c.MaxFrame(), Loops: 1, Workers: 2, Timeouts: Timeouts{Linger: 20 * time.Millisecond}}, &funcs{read: func(s *Session, p codec.Packet) {
 								if p.Sub == 7 {
 									s.ReplyError(p, CodeConflict, "no")
 									return

@@ -2,20 +2,10 @@ package engine
 
 import (
 	"context"
+	"math"
 	"time"
-)
 
-const (
-	drainTick  = 20 * time.Millisecond
-	drainQuiet = 120 * time.Millisecond // GOAWAY to FIN, and the last request to FIN; 100 ms are promised
-
-	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that never is quiet
-
-	// drainRate is DrainRate's default, unless telling all within a quarter of the time
-	// takes more.
-	drainRate = 200
-
-	maxDrainTo = 256 // bytes of DrainTo
+	"millrace/engine/internal/outbox"
 )
 
 // drain begins to refuse connections and has the sessions told.
@@ -60,7 +50,7 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 		n := min(int(credit), len(list))
 		credit -= float64(n)
 		for _, s := range list[:n] {
-			s.tellGoAway(grace, end)
+			s.loop.onLoop(func(l *loop) { l.tell(s, grace, end) })
 		}
 		list = list[n:]
 		select {
@@ -81,7 +71,8 @@ func (srv *Server) drainRate(n int, grace time.Duration) float64 {
 	return max(drainRate, float64(n)/max(grace.Seconds()/4, 0.001))
 }
 
-func (s *Session) tellGoAway(grace time.Duration, end time.Time) {
+// tell sends a session its GOAWAY, and writes it: its time runs from then on. Loop goroutine.
+func (l *loop) tell(s *Session, grace time.Duration, end time.Time) {
 	if s.goAway.Load() != 0 || s.closed() {
 		return
 	}
@@ -89,7 +80,8 @@ func (s *Session) tellGoAway(grace time.Duration, end time.Time) {
 		grace = time.Until(end)
 	}
 	s.sendGoAway(grace)
-	s.goAway.Store(uint32((s.srv.now()-s.srv.drainFrom.Load())/int64(time.Millisecond)) + 1) // behind it: the FIN comes no earlier than was promised
+	l.flush(s, outbox.LookWalk)
+	s.goAway.Store(uint32((l.srv.now()-l.srv.drainFrom.Load())/int64(time.Millisecond)) + 1)
 }
 
 // toldAt is when a session was told that the server drains, a millisecond later at most;
@@ -128,3 +120,5 @@ func (l *loop) drainStep(s *Session, now int64) bool {
 	s.beginClose(ReasonDrain)
 	return true
 }
+
+const forever = time.Duration(math.MaxInt64)

@@ -34,7 +34,7 @@ func split(t testing.TB, b []byte) (ps []codec.Packet) {
 func TestNothingIsSentBehindTheLastError(t *testing.T) {
 	for _, mode := range dispatches {
 		t.Run(mode.String(), func(t *testing.T) {
-			d := newDesk(t, Config{Dispatch: mode, FirstFrameTimeout: Off, MaxOutbound: 1 << 24}, &funcs{accept: func(s *Session) { s.Server().Group("g").Join(s) }})
+			d := newDesk(t, Config{Dispatch: mode, Timeouts: Timeouts{FirstFrameTimeout: Off}, Limits: Limits{MaxOutbound: 1 << 24}}, &funcs{accept: func(s *Session) { s.Server().Group("g").Join(s) }})
 			var target atomic.Pointer[Session]
 			stop := make(chan bool)
 			var wg sync.WaitGroup
@@ -160,7 +160,7 @@ func TestParkedStrandEndsAtAFINWithoutDescriptors(t *testing.T) {
 	for _, mode := range dispatches {
 		for _, nofiles := range []bool{true, false} {
 			closes := make(chan Reason, 2)
-			d := newDesk(t, Config{Dispatch: mode, MaxOutbound: 4 << 10}, &funcs{
+			d := newDesk(t, Config{Dispatch: mode, Limits: Limits{MaxOutbound: 4 << 10}}, &funcs{
 				read: func(s *Session, p codec.Packet) {
 					for range 5 {
 						s.Reply(p, make([]byte, 1000))

@@ -216,8 +216,7 @@ func TestEchoInEveryDispatchOverEveryNetwork(t *testing.T) {
 func TestSeveralAddressesAndAcceptModes(t *testing.T) {
 	for _, accept := range []AcceptMode{AcceptReusePort, AcceptSingle} {
 		for _, b := range []Balance{RoundRobin, LeastConnections, SourceHash} {
-			cfg := Config{Accept: accept, Balance: b, MaxConns: 100,
-				Addrs: []string{"tcp://127.0.0.1:0", "tcp://127.0.0.1:0", "unix://" + t.TempDir() + "/s"}}
+			cfg := Config{Accept: accept, Balance: b, Limits: Limits{MaxConns: 100}, Addrs: []string{"tcp://127.0.0.1:0", "tcp://127.0.0.1:0", "unix://" + t.TempDir() + "/s"}}
 			srv := serve(t, cfg, &funcs{read: echo})
 			for _, a := range srv.Addrs() {
 				for range 4 {

@@ -24,7 +24,7 @@ func TestBurstBeyondTheOpenFiles(t *testing.T) {
 	if *long {
 		rounds = 20
 	}
-	srv := spawn(t, childConfig{Config: Config{Dispatch: Ordered, MaxConns: 60, Linger: 50 * time.Millisecond}, Files: 160})
+	srv := spawn(t, childConfig{Config: Config{Dispatch: Ordered, Limits: Limits{MaxConns: 60}, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, Files: 160})
 	for round := range rounds {
 		var served, refused atomic.Int32
 		var wg sync.WaitGroup
@@ -74,7 +74,7 @@ func TestBurstBeyondTheOpenFiles(t *testing.T) {
 // Files that others eat: new connections are refused, old ones served, and when the
 // files are free again so is the server.
 func TestFilesEatenByOthers(t *testing.T) {
-	srv := spawn(t, childConfig{Config: Config{MaxConns: 100, Linger: 50 * time.Millisecond}, Files: 400})
+	srv := spawn(t, childConfig{Config: Config{Limits: Limits{MaxConns: 100}, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, Files: 400})
 	old := srv.dial()
 	old.send(1, 1, "x")
 	old.expect(1, 1, "x")
@@ -168,8 +168,8 @@ func TestAcceptWithoutFilesEndsNothing(t *testing.T) {
 // An open-file limit that can't hold what is asked for is an error with both numbers.
 func TestTooFewOpenFilesIsAnError(t *testing.T) {
 	for _, cc := range []childConfig{
-		{Config: Config{MaxConns: 500}, Files: 160},
-		{Config: Config{MaxConns: 60, Accept: AcceptSingle}, Files: 160},
+		{Config: Config{Limits: Limits{MaxConns: 500}}, Files: 160},
+		{Config: Config{Limits: Limits{MaxConns: 60}, Accept: AcceptSingle}, Files: 160},
 		{Config: Config{Accept: AcceptSingle}, Files: 160},
 	} {
 		c, text := trySpawn(t, cc)

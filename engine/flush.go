@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"millrace/engine/internal/outbox"
 )
 
@@ -71,7 +73,7 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 func (l *loop) relieve(s *Session, retry bool) {
 	o := &s.out
 	if o.Blocked() {
-		if o.Lagging(&l.out) >= l.srv.cfg.MaxOutbound {
+		if l.slow(s) {
 			if retry { // the kernel may take bytes again, and the word of it be on its way
 				o.Unblock()
 				l.flushOnce(s, outbox.LookWalk, false)
@@ -89,6 +91,19 @@ func (l *loop) relieve(s *Session, retry bool) {
 	}
 }
 
+// slowAfter is how long a peer that takes nothing may leave more than MaxOutbound unread.
+const slowAfter = time.Second
+
+// slow tells whether a blocked session has left too much unread that it has not asked for.
+// What is sent to all is held only once and can grow by more than MaxOutbound between two
+// looks at a session: of that one who takes bytes may be behind by up to MaxOutbox.
+func (l *loop) slow(s *Session) bool {
+	limit := l.srv.cfg.MaxOutbound
+	pushed, lag := s.out.Lagging(&l.out)
+	return pushed >= limit || pushed+lag >= limit &&
+		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || past(l.srv.now(), s.rd.progress, slowAfter))
+}
+
 // allSent ends the sending side of a session that closes, once everything has gone.
 func (l *loop) allSent(s *Session) {
 	switch s.rd.life {
@@ -101,36 +116,4 @@ func (l *loop) allSent(s *Session) {
 	case lifeFin:
 		l.detach(s)
 	}
-}
-
-// broken ends a session whose connection no longer takes bytes.
-func (l *loop) broken(s *Session) { l.abort(s, ReasonPeerReset) }
-
-// abort closes a session at once; what it had not sent is lost.
-func (l *loop) abort(s *Session, why Reason) {
-	s.beginClose(why)
-	l.detach(s)
-}
-
-// detach closes the descriptor and takes the session off the loop.
-func (l *loop) detach(s *Session) {
-	if s.rd.life == lifeGone {
-		return
-	}
-	s.rd.life = lifeGone
-	s.conn.Close()
-	l.forget(s)
-}
-
-// forget gives back what a session that has gone held. If nothing has begun to close it
-// but the peer's FIN, its strand does when it comes to that.
-func (l *loop) forget(s *Session) {
-	l.srv.lostBytes.Add(uint64(s.out.Drop(&l.out)))
-	s.rd.partial.Drop(l.srv.budget)
-	if l.favoured == s {
-		l.favour(nil)
-	}
-	l.remove(s)
-	s.wakeStrand()
-	s.end()
 }

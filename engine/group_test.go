@@ -20,7 +20,7 @@ import (
 func TestGroupModel(t *testing.T) {
 	pool := runPool(t, PoolConfig{Workers: 2})
 	check(t, func(rt *rapid.T) {
-		d := newDesk(t, Config{Pool: pool, MaxGroups: 3, Linger: time.Hour}, &funcs{})
+		d := newDesk(t, Config{Pool: pool, Limits: Limits{MaxGroups: 3}, Timeouts: Timeouts{Linger: time.Hour}}, &funcs{})
 		var all []*Session
 		var wires []*fakeWire
 		for range 6 {
@@ -135,7 +135,7 @@ func TestGroupModel(t *testing.T) {
 // While sessions come, go, join and leave, group sends reach members only, keep their
 // order for each of them, and no membership is left at the end.
 func TestGroupsUnderChurn(t *testing.T) {
-	srv := serve(t, Config{MaxConns: 200, Linger: 20 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) {
+	srv := serve(t, Config{Limits: Limits{MaxConns: 200}, Timeouts: Timeouts{Linger: 20 * time.Millisecond}}, &funcs{read: func(s *Session, p codec.Packet) {
 		g := s.Server().Group(fmt.Sprint("g", p.Body[0]%3))
 		switch p.Sub {
 		case 5:

@@ -79,9 +79,9 @@ next:
 }
 
 // demote sends a handle back to the workers whose packet holds its loop up.
-func (n *handles) demote(handle uint32) {
+func (n *handles) demote(handle uint32, took time.Duration) {
 	if n.table.Demote(handle) {
-		n.tell(handle, standInAfter)
+		n.tell(handle, took)
 	}
 }
 

@@ -29,7 +29,7 @@ func TestWhoeverFindsASessionEarlyFindsItWhole(t *testing.T) {
 					}
 				},
 			}
-			srv := serve(t, Config{Dispatch: d, Linger: 50 * time.Millisecond, MaxConns: 64}, h)
+			srv := serve(t, Config{Dispatch: d, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, Limits: Limits{MaxConns: 64}}, h)
 			stop := make(chan struct{})
 			var hunters, wg sync.WaitGroup
 			for range 2 {
@@ -157,7 +157,7 @@ func TestSlowAnswerAfterAResetFindsNobody(t *testing.T) {
 	gate := make(chan bool)
 	var late sync.WaitGroup
 	results := make(chan error, 100)
-	srv := serve(t, Config{MaxConns: 1}, &funcs{read: func(s *Session, p codec.Packet) {
+	srv := serve(t, Config{Limits: Limits{MaxConns: 1}}, &funcs{read: func(s *Session, p codec.Packet) {
 		if p.Sub == 1 {
 			echo(s, p)
 			return
@@ -210,7 +210,7 @@ func TestSlowAnswerAfterAResetFindsNobody(t *testing.T) {
 // Senders that never rest hold up nobody: another connection of their loop is answered,
 // and they are refused.
 func TestTightSendersStarveNobody(t *testing.T) {
-	srv := serve(t, Config{Loops: 1, MaxOutbound: 64 << 10, SocketSendBuffer: 16 << 10}, &funcs{read: echo})
+	srv := serve(t, Config{Loops: 1, Limits: Limits{MaxOutbound: 64 << 10}, Socket: Socket{SocketSendBuffer: 16 << 10}}, &funcs{read: echo})
 	sink := dial(t, srv)
 	sink.send(1, 1, "x")
 	sink.expect(1, 1, "x")
@@ -276,7 +276,7 @@ func TestTightSendersStarveNobody(t *testing.T) {
 // however many they are.
 func TestManySendsThenCloseArriveInFull(t *testing.T) {
 	for _, n := range []int{1, 1500, 20_000} {
-		srv := serve(t, Config{MaxOutbound: 64 << 20}, &funcs{read: func(s *Session, _ codec.Packet) {
+		srv := serve(t, Config{Limits: Limits{MaxOutbound: 64 << 20}}, &funcs{read: func(s *Session, _ codec.Packet) {
 			go func() {
 				for i := range n {
 					body := binary.BigEndian.AppendUint32(nil, uint32(i))
@@ -314,7 +314,7 @@ func TestResetsInTheMiddleOfAnswers(t *testing.T) {
 		n = 2000
 	}
 	var opens, closes atomic.Int64
-	srv := serve(t, Config{MaxConns: 1000}, &funcs{
+	srv := serve(t, Config{Limits: Limits{MaxConns: 1000}}, &funcs{
 		accept: func(*Session) { opens.Add(1) },
 		read: func(s *Session, p codec.Packet) {
 			for range 4 {

@@ -12,40 +12,6 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// Refusal is why a connection was not accepted.
-type Refusal uint8
-
-const (
-	RefusedConns Refusal = iota // MaxConns
-	RefusedPerIP                // MaxConnsPerIP
-	RefusedDrain                // the server stops
-	RefusedFiles                // the process is short of descriptors
-	refusalCount
-)
-
-var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files"}
-
-func (r Refusal) String() string { return name(refusalNames[:], int(r)) }
-
-// MarshalText makes Refusal usable as a key in JSON.
-func (r Refusal) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-func (r *Refusal) UnmarshalText(b []byte) error { return parse((*uint8)(r), refusalNames[:], b) }
-
-// answer is the ERROR that a refused connection gets.
-func (r Refusal) answer() (code ErrorCode, text string) {
-	switch r {
-	case RefusedConns:
-		return CodeLimit, "too many connections"
-	case RefusedPerIP:
-		return CodeLimit, "too many connections from this address"
-	case RefusedDrain:
-		return CodeDraining, "the server is going away"
-	default:
-		return CodeLimit, "out of open files"
-	}
-}
-
 // host is a server as the network sees it.
 type host Server
 
@@ -160,4 +126,12 @@ func (s *Session) acceptInline() {
 	}()
 	s.accept()
 	ok = true
+}
+
+func newLoop(srv *Server, index int, io netio.Loop) *loop {
+	l := &loop{srv: srv, index: index, io: io}
+	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
+	l.out.Budget, l.out.Share = srv.budget, &srv.share
+	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)
+	return l
 }

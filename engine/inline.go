@@ -1,8 +1,7 @@
 package engine
 
 import (
-	"sync"
-	"sync/atomic"
+	"errors"
 	"time"
 
 	"millrace/codec"
@@ -21,27 +20,6 @@ const (
 	// standInAfter is how long an inline turn may take before another goroutine does the
 	// work of its loop. Any callback may so wait for any other session.
 	standInAfter = 20 * time.Millisecond
-)
-
-// inlineTurn is a loop's turn with callbacks. While one is held up, a watcher hands the
-// loop's work to another goroutine; when it ends, the work is given back before the turn
-// goes on.
-type inlineTurn struct {
-	since atomic.Int64 // when it began, on the server's clock; 0: there has been none
-	state atomic.Int32
-	s     atomic.Pointer[Session] // whose callbacks run
-	away  bool                    // the work is another goroutine's. That goroutine and the loop's use it
-
-	mu       sync.Mutex
-	giveBack func() // guarded by mu; ends the other goroutine's work
-	reported int64  // the since of the stall that was reported; the watcher's
-	dead     bool   // guarded by mu; the loop's goroutine has ended
-}
-
-const (
-	turnNone   = iota
-	turnInside // callbacks run
-	turnAway   // they still do, and the loop's work has been handed over
 )
 
 func (t *inlineTurn) begin(s *Session, now int64) {
@@ -97,7 +75,7 @@ func (l *loop) handOver(since int64) bool {
 	t.giveBack = giveBack
 	l.st.handedOver.Add(1)
 	s.flushBlocked()
-	l.srv.handles.demote(s.handle.Load())
+	l.srv.handles.demote(s.handle.Load(), standInAfter)
 	return true
 }
 
@@ -276,3 +254,5 @@ func (l *loop) watchTurn(since, now int64, late time.Duration) {
 		})
 	}
 }
+
+var errLoopEnded = errors.New("engine: a callback has ended a loop's goroutine (runtime.Goexit)")

@@ -16,7 +16,7 @@ import (
 // accept, read, answer what is inline and PINGs, hand out broadcasts and close.
 func TestLoopsDoNotWaitForThePool(t *testing.T) {
 	gate := make(chan bool)
-	srv := serve(t, Config{Dispatch: Inline, Workers: 1, SpareWorkers: Off, MaxQueue: 4, Linger: 50 * time.Millisecond, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}},
+	srv := serve(t, Config{Dispatch: Inline, Workers: 1, SpareWorkers: Off, MaxQueue: 4, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}},
 		&funcs{read: func(s *Session, p codec.Packet) {
 			if p.Sub == 4 {
 				<-gate
@@ -68,7 +68,7 @@ func TestLoopsDoNotWaitForThePool(t *testing.T) {
 func TestBroadcastsMissNobodyUnderChurn(t *testing.T) {
 	for _, mode := range dispatches {
 		t.Run(mode.String(), func(t *testing.T) {
-			srv := serve(t, Config{Dispatch: mode, MaxConns: 300, DrainBudget: 3, Linger: 20 * time.Millisecond}, &funcs{read: echo})
+			srv := serve(t, Config{Dispatch: mode, Limits: Limits{MaxConns: 300}, DrainBudget: 3, Timeouts: Timeouts{Linger: 20 * time.Millisecond}}, &funcs{read: echo})
 			stop := make(chan bool)
 			var busy, clients sync.WaitGroup
 			busy.Add(2)
@@ -161,7 +161,7 @@ func TestOneStrandRunsOnOneGoroutine(t *testing.T) {
 				runs.Add(1)
 				inside.Add(-1)
 			}
-			d := newDesk(t, Config{Dispatch: mode, MaxOutbound: 2 << 10, MaxOutbox: 1 << 20, MaxTasks: 1 << 20, Workers: 8}, &funcs{
+			d := newDesk(t, Config{Dispatch: mode, Limits: Limits{MaxOutbound: 2 << 10, MaxOutbox: 1 << 20, MaxTasks: 1 << 20}, Workers: 8}, &funcs{
 				read: func(s *Session, p codec.Packet) {
 					visit()
 					s.Reply(p, p.Body) // it parks and is woken again and again

@@ -11,7 +11,7 @@ import (
 // What the layout can't say is refused wherever it is given, and nothing is sent.
 func TestPacketsThatTheLayoutCannotSay(t *testing.T) {
 	layout := codec.Layout{Command: codec.MainSub8}
-	d := newDesk(t, Config{Layout: layout, Dispatch: Inline, FirstFrameTimeout: Off}, plain{})
+	d := newDesk(t, Config{Layout: layout, Dispatch: Inline, Timeouts: Timeouts{FirstFrameTimeout: Off}}, plain{})
 	s, w := d.open(1 << 20)
 	d.turns()
 	g := d.Group("all")
@@ -66,7 +66,7 @@ func TestErrorFitsTheSmallestFrame(t *testing.T) {
 		if layout.Seq {
 			least = 6
 		}
-		d := newDesk(t, Config{Layout: layout, MaxFrame: least, Dispatch: Inline, FirstFrameTimeout: Off, Linger: time.Second}, plain{})
+		d := newDesk(t, Config{Layout: layout, MaxFrame: least, Dispatch: Inline, Timeouts: Timeouts{FirstFrameTimeout: Off, Linger: time.Second}}, plain{})
 		s, w := d.open(1 << 20)
 		if err := s.ReplyError(codec.Packet{Main: 1, Sub: 2}, CodeUnknownHandle, "a text"); err != nil {
 			t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 // Over MaxConns a connection gets ERROR 12 and a FIN; when one goes, another may come.
 func TestMaxConns(t *testing.T) {
 	for _, accept := range []AcceptMode{AcceptReusePort, AcceptSingle} {
-		srv := serve(t, Config{MaxConns: 5, Accept: accept, Linger: 50 * time.Millisecond}, &funcs{read: echo})
+		srv := serve(t, Config{Limits: Limits{MaxConns: 5}, Accept: accept, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 		var in []*client
 		for range 5 {
 			c := dial(t, srv)
@@ -46,7 +46,7 @@ func TestMaxConns(t *testing.T) {
 
 // MaxConnsPerIP holds for each address by itself, and is given back.
 func TestMaxConnsPerIP(t *testing.T) {
-	srv := serve(t, Config{MaxConnsPerIP: 3, MaxConns: 10, Addrs: []string{"tcp://0.0.0.0:0"}, Linger: 50 * time.Millisecond}, &funcs{read: echo})
+	srv := serve(t, Config{Limits: Limits{MaxConnsPerIP: 3, MaxConns: 10}, Addrs: []string{"tcp://0.0.0.0:0"}, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 	port := srv.Addrs()[0].(*net.TCPAddr).Port
 	from := func(ip string) *client {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
@@ -94,7 +94,7 @@ func TestMaxConnsPerIP(t *testing.T) {
 // a time as MaxRefused says.
 func TestRefusedClientsSeeWhy(t *testing.T) {
 	const clients = 200
-	srv := serve(t, Config{MaxConns: 1, MaxRefused: 2 * clients, Linger: 500 * time.Millisecond}, &funcs{read: echo})
+	srv := serve(t, Config{Limits: Limits{MaxConns: 1, MaxRefused: 2 * clients}, Timeouts: Timeouts{Linger: 500 * time.Millisecond}}, &funcs{read: echo})
 	first := dial(t, srv)
 	first.send(1, 1, "x")
 	first.expect(1, 1, "x")
@@ -132,7 +132,7 @@ func TestRefusedClientsSeeWhy(t *testing.T) {
 // in the end everything is answered.
 func TestMemoryBudget(t *testing.T) {
 	const budget = 4 << 20
-	srv := serve(t, Config{MemoryBudget: budget, Dispatch: Ordered, Workers: 2, SpareWorkers: Off, Linger: 50 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) {
+	srv := serve(t, Config{Limits: Limits{MemoryBudget: budget}, Dispatch: Ordered, Workers: 2, SpareWorkers: Off, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: func(s *Session, p codec.Packet) {
 		time.Sleep(100 * time.Microsecond)
 		s.Reply(p, p.Body[:8])
 	}})
@@ -181,7 +181,7 @@ func TestMemoryBudget(t *testing.T) {
 // Functions that wait in one session are bounded, and each that was accepted runs once.
 func TestMaxTasks(t *testing.T) {
 	gate, inside, ran := make(chan bool), make(chan bool, 1), 0
-	d := newDesk(t, Config{MaxTasks: 10}, &funcs{})
+	d := newDesk(t, Config{Limits: Limits{MaxTasks: 10}}, &funcs{})
 	s, _ := d.open(-1)
 	d.settleAll()
 	s.Submit(func() { inside <- true; <-gate })
@@ -233,7 +233,7 @@ func TestOutboundIsBoundedHoweverItIsSent(t *testing.T) {
 	body := make([]byte, 1000)
 	for _, how := range []string{"send", "push", "broadcast", "group"} {
 		t.Run(how, func(t *testing.T) {
-			d := newDesk(t, Config{MaxOutbound: limit, MaxOutbox: outbox}, &funcs{})
+			d := newDesk(t, Config{Limits: Limits{MaxOutbound: limit, MaxOutbox: outbox}}, &funcs{})
 			var all []*Session
 			for range 10 {
 				s, _ := d.open(0)

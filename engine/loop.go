@@ -3,6 +3,7 @@ package engine
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/netio"
@@ -58,14 +59,6 @@ type loopStats struct {
 	inline, pauses, handedOver  atomic.Uint64
 }
 
-func newLoop(srv *Server, index int, io netio.Loop) *loop {
-	l := &loop{srv: srv, index: index, io: io}
-	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
-	l.out.Budget, l.out.Share = srv.budget, &srv.share
-	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)
-	return l
-}
-
 // markDirty puts a session, whose outbox has just been marked so, on the dirty list and
 // asks for a turn.
 func (l *loop) markDirty(s *Session) {
@@ -114,133 +107,12 @@ func (l *loop) popDirty() *Session {
 	return s
 }
 
-// Turn does the loop's own work piece by piece while nothing else waits for the loop.
-// What is left over waits until the poller has looked at the sockets again.
-func (l *loop) Turn() {
-	for l.piece() {
-		if !l.io.Idle() {
-			l.srv.again(l)
-			return
-		}
-	}
-}
-
-// piece is a bounded part of the loop's own work: sessions with something to send, the
-// walk that hands out broadcasts, the sweep for timeouts. It tells whether more is left;
-// then the loop is still armed.
-func (l *loop) piece() (more bool) {
-	budget := l.srv.cfg.DrainBudget
-	l.st.turns.Add(1)
-	l.mu.Lock()
-	jobs, levelDue := l.jobs, l.levelDue
-	l.jobs, l.levelDue = nil, false
-	l.mu.Unlock()
-	for _, fn := range jobs {
-		fn(l)
-	}
-	if levelDue {
-		l.levelChanged()
-	}
-	for budget > 0 {
-		s := l.popDirty()
-		if s == nil {
-			break
-		}
-		budget--
-		l.flush(s, outbox.LookAsked)
-	}
-	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
-	l.sweep()
-	l.wakeSenders()
-	l.mu.Lock()
-	more = l.dirtyHead != nil || l.walking || l.out.Log.End() > l.walked || l.sweepDue || l.sweeping || l.levelDue || len(l.jobs) > 0
-	l.armed = more
-	l.mu.Unlock()
-	return more
-}
-
 // broadcast appends an encoded broadcast to the log. The caller has looked at the limit.
 func (l *loop) broadcast(frame []byte) {
 	l.out.Queued.Add(int64(len(frame)))
 	l.srv.budget.Add(l.out.Log.Append(frame))
 	l.mu.Lock()
 	l.arm()
-}
-
-// walk brings the log to up to budget sessions. When all have had it, the log is cut.
-func (l *loop) walk(budget int) {
-	for budget > 0 {
-		if !l.walking {
-			end := l.out.Log.End()
-			if end == l.walked {
-				return
-			}
-			l.walking, l.cursor, l.walkEnd = true, 0, end
-		}
-		for ; budget > 0 && l.cursor < len(l.sessions); budget-- {
-			s := l.sessions[l.cursor]
-			l.cursor++
-			l.visit(s)
-		}
-		if l.cursor < len(l.sessions) || !l.catchUp(&budget) {
-			return
-		}
-		l.out.Queued.Add(-int64(l.walkEnd - l.walked))
-		l.walking, l.walked = false, l.walkEnd
-		l.cutLog()
-	}
-}
-
-// visit brings the log to one session.
-func (l *loop) visit(s *Session) {
-	if s.out.Pos() >= l.walkEnd {
-		return
-	}
-	l.flush(s, outbox.LookWalk)
-	if !s.rd.lagging && s.rd.life != lifeGone && s.out.Behind(l.walkEnd) {
-		s.rd.lagging = true
-		l.lagging = append(l.lagging, s)
-	}
-}
-
-// catchUp brings the log to the sessions that were moved behind the walk; false: some
-// are left for the next turn.
-func (l *loop) catchUp(budget *int) bool {
-	for ; *budget > 0 && len(l.missed) > 0; *budget-- {
-		last := len(l.missed) - 1
-		s := l.missed[last]
-		l.missed[last] = nil
-		l.missed = l.missed[:last]
-		if s.rd.life != lifeGone {
-			l.visit(s)
-		}
-	}
-	return len(l.missed) == 0
-}
-
-// cutLog forgets what every session has had of the log.
-func (l *loop) cutLog() {
-	least, still := l.walked, l.lagging[:0]
-	for _, s := range l.lagging {
-		if s.rd.life == lifeGone || !s.out.Behind(l.walked) {
-			s.rd.lagging = false
-			continue
-		}
-		least = min(least, s.out.Pos())
-		still = append(still, s)
-	}
-	clear(l.lagging[len(still):])
-	l.lagging = still
-	l.srv.budget.Add(-l.out.Log.Cut(least))
-}
-
-// wakeSenders lets go the strands that wait for room in the loops' outboxes, once half
-// of every one is free. The loop that is the last to get there does it.
-func (l *loop) wakeSenders() {
-	f := &l.srv.flow
-	if f.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.out.MaxQueued)/2+1) {
-		f.wake()
-	}
 }
 
 // add takes a new session onto the loop.
@@ -269,33 +141,33 @@ func (l *loop) remove(s *Session) {
 	}
 }
 
-// flow is where strands wait whose broadcasts met a full outbox.
-type flow struct {
-	srv     *Server
-	waiting atomic.Int32
-	mu      sync.Mutex
-	list    []*Session // guarded by mu
+// past tells whether d has gone by since then. A d of 0 never goes by.
+func past(now, then int64, d time.Duration) bool { return d > 0 && now-then > int64(d) }
+
+// inlineTurn is a loop's turn with callbacks. While one is held up, a watcher hands the
+// loop's work to another goroutine; when it ends, the work is given back before the turn
+// goes on.
+type inlineTurn struct {
+	since atomic.Int64 // when it began, on the server's clock; 0: there has been none
+	state atomic.Int32
+	s     atomic.Pointer[Session] // whose callbacks run
+	away  bool                    // the work is another goroutine's. That goroutine and the loop's use it
+
+	mu       sync.Mutex
+	giveBack func() // guarded by mu; ends the other goroutine's work
+	reported int64  // the since of the stall that was reported; the watcher's
+	dead     bool   // guarded by mu; the loop's goroutine has ended
 }
 
-// wait puts a parked session on the list, unless there is room again.
-func (f *flow) wait(s *Session) {
-	f.mu.Lock()
-	f.list = append(f.list, s)
-	f.waiting.Store(int32(len(f.list)))
-	f.mu.Unlock()
-	if f.srv.outboxBelow(int64(f.srv.maxOutbox())) {
-		f.wake()
-	}
-}
+const (
+	turnNone   = iota
+	turnInside // callbacks run
+	turnAway   // they still do, and the loop's work has been handed over
+)
 
-func (f *flow) wake() {
-	f.mu.Lock()
-	list := f.list
-	f.list = nil
-	f.waiting.Store(0)
-	f.mu.Unlock()
-	for _, s := range list {
-		s.out.ResumeFromLog()
-		s.wakeStrand()
-	}
+// saw notes whole frames.
+func (l *loop) saw(s *Session, frames int, now int64) {
+	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
+	s.framesIn.Add(uint64(frames))
+	l.st.framesIn.Add(uint64(frames))
 }

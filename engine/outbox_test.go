@@ -146,8 +146,8 @@ func TestOutboxKeepsTheOrderOfOneGoroutine(t *testing.T) {
 	pool := runPool(t, PoolConfig{Workers: 2})
 	check(t, func(rt *rapid.T) {
 		m := &outboxModel{}
-		m.d = newDesk(t, Config{Pool: pool, Dispatch: Inline, MaxOutbound: 1 << 30, MaxOutbox: 1 << 30, MaxFrame: 1 << 20, MemoryBudget: 1 << 30,
-			DrainBudget: rapid.IntRange(1, 5).Draw(rt, "budget"), Linger: time.Hour},
+		m.d = newDesk(t, Config{Pool: pool, Dispatch: Inline, Limits: Limits{MaxOutbound: 1 << 30, MaxOutbox: 1 << 30, MemoryBudget: 1 << 30}, MaxFrame: 1 << 20,
+			DrainBudget: rapid.IntRange(1, 5).Draw(rt, "budget"), Timeouts: Timeouts{Linger: time.Hour}},
 			&funcs{read: func(s *Session, _ codec.Packet) { m.act(s) }})
 		m.g = m.d.Group("g")
 		rt.Repeat(map[string]func(*rapid.T){
@@ -253,7 +253,7 @@ func TestBrokenChainIsGivenBack(t *testing.T) {
 func TestUnreadPushesCloseUnreadAnswersPause(t *testing.T) {
 	const limit = 64 << 10
 	for _, size := range []int{100, 1016, 1024, 4088, 60_000} {
-		d := newDesk(t, Config{MaxOutbound: limit}, &funcs{})
+		d := newDesk(t, Config{Limits: Limits{MaxOutbound: limit}}, &funcs{})
 		pushed, w1 := d.open(0)
 		answered, w2 := d.open(0)
 		d.settleAll()

@@ -113,7 +113,7 @@ func TestPanicsCostTheirOwnSession(t *testing.T) {
 						blowUp(kind)
 					}
 				}
-				srv := serve(t, Config{Dispatch: at.mode, Linger: 100 * time.Millisecond, Workers: 2, SpareWorkers: Off, Logger: textLog(&log)}, h)
+				srv := serve(t, Config{Dispatch: at.mode, Timeouts: Timeouts{Linger: 100 * time.Millisecond}, Workers: 2, SpareWorkers: Off, Logger: textLog(&log)}, h)
 				other := dial(t, srv)
 				other.send(1, 1, "before")
 				other.expect(1, 1, "before")
@@ -175,7 +175,7 @@ func TestPanicsCostTheirOwnSession(t *testing.T) {
 // A place that panics over and over is logged once and counted each time.
 func TestPanicsAreLoggedOncePerPlace(t *testing.T) {
 	var log strings.Builder
-	srv := serve(t, Config{Linger: 20 * time.Millisecond, Logger: textLog(&log)}, &funcs{read: func(s *Session, p codec.Packet) {
+	srv := serve(t, Config{Timeouts: Timeouts{Linger: 20 * time.Millisecond}, Logger: textLog(&log)}, &funcs{read: func(s *Session, p codec.Packet) {
 		if p.Sub == 1 {
 			panic("one place")
 		}

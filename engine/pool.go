@@ -105,21 +105,3 @@ func (p *Pool) Stats() PoolStats {
 		Ran: st.Ran, Refused: st.Refused, Spawned: st.Spawned, Panics: st.Panics, Stalls: st.Stalls,
 	}
 }
-
-// push puts a session whose strand is queued onto the run queue.
-func (p *Pool) push(s *Session) { p.sched.Push(&s.task) }
-
-// inCallback tells whether the caller is a callback that this server's Stop waits for.
-func (srv *Server) inCallback() bool {
-	if owner, on := srv.pool.sched.Current(); on {
-		t, _ := owner.(*strandTask)
-		return srv.ownPool || t != nil && t.srv == srv
-	}
-	id := sched.GoroutineID()
-	for _, l := range srv.allLoops() {
-		if l.goroutine.Load() == id {
-			return true
-		}
-	}
-	return false
-}

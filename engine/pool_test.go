@@ -72,7 +72,7 @@ func TestStopFromACallbackIsRefused(t *testing.T) {
 		defer cancel()
 		answers <- victim.Load().Stop(ctx)
 	}
-	srv := serve(t, Config{Loops: 1, Linger: 50 * time.Millisecond, Handles: map[uint32]Dispatch{1<<16 | 1: Ordered, 1<<16 | 2: Inline, 1<<16 | 9: Ordered}},
+	srv := serve(t, Config{Loops: 1, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, Handles: map[uint32]Dispatch{1<<16 | 1: Ordered, 1<<16 | 2: Inline, 1<<16 | 9: Ordered}},
 		&funcs{read: func(s *Session, p codec.Packet) {
 			switch p.Sub {
 			case 1, 2:
@@ -111,9 +111,9 @@ func TestStopFromAnotherServersCallback(t *testing.T) {
 	answers := make(chan error, 1)
 	var victim atomic.Pointer[Server]
 	stop := func() { answers <- victim.Load().Stop(context.Background()) }
-	other := serve(t, Config{Pool: p, Dispatch: Ordered, Linger: 50 * time.Millisecond}, &funcs{read: func(*Session, codec.Packet) { stop() }})
+	other := serve(t, Config{Pool: p, Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: func(*Session, codec.Packet) { stop() }})
 	for _, from := range []string{"function", "callback"} {
-		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Linger: 50 * time.Millisecond}, &funcs{read: func(*Session, codec.Packet) { stop() }})
+		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: func(*Session, codec.Packet) { stop() }})
 		victim.Store(srv)
 		c := dial(t, srv)
 		c.send(1, 1, "")
@@ -142,7 +142,7 @@ func TestStallNamesSessionAndPacket(t *testing.T) {
 		inside <- s.ID().String()
 		<-gate
 	}
-	srv := serve(t, Config{Dispatch: Ordered, Linger: 50 * time.Millisecond, StallAfter: 40 * time.Millisecond, Logger: textLog(&log), OnStall: func(s Stall) {
+	srv := serve(t, Config{Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, StallAfter: 40 * time.Millisecond, Logger: textLog(&log), OnStall: func(s Stall) {
 		mu.Lock()
 		defer mu.Unlock()
 		got = append(got, s)

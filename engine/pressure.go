@@ -47,11 +47,6 @@ func (srv *Server) fitShare() {
 // spent tells whether the budget is: whoever holds anything waits.
 func (srv *Server) spent() bool { return srv.budget.Level() == budget.Spent }
 
-// shareOf is what one session may hold, in and out together.
-func (srv *Server) shareOf(level budget.Level) int {
-	return srv.budget.Share(level, int(srv.conns.Load()), maxInt)
-}
-
 // levelChanged applies a new level to the loop's sessions.
 func (l *loop) levelChanged() {
 	level := l.srv.budget.Level()
@@ -66,9 +61,6 @@ func (l *loop) levelChanged() {
 		}
 	}
 }
-
-// held is how much memory a session holds, about.
-func (l *loop) held(s *Session) int { return s.in.Held(maxInt) + s.out.Held() + s.rd.partial.Held() }
 
 // resumePaused looks again at the sessions that were paused for the memory budget. While
 // it is exceeded one of them may still finish the frame whose beginning is held: that
@@ -143,7 +135,8 @@ func (l *loop) shed(now int64) {
 	}
 	pushed := map[*Session]int{}
 	for _, s := range list {
-		pushed[s] = s.out.Lagging(&l.out)
+		own, lag := s.out.Lagging(&l.out)
+		pushed[s] = own + lag
 	}
 	slices.SortFunc(list, func(a, b *Session) int {
 		return cmp.Or(cmp.Compare(pushed[b], pushed[a]), cmp.Compare(l.held(b), l.held(a)))
@@ -187,7 +180,7 @@ func (srv *Server) glut(now int64) bool {
 }
 
 const (
-	trimLeast = 8 << 20          // a load that held less is not worth it
+	trimLeast = 2 << 20          // a load that held less is not worth it
 	trimQuiet = 2 * time.Second  // for so long little must have been held
 	trimEvery = 20 * time.Second // at most that often
 )
@@ -199,8 +192,9 @@ type trimmer struct {
 	low, last time.Time
 }
 
-func (t *trimmer) look(used int, now time.Time) {
-	t.peak = max(t.peak, used)
+// look is told how much was held at most since it was called last, and how much is now.
+func (t *trimmer) look(peak, used int, now time.Time) {
+	t.peak = max(t.peak, peak)
 	if t.peak < trimLeast || used > t.peak/8 {
 		t.low = time.Time{}
 		return

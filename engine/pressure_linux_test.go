@@ -159,7 +159,7 @@ func TestBlockedHandlersHoldBackTheirOwn(t *testing.T) {
 		t.Run(mode.String(), func(t *testing.T) {
 			var inside atomic.Int32
 			gate := make(chan bool)
-			srv := serve(t, Config{Dispatch: mode, Linger: 50 * time.Millisecond, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}}, &funcs{read: func(s *Session, p codec.Packet) {
+			srv := serve(t, Config{Dispatch: mode, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}}, &funcs{read: func(s *Session, p codec.Packet) {
 				if p.Sub == 4 {
 					inside.Add(1)
 					select {
@@ -217,7 +217,7 @@ func TestOrderThroughWorkersThatSometimesBlock(t *testing.T) {
 	}}
 	for _, mode := range []Dispatch{Ordered, Adaptive} {
 		t.Run(mode.String(), func(t *testing.T) {
-			srv := serve(t, Config{Dispatch: mode, MaxConns: 1100, Linger: 50 * time.Millisecond}, h)
+			srv := serve(t, Config{Dispatch: mode, Limits: Limits{MaxConns: 1100}, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, h)
 			var wg sync.WaitGroup
 			for range sessions {
 				c := dial(t, srv)
@@ -277,7 +277,7 @@ func TestErrorSurvivesTheUploadBehindIt(t *testing.T) {
 	if *long {
 		tries = 200
 	}
-	srv := serve(t, Config{Linger: 500 * time.Millisecond}, &funcs{read: echo})
+	srv := serve(t, Config{Timeouts: Timeouts{Linger: 500 * time.Millisecond}}, &funcs{read: echo})
 	upload := make([]byte, 4*mib)
 	copy(upload, []byte{0xff, 0xff, 0xff, 0xff})
 	var errs, resets atomic.Int32
@@ -319,7 +319,7 @@ func TestBroadcastToManySessions(t *testing.T) {
 	if *long {
 		n = 10_000
 	}
-	srv := spawn(t, childConfig{Config: Config{Loops: 1, Dispatch: Inline, MaxConns: n + 10, FirstFrameTimeout: Off}})
+	srv := spawn(t, childConfig{Config: Config{Loops: 1, Dispatch: Inline, Limits: Limits{MaxConns: n + 10}, Timeouts: Timeouts{FirstFrameTimeout: Off}}})
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		c, err := net.Dial("tcp", srv.addr)

@@ -19,7 +19,7 @@ func (d *desk) pushUntil(s *Session, unsent int) {
 // glutDesk is a desk whose handler answers each request with 240 KiB.
 func glutDesk(t *testing.T) *desk {
 	const limit = 1 << 20
-	return newDesk(t, Config{MemoryBudget: limit, MaxOutbound: 256 << 10, MaxFrame: 1 << 17, Dispatch: Inline, UserTimeout: Off, FirstFrameTimeout: Off, FrameTimeout: Off},
+	return newDesk(t, Config{Limits: Limits{MemoryBudget: limit, MaxOutbound: 256 << 10}, MaxFrame: 1 << 17, Dispatch: Inline, Socket: Socket{UserTimeout: Off}, Timeouts: Timeouts{FirstFrameTimeout: Off, FrameTimeout: Off}},
 		&funcs{read: func(s *Session, _ codec.Packet) {
 			for range 4 {
 				s.Send(1, 1, make([]byte, 60<<10))
@@ -123,7 +123,7 @@ func TestGlutOfAnswersEnds(t *testing.T) {
 
 // A move of the budget's level that is told late, behind a later one, changes nothing.
 func TestLevelMoveThatIsToldLate(t *testing.T) {
-	d := newDesk(t, Config{MemoryBudget: 1 << 20}, &funcs{})
+	d := newDesk(t, Config{Limits: Limits{MemoryBudget: 1 << 20}}, &funcs{})
 	d.levelMoved(budget.Spent) // nothing is held any more
 	if got := d.share.Load(); got != int64(d.cfg.MaxOutbound) || d.spent() {
 		t.Errorf("a share of %d with nothing held, spent %v", got, d.spent())
@@ -133,7 +133,7 @@ func TestLevelMoveThatIsToldLate(t *testing.T) {
 // What is weighed is memory: sessions whose unsent bytes are less than a share of the
 // budget, and what they hold for them is more, go too.
 func TestGlutIsWeighedAsMemory(t *testing.T) {
-	d := newDesk(t, Config{MemoryBudget: 1 << 20, MaxOutbound: 256 << 10, MaxFrame: 1 << 18, Dispatch: Inline, UserTimeout: Off, FirstFrameTimeout: Off},
+	d := newDesk(t, Config{Limits: Limits{MemoryBudget: 1 << 20, MaxOutbound: 256 << 10}, MaxFrame: 1 << 18, Dispatch: Inline, Socket: Socket{UserTimeout: Off}, Timeouts: Timeouts{FirstFrameTimeout: Off}},
 		&funcs{read: func(s *Session, _ codec.Packet) {
 			for range 5 {
 				s.Send(1, 1, make([]byte, 32<<10))
@@ -179,7 +179,7 @@ func TestSpentBudgetIsRelievedWithinSeconds(t *testing.T) {
 
 // Beginnings of frames count: those whose peers send no more of them hear why and go.
 func TestGlutOfBeginningsEnds(t *testing.T) {
-	d := newDesk(t, Config{MemoryBudget: 1 << 20, MaxFrame: 1 << 20, Dispatch: Inline, UserTimeout: Off, FirstFrameTimeout: Off, FrameTimeout: Off}, &funcs{})
+	d := newDesk(t, Config{Limits: Limits{MemoryBudget: 1 << 20}, MaxFrame: 1 << 20, Dispatch: Inline, Socket: Socket{UserTimeout: Off}, Timeouts: Timeouts{FirstFrameTimeout: Off, FrameTimeout: Off}}, &funcs{})
 	limit := d.budget.Limit()
 	begin := append([]byte{0, 0x0f, 0, 0, 0, 1, 0, 1}, make([]byte, 200<<10)...)
 	var wires []*fakeWire

@@ -1,41 +1,11 @@
 package engine
 
 import (
-	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
 	"millrace/engine/internal/strand"
-)
-
-// reading is the loop's side of one session. Loop goroutine only.
-type reading struct {
-	place    int32 // in loop.sessions
-	life     uint8
-	paused   inbox.Pause
-	waits    bool  // on loop.paused
-	lagging  bool  // on loop.lagging
-	bad      bool  // a bad header was seen: the rest of the input is thrown away
-	opened   bool  // a whole frame has been seen
-	excess   int32 // bytes thrown away
-	partial  inbox.Partial
-	begun    int64 // when partial's first byte came
-	since    int64 // when it was accepted; later, when its present life began
-	heard    int64 // when a whole frame was last seen
-	last     int64 // the same, moved on by what idleness does not count
-	pinged   int64 // when the last PING went out
-	progress int64 // when the kernel last took a byte of what it had refused; 0: nothing is unsent
-	wrote    int64 // since when, to a tick, the peer may owe acknowledgements; 0: it owes none
-	looked   int64 // when the kernel was last asked for them
-}
-
-// The life of a session, as its loop sees it.
-const (
-	lifeOpen   = iota
-	lifeFin    // the peer has sent its FIN; the descriptor is the engine's own duplicate
-	lifeLinger // everything is sent and so is the FIN; input is thrown away until the peer's
-	lifeGone   // off the loop
 )
 
 // lingerExcess is how much input a closing session throws away before it is cut off.
@@ -185,13 +155,6 @@ func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
 	}
 }
 
-// saw notes whole frames.
-func (l *loop) saw(s *Session, frames int, now int64) {
-	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
-	s.framesIn.Add(uint64(frames))
-	l.st.framesIn.Add(uint64(frames))
-}
-
 // look counts frames that go to the strand and answers their PINGs.
 func (l *loop) look(s *Session, b []byte) (frames int, pings bool) {
 	c := l.srv.codec
@@ -208,63 +171,6 @@ func (l *loop) look(s *Session, b []byte) (frames int, pings bool) {
 		b = b[size:]
 	}
 	return frames, pings
-}
-
-// review pauses or resumes reading by what is held now.
-func (l *loop) review(s *Session) {
-	c := &l.srv.cfg
-	in, out := s.in.Held(c.MaxPending), s.out.Size()
-	want := s.rd.paused.With(inbox.PauseOut, out, c.MaxOutbound).With(inbox.PauseIn, in, c.MaxPending)
-	if level := l.srv.budget.Level(); level == budget.Free || s == l.favoured {
-		want &^= inbox.PauseBudget
-	} else {
-		want = want.With(inbox.PauseBudget, in+out+s.rd.partial.Held(), l.srv.shareOf(level))
-	}
-	switch {
-	case want == s.rd.paused:
-	case want == 0:
-		l.unpause(s)
-	default:
-		l.pause(s, want)
-	}
-}
-
-// pause stops reading from a session; the kernel's buffers and then the peer feel it.
-func (l *loop) pause(s *Session, why inbox.Pause) {
-	if s.rd.paused == 0 {
-		l.st.pauses.Add(1)
-		if !s.conn.PauseReading(true) {
-			l.overflow(s, why)
-			return
-		}
-	}
-	s.rd.paused = why
-	if why&inbox.PauseBudget != 0 && !s.rd.waits {
-		s.rd.waits = true
-		l.paused = append(l.paused, s)
-		l.srv.starving.Add(1)
-	}
-}
-
-// overflow closes a session over its limits where reading can't be paused.
-func (l *loop) overflow(s *Session, why inbox.Pause) {
-	c := &l.srv.cfg
-	if s.in.Held(maxInt)/2 > c.MaxPending || s.out.Size()/2 > c.MaxOutbound || why&inbox.PauseBudget != 0 {
-		l.abort(s, ReasonOverflow)
-	}
-}
-
-func (l *loop) unpause(s *Session) {
-	if s.rd.paused == 0 {
-		return
-	}
-	s.rd.paused = 0
-	now := l.srv.now()
-	s.rd.last = now
-	if s.rd.partial.Some() {
-		s.rd.begun = now
-	}
-	s.conn.PauseReading(false)
 }
 
 // disconnected is called when the network closes the descriptor of a connection: by

@@ -19,7 +19,7 @@ func TestReadsOfAnyCut(t *testing.T) {
 	check(t, func(rt *rapid.T) {
 		mode := rapid.SampledFrom(dispatches).Draw(rt, "mode")
 		var got [][]byte
-		d := newDesk(t, Config{Pool: pool, Dispatch: mode, MaxFrame: 70_000, MaxPending: 1 << 20, Handles: map[uint32]Dispatch{1<<16 | 2: Ordered, 1<<16 | 3: Inline}},
+		d := newDesk(t, Config{Pool: pool, Dispatch: mode, MaxFrame: 70_000, Limits: Limits{MaxPending: 1 << 20}, Handles: map[uint32]Dispatch{1<<16 | 2: Ordered, 1<<16 | 3: Inline}},
 			&funcs{read: func(s *Session, p codec.Packet) {
 				got = append(got, bytes.Clone(p.Body)) // the strand's: never two at once
 				s.Reply(p, p.Body)

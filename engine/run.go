@@ -306,3 +306,21 @@ func (t *strandTask) Running() (session string, main, sub uint16) {
 	main, sub = codec.Split(t.handle.Load())
 	return t.id.String(), main, sub
 }
+
+// Submit runs fn in the session's order: after the packets read before it, never at
+// the same time as a callback. It never blocks: ErrTasksFull, which is ErrBusy, when MaxTasks
+// functions wait, ErrClosed once the session has closed. A function that was accepted runs
+// exactly once, before OnSocketClose.
+func (s *Session) Submit(fn func()) error {
+	switch s.in.Submit(fn, s.srv.cfg.MaxTasks, s.closed, s.srv.budget) {
+	case strand.Gone:
+		s.srv.stale.Add(1)
+		return ErrClosed
+	case strand.Full:
+		s.srv.busy.Add(1)
+		return ErrTasksFull
+	case strand.Schedule:
+		s.schedule()
+	}
+	return nil
+}

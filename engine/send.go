@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"millrace/codec"
 	"millrace/engine/internal/outbox"
 )
@@ -101,4 +103,51 @@ func (s *Session) canWrite() {
 	if s.out.Writable() {
 		s.loop.markDirty(s)
 	}
+}
+
+// sendError answers p with an ERROR frame; where there are no system frames the session
+// closes with ReasonRefused.
+func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind outbox.Kind) error {
+	if s.srv.cfg.NoSystemFrames {
+		s.beginClose(ReasonRefused)
+		return nil
+	}
+	err := s.send(s.srv.errorPacket(p, code, text), kind)
+	if err == nil {
+		s.srv.errors.Add(1)
+	}
+	return err
+}
+
+// system answers a packet of Main 0. pinged: the loop has answered PINGs already.
+func (s *Session) system(p codec.Packet, pinged bool) {
+	switch {
+	case p.Sub == SubPing && len(p.Body) > maxPing:
+		_ = s.sendError(p, CodeBadBody, "a PING has at most 64 bytes", outbox.System)
+	case p.Sub == SubPing:
+		if !pinged {
+			s.pong(p)
+		}
+	case p.Sub == SubPong:
+	default:
+		_ = s.sendError(p, CodeUnknownHandle, "unknown system frame", outbox.System)
+	}
+}
+
+func (s *Session) pong(p codec.Packet) {
+	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, outbox.System)
+}
+
+// sendGoAway tells the peer that the server drains.
+func (s *Session) sendGoAway(grace time.Duration) {
+	if s.srv.cfg.NoSystemFrames {
+		return
+	}
+	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
+	body := append(s.srv.codec.ByteOrder().AppendUint32(nil, ms), s.srv.cfg.DrainTo...)
+	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: body}, outbox.System)
+}
+
+func (s *Session) sendPing() {
+	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPing}, outbox.Answer)
 }

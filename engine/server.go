@@ -95,44 +95,6 @@ const (
 	serverStopped
 )
 
-// New checks the settings and makes a server; Start starts it. The error names every
-// field that can't be, each as a *ConfigError.
-func New(cfg Config, h Handler) (*Server, error) {
-	cfg = cfg.WithDefaults().inUse()
-	if err := cfg.validate(); err != nil {
-		return nil, err
-	}
-	if h == nil {
-		return nil, &ConfigError{"Handler", nil, "give one"}
-	}
-	srv := &Server{
-		cfg: cfg, table: &table{}, epoch: time.Now(), panics: sched.NewPanics(cfg.Logger), pool: cfg.Pool,
-		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
-		rearm: make(chan *loop, 4096), watch: make(chan struct{}, 1),
-	}
-	srv.codec, _ = codec.New(cfg.Layout, cfg.MaxFrame)
-	srv.cfg.MaxFrame = srv.codec.MaxFrame()
-	srv.brief = briefCodec(srv.codec, cfg.Layout)
-	srv.groups.all = map[string]*memberSet{}
-	srv.flow.srv = srv
-	srv.loops.Store(&[]*loop{})
-	srv.budget = budget.New(cfg.MemoryBudget, srv.levelMoved)
-	srv.share.Store(int64(cfg.MaxOutbound))
-	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
-	srv.handles.init(srv)
-	srv.net = newNetwork(srv)
-	if srv.pool == nil {
-		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue,
-			StallAfter: cfg.given().StallAfter, OnStall: cfg.OnStall, Logger: cfg.Logger})
-		if err != nil {
-			return nil, err
-		}
-		srv.pool, srv.ownPool = p, true
-	}
-	srv.SetHandler(h)
-	return srv, nil
-}
-
 // SetHandler changes the handler, also while the server runs. Callbacks that have begun
 // end with the old one; every later callback is the new one's.
 func (srv *Server) SetHandler(h Handler) { srv.h.Store(&h) }
@@ -213,19 +175,6 @@ func (srv *Server) CloseSocket(id ID) error {
 		return ErrClosed
 	}
 	return s.Close()
-}
-
-// release frees the slot of a session that has ended altogether.
-func (srv *Server) release(s *Session) {
-	srv.table.release(s)
-	if srv.cfg.MaxConnsPerIP > 0 {
-		srv.perIP.Leave(s.RemoteAddr())
-	}
-	srv.conns.Add(-1)
-	select {
-	case srv.tickNow <- struct{}{}: // somebody may be waiting for the last one
-	default:
-	}
 }
 
 // fail notes why the server ended by itself.

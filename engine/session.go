@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -8,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"millrace/codec"
+	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
 	"millrace/engine/internal/sched"
@@ -131,55 +132,42 @@ func (f *flags) clear(bit uint32) {
 
 const maxInt = int(^uint(0) >> 1)
 
-// Hold notes that an answer is owed which will come later, from outside the callback:
-// until release is called, after the answer has been sent, the session's timeouts stand
-// still, and a FIN, a bad frame or a drain waits for it. Calling release again changes
-// nothing.
-func (s *Session) Hold() (release func()) {
-	s.held.Add(1)
-	var done atomic.Bool
-	return func() {
-		if done.CompareAndSwap(false, true) && s.held.Add(-1) == 0 && s.flags.has(flagOver) {
-			s.settle()
-		}
-	}
-}
-
-// Close closes the session with ReasonServerClosed: no further OnSocketRead begins,
-// what was sent before is still written, then a FIN. It returns at once.
-func (s *Session) Close() error {
-	if !s.beginClose(ReasonServerClosed) {
-		return ErrClosed
-	}
-	return nil
-}
-
-// Submit runs fn in the session's order: after the packets read before it, never at
-// the same time as a callback. It never blocks: ErrTasksFull, which is ErrBusy, when MaxTasks
-// functions wait, ErrClosed once the session has closed. A function that was accepted runs
-// exactly once, before OnSocketClose.
-func (s *Session) Submit(fn func()) error {
-	switch s.in.Submit(fn, s.srv.cfg.MaxTasks, s.closed, s.srv.budget) {
-	case strand.Gone:
-		s.srv.stale.Add(1)
-		return ErrClosed
-	case strand.Full:
-		s.srv.busy.Add(1)
-		return ErrTasksFull
-	case strand.Schedule:
-		s.schedule()
-	}
-	return nil
-}
-
 func (s *Session) closed() bool { return s.closing.Load() != 0 }
-
-// schedule puts the strand, which has just become queued, onto the run queue.
-func (s *Session) schedule() { s.srv.pool.push(s) }
 
 func (s *Session) String() string { return fmt.Sprintf("session %s (%v)", s.id, s.RemoteAddr()) }
 
-// reserved tells whether p is the engine's own to answer.
-func (srv *Server) reserved(p codec.Packet) bool {
-	return p.Main == SystemMain && !srv.cfg.NoSystemFrames
+// reading is the loop's side of one session. Loop goroutine only.
+type reading struct {
+	place    int32 // in loop.sessions
+	life     uint8
+	paused   inbox.Pause
+	waits    bool  // on loop.paused
+	lagging  bool  // on loop.lagging
+	bad      bool  // a bad header was seen: the rest of the input is thrown away
+	opened   bool  // a whole frame has been seen
+	excess   int32 // bytes thrown away
+	partial  inbox.Partial
+	begun    int64 // when partial's first byte came
+	since    int64 // when it was accepted; later, when its present life began
+	heard    int64 // when a whole frame was last seen
+	last     int64 // the same, moved on by what idleness does not count
+	pinged   int64 // when the last PING went out
+	progress int64 // when the kernel last took a byte of what it had refused; 0: nothing is unsent
+	wrote    int64 // since when, to a tick, the peer may owe acknowledgements; 0: it owes none
+	looked   int64 // when the kernel was last asked for them
+}
+
+// The life of a session, as its loop sees it.
+const (
+	lifeOpen   = iota
+	lifeFin    // the peer has sent its FIN; the descriptor is the engine's own duplicate
+	lifeLinger // everything is sent and so is the FIN; input is thrown away until the peer's
+	lifeGone   // off the loop
+)
+
+// contexts are a session's, made when they are first asked for, and what else few need.
+type contexts struct {
+	badText           atomic.Pointer[string] // what the ERROR about a bad frame is to say
+	session, input    context.Context
+	endSession, endIn context.CancelCauseFunc
 }

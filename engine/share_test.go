@@ -67,7 +67,7 @@ func TestGroupSendHoldsItsFrameOnce(t *testing.T) {
 // Group sends of many small frames, too, are refused when what they hold is at MaxOutbox.
 func TestGroupSendsAreBounded(t *testing.T) {
 	const limit = 64 << 10
-	d := newDesk(t, Config{MaxOutbox: limit}, &funcs{})
+	d := newDesk(t, Config{Limits: Limits{MaxOutbox: limit}}, &funcs{})
 	g := d.Group("g")
 	for range 100 {
 		s, _ := d.open(-1)
@@ -94,7 +94,7 @@ func TestGroupSendsAreBounded(t *testing.T) {
 // longer than any of them has still to read it.
 func TestUnreadBroadcastsAreHeldOnce(t *testing.T) {
 	const peers, each, n = 200, 16 << 10, 64 // 1 MiB
-	d := newDesk(t, Config{MaxOutbound: 4 << 20, FirstFrameTimeout: Off, UserTimeout: Off}, &funcs{})
+	d := newDesk(t, Config{Limits: Limits{MaxOutbound: 4 << 20}, Timeouts: Timeouts{FirstFrameTimeout: Off}, Socket: Socket{UserTimeout: Off}}, &funcs{})
 	var all []*Session
 	var wires []*fakeWire
 	for range peers {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"millrace/engine/internal/gnetio"
+	"millrace/codec"
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/sched"
 )
 
 // Start binds the addresses and starts the loops. When it returns nil, connections are
@@ -78,53 +80,40 @@ func (srv *Server) unstart(err error) error {
 	return err
 }
 
-// ownFiles is how many descriptors are kept for what is no connection.
-const ownFiles = 32
-
-// reserve is how many descriptors are kept for what is no session.
-func (srv *Server) reserve() int { return ownFiles + srv.cfg.MaxRefused }
-
-// fitFiles fits MaxConns to the open-file limit.
-func (srv *Server) fitFiles() error {
-	limit := gnetio.OpenFileLimit()
-	backlog := 0
-	if srv.cfg.Accept == AcceptSingle || srv.hasUnix() {
-		backlog = gnetio.Backlog() // the single acceptor takes a whole backlog before a loop can refuse
+// New checks the settings and makes a server; Start starts it. The error names every
+// field that can't be, each as a *ConfigError.
+func New(cfg Config, h Handler) (*Server, error) {
+	cfg = cfg.WithDefaults().inUse()
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
-	kept := srv.reserve()
-	most := limit - kept - backlog
-	switch {
-	case srv.cfg.MaxConns == 0:
-		srv.mu.Lock()
-		srv.cfg.MaxConns = min(10_000, most)
-		srv.mu.Unlock()
-		if most < 1 {
-			return &ConfigError{"MaxConns", 0, fmt.Sprintf("the open-file limit of %d leaves no room (%d kept, %d for the backlog): raise it (ulimit -n), or use reuseport accepting", limit, kept, backlog)}
+	if h == nil {
+		return nil, &ConfigError{"Handler", nil, "give one"}
+	}
+	srv := &Server{
+		cfg: cfg, table: &table{}, epoch: time.Now(), panics: sched.NewPanics(cfg.Logger), pool: cfg.Pool,
+		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
+		rearm: make(chan *loop, 4096), watch: make(chan struct{}, 1),
+	}
+	srv.codec, _ = codec.New(cfg.Layout, cfg.MaxFrame)
+	srv.cfg.MaxFrame = srv.codec.MaxFrame()
+	srv.brief = briefCodec(srv.codec, cfg.Layout)
+	srv.groups.all = map[string]*memberSet{}
+	srv.flow.srv = srv
+	srv.loops.Store(&[]*loop{})
+	srv.budget = budget.New(cfg.MemoryBudget, srv.levelMoved)
+	srv.share.Store(int64(cfg.MaxOutbound))
+	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
+	srv.handles.init(srv)
+	srv.net = newNetwork(srv)
+	if srv.pool == nil {
+		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue,
+			StallAfter: cfg.given().StallAfter, OnStall: cfg.OnStall, Logger: cfg.Logger})
+		if err != nil {
+			return nil, err
 		}
-	case srv.cfg.MaxConns > most:
-		return &ConfigError{"MaxConns", srv.cfg.MaxConns, fmt.Sprintf("the open-file limit of %d holds at most %d (%d kept, %d for the backlog): lower it, or raise the limit (ulimit -n)", limit, max(most, 0), kept, backlog)}
+		srv.pool, srv.ownPool = p, true
 	}
-	srv.shedAt(limit)
-	return nil
-}
-
-// shedAt fits what is refused for want of files to the open-file limit: from nine tenths
-// of it on, or later where MaxConns needs more.
-func (srv *Server) shedAt(limit int) {
-	srv.fdShed.Store(int64(max(limit*9/10, min(limit-16, srv.cfg.MaxConns+srv.reserve()*3/4))))
-}
-
-// guardFiles looks after the open files; the limit may have been changed meanwhile.
-func (srv *Server) guardFiles() {
-	srv.shedAt(gnetio.OpenFileLimit())
-	srv.net.Guard()
-}
-
-func (srv *Server) hasUnix() bool {
-	for _, a := range srv.cfg.Addrs {
-		if p, _ := gnetio.ParseAddr(a); p.Unix() {
-			return true
-		}
-	}
-	return false
+	srv.SetHandler(h)
+	return srv, nil
 }

@@ -48,7 +48,7 @@ func TestAskedWhileItStarts(t *testing.T) {
 // What goes to all finds nobody before Start and after Stop, and says so.
 func TestBroadcastsOutsideOfTheServersLife(t *testing.T) {
 	var last *Session
-	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Logger: quiet, Linger: 50 * time.Millisecond}, &funcs{read: func(s *Session, p codec.Packet) { last = s; echo(s, p) }})
+	srv, err := New(Config{Addrs: []string{"tcp://127.0.0.1:0"}, Logger: quiet, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: func(s *Session, p codec.Packet) { last = s; echo(s, p) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,13 +2,12 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/sched"
 	"millrace/engine/internal/strand"
 )
 
@@ -255,6 +254,17 @@ func (s *Session) outstanding() (frames, bytes int) {
 	return frames + int(s.held.Load()), bytes
 }
 
-var errLoopEnded = errors.New("engine: a callback has ended a loop's goroutine (runtime.Goexit)")
-
-const forever = time.Duration(math.MaxInt64)
+// inCallback tells whether the caller is a callback that this server's Stop waits for.
+func (srv *Server) inCallback() bool {
+	if owner, on := srv.pool.sched.Current(); on {
+		t, _ := owner.(*strandTask)
+		return srv.ownPool || t != nil && t.srv == srv
+	}
+	id := sched.GoroutineID()
+	for _, l := range srv.allLoops() {
+		if l.goroutine.Load() == id {
+			return true
+		}
+	}
+	return false
+}

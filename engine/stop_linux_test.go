@@ -104,7 +104,7 @@ func TestStartStopLeavesNothing(t *testing.T) {
 		return len(d)
 	}
 	once := func(i int) {
-		cfg := Config{Linger: 20 * time.Millisecond, Dispatch: dispatches[i%3], Addrs: []string{"tcp://127.0.0.1:0"}, Logger: quiet}
+		cfg := Config{Timeouts: Timeouts{Linger: 20 * time.Millisecond}, Dispatch: dispatches[i%3], Addrs: []string{"tcp://127.0.0.1:0"}, Logger: quiet}
 		if i%5 == 0 {
 			cfg.Addrs = append(cfg.Addrs, "unix://"+t.TempDir()+"/s")
 			cfg.MaxConns = 100
@@ -146,7 +146,7 @@ func TestStartStopLeavesNothing(t *testing.T) {
 
 // Two servers in one process don't know of each other.
 func TestTwoEnginesInOneProcess(t *testing.T) {
-	a := serve(t, Config{Linger: 50 * time.Millisecond}, &funcs{read: echo})
+	a := serve(t, Config{Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 	b := serve(t, Config{Dispatch: Inline}, &funcs{read: func(s *Session, p codec.Packet) { s.Reply(p, []byte("b")) }})
 	ca, cb := dial(t, a), dial(t, b)
 	ca.send(1, 1, "a")
@@ -166,7 +166,7 @@ func TestTwoEnginesInOneProcess(t *testing.T) {
 func TestSharedPool(t *testing.T) {
 	p := runPool(t, PoolConfig{Workers: 2})
 	for range 2 {
-		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Linger: 50 * time.Millisecond}, &funcs{read: echo})
+		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 		c := dial(t, srv)
 		c.send(1, 1, "x")
 		c.expect(1, 1, "x")
@@ -278,7 +278,7 @@ func TestDrainRefusesLateRequests(t *testing.T) {
 	for _, mode := range dispatches {
 		t.Run(mode.String(), func(t *testing.T) {
 			gate := make(chan bool)
-			srv := serve(t, Config{Dispatch: mode, Linger: 50 * time.Millisecond, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}}, &funcs{read: func(s *Session, p codec.Packet) {
+			srv := serve(t, Config{Dispatch: mode, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}}, &funcs{read: func(s *Session, p codec.Packet) {
 				if p.Sub == 4 {
 					release := s.Hold()
 					go func() {
@@ -328,7 +328,7 @@ func TestDrainRefusesLateRequests(t *testing.T) {
 func TestStopCountsWhatItLoses(t *testing.T) {
 	closes := make(chan Reason, 4)
 	gate := make(chan bool)
-	srv := serve(t, Config{Dispatch: Ordered, SocketSendBuffer: 4 << 10, MaxOutbound: 1 << 20}, &funcs{
+	srv := serve(t, Config{Dispatch: Ordered, Socket: Socket{SocketSendBuffer: 4 << 10}, Limits: Limits{MaxOutbound: 1 << 20}}, &funcs{
 		read: func(s *Session, p codec.Packet) {
 			switch p.Sub {
 			case 1:
@@ -336,7 +336,8 @@ func TestStopCountsWhatItLoses(t *testing.T) {
 					s.Send(1, 1, make([]byte, 60_000))
 				}
 			case 2:
-				s.Hold()
+				release := s.Hold() // not before the server has stopped
+				t.Cleanup(release)
 			case 3:
 				<-gate
 			}

@@ -70,7 +70,7 @@ func TestWorkerBehindAnInlineTurnMaySend(t *testing.T) {
 	refused := 0
 	done := make(chan bool, 1)
 	body := make([]byte, 1<<10)
-	d := newDesk(t, Config{Dispatch: Inline, MaxOutbound: limit}, &funcs{read: func(s *Session, p codec.Packet) {
+	d := newDesk(t, Config{Dispatch: Inline, Limits: Limits{MaxOutbound: limit}}, &funcs{read: func(s *Session, p codec.Packet) {
 		s.Submit(func() {
 			for range limit*3/2/len(body) + 1 {
 				if s.Send(1, 1, body) != nil {
@@ -96,7 +96,7 @@ func TestWorkerBehindAnInlineTurnMaySend(t *testing.T) {
 func TestInlineTurnWaitsForTheOutbox(t *testing.T) {
 	const limit = 4 << 10
 	reads := 0
-	d := newDesk(t, Config{Dispatch: Inline, MaxOutbound: limit, MaxFrame: 1 << 10}, &funcs{read: func(s *Session, p codec.Packet) {
+	d := newDesk(t, Config{Dispatch: Inline, Limits: Limits{MaxOutbound: limit}, MaxFrame: 1 << 10}, &funcs{read: func(s *Session, p codec.Packet) {
 		reads++
 		for i := range limit / 1000 {
 			if err := s.Send(1, 1, make([]byte, 1000)); err != nil {

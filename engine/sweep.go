@@ -5,6 +5,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/budget"
+	"millrace/engine/internal/outbox"
 )
 
 // sweepBudget is how many sessions one turn looks at for timeouts.
@@ -54,7 +55,12 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
+	if rd.progress != 0 && past(now, rd.progress, slowAfter) && s.out.Size() >= c.MaxOutbound {
+		l.flush(s, outbox.LookWalk) // it may be a slow consumer by now
+	}
 	switch {
+	case rd.life == lifeGone:
+		return
 	case rd.life == lifeLinger:
 		l.linger(s, now)
 		return
@@ -106,9 +112,6 @@ func (l *loop) inspect(s *Session, now int64) {
 		s.closeWithError(codec.Packet{}, CodeTimeout, why.String(), why)
 	}
 }
-
-// past tells whether d has gone by since then. A d of 0 never goes by.
-func past(now, then int64, d time.Duration) bool { return d > 0 && now-then > int64(d) }
 
 func (l *loop) expired(s *Session, now int64) Reason {
 	rd, c := &s.rd, &l.srv.cfg

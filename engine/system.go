@@ -3,30 +3,9 @@ package engine
 import (
 	"errors"
 	"strings"
-	"time"
 
 	"millrace/codec"
-	"millrace/engine/internal/outbox"
 )
-
-// system answers a packet of Main 0. pinged: the loop has answered PINGs already.
-func (s *Session) system(p codec.Packet, pinged bool) {
-	switch {
-	case p.Sub == SubPing && len(p.Body) > maxPing:
-		_ = s.sendError(p, CodeBadBody, "a PING has at most 64 bytes", outbox.System)
-	case p.Sub == SubPing:
-		if !pinged {
-			s.pong(p)
-		}
-	case p.Sub == SubPong:
-	default:
-		_ = s.sendError(p, CodeUnknownHandle, "unknown system frame", outbox.System)
-	}
-}
-
-func (s *Session) pong(p codec.Packet) {
-	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, outbox.System)
-}
 
 // errorFixed is how long an ERROR's body is without its text, in bytes: that much goes out
 // whatever the largest frame is.
@@ -66,16 +45,7 @@ func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) code
 	return codec.Packet{Main: SystemMain, Sub: SubError, Seq: p.Seq, Body: body}
 }
 
-// sendGoAway tells the peer that the server drains.
-func (s *Session) sendGoAway(grace time.Duration) {
-	if s.srv.cfg.NoSystemFrames {
-		return
-	}
-	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
-	body := append(s.srv.codec.ByteOrder().AppendUint32(nil, ms), s.srv.cfg.DrainTo...)
-	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: body}, outbox.System)
-}
-
-func (s *Session) sendPing() {
-	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPing}, outbox.Answer)
+// reserved tells whether p is the engine's own to answer.
+func (srv *Server) reserved(p codec.Packet) bool {
+	return p.Main == SystemMain && !srv.cfg.NoSystemFrames
 }

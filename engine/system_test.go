@@ -16,7 +16,7 @@ import (
 func TestEveryPingIsAnsweredHoweverManyAreUnread(t *testing.T) {
 	for _, mode := range dispatches {
 		t.Run(mode.String(), func(t *testing.T) {
-			srv := serve(t, Config{Dispatch: mode, MaxOutbound: 16 << 10, SocketSendBuffer: 8 << 10}, &funcs{read: echo})
+			srv := serve(t, Config{Dispatch: mode, Limits: Limits{MaxOutbound: 16 << 10}, Socket: Socket{SocketSendBuffer: 8 << 10}}, &funcs{read: echo})
 			c := dial(t, srv)
 			const n = 40_000
 			sent := make(chan error, 1)
@@ -68,7 +68,7 @@ func TestSystemFrames(t *testing.T) {
 
 // GOAWAY reaches a session also when its outbox is full.
 func TestGoAwayReachesAFullOutbox(t *testing.T) {
-	d := newDesk(t, Config{MaxOutbound: 1 << 10}, &funcs{})
+	d := newDesk(t, Config{Limits: Limits{MaxOutbound: 1 << 10}}, &funcs{})
 	s, w := d.open(0)
 	d.settleAll()
 	for s.Send(1, 1, make([]byte, 100)) == nil {
@@ -94,9 +94,9 @@ func TestReasonsWithoutSystemFrames(t *testing.T) {
 		{ReasonBadFrame, []byte{0, 0, 0, 1}, Config{}},
 		{ReasonPanic, frame(1, 9, ""), Config{}},
 		{ReasonRefused, frame(1, 8, ""), Config{}},
-		{ReasonFirstFrame, nil, Config{FirstFrameTimeout: 50 * time.Millisecond}},
-		{ReasonFrame, []byte{0, 0}, Config{FrameTimeout: 50 * time.Millisecond}},
-		{ReasonIdle, frame(1, 1, ""), Config{IdleTimeout: 50 * time.Millisecond}},
+		{ReasonFirstFrame, nil, Config{Timeouts: Timeouts{FirstFrameTimeout: 50 * time.Millisecond}}},
+		{ReasonFrame, []byte{0, 0}, Config{Timeouts: Timeouts{FrameTimeout: 50 * time.Millisecond}}},
+		{ReasonIdle, frame(1, 1, ""), Config{Timeouts: Timeouts{IdleTimeout: 50 * time.Millisecond}}},
 	} {
 		t.Run(tc.why.String(), func(t *testing.T) {
 			reasons := make(chan Reason, 1)

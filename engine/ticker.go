@@ -4,23 +4,6 @@ import (
 	"time"
 )
 
-// again gives a loop another turn once its poller has looked at the sockets. Execute
-// within a turn would run before that.
-func (srv *Server) again(l *loop) { srv.rearm <- l }
-
-// rearmer's goroutine does what again asks for. Its channel has room for every loop.
-func (srv *Server) rearmer() {
-	defer srv.bg.Done()
-	for {
-		select {
-		case l := <-srv.rearm:
-			_ = l.io.Execute() // it fails only where the loops have ended
-		case <-srv.quit:
-			return
-		}
-	}
-}
-
 // ticker's goroutine has every loop sweep its clocks.
 func (srv *Server) ticker() {
 	defer srv.bg.Done()
@@ -40,7 +23,7 @@ func (srv *Server) ticker() {
 		}
 		srv.guardFiles()
 		srv.fitShare()
-		trim.look(srv.budget.Used(), time.Now())
+		trim.look(srv.budget.TakePeak(), srv.budget.Used(), time.Now())
 		for _, l := range srv.allLoops() {
 			l.mu.Lock()
 			l.sweepDue = true

@@ -18,7 +18,7 @@ func TestClocksStandStillWhileTheServerOwes(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			step := make(chan bool)
 			var release func()
-			d := newDesk(t, Config{Dispatch: Ordered, IdleTimeout: idle, FirstFrameTimeout: Off}, &funcs{read: func(s *Session, p codec.Packet) {
+			d := newDesk(t, Config{Dispatch: Ordered, Timeouts: Timeouts{IdleTimeout: idle, FirstFrameTimeout: Off}}, &funcs{read: func(s *Session, p codec.Packet) {
 				switch how {
 				case "handler":
 					<-step
@@ -82,12 +82,12 @@ func TestTimeouts(t *testing.T) {
 		drip []byte // a byte each 20 ms, after one whole frame unless first
 		bare bool
 	}{
-		{"silent from the start", Config{FirstFrameTimeout: d}, ReasonFirstFrame, nil, true},
-		{"half a first frame", Config{FirstFrameTimeout: d}, ReasonFirstFrame, hello[:10], true},
-		{"half a frame", Config{FrameTimeout: d}, ReasonFrame, hello[:10], false},
-		{"half a length", Config{FrameTimeout: d}, ReasonFrame, hello[:2], false},
-		{"idle", Config{IdleTimeout: d}, ReasonIdle, nil, false},
-		{"half a frame is idle too", Config{IdleTimeout: d, FrameTimeout: Off}, ReasonIdle, hello[:11], false},
+		{"silent from the start", Config{Timeouts: Timeouts{FirstFrameTimeout: d}}, ReasonFirstFrame, nil, true},
+		{"half a first frame", Config{Timeouts: Timeouts{FirstFrameTimeout: d}}, ReasonFirstFrame, hello[:10], true},
+		{"half a frame", Config{Timeouts: Timeouts{FrameTimeout: d}}, ReasonFrame, hello[:10], false},
+		{"half a length", Config{Timeouts: Timeouts{FrameTimeout: d}}, ReasonFrame, hello[:2], false},
+		{"idle", Config{Timeouts: Timeouts{IdleTimeout: d}}, ReasonIdle, nil, false},
+		{"half a frame is idle too", Config{Timeouts: Timeouts{IdleTimeout: d, FrameTimeout: Off}}, ReasonIdle, hello[:11], false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -119,7 +119,7 @@ func TestTimeouts(t *testing.T) {
 
 // A PONG is a frame: a client that answers heartbeats is not idle, one that does not is.
 func TestHeartbeat(t *testing.T) {
-	srv := serve(t, Config{Heartbeat: 250 * time.Millisecond, IdleTimeout: 2 * time.Second}, &funcs{read: echo})
+	srv := serve(t, Config{Heartbeat: 250 * time.Millisecond, Timeouts: Timeouts{IdleTimeout: 2 * time.Second}}, &funcs{read: echo})
 	alive, dead := dial(t, srv), dial(t, srv)
 	began := time.Now()
 	for time.Since(began) < 4*time.Second {
@@ -154,7 +154,7 @@ func TestHeartbeat(t *testing.T) {
 
 // A drain does not wait for the rest of a frame longer than the frame has.
 func TestDrainStillTimesHalfAFrame(t *testing.T) {
-	d := newDesk(t, Config{FrameTimeout: time.Second}, &funcs{})
+	d := newDesk(t, Config{Timeouts: Timeouts{FrameTimeout: time.Second}}, &funcs{})
 	s, w := d.open(-1)
 	d.settleAll()
 	d.l.received(s, []byte{0, 0})
@@ -173,7 +173,7 @@ func TestDrainStillTimesHalfAFrame(t *testing.T) {
 
 // A peer that has sent its FIN may take its time to read what it is owed.
 func TestHalfClosedPeerMayReadLate(t *testing.T) {
-	d := newDesk(t, Config{Linger: time.Second}, &funcs{read: echo})
+	d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{read: echo})
 	s, w := d.open(10)
 	d.settleAll()
 	body := string(bytes.Repeat([]byte("x"), 1000))
@@ -205,7 +205,7 @@ func TestHalfClosedPeerMayReadLate(t *testing.T) {
 
 // A close waits for what is unsent as long as the peer takes something, and Linger after.
 func TestCloseWaitsLingerForWhatIsUnsent(t *testing.T) {
-	d := newDesk(t, Config{Linger: time.Second}, &funcs{})
+	d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{})
 	s, w := d.open(0)
 	d.settleAll()
 	s.Send(1, 1, make([]byte, 10_000))
@@ -229,7 +229,7 @@ func TestCloseWaitsLingerForWhatIsUnsent(t *testing.T) {
 // from, and not reset either, until Linger has gone.
 func TestLingerThrowsAwayAMegabyteAndResetsNobody(t *testing.T) {
 	for _, pausable := range []bool{true, false} {
-		d := newDesk(t, Config{Linger: time.Second}, &funcs{})
+		d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{})
 		s, w := d.open(-1)
 		w.nomask = !pausable
 		d.settleAll()
@@ -258,7 +258,7 @@ func TestLingerThrowsAwayAMegabyteAndResetsNobody(t *testing.T) {
 // A session that was paused for the memory budget reads again once it holds nothing,
 // also while others keep the budget exhausted and it has nothing to send.
 func TestStarvedSessionReadsAgain(t *testing.T) {
-	d := newDesk(t, Config{Dispatch: Ordered, MemoryBudget: 1 << 16, MaxOutbound: 1 << 20}, &funcs{})
+	d := newDesk(t, Config{Dispatch: Ordered, Limits: Limits{MemoryBudget: 1 << 16, MaxOutbound: 1 << 20}}, &funcs{})
 	hog, _ := d.open(0)
 	d.settleAll()
 	hog.Send(1, 1, make([]byte, 60_000))

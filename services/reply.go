@@ -23,6 +23,7 @@ type Reply struct {
 
 	// The rest is used in the session's order only.
 	resumed bool
+	refused bool // too much was owed
 	onEnd   func()
 	ready   bool // what follows may be sent when it is its turn
 	silent  bool // nothing is to be sent
@@ -31,6 +32,7 @@ type Reply struct {
 	code    engine.ErrorCode
 	text    string
 	release func() // lets the session go
+	kept    func() // ends what the answer counts while it waits for its turn; nil: nothing
 }
 
 // Defer says that the answer comes later, by the Reply's Done: after a query, a
@@ -73,20 +75,31 @@ func (ctx *Context) Defer() *Reply {
 func (r *Reply) hold() {
 	r.st = r.ctx.c.state(r.ctx.s, true)
 	if r.st.owed >= r.ctx.c.cfg.MaxDeferred {
-		r.refuse()
+		r.refuse(engine.CodeLimit, tooManyOwed)
 		return
 	}
-	r.release = r.ctx.s.Hold()
+	release, err := r.ctx.s.TryHold(0)
+	if err != nil {
+		r.refuse(engine.CodeOverloaded, tooMuchOwed)
+		return
+	}
+	r.release = release
 	r.st.push(r)
 }
 
+const (
+	tooManyOwed = "too many answers owed"
+	tooMuchOwed = "too much memory is taken by answers owed; try again later"
+)
+
 // refuse: too many are owed. The peer is told at once, so that no list of
 // refusals grows.
-func (r *Reply) refuse() {
+func (r *Reply) refuse(code engine.ErrorCode, text string) {
 	r.claim.Store(true)
+	r.refused = true
 	r.ctx.c.deferred.Add(-1)
 	r.ctx.c.failed.Add(1)
-	_ = r.ctx.s.ReplyError(r.packet, engine.CodeLimit, "too many answers owed")
+	_ = r.ctx.s.ReplyError(r.packet, code, text)
 }
 
 // Done gives the answer: res is a Res or *Res of the service, nil means what
@@ -108,10 +121,11 @@ func (r *Reply) DoneHere(res any, err error) {
 }
 
 // OnEnd has fn called, in the session's order, if the session ends (the peer's
-// FIN, or close) before Done. After a FIN fn may still call Done.
+// FIN, or close) before Done, or has ended already, or if the answer was refused because
+// too much is owed. After a FIN fn may still call Done.
 func (r *Reply) OnEnd(fn func()) {
 	r.onEnd = fn
-	if r.st != nil && r.st.ended {
+	if r.refused || r.st != nil && r.st.ended {
 		r.onEnd = nil
 		fn()
 	}
@@ -189,6 +203,7 @@ func (r *Reply) nothing() {
 
 // drop: the session has closed. Strand only.
 func (r *Reply) drop() {
+	r.letGo()
 	if r.ctx == nil {
 		return
 	}
@@ -197,6 +212,14 @@ func (r *Reply) drop() {
 	}
 	r.st.c.deferred.Add(-1)
 	r.release()
+}
+
+// letGo ends what the answer counted while it waited.
+func (r *Reply) letGo() {
+	if r.kept != nil {
+		r.kept()
+		r.kept = nil
+	}
 }
 
 // push adds r to the end of its handle's queue.
@@ -214,14 +237,24 @@ func (st *sessionState) push(r *Reply) {
 func (st *sessionState) enqueue(a answer) {
 	h := a.packet.Handle()
 	r := st.current(h)
-	if r == nil {
-		if st.owed >= st.c.cfg.MaxDeferred {
-			_ = st.s.ReplyError(a.packet, engine.CodeLimit, "too many answers owed")
+	waits := r == nil || st.queues[h][0] != r
+	if r == nil && st.owed >= st.c.cfg.MaxDeferred {
+		_ = st.s.ReplyError(a.packet, engine.CodeLimit, tooManyOwed)
+		return
+	}
+	var kept func()
+	if waits {
+		var err error
+		if kept, err = st.s.TryHold(len(a.body)); err != nil && r == nil {
+			_ = st.s.ReplyError(a.packet, engine.CodeOverloaded, tooMuchOwed)
 			return
 		}
+	}
+	if r == nil {
 		r = &Reply{st: st, packet: a.packet}
 		st.push(r)
 	}
+	r.kept = kept
 	r.body, r.code, r.text, r.ready = bytes.Clone(a.body), a.code, a.text, true
 	st.flush(h)
 }
@@ -256,10 +289,15 @@ func (st *sessionState) flush(h uint32) {
 		}
 		if r.ctx != nil {
 			st.c.deferred.Add(-1)
+		}
+		if r.ctx != nil || r.kept != nil {
 			answered = append(answered, r)
 		}
 	}
 	for _, r := range answered {
-		r.release()
+		r.letGo()
+		if r.ctx != nil {
+			r.release()
+		}
 	}
 }

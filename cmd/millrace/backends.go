@@ -91,7 +91,7 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, sche
 	if err := b.timers.Start(ctx); err != nil {
 		return nil, err
 	}
-	return b, b.startServices(ctx, f, cfg.Logger)
+	return b, b.startServices(ctx, f, cfg)
 }
 
 // cacheService is a cache that is started and stopped: either kind is.
@@ -100,14 +100,20 @@ type cacheService interface {
 	services.Service
 }
 
+// waitMemory is what a wait for a lock takes, in bytes, at most. All together fit into half of the
+// memory budget.
+const waitMemory = 2 << 10
+
 // startServices makes the cache, this process's or the cluster's, and the services on it.
-func (b *backends) startServices(ctx context.Context, f *backendFlags, log *slog.Logger) (err error) {
+func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engine.Config) (err error) {
+	log := cfg.Logger
 	shared := f.Cluster != ""
 	if shared {
 		err = b.joinCluster(f, log)
 	} else {
 		b.cache, err = services.NewMemory(services.MemoryConfig{
 			MaxEntries: int(f.MaxKeys), MaxBytes: int64(f.CacheBytes), MaxPerOwner: int(f.MaxSessionLocks),
+			MaxLocks: min(1<<18, max(1<<10, cfg.MemoryBudget/waitMemory)),
 		})
 	}
 	if err != nil {

@@ -113,12 +113,20 @@ func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispat
 		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: modes,
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue), StallAfter: f.StallAfter.engine(),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
-		MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
-		MaxRefused: int(f.MaxRefused), MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
-		FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout), Linger: time.Duration(f.Linger), FinTimeout: time.Duration(f.FinTimeout),
-		ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
-		KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
-		UnixMode: fs.FileMode(f.UnixMode), DrainBudget: int(f.DrainBudget), DrainRate: int(f.DrainRate), DrainTo: f.DrainTo,
+		Limits: engine.Limits{
+			MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxRefused: int(f.MaxRefused), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
+			MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups),
+		},
+		Timeouts: engine.Timeouts{
+			FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout),
+			FinTimeout: time.Duration(f.FinTimeout), Linger: time.Duration(f.Linger),
+		},
+		Socket: engine.Socket{
+			ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
+			KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
+			UnixMode: fs.FileMode(f.UnixMode),
+		},
+		DrainBudget: int(f.DrainBudget), DrainRate: int(f.DrainRate), DrainTo: f.DrainTo,
 		Logger: logger,
 	}
 }

@@ -16,7 +16,7 @@ const (
 	workerMemory   = 16 << 10
 	timerMemory    = 128
 	cacheKeyMemory = 256
-	lockMemory     = 512
+	lockMemory     = 256 // of one that is held; what waits is counted in the budget
 )
 
 // limitMemory keeps the heap from growing to twice what is held before it is collected:
@@ -60,7 +60,7 @@ func memoryLimit(srv *engine.Server, behind *backends, budget int) int64 {
 	n += int64(srv.Stats().Conns)*sessionMemory + int64(behind.pool.Stats().Workers)*workerMemory
 	n += int64(behind.timers.Len()) * timerMemory
 	c := behind.cache.Stats()
-	n += c.Bytes + c.Entries*cacheKeyMemory + (c.Locks+c.Waits)*lockMemory
+	n += c.Bytes + c.Entries*cacheKeyMemory + c.Locks*lockMemory
 	if behind.nats != nil {
 		n += natsMemory
 	}

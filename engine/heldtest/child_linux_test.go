@@ -3,6 +3,7 @@ package heldtest
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,13 +35,20 @@ const (
 	subBlock = 2 // waits until the child is told to release, without an answer
 	subJoin  = 3 // joins a group: the body is its name
 	subSink  = 4 // no answer
+	subOwe   = 5 // the answer is owed until the child is told to release; the request is kept
 )
+
+// keptOfARequest is the size of those whose answer is owed, in bytes: what a usual handler
+// keeps.
+const keptOfARequest = 500
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		serve()
 		return
 	}
+	flag.Set("test.parallel", "8") // they wait most of the time
+	flag.Parse()
 	os.Exit(m.Run())
 }
 
@@ -48,6 +56,12 @@ func TestMain(m *testing.M) {
 type handler struct {
 	mu      sync.Mutex
 	blocked chan struct{} // guarded by mu; closed by a release
+	owed    []owed        // guarded by mu
+}
+
+type owed struct {
+	request codec.Packet
+	release func()
 }
 
 func (h *handler) OnSocketAccept(*engine.Session)               {}
@@ -65,6 +79,10 @@ func (h *handler) OnSocketRead(s *engine.Session, p codec.Packet) {
 	case subJoin:
 		s.Server().Group(string(p.Body)).Join(s)
 		s.Reply(p, nil)
+	case subOwe:
+		h.mu.Lock()
+		h.owed = append(h.owed, owed{p.Clone(), s.Hold()})
+		h.mu.Unlock()
 	}
 }
 
@@ -72,6 +90,10 @@ func (h *handler) release() {
 	h.mu.Lock()
 	close(h.blocked)
 	h.blocked = make(chan struct{})
+	for _, o := range h.owed {
+		o.release()
+	}
+	h.owed = nil
 	h.mu.Unlock()
 }
 
@@ -81,8 +103,7 @@ func serve() {
 	h := &handler{blocked: make(chan struct{})}
 	srv, err := engine.New(engine.Config{
 		Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 2, Workers: 64, SpareWorkers: engine.Off, StallAfter: engine.Off,
-		Dispatch: engine.Ordered, SocketSendBuffer: 16 * kib, FirstFrameTimeout: engine.Off, FrameTimeout: engine.Off,
-		MaxTasks: 1 << 20, MemoryBudget: 1 << 30, Logger: slog.New(slog.DiscardHandler),
+		Dispatch: engine.Ordered, Socket: engine.Socket{SocketSendBuffer: 16 * kib}, Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, FrameTimeout: engine.Off}, Limits: engine.Limits{MaxTasks: 1 << 20, MemoryBudget: 1 << 30}, Logger: slog.New(slog.DiscardHandler),
 	}, h)
 	if err == nil {
 		err = srv.Start(context.Background())
@@ -204,7 +225,7 @@ func (c *child) counted() (n int) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	last, same := -1, 0
-	for end := time.Now().Add(20 * time.Second); same < 5; <-tick.C {
+	for end := time.Now().Add(20 * time.Second); same < 4; <-tick.C {
 		fmt.Sscan(c.do("counted"), &n)
 		if same++; n != last {
 			last, same = n, 0

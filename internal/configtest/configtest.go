@@ -26,11 +26,11 @@ func Defaults[C any](t *testing.T, withDefaults func(C) C) {
 	}
 	fill("nothing set")
 	v := reflect.ValueOf(&cfg).Elem()
-	for i := range v.NumField() {
-		if f := v.Field(i); f.CanInt() && f.CanSet() {
-			name := v.Type().Field(i).Name
+	for _, field := range reflect.VisibleFields(v.Type()) {
+		if f := v.FieldByIndex(field.Index); f.CanInt() && f.CanSet() {
+			name := field.Name
 			f.SetInt(off)
-			if got := fill(name + " off").Field(i).Int(); got != off {
+			if got := fill(name + " off").FieldByIndex(field.Index).Int(); got != off {
 				t.Errorf("%T: %s is off, and %d with defaults", cfg, name, got)
 			}
 			f.SetInt(0)

@@ -21,6 +21,7 @@ type Budget struct {
 	level atomic.Int32
 	_     [64]byte // what all write apart from what all read
 	used  atomic.Int64
+	peak  atomic.Int64 // the most since TakePeak, about: it is not kept exactly among many
 }
 
 // New makes a budget of limit bytes. moved, if not nil, is called with each new level, on
@@ -30,6 +31,9 @@ func New(limit int, moved func(Level)) *Budget { return &Budget{limit: int64(lim
 // Add counts n more bytes, or fewer.
 func (b *Budget) Add(n int) {
 	used := b.used.Add(int64(n))
+	if used > b.peak.Load() {
+		b.peak.Store(used)
+	}
 	for {
 		now := Level(b.level.Load())
 		next := b.next(now, used)
@@ -57,6 +61,9 @@ func (b *Budget) next(now Level, used int64) Level {
 
 // Used is what is held now, in bytes.
 func (b *Budget) Used() int { return int(b.used.Load()) }
+
+// TakePeak is about the most that was held since it was called last.
+func (b *Budget) TakePeak() int { return int(b.peak.Swap(b.used.Load())) }
 
 // Limit is the limit in bytes.
 func (b *Budget) Limit() int { return int(b.limit) }

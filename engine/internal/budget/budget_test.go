@@ -2,6 +2,7 @@ package budget
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -89,6 +90,42 @@ func TestLevelFitsWhatIsUsedAfterAllAdds(t *testing.T) {
 		if got != Free && changes.Load() == 0 {
 			t.Fatal("nobody was told")
 		}
+	}
+}
+
+// The same where two pass each other at the threshold, again and again.
+func TestLevelOfTwoThatPassEachOther(t *testing.T) {
+	const limit, rounds = 1000, 20_000
+	b := New(limit, nil)
+	var at [2]atomic.Int64
+	var wrong atomic.Int64
+	var wg sync.WaitGroup
+	meet := func(g int, n int64) {
+		at[g].Store(n)
+		for spins := 0; at[1-g].Load() < n; spins++ {
+			if spins%1000 == 999 {
+				runtime.Gosched()
+			}
+		}
+	}
+	for g := range 2 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range int64(rounds) {
+				meet(g, 2*i+1)
+				b.Add(limit + 1)
+				b.Add(-limit - 1)
+				meet(g, 2*i+2)
+				if b.Level() != Free {
+					wrong.Add(1)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	if n := wrong.Load(); n > 0 || b.Used() != 0 {
+		t.Errorf("%d times a level was left with nothing used", n)
 	}
 }
 

@@ -203,8 +203,13 @@ func (si *standIn) other() (best *loop) {
 	return best
 }
 
-// accept takes a connection from a listener of the loop and gives it to another.
+// accept takes a connection from a listener of the loop and gives it to another. If there
+// is none any more the connection stays in the backlog, and listen hears no further one.
 func (si *standIn) accept(fd int) {
+	to := si.other()
+	if to == nil {
+		return
+	}
 	nfd, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	switch err {
 	case nil:
@@ -214,13 +219,8 @@ func (si *standIn) accept(fd int) {
 		si.l.n.acceptFailed()
 		return
 	}
-	to := si.other()
 	c, err := si.l.n.netConn(nfd)
 	if err != nil {
-		return
-	}
-	if to == nil {
-		_ = c.Close()
 		return
 	}
 	to.given.Add(1)

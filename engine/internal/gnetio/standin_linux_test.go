@@ -253,6 +253,38 @@ func TestStandInGivesNewConnectionsToOtherLoops(t *testing.T) {
 	}
 }
 
+// A connection that comes while every loop is held up waits, and is served.
+func TestConnectionWaitsWhileEveryLoopIsHeldUp(t *testing.T) {
+	h := newStuck(func(gate chan bool) { <-gate })
+	n := listen(t, Config{Loops: 2}, &h.echoHost)
+	var busy []*client
+	var giveBacks []func()
+	for range 2 { // the second comes to the other loop, or is given to it
+		c := dial(t, n.Addrs()[0])
+		c.send("S")
+		e := <-h.in
+		giveBack, ok := e.l.n.StandIn(e.Conn, e.l.each())
+		if !ok {
+			t.Fatal("no stand-in")
+		}
+		busy, giveBacks = append(busy, c), append(giveBacks, giveBack)
+	}
+	var cs []*client
+	for range 20 {
+		c := dial(t, n.Addrs()[0])
+		c.send("new")
+		cs = append(cs, c)
+	}
+	for i, giveBack := range giveBacks {
+		giveBack()
+		h.gate <- true
+		busy[i].gets("S")
+	}
+	for _, c := range cs {
+		c.gets("new")
+	}
+}
+
 // A callback that ends the loop's goroutine ends nobody else's service where a stand-in
 // comes, and in any case nothing is left when the network has stopped.
 func TestGoexitLeaksNothing(t *testing.T) {

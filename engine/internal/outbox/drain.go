@@ -349,8 +349,9 @@ func (o *Box) Unblock() { o.blocked = false }
 func (o *Box) Pos() uint64 { return o.pos }
 
 // Lagging notes how far a blocked session is behind, and returns how many of its unsent
-// bytes it has not asked for. Loop goroutine.
-func (o *Box) Lagging(sh *Shared) (pushed int) {
+// bytes it has not asked for: lag of them of the log, which all have together, and pushed
+// for itself. Loop goroutine.
+func (o *Box) Lagging(sh *Shared) (pushed, lag int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.lag = o.lagNow(sh)
@@ -360,7 +361,7 @@ func (o *Box) Lagging(sh *Shared) (pushed int) {
 	if o.taken != nil {
 		pushed = o.taken.pushed
 	}
-	return pushed + int(o.pushed) + int(o.lag)
+	return pushed + int(o.pushed), int(o.lag)
 }
 
 // Held is about how much memory the box holds: what is unsent, and the room behind it. Loop

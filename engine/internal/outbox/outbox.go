@@ -81,7 +81,7 @@ type seg struct {
 }
 
 const (
-	segCost  = 40 // about what a seg costs, in bytes
+	segCost  = 32 // about what a seg costs, in bytes: 24, and room to grow
 	keepSegs = 8  // how many segs an empty box keeps room for
 
 	// ReferCost is what one session's reference to a shared frame costs.

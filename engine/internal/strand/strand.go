@@ -36,7 +36,7 @@ const (
 const (
 	// taskCost is about what a submitted function costs beside its item, in bytes: a closure
 	// with a few variables.
-	taskCost = 64
+	taskCost = 48
 	// blockMost is how large a block for small reads becomes while a strand is behind.
 	blockMost = 32 << 10
 )

@@ -1,0 +1,74 @@
+package engine
+
+import (
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/inbox"
+)
+
+// review pauses or resumes reading by what is held now.
+func (l *loop) review(s *Session) {
+	c := &l.srv.cfg
+	in, out := s.in.Held(c.MaxPending), s.out.Size()
+	want := s.rd.paused.With(inbox.PauseOut, out, c.MaxOutbound).With(inbox.PauseIn, in, c.MaxPending)
+	if level := l.srv.budget.Level(); level == budget.Free || s == l.favoured {
+		want &^= inbox.PauseBudget
+	} else {
+		want = want.With(inbox.PauseBudget, in+out+s.rest(), l.srv.shareOf(level))
+	}
+	switch {
+	case want == s.rd.paused:
+	case want == 0:
+		l.unpause(s)
+	default:
+		l.pause(s, want)
+	}
+}
+
+// pause stops reading from a session; the kernel's buffers and then the peer feel it.
+func (l *loop) pause(s *Session, why inbox.Pause) {
+	if s.rd.paused == 0 {
+		l.st.pauses.Add(1)
+		if !s.conn.PauseReading(true) {
+			l.overflow(s, why)
+			return
+		}
+	}
+	s.rd.paused = why
+	if why&inbox.PauseBudget != 0 && !s.rd.waits {
+		s.rd.waits = true
+		l.paused = append(l.paused, s)
+		l.srv.starving.Add(1)
+	}
+}
+
+// overflow closes a session over its limits where reading can't be paused.
+func (l *loop) overflow(s *Session, why inbox.Pause) {
+	c := &l.srv.cfg
+	if s.in.Held(maxInt)/2 > c.MaxPending || s.out.Size()/2 > c.MaxOutbound || why&inbox.PauseBudget != 0 {
+		l.abort(s, ReasonOverflow)
+	}
+}
+
+func (l *loop) unpause(s *Session) {
+	if s.rd.paused == 0 {
+		return
+	}
+	s.rd.paused = 0
+	now := l.srv.now()
+	s.rd.last = now
+	if s.rd.partial.Some() {
+		s.rd.begun = now
+	}
+	s.conn.PauseReading(false)
+}
+
+// held is how much memory a session holds, about.
+func (l *loop) held(s *Session) int { return s.in.Held(maxInt) + s.out.Held() + s.rest() }
+
+// shareOf is what one session may hold, in and out together.
+func (srv *Server) shareOf(level budget.Level) int {
+	return srv.budget.Share(level, int(srv.conns.Load()), maxInt)
+}
+
+// rest is what it holds that neither waits for its handler nor to be sent.
+func (s *Session) rest() int { return s.rd.partial.Held() + int(s.held.Load())*holdCost }

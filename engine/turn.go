@@ -1,0 +1,125 @@
+package engine
+
+import "millrace/engine/internal/outbox"
+
+// Turn does the loop's own work piece by piece while nothing else waits for the loop.
+// What is left over waits until the poller has looked at the sockets again.
+func (l *loop) Turn() {
+	for l.piece() {
+		if !l.io.Idle() {
+			l.srv.again(l)
+			return
+		}
+	}
+}
+
+// piece is a bounded part of the loop's own work: sessions with something to send, the
+// walk that hands out broadcasts, the sweep for timeouts. It tells whether more is left;
+// then the loop is still armed.
+func (l *loop) piece() (more bool) {
+	budget := l.srv.cfg.DrainBudget
+	l.st.turns.Add(1)
+	l.mu.Lock()
+	jobs, levelDue := l.jobs, l.levelDue
+	l.jobs, l.levelDue = nil, false
+	l.mu.Unlock()
+	for _, fn := range jobs {
+		fn(l)
+	}
+	if levelDue {
+		l.levelChanged()
+	}
+	for budget > 0 {
+		s := l.popDirty()
+		if s == nil {
+			break
+		}
+		budget--
+		l.flush(s, outbox.LookAsked)
+	}
+	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
+	l.sweep()
+	l.wakeSenders()
+	l.mu.Lock()
+	more = l.dirtyHead != nil || l.walking || l.out.Log.End() > l.walked || l.sweepDue || l.sweeping || l.levelDue || len(l.jobs) > 0
+	l.armed = more
+	l.mu.Unlock()
+	return more
+}
+
+// walk brings the log to up to budget sessions. When all have had it, the log is cut.
+func (l *loop) walk(budget int) {
+	for budget > 0 {
+		if !l.walking {
+			end := l.out.Log.End()
+			if end == l.walked {
+				return
+			}
+			l.walking, l.cursor, l.walkEnd = true, 0, end
+		}
+		for ; budget > 0 && l.cursor < len(l.sessions); budget-- {
+			s := l.sessions[l.cursor]
+			l.cursor++
+			l.visit(s)
+		}
+		if l.cursor < len(l.sessions) || !l.catchUp(&budget) {
+			return
+		}
+		l.out.Queued.Add(-int64(l.walkEnd - l.walked))
+		l.walking, l.walked = false, l.walkEnd
+		l.cutLog()
+	}
+}
+
+// visit brings the log to one session.
+func (l *loop) visit(s *Session) {
+	if s.out.Pos() >= l.walkEnd {
+		return
+	}
+	l.flush(s, outbox.LookWalk)
+	if !s.rd.lagging && s.rd.life != lifeGone && s.out.Behind(l.walkEnd) {
+		s.rd.lagging = true
+		l.lagging = append(l.lagging, s)
+	}
+}
+
+// catchUp brings the log to the sessions that were moved behind the walk; false: some
+// are left for the next turn.
+func (l *loop) catchUp(budget *int) bool {
+	for ; *budget > 0 && len(l.missed) > 0; *budget-- {
+		last := len(l.missed) - 1
+		s := l.missed[last]
+		l.missed[last] = nil
+		l.missed = l.missed[:last]
+		if s.rd.life != lifeGone {
+			l.visit(s)
+		}
+	}
+	return len(l.missed) == 0
+}
+
+// wakeSenders lets go the strands that wait for room in the loops' outboxes, once half
+// of every one is free. The loop that is the last to get there does it.
+func (l *loop) wakeSenders() {
+	f := &l.srv.flow
+	if f.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.out.MaxQueued)/2+1) {
+		f.wake()
+	}
+}
+
+// again gives a loop another turn once its poller has looked at the sockets. Execute
+// within a turn would run before that.
+func (srv *Server) again(l *loop) { srv.rearm <- l }
+
+// rearmer's goroutine does what again asks for. Its channel has room for every loop.
+func (srv *Server) rearmer() {
+	defer srv.bg.Done()
+	for {
+		select {
+		case l := <-srv.rearm:
+			_ = l.io.Execute() // it fails only where the loops have ended
+		case <-srv.quit:
+			return
+		}
+	}
+}
