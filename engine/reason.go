@@ -19,7 +19,7 @@ const (
 	ReasonFirstFrame          // FirstFrameTimeout
 	ReasonFrame               // FrameTimeout
 	ReasonIdle                // IdleTimeout
-	ReasonSlowConsumer        // left unread MaxOutbound bytes that it had not asked for
+	ReasonSlowConsumer        // left unread MaxOutbound bytes that it had not asked for; of broadcasts MaxOutbox while it takes some
 	ReasonOverflow            // passed MaxOutbound or MaxPending where reading can't be paused
 	ReasonPanic               // a callback panicked
 	ReasonDrain               // the server stopped, and the session had nothing outstanding

@@ -10,6 +10,7 @@ import (
 
 // What the process needs beside what its limits count, in bytes, about.
 const (
+	fallen         = 6 << 20  // so much less is worth giving back to the system
 	ownMemory      = 20 << 20 // the program itself, and room for the collector to work in
 	natsMemory     = 128 << 20
 	sessionMemory  = 4 << 10
@@ -28,6 +29,7 @@ func limitMemory(srv *engine.Server, behind *backends, budget int) (stop func())
 		return func() {}
 	}
 	limit := memoryLimit(srv, behind, budget)
+	peak := limit
 	old := debug.SetMemoryLimit(limit)
 	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -41,9 +43,14 @@ func limitMemory(srv *engine.Server, behind *backends, budget int) (stop func())
 				return
 			case <-t.C:
 			}
-			if now := memoryLimit(srv, behind, budget); now > limit+limit/10 || now < limit-limit/10 {
+			now := memoryLimit(srv, behind, budget)
+			if now > limit+limit/10 || now < limit-limit/10 {
 				limit = now
 				debug.SetMemoryLimit(limit)
+			}
+			if peak = max(peak, now); peak-now >= fallen {
+				peak = now
+				debug.FreeOSMemory() // nothing would collect it while the server is idle
 			}
 		}
 	}()
