@@ -38,12 +38,12 @@ func (f frame) errorCode() (code int, handle uint32) {
 
 // wire appends a frame's bytes to b.
 func wire(b []byte, main, sub uint16, body string) []byte {
-	b = append(header(b, 4+len(body)), byte(main>>8), byte(main), byte(sub>>8), byte(sub))
+	b = append(header(b, uint32(4+len(body))), byte(main>>8), byte(main), byte(sub>>8), byte(sub))
 	return append(b, body...)
 }
 
 // header appends a length field.
-func header(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
+func header(b []byte, n uint32) []byte { return binary.BigEndian.AppendUint32(b, n) }
 
 // repeat is n times the same frame.
 func repeat(n int, main, sub uint16, body string) []byte {

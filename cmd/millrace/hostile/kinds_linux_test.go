@@ -37,12 +37,12 @@ var kinds = []kind{
 		}
 	}},
 	{"claims the largest frame and stops in it", func(h *hostile, c *client) {
-		b := append(header(nil, h.limits.frame), 0, 1, 0, 1)
+		b := append(header(nil, uint32(h.limits.frame)), 0, 1, 0, 1)
 		c.put(append(b, make([]byte, h.limits.frame*9/10)...), 5*time.Second)
 		h.drain(c, 2*time.Second)
 	}},
 	{"claims too large a frame and goes on sending", func(h *hostile, c *client) {
-		go c.put(append(header(nil, pick(h.r, h.limits.frame+1, 1<<31-1, 1<<31, 1<<32-1, 3, 0)), make([]byte, 2*mib)...), 5*time.Second)
+		go c.put(append(header(nil, pick(h.r, uint32(h.limits.frame+1), 1<<31-1, 1<<31, 1<<32-1, 3, 0)), make([]byte, 2*mib)...), 5*time.Second)
 		all, end := c.rest(10 * time.Second)
 		if err := lastIsBadFrame(withoutPushes(all), end); err != nil {
 			h.fault("a frame too large: %v", err)

@@ -107,7 +107,7 @@ func partialFrames(t *testing.T, attackers, part int) {
 	m := s.watch()
 	good := s.dial()
 	good.want(1, 1, "here", "here")
-	begun := append(header(nil, frameSize), 0, 1, 0, 1)
+	begun := append(header(nil, uint32(frameSize)), 0, 1, 0, 1)
 	begun = append(begun, make([]byte, part)...)
 	var wg sync.WaitGroup
 	var taken atomic.Int64

@@ -33,7 +33,7 @@ func frames(at *uint32, n int) (b []byte) {
 func TestStrandModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var s Strand
-		bud := budget.New(1<<40, nil)
+		bud := budget.New(1<<30, nil)
 		var put, got uint32 // frames and functions share one numbering
 		state := Idle       // the model's
 		closed := false
@@ -223,12 +223,12 @@ func TestSmallReadsShareBlocks(t *testing.T) {
 	for _, each := range []int{1, 2, 7, 40} {
 		var s Strand
 		var at uint32
-		bud := budget.New(1<<40, nil)
+		bud := budget.New(1<<30, nil)
 		const posts = 100_000
 		for i := range posts {
 			s.PostFrames(frames(&at, each), false, bud)
 			payload := (i + 1) * each * 12
-			if held := s.Held(1 << 40); held > payload*5/2+1<<10 || i == posts-1 && held > payload*3/2+1<<10 || held != bud.Used() {
+			if held := s.Held(1 << 30); held > payload*5/2+1<<10 || i == posts-1 && held > payload*3/2+1<<10 || held != bud.Used() {
 				t.Fatalf("%d frames a read: %d bytes are held for %d, %d counted", each, held, payload, bud.Used())
 			}
 		}
@@ -252,7 +252,7 @@ func TestSmallReadsShareBlocks(t *testing.T) {
 func TestLateFramesStandApart(t *testing.T) {
 	var s Strand
 	var at uint32
-	bud := budget.New(1<<40, nil)
+	bud := budget.New(1<<30, nil)
 	for _, late := range []bool{false, false, true, true, false} {
 		s.PostFrames(frames(&at, 1), late, bud)
 	}
@@ -269,12 +269,12 @@ func TestLateFramesStandApart(t *testing.T) {
 // Who paused at a limit is told once when what waits has fallen.
 func TestFreeTellsWhoPaused(t *testing.T) {
 	var s Strand
-	bud := budget.New(1<<40, nil)
+	bud := budget.New(1<<30, nil)
 	big := func() { s.PostFrames(make([]byte, 60_000), false, bud) }
 	for range 4 {
 		big()
 	}
-	one := s.Held(1<<40) / 4
+	one := s.Held(1<<30) / 4
 	free := func() bool { return s.Free(s.Next(bud), 2*one, bud) }
 	if free() { // nobody has paused
 		t.Error("told, and nobody paused")
@@ -296,7 +296,7 @@ func TestFreeTellsWhoPaused(t *testing.T) {
 // one of them each time: nothing is lost, and nothing runs twice at once.
 func TestParkWakeRaces(t *testing.T) {
 	var s Strand
-	bud := budget.New(1<<40, nil)
+	bud := budget.New(1<<30, nil)
 	queue := make(chan bool, 1) // the run queue: at most once on it
 	push := func() {
 		select {
