@@ -183,6 +183,7 @@ func (w *takesAll) RemoteAddr() net.Addr                  { return nil }
 type handExec struct{}
 
 func (handExec) Execute() error                                          { return nil }
+func (handExec) Kind() netio.LoopKind                                    { return netio.LoopAccepts }
 func (handExec) Idle() bool                                              { return false }
 func (handExec) StandIn(netio.Conn, iter.Seq[netio.Conn]) (func(), bool) { return nil, false }
 

@@ -25,7 +25,7 @@ func inlined(srv *Server) (n uint64) {
 // A handle that has shown itself quick runs inline, one that takes long never does, and
 // one that turns slow goes back to the workers, which is logged.
 func TestAdaptiveLearnsAndTakesBack(t *testing.T) {
-	var log strings.Builder
+	var log logText
 	var slow atomic.Bool
 	srv := serve(t, Config{Logger: textLog(&log)}, &funcs{read: func(s *Session, p codec.Packet) {
 		if p.Sub == 4 || p.Sub == 2 && slow.Load() {

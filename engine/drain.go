@@ -48,7 +48,10 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 		}
 		credit += rate * drainTick.Seconds()
 		n := min(int(credit), len(list))
-		credit -= float64(n)
+		if grace != forever && time.Until(end) < min(time.Second, grace/2) {
+			n = len(list) // the rest is told while it can still do something about it
+		}
+		credit = max(credit-float64(n), 0)
 		for _, s := range list[:n] {
 			s.loop.onLoop(func(l *loop) { l.tell(s, grace, end) })
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,7 +54,8 @@ func (d *desk) Execute() error {
 	return nil
 }
 
-func (d *desk) Idle() bool { return d.alone }
+func (d *desk) Kind() netio.LoopKind { return netio.LoopAccepts }
+func (d *desk) Idle() bool           { return d.alone }
 
 func (d *desk) StandIn(netio.Conn, iter.Seq[netio.Conn]) (func(), bool) { return nil, false }
 
@@ -239,18 +241,22 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-// lockedWriter is a writer that several goroutines use.
-type lockedWriter struct {
+// logText is a log that can be read while it is written.
+type logText struct {
 	mu sync.Mutex
-	w  io.Writer
+	b  strings.Builder
 }
 
-func (w *lockedWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.w.Write(b)
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
 }
 
-func textLog(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(&lockedWriter{w: w}, nil))
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
+
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

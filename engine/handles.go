@@ -31,11 +31,8 @@ func (srv *Server) SetDispatch(handle uint32, d Dispatch) {
 	srv.handles.table.Fix(handle, dispatch.Mode(d))
 }
 
-// some tells whether any packet may run on a loop.
-func (n *handles) some() bool { return n.table.AnyInline(n.mode) }
-
-// inline tells whether a handle's packets may.
-func (n *handles) inline(handle uint32) bool { return n.table.Inline(handle, n.mode) }
+// some tells whether any packet may run on a loop of that mode.
+func (n *handles) some(mode dispatch.Mode) bool { return n.table.AnyInline(mode) }
 
 // measure runs a packet on a worker, timing handles that are still being learned.
 func (n *handles) measure(s *Session, h Handler, p codec.Packet) {

@@ -7,6 +7,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/dispatch"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/sched"
 	"millrace/engine/internal/strand"
@@ -87,7 +88,7 @@ func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
 // stands before that, and its OnSocketAccept is in front of whatever others submit.
 func (l *loop) accept(s *Session) bool {
 	srv := l.srv
-	inline := srv.cfg.Dispatch == Inline && !l.turn.away
+	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve
 	s.task.Init((*strandTask)(s))
 	s.accepted = time.Now().UnixNano()
 	s.ends.Store(2)
@@ -129,7 +130,12 @@ func (s *Session) acceptInline() {
 }
 
 func newLoop(srv *Server, index int, io netio.Loop) *loop {
-	l := &loop{srv: srv, index: index, io: io}
+	l := &loop{srv: srv, index: index, io: io, mode: srv.handles.mode, reserve: io.Kind() == netio.LoopReserve}
+	if l.mode == dispatch.Adaptive && io.Kind() != netio.LoopAccepts {
+		// A handle that was quick might one day wait for somebody who has still to connect, and
+		// whose connection waits for this loop. Only what the user has fixed runs here.
+		l.mode = dispatch.Ordered
+	}
 	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
 	l.out.Budget, l.out.Share = srv.budget, &srv.share
 	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)

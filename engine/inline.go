@@ -104,7 +104,7 @@ func (l *loop) died(s *Session) {
 // mayInline tells whether packets of the session may run on the loop now, and takes its
 // strand for that.
 func (l *loop) mayInline(s *Session) bool {
-	return !l.turn.away && l.srv.handles.some() && !s.out.MustWait() && s.in.Enter()
+	return !l.turn.away && !l.reserve && l.srv.handles.some(l.mode) && !s.out.MustWait() && s.in.Enter()
 }
 
 // inline runs the whole frames at the start of b on the loop, as far as they may run
@@ -157,20 +157,17 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 			}
 		}
 	}()
-	c, h, handles := s.srv.codec, s.srv.handler(), &s.srv.handles
+	c, h, handles, mode := s.srv.codec, s.srv.handler(), s.srv.handles.table, s.loop.mode
 	known := ^uint32(0) // the handle last looked up, which may run inline
-	for it.Off < len(it.B) {
+	next, size, _, err := c.Decode(it.B)
+	for size > 0 && err == nil {
 		if used > 0 && (s.closed() || s.out.MustWait() || s.loop.turn.state.Load() == turnAway ||
 			used%inlinePackets == 0 && s.srv.now()-began > int64(inlineMost)) {
 			break
 		}
-		next, size, _, err := c.Decode(it.B[it.Off:])
-		if size == 0 || err != nil {
-			break
-		}
 		reserved := s.srv.reserved(next)
 		if handle := next.Handle(); !reserved && handle != known {
-			if !handles.inline(handle) {
+			if !handles.Inline(handle, mode) {
 				break
 			}
 			known = handle
@@ -179,6 +176,11 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 		p = next
 		it.Off += size
 		used++
+		if next, size, _, err = c.Decode(it.B[it.Off:]); size > 0 {
+			s.flags.set(flagMore)
+		} else {
+			s.flags.clear(flagMore)
+		}
 		switch {
 		case reserved:
 			s.system(p, false)

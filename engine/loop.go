@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/dispatch"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
 )
@@ -15,11 +16,13 @@ import (
 // Invariant: what is marked so is touched by the loop's goroutine only, or by the one
 // that stands in for it while an inline turn is held up.
 type loop struct {
-	srv   *Server
-	index int
-	io    netio.Loop
-	out   outbox.Shared
-	turn  inlineTurn
+	srv     *Server
+	index   int
+	io      netio.Loop
+	out     outbox.Shared
+	turn    inlineTurn
+	mode    dispatch.Mode // where packets run whose handle is not fixed
+	reserve bool          // nothing runs here that could block
 
 	goroutine atomic.Uint64 // its number, from the first accept on
 

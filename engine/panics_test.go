@@ -56,7 +56,7 @@ func TestPanicsCostTheirOwnSession(t *testing.T) {
 		for _, kind := range []string{"panic", "nil", "goexit"} {
 			t.Run(fmt.Sprintf("%s/%v/%s", at.name, at.mode, kind), func(t *testing.T) {
 				t.Parallel()
-				var log strings.Builder
+				var log logText
 				var mu sync.Mutex
 				closes := map[ID][]Reason{}
 				armed := false // accept panics for the second session only
@@ -174,7 +174,7 @@ func TestPanicsCostTheirOwnSession(t *testing.T) {
 
 // A place that panics over and over is logged once and counted each time.
 func TestPanicsAreLoggedOncePerPlace(t *testing.T) {
-	var log strings.Builder
+	var log logText
 	srv := serve(t, Config{Timeouts: Timeouts{Linger: 20 * time.Millisecond}, Logger: textLog(&log)}, &funcs{read: func(s *Session, p codec.Packet) {
 		if p.Sub == 1 {
 			panic("one place")

@@ -136,7 +136,7 @@ func TestStopFromAnotherServersCallback(t *testing.T) {
 func TestStallNamesSessionAndPacket(t *testing.T) {
 	var mu sync.Mutex
 	var got []Stall
-	var log strings.Builder
+	var log logText
 	inside, gate := make(chan string, 4), make(chan bool)
 	block := func(s *Session) {
 		inside <- s.ID().String()
@@ -196,5 +196,30 @@ func TestDefaultsGoByTheCPUsOfThisProcess(t *testing.T) {
 	p := runPool(t, PoolConfig{})
 	if n := p.Stats().Workers; n != 6 {
 		t.Errorf("a pool of %d workers for 3 CPUs, want 6", n)
+	}
+}
+
+// A pool may be shared; the server does not stop what it has not started.
+func TestSharedPool(t *testing.T) {
+	p := runPool(t, PoolConfig{Workers: 2})
+	for range 2 {
+		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
+		c := dial(t, srv)
+		c.send(1, 1, "x")
+		c.expect(1, 1, "x")
+		if err := srv.Stop(within(t, 3*time.Second)); err != nil {
+			t.Error(err)
+		}
+		if !p.Running() {
+			t.Fatal("the server stopped the shared pool")
+		}
+	}
+	idle, _ := NewPool(PoolConfig{})
+	srv, err := New(Config{Pool: idle, Addrs: []string{"tcp://127.0.0.1:0"}}, &funcs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "not running") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -17,6 +17,16 @@ type sink Session
 // Received takes what has just been read.
 func (k *sink) Received(b []byte) { k.loop.received((*Session)(k), b) }
 
+// HungUp is the connection's end while an inline turn of the session is held up.
+func (k *sink) HungUp(broken bool) {
+	s := (*Session)(k)
+	if broken {
+		s.beginClose(ReasonPeerReset)
+	} else if s.conn.Unread() == 0 {
+		s.endInput(true)
+	}
+}
+
 // Closed is the connection's end.
 func (k *sink) Closed(how netio.End) { k.loop.disconnected((*Session)(k), how) }
 

@@ -287,12 +287,17 @@ func (t *strandTask) Long() {
 	s := (*Session)(t)
 	s.flags.set(flagLong)
 	s.flushBlocked()
+	s.endInput(false)
+}
+
+// endInput ends what ends at the peer's FIN, while a callback runs, if no packet waits
+// between the two. fin: the FIN has come; else it is on the strand if it has.
+func (s *Session) endInput(fin bool) {
 	if s.flags.has(flagMore | flagFin) {
 		return
 	}
-	fin := false
 	s.in.Each(func(it *bufpool.Buf) bool {
-		fin = it.Tag == strand.Fin
+		fin = it.Tag == strand.Fin || fin && it.Tag == strand.Func
 		return it.Tag == strand.Func
 	})
 	if fin && s.flags.set(flagFin) {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -159,31 +158,6 @@ func TestTwoEnginesInOneProcess(t *testing.T) {
 	dial(t, b).send(1, 1, "x")
 	if _, err := net.DialTimeout("tcp", a.Addrs()[0].String(), time.Second); err == nil {
 		t.Error("the stopped one still accepts")
-	}
-}
-
-// A pool may be shared; the server does not stop what it has not started.
-func TestSharedPool(t *testing.T) {
-	p := runPool(t, PoolConfig{Workers: 2})
-	for range 2 {
-		srv := serve(t, Config{Pool: p, Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
-		c := dial(t, srv)
-		c.send(1, 1, "x")
-		c.expect(1, 1, "x")
-		if err := srv.Stop(within(t, 3*time.Second)); err != nil {
-			t.Error(err)
-		}
-		if !p.Running() {
-			t.Fatal("the server stopped the shared pool")
-		}
-	}
-	idle, _ := NewPool(PoolConfig{})
-	srv, err := New(Config{Pool: idle, Addrs: []string{"tcp://127.0.0.1:0"}}, &funcs{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := srv.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "not running") {
-		t.Errorf("got %v", err)
 	}
 }
 
@@ -410,10 +384,4 @@ func TestWhatWasReadBeforeTheDrainIsServed(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
-}
-
-// refuses tells whether what a session of a draining server reads now is refused.
-func refuses(srv *Server) bool {
-	s := sessionOf(srv)
-	return s != nil && srv.late(s, srv.now())
 }

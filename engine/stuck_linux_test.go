@@ -109,7 +109,6 @@ func TestStopFromEveryCallbackIsRefused(t *testing.T) {
 			close(start)
 			c := dial(t, srv)
 			c.send(1, 1, "")
-			half(c)
 			for _, from := range []string{"OnSocketAccept", "OnSocketRead", "Submit", "OnSocketFin", "OnSocketClose"} {
 				select {
 				case a := <-answers:
@@ -119,6 +118,9 @@ func TestStopFromEveryCallbackIsRefused(t *testing.T) {
 				case <-time.After(10 * time.Second):
 					t.Fatalf("%s: Stop waits for itself", from)
 				}
+				if from == "Submit" {
+					half(c)
+				}
 			}
 			if srv.Draining() || !srv.Running() {
 				t.Errorf("draining %v, running %v", srv.Draining(), srv.Running())
@@ -127,4 +129,10 @@ func TestStopFromEveryCallbackIsRefused(t *testing.T) {
 			slowest(dial(t, srv), 1, 1, 3)
 		})
 	}
+}
+
+// refuses tells whether what a session of a draining server reads now is refused.
+func refuses(srv *Server) bool {
+	s := sessionOf(srv)
+	return s != nil && srv.late(s, srv.now())
 }

@@ -66,15 +66,18 @@ func (l *loop) inspect(s *Session, now int64) {
 		return
 	case s.closed():
 		stall := c.Linger
-		if rd.life == lifeFin || Reason(s.closing.Load()) == ReasonDrain {
-			stall = finStall // it closes because of a FIN or a drain, with answers unsent
+		if l.isOwed(s) {
+			if l.srv.draining.Load() {
+				return // until the drain ends
+			}
+			stall = finStall
 		}
 		if rd.progress != 0 && past(now, rd.progress, stall) {
 			l.abort(s, ReasonPeerReset)
 		}
 		return
 	case rd.life == lifeFin:
-		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall)) {
+		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall) && !l.srv.draining.Load()) {
 			l.abort(s, ReasonPeerReset)
 		} else if rd.wrote != 0 && l.dead(s, now) {
 			l.lost(s)
@@ -113,6 +116,17 @@ func (l *loop) inspect(s *Session, now int64) {
 	}
 }
 
+// isOwed tells whether a session that closes has asked for what is still unsent, and was
+// promised it: it closes because of the peer's FIN, of a bad frame behind its requests or
+// of a drain. A drain waits for that until its end, where what is left is a loss.
+func (l *loop) isOwed(s *Session) bool {
+	switch Reason(s.closing.Load()) {
+	case ReasonPeerClosed, ReasonBadFrame, ReasonDrain:
+		return true
+	}
+	return s.rd.life == lifeFin
+}
+
 func (l *loop) expired(s *Session, now int64) Reason {
 	rd, c := &s.rd, &l.srv.cfg
 	switch {
@@ -149,7 +163,7 @@ func (l *loop) linger(s *Session, now int64) {
 		rd.since = now
 	}
 	s.unacked = n
-	if n > 0 && Reason(s.closing.Load()) == ReasonDrain {
+	if n > 0 && l.isOwed(s) {
 		if l.srv.draining.Load() {
 			return // until the drain ends
 		}

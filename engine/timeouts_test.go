@@ -277,3 +277,28 @@ func TestStarvedSessionReadsAgain(t *testing.T) {
 		t.Errorf("masked %v, %d starving", w.masked, d.Stats().Starving)
 	}
 }
+
+// A drain waits until its end for a half-closed peer that does not read: what it loses
+// then is counted.
+func TestDrainWaitsForAHalfClosedPeerThatPauses(t *testing.T) {
+	d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{read: echo})
+	s, w := d.open(10)
+	d.settleAll()
+	body := string(bytes.Repeat([]byte("x"), 1000))
+	d.l.received(s, frame(1, 1, body))
+	d.l.disconnected(s, netio.EndFIN)
+	d.settleAll()
+	d.draining.Store(true)
+	d.pass(2*finStall, 250*time.Millisecond)
+	if w.closed {
+		t.Fatal("cut off in the drain")
+	}
+	if _, n := s.outstanding(); n != len(frame(1, 1, body))-10 {
+		t.Errorf("%d bytes are outstanding", n)
+	}
+	w.give(2000)
+	d.settleAll()
+	if want := frame(1, 1, body); !bytes.Equal(w.got, want) || !w.closed {
+		t.Errorf("got %d of %d bytes, closed %v", len(w.got), len(want), w.closed)
+	}
+}

@@ -376,3 +376,33 @@ func TestADeadReaderIsCountedAtTheDeadline(t *testing.T) {
 		t.Errorf("exit code %d, stderr %q; want 3 and how many", code, last)
 	}
 }
+
+// A client that has been refused a frame may take its time to read the answers in front of
+// the ERROR, in a drain too, where they would be a loss.
+func TestAnswersInFrontOfABadFrameReachAReaderThatPauses(t *testing.T) {
+	for _, drain := range []bool{false, true} {
+		s := serve(t, "--linger=200ms", "--socket-send-buffer=64KiB")
+		c := s.dial()
+		c.Conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+		const n = 12
+		body := strings.Repeat("a", 60_000)
+		c.write([]byte(strings.Repeat(string(packet{1, 1, body}.bytes()), n)))
+		c.write(make([]byte, 4)) // a length of 0
+		c.want(1, 1, body)
+		if drain {
+			s.signal(syscall.SIGTERM)
+		}
+		time.Sleep(1500 * time.Millisecond) // the pause itself
+		for range n - 1 {
+			c.want(1, 1, body)
+		}
+		c.wantError(1, 0, 0)
+		c.wantEnd()
+		c.Close()
+		if drain {
+			if code := s.wait(); code != 0 {
+				t.Errorf("exit code %d, want 0", code)
+			}
+		}
+	}
+}

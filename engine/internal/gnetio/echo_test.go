@@ -218,6 +218,8 @@ func (e *echo) forget() {
 	e.l.h.mu.Unlock()
 }
 
+func (e *echo) HungUp(bool) {}
+
 func (e *echo) Closed(how netio.End) {
 	if e.l.h.closed != nil {
 		e.l.h.closed(e, how)

@@ -54,6 +54,17 @@ func (l *loop) mask(fd int, stop bool) bool {
 	return l.epfd >= 0 && l.n.pausable.Load() && setEvents(l.epfd, fd, stop) == nil
 }
 
+// Kind is what the loop is.
+func (l *loop) Kind() netio.LoopKind {
+	switch {
+	case l.r.reserve:
+		return netio.LoopReserve
+	case l.r.single:
+		return netio.LoopGiven
+	}
+	return netio.LoopAccepts
+}
+
 func (l *loop) Execute() error {
 	if si := l.standIn.Load(); si != nil {
 		si.asked.Store(true)

@@ -20,17 +20,20 @@ type Network struct {
 	pausable atomic.Bool          // reading can be paused: gnet's epoll sets were found and obey
 	names    map[string]*net.Addr // the unix addresses behind what gnet was told to bind; set before gnet starts
 
-	mu       sync.Mutex
-	started  bool          // guarded by mu
-	stopped  bool          // guarded by mu; quit is closed
-	reactors []*reactor    // guarded by mu; one for TCP, one for unix sockets
-	claims   []*claim      // guarded by mu
-	addrs    []net.Addr    // guarded by mu
-	begun    chan struct{} // closed when Start has done what it does, but undo it
-	quit     chan struct{}
-	done     chan struct{} // closed when everything that Stop ends has ended
-	failOnce sync.Once
-	bg       sync.WaitGroup // the supervisors
+	mu            sync.Mutex
+	started       bool          // guarded by mu
+	stopped       bool          // guarded by mu; quit is closed
+	reactors      []*reactor    // guarded by mu; one for TCP, one for unix sockets
+	claims        []*claim      // guarded by mu
+	addrs         []net.Addr    // guarded by mu
+	begun         chan struct{} // closed when Start has done what it does, but undo it
+	quit          chan struct{}
+	reserveMu     sync.Mutex
+	reserve       *reserve      // guarded by reserveMu; nil until it is needed
+	reserveFailed bool          // guarded by reserveMu; it can't be had, or no more
+	done          chan struct{} // closed when everything that Stop ends has ended
+	failOnce      sync.Once
+	bg            sync.WaitGroup // the supervisors
 }
 
 // New makes a Network; Start starts it.
@@ -250,6 +253,7 @@ func (n *Network) wind() {
 	for _, r := range reactors {
 		<-r.ended
 	}
+	n.stopReserve()
 	for _, c := range claims {
 		c.forget()
 	}

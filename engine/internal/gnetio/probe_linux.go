@@ -52,7 +52,7 @@ func (r *reactor) probeLoops(ctx context.Context) error {
 		}
 	}()
 	for range r.n.cfg.Loops {
-		p, err := r.newProbe()
+		p, err := newProbe(r.enroll)
 		if err != nil {
 			return fmt.Errorf("self-test: %w", err)
 		}
@@ -103,7 +103,17 @@ func (p *probe) check(ctx context.Context) bool {
 	}
 }
 
-func (r *reactor) newProbe() (*probe, error) {
+// enroll gives a probe's connection to a loop of the reactor.
+func (r *reactor) enroll(conn net.Conn, p *probe) error {
+	_, err := r.eng.Register(gnet.NewContext(gnet.NewNetConnContext(context.Background(), conn), p))
+	if err != nil {
+		_ = conn.Close()
+	}
+	return err
+}
+
+// newProbe makes a probe and has its connection, which enroll takes over, given to a loop.
+func newProbe(enroll func(net.Conn, *probe) error) (*probe, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -121,10 +131,8 @@ func (r *reactor) newProbe() (*probe, error) {
 		return nil, err
 	}
 	p := &probe{peer: peer, opened: make(chan struct{}), heard: make(chan struct{})}
-	ctx := gnet.NewContext(gnet.NewNetConnContext(context.Background(), conn), p)
-	if _, err := r.eng.Register(ctx); err != nil {
+	if err := enroll(conn, p); err != nil {
 		_ = peer.Close()
-		_ = conn.Close()
 		return nil, err
 	}
 	return p, nil

@@ -16,15 +16,16 @@ import (
 // have one of their own, since a single unix address would take SO_REUSEPORT from all.
 type reactor struct {
 	gnet.BuiltinEventEngine
-	n      *Network
-	single bool // one goroutine accepts
-	eng    gnet.Engine
-	log    *gnetLog
-	up     chan struct{} // closed when every loop is there
-	upOnce sync.Once
-	ended  chan struct{} // closed when gnet's Run has returned and what it left is cleared away
-	err    error         // why gnet ended; read after ended
-	loops  sync.Map      // gnet.EventLoop → *loop
+	n       *Network
+	single  bool // one goroutine accepts
+	reserve bool // nobody does; see reserve
+	eng     gnet.Engine
+	log     *gnetLog
+	up      chan struct{} // closed when every loop is there
+	upOnce  sync.Once
+	ended   chan struct{} // closed when gnet's Run has returned and what it left is cleared away
+	err     error         // why gnet ended; read after ended
+	loops   sync.Map      // gnet.EventLoop → *loop
 }
 
 func (n *Network) newReactor(single bool) *reactor {

@@ -27,6 +27,8 @@ func (x *refused) Received(b []byte) {
 	}
 }
 
+func (x *refused) HungUp(bool) {}
+
 func (x *refused) Closed(netio.End) {
 	l := x.c.l
 	last := len(l.refused) - 1

@@ -92,6 +92,7 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 	for _, x := range si.l.refused {
 		si.add(x.c)
 	}
+	si.watchBusy()
 	wakefd := si.wakefd
 	buf := make([]byte, max(si.l.n.cfg.ReadBuffer, 1<<10))
 	events := make([]unix.EpollEvent, 128)
@@ -110,6 +111,8 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 				_, _ = unix.Read(wakefd, b[:])
 			case c != nil:
 				si.read(c, ev.Events, buf)
+			case si.busy != nil && fd == int(si.busy.fd):
+				si.busy.sink.HungUp(ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0)
 			default:
 				si.accept(fd)
 			}
@@ -124,6 +127,14 @@ func (si *standIn) watch(fd int, none bool) error {
 		ev.Events = unix.EPOLLIN | unix.EPOLLPRI
 	}
 	return unix.EpollCtl(si.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
+}
+
+// watchBusy has the end of the busy connection heard, which is not read meanwhile.
+func (si *standIn) watchBusy() {
+	if c := si.busy; c != nil && c.c != nil && c.sink != nil && !c.ending {
+		ev := unix.EpollEvent{Fd: c.fd, Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT}
+		_ = unix.EpollCtl(si.epfd, unix.EPOLL_CTL_ADD, int(c.fd), &ev)
+	}
 }
 
 // add takes a connection over, unless it is busy or detached.
@@ -178,7 +189,7 @@ func (si *standIn) read(c *conn, events uint32, buf []byte) {
 // listen hears the loop's own listeners while there is a loop to give connections to.
 func (si *standIn) listen() {
 	fds, deaf := si.l.n.listeners(si.l.epfd)
-	hear := !deaf && si.other() != nil
+	hear := !deaf && len(fds) > 0 && si.other() != nil
 	if hear == si.hearing {
 		return
 	}
@@ -192,14 +203,17 @@ func (si *standIn) listen() {
 	}
 }
 
-// other is a loop that nobody stands in for, the one that was given the fewest; nil when
-// there is none.
+// other is a loop that nobody stands in for, the one that was given the fewest, or else the
+// reserve; nil when there is none.
 func (si *standIn) other() (best *loop) {
 	si.l.r.eachLoop(func(l *loop) {
 		if l != si.l && l.standIn.Load() == nil && (best == nil || l.given.Load() < best.given.Load()) {
 			best = l
 		}
 	})
+	if best == nil && !si.l.r.single {
+		return si.l.n.reserved()
+	}
 	return best
 }
 

@@ -68,13 +68,28 @@ const (
 type Sink interface {
 	// Received brings bytes, which are valid until it returns.
 	Received(b []byte)
+	// HungUp tells, at most once, that the peer has sent its FIN, or has broken the connection,
+	// while a call of this Sink holds its loop up; on the goroutine that stands in. Bytes may
+	// be unread in front of a FIN. Closed follows when the loop goes on.
+	HungUp(broken bool)
 	// Closed is the last call; the descriptor is closed when it returns, unless Detach
 	// was called in it.
 	Closed(how End)
 }
 
+// LoopKind says who serves the connections that come while a loop is held up.
+type LoopKind uint8
+
+const (
+	LoopAccepts LoopKind = iota // another loop
+	LoopGiven                   // nobody, if they were meant for this one: one goroutine accepts for several loops
+	LoopReserve                 // this is the loop that does when all others are held up
+)
+
 // Loop is one event loop.
 type Loop interface {
+	// Kind is what the loop is. Any goroutine.
+	Kind() LoopKind
 	// Execute has Turner.Turn called soon on the loop's goroutine. Any goroutine.
 	Execute() error
 	// Idle tells whether the poller has nothing else for the loop now. Loop goroutine.
