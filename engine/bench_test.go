@@ -228,9 +228,9 @@ func BenchmarkInlineTurn(b *testing.B) {
 	for _, d := range []Dispatch{Inline, Adaptive} {
 		b.Run(d.String(), func(b *testing.B) {
 			srv, s, _ := loose(b, &funcs{read: echo})
-			srv.cfg.Dispatch = d
+			srv.cfg.Dispatch, s.loop.mode = d, dispatch.Mode(d)
 			if d == Adaptive {
-				srv.handles.mode, srv.handles.learns = dispatch.Adaptive, true
+				srv.handles.learns = true
 				for range 8 {
 					srv.handles.table.Learn(1<<16|1, 0)
 				}

@@ -222,7 +222,7 @@ func (m *memory) within(held int) {
 // givenBack waits for the memory to return to about what the process had before.
 func (m *memory) givenBack() {
 	m.s.Helper()
-	bound, wait := m.start*13/10+8*mib, 15*time.Second
+	bound, wait := m.start*13/10+8*mib, 25*time.Second
 	if *long {
 		wait = 60 * time.Second
 	}

@@ -312,16 +312,6 @@ func (o *Box) shrink(sh *Shared) {
 	t.own, t.lent = g, false
 }
 
-// lagNow is how many bytes of the log, up to its end or the session's, are not written.
-// mu is held.
-func (o *Box) lagNow(sh *Shared) uint32 {
-	end := o.end(sh)
-	if !o.blocked || o.pos >= end {
-		return 0
-	}
-	return uint32(min(end-o.pos, 1<<31))
-}
-
 // Again tells whether there is more to take, after all that Begin took has been written.
 // Loop goroutine.
 func (o *Box) Again(sh *Shared) bool {
@@ -336,81 +326,6 @@ func (o *Box) Again(sh *Shared) bool {
 	o.take(sh)
 	o.reach(sh)
 	return o.taken != nil
-}
-
-// Blocked tells whether the kernel has not taken everything. Loop goroutine.
-func (o *Box) Blocked() bool { return o.blocked }
-
-// Unblock has the next look write although nobody said that the kernel takes bytes. Loop
-// goroutine.
-func (o *Box) Unblock() { o.blocked = false }
-
-// Pos is how far the session has had the log. Loop goroutine.
-func (o *Box) Pos() uint64 { return o.pos }
-
-// Lagging notes how far a blocked session is behind, and returns how many of its unsent
-// bytes it has not asked for: lag of them of the log, which all have together, and pushed
-// for itself. Loop goroutine.
-func (o *Box) Lagging(sh *Shared) (pushed, lag int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.lag = o.lagNow(sh)
-	if int64(o.size()) >= sh.Share.Load() {
-		o.full.Store(true)
-	}
-	if o.taken != nil {
-		pushed = o.taken.pushed
-	}
-	return pushed + int(o.pushed), int(o.lag)
-}
-
-// Held is about how much memory the box holds: what is unsent, and the room behind it. Loop
-// goroutine.
-func (o *Box) Held() int {
-	o.mu.Lock()
-	n := o.size() + segCost*len(o.segs)
-	if o.stage != nil && !o.lent {
-		n += o.stage.Held() - len(o.stage.B)
-	}
-	o.mu.Unlock()
-	if t := o.taken; t != nil && t.own != nil && !t.lent {
-		n += t.own.Held() - len(t.own.Rest())
-	}
-	return n
-}
-
-// Behind tells whether the session has still to have the log up to end. Loop goroutine.
-func (o *Box) Behind(end uint64) bool {
-	if o.pos >= end {
-		return false
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return !o.closed || o.pos < o.last
-}
-
-// Relieve lets the strand go on if half of what it may hold is free again, and tells so.
-func (o *Box) Relieve(sh *Shared) (resumed bool) {
-	if !o.full.Load() {
-		return false
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if int64(o.size()) > sh.Share.Load()/2 {
-		return false
-	}
-	o.full.Store(false)
-	return true
-}
-
-// Full tells whether the strand has to wait until more has been sent.
-func (o *Box) Full() bool { return o.full.Load() }
-
-// Done tells whether everything that a closed box had has been written. Loop goroutine.
-func (o *Box) Done() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.closed && o.taken == nil && o.refs == 0 && o.stageLen() == 0 && o.pos >= o.last
 }
 
 // Drop gives back everything and returns how many bytes were not sent, of the log those

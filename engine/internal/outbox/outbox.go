@@ -268,31 +268,6 @@ func (o *Box) mark() (wake bool) {
 	return wake
 }
 
-// size is what is unsent, in bytes. mu is held.
-func (o *Box) size() int { return int(o.rest) + int(o.refs) + int(o.lag) + o.stageLen() }
-
-// stageLen is how long the stage is. mu is held.
-func (o *Box) stageLen() int {
-	if o.stage == nil {
-		return 0
-	}
-	return len(o.stage.B)
-}
-
-// Size is how many bytes are unsent.
-func (o *Box) Size() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.size()
-}
-
-// Frames is how many frames have been sent, without broadcasts.
-func (o *Box) Frames() uint64 {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.frames
-}
-
 // Cork holds back what callbacks send until Uncork, so that it leaves as one write, and
 // tells that callbacks run, whose sends are not refused.
 func (o *Box) Cork() {
@@ -345,15 +320,3 @@ func (o *Box) Writable() (wake bool) {
 	o.writable = true
 	return o.mark()
 }
-
-// MustWait tells whether the strand has to wait before its next packet.
-func (o *Box) MustWait() bool { return o.full.Load() || o.waits.Load() }
-
-// WaitForLog has the strand wait until ResumeFromLog.
-func (o *Box) WaitForLog() { o.waits.Store(true) }
-
-// WaitsForLog tells whether WaitForLog was called.
-func (o *Box) WaitsForLog() bool { return o.waits.Load() }
-
-// ResumeFromLog undoes WaitForLog.
-func (o *Box) ResumeFromLog() { o.waits.Store(false) }
