@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,13 +180,20 @@ func (s *server) rss() int {
 // anon is the part of it that is no file: heap and stacks.
 func (s *server) anon() int { return s.field("smaps_rollup", "Anonymous") }
 
-// fds counts the open descriptors.
+// fds returns how many descriptors the server has, without epoll sets and their like: of
+// these it opens some when they are first needed, and keeps them.
 func (s *server) fds() int {
 	e, err := os.ReadDir(s.proc("fd"))
 	if err != nil {
 		return -1
 	}
-	return len(e)
+	n := 0
+	for _, f := range e {
+		if to, err := os.Readlink(filepath.Join(s.proc("fd"), f.Name())); err == nil && !strings.HasPrefix(to, "anon_inode:") {
+			n++
+		}
+	}
+	return n
 }
 
 // memory is what a load did to the server's.
