@@ -113,12 +113,13 @@ func (r *Router) OnSocketClose(s *engine.Session, why engine.Reason) {
 // Answer replies to p. A body that fits no frame is ERROR 12 instead; a session that
 // has gone meanwhile needs no answer.
 func Answer(s *engine.Session, p codec.Packet, body []byte) {
-	err := s.Reply(p, body)
-	if errors.Is(err, engine.ErrFrameTooLarge) {
+	switch err := s.Reply(p, body); {
+	case err == nil:
+	case errors.Is(err, engine.ErrFrameTooLarge):
 		Refuse(s, p, engine.CodeLimit, "the answer does not fit a frame")
-		return
+	default:
+		dropped(s, p, err)
 	}
-	dropped(s, p, err)
 }
 
 // Refuse answers p with an ERROR.
