@@ -21,14 +21,18 @@ var errBadCount = errors.New("codec: stream counts bytes that it was not given")
 
 // FrameError tells why a header was refused. It is ErrBadFrame.
 type FrameError struct {
-	Length   int64 // bytes behind the length field, as the header claims
+	Length   int64 // bytes behind the length field, as the header claims; of other framings, what was found
 	Min, Max int   // what is accepted
 	Prefix   bool  // the magic bytes were wrong; Length is unknown
+	Overlong bool  // a varint of more than five bytes; Length is unknown
 }
 
 func (e *FrameError) Error() string {
 	if e.Prefix {
 		return "codec: bad frame: wrong prefix"
+	}
+	if e.Overlong {
+		return "codec: bad frame: length of more than five bytes"
 	}
 	return fmt.Sprintf("codec: bad frame: length %d, accepted are %d to %d", e.Length, e.Min, e.Max)
 }

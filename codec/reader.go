@@ -12,10 +12,13 @@ const maxEmptyReads = 100
 type Reader struct {
 	r   io.Reader
 	c   *Codec
+	f   Framer // instead of c, if set
 	buf []byte // unread bytes are buf[pos:end]
 	pos int
 	end int
-	err error // the stream's, or a bad header's; whole frames before it still go out
+	// seen is how many of the unread bytes f has had without finding a frame.
+	seen int
+	err  error // the stream's, or a bad header's; whole frames before it still go out
 }
 
 // NewReader returns a Reader of r's frames; a nil Codec means Default(). Its buffer
@@ -28,6 +31,11 @@ func NewReader(r io.Reader, c *Codec) *Reader {
 	return &Reader{r: r, c: c, buf: make([]byte, streamBuffer)}
 }
 
+// NewFramerReader returns a Reader of frames as f finds them.
+func NewFramerReader(r io.Reader, f Framer) *Reader {
+	return &Reader{r: r, f: f, buf: make([]byte, streamBuffer)}
+}
+
 // Next blocks until a whole frame has been read. The body is valid until the next
 // call. What arrived before an error, or with it, is handed out first. At a clean end of
 // the stream the error is io.EOF, inside a frame it is io.ErrUnexpectedEOF, for a bad
@@ -35,7 +43,7 @@ func NewReader(r io.Reader, c *Codec) *Reader {
 // error is final: the stream is not read again, and each further call returns it.
 func (r *Reader) Next() (Packet, error) {
 	for {
-		p, n, missing, err := r.c.Decode(r.buf[r.pos:r.end])
+		p, n, missing, err := r.decode()
 		switch {
 		case err != nil:
 			r.err = err
@@ -50,6 +58,19 @@ func (r *Reader) Next() (Packet, error) {
 		}
 		return Packet{}, r.err
 	}
+}
+
+func (r *Reader) decode() (p Packet, n, missing int, err error) {
+	b := r.buf[r.pos:r.end]
+	if r.f == nil {
+		return r.c.Decode(b)
+	}
+	p, n, missing, err = Decode(r.f, b, r.seen)
+	r.seen = len(b)
+	if n > 0 {
+		r.seen = 0
+	}
+	return p, n, missing, err
 }
 
 // Buffered reports how many bytes have been read from the stream and not yet

@@ -6,6 +6,7 @@ import "io"
 type Writer struct {
 	w   io.Writer
 	c   *Codec
+	f   Framer // instead of c, if set
 	buf []byte
 	err error // of a failed write
 }
@@ -18,15 +19,23 @@ func NewWriter(w io.Writer, c *Codec) *Writer {
 	return &Writer{w: w, c: c}
 }
 
+// NewFramerWriter returns a Writer of frames as f makes them.
+func NewFramerWriter(w io.Writer, f Framer) *Writer { return &Writer{w: w, f: f} }
+
 // Write adds p's frame to the buffer, and sends the buffer once it holds 16 KiB.
 // It keeps nothing of p. A packet that no frame can hold is refused with the error of
-// Codec.Check, and changes nothing. Any other error is the stream's, as Flush returns it.
+// Codec.Check or Framer.Append, and changes nothing. Any other error is the stream's, as Flush returns it.
 func (w *Writer) Write(p Packet) error {
 	if w.err != nil {
 		return w.err
 	}
 	var err error
-	if w.buf, err = w.c.Append(w.buf, p); err != nil {
+	if w.f != nil {
+		w.buf, err = w.f.Append(w.buf, p)
+	} else {
+		w.buf, err = w.c.Append(w.buf, p)
+	}
+	if err != nil {
 		return err
 	}
 	if len(w.buf) >= streamBuffer {
