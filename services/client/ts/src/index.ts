@@ -1,0 +1,3 @@
+// The entry for browsers: ws:// and wss://.
+export * from "./exports.js";
+export { connect } from "./client.js";

@@ -1,0 +1,56 @@
+// Frames of Main 0 and their bodies. Counters are 64 bits on the wire and exact up to 2^53 here.
+import { view } from "./codec.js";
+
+export const PING = 1, PONG = 2, ERROR = 3, GOAWAY = 4, HELLO = 5, WELCOME = 6, ACK = 7, BYE = 8;
+
+/** A frame of the server that says that a request was refused or has failed. */
+export class ServerError extends Error {
+  override name = "ServerError";
+  /** code as in the protocol, for example 4 overloaded; handle is the request's, 0 where there is none. */
+  constructor(readonly code: number, readonly handle: number, text: string) {
+    super(text);
+  }
+}
+
+const text = new TextDecoder();
+
+export function readError(b: Uint8Array, little = false): ServerError {
+  if (b.length < 6) return new ServerError(0, 0, "an ERROR of " + b.length + " bytes");
+  const v = view(b);
+  return new ServerError(v.getUint16(0, little), v.getUint32(2, little), text.decode(b.subarray(6)));
+}
+
+/** Grace in milliseconds, and where to go ("" if not said). */
+export function readGoAway(b: Uint8Array, little = false): { grace: number; address: string } {
+  return { grace: b.length < 4 ? 0 : view(b).getUint32(0, little), address: text.decode(b.subarray(4)) };
+}
+
+export function hello(token?: Uint8Array, received = 0): Uint8Array {
+  if (!token) return new Uint8Array([1, 0]);
+  const b = new Uint8Array(26);
+  b[0] = 1;
+  b.set(token, 2);
+  b.set(count(received), 18);
+  return b;
+}
+
+export function readWelcome(b: Uint8Array): { resumed: boolean; token: Uint8Array; received: number } | undefined {
+  if (b.length !== 25) return undefined;
+  return { resumed: (b[0]! & 1) === 1, token: b.slice(1, 17), received: readCount(b.subarray(17)) };
+}
+
+/** The body of an ACK. */
+export function count(n: number): Uint8Array {
+  const b = new Uint8Array(8);
+  const v = view(b);
+  v.setUint32(0, n / 2 ** 32);
+  v.setUint32(4, n);
+  return b;
+}
+
+/** NaN for a body that is no count. */
+export function readCount(b: Uint8Array): number {
+  if (b.length !== 8) return NaN;
+  const v = view(b);
+  return v.getUint32(0) * 2 ** 32 + v.getUint32(4);
+}
