@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Codec, Decoder, FrameError, type Layout, type Packet } from "../src/codec.js";
 import * as sys from "../src/system.js";
 
-const path = process.env["MILLRACE_VECTORS"] ?? "../../../codec/testdata/vectors.json";
+const path = process.env["TEST_VECTORS"] ?? "../../../codec/testdata/vectors.json";
 const vectors = JSON.parse(readFileSync(path, "utf8"));
 const unhex = (s: string) => new Uint8Array(Buffer.from(s, "hex"));
 const hex = (b: Uint8Array) => Buffer.from(b).toString("hex");

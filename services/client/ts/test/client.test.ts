@@ -1,0 +1,291 @@
+// Against the real server, over tcp and, through a bridge of the package ws, over WebSocket.
+import assert from "node:assert/strict";
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import * as net from "node:net";
+import { after, before, test } from "node:test";
+import { createInterface } from "node:readline";
+import { WebSocket, WebSocketServer } from "ws";
+import { BusyError, ClosedError, connect, LostError, ServerError, TimeoutError, type Client, type Options } from "../src/node.js";
+import { Codec, Decoder } from "../src/codec.js";
+
+const binary = process.env["TEST_SERVER"];
+const skip = binary ? false : "TEST_SERVER names no server's executable";
+const text = (b: Uint8Array) => Buffer.from(b).toString();
+const later = <T>(start: (done: (v: T) => void) => void) => new Promise<T>(start);
+
+async function serve(addr = "127.0.0.1:0", ...flags: string[]): Promise<{ addr: string; process: ChildProcess }> {
+  const p = spawn(binary!, ["serve", "--addr", "tcp://" + addr, ...flags], { stdio: ["ignore", "pipe", "ignore"] });
+  const [line] = await Promise.race([
+    once(createInterface(p.stdout!), "line"),
+    once(p, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`))),
+  ]);
+  return { addr: String(line).split("//")[1]!, process: p };
+}
+
+// A WebSocket server whose bytes are a connection to addr. end closes all with a code.
+async function bridge(addr: string) {
+  const [host, port] = addr.split(":");
+  const wss = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  wss.on("connection", (ws) => {
+    const s = net.connect({ host: host!, port: Number(port) });
+    ws.on("message", (b: Buffer) => s.write(b));
+    ws.on("close", () => s.end());
+    s.on("data", (b) => ws.send(b));
+    s.on("end", () => ws.close(1001));
+    s.on("error", () => ws.close(1011));
+  });
+  await once(wss, "listening");
+  return { url: `ws://127.0.0.1:${(wss.address() as net.AddressInfo).port}/`, wss };
+}
+
+let server: Awaited<ReturnType<typeof serve>>;
+let ws: Awaited<ReturnType<typeof bridge>>;
+before(async () => {
+  if (skip) return;
+  server = await serve();
+  ws = await bridge(server.addr);
+});
+after(() => {
+  server?.process.kill("SIGKILL");
+  ws?.wss.clients.forEach((c) => c.terminate());
+  ws?.wss.close();
+});
+
+for (const door of ["tcp", "ws"]) {
+  const dial = (o: Options = {}): Client => connect(door === "tcp" ? "tcp://" + server.addr : ws.url, { WebSocket, retry: { base: 5, max: 20 }, ...o });
+
+  test(`${door}: calls, typed calls, pushes and errors`, { skip }, async () => {
+    const c = dial();
+    const [a, b, empty, sum] = await Promise.all([
+      c.call("1/1", "a"), c.call([1, 1], "b"), c.call(0x10001), c.method<{ a: number; b: number }, { sum: number }>("4/3")({ a: 20, b: 22 }),
+    ]);
+    assert.deepEqual([text(a), text(b), empty.length, sum], ["a", "b", 0, { sum: 42 }]);
+    await assert.rejects(c.call("4/3", "no JSON"), (e) => e instanceof ServerError && e.code === 3 && e.handle === 0x40003);
+    await assert.rejects(c.call("9/9"), (e) => e instanceof ServerError && e.code === 2);
+
+    const fired = later<unknown[]>((done) => {
+      const all: unknown[] = [];
+      c.subscribe("2/4", (v) => all.push(v) === 3 && done(all));
+    });
+    await c.call("2/1", JSON.stringify({ id: 7, ms: 5, repeat: 3 }));
+    assert.deepEqual(await fired, [{ id: 7, n: 1, left: 2 }, { id: 7, n: 2, left: 1 }, { id: 7, n: 3, left: 0 }]);
+
+    let heard = 0;
+    const off = c.on("1/2", () => heard++);
+    const other = later<string>((done) => c.on("1/2", (b) => done(text(b))));
+    off();
+    c.send("1/2", "all");
+    assert.equal(await other, "all");
+    assert.equal(heard, 0);
+    assert.throws(() => c.on("1/1", () => {}), TypeError);
+    await assert.rejects(c.call("1/2", "x"), TypeError);
+    c.close();
+    await assert.rejects(c.call("1/1"), ClosedError);
+  });
+
+  test(`${door}: a large body, and thousands of calls at once, each with its own answer`, { skip }, async () => {
+    const c = dial();
+    const big = new Uint8Array(65532).map((_, i) => i * 31);
+    assert.deepEqual(await c.call("1/1", big), big);
+    await assert.rejects(c.call("1/1", new Uint8Array(65533)), RangeError);
+    const all = await Promise.all(Array.from({ length: 5000 }, (_, i) => c.call("1/1", "call " + i)));
+    all.forEach((b, i) => assert.equal(text(b), "call " + i));
+    c.close();
+  });
+
+  test(`${door}: a call that ends early leaves its answer to nobody`, { skip }, async () => {
+    const c = dial();
+    await c.ready();
+    const stop = new AbortController();
+    const slow = assert.rejects(c.call("1/4", '{"ms":300}', { timeout: 20 }), TimeoutError);
+    const aborted = assert.rejects(c.call("1/4", '{"ms":1}', { signal: stop.signal }), /not wanted/);
+    const third = c.call("1/4", '{"ms":2}');
+    await new Promise(setImmediate); // all three are written
+    assert.ok(c.writable);
+    stop.abort(new Error("not wanted"));
+    await Promise.all([slow, aborted]);
+    assert.equal(text(await third), '{"slept_ms":2}');
+    c.close();
+  });
+}
+
+test("a restart of the server: waiting calls are served by the next, those under way are told", { skip, timeout: 60_000 }, async () => {
+  const first = await serve();
+  const c = connect("tcp://" + first.addr, { retry: { base: 20, max: 100 }, timeout: 30_000 });
+  const states: string[] = [];
+  c.onState((s) => states.at(-1) !== s.state && states.push(s.state));
+  await c.ready();
+  await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
+  const lost = assert.rejects(c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":30000}'), LostError);
+  await c.call("1/1"); // the server has read what is in front of it
+  first.process.kill("SIGKILL");
+  await lost;
+  const waits = c.call("1/1", "for the next");
+  const second = await serve(first.addr);
+  assert.equal(text(await waits), "for the next");
+  assert.deepEqual(states, ["open", "reconnecting", "open"]);
+  c.close();
+  second.process.kill("SIGKILL");
+});
+
+test("a drain: what is under way is finished, what comes meanwhile is served elsewhere", { skip, timeout: 60_000 }, async () => {
+  const a = await serve(), b = await serve();
+  const c = connect(["tcp://" + a.addr, "tcp://" + b.addr], { retry: { base: 20, max: 100 }, timeout: 30_000 });
+  await c.ready();
+  await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
+  const under = c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":700}');
+  await c.call("1/1"); // the server has read what is in front of it
+  a.process.kill("SIGTERM");
+  const moved = later<void>((done) => c.onState((s) => s.state === "open" && done()));
+  assert.deepEqual(JSON.parse(text(await under)), { locked: false, token: 0 });
+  await moved;
+  const { addr } = JSON.parse(text(await c.call("1/3")));
+  assert.ok(addr);
+  const [code] = a.process.exitCode === null ? await once(a.process, "exit") : [a.process.exitCode];
+  assert.equal(code, 0, "the drain lost something");
+  c.close();
+  b.process.kill("SIGKILL");
+});
+
+// A server of one behaviour, over tcp: what it does with each frame is the test's.
+async function scripted(on: (handle: number, body: Uint8Array, send: (handle: number, body: Uint8Array) => void) => unknown) {
+  const codec = new Codec();
+  const server = net.createServer((s) => {
+    const d = new Decoder(codec);
+    s.on("error", () => {});
+    s.on("data", (b) => {
+      for (const p of d.push(b)) on(p.handle, p.body, (h, x) => s.write(codec.encode(h, x)));
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { url: `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`, close: () => server.close() };
+}
+
+test("GOAWAY: calls under way are finished, then the address that it tells is gone to", async () => {
+  const there = await scripted((h, _b, send) => h === 0x10001 && send(h, Buffer.from("there")));
+  let here: Awaited<ReturnType<typeof scripted>>;
+  let finish = () => {};
+  here = await scripted((h, b, send) => {
+    if (h !== 0x10001) return;
+    if (text(b) !== "go") return send(h, Buffer.from("here"));
+    send(4, Buffer.concat([Buffer.from([0, 0, 9, 9]), Buffer.from(there.url)]));
+    finish = () => send(h, Buffer.from("finished"));
+    send(0x20004, Buffer.from("told"));
+  });
+  const c = connect(here.url, { resume: false, retry: { base: 5, max: 10 } });
+  assert.equal(text(await c.call("1/1")), "here");
+  const told = later<void>((done) => c.on("2/4", () => done()));
+  let reconnects = 0;
+  c.onState((s) => s.state === "reconnecting" && reconnects++);
+  const under = c.call("1/1", "go");
+  await told;
+  const next = c.call("1/1", "next"); // not written to the one that drains
+  await new Promise((r) => setTimeout(r, 50));
+  assert.equal(reconnects, 0, "left with a call under way");
+  finish();
+  assert.equal(text(await under), "finished");
+  assert.equal(text(await next), "there");
+  assert.equal(reconnects, 1);
+  c.close();
+  here.close();
+  there.close();
+});
+
+test("an answer to nothing ends the connection: no later call gets it", async () => {
+  const s = await scripted((h, b, send) => {
+    if (h === 0x10001) {
+      send(h, b);
+      if (text(b) === "one") send(h, Buffer.from("one too many"));
+    }
+  });
+  const c = connect(s.url, { resume: false, retry: { base: 5, max: 10 } });
+  const error = later<Error>((done) => c.onError(done));
+  assert.equal(text(await c.call("1/1", "one")), "one");
+  assert.match((await error).message, /1\/1 answers what was not asked/);
+  assert.equal(text(await c.call("1/1", "two")), "two");
+  c.close();
+  s.close();
+});
+
+test("a server that says nothing is left, one that is only late to a sleeper is not", async () => {
+  let silent = true;
+  let connections = 0;
+  let freeze = 0;
+  const s = await scripted((h, b, send) => {
+    if (h !== 1 || silent) return;
+    const until = performance.now() + (freeze ? 300 : 0);
+    while (performance.now() < until);
+    if (freeze) freeze--;
+    send(2, b);
+  });
+  const c = connect(s.url, { resume: false, heartbeat: { interval: 40, timeout: 60 }, retry: { base: 5, max: 10 } });
+  c.onState((x) => x.state === "open" && connections++);
+  const reason = await later<string>((done) => c.onState((x) => x.state === "reconnecting" && done(x.reason)));
+  assert.equal(reason, "no sign of life");
+  silent = false;
+  await c.ready();
+  // The program stands still with a PING under way, as a frozen tab does, for longer than any
+  // heartbeat allows: its timers are due before the PONG, which lies unread, is looked at.
+  const before = connections;
+  freeze = 3;
+  while (freeze) await new Promise((r) => setTimeout(r, 20));
+  await new Promise((r) => setTimeout(r, 100));
+  assert.equal(connections, before);
+  assert.equal(c.state, "open");
+  c.close();
+  s.close();
+});
+
+test("what may wait is bounded", async () => {
+  const c = connect("tcp://127.0.0.1:1", { maxQueue: 1000, timeout: 50 });
+  const waits = assert.rejects(c.call("1/1", new Uint8Array(900)), TimeoutError);
+  assert.throws(() => c.send("1/2", new Uint8Array(200)), BusyError);
+  assert.equal(c.writable, false);
+  await waits;
+  await c.drained(); // a call that has ended waits no more
+  assert.equal(c.send("1/2", new Uint8Array(200)), false);
+  c.close();
+  await assert.rejects(c.ready(), ClosedError);
+});
+
+test("close codes 1012 and 1013 are waited for, others are not; a page that is seen again tries at once", { timeout: 30_000 }, async () => {
+  let code = 1012;
+  const wss = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  await once(wss, "listening");
+  let seen = 0;
+  wss.on("connection", (s) => {
+    seen++;
+    if (code) s.close(code);
+  });
+  const page = new EventTarget();
+  Object.assign(globalThis, { document: page });
+  const url = `ws://127.0.0.1:${(wss.address() as net.AddressInfo).port}`;
+  for (code of [1012, 1013, 1001]) {
+    const c = connect(url, { WebSocket, resume: false, retry: { base: 1, max: code === 1001 ? 2 : 60_000 } });
+    const start = seen;
+    let ends = 0;
+    const twice = later<void>((done) => c.onState((s) => s.reason && ++ends === 2 && done()));
+    if (code === 1001) await twice;
+    else {
+      await later<void>((done) => c.onState((s) => s.reason && done()));
+      page.dispatchEvent(new Event("visibilitychange")); // the server's word counts more
+      await new Promise((r) => setTimeout(r, 150));
+      assert.equal(seen, start + 1, "code " + code);
+    }
+    c.close();
+  }
+  code = 0;
+  for (const s of wss.clients) s.terminate();
+  // A long wait of our own is cut short.
+  const c = connect("ws://127.0.0.1:1", { WebSocket, resume: false, retry: { base: 1e6, max: 1e6 } });
+  let tries = 0;
+  c.onState((s) => s.reason && tries++);
+  await later<void>((done) => c.onState((s) => s.reason && done()));
+  page.dispatchEvent(new Event("visibilitychange"));
+  await later<void>((done) => c.onState((s) => s.reason && done()));
+  assert.equal(tries, 2);
+  c.close();
+  wss.close();
+});
