@@ -286,7 +286,7 @@ func TestVectors(t *testing.T) {
 				if err != nil {
 					break
 				}
-				for ; size > 0; p, size, _, err = decode(s.Bytes[pos:end]) {
+				for ; size > 0; p, size, _, _ = decode(s.Bytes[pos:end]) {
 					w := s.Packets[n]
 					if pos += size; pos != s.Ends[n] || end != pos || !samePackets([]Packet{p}, []Packet{{w.Main, w.Sub, w.Seq, w.Body}}) {
 						t.Fatalf("%s, %q: after %d bytes %v, want %v after %d", f.Name, s.Name, end, p, w, s.Ends[n])
