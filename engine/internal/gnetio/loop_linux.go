@@ -115,8 +115,12 @@ func (l *loop) buryConns() {
 const maxLocals = 64
 
 // localAddr is the address that a connection came to. gnet only says what the listener
-// is bound to, which may be every address there is.
+// is bound to, which may be every address there is: then the kernel is asked.
 func (l *loop) localAddr(g gnet.Conn, fd int) *net.Addr {
+	if a, ok := g.LocalAddr().(*net.TCPAddr); ok && a.Port != 0 && a.Zone == "" && len(a.IP) > 0 && !a.IP.IsUnspecified() {
+		at := a.AddrPort()
+		return l.local(netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+	}
 	sa, err := unix.Getsockname(fd)
 	var at netip.AddrPort
 	zone := ""
@@ -140,6 +144,11 @@ func (l *loop) localAddr(g gnet.Conn, fd int) *net.Addr {
 		a := ownAddr(g.LocalAddr())
 		return &a
 	}
+	return l.local(at)
+}
+
+// local returns an address of its own that every connection to at shares.
+func (l *loop) local(at netip.AddrPort) *net.Addr {
 	if p, ok := l.locals[at]; ok {
 		return p
 	}
