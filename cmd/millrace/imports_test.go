@@ -22,7 +22,7 @@ var mayImport = map[string][]string{
 	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
 	"millrace/services": {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/dbasync",
 		"millrace/services/serial"},
-	"millrace/services/client": {"millrace/codec", "millrace/services/serial"},
+	"millrace/services/client": {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
 	"millrace/services/cluster": {"millrace/services", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }

@@ -179,17 +179,19 @@ func reference(stream []byte) (payload string, ok bool) {
 	r := bytes.NewReader(stream)
 	state := ws.StateServerSide
 	for r.Len() > 0 {
-		f, err := ws.ReadFrame(r)
-		if err != nil || ws.CheckHeader(f.Header, state) != nil || f.Header.OpCode == ws.OpText || f.Header.OpCode == ws.OpClose {
+		h, err := ws.ReadHeader(r)
+		if err != nil || h.Length > int64(r.Len()) || ws.CheckHeader(h, state) != nil || h.OpCode == ws.OpText || h.OpCode == ws.OpClose {
 			return "", false
 		}
-		f = ws.UnmaskFrameInPlace(f)
-		if f.Header.OpCode.IsControl() {
+		body := make([]byte, h.Length)
+		_, _ = r.Read(body)
+		ws.Cipher(body, h.Mask, 0)
+		if h.OpCode.IsControl() {
 			continue
 		}
-		payload += string(f.Payload)
+		payload += string(body)
 		state = state.Set(ws.StateFragmented)
-		if f.Header.Fin {
+		if h.Fin {
 			state = state.Clear(ws.StateFragmented)
 		}
 	}
