@@ -302,3 +302,70 @@ func TestHalfOpenHandshakesHoldNobodyUp(t *testing.T) {
 		t.Errorf("got %+v, want some shed and some late", st)
 	}
 }
+
+// What a WebSocket client is refused with: a status, an ERROR and a code, each by its rule.
+func TestRefusedWebSocketsAreToldWhy(t *testing.T) {
+	srv := serve(t, Config{Addrs: []string{"ws://127.0.0.1:0/chat"}, Limits: Limits{MaxConns: 1},
+		Doors: Doors{OnUpgrade: func(r *http.Request) error {
+			if r.URL.Query().Get("token") == "bad" {
+				return errors.New("no")
+			}
+			return nil
+		}}}, &funcs{read: echo})
+	host := srv.Addrs()[0].String()
+	const key = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+	ask := func(first, rest string) string {
+		c, err := net.Dial("tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(c, first+" HTTP/1.1\r\nHost: "+host+"\r\n"+rest+"\r\n")
+		b, _ := io.ReadAll(c)
+		return string(b)
+	}
+	for _, c := range []struct{ first, rest, want string }{
+		{"GET /chat", "", "426"},
+		{"GET /other", "", "426"},
+		{"GET /chat", key + "Sec-WebSocket-Version: 8\r\n", "426"},
+		{"GET /chat", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", "400"},
+		{"POST /chat", key + "Sec-WebSocket-Version: 13\r\n", "426"},
+		{"GET /other", key + "Sec-WebSocket-Version: 13\r\n", "404"},
+		{"GET /chat", key + "Sec-WebSocket-Version: 13\r\nOrigin: https://evil.example\r\n", "403"},
+		{"GET /chat?token=bad", key + "Sec-WebSocket-Version: 13\r\n", "403"},
+		{"GET /chat", strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 9) + key, "431"},
+		{"nonsense", "", "400"},
+	} {
+		if got := ask(c.first, c.rest); !strings.HasPrefix(got, "HTTP/1.1 "+c.want+" ") || !strings.Contains(got, "Connection: close") {
+			t.Errorf("%s %.60q: got %.60q, want %s", c.first, c.rest, got, c.want)
+		}
+	}
+	open := func() *websocket.Conn {
+		c, _, err := websocket.Dial(within(t, 20*time.Second), "ws://"+host+"/chat", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.CloseNow() })
+		return c
+	}
+	first := open()
+	first.Write(within(t, 20*time.Second), websocket.MessageBinary, frame(1, 1, "in"))
+	if _, b, err := first.Read(within(t, 20*time.Second)); err != nil || !bytes.HasSuffix(b, []byte("in")) {
+		t.Fatalf("%q, %v", b, err)
+	}
+	second := open()
+	if _, b, err := second.Read(within(t, 20*time.Second)); err != nil || !bytes.Contains(b, []byte("\x00\x00\x00\x03\x00\x0c")) {
+		t.Errorf("over the limit: got %q, %v, want ERROR 12", b, err)
+	}
+	if _, _, err := second.Read(within(t, 20*time.Second)); websocket.CloseStatus(err) != 1013 {
+		t.Errorf("over the limit: got %v, want 1013", err)
+	}
+	first.Write(within(t, 20*time.Second), websocket.MessageBinary, []byte{0, 0, 0, 1})
+	if _, b, err := first.Read(within(t, 20*time.Second)); err != nil || !bytes.Contains(b, []byte("\x00\x00\x00\x03\x00\x01")) {
+		t.Errorf("a bad length: got %q, %v, want ERROR 1", b, err)
+	}
+	if _, _, err := first.Read(within(t, 20*time.Second)); websocket.CloseStatus(err) != 1002 {
+		t.Errorf("a bad length: got %v, want 1002", err)
+	}
+}

@@ -74,10 +74,14 @@ func (h *host) AcceptFailed() { h.acceptErrors.Add(1) }
 
 func (h *host) Failed(err error) { (*Server)(h).fail(fmt.Errorf("engine: %w", err)) }
 
-// short tells whether files are too short for a connection on descriptor fd, which is
-// turned away before it has come through its door.
+// short tells whether a connection on descriptor fd is turned away before it has come
+// through its door: as files are short, or MaxConns are on their way already.
 func (h *host) short(fd int) bool {
 	srv := (*Server)(h)
+	if srv.net.Stats().Opening >= srv.cfg.MaxConns {
+		srv.refused[RefusedConns].Add(1)
+		return true
+	}
 	if fd < int(srv.fdShed.Load()) {
 		return false
 	}

@@ -100,8 +100,7 @@ func (c *conn) leave() {
 func (c *conn) raw(b []byte) {
 	for c.phase < handshake && len(b) > 0 {
 		if c.phase == firstByte {
-			c.secure = c.addr.TLS || c.addr.Auto && b[0] == tlsByte && c.h.cfg.TLS != nil
-			if c.secure {
+			if c.addr.TLS || c.addr.Auto && b[0] == tlsByte && c.h.cfg.TLS != nil {
 				c.beginTLS()
 			} else {
 				c.phase = innerByte

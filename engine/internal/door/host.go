@@ -36,7 +36,8 @@ type Config struct {
 	// behind them is; 0: that is not known yet.
 	Frames   func(b []byte) (whole, next int)
 	Draining func() bool
-	// Short tells whether a connection on descriptor fd must be turned away, as files are short.
+	// Short tells whether a connection on descriptor fd must be turned away at once, as files
+	// are short or too many connections are in front of their sessions.
 	Short  func(fd int) bool
 	Budget *budget.Budget
 	Logger *slog.Logger
@@ -139,7 +140,6 @@ func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Ref
 	case c.addr.Auto:
 		c.phase = firstByte
 	case c.addr.TLS:
-		c.secure = true
 		c.beginTLS()
 	default:
 		c.phase = innerByte
@@ -309,8 +309,7 @@ func (h *Host) truncated(c *conn) {
 	}
 }
 
-// Stop ends the network below, once the peers of connections that close have had a moment
-// to read what ended them, and then the handshakes.
+// Stop ends the network below, and with it every handshake.
 func (h *Host) Stop(ctx context.Context) error {
 	h.mu.Lock()
 	h.stopped = true
