@@ -3,11 +3,15 @@ module millrace
 go 1.26.8
 
 require (
+	github.com/coder/websocket v1.8.15
+	github.com/gobwas/ws v1.5.0
 	github.com/panjf2000/gnet/v2 v2.10.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sys v0.49.0
 	pgregory.net/rapid v1.3.0
 )
+
+require github.com/gobwas/httphead v0.1.0 // indirect
 
 require (
 	github.com/BurntSushi/toml v1.6.0

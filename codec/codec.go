@@ -63,6 +63,20 @@ func (c *Codec) Frame(b []byte) (size, missing int, err error) {
 	return c.frame(b)
 }
 
+// MayBegin tells whether a frame that the codec takes can begin with the byte b.
+func (c *Codec) MayBegin(b byte) bool {
+	if c.prefix != "" {
+		return c.prefix[0] == b
+	}
+	least, most := int64(c.fields)-c.adjust, int64(c.max)-c.adjust
+	if !c.little {
+		shift := 8 * (c.width - 1)
+		return int64(b) >= least>>shift && int64(b) <= most>>shift
+	}
+	first := least + (int64(b)-least)&0xff // the least length with that low byte
+	return first <= most
+}
+
 func (c *Codec) frame(b []byte) (size, missing int, err error) {
 	if n := min(len(b), len(c.prefix)); string(b[:n]) != c.prefix[:n] {
 		return 0, 0, &FrameError{Prefix: true, Min: c.fields, Max: c.max}

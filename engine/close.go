@@ -156,6 +156,7 @@ func (l *loop) detach(s *Session) {
 		return
 	}
 	s.rd.life = lifeGone
+	s.sayWhy()
 	s.conn.Close()
 	l.forget(s)
 }

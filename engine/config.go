@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"millrace/codec"
-	"millrace/engine/internal/gnetio"
 )
 
 // Dispatch says where a packet's OnSocketRead runs.
@@ -71,8 +70,11 @@ func (l *Balance) UnmarshalText(b []byte) error { return parse((*uint8)(l), bala
 
 // Config sets up a Server. Zero means the default that the field's comment names.
 type Config struct {
-	// Addrs are what to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path.
-	// Port 0 binds a free one. At least one.
+	// Addrs are what to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path, or
+	// behind the doors that Doors sets up tls://host:port, ws://host:port/path, wss:// and
+	// auto://host:port, where the first bytes of a connection say which of the four it is;
+	// tls+unix:///path, ws+unix:///path:/path, wss+unix, auto+unix. Port 0 binds a free one.
+	// At least one.
 	Addrs []string
 
 	Layout   codec.Layout // the frame; zero is the default frame
@@ -109,6 +111,7 @@ type Config struct {
 	Limits
 	Timeouts
 	Socket
+	Doors
 
 	DrainRate   int    // sessions told GOAWAY in a second; 200, or as many as it takes to tell all in a quarter of the time
 	DrainTo     string // an address that GOAWAY names, for clients to go to; none
@@ -179,6 +182,8 @@ func (c Config) WithDefaults() Config {
 	or(&c.FrameTimeout, 10*time.Second)
 	or(&c.FinTimeout, 5*time.Minute)
 	or(&c.Linger, 2*time.Second)
+	or(&c.HandshakeTimeout, 5*time.Second)
+	or(&c.MaxHandshakes, 256)
 	or(&c.ReadBuffer, 64<<10)
 	or(&c.KeepAlive, 30*time.Second)
 	or(&c.KeepAliveEvery, 10*time.Second)
@@ -249,11 +254,7 @@ func (c Config) validate() error {
 			}
 		}
 	}
-	for _, a := range c.Addrs {
-		if _, err := gnetio.ParseAddr(a); err != nil {
-			bad("Addrs", a, err.Error())
-		}
-	}
+	c.validateDoors(bad)
 	within("Loops", c.Loops, 1, 1024)
 	within("Workers", c.Workers, 1, 1<<16)
 	within("SpareWorkers", c.SpareWorkers, 0, 1<<16)
@@ -268,6 +269,7 @@ func (c Config) validate() error {
 	within("MaxOutbox", c.MaxOutbox, 1<<10, 1<<31-1)
 	within("MemoryBudget", c.MemoryBudget, 1<<16, 1<<48)
 	within("MaxGroups", c.MaxGroups, 1, 1<<16)
+	within("MaxHandshakes", c.MaxHandshakes, 1, 1<<20)
 	within("ReadBuffer", c.ReadBuffer, 1<<10, 16<<20)
 	within("DrainRate", c.DrainRate, 0, 1<<24)
 	within("DrainBudget", c.DrainBudget, 1, 1<<20)
@@ -285,6 +287,7 @@ func (c Config) validate() error {
 		{"IdleTimeout", c.IdleTimeout, 10 * time.Millisecond},
 		{"Heartbeat", c.Heartbeat, 10 * time.Millisecond},
 		{"Linger", c.Linger, time.Millisecond},
+		{"HandshakeTimeout", c.HandshakeTimeout, 10 * time.Millisecond},
 		{"FinTimeout", c.FinTimeout, time.Millisecond},
 		{"KeepAlive", c.KeepAlive, time.Second},
 		{"KeepAliveEvery", c.KeepAliveEvery, time.Second},

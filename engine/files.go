@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"strings"
 
 	"millrace/engine/internal/gnetio"
 )
@@ -50,7 +51,7 @@ func (srv *Server) guardFiles() {
 
 func (srv *Server) hasUnix() bool {
 	for _, a := range srv.cfg.Addrs {
-		if p, _ := gnetio.ParseAddr(a); p.Unix() {
+		if a, _ := parseAddr(a); strings.HasPrefix(a.Socket, "unix:") {
 			return true
 		}
 	}

@@ -108,6 +108,7 @@ func (l *loop) slow(s *Session) bool {
 func (l *loop) allSent(s *Session) {
 	switch s.rd.life {
 	case lifeOpen:
+		s.sayWhy()
 		s.conn.CloseWrite()
 		s.rd.life = lifeLinger
 		s.rd.since = l.srv.now()

@@ -40,6 +40,9 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	why, ok := srv.admit(fd, c.RemoteAddr())
 	if ok {
 		s := &Session{srv: srv, loop: l, conn: c}
+		if d, ok := c.(netio.Door); ok {
+			s.accepted = d.Since().UnixNano()
+		}
 		if l.accept(s) {
 			return (*sink)(s), netio.Refusal{}
 		}
@@ -49,7 +52,10 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 		why = RefusedConns
 	}
 	srv.refused[why].Add(1)
-	no := netio.Refusal{AtOnce: why == RefusedFiles}
+	no := netio.Refusal{AtOnce: why == RefusedFiles, Code: 1013}
+	if why == RefusedDrain {
+		no.Code = 1001
+	}
 	if !srv.cfg.NoSystemFrames {
 		code, text := why.answer()
 		no.Goodbye, _ = srv.brief.Append(nil, srv.errorPacket(codec.Packet{}, code, text))
@@ -67,6 +73,22 @@ func (h *host) Writable(id uint64) {
 func (h *host) AcceptFailed() { h.acceptErrors.Add(1) }
 
 func (h *host) Failed(err error) { (*Server)(h).fail(fmt.Errorf("engine: %w", err)) }
+
+// short tells whether a connection on descriptor fd is turned away before it has come
+// through its door: as files are short, or MaxConns are on their way already.
+func (h *host) short(fd int) bool {
+	srv := (*Server)(h)
+	if srv.net.Stats().Opening >= srv.cfg.MaxConns {
+		srv.refused[RefusedConns].Add(1)
+		return true
+	}
+	if fd < int(srv.fdShed.Load()) {
+		return false
+	}
+	srv.guardFiles()
+	srv.refused[RefusedFiles].Add(1)
+	return true
+}
 
 // admit says whether a connection on descriptor fd may come in. The number of a new
 // descriptor is the lowest free one: when it is high, files are short.
@@ -90,9 +112,13 @@ func (l *loop) accept(s *Session) bool {
 	srv := l.srv
 	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve
 	s.task.Init((*strandTask)(s))
-	s.accepted = time.Now().UnixNano()
-	s.ends.Store(2)
 	s.rd.since = srv.now()
+	if now := time.Now(); s.accepted == 0 {
+		s.accepted = now.UnixNano()
+	} else { // it has come through a door since then
+		s.rd.since = max(s.rd.since-(now.UnixNano()-s.accepted), 1)
+	}
+	s.ends.Store(2)
 	s.out.Open(&l.out) // its share of the log begins at the end
 	if inline {
 		s.in.Open(nil)

@@ -4,18 +4,29 @@ import (
 	"errors"
 	"fmt"
 
+	"millrace/engine/internal/door"
 	"millrace/engine/internal/gnetio"
+	"millrace/engine/internal/netio"
 )
 
-// newNetwork makes the network that the server's settings say.
-func newNetwork(srv *Server) network {
+// newNetwork makes the network that the server's settings say, with the doors in front of
+// it that its addresses name.
+func newNetwork(srv *Server) (network, error) {
 	c := &srv.cfg
-	return gnetio.New(gnetio.Config{
-		Addrs: c.Addrs, Loops: c.Loops, Single: c.Accept == AcceptSingle, Balance: gnetio.Balance(c.Balance),
-		ReadBuffer: c.ReadBuffer, SocketRecvBuffer: c.SocketRecvBuffer, SocketSendBuffer: c.SocketSendBuffer, Delay: c.Delay,
-		KeepAlive: c.KeepAlive, KeepAliveEvery: c.KeepAliveEvery, KeepAliveCount: c.KeepAliveCount, UserTimeout: c.UserTimeout,
-		MaxRefused: c.MaxRefused, Linger: c.Linger, UnixMode: c.UnixMode, Logger: c.Logger,
-	}, (*host)(srv))
+	h := (*host)(srv)
+	return door.New(door.Config{
+		Addrs: c.Addrs, TLS: c.TLS, HandshakeTimeout: c.HandshakeTimeout, MaxHandshakes: c.MaxHandshakes,
+		FirstTimeout: c.FirstFrameTimeout, Linger: c.Linger,
+		Proxies: sources(c.ProxyFrom), ForwardedFor: sources(c.ForwardedFrom), Origins: c.Origins, OnUpgrade: c.OnUpgrade,
+		Frames: srv.wholeFrames, Draining: srv.draining.Load, Short: h.short, Budget: srv.budget, Logger: c.Logger,
+	}, h, func(sockets []string, below netio.Host) door.Below {
+		return gnetio.New(gnetio.Config{
+			Addrs: sockets, Loops: c.Loops, Single: c.Accept == AcceptSingle, Balance: gnetio.Balance(c.Balance),
+			ReadBuffer: c.ReadBuffer, SocketRecvBuffer: c.SocketRecvBuffer, SocketSendBuffer: c.SocketSendBuffer, Delay: c.Delay,
+			KeepAlive: c.KeepAlive, KeepAliveEvery: c.KeepAliveEvery, KeepAliveCount: c.KeepAliveCount, UserTimeout: c.UserTimeout,
+			MaxRefused: c.MaxRefused, Linger: c.Linger, UnixMode: c.UnixMode, Logger: c.Logger,
+		}, below)
+	})
 }
 
 // netError words an error of the network as the server's.

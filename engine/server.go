@@ -10,6 +10,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/budget"
+	"millrace/engine/internal/door"
 	"millrace/engine/internal/perip"
 	"millrace/engine/internal/sched"
 )
@@ -77,10 +78,12 @@ type Server struct {
 	shed         atomic.Uint64 // sessions closed for it
 }
 
-// network is what brings the connections; see gnetio.
+// network is what brings the connections; see door and gnetio.
 type network interface {
 	Start(ctx context.Context) error
 	Addrs() []net.Addr
+	URLs() []string
+	Stats() door.Stats
 	Guard()
 	Stop(ctx context.Context) error
 }

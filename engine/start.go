@@ -105,7 +105,10 @@ func New(cfg Config, h Handler) (*Server, error) {
 	srv.share.Store(int64(cfg.MaxOutbound))
 	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
 	srv.handles.init(srv)
-	srv.net = newNetwork(srv)
+	var err error
+	if srv.net, err = newNetwork(srv); err != nil {
+		return nil, netError(err)
+	}
 	if srv.pool == nil {
 		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue,
 			StallAfter: cfg.given().StallAfter, OnStall: cfg.OnStall, Logger: cfg.Logger})

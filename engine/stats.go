@@ -4,6 +4,7 @@ package engine
 type Stats struct {
 	Conns    int // sessions that have a slot
 	Draining bool
+	Doors    DoorStats
 	Loops    []LoopStats
 	Pool     PoolStats
 
@@ -52,7 +53,7 @@ type LoopStats struct {
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
 func (srv *Server) Stats() Stats {
 	st := Stats{
-		Conns: srv.table.count(), Draining: srv.draining.Load(), Pool: srv.pool.Stats(),
+		Conns: srv.table.count(), Draining: srv.draining.Load(), Doors: srv.net.Stats(), Pool: srv.pool.Stats(),
 		Memory: srv.budget.Used(), Starving: int(srv.starving.Load()),
 		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.Total(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),

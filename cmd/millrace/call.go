@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -17,22 +19,29 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"millrace/cmd/millrace/internal/certs"
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/services/client"
 )
 
 // callCmd is millrace call.
 type callCmd struct {
 	frameFlags
 
-	Addr   string `arg:"" help:"The server: HOST:PORT, tcp://HOST:PORT or unix:///PATH."`
+	Addr   string `arg:"" help:"The server: HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://HOST:PORT, ws://HOST:PORT[/PATH] or wss://HOST:PORT[/PATH]."`
 	Handle string `arg:"" optional:"" help:"MAIN/SUB of the frame to send. With --listen it may be left out."`
 	Body   string `arg:"" optional:"" help:"The body as text; @FILE reads a file, - reads standard input."`
 
-	Listen   bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
-	Timeout  period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
-	Hex      bool   `help:"BODY is hexadecimal, and bodies are printed so (false)."`
-	MaxFrame size   `default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame (${default})."`
+	Listen      bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
+	Timeout     period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
+	TLSCA       string `name:"tls-ca" placeholder:"FILE" help:"Trust servers that these authorities vouch for, PEM (the system's)."`
+	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Our own certificate, PEM (none)."`
+	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Its key, PEM."`
+	TLSInsecure bool   `name:"tls-insecure" help:"For trying: trust any server (false)."`
+
+	Hex      bool `help:"BODY is hexadecimal, and bodies are printed so (false)."`
+	MaxFrame size `default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame (${default})."`
 }
 
 func (c *callCmd) run(stdout io.Writer) error {
@@ -59,7 +68,7 @@ func (c *callCmd) run(stdout io.Writer) error {
 			return exitf(exitUsage, "%w", err)
 		}
 	}
-	conn, err := dial(c.Addr, time.Duration(c.Timeout))
+	conn, err := c.dial()
 	if err != nil {
 		return err
 	}
@@ -198,25 +207,54 @@ func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, te
 	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
 }
 
-func dial(addr string, timeout time.Duration) (net.Conn, error) {
-	network, host, ok := strings.Cut(addr, "://")
+// dial connects, through whatever the address names.
+func (c *callCmd) dial() (net.Conn, error) {
+	scheme, host, ok := strings.Cut(c.Addr, "://")
 	if !ok {
-		network, host = "tcp", addr
+		scheme, host = "tcp", c.Addr
 	}
-	switch network {
-	case "tcp", "tcp4", "tcp6":
-		if _, _, err := net.SplitHostPort(host); err != nil {
-			return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, such as 127.0.0.1:7000", addr)
+	switch scheme {
+	case "tcp", "tcp4", "tcp6", "tls", "ws", "wss":
+		if scheme == "ws" || scheme == "wss" {
+			host, _, _ = strings.Cut(host, "/")
 		}
-	case "unix":
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, such as 127.0.0.1:7000", c.Addr)
+		}
+	case "unix", "tls+unix", "ws+unix", "wss+unix":
 	default:
-		return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, tcp://HOST:PORT or unix:///PATH", addr)
+		return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://, ws:// or wss://", c.Addr)
 	}
-	conn, err := net.DialTimeout(network, host, timeout)
+	cfg, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))
+	defer cancel()
+	conn, err := client.Connect(ctx, c.Addr, cfg, nil)
 	if err != nil {
 		return nil, exitf(exitNoServer, "%w", err)
 	}
 	return conn, nil
+}
+
+func (c *callCmd) tls() (*tls.Config, error) {
+	cfg := &tls.Config{InsecureSkipVerify: c.TLSInsecure}
+	if c.TLSCA != "" {
+		pool, err := certs.Pool(c.TLSCA)
+		if err != nil {
+			return nil, exitf(exitUsage, "--tls-ca %q: %w; name a file of certificates in PEM", c.TLSCA, err)
+		}
+		cfg.RootCAs = pool
+	}
+	if c.TLSCert != "" || c.TLSKey != "" {
+		pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			return nil, exitf(exitUsage, "--tls-cert %q, --tls-key %q: %w; name a certificate and its key, both in PEM", c.TLSCert, c.TLSKey, err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
 }
 
 // listener prints the frames of a connection and answers its PINGs.

@@ -16,6 +16,7 @@ import (
 // groups are the headings of serve's --help.
 var groups = []kong.Group{
 	{Key: "net", Title: "Listening", Description: "Every flag is also a variable (--max-frame is MILLRACE_MAX_FRAME) and a key of the file (max-frame).\nSizes are bytes, or take KiB, MiB, GiB. Durations are Go's: 1500ms, 10s, 2m."},
+	{Key: "doors", Title: "TLS, WebSocket, PROXY protocol"},
 	{Key: "run", Title: "Where handlers run"},
 	{Key: "limits", Title: "Limits"},
 	{Key: "times", Title: "Timeouts (0 or off turns one off)"},
@@ -54,7 +55,7 @@ func (f *frameFlags) layout() codec.Layout {
 
 // engineFlags are the engine's Config, field by field.
 type engineFlags struct {
-	Addr    addrs         `group:"net" default:"tcp://127.0.0.1:7000" placeholder:"ADDR" help:"Listen there: tcp://HOST:PORT (tcp4://, tcp6://), port 0 for a free one, or unix:///PATH. Repeatable (${default})."`
+	Addr    addrs         `group:"net" default:"tcp://127.0.0.1:7000" placeholder:"ADDR" help:"Listen there: tcp://HOST:PORT (tcp4://, tcp6://), port 0 for a free one, or unix:///PATH; tls://HOST:PORT, ws://HOST:PORT[/PATH], wss://, or auto:// where the first byte says which; +unix behind these four is for a socket's path. Repeatable (${default})."`
 	Accept  acceptOption  `group:"net" default:"reuseport" placeholder:"MODE" help:"Who accepts TCP: reuseport (each loop its own socket; Linux) or single (${default})."`
 	Balance balanceOption `group:"net" default:"round-robin" placeholder:"MODE" help:"How --accept=single picks a loop: round-robin, least-connections or source-hash (${default})."`
 
@@ -152,6 +153,14 @@ func flagOf(field string) string {
 		return "system-frames"
 	case "Delay":
 		return "no-delay"
+	case "TLS":
+		return "tls-cert"
+	case "ProxyFrom":
+		return "proxy-protocol"
+	case "ForwardedFrom":
+		return "forwarded-for"
+	case "Origins":
+		return "ws-origin"
 	case "LittleEndian":
 		return "byte-order"
 	default:

@@ -17,11 +17,12 @@ var mayImport = map[string][]string{
 	"millrace/dbasync/pgembed":        {},
 	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal"},
 	"millrace/engine/internal/netio":  {},
+	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "github.com/gobwas/ws"},
 	"millrace/engine/internal/gnetio": {"millrace/engine/internal/netio", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
 	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
 	"millrace/services": {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/dbasync",
 		"millrace/services/serial"},
-	"millrace/services/client": {"millrace/codec", "millrace/services/serial"},
+	"millrace/services/client": {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
 	"millrace/services/cluster": {"millrace/services", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }

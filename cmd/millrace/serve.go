@@ -24,6 +24,7 @@ import (
 // serveCmd is millrace serve.
 type serveCmd struct {
 	engineFlags
+	doorFlags
 	frameFlags
 	backendFlags
 
@@ -40,6 +41,11 @@ type serveCmd struct {
 func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) (err error) {
 	log := newLogger(stderr, c.LogFormat, c.LogLevel)
 	cfg := c.config(&c.frameFlags, nil, log)
+	doors, store, err := c.doors(src)
+	if err != nil {
+		return err
+	}
+	cfg.Doors = doors
 	if _, err := engine.New(cfg, reference.NewRouter()); err != nil {
 		return startError(err, src)
 	}
@@ -70,7 +76,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	reference.Queries(router, behind.db, behind.ready)
 	router.Mount(behind.services)
 	cfg = c.config(&c.frameFlags, router.Dispatch(), log)
-	cfg.Pool = behind.pool
+	cfg.Pool, cfg.Doors = behind.pool, doors
 	srv, err := engine.New(cfg, router)
 	if err != nil {
 		return startError(err, src)
@@ -78,8 +84,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if err := srv.Start(context.Background()); err != nil {
 		return startError(err, src)
 	}
+	defer watchCertificates(store, log)()
 	defer limitMemory(srv, behind, cfg.MemoryBudget)()
-	fmt.Fprintln(stdout, "ready "+strings.Join(addresses(srv.Addrs()), " "))
+	fmt.Fprintln(stdout, "ready "+strings.Join(srv.URLs(), " "))
 	select {
 	case <-srv.Done():
 		return exitf(exitFailed, "the engine failed: %w", srv.Err())
@@ -116,19 +123,6 @@ func drain(srv *engine.Server, d time.Duration, signals <-chan os.Signal) error 
 	}
 }
 
-// addresses writes what the server listens on the way that --addr takes it.
-func addresses(as []net.Addr) []string {
-	var out []string
-	for _, a := range as {
-		if a.Network() == "unix" {
-			out = append(out, "unix://"+a.String())
-		} else {
-			out = append(out, "tcp://"+a.String())
-		}
-	}
-	return out
-}
-
 // startError words an error of engine.New or Start in the command's terms.
 func startError(err error, src *sources) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -139,7 +133,7 @@ func startError(err error, src *sources) error {
 		var c *engine.ConfigError
 		if errors.As(e, &c) {
 			f := flagOf(c.Field)
-			lines = append(lines, fmt.Sprintf("--%s %s: %s%s", f, valueText(c), strings.ReplaceAll(c.Why, "NoSystemFrames", "--system-frames=false"), src.from(f)))
+			lines = append(lines, fmt.Sprintf("--%s %s: %s%s", f, valueText(c), inFlags.Replace(c.Why), src.from(f)))
 			continue
 		}
 		if field, rest, ok := strings.Cut(trim(e), " "); ok && strings.HasPrefix(e.Error(), "codec: ") {
@@ -153,6 +147,9 @@ func startError(err error, src *sources) error {
 	}
 	return exitf(exitUsage, "%s", strings.Join(lines, "; "))
 }
+
+// inFlags writes what the engine says of its fields in the command's terms.
+var inFlags = strings.NewReplacer("NoSystemFrames", "--system-frames=false", "set TLS", "give --tls-cert and --tls-key, or --tls-self-signed")
 
 // codecText words a fault that codec.New found in the layout.
 func codecText(field, rest string) string {
@@ -217,6 +214,8 @@ func fileValue(f *kong.Flag) any {
 	switch v := f.Target.Interface().(type) {
 	case addrs:
 		return []string(v)
+	case texts:
+		return append([]string{}, v...)
 	case routes:
 		out := []string{}
 		for _, r := range v {

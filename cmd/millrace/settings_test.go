@@ -9,6 +9,7 @@ import (
 
 // A server starts and answers with each setting off its default.
 func TestEachSettingServes(t *testing.T) {
+	cert, key := certificate(t, "localhost")
 	other := map[string]string{
 		"addr": "tcp://localhost:0", "accept": "single", "balance": "source-hash", "loops": "1", "workers": "1", "spare-workers": "1", "stall-after": "off",
 		"dispatch": "inline", "handle-dispatch": "1/1=ordered", "max-frame": "1KiB", "max-conns": "9", "max-conns-per-ip": "9", "max-outbound": "64KiB",
@@ -16,6 +17,8 @@ func TestEachSettingServes(t *testing.T) {
 		"first-frame-timeout": "off", "frame-timeout": "off", "idle-timeout": "9s", "heartbeat": "9s", "linger": "1s", "fin-timeout": "9s",
 		"system-frames": "false", "read-buffer": "4KiB", "socket-recv-buffer": "64KiB", "socket-send-buffer": "64KiB", "no-delay": "false",
 		"keep-alive": "off", "keep-alive-every": "9s", "keep-alive-count": "2", "user-timeout": "off", "unix-mode": "0660",
+		"tls-cert": cert, "tls-key": key, "tls-self-signed": "true", "tls-client-ca": cert, "tls-min": "1.3", "handshake-timeout": "9s", "max-handshakes": "9",
+		"proxy-protocol": "192.0.2.0/24", "ws-origin": "https://example.com", "forwarded-for": "192.0.2.0/24",
 		"drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
 		"command": "main-sub-8", "seq": "true", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
 		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
@@ -45,6 +48,13 @@ func TestEachSettingServes(t *testing.T) {
 			continue
 		}
 		arg := "--" + name + "=" + value
+		switch name {
+		case "tls-key", "tls-client-ca": // they come with tls-cert
+			continue
+		case "tls-cert":
+			together = append([][]string{{arg, "--tls-key=" + key, "--tls-client-ca=" + cert}}, together...)
+			continue
+		}
 		if alone[name] != "" {
 			together = append([][]string{{arg}}, together...)
 			continue

@@ -165,7 +165,7 @@ func text(flag *kong.Flag, v any) (any, error) {
 // isList tells whether a flag may be repeated.
 func isList(flag *kong.Flag) bool {
 	switch flag.Target.Interface().(type) {
-	case addrs, routes:
+	case addrs, routes, texts:
 		return true
 	default:
 		return false

@@ -2,11 +2,11 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +17,8 @@ import (
 
 // Config sets a client. Zero fields mean the defaults.
 type Config struct {
-	// Addrs are tcp://host:port or unix:///path; a name without :// is host:port.
-	// They are tried in turn.
+	// Addrs are what Connect takes: tcp://host:port, unix:///path, tls://, ws:// or wss://;
+	// a name without :// is host:port. They are tried in turn.
 	Addrs []string
 	// Layout and MaxFrame are the server's; default: the default frame, and 64 KiB or
 	// what its length field can say.
@@ -40,8 +40,10 @@ type Config struct {
 	MaxUnsent int
 	// NoReconnect ends the client with its first connection.
 	NoReconnect bool
-	// Dialer opens connections; default net.Dialer (with TLS, say).
-	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+	// TLS is for tls:// and wss://; default: the system's authorities, the host's name.
+	TLS *tls.Config
+	// Dialer opens the sockets; default net.Dialer.
+	Dialer DialFunc
 	// OnConnect is told of each connection; OnLost of the end of each.
 	OnConnect func()
 	OnLost    func(err error)
@@ -245,13 +247,9 @@ func (c *Client) pause(d time.Duration) bool {
 }
 
 func (c *Client) dial(addr string) (*link, error) {
-	network, address, ok := strings.Cut(addr, "://")
-	if !ok {
-		network, address = "tcp", addr
-	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
 	defer cancel()
-	conn, err := c.cfg.Dialer(ctx, network, address)
+	conn, err := Connect(ctx, addr, c.cfg.TLS, c.cfg.Dialer)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}

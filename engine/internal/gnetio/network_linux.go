@@ -192,6 +192,28 @@ func (n *Network) Addrs() []net.Addr {
 	return append([]net.Addr(nil), n.addrs...)
 }
 
+// Listener is which of Config.Addrs a connection came to whose local address is a; below 0:
+// it can't be told. Any goroutine, from the first connection on.
+func (n *Network) Listener(a net.Addr) int {
+	n.mu.Lock()
+	claims := n.claims
+	n.mu.Unlock()
+	best := -1
+	t, tcp := a.(*net.TCPAddr)
+	for i, c := range claims {
+		switch {
+		case c.unix() && !tcp && c.real.String() == a.String():
+			return i
+		case c.unix() || !tcp || int(c.at.Port()) != t.Port:
+		case c.at.Addr().Unmap().WithZone("") == t.AddrPort().Addr().Unmap().WithZone(""):
+			return i
+		case !c.at.Addr().IsValid(), c.at.Addr().IsUnspecified() && c.at.Addr().Is4() == (t.IP.To4() != nil):
+			best = i
+		}
+	}
+	return best
+}
+
 // Pausable tells whether Conn.PauseReading works. Any goroutine.
 func (n *Network) Pausable() bool { return n.pausable.Load() }
 

@@ -31,6 +31,7 @@ func (*Network) Stop(context.Context) error { return nil }
 func (*Network) Addrs() []net.Addr          { return nil }
 func (*Network) Pausable() bool             { return false }
 func (*Network) Guard()                     {}
+func (*Network) Listener(net.Addr) int      { return -1 }
 
 // OpenFileLimit and Backlog are guesses here.
 func OpenFileLimit() int { return 1 << 20 }

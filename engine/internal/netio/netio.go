@@ -4,6 +4,7 @@
 package netio
 
 import (
+	"crypto/tls"
 	"iter"
 	"net"
 	"syscall"
@@ -46,6 +47,21 @@ type Conn interface {
 	RemoteAddr() net.Addr
 	// SyscallConn gives access to the descriptor while it is open. Any goroutine.
 	SyscallConn() (syscall.RawConn, error)
+}
+
+// Door is a Conn whose bytes pass through layers between the caller and the socket.
+type Door interface {
+	Conn
+	// Transport names what the peer came through: "tls", "ws", "wss", or as its LocalAddr
+	// says. Any goroutine.
+	Transport() string
+	// TLS is the state of the connection's TLS, nil where it has none; it does not change.
+	// Any goroutine.
+	TLS() *tls.ConnectionState
+	// Since is when the socket was accepted.
+	Since() time.Time
+	// SetCloseCode says what a WebSocket is to be closed with, by CloseWrite or Close.
+	SetCloseCode(code uint16)
 }
 
 // Acks is what the kernel knows of a peer's acknowledgements.
@@ -113,6 +129,7 @@ type Turner interface {
 type Refusal struct {
 	Goodbye []byte // written before the FIN; may be empty
 	AtOnce  bool   // close it now, and don't keep it until the peer has read the goodbye
+	Code    uint16 // of a WebSocket's close frame
 }
 
 // Host is the engine as the network sees it.

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"millrace/cmd/millrace/internal/certs"
+	"millrace/engine"
+)
+
+// doorFlags are the engine's Doors.
+type doorFlags struct {
+	TLSCert       texts  `group:"doors" name:"tls-cert" placeholder:"FILE" help:"A certificate with its chain, PEM, for tls://, wss:// and auto://. Repeatable with its --tls-key: the name that a client asks for chooses; read again on SIGHUP and when the files change."`
+	TLSKey        texts  `group:"doors" name:"tls-key" placeholder:"FILE" help:"Its key, PEM. Repeatable."`
+	TLSSelfSigned bool   `group:"doors" name:"tls-self-signed" help:"For trying: a certificate for localhost, made in memory (false)."`
+	TLSClientCA   string `group:"doors" name:"tls-client-ca" placeholder:"FILE" help:"Require a client certificate that one of these authorities has signed, PEM (none)."`
+	TLSMin        string `group:"doors" name:"tls-min" enum:"1.2,1.3" default:"1.2" placeholder:"V" help:"The least version of TLS: 1.2 or 1.3 (${default})."`
+
+	HandshakeTimeout period `group:"doors" default:"5s" placeholder:"D" help:"For a TLS handshake (${default})."`
+	MaxHandshakes    count  `group:"doors" default:"256" placeholder:"N" help:"TLS handshakes that are open: past it those are closed that have waited longest for their clients (${default})."`
+
+	ProxyProtocol texts `group:"doors" placeholder:"CIDR,..." help:"Connections from there begin with a PROXY header, v1 or v2; unix stands for unix sockets. Repeatable (none)."`
+	WSOrigin      texts `group:"doors" name:"ws-origin" placeholder:"ORIGIN" help:"Pages that may open a WebSocket beside the host's own: https://example.com, a host, or * for all. Repeatable (none)."`
+	ForwardedFor  texts `group:"doors" placeholder:"CIDR,..." help:"Believe X-Forwarded-For of WebSocket requests from there. Repeatable (none)."`
+}
+
+// doors is what the flags say, with the certificates; nil where there are none.
+func (f *doorFlags) doors(src *sources) (engine.Doors, *certs.Store, error) {
+	d := engine.Doors{
+		HandshakeTimeout: time.Duration(f.HandshakeTimeout), MaxHandshakes: int(f.MaxHandshakes),
+		ProxyFrom: f.ProxyProtocol.split(), Origins: f.WSOrigin.split(), ForwardedFrom: f.ForwardedFor.split(),
+	}
+	store, err := f.store(src)
+	if err != nil || store == nil {
+		return d, nil, err
+	}
+	d.TLS = &tls.Config{GetCertificate: store.GetCertificate, MinVersion: tls.VersionTLS12}
+	if f.TLSMin == "1.3" {
+		d.TLS.MinVersion = tls.VersionTLS13
+	}
+	if f.TLSClientCA != "" {
+		pool, err := certs.Pool(f.TLSClientCA)
+		if err != nil {
+			return d, nil, exitf(exitUsage, "--tls-client-ca %q: %w; name a file of certificates in PEM%s", f.TLSClientCA, err, src.from("tls-client-ca"))
+		}
+		d.TLS.ClientCAs, d.TLS.ClientAuth = pool, tls.RequireAndVerifyClientCert
+	}
+	return d, store, nil
+}
+
+func (f *doorFlags) store(src *sources) (*certs.Store, error) {
+	switch {
+	case len(f.TLSCert) != len(f.TLSKey):
+		return nil, exitf(exitUsage, "--tls-cert is given %d times and --tls-key %d times; give them in pairs%s", len(f.TLSCert), len(f.TLSKey), src.from("tls-cert"))
+	case f.TLSSelfSigned && len(f.TLSCert) > 0:
+		return nil, exitf(exitUsage, "--tls-self-signed: leave it out, or leave out --tls-cert%s", src.from("tls-self-signed"))
+	case f.TLSSelfSigned:
+		return certs.SelfSigned()
+	case len(f.TLSCert) == 0 && f.TLSClientCA != "":
+		return nil, exitf(exitUsage, "--tls-client-ca %q: needs --tls-cert and --tls-key, or --tls-self-signed%s", f.TLSClientCA, src.from("tls-client-ca"))
+	case len(f.TLSCert) == 0:
+		return nil, nil
+	}
+	var pairs []certs.Pair
+	for i, cert := range f.TLSCert {
+		pairs = append(pairs, certs.Pair{Cert: cert, Key: f.TLSKey[i]})
+	}
+	s, err := certs.Load(pairs)
+	if err != nil {
+		return nil, exitf(exitUsage, "--tls-cert, --tls-key: %w; name a certificate and its key, both in PEM%s", err, src.from("tls-cert"))
+	}
+	return s, nil
+}
+
+// certificatesEvery is how often changed certificates are looked for.
+const certificatesEvery = 2 * time.Second
+
+// watchCertificates reads certificates again on SIGHUP and when their files change, until
+// stop is called.
+func watchCertificates(store *certs.Store, log *slog.Logger) (stop func()) {
+	if store == nil {
+		return func() {}
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		store.Watch(certificatesEvery, hup, done, log)
+	}()
+	return func() {
+		signal.Stop(hup)
+		close(done)
+		<-ended
+	}
+}
+
+// texts are values of a repeatable flag.
+type texts []string
+
+func (x *texts) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if s == "" {
+			return fmt.Errorf("needs a value")
+		}
+		*x = append(*x, strings.Split(s, "\n")...)
+		return nil
+	})
+}
+
+// split takes values apart that are lists with commas.
+func (x texts) split() (out []string) {
+	for _, s := range x {
+		for item := range strings.SplitSeq(s, ",") {
+			out = append(out, strings.TrimSpace(item))
+		}
+	}
+	return out
+}

@@ -1,0 +1,203 @@
+package door
+
+import (
+	"time"
+
+	"millrace/engine/internal/netio"
+)
+
+// CloseWrite ends what is sent: the layers say so in their own ways, then the FIN follows.
+func (c *conn) CloseWrite() {
+	c.endLayers()
+	_ = c.flush() // a broken socket is told by its Closed
+}
+
+// endLayers queues what ends the layers.
+func (c *conn) endLayers() {
+	if c.finWait || c.finSent {
+		return
+	}
+	c.finWait = true
+	if c.ws != nil && !c.ws.out.closed {
+		if !c.hasCode {
+			c.code, c.hasCode = 1000, true
+		}
+		c.ws.out.ctl = appendClose(c.ws.out.ctl, c.code)
+		c.ws.out.closed = true
+	}
+}
+
+// fin sends the FIN, behind all that the layers had to send.
+func (c *conn) fin() {
+	c.finSent = true
+	if c.ended {
+		c.kill() // the peer's came before: closing says it
+		return
+	}
+	c.Conn.CloseWrite()
+}
+
+// Abort makes Close a reset.
+func (c *conn) Abort() {
+	c.aborted = true
+	c.Conn.Abort()
+}
+
+// Detach lets the session go on sending after its Closed. Where only the layers have seen
+// the peer's end the socket lives on anyway.
+func (c *conn) Detach() bool {
+	if c.ended {
+		if !c.Conn.Detach() {
+			return false
+		}
+		c.own = true
+	}
+	c.kept = true
+	return true
+}
+
+// Close is the session's end.
+func (c *conn) Close() {
+	c.up, c.kept = false, false
+	if c.finSent || c.ws == nil && c.tls == nil {
+		c.kill()
+		return
+	}
+	c.finish()
+}
+
+// finish ends a connection that has no session any more: the layers say goodbye, then the
+// FIN, and the peer has a while to send his; a close at once could be a reset that takes
+// the goodbye away.
+func (c *conn) finish() {
+	if c.phase >= closing {
+		return
+	}
+	c.phase = closing
+	c.stopTimer()
+	midway := c.ws != nil && c.ws.out.left > 0 || c.tls != nil && (c.tls.ahead > 0 || c.tls.shake != nil)
+	if midway || c.ended && !c.own || c.aborted && c.ws != nil || !c.h.linger(c) {
+		c.kill()
+		return
+	}
+	c.endLayers()
+	if c.flush() != nil {
+		c.kill()
+		return
+	}
+	if c.phase == closing {
+		c.masked = false
+		c.mask()
+		c.timer = time.AfterFunc(c.h.cfg.Linger, func() { c.l.post(c, (*conn).kill) })
+	}
+}
+
+// discard throws input away, up to a limit.
+func (c *conn) discard(n int) {
+	if c.excess += n; c.excess <= closingExcess {
+		return
+	}
+	if c.kept {
+		c.PauseReading(true) // what is owed goes first
+		return
+	}
+	c.kill()
+}
+
+// kill closes the socket.
+func (c *conn) kill() {
+	if c.phase == gone {
+		return
+	}
+	tell := c.up || c.kept
+	c.up, c.kept = false, false
+	c.release()
+	if tell {
+		c.sink.Closed(netio.EndReset)
+	}
+	if !c.ended || c.own {
+		c.Conn.Close()
+	}
+}
+
+// release gives back what the layers held.
+func (c *conn) release() {
+	c.phase = gone
+	c.stopTimer()
+	c.drop()
+	if c.tls != nil {
+		c.tls.release()
+	}
+	c.h.passed(c)
+	c.h.forget(c)
+}
+
+func (c *conn) stopTimer() {
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+}
+
+// HungUp passes on what a stand-in has seen.
+func (c *conn) HungUp(broken bool) {
+	if c.up {
+		c.sink.HungUp(broken)
+	}
+}
+
+// Closed is the socket's end.
+func (c *conn) Closed(how netio.End) {
+	c.inside = true
+	c.closed(how)
+	c.leave()
+}
+
+func (c *conn) closed(how netio.End) {
+	c.ended = true
+	switch {
+	case c.phase == gone:
+		return
+	case c.up:
+		if how == netio.EndFIN && c.tls != nil && !c.finSent {
+			c.h.truncated(c)
+		}
+		c.up = false
+		c.sink.Closed(how)
+		if c.kept || c.phase == gone {
+			return
+		}
+		if how == netio.EndFIN { // the socket is open until we return
+			c.endLayers()
+			_ = c.flushLayers()
+			if c.tls != nil && !c.tls.said {
+				c.tls.sayClose()
+				_ = c.tls.flush()
+			}
+		}
+	case c.kept:
+		if how != netio.EndReset && c.Conn.Detach() {
+			c.own = true
+			if c.notify != 0 || c.waits() {
+				c.h.wait(c)
+			}
+			return
+		}
+		c.kept = false
+		c.sink.Closed(netio.EndReset)
+	case c.finWait && how == netio.EndFIN && c.Conn.Detach():
+		c.own = true
+		c.h.wait(c)
+		return
+	}
+	if c.phase != gone {
+		c.release()
+	}
+}
+
+// ReadRest reads what the socket still has of a connection that has hung up.
+func (c *conn) ReadRest(take func([]byte)) bool {
+	c.take = take
+	defer func() { c.take = nil }()
+	return c.Conn.ReadRest(c.raw)
+}

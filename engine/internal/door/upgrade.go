@@ -1,0 +1,199 @@
+package door
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// maxHead is how long the header of an upgrade request may be, in bytes.
+const maxHead = 8 << 10
+
+// Subprotocol is chosen when a WebSocket client offers it.
+const Subprotocol = "millrace"
+
+// StatusError is an error of an upgrade hook that says which HTTP status the client gets.
+type StatusError interface {
+	error
+	Status() int
+}
+
+// headEnd is where the header at the start of b ends; 0: it goes on.
+func headEnd(b []byte) int {
+	for i := 0; ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0
+		}
+		i += n + 1
+		if line := b[:i]; bytes.HasSuffix(line, []byte("\n\r\n")) || bytes.HasSuffix(line, []byte("\n\n")) {
+			return i
+		}
+	}
+}
+
+// refusal is how an upgrade is refused.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) answer() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n", r.status, http.StatusText(r.status), len(r.text)+1)
+	if r.status == http.StatusUpgradeRequired {
+		b.WriteString("Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
+	}
+	fmt.Fprintf(&b, "\r\n%s\n", r.text)
+	return b.Bytes()
+}
+
+var errHead = &refusal{http.StatusRequestHeaderFieldsTooLarge, "the request's header is over 8 KiB"}
+
+// readRequest reads the header of a request.
+func readRequest(head []byte) (*http.Request, *refusal) {
+	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
+	if err != nil || r.Host == "" && r.ProtoAtLeast(1, 1) {
+		return nil, &refusal{http.StatusBadRequest, "not an HTTP request"}
+	}
+	return r, nil
+}
+
+// checkUpgrade says what is wrong with a request, the first of its faults; nil: nothing.
+func checkUpgrade(r *http.Request, path string, origins []string, secure bool) *refusal {
+	asks := r.ProtoAtLeast(1, 1) && hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
+	keys := r.Header["Sec-Websocket-Key"]
+	switch {
+	case asks && (len(keys) != 1 || !validKey(keys[0])):
+		return &refusal{http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"}
+	case !asks || r.Method != http.MethodGet:
+		return &refusal{http.StatusUpgradeRequired, "this address speaks WebSocket"}
+	case r.Header.Get("Sec-Websocket-Version") != "13":
+		return &refusal{http.StatusUpgradeRequired, "the WebSocket version must be 13"}
+	case r.URL.Path != path:
+		return &refusal{http.StatusNotFound, "no such path"}
+	case !originAllowed(r, origins, secure):
+		return &refusal{http.StatusForbidden, "this origin is not allowed"}
+	}
+	return nil
+}
+
+func validKey(s string) bool {
+	b, err := base64.StdEncoding.DecodeString(s)
+	return err == nil && len(b) == 16 && len(s) == 24
+}
+
+// hasToken tells whether a header that is a list has an item, whatever its case.
+func hasToken(h http.Header, name, token string) bool {
+	for _, v := range h.Values(name) {
+		for item := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(item), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// originAllowed tells whether the page that a browser was sent here by is the server's own,
+// or one of those allowed. Without an Origin it was no browser.
+func originAllowed(r *http.Request, allowed []string, secure bool) bool {
+	origins := r.Header["Origin"]
+	if len(origins) == 0 {
+		return true
+	}
+	if len(origins) > 1 {
+		return false
+	}
+	for _, a := range allowed {
+		if a == "*" || sameOrigin(a, origins[0]) {
+			return true
+		}
+	}
+	u, err := url.Parse(origins[0])
+	if err != nil || u.Host == "" {
+		return false
+	}
+	own := "http"
+	if secure {
+		own = "https"
+	}
+	return hostPort(u.Host, u.Scheme) == hostPort(r.Host, own)
+}
+
+// sameOrigin compares two origins, or an allowed host without a scheme and an origin.
+func sameOrigin(allowed, origin string) bool {
+	o, err := url.Parse(origin)
+	if err != nil {
+		return false
+	}
+	if !strings.Contains(allowed, "://") {
+		return hostPort(allowed, o.Scheme) == hostPort(o.Host, o.Scheme)
+	}
+	a, err := url.Parse(allowed)
+	return err == nil && strings.EqualFold(a.Scheme, o.Scheme) && hostPort(a.Host, a.Scheme) == hostPort(o.Host, o.Scheme)
+}
+
+// hostPort is a host in lower case with its port, the scheme's default where it names none.
+func hostPort(host, scheme string) string {
+	host = strings.ToLower(host)
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	port := "80"
+	switch strings.ToLower(scheme) {
+	case "https", "wss":
+		port = "443"
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), port)
+}
+
+// CheckOrigin tells what is wrong with an entry of the allowed origins.
+func CheckOrigin(s string) error {
+	u, err := url.Parse(s)
+	if s == "*" || err == nil && u.Scheme != "" && u.Host != "" && (u.Path == "" || u.Path == "/") {
+		return nil
+	}
+	if err != nil || strings.Contains(s, "/") || s == "" || strings.Contains(s, " ") {
+		return errors.New("must be an origin such as https://example.com, a host, or * for all")
+	}
+	return nil
+}
+
+// accepted is the answer that ends the HTTP of an upgrade.
+func accepted(r *http.Request) []byte {
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
+	b = base64.StdEncoding.AppendEncode(b, sum[:])
+	if hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol) {
+		b = append(b, "\r\nSec-WebSocket-Protocol: "+Subprotocol...)
+	}
+	return append(b, "\r\n\r\n"...)
+}
+
+// forwardedFor is the address that trusted proxies say a request comes from: the last in
+// X-Forwarded-For that is not a trusted proxy's own. Not valid: they say none.
+func forwardedFor(r *http.Request, trusted Sources) (ip netip.Addr) {
+	var hops []string
+	for _, v := range r.Header.Values("X-Forwarded-For") {
+		hops = append(hops, strings.Split(v, ",")...)
+	}
+	for i := len(hops) - 1; i >= 0; i-- {
+		at, err := netip.ParseAddr(strings.Trim(strings.TrimSpace(hops[i]), "[]"))
+		if err != nil {
+			return ip
+		}
+		if ip = at.Unmap().WithZone(""); !trusted.HasIP(ip) {
+			return ip
+		}
+	}
+	return ip
+}

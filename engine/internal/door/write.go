@@ -1,0 +1,152 @@
+package door
+
+import "github.com/gobwas/ws"
+
+// gatherMost is how much of a message is copied behind its header for one write; what a
+// longer one has more is written as it stands.
+const gatherMost = 16 << 10
+
+// Write gives bytes to the layers. Where it has not taken all, the next call brings the
+// rest again.
+func (c *conn) Write(p []byte) (n int, err error) {
+	c.notify = 0
+	if c.ws == nil {
+		return c.lower(p)
+	}
+	o := &c.ws.out
+	for n < len(p) {
+		if o.atEnd() {
+			o.begin()
+			if o.closed {
+				return len(p), nil
+			}
+			o.left = message(p[n:], c.h.cfg.Frames)
+			o.pre = appendHeader(o.pre, ws.OpBinary, o.left)
+		}
+		body := p[n : n+min(o.left, len(p)-n)]
+		if len(o.pre) > 0 {
+			body = body[:min(len(body), gatherMost)]
+			c.l.gather = append(append(c.l.gather[:0], o.pre...), body...)
+			body = c.l.gather
+		}
+		m, err := c.lower(body)
+		n += o.took(m)
+		if err != nil || m < len(body) {
+			return n, err
+		}
+	}
+	return n, c.flush()
+}
+
+// lower writes to the layer below WebSocket.
+func (c *conn) lower(p []byte) (int, error) {
+	if c.tls != nil {
+		return c.tls.write(p)
+	}
+	return c.Conn.Write(p)
+}
+
+// flush writes what the layers have to send by themselves, as far as the kernel takes it
+// and no message is in its way.
+func (c *conn) flush() error {
+	if c.ended && !c.own {
+		return nil
+	}
+	err := c.flushLayers()
+	if err != nil {
+		return err
+	}
+	if c.finWait && c.tls != nil && !c.tls.said && (c.ws == nil || len(c.ws.out.pre) == 0) {
+		c.tls.sayClose()
+		if err := c.tls.flush(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.waits():
+		if c.notify == 0 || !c.up {
+			c.h.wait(c)
+		}
+	case c.finWait:
+		c.finWait = false
+		c.fin()
+	}
+	stuffed := c.ws != nil && len(c.ws.out.ctl)+len(c.ws.out.pre) > maxControl || c.tls != nil && c.tls.ahead == 0 && len(c.tls.out) > maxCiphertext
+	if stuffed != c.stuffed && !c.ended {
+		c.stuffed = stuffed
+		c.mask()
+	}
+	return nil
+}
+
+func (c *conn) flushLayers() error {
+	if c.ws != nil {
+		for o := &c.ws.out; o.left == 0; {
+			o.begin()
+			if len(o.pre) == 0 {
+				break
+			}
+			m, err := c.lower(o.pre)
+			o.took(m)
+			if err != nil {
+				return err
+			}
+			if len(o.pre) > 0 {
+				break
+			}
+		}
+	}
+	if c.tls != nil {
+		return c.tls.flush()
+	}
+	return nil
+}
+
+// waits tells whether the layers have something of their own that the kernel did not take.
+func (c *conn) waits() bool {
+	return c.ws != nil && c.ws.out.left == 0 && len(c.ws.out.pre) > 0 || c.tls != nil && len(c.tls.out) > 0
+}
+
+// writable is called when the kernel takes bytes again that the layers waited for.
+func (c *conn) writable() {
+	if c.phase == gone {
+		return
+	}
+	id := c.notify
+	if c.flush() != nil {
+		c.kill()
+		return
+	}
+	if id != 0 {
+		c.h.host.Writable(id)
+	}
+}
+
+// NotifyWritable has the session told.
+func (c *conn) NotifyWritable(id uint64) error {
+	c.notify = id
+	return c.Conn.NotifyWritable(id)
+}
+
+// PauseReading is the session's.
+func (c *conn) PauseReading(pause bool) bool {
+	c.masked = pause
+	return c.mask()
+}
+
+// mask stops reading while anybody wants that, and goes on when nobody does.
+func (c *conn) mask() bool {
+	if c.ended {
+		return true
+	}
+	return c.Conn.PauseReading(c.masked || c.stuffed || c.tls != nil && c.tls.crowded)
+}
+
+// Unacked counts what the layers hold back too.
+func (c *conn) Unacked() int {
+	n := c.Conn.Unacked()
+	if c.tls != nil {
+		n += len(c.tls.out)
+	}
+	return n
+}

@@ -1,0 +1,242 @@
+package door
+
+import (
+	"bytes"
+	"encoding/binary"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+)
+
+// wsIn takes a client's WebSocket stream apart. It holds half a header or half a control
+// frame at most: the payload of data goes on as it comes.
+type wsIn struct {
+	small   [14 + 125]byte // half a header, or a control frame's payload
+	n       uint8          // bytes in small
+	control bool           // small holds the payload of a control frame
+	open    bool           // inside a data frame
+	message bool           // a message has begun and its last frame has not
+	last    bool           // the frame that is open is its message's last
+	op      ws.OpCode      // of the control frame
+	left    int64          // payload bytes of the open frame still to come
+	at      int            // how far the mask of the open frame has been used, modulo 4
+	mask    [4]byte
+}
+
+// wsEvents takes what wsIn finds, in order.
+type wsEvents interface {
+	// ping brings the body of a PING, which is valid until it returns.
+	ping(body []byte)
+	// closeFrame ends the stream: with the code to answer, 0 for none, which is the peer's
+	// own or that of what is wrong. Nothing of the stream is read behind it.
+	closeFrame(code uint16)
+}
+
+// closeNone is the answer to a close frame without a code.
+const closeNone = 0
+
+// feed takes b, in place: the payload of data frames is moved to its front and unmasked.
+// It returns how much payload there is, without that of a message that turned out to be
+// wrong before it ended; ended: a close frame, or something wrong, was the last thing.
+func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (payload []byte, ended bool) {
+	out, whole := 0, 0 // payload moved to b[:out]; b[:whole] belongs to messages that have ended
+	for i := 0; i < len(b); {
+		if w.open && !w.control {
+			n := int(min(w.left, int64(len(b)-i)))
+			chunk := b[i : i+n]
+			ws.Cipher(chunk, w.mask, w.at)
+			if out != i {
+				copy(b[out:], chunk)
+			}
+			out, i = out+n, i+n
+			w.at = (w.at + n) & 3
+			if w.left -= int64(n); w.left == 0 {
+				w.open = false
+				if w.last {
+					w.message = false
+					whole = out
+				}
+			}
+			continue
+		}
+		want := w.want()
+		if int(w.n) < want { // more of a header or of a control frame's payload
+			n := min(want-int(w.n), len(b)-i)
+			copy(w.small[w.n:], b[i:i+n])
+			w.n += uint8(n)
+			i += n
+			if int(w.n) < want || !w.control && w.want() > int(w.n) {
+				continue
+			}
+		}
+		if w.control {
+			if w.endControl(ev) {
+				return b[:out], true
+			}
+			continue
+		}
+		if code := w.header(rd, scratch); code != 0 {
+			ev.closeFrame(code)
+			if w.message {
+				out = whole
+			}
+			return b[:out], true
+		}
+		if w.control && w.left == 0 && w.endControl(ev) {
+			return b[:out], true
+		}
+		if !w.control && w.open && w.left == 0 { // an empty frame
+			w.open = false
+			if w.last {
+				w.message = false
+				whole = out
+			}
+		}
+	}
+	return b[:out], false
+}
+
+// want is how many bytes small must hold before it means something.
+func (w *wsIn) want() int {
+	if w.control {
+		return int(w.left)
+	}
+	if w.n < 2 {
+		return 2
+	}
+	n := 2
+	if w.small[1]&0x80 != 0 {
+		n += 4
+	}
+	switch w.small[1] & 0x7f {
+	case 126:
+		n += 2
+	case 127:
+		n += 8
+	}
+	return n
+}
+
+// header begins the frame whose header is in small. It returns the code of what is wrong.
+func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
+	rd.Reset(w.small[:w.n])
+	w.n = 0
+	h, err := ws.ReadHeaderBuffer(rd, scratch)
+	if err != nil {
+		return uint16(ws.StatusProtocolError)
+	}
+	state := ws.StateServerSide
+	if w.message {
+		state = state.Set(ws.StateFragmented)
+	}
+	if ws.CheckHeader(h, state) != nil {
+		return uint16(ws.StatusProtocolError)
+	}
+	if h.OpCode == ws.OpText {
+		return uint16(ws.StatusUnsupportedData)
+	}
+	w.mask, w.at, w.left, w.open = h.Mask, 0, h.Length, true
+	if w.control = h.OpCode.IsControl(); w.control {
+		w.op = h.OpCode
+		return 0
+	}
+	w.last, w.message = h.Fin, true
+	return 0
+}
+
+// endControl handles a whole control frame; true: it was the last.
+func (w *wsIn) endControl(ev wsEvents) (ended bool) {
+	body := w.small[:w.n]
+	ws.Cipher(body, w.mask, 0)
+	w.n, w.control, w.open = 0, false, false
+	switch w.op {
+	case ws.OpPing:
+		ev.ping(body)
+	case ws.OpClose:
+		ev.closeFrame(closeAnswer(body))
+		return true
+	}
+	return false
+}
+
+// closeAnswer is the code that a close frame with that body is answered with.
+func closeAnswer(body []byte) uint16 {
+	if len(body) == 0 {
+		return closeNone
+	}
+	if len(body) == 1 {
+		return uint16(ws.StatusProtocolError)
+	}
+	switch code := binary.BigEndian.Uint16(body); {
+	case !utf8.Valid(body[2:]):
+		return uint16(ws.StatusInvalidFramePayloadData)
+	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1014, code >= 3000 && code <= 4999:
+		return code
+	}
+	return uint16(ws.StatusProtocolError)
+}
+
+// appendHeader appends the header of a server's frame with n bytes of payload.
+func appendHeader(b []byte, op ws.OpCode, n int) []byte {
+	b = append(b, 0x80|byte(op))
+	switch {
+	case n <= 125:
+		return append(b, byte(n))
+	case n <= 0xffff:
+		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+}
+
+// appendClose appends a close frame; code 0 is one without a body.
+func appendClose(b []byte, code uint16) []byte {
+	if code == closeNone {
+		return appendHeader(b, ws.OpClose, 0)
+	}
+	return binary.BigEndian.AppendUint16(appendHeader(b, ws.OpClose, 2), code)
+}
+
+// wsOut puts the bytes that are sent into messages. It holds headers and control frames
+// only: of a message that has begun the rest is given to it again.
+type wsOut struct {
+	pre    []byte // headers and control frames that the layer below has been shown and not taken
+	ctl    []byte // control frames that wait for the end of a message
+	left   int    // payload bytes of the message that has begun and is not through
+	closed bool   // a close frame has been queued: nothing follows it
+}
+
+// message is how long the next message is that begins with p: the whole frames in p, or
+// the one frame of which p is the beginning. frames is Config.Frames.
+func message(p []byte, frames func([]byte) (whole, next int)) int {
+	whole, next := frames(p)
+	switch {
+	case whole > 0:
+		return whole
+	case next > 0:
+		return next
+	}
+	return len(p)
+}
+
+// atEnd tells whether no message is under way.
+func (w *wsOut) atEnd() bool { return w.left == 0 && len(w.pre) == 0 }
+
+// begin moves the control frames that wait in front, if no message is under way.
+func (w *wsOut) begin() {
+	if w.atEnd() && len(w.ctl) > 0 {
+		w.pre, w.ctl = w.ctl, nil
+	}
+}
+
+// took notes that the layer below has taken n bytes of what began with pre, and returns how
+// many of them were payload.
+func (w *wsOut) took(n int) (payload int) {
+	m := min(n, len(w.pre))
+	if m == len(w.pre) {
+		w.pre = w.pre[:0]
+	} else {
+		w.pre = append(w.pre[:0], w.pre[m:]...)
+	}
+	w.left -= n - m
+	return n - m
+}

@@ -1,0 +1,92 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/coder/websocket"
+)
+
+// DialFunc is how the socket below a connection is opened; net.Dialer.DialContext, for one.
+type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Connect opens a connection to a server: tcp://host:port, unix:///path, tls://host:port,
+// ws://host:port/path or wss://host:port/path; tls+unix, ws+unix and wss+unix where the
+// server is behind a unix socket, with the WebSocket's path behind a colon. A name without
+// :// is host:port. Its Read and Write are those of the stream of frames. ctx ends the
+// opening only. cfg may be nil; the server's name is the host's unless it says another.
+func Connect(ctx context.Context, addr string, cfg *tls.Config, dial DialFunc) (net.Conn, error) {
+	scheme, rest, ok := strings.Cut(addr, "://")
+	if !ok {
+		scheme, rest = "tcp", addr
+	}
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	scheme, onUnix := strings.CutSuffix(scheme, "+unix")
+	network, address, path := "tcp", rest, ""
+	host := "localhost"
+	if onUnix {
+		network = "unix"
+		address, path, _ = strings.Cut(rest, ":")
+	} else if scheme == "ws" || scheme == "wss" {
+		address, path, _ = strings.Cut(rest, "/")
+		path = "/" + path
+	}
+	if h, _, err := net.SplitHostPort(address); err == nil && !onUnix && h != "" {
+		host = h
+	}
+	switch scheme {
+	case "tls":
+		raw, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		conn := tls.Client(raw, named(cfg, host))
+		if err := conn.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, err
+		}
+		return conn, nil
+	case "ws", "wss":
+		if onUnix {
+			if path == "" {
+				path = "/"
+			}
+			address = host
+		}
+		socket, _, _ := strings.Cut(rest, ":")
+		t := &http.Transport{TLSClientConfig: named(cfg, host), DisableKeepAlives: true, DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+			if onUnix {
+				return dial(ctx, "unix", socket)
+			}
+			return dial(ctx, n, a)
+		}}
+		conn, resp, err := websocket.Dial(ctx, scheme+"://"+address+path, &websocket.DialOptions{HTTPClient: &http.Client{Transport: t}, Subprotocols: []string{"millrace"}})
+		if err != nil {
+			if resp != nil {
+				return nil, fmt.Errorf("%s: the server answered %s", addr, resp.Status)
+			}
+			return nil, err
+		}
+		conn.SetReadLimit(-1) // a frame's limit is the codec's
+		return websocket.NetConn(context.Background(), conn, websocket.MessageBinary), nil
+	}
+	return dial(ctx, scheme, rest)
+}
+
+// named is cfg with a server's name.
+func named(cfg *tls.Config, host string) *tls.Config {
+	if cfg == nil {
+		cfg = &tls.Config{}
+	}
+	cfg = cfg.Clone()
+	if cfg.ServerName == "" {
+		cfg.ServerName = host
+	}
+	return cfg
+}
