@@ -96,9 +96,7 @@ func (d *callDriver) after(l *loop, c *conn) error {
 	for c.got > 0 {
 		at, n := c.sent.pop(c.got)
 		c.got -= n
-		if l.counts() {
-			d.replies.record(l.now-at, n)
-		}
+		l.note(d.replies, at, n)
 	}
 	if d.probed != 0 && c == d.probe && c.outstanding() == 0 {
 		return d.probeNext(l, c)
@@ -132,5 +130,11 @@ func (d *callDriver) tick(l *loop) (int64, error) {
 }
 
 func (d *callDriver) owed(*loop) int { return d.unread }
+
+func (d *callDriver) overdue(l *loop) {
+	for _, c := range d.conns {
+		l.noteAll(d.replies, &c.sent)
+	}
+}
 
 func (d *callDriver) streams() []*stream { return []*stream{d.replies} }

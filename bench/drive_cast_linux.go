@@ -56,9 +56,7 @@ func (d *castDriver) frame(l *loop, c *conn, handle uint32, body []byte) error {
 	c.cast++
 	d.left[i]--
 	d.missing--
-	if l.counts() {
-		d.deliveries.record(l.now-d.sent[i], 1)
-	}
+	l.note(d.deliveries, d.sent[i], 1)
 	return nil
 }
 
@@ -86,5 +84,11 @@ func (d *castDriver) closed(_ *loop, c *conn, why error) error {
 func (d *castDriver) tick(*loop) (int64, error) { return 0, nil }
 
 func (d *castDriver) owed(*loop) int { return d.missing }
+
+func (d *castDriver) overdue(l *loop) {
+	for i, at := range d.sent {
+		l.note(d.deliveries, at, d.left[i])
+	}
+}
 
 func (d *castDriver) streams() []*stream { return []*stream{d.deliveries} }

@@ -54,6 +54,8 @@ func (d *idleDriver) tick(*loop) (int64, error) { return 0, nil }
 
 func (d *idleDriver) owed(*loop) int { return d.missing }
 
+func (d *idleDriver) overdue(*loop) {}
+
 func (d *idleDriver) streams() []*stream { return []*stream{d.echoes} }
 
 // churnDriver: each slot connects, makes one echo, closes and connects again. A message is a whole
@@ -99,9 +101,7 @@ func (d *churnDriver) frame(l *loop, c *conn, handle uint32, body []byte) error 
 		return fmt.Errorf("bench: %w", d.body.explain(body, c.id, uint64(c.life)))
 	}
 	c.want = 1
-	if l.counts() {
-		d.lives.record(l.now-c.born, 1)
-	}
+	l.note(d.lives, c.born, 1)
 	l.hangUp(c)
 	if l.sending() {
 		c.born = l.now
@@ -126,6 +126,14 @@ func (d *churnDriver) owed(l *loop) int {
 		}
 	}
 	return n
+}
+
+func (d *churnDriver) overdue(l *loop) {
+	for _, c := range l.conns {
+		if c.fd >= 0 {
+			l.note(d.lives, c.born, 1)
+		}
+	}
 }
 
 func (d *churnDriver) streams() []*stream { return []*stream{d.lives} }

@@ -8,7 +8,8 @@ import (
 // echoDriver: 1/1 on every connection.
 //
 // Closed loop: Depth requests are outstanding on each connection; what one read answers is asked
-// again in one write. Open loop: request i is due at start + i/rate whatever the server does, on
+// again in one write. What is outstanding when the window closes counts with the time it takes in
+// the end. Open loop: request i is due at start + i/rate whatever the server does, on
 // connection i mod n; its latency counts from when it was due (no coordinated omission).
 type echoDriver struct {
 	body    *pattern
@@ -20,6 +21,7 @@ type echoDriver struct {
 	perNano float64 // open loop: requests a nanosecond, 0 = closed
 	started int64
 	issued  uint64
+	blocked bool // the schedule waits for a connection with maxDepth outstanding
 	touched []*conn
 }
 
@@ -97,9 +99,7 @@ func (d *echoDriver) after(l *loop, c *conn) error {
 // the window count even when they were answered after it: they are the slow ones.
 func (d *echoDriver) note(l *loop, at int64, n int) {
 	if d.perNano == 0 {
-		if l.counts() {
-			d.replies.record(l.now-at, n)
-		}
+		l.note(d.replies, at, n)
 		return
 	}
 	if l.counts() {
@@ -143,7 +143,8 @@ func (d *echoDriver) tick(l *loop) (int64, error) {
 		}
 	}
 	d.touched = d.touched[:0]
-	if d.issued < due {
+	d.blocked = d.issued < due
+	if d.blocked {
 		return now + 1e5, nil // over the limit of outstanding requests: look again soon
 	}
 	return d.dueAt(d.issued + 1), nil
@@ -176,6 +177,23 @@ func (d *echoDriver) issue(l *loop, now int64) bool {
 }
 
 func (d *echoDriver) owed(*loop) int { return d.unread }
+
+// overdue notes what has no reply yet, and in an open loop what was due in the window and could
+// not even be sent because too much was outstanding.
+func (d *echoDriver) overdue(l *loop) {
+	for _, c := range d.conns {
+		if d.perNano == 0 {
+			l.noteAll(d.replies, &c.sent)
+			continue
+		}
+		for at, n := c.sent.pop(maxDepth); n > 0; at, n = c.sent.pop(maxDepth) {
+			d.note(l, at, n)
+		}
+	}
+	for i := d.issued + 1; d.blocked && d.dueAt(i) < l.shut.at; i++ {
+		d.note(l, d.dueAt(i), 1)
+	}
+}
 
 func (d *echoDriver) streams() []*stream { return []*stream{d.replies} }
 

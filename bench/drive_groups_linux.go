@@ -112,9 +112,7 @@ func (d *groupDriver) pushed(l *loop, c *conn, body []byte) error {
 	}
 	c.cast++
 	d.settle(s)
-	if l.counts() {
-		d.deliveries.record(l.now-s.at, 1)
-	}
+	l.note(d.deliveries, s.at, 1)
 	return nil
 }
 
@@ -172,5 +170,17 @@ func (d *groupDriver) closed(l *loop, c *conn, why error) error {
 func (d *groupDriver) tick(*loop) (int64, error) { return 0, nil }
 
 func (d *groupDriver) owed(*loop) int { return d.missing }
+
+func (d *groupDriver) overdue(l *loop) {
+	for _, g := range d.groups {
+		for i, s := range g.flight {
+			for _, c := range g.conns {
+				if c.cast <= g.first+uint64(i) {
+					l.note(d.deliveries, s.at, 1)
+				}
+			}
+		}
+	}
+}
 
 func (d *groupDriver) streams() []*stream { return []*stream{d.deliveries} }

@@ -90,9 +90,7 @@ func (d *mixedDriver) cast(l *loop, c *conn, body []byte) error {
 	}
 	c.cast++
 	d.receive--
-	if l.counts() {
-		d.casts.record(l.now-d.flight[i], 1)
-	}
+	l.note(d.casts, d.flight[i], 1)
 	return nil
 }
 
@@ -191,6 +189,20 @@ func (d *mixedDriver) owed(l *loop) int {
 		}
 	}
 	return n
+}
+
+func (d *mixedDriver) overdue(l *loop) {
+	d.echo.overdue(l)
+	for _, c := range l.conns {
+		for i := int(c.cast - d.base); i >= 0 && i < len(d.flight); i++ {
+			l.note(d.casts, d.flight[i], 1)
+		}
+	}
+	for i, p := range d.parts {
+		if !d.skipped[i] {
+			p.overdue(l)
+		}
+	}
 }
 
 func (d *mixedDriver) streams() []*stream {

@@ -110,9 +110,7 @@ func (d *timerDriver) fired(l *loop, c *conn, body []byte) error {
 		return fmt.Errorf("bench: connection %d: timer %d fired %v early", c.id, id, time.Duration(-late))
 	}
 	late = t.judge(late, d.period)
-	if l.counts() {
-		d.firings.record(late, 1)
-	}
+	l.note(d.firings, l.now-late, 1)
 	return nil
 }
 
@@ -144,5 +142,15 @@ func (d *timerDriver) tick(*loop) (int64, error) { return 0, nil }
 
 // owed: only the replies to 2/1; a firing is not asked for.
 func (d *timerDriver) owed(*loop) int { return d.answers }
+
+// overdue notes for each timer the firing that should have come next.
+func (d *timerDriver) overdue(l *loop) {
+	for _, c := range d.conns {
+		for i := range d.timers[c] {
+			t := &d.timers[c][i]
+			l.note(d.firings, t.base+(t.n+1+t.skipped)*d.period, 1)
+		}
+	}
+}
 
 func (d *timerDriver) streams() []*stream { return []*stream{d.firings} }

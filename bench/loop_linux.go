@@ -44,6 +44,8 @@ type driver interface {
 	tick(l *loop) (at int64, err error)
 	// owed counts requests without a reply.
 	owed(l *loop) int
+	// overdue notes (loop.note) what the server owes from the window when the generator stops waiting.
+	overdue(l *loop)
 	// streams are the results, the main one first.
 	streams() []*stream
 }
@@ -244,6 +246,7 @@ func (l *loop) edge() window {
 // watchdog ends what waits for nothing.
 func (l *loop) watchdog() error {
 	if l.phase == draining && (l.drv.owed(l) == 0 || l.now >= l.settleBy) {
+		l.drv.overdue(l)
 		l.phase = finished
 		return nil
 	}
@@ -274,6 +277,26 @@ func (l *loop) sending() bool { return l.phase == warming || l.phase == measurin
 
 // counts: a reply that arrives now belongs to the window.
 func (l *loop) counts() bool { return l.phase == measuring }
+
+// note records n replies that arrive now to what was asked at that time. Those that were asked for
+// before the window closed and come after it don't count as messages, but their latencies do:
+// else a server that stands still over the window's end would hide its slowest replies.
+func (l *loop) note(s *stream, asked int64, n int) {
+	switch {
+	case l.phase == measuring:
+		s.record(l.now-asked, n)
+	case l.phase == draining && asked < l.shut.at:
+		s.measure(l.now-asked, n)
+	}
+}
+
+// noteAll notes everything that s still waits for.
+func (l *loop) noteAll(s *stream, waiting *runList) {
+	for i := range waiting.n {
+		r := waiting.ring[(waiting.head+i)&(len(waiting.ring)-1)]
+		l.note(s, r.at, r.count)
+	}
+}
 
 // randomSource picks a loopback source address, so that many connections to one port do not run
 // out of local ports.

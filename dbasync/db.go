@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"millrace/internal/mask"
 )
 
 // DB runs SQL over a few shared connections and hands the results to Submitters.
@@ -66,7 +68,10 @@ func New(cfg Config) (*DB, error) {
 	}
 	pgCfg, err := pgxpool.ParseConfig(cfg.URL)
 	if err != nil {
-		return nil, fmt.Errorf("dbasync: %w", err)
+		if why := mask.Why(cfg.URL); why != "" { // pgx may quote a part of the password
+			return nil, fmt.Errorf("dbasync: URL %q: %s", mask.Conn(cfg.URL), why)
+		}
+		return nil, fmt.Errorf("dbasync: %w", mask.Error(err))
 	}
 	db := &DB{cfg: cfg, pgCfg: pgCfg, epoch: time.Now(), stopped: make(chan struct{}), idle: make(chan struct{}, 1)}
 	db.encs.init(cfg.NewTypeMap)

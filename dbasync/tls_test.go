@@ -84,7 +84,7 @@ func tlsServer(t *testing.T) (srv *pgembed.Server, url, root string) {
 			t.Fatal(err)
 		}
 	}
-	srv, err = pgembed.Start(ctx, pgembed.Config{Dir: dir, NoSync: true, TCP: true, Settings: map[string]string{"ssl": "on"}})
+	srv, err = pgembed.Start(ctx, pgembed.Config{Dir: dir, NoSync: true, TCP: true, Settings: map[string]string{"ssl": "on", "hba_file": filepath.Join(dir, "pg_hba.conf")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,73 +14,33 @@ import (
 	"millrace/engine"
 )
 
-// DurableConfig sets durable delay events. Zero fields mean the defaults.
-type DurableConfig struct {
-	// DB keeps them, in the table millrace_events; required.
-	DB *dbasync.DB
-	// URL is that of the same database: Start brings the table up to date
-	// (EventsSchema). Empty: that is done elsewhere.
-	URL string
-	// Pool runs them; required.
-	Pool Submitter
-	// Poll is how often the table is looked at for what other processes have
-	// left or put there; default 1 s. Events of this process don't wait for it.
-	Poll time.Duration
-	// Lease is how long a process may take for an event before others take it
-	// for dead and run it again; default 30 s.
-	Lease time.Duration
-	// Retry is the pause after a failure; it doubles with each, up to an hour.
-	// Default 1 s.
-	Retry time.Duration
-	// MaxAttempts is how often an event is begun; then it stays in the table
-	// and is logged. Default 10.
-	MaxAttempts int
-	// MaxRunning bounds the events that this process runs at one time; default 64.
-	MaxRunning int
-	// Logger; default slog.Default().
-	Logger *slog.Logger
-}
-
-func (c DurableConfig) withDefaults() DurableConfig {
-	def := func(v *time.Duration, d time.Duration) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&c.Poll, time.Second)
-	def(&c.Lease, 30*time.Second)
-	def(&c.Retry, time.Second)
-	if c.MaxAttempts == 0 {
-		c.MaxAttempts = 10
-	}
-	if c.MaxRunning == 0 {
-		c.MaxRunning = 64
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	return c
-}
-
 // DurableEvents are delay events that survive the process: they stand in a
 // table until a service has run them without an error. Any process with the
 // service on the same database runs them; rows are claimed with SKIP LOCKED.
 //
 // Each runs at least once: again, with the same Context.Key, when its process
-// dies, takes longer than the lease, fails, or can't tell the database that it
-// is done. Time is the database's clock; none is early by it.
+// dies or stands still for longer than the lease, when it fails, or can't tell the
+// database that it is done. While the lease holds there is one copy in all
+// processes, and never more than one in a process. Time is the database's clock; none is early by it.
 type DurableEvents struct {
 	cfg DurableConfig
 	run func(e durableEvent) // the controller's; set before Start
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // nil while stopped
+	release context.CancelFunc // ends the renewal of leases
 	stopped chan struct{}
+	renewed chan struct{} // closed when that has ended
 	poke    chan struct{}
 	running atomic.Int64
 	idle    chan struct{} // has room for one word: an event has ended
 
-	stored, ran, failed atomic.Uint64
+	ready atomic.Bool // the table is there
+
+	holding sync.Mutex
+	held    map[string]*hold // guarded by holding: by key, what was begun here and has not ended
+
+	stored, ran, failed, givenUp, lost, overdue atomic.Uint64
 }
 
 // durableEvent is a claimed row.
@@ -91,6 +50,9 @@ type durableEvent struct {
 	body    []byte
 	late    time.Duration
 	attempt int
+	created time.Time   // tells it from a later event of its key
+	hold    *hold       // set by begin
+	bad     error       // why it can't run
 	ended   func(error) // once
 }
 
@@ -101,10 +63,10 @@ func NewDurableEvents(cfg DurableConfig) (*DurableEvents, error) {
 	if cfg.DB == nil || cfg.Pool == nil {
 		return nil, errors.New("services: durable events without a database or a pool")
 	}
-	if cfg.Poll < 0 || cfg.Lease < 0 || cfg.Retry < 0 || cfg.MaxAttempts < 0 || cfg.MaxRunning < 0 {
+	if cfg.Poll < 0 || cfg.Lease < 0 || cfg.Retry < 0 || cfg.MaxRun < 0 || cfg.MaxAttempts < 0 || cfg.MaxRunning < 0 {
 		return nil, errors.New("services: a setting of durable events is negative")
 	}
-	return &DurableEvents{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1)}, nil
+	return &DurableEvents{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1), held: map[string]*hold{}}, nil
 }
 
 // EventsSchema holds the migrations of the table, for programs that bring all
@@ -113,7 +75,9 @@ func NewDurableEvents(cfg DurableConfig) (*DurableEvents, error) {
 //go:embed sql/*.sql
 var EventsSchema embed.FS
 
-// Start brings the table up to date and begins to look for what is due.
+// Start brings the table up to date and begins to look for what is due. When the
+// database is not there yet, that is done as soon as it is; Healthy tells. An error is
+// a table that this program can't work with.
 func (d *DurableEvents) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -123,17 +87,49 @@ func (d *DurableEvents) Start(ctx context.Context) error {
 	case d.cancel != nil:
 		return nil
 	}
-	if d.cfg.URL != "" {
+	first, done := context.WithTimeout(ctx, firstTry)
+	err := d.prepare(first)
+	done()
+	if errors.Is(err, migrate.ErrChanged) || errors.Is(err, migrate.ErrNewer) {
+		return err
+	}
+	if err != nil {
+		d.cfg.Logger.Warn("services: durable events wait for the database", "err", err)
+	}
+	run, cancel := context.WithCancel(context.Background())
+	renewing, release := context.WithCancel(context.Background())
+	d.cancel, d.release, d.stopped, d.renewed = cancel, release, make(chan struct{}), make(chan struct{})
+	stopped, renewed := d.stopped, d.renewed
+	go func() {
+		defer close(stopped)
+		d.loop(run)
+	}()
+	go func() {
+		defer close(renewed)
+		d.renewAll(renewing)
+	}()
+	return nil
+}
+
+// firstTry bounds what Start waits for the database.
+const firstTry = 2 * time.Second
+
+// prepare brings the table up to date.
+func (d *DurableEvents) prepare(ctx context.Context) error {
+	if d.cfg.URL != "" && !d.ready.Load() {
 		if _, err := migrate.Run(ctx, d.cfg.URL, "events", EventsSchema); err != nil {
 			return fmt.Errorf("services: durable events: %w", err)
 		}
 	}
-	run, cancel := context.WithCancel(context.Background())
-	d.cancel, d.stopped = cancel, make(chan struct{})
-	go func() {
-		defer close(d.stopped)
-		d.loop(run)
-	}()
+	d.ready.Store(true)
+	return nil
+}
+
+// Healthy says that the table is there.
+func (d *DurableEvents) Healthy() error {
+	if !d.ready.Load() {
+		return errors.New("services: durable events wait for the database")
+	}
 	return nil
 }
 
@@ -154,6 +150,10 @@ func (d *DurableEvents) Stop(ctx context.Context) error {
 	d.cancel()
 	d.cancel = nil
 	<-d.stopped
+	defer func() {
+		d.release()
+		<-d.renewed
+	}()
 	for d.running.Load() > 0 {
 		select {
 		case <-d.idle:
@@ -167,28 +167,19 @@ func (d *DurableEvents) Stop(ctx context.Context) error {
 // DurableStats counts events of this process.
 type DurableStats struct {
 	Stored, Ran, Failed uint64
+	GivenUp             uint64 // moved to millrace_events_given_up
+	Lost                uint64 // another process took them, or Cancel, while they ran here
+	Overdue             uint64 // ran for longer than MaxRun
 	Running             int64
 }
 
 // Stats returns the counters.
 func (d *DurableEvents) Stats() DurableStats {
-	return DurableStats{d.stored.Load(), d.ran.Load(), d.failed.Load(), d.running.Load()}
+	return DurableStats{
+		Stored: d.stored.Load(), Ran: d.ran.Load(), Failed: d.failed.Load(), GivenUp: d.givenUp.Load(),
+		Lost: d.lost.Load(), Overdue: d.overdue.Load(), Running: d.running.Load(),
+	}
 }
-
-const (
-	insertEvent = `insert into millrace_events (key, handle, body, due)
-		values ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond') on conflict (key) do nothing`
-	claimEvents = `update millrace_events set claimed = clock_timestamp() + $2 * interval '1 microsecond', attempts = attempts + 1
-		where key in (select key from millrace_events
-			where greatest(due, claimed) <= clock_timestamp() and attempts < $3
-			order by greatest(due, claimed) limit $1 for update skip locked)
-		returning key, handle, body, attempts, (extract(epoch from clock_timestamp() - due) * 1000000)::bigint`
-	nextEvent = `select (extract(epoch from min(greatest(due, claimed)) - clock_timestamp()) * 1000000)::bigint
-		from millrace_events where attempts < $1`
-	endEvent    = `delete from millrace_events where key = $1 and attempts = $2`
-	retryEvent  = `update millrace_events set claimed = clock_timestamp() + $3 * interval '1 microsecond' where key = $1 and attempts = $2`
-	cancelEvent = `delete from millrace_events where key = $1 and (claimed is null or claimed < clock_timestamp())`
-)
 
 // store puts an event into the table and tells done, on on.
 func (d *DurableEvents) store(on Submitter, key string, handle uint32, body []byte, delay time.Duration, done func(bool, error)) error {
@@ -224,7 +215,21 @@ func (d *DurableEvents) look(in time.Duration) {
 
 // loop claims what is due, until ctx ends. Its goroutine is the service's.
 func (d *DurableEvents) loop(ctx context.Context) {
+	for !d.ready.Load() && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(d.cfg.Poll):
+			if err := d.prepare(ctx); err != nil && ctx.Err() == nil {
+				d.cfg.Logger.Warn("services: durable events wait for the database", "err", err)
+			}
+		}
+	}
+	var swept time.Time
 	for ctx.Err() == nil {
+		if time.Since(swept) >= d.cfg.Poll {
+			swept = time.Now()
+			d.sweep(ctx)
+		}
 		wait := d.cfg.Poll
 		if free := int64(d.cfg.MaxRunning) - d.running.Load(); free > 0 {
 			n, err := d.claim(ctx, free)
@@ -259,7 +264,7 @@ func (d *DurableEvents) query(ctx context.Context, sql string, args ...any) (dba
 }
 
 func (d *DurableEvents) claim(ctx context.Context, most int64) (int, error) {
-	r, err := d.query(ctx, claimEvents, most, d.cfg.Lease.Microseconds(), int64(d.cfg.MaxAttempts))
+	r, err := d.query(ctx, claimEvents, most, d.cfg.Lease.Microseconds(), int64(d.cfg.MaxAttempts), d.heldKeys(true))
 	if err != nil {
 		return 0, err
 	}
@@ -268,10 +273,14 @@ func (d *DurableEvents) claim(ctx context.Context, most int64) (int, error) {
 	for rows.Next() {
 		var e durableEvent
 		var handle, late int64
-		if err := rows.Scan(&e.key, &handle, &e.body, &e.attempt, &late); err != nil {
-			return 0, err
+		if err := rows.Scan(&e.key, &handle, &e.created, &e.body, &e.attempt, &late); err != nil {
+			d.cfg.Logger.Error("services: a durable event can't be read", "err", err)
+			continue // the others are well
 		}
 		e.handle, e.late = uint32(handle), max(0, time.Duration(late)*time.Microsecond)
+		if handle != int64(e.handle) {
+			e.bad = fmt.Errorf("services: handle %d is none", handle)
+		}
 		d.begin(e)
 	}
 	return r.Len(), rows.Err()
@@ -279,64 +288,12 @@ func (d *DurableEvents) claim(ctx context.Context, most int64) (int, error) {
 
 // next is the time until the next event is due, at least 1 ms.
 func (d *DurableEvents) next(ctx context.Context) time.Duration {
-	r, err := d.query(ctx, nextEvent, int64(d.cfg.MaxAttempts))
+	r, err := d.query(ctx, nextEvent, int64(d.cfg.MaxAttempts), d.heldKeys(true))
 	var micros *int64
 	if err != nil || r.Scan(&micros) != nil || micros == nil {
 		return d.cfg.Poll
 	}
 	return max(time.Millisecond, time.Duration(*micros)*time.Microsecond)
-}
-
-// begin runs a claimed event on the pool.
-func (d *DurableEvents) begin(e durableEvent) {
-	var once sync.Once
-	e.ended = func(err error) { once.Do(func() { d.end(e, err) }) }
-	d.running.Add(1)
-	deliver(d.cfg.Pool, func() {
-		returned := false
-		defer func() {
-			if !returned { // a panic; the pool logs it
-				e.ended(errors.New("services: the service panicked"))
-			}
-		}()
-		d.run(e)
-		returned = true
-	}, func() { e.ended(errors.New("services: the pool has stopped")) })
-}
-
-// end tells the database what became of the event. If that fails the event
-// runs again when the lease is over.
-func (d *DurableEvents) end(e durableEvent, err error) {
-	sql, args := endEvent, []any{e.key, int64(e.attempt)}
-	if err != nil {
-		d.failed.Add(1)
-		if e.attempt >= d.cfg.MaxAttempts {
-			d.cfg.Logger.Error("services: durable event given up", "key", e.key, "handle", handleText(e.handle), "attempts", e.attempt, "err", err)
-		}
-		pause := min(d.cfg.Retry<<min(e.attempt-1, 20), time.Hour)
-		sql, args = retryEvent, append(args, pause.Microseconds())
-		d.look(pause)
-	} else {
-		d.ran.Add(1)
-	}
-	done := func(r dbasync.QueryResult) {
-		if r.Err != nil {
-			d.cfg.Logger.Warn("services: durable event runs again", "key", e.key, "err", r.Err)
-		}
-		d.over()
-	}
-	if err := d.cfg.DB.Exec(context.Background(), nil, done, dbasync.Stmt{SQL: sql}, args...); err != nil {
-		d.cfg.Logger.Warn("services: durable event runs again", "key", e.key, "err", err)
-		d.over()
-	}
-}
-
-func (d *DurableEvents) over() {
-	d.running.Add(-1)
-	select {
-	case d.idle <- struct{}{}:
-	default:
-	}
 }
 
 // Cancel removes an event that is not being run, and tells done on on.

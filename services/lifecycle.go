@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -118,9 +119,20 @@ func bounded(ctx context.Context, d time.Duration, fn func(context.Context) erro
 const grace = 100 * time.Millisecond
 
 func (n *node) start(ctx context.Context, d time.Duration) error {
-	err := bounded(ctx, d, n.spec.Service.Start)
-	if err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
-		_ = bounded(context.Background(), grace, n.spec.Service.Stop) // it may have started after all
+	// Of a Start that failed something may be left running, and one that was left behind
+	// may still succeed. Whoever is later of it and of us stops the service.
+	var later atomic.Bool
+	err := bounded(ctx, d, func(ctx context.Context) error {
+		err := n.spec.Service.Start(ctx)
+		if later.Swap(true) {
+			stop, cancel := context.WithTimeout(context.Background(), d)
+			defer cancel()
+			_ = n.spec.Service.Stop(stop)
+		}
+		return err
+	})
+	if err != nil && later.Swap(true) {
+		_ = bounded(context.WithoutCancel(ctx), d, n.spec.Service.Stop)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"millrace/dbasync/migrate"
 	"millrace/dbasync/pgembed"
 	"millrace/engine"
+	"millrace/internal/mask"
 	"millrace/services"
 	"millrace/services/cluster"
 	"millrace/timerwheel"
@@ -126,7 +127,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 		log.Warn("cluster: not reachable yet", "err", err) // 5/* answer ERROR 11 meanwhile
 		b.bg.Go(func() { b.joinWhenUp(ctx, log) })
 	default:
-		return exitf(exitFailed, "--cluster %q: %w", f.Cluster, err)
+		return exitf(exitFailed, "--cluster %q: %w", mask.Conn(f.Cluster), mask.Error(err))
 	}
 	b.services, err = refservices.New(refservices.Config{
 		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
@@ -167,7 +168,7 @@ func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
 	}
 	c, err := cluster.New(cluster.Config{URL: url, MaxPerOwner: int(f.MaxSessionLocks), Logger: log})
 	if err != nil {
-		return exitf(exitUsage, "--cluster %q: %w", f.Cluster, err)
+		return badBackend("cluster", f.Cluster, err)
 	}
 	b.cache = c
 	return nil
@@ -199,7 +200,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 		QueryTimeout: time.Duration(f.DBTimeout),
 	})
 	if err != nil {
-		return exitf(exitUsage, "--db %q: %w", f.DB, err)
+		return badBackend("db", f.DB, err)
 	}
 	b.db = db
 	if err := db.Start(ctx); err != nil {
@@ -223,6 +224,14 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 	}
 	b.bg.Go(func() { b.migrateWhenUp(ctx, url, schemas, log, migrated) })
 	return nil
+}
+
+// badBackend words a connection string that can't be used, without its secrets.
+func badBackend(flag, value string, err error) error {
+	if why := mask.Why(value); why != "" { // the library's own words may quote a part of the password
+		return exitf(exitUsage, "--%s %q: %s", flag, mask.Conn(value), why)
+	}
+	return exitf(exitUsage, "--%s %q: %w", flag, mask.Conn(value), mask.Error(err))
 }
 
 // keepDatabase starts the embedded database again when it has ended by itself.

@@ -11,6 +11,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/internal/mask"
 )
 
 // groups are the headings of serve's --help.
@@ -183,15 +184,25 @@ func kebab(s string) string {
 	return string(out)
 }
 
-// newLogger makes serve's log.
+// newLogger makes serve's log. What looks like a secret is masked in every attribute.
 func newLogger(w io.Writer, format, level string) *slog.Logger {
 	var at slog.Level
 	if err := at.UnmarshalText([]byte(level)); err != nil {
 		panic("millrace: log level " + level) // kong has checked it
 	}
-	opts := &slog.HandlerOptions{Level: at}
+	opts := &slog.HandlerOptions{Level: at, ReplaceAttr: maskAttr}
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+func maskAttr(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case string:
+		a.Value = slog.StringValue(mask.Text(v))
+	case error:
+		a.Value = slog.StringValue(mask.Text(v.Error()))
+	}
+	return a
 }

@@ -12,8 +12,8 @@ import (
 var mayImport = map[string][]string{
 	"millrace/codec":                  {},
 	"millrace/timerwheel":             {"github.com/RussellLuo/timingwheel"},
-	"millrace/dbasync":                {"github.com/jackc/pgx/v5"},
-	"millrace/dbasync/migrate":        {"github.com/jackc/pgx/v5"},
+	"millrace/dbasync":                {"github.com/jackc/pgx/v5", "millrace/internal/mask"},
+	"millrace/dbasync/migrate":        {"github.com/jackc/pgx/v5", "millrace/internal/mask"},
 	"millrace/dbasync/pgembed":        {},
 	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal"},
 	"millrace/engine/internal/netio":  {},
@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"millrace/services": {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/dbasync",
 		"millrace/services/serial"},
 	"millrace/services/client": {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
-	"millrace/services/cluster": {"millrace/services", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
+	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }
 

@@ -15,6 +15,7 @@ import (
 	"millrace/bench"
 	"millrace/bench/selfstats"
 	"millrace/cmd/millrace/internal/benchcmd"
+	"millrace/internal/mask"
 )
 
 // commands is the command line.
@@ -34,7 +35,7 @@ func main() {
 	selfstats.Serve()
 	err := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "millrace: "+oneLine(err))
+		fmt.Fprintln(os.Stderr, "millrace: "+mask.Text(oneLine(err)))
 	}
 	os.Exit(exitCode(err))
 }

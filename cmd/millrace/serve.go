@@ -19,6 +19,7 @@ import (
 	"millrace/cmd/millrace/internal/reference"
 	"millrace/cmd/millrace/internal/refservices"
 	"millrace/engine"
+	"millrace/internal/mask"
 )
 
 // serveCmd is millrace serve.
@@ -212,6 +213,11 @@ func printConfig(w io.Writer, flags []*kong.Flag) error {
 // fileValue is a flag's value as a file has it.
 func fileValue(f *kong.Flag) any {
 	switch v := f.Target.Interface().(type) {
+	case string:
+		if f.Name == "db" || f.Name == "cluster" {
+			return mask.Conn(v)
+		}
+		return v
 	case addrs:
 		return []string(v)
 	case texts:

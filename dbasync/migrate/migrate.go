@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/mask"
 )
 
 var (
@@ -42,7 +44,7 @@ func Run(ctx context.Context, url, set string, files fs.FS) (int, error) {
 	}
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
-		return 0, fmt.Errorf("migrate: %w", err)
+		return 0, fmt.Errorf("migrate: %w", mask.Error(err))
 	}
 	// Closing also gives the lock back, whatever has happened.
 	defer conn.Close(context.WithoutCancel(ctx))

@@ -29,7 +29,7 @@ type Config struct {
 	Durable bool
 	// NoSync turns fsync off for a server with a Dir of its own.
 	NoSync bool
-	// TCP also listens on a free port of 127.0.0.1.
+	// TCP also listens on a free port of 127.0.0.1, with a password: see Server.URL.
 	TCP bool
 	// User is the account the server runs as when this process is root.
 	// Empty: postgres, else nobody. Ignored when not root.

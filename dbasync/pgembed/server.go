@@ -40,9 +40,12 @@ type Server struct {
 	cfg  Config
 	bin  string
 	acct account
-	base string // temporary directory of this Server: socket, log, maybe data
+	base string // temporary directory of this Server: socket, log, password, maybe data
+	word string // the superuser's password, for TCP
 	data string
 	port int
+	// fresh: the cluster has this Server's password.
+	fresh bool
 
 	mu   sync.Mutex // serialises Start, Stop, Restart
 	cmd  *exec.Cmd
@@ -76,6 +79,9 @@ func (s *Server) Start(ctx context.Context) error {
 	defer s.mu.Unlock()
 	if s.running() {
 		return nil
+	}
+	if err := s.setPassword(ctx); err != nil {
+		return err
 	}
 	log, err := s.openLog()
 	if err != nil {
@@ -125,6 +131,9 @@ func (s *Server) args() []string {
 	set := map[string]string{
 		"listen_addresses":        "",
 		"unix_socket_directories": s.base,
+		"unix_socket_permissions": "0700",
+		"hba_file":                filepath.Join(s.base, "hba.conf"),
+		"password_encryption":     "scram-sha-256",
 		"port":                    strconv.Itoa(s.port),
 		"max_connections":         "64",
 		"logging_collector":       "off",
@@ -252,10 +261,10 @@ func (s *Server) halt(ctx context.Context, how Mode) error {
 func (s *Server) cleanup() { _ = os.RemoveAll(s.base) }
 
 // URL is a connection string through the unix socket, or through TCP when
-// Config.TCP is set.
+// Config.TCP is set; that one has the password in it.
 func (s *Server) URL() string {
 	if s.cfg.TCP {
-		return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", superuser, s.port, database)
+		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", superuser, s.word, s.port, database)
 	}
 	return s.SocketURL()
 }

@@ -72,6 +72,9 @@ func (s *Server) makeDirs() error {
 	if err := ours(s.data); err != nil {
 		return err
 	}
+	if err := s.writeAccess(); err != nil {
+		return err
+	}
 	for _, d := range []string{s.base, s.data} {
 		if err := os.Chmod(d, 0o700); err != nil {
 			return err
@@ -116,7 +119,8 @@ func (s *Server) initdb(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
-	args := []string{"-D", s.data, "-U", superuser, "-A", "trust", "-E", "UTF8", "--no-locale"}
+	// hba.conf of ours replaces what this makes; it is for whoever starts postgres by hand.
+	args := []string{"-D", s.data, "-U", superuser, "--auth-local=peer", "--auth-host=scram-sha-256", "--pwfile", s.passwordPath(), "-E", "UTF8", "--no-locale"}
 	if !s.cfg.sync() {
 		args = append(args, "--no-sync")
 	}
@@ -127,6 +131,7 @@ func (s *Server) initdb(ctx context.Context) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("pgembed: initdb: %w: %s", err, bytes.TrimSpace(out))
 	}
+	s.fresh = true
 	return nil
 }
 

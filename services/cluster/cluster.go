@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"millrace/internal/mask"
 	"millrace/services"
 )
 
@@ -148,7 +149,7 @@ func (c *Cache) Start(ctx context.Context) error {
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {
-		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, err)
+		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, mask.Error(err))
 	}
 	l, err := c.open(ctx, nc)
 	if err != nil {

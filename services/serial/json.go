@@ -16,6 +16,8 @@ import (
 //     says omitempty or omitzero;
 //   - null is for pointers, slices, maps, any, json.RawMessage and types with
 //     an UnmarshalJSON of their own;
+//   - in any, a whole number that a float64 would round is a json.Number, other
+//     numbers are float64;
 //   - an integer is written without fraction and exponent, and in range;
 //   - bytes must be valid UTF-8, no escape half a surrogate pair, with nothing
 //     behind the value.

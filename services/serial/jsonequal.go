@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // JSONEqual says whether a and b are the same JSON value: spaces, the order of
 // an object's keys and how a number or a string is written don't count
 // (1, 1.0 and 10e-1 are equal, whatever their size); of duplicate keys the last
-// counts. What is no JSON, or nested over 32, equals only its own bytes.
+// counts. What is no JSON, or nested over 32, equals only its own bytes. An
+// exponent of more than 4,096 digits equals only the same exponent. The time is
+// linear in the length.
 func JSONEqual(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
@@ -23,8 +26,9 @@ func JSONEqual(a, b []byte) bool {
 // decimal is a number as digits x 10^exp; digits neither begin nor end with 0.
 type decimal struct {
 	negative bool
-	digits   string   // "" is 0
-	exp      *big.Int // nil with ""
+	digits   string // "" is 0
+	exp      int64
+	huge     string // the exponent as written if an int64 has no room; exp is then the rest of it
 }
 
 func parseJSON(b []byte) (any, bool) {
@@ -65,6 +69,10 @@ func (d *jsonReader) tree() (any, error) {
 	return newDecimal(string(text)), nil
 }
 
+// maxExponent is how many digits an exponent may have to be reckoned with: more would
+// take time that grows with their square.
+const maxExponent = 4096
+
 func newDecimal(text string) decimal {
 	text, negative := strings.CutPrefix(text, "-")
 	mantissa, exponent, _ := strings.Cut(strings.ToLower(text), "e")
@@ -73,13 +81,27 @@ func newDecimal(text string) decimal {
 	if digits == "" {
 		return decimal{}
 	}
-	exp := new(big.Int)
-	if exponent != "" {
-		exp.SetString(strings.TrimPrefix(exponent, "+"), 10)
-	}
 	kept := strings.TrimRight(digits, "0")
-	exp.Add(exp, big.NewInt(int64(len(digits)-len(kept)-len(fraction))))
-	return decimal{negative, kept, exp}
+	d := decimal{negative: negative, digits: kept, exp: int64(len(digits) - len(kept) - len(fraction))}
+	exponent, below := strings.CutPrefix(strings.TrimPrefix(exponent, "+"), "-")
+	exponent = strings.TrimLeft(exponent, "0")
+	if below {
+		exponent = "-" + exponent
+	}
+	switch n, err := strconv.ParseInt(exponent, 10, 32); {
+	case exponent == "" || exponent == "-":
+	case err == nil:
+		d.exp += n
+	case len(exponent) > maxExponent:
+		d.huge = exponent
+	default:
+		sum, _ := new(big.Int).SetString(exponent, 10) // digits only
+		d.huge, d.exp = sum.Add(sum, big.NewInt(d.exp)).String(), 0
+		if sum.IsInt64() {
+			d.huge, d.exp = "", sum.Int64()
+		}
+	}
+	return d
 }
 
 func sameJSON(a, b any) bool {
@@ -100,8 +122,7 @@ func sameJSON(a, b any) bool {
 		return ok && slices.EqualFunc(a, b, sameJSON)
 	case decimal:
 		b, ok := b.(decimal)
-		return ok && a.negative == b.negative && a.digits == b.digits &&
-			(a.exp == nil || a.exp.Cmp(b.exp) == 0)
+		return ok && a == b
 	}
 	return a == b // nil, bool, string
 }

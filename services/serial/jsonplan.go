@@ -302,7 +302,7 @@ func decodeMap(t reflect.Type) decode {
 }
 
 // decodeAny reads what encoding/json would: nil, bool, float64, string, []any,
-// map[string]any.
+// map[string]any; and json.Number for a whole number that a float64 does not hold.
 func decodeAny(d *jsonReader, v reflect.Value) error {
 	x, err := d.any()
 	if err != nil {
@@ -345,13 +345,17 @@ func (d *jsonReader) any() (any, error) {
 	case 'n':
 		return nil, d.literal("null")
 	}
-	text, _, err := d.number()
+	text, whole, err := d.number()
 	if err != nil {
 		return nil, err
 	}
 	f, err := strconv.ParseFloat(string(text), 64)
 	if err != nil {
 		return nil, d.bad("number out of range")
+	}
+	// Fifteen digits fit a float64, whatever they are.
+	if whole && len(text) > 15 && strconv.FormatFloat(f, 'f', -1, 64) != string(text) {
+		return json.Number(text), nil
 	}
 	return f, nil
 }

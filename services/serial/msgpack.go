@@ -3,6 +3,7 @@ package serial
 import (
 	"bytes"
 	"encoding/binary"
+	"reflect"
 	"sync"
 	"unicode/utf8"
 
@@ -12,7 +13,9 @@ import (
 // MessagePack reads and writes with github.com/vmihailenco/msgpack, by the
 // `json` tags of a struct. Before that library sees a body it is walked once:
 // every length must fit into the bytes that are left, strings must be UTF-8,
-// and the limits hold. A field that is missing is left zero.
+// and the limits hold; and once beside the type it is for: a number that the
+// type can't hold is an error, a nil only stands for a pointer, slice, map or
+// any, an array has the length of its type. A field that is missing is left zero.
 func MessagePack(l Limits) Serializer { return msgpackSerializer{l.withDefaults()} }
 
 type msgpackSerializer struct{ lim Limits }
@@ -65,6 +68,11 @@ func (s msgpackSerializer) Decode(body []byte, v any) error {
 	}
 	if err := checkMsgpack(body, s.lim); err != nil {
 		return err
+	}
+	if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Pointer {
+		if _, err := msgpackFits(body, t.Elem()); err != nil {
+			return err
+		}
 	}
 	r := msgpackReaders.Get().(*msgpackReader)
 	r.in.Reset(body)

@@ -1,0 +1,55 @@
+package pgembed
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// hba lets in whoever can reach the socket, whose directory only the server's account (and
+// root) may enter, and over TCP whoever knows the password.
+const hba = `local all all trust
+host all all 127.0.0.1/32 scram-sha-256
+`
+
+func (s *Server) passwordPath() string { return filepath.Join(s.base, "password") }
+
+// writeAccess makes a password, and the files that say who may connect: in s.base, so that a
+// data directory's own stay as they are. The caller gives them to the server's account.
+func (s *Server) writeAccess() error {
+	s.word = rand.Text()
+	if err := os.WriteFile(s.passwordPath(), []byte(s.word+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.base, "hba.conf"), []byte(hba), 0o600)
+}
+
+// setPassword gives the superuser of a cluster that an earlier Server left this one's
+// password, before anybody can connect. The text goes through a pipe: arguments can be read
+// by all users.
+func (s *Server) setPassword(ctx context.Context) error {
+	if !s.cfg.TCP || s.fresh {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "postgres"), "--single", "-D", s.data,
+		"-c", "password_encryption=scram-sha-256", "-c", "log_min_messages=error", database)
+	cmd.SysProcAttr = asAccount(s.acct)
+	cmd.Dir, cmd.Env = s.base, environ()
+	cmd.Stdin = strings.NewReader("alter role " + superuser + " password '" + s.word + "'\n")
+	out, err := cmd.CombinedOutput()
+	if err == nil && bytes.Contains(out, []byte("ERROR:")) {
+		err = fmt.Errorf("the statement failed")
+	}
+	if err != nil {
+		return fmt.Errorf("pgembed: password: %w: %s", err, bytes.ReplaceAll(bytes.TrimSpace(out), []byte(s.word), []byte("***")))
+	}
+	s.fresh = true
+	return nil
+}

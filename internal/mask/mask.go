@@ -1,0 +1,134 @@
+// Package mask takes passwords and tokens out of what is shown: connection strings of
+// PostgreSQL and NATS in every form, whole or broken, and texts that may quote one.
+//
+//	fmt.Errorf("--db %q: %s", mask.Conn(url), mask.Why(url))
+//
+// Where it can't tell what is secret it hides too much rather than too little.
+package mask
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// Hidden stands for what is not shown.
+const Hidden = "***"
+
+var (
+	// userinfo runs to the last @ of a word: a password may hold any character that
+	// should have been escaped, even / ? # @.
+	userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*)://(\S*)@(\S*)`)
+	// query is one parameter of a URL; its name may be escaped.
+	query = regexp.MustCompile(`([?&])([^=&#\s?]+)=([^&#\s]*)`)
+	// keyword is one setting of a key=value string, quoted or not. A quote without an end
+	// reaches to the end of the text.
+	keyword    = regexp.MustCompile(`(?i)([a-z_]*(?:password|passwd|passphrase|secret|token|pwd)[a-z_]*["']?\s*[=:]\s*)('(?:[^'\\]|\\+.)*(?:'|$)|"(?:[^"\\]|\\+.)*(?:"|$)|(?:[^\s\\]|\\+.)+)`)
+	secretName = regexp.MustCompile(`(?i)password|passwd|passphrase|secret|token|pwd`)
+	// bare is user:password@ without a scheme.
+	bare = regexp.MustCompile(`([^\s:/@"'` + "`" + `=,]+):([^\s"'` + "`" + `]+)@`)
+)
+
+// Text hides what looks like a secret in any text, such as another package's error.
+func Text(s string) string {
+	if !strings.ContainsAny(s, "@=:") {
+		return s
+	}
+	s = userinfo.ReplaceAllStringFunc(s, func(m string) string {
+		parts := userinfo.FindStringSubmatch(m)
+		scheme, info := parts[1], parts[2]
+		if strings.ContainsAny(info, "?&") && strings.Contains(info, "=") {
+			return scheme + "://" + Hidden // an @ in a parameter, or a ? in a password
+		}
+		return scheme + "://" + user(scheme, info) + "@" + parts[3]
+	})
+	s = query.ReplaceAllStringFunc(s, func(m string) string {
+		name, value, _ := strings.Cut(m[1:], "=")
+		plain, err := url.QueryUnescape(name)
+		if value == "" || err == nil && !secretName.MatchString(plain) {
+			return m
+		}
+		return m[:1] + name + "=" + Hidden
+	})
+	s = keyword.ReplaceAllStringFunc(s, func(m string) string {
+		if strings.HasSuffix(m, "="+Hidden) || strings.Contains(m, "="+Hidden+"&") || strings.Contains(m, "="+Hidden+"#") {
+			return m // done as a URL's parameter
+		}
+		parts := keyword.FindStringSubmatch(m)
+		return parts[1] + Hidden
+	})
+	return bare.ReplaceAllStringFunc(s, func(m string) string {
+		name, rest, _ := strings.Cut(m, ":")
+		if rest == Hidden+"@" || strings.HasPrefix(rest, "//") {
+			return m
+		}
+		return name + ":" + Hidden + "@"
+	})
+}
+
+// user shows the name in front of a password. What stands alone is PostgreSQL's user, and
+// a token elsewhere.
+func user(scheme, info string) string {
+	name, _, withPassword := strings.Cut(info, ":")
+	switch {
+	case withPassword && !strings.ContainsAny(name, "/?#@"):
+		return name + ":" + Hidden
+	case !withPassword && strings.HasPrefix(strings.ToLower(scheme), "postgres") && !strings.ContainsAny(info, "/?#@"):
+		return info
+	default:
+		return Hidden
+	}
+}
+
+// Conn hides the secrets of a connection string.
+func Conn(s string) string {
+	t := Text(s)
+	if i := strings.LastIndexByte(t, '@'); i >= 0 && !strings.Contains(t[:i], "://") && !strings.Contains(t[:i], Hidden) && !strings.ContainsAny(t, "= ") {
+		return Hidden + t[i:] // a token, or half a password, in front of a host
+	}
+	return t
+}
+
+// Why says what is wrong with a connection string in the form of a URL, as far as that can
+// be told without its user, password and parameters. "" if those are all that is wrong, or
+// if it is no URL.
+func Why(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return ""
+	}
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		if strings.ContainsAny(rest[:i], "/?#@ ") {
+			return "one of / ? # @ or a space in the user or password must be percent-encoded"
+		}
+		rest = rest[i+1:]
+	}
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		rest = rest[:i]
+	}
+	_, err := url.Parse(scheme + "://" + rest)
+	if e, ok := err.(*url.Error); ok {
+		return e.Err.Error()
+	}
+	return ""
+}
+
+// Error is err with a text without secrets; errors.Is and As see err. Nil stays nil.
+func Error(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := Text(err.Error())
+	if text == err.Error() {
+		return err
+	}
+	return &masked{text, err}
+}
+
+type masked struct {
+	text string
+	err  error
+}
+
+func (m *masked) Error() string { return m.text }
+func (m *masked) Unwrap() error { return m.err }

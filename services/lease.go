@@ -1,0 +1,187 @@
+package services
+
+import (
+	"context"
+	"time"
+)
+
+// hold is an event that runs here.
+type hold struct {
+	attempt int
+	created time.Time
+	begun   time.Time
+	ended   bool // the database is being told
+	overdue bool // it ran for MaxRun; its lease is not renewed
+	lost    bool // its row has gone to another process
+	gone    bool // it was given up while it hung
+}
+
+// hold notes that e runs here.
+func (d *DurableEvents) hold(e durableEvent) *hold {
+	h := &hold{attempt: e.attempt, created: e.created, begun: time.Now()}
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	d.held[e.key] = h
+	return h
+}
+
+// ending notes that the database is being told of e's end: its lease needs no renewal.
+// False: it was given up while it hung.
+func (d *DurableEvents) ending(e durableEvent) bool {
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	e.hold.ended = true
+	return !e.hold.gone
+}
+
+func (d *DurableEvents) forget(e durableEvent, lost bool) {
+	d.holding.Lock()
+	if d.held[e.key] == e.hold {
+		delete(d.held, e.key)
+	}
+	lost = lost && !e.hold.lost
+	d.holding.Unlock()
+	if lost {
+		d.noteLost(e.key)
+	}
+}
+
+func (d *DurableEvents) noteLost(key string) {
+	d.lost.Add(1)
+	d.cfg.Logger.Warn("services: durable event lost its lease while it ran; it may run twice", "key", key)
+}
+
+// heldKeys are the keys of what runs here; all, or those whose lease is renewed.
+func (d *DurableEvents) heldKeys(all bool) []string {
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	keys := make([]string, 0, len(d.held))
+	for k, h := range d.held {
+		if all || !h.overdue {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// renewAll renews the leases of what runs here until ctx ends. Its goroutine is the service's.
+func (d *DurableEvents) renewAll(ctx context.Context) {
+	t := time.NewTicker(max(time.Millisecond, d.cfg.Lease/3))
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			d.renew(ctx)
+		}
+	}
+}
+
+func (d *DurableEvents) renew(ctx context.Context) {
+	holds, keys, attempts, created, late := d.leases(time.Now())
+	for _, k := range late {
+		d.overdue.Add(1)
+		d.cfg.Logger.Error("services: durable event runs for too long; its lease is not renewed any more", "key", k, "limit", d.cfg.MaxRun)
+	}
+	if len(keys) == 0 {
+		return
+	}
+	r, err := d.query(ctx, renewEvents, d.cfg.Lease.Microseconds(), keys, attempts, created)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.cfg.Logger.Warn("services: leases of durable events not renewed", "events", len(keys), "err", err)
+		}
+		return
+	}
+	rows := r.Rows()
+	defer rows.Close()
+	kept := map[string]bool{}
+	for rows.Next() {
+		var k string
+		if rows.Scan(&k) == nil {
+			kept[k] = true
+		}
+	}
+	if rows.Err() != nil {
+		return
+	}
+	for i, k := range keys {
+		if !kept[k] && d.loses(holds[i]) {
+			d.noteLost(k)
+		}
+	}
+}
+
+// leases lists what is to be renewed, and what has just run for too long.
+func (d *DurableEvents) leases(now time.Time) (holds []*hold, keys []string, attempts []int32, created []time.Time, late []string) {
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	for k, h := range d.held {
+		switch {
+		case h.ended || h.lost || h.overdue:
+		case now.Sub(h.begun) > d.cfg.MaxRun:
+			h.overdue = true
+			late = append(late, k)
+		default:
+			holds, keys = append(holds, h), append(keys, k)
+			attempts, created = append(attempts, int32(h.attempt)), append(created, h.created)
+		}
+	}
+	return holds, keys, attempts, created, late
+}
+
+// loses notes that the row is no longer ours, unless the event has ended meanwhile.
+func (d *DurableEvents) loses(h *hold) bool {
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	if h.ended || h.lost || h.gone {
+		return false
+	}
+	h.lost = true
+	return true
+}
+
+// sweep gives up what has had its last attempt and is run by nobody: its process died, or
+// its handler hangs.
+func (d *DurableEvents) sweep(ctx context.Context) {
+	r, err := d.query(ctx, giveUpHung, int64(d.cfg.MaxAttempts), d.heldKeys(false))
+	if err != nil {
+		if ctx.Err() == nil {
+			d.cfg.Logger.Warn("services: durable events", "err", err)
+		}
+		return
+	}
+	rows := r.Rows()
+	defer rows.Close()
+	for rows.Next() {
+		var key string
+		var handle, attempts int64
+		if err := rows.Scan(&key, &handle, &attempts); err != nil {
+			d.cfg.Logger.Error("services: a durable event can't be read", "err", err)
+			continue
+		}
+		d.letGo(key)
+		d.givenUp.Add(1)
+		d.cfg.Logger.Error("services: durable event given up", "key", key, "handle", handleText(uint32(handle)), "attempts", attempts, "err", "the last attempt did not end")
+	}
+}
+
+// letGo makes room for the next event of a key whose last one hangs here and was given up.
+func (d *DurableEvents) letGo(key string) {
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	if h := d.held[key]; h != nil {
+		h.gone = true
+		delete(d.held, key)
+	}
+}
+
+// fetch reads a body that was too long to come with others. On the pool.
+func (d *DurableEvents) fetch(e *durableEvent) error {
+	r, err := d.query(context.Background(), bodyOf, e.key, int64(e.attempt), e.created)
+	if err != nil {
+		return err
+	}
+	return r.Scan(&e.body)
+}
