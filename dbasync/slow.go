@@ -197,14 +197,24 @@ func appendDataRow(dst []byte, values [][]byte) []byte {
 func outcomeOf(ctx context.Context, err error) (Outcome, error) {
 	var pg *pgconn.PgError
 	switch {
-	case errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC":
+	case errors.As(err, &pg) && isPlainError(pg):
 		return SQLError, pg
-	case pgconn.SafeToRetry(err):
+	case pgconn.SafeToRetry(err) || pg != nil && whileIdle(pg):
 		return NotRun, fmt.Errorf("%w: %w", ErrConnLost, err)
 	case ctx.Err() != nil:
 		return MayHaveRun, fmt.Errorf("%w: %w", whyEnded(ctx), err)
 	}
 	return MayHaveRun, fmt.Errorf("%w: %w", ErrConnLost, err)
+}
+
+// isPlainError: the statement failed and the connection lives. Poolers leave the
+// unlocalized severity out.
+func isPlainError(pg *pgconn.PgError) bool {
+	s := pg.SeverityUnlocalized
+	if s == "" {
+		s = pg.Severity
+	}
+	return s == "ERROR"
 }
 
 // quickRuns: so many quick runs in a row bring a learned shape back to the lanes.
