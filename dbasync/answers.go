@@ -42,6 +42,11 @@ const (
 	codeNoStmt    = "26000" // invalid_sql_statement_name
 	codeUnsupport = "0A000" // feature_not_supported: cached plan must not change result type
 	codeProtocol  = "08P01" // protocol_violation: as many result formats as there were columns
+	codeInternal  = "XX000" // internal_error: cache lookup failed for a type
+	codeBinary    = "22P03" // invalid_binary_representation
+	codeText      = "22P02" // invalid_text_representation
+	codeDate      = "22007" // invalid_datetime_format
+	codePrivilege = "42501" // insufficient_privilege
 	codeShutdown  = "57P01" // admin_shutdown
 	// idle_session_timeout and idle_in_transaction_session_timeout
 	codeIdleSession = "57P05"

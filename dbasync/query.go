@@ -2,6 +2,7 @@ package dbasync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -75,6 +76,9 @@ func (s *shape) allows(stmt Stmt) error {
 func (r *request) prepare(args []any) (size int, err error) {
 	if d := r.shape.desc.Load(); d != nil {
 		err := r.encode(d, args)
+		if err != nil && len(args) == len(d.oids) && !errors.Is(err, ErrTooLong) {
+			r.db.shapes.renew(r.shape) // a column may have another type by now
+		}
 		r.desc = d
 		return len(r.msg), err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -126,16 +127,24 @@ func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
 // query runs a statement from its encoded form.
 func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	values, formats := bindParams(r.msg, r.shape.name)
-	resultFormats := make([]int16, len(r.desc.fields))
-	for i := range resultFormats {
-		resultFormats[i] = r.desc.fields[i].Format
+	var resultFormats []int16
+	if r.desc.formatAll >= 0 {
+		resultFormats = []int16{r.desc.formatAll} // also of a column that was added
+	} else {
+		for i := range r.desc.fields {
+			resultFormats = append(resultFormats, r.desc.fields[i].Format)
+		}
 	}
 	began := time.Now()
 	rr := c.Conn().PgConn().ExecParams(ctx, r.shape.sql, values, r.desc.oids, formats, resultFormats)
-	rows := s.collect(r, rr)
+	rows, fields := s.collect(r, rr)
 	tag, err := rr.Close()
 	s.measure(r.shape, time.Since(began), err)
 	if err != nil {
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && descriptionFailed(pg) {
+			s.db.shapes.renew(r.shape)
+		}
 		o, err := outcomeOf(ctx, err)
 		s.finish(r, o, "", err)
 		return
@@ -145,7 +154,7 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	}
 	res := &r.res
 	res.Outcome, res.Conn, res.tag, res.db = OK, -1, tag.String(), s.db
-	res.data, res.rows, res.fields = rows.data, rows.n, r.desc.fields
+	res.data, res.rows, res.fields = rows.data, rows.n, fields
 	if rows.over {
 		res.Err, res.rows = ErrResultTooLarge, 0
 	}
@@ -154,15 +163,17 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	s.db.deliver(r)
 }
 
-// collect reads the rows; past the limits it reads on and keeps none.
-func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet) {
+// collect reads the rows; past the limits it reads on and keeps none. The columns are
+// those that the server has sent now: the table may have changed since the shape was
+// described.
+func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet, fields []pgconn.FieldDescription) {
+	fields = r.desc.fields
+	if now := rr.FieldDescriptions(); len(now) > 0 && !sameFields(now, fields) {
+		fields = slices.Clone(now) // rr's own are used again
+	}
 	lim := limits{s.db.cfg.MaxResultRows, s.db.cfg.MaxResultBytes}
 	for rr.NextRow() {
 		if !r.rows || rows.over {
-			continue
-		}
-		if len(rr.FieldDescriptions()) != len(r.desc.fields) {
-			rows.over = true // described before an ALTER: not decodable
 			continue
 		}
 		rows.n++
@@ -171,7 +182,7 @@ func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet) {
 			rows = rowSet{over: true}
 		}
 	}
-	return rows
+	return rows, fields
 }
 
 // appendDataRow writes values as a DataRow message.
