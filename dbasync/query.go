@@ -94,7 +94,7 @@ func (r *request) prepare(args []any) (size int, err error) {
 func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	r.start = db.now()
 	limit := db.cfg.QueryTimeout
-	if r.job != nil || r.shape.runsSlow(r) {
+	if r.job != nil || r.stmt.Slow {
 		limit = db.cfg.SlowTimeout
 	}
 	r.deadline = r.start + limit

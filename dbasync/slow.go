@@ -75,9 +75,13 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 	if r.job != nil {
 		o, tag, err := s.runJob(ctx, r, c)
 		s.finish(r, o, tag, err)
+		s.clean(base, c)
 		return
 	}
 	s.query(ctx, r, c)
+	if r.shape.class == classStrict { // it may have set something for good
+		s.clean(base, c)
+	}
 }
 
 func (s *slowPool) acquire(ctx context.Context, r *request, pause *backoff) *pgxpool.Conn {
@@ -114,6 +118,24 @@ func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o O
 		}
 	}()
 	return r.job(ctx, c)
+}
+
+// cleanState leaves a connection as it was when it was made, but for its prepared
+// statements, which pgx knows of.
+const cleanState = "close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences; reset session authorization; reset all"
+
+// clean takes back what a job has set on its connection; one that can't be cleaned is
+// closed. The job's completion has been handed over.
+func (s *slowPool) clean(ctx context.Context, c *pgxpool.Conn) {
+	pc := c.Conn().PgConn()
+	if pc.IsClosed() || pc.TxStatus() != 'I' {
+		return // the pool closes it
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.db.cfg.ConnectTimeout)
+	defer cancel()
+	if err := pc.Exec(ctx, cleanState).Close(); err != nil {
+		c.Conn().Close(context.WithoutCancel(ctx))
+	}
 }
 
 func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
