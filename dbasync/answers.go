@@ -7,9 +7,26 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// fatalError: the server ended the connection and said so, in order with its
-// answers. It has read nothing beyond the query it was at.
+// fatalError: whoever is at the other end said that the connection ends. It may be a
+// pooler, which knows nothing of what a server behind it has done.
 type fatalError struct{ pg *pgconn.PgError }
+
+// inOrder: a server process said so itself, where it looks for interrupts, and so in
+// order with its answers: it has read nothing beyond the query it was at. A pooler
+// does not say where in PostgreSQL's source an error comes from.
+func inOrder(pg *pgconn.PgError) bool {
+	switch pg.Code {
+	case codeShutdown:
+		return pg.Routine == routineInterrupts
+	}
+	return whileIdle(pg)
+}
+
+// whileIdle: the server process gave up waiting for the next command, so that nothing
+// it had not answered has run.
+func whileIdle(pg *pgconn.PgError) bool {
+	return (pg.Code == codeIdleSession || pg.Code == codeIdleInTx) && pg.Routine == routineInterrupts
+}
 
 func (e *fatalError) Error() string { return e.pg.Error() }
 func (e *fatalError) Unwrap() error { return e.pg }
@@ -25,6 +42,17 @@ const (
 	codeNoStmt    = "26000" // invalid_sql_statement_name
 	codeUnsupport = "0A000" // feature_not_supported: cached plan must not change result type
 	codeProtocol  = "08P01" // protocol_violation: as many result formats as there were columns
+	codeInternal  = "XX000" // internal_error: cache lookup failed for a type
+	codeBinary    = "22P03" // invalid_binary_representation
+	codeText      = "22P02" // invalid_text_representation
+	codeDate      = "22007" // invalid_datetime_format
+	codePrivilege = "42501" // insufficient_privilege
+	codeShutdown  = "57P01" // admin_shutdown
+	// idle_session_timeout and idle_in_transaction_session_timeout
+	codeIdleSession = "57P05"
+	codeIdleInTx    = "25P03"
+
+	routineInterrupts = "ProcessInterrupts"
 )
 
 // maxTries bounds how often one query is put back for a reason of its own: a changed

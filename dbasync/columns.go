@@ -2,6 +2,7 @@ package dbasync
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -13,6 +14,18 @@ import (
 func planChanged(pg *pgconn.PgError) bool {
 	return pg.Code == codeUnsupport && pg.Routine == "RevalidateCachedQuery" ||
 		pg.Code == codeProtocol && pg.Routine == "PortalSetResultFormat"
+}
+
+// descriptionFailed: the server could not use the statement as it was described: a type
+// is gone, or a parameter's does not fit any more. Described anew, it may.
+func descriptionFailed(pg *pgconn.PgError) bool {
+	switch pg.Code {
+	case codeUnsupport, codeProtocol, codeInternal, codeBinary, codeText, codeDate:
+		return true
+	case codePrivilege:
+		return false
+	}
+	return strings.HasPrefix(pg.Code, "42")
 }
 
 // columns handles the RowDescription that follows a Parse in a burst. When the
@@ -28,6 +41,7 @@ func (a *answers) columns(e entry, body []byte) error {
 	}
 	d := e.req.desc
 	if sameFields(fields, d.fields) {
+		delete(a.override, d)
 		return nil
 	}
 	if d.formatAll >= 0 && len(d.fields) > 0 {

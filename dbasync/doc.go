@@ -38,8 +38,10 @@
 // Tx, Do and CopyFrom, LISTEN through Listen, and slow statements through Stmt.Slow, on
 // ordinary pgx connections. A statement that turns out to be slow on a lane is moved
 // there by itself (Config.SlowAfter), and comes back when it is quick again. Its
-// text's first keyword tells what a lane refuses; session state hidden inside functions
-// (set_config, pg_advisory_lock) is the caller's to avoid.
+// text tells what a lane refuses: transaction control, temporary tables, session locks,
+// and what PostgreSQL runs outside a transaction block only, which needs Stmt.Slow. A
+// statement with set_config has a transaction of its own, begun anew. Session state
+// hidden inside functions of one's own is the caller's to avoid.
 //
 // # Goroutines
 //

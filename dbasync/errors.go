@@ -31,6 +31,8 @@ var (
 	ErrTimeout = errors.New("dbasync: query timeout")
 	// ErrNoRows: One found no row.
 	ErrNoRows = errors.New("dbasync: no rows")
+	// ErrBadChannel: Listen's channel has no name that the server could hear.
+	ErrBadChannel = errors.New("dbasync: bad channel")
 	// ErrConnLost: the connection broke before the answer came.
 	ErrConnLost = errors.New("dbasync: connection lost")
 )

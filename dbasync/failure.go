@@ -106,6 +106,8 @@ func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
 		a.shapes.unprepared(r.shape, a.index)
 		a.again = append(a.again, r)
 		return false
+	case atBind && descriptionFailed(pg):
+		a.shapes.renew(r.shape)
 	case pg.Code == codeCanceled:
 		a.slow = append(a.slow, r.shape)
 	}

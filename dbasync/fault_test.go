@@ -40,6 +40,7 @@ func (f *faults) insert() {
 	if f.form == "keyed" {
 		stmt.Key = uint64(id%97 + 1)
 	}
+	stmt.Slow = f.form == "slow"
 	err := f.db.Exec(context.Background(), nil, func(r QueryResult) {
 		f.mu.Lock()
 		if _, ok := f.ended[id]; ok {

@@ -61,7 +61,6 @@ func (db *DB) laneConfig(index int) *pgconn.Config {
 	if t := db.cfg.StatementTimeout; t > 0 {
 		cfg.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, t.Milliseconds()), 10)
 	}
-	cfg.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "millrace lane " + strconv.Itoa(index)
 	}

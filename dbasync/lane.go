@@ -150,16 +150,15 @@ func (l *lane) setClosed() {
 }
 
 // lost settles what was in flight when the connection broke. Both goroutines
-// have let go of it. err is a *fatalError when the server said goodbye in
-// order: it had then read nothing beyond the first unanswered query.
+// have let go of it. A *fatalError of the server's own proves that it had read nothing
+// beyond the first unanswered query; without that proof all of them may have run.
 func (l *lane) lost(err error) {
 	l.mu.Lock()
 	l.conn = nil
 	rest := l.fifo.takeAll()
 	l.mu.Unlock()
 	l.db.shapes.laneGone(l.index)
-	var fatal *fatalError
-	again, ended, shapes := l.sortLost(rest, errors.As(err, &fatal))
+	again, ended, shapes := l.sortLost(rest, l.sureFrom(len(rest), err))
 	cause := fmt.Errorf("%w: %w", ErrConnLost, err)
 	// Before the parts are free again: a later one of the same key must not end first.
 	for _, r := range ended {
@@ -193,9 +192,22 @@ func (l *lane) lost(err error) {
 	}
 }
 
+// sureFrom returns from which of n unanswered entries on err proves that they have not
+// run.
+func (l *lane) sureFrom(n int, err error) int {
+	var fatal *fatalError
+	switch {
+	case !errors.As(err, &fatal) || !inOrder(fatal.pg):
+		return n
+	case whileIdle(fatal.pg) && l.ans.phase == phQuery && !l.ans.bound:
+		return 0
+	}
+	return 1
+}
+
 // sortLost tells those that did not run, or may run again, from those that may
 // have run.
-func (l *lane) sortLost(rest []entry, orderly bool) (again, ended []*request, shapes []*shape) {
+func (l *lane) sortLost(rest []entry, sure int) (again, ended []*request, shapes []*shape) {
 	put := func(r *request, certain bool) {
 		if !certain && r.stmt.Retry && r.tries < maxTries {
 			r.tries++
@@ -216,7 +228,7 @@ func (l *lane) sortLost(rest []entry, orderly bool) (again, ended []*request, sh
 		case e.kind == kDescribe:
 			shapes = append(shapes, e.shape)
 		case e.req != nil:
-			put(e.req, e.unsent || orderly && i > 0)
+			put(e.req, e.unsent || i >= sure)
 		}
 	}
 	return again, ended, shapes

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -25,10 +27,14 @@ const maxNotes = 1024
 
 // Listen calls fn on on (nil: the DB's pool) for every NOTIFY of channel, one at a
 // time, in order. All listeners share one connection of their own, made when the first
-// comes. stop ends it; a submitter that has gone for good does too. Errors: ErrClosed.
+// comes. stop ends it; a submitter that has gone for good does too. Errors: ErrClosed,
+// ErrBadChannel.
 func (db *DB) Listen(on Submitter, channel string, fn func(Notification)) (stop func(), err error) {
 	if !db.running.Load() {
 		return nil, ErrClosed
+	}
+	if err := checkChannel(channel); err != nil {
+		return nil, err
 	}
 	if on == nil {
 		on = db.pool
@@ -36,6 +42,24 @@ func (db *DB) Listen(on Submitter, channel string, fn func(Notification)) (stop 
 	s := &subscription{l: &db.listens, channel: channel, on: on, fn: fn}
 	return s.end, db.listens.add(s)
 }
+
+// maxChannel is how many bytes of a name PostgreSQL keeps; it would listen to the rest
+// of a longer one, and hear nothing.
+const maxChannel = 63
+
+func checkChannel(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("%w: an empty name", ErrBadChannel)
+	case len(name) > maxChannel:
+		return fmt.Errorf("%w: %q has %d bytes, %d are possible", ErrBadChannel, clipBytes(name), len(name), maxChannel)
+	case !utf8.ValidString(name) || strings.IndexByte(name, 0) >= 0:
+		return fmt.Errorf("%w: %q is not text", ErrBadChannel, name)
+	}
+	return nil
+}
+
+func clipBytes(s string) string { return s[:min(len(s), maxChannel)] }
 
 // listener keeps the LISTEN connection.
 type listener struct {
@@ -145,9 +169,9 @@ func (l *listener) run(ctx context.Context) {
 
 // serve listens on one connection until it breaks.
 func (l *listener) serve(ctx context.Context, conn *pgx.Conn, again bool) error {
-	have := make(map[string]bool)
+	have, refused := make(map[string]bool), make(map[string]bool)
 	for {
-		wctx, err := l.sync(ctx, conn, have, again)
+		wctx, err := l.sync(ctx, conn, have, refused, again)
 		if err != nil {
 			return err
 		}
@@ -164,7 +188,7 @@ func (l *listener) serve(ctx context.Context, conn *pgx.Conn, again bool) error 
 
 // sync brings the server's LISTENs in line with the subscriptions and returns the
 // context of the next wait.
-func (l *listener) sync(ctx context.Context, conn *pgx.Conn, have map[string]bool, again bool) (context.Context, error) {
+func (l *listener) sync(ctx context.Context, conn *pgx.Conn, have, refused map[string]bool, again bool) (context.Context, error) {
 	l.mu.Lock()
 	if l.poke != nil {
 		l.poke()
@@ -177,11 +201,17 @@ func (l *listener) sync(ctx context.Context, conn *pgx.Conn, have map[string]boo
 	}
 	l.mu.Unlock()
 	for ch := range want {
-		if have[ch] {
+		if have[ch] || refused[ch] {
 			continue
 		}
 		if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{ch}.Sanitize()); err != nil {
-			return nil, fmt.Errorf("dbasync: listen: %w", err)
+			if conn.IsClosed() || !isPgError(err) {
+				return nil, fmt.Errorf("dbasync: listen: %w", err)
+			}
+			// The server can't have this name; the others are not to suffer for it.
+			l.db.cfg.Logger.Error("dbasync: channel refused", "channel", ch, "err", err)
+			refused[ch] = true
+			continue
 		}
 		have[ch] = true
 		if again {

@@ -2,6 +2,7 @@ package dbasync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -75,6 +76,9 @@ func (s *shape) allows(stmt Stmt) error {
 func (r *request) prepare(args []any) (size int, err error) {
 	if d := r.shape.desc.Load(); d != nil {
 		err := r.encode(d, args)
+		if err != nil && len(args) == len(d.oids) && !errors.Is(err, ErrTooLong) {
+			r.db.shapes.renew(r.shape) // a column may have another type by now
+		}
 		r.desc = d
 		return len(r.msg), err
 	}
@@ -90,7 +94,7 @@ func (r *request) prepare(args []any) (size int, err error) {
 func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	r.start = db.now()
 	limit := db.cfg.QueryTimeout
-	if r.job != nil || r.shape.runsSlow(r) {
+	if r.job != nil || r.stmt.Slow {
 		limit = db.cfg.SlowTimeout
 	}
 	r.deadline = r.start + limit

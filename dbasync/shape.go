@@ -143,6 +143,24 @@ func (c *shapes) forget(s *shape) {
 	c.mu.Unlock()
 }
 
+// renew forgets what s was described as: the next use of its text has it described
+// anew, its parameters' types too. Queries that hold s already keep to it. What was
+// learned of its pace stays.
+func (c *shapes) renew(s *shape) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.evicted {
+		return
+	}
+	c.evict(s)
+	c.nextID++
+	n := &shape{sql: s.sql, name: shapeName(c.nextID), class: s.class, word: s.word}
+	n.slow.Store(s.slow.Load())
+	n.suspect.Store(s.suspect.Load())
+	n.used.Store(c.tick.Add(1))
+	c.bySQL[n.sql] = n
+}
+
 // prepared notes that lane i's server has parsed s.
 func (c *shapes) prepared(s *shape, i int) {
 	c.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -74,9 +75,13 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 	if r.job != nil {
 		o, tag, err := s.runJob(ctx, r, c)
 		s.finish(r, o, tag, err)
+		s.clean(base, c)
 		return
 	}
 	s.query(ctx, r, c)
+	if r.shape.class == classStrict { // it may have set something for good
+		s.clean(base, c)
+	}
 }
 
 func (s *slowPool) acquire(ctx context.Context, r *request, pause *backoff) *pgxpool.Conn {
@@ -115,6 +120,24 @@ func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o O
 	return r.job(ctx, c)
 }
 
+// cleanState leaves a connection as it was when it was made, but for its prepared
+// statements, which pgx knows of.
+const cleanState = "close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences; reset session authorization; reset all"
+
+// clean takes back what a job has set on its connection; one that can't be cleaned is
+// closed. The job's completion has been handed over.
+func (s *slowPool) clean(ctx context.Context, c *pgxpool.Conn) {
+	pc := c.Conn().PgConn()
+	if pc.IsClosed() || pc.TxStatus() != 'I' {
+		return // the pool closes it
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.db.cfg.ConnectTimeout)
+	defer cancel()
+	if err := pc.Exec(ctx, cleanState).Close(); err != nil {
+		c.Conn().Close(context.WithoutCancel(ctx))
+	}
+}
+
 func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
 	if _, ok := r.claim(); !ok {
 		return
@@ -126,16 +149,24 @@ func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
 // query runs a statement from its encoded form.
 func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	values, formats := bindParams(r.msg, r.shape.name)
-	resultFormats := make([]int16, len(r.desc.fields))
-	for i := range resultFormats {
-		resultFormats[i] = r.desc.fields[i].Format
+	var resultFormats []int16
+	if r.desc.formatAll >= 0 {
+		resultFormats = []int16{r.desc.formatAll} // also of a column that was added
+	} else {
+		for i := range r.desc.fields {
+			resultFormats = append(resultFormats, r.desc.fields[i].Format)
+		}
 	}
 	began := time.Now()
 	rr := c.Conn().PgConn().ExecParams(ctx, r.shape.sql, values, r.desc.oids, formats, resultFormats)
-	rows := s.collect(r, rr)
+	rows, fields := s.collect(r, rr)
 	tag, err := rr.Close()
 	s.measure(r.shape, time.Since(began), err)
 	if err != nil {
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && descriptionFailed(pg) {
+			s.db.shapes.renew(r.shape)
+		}
 		o, err := outcomeOf(ctx, err)
 		s.finish(r, o, "", err)
 		return
@@ -145,7 +176,7 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	}
 	res := &r.res
 	res.Outcome, res.Conn, res.tag, res.db = OK, -1, tag.String(), s.db
-	res.data, res.rows, res.fields = rows.data, rows.n, r.desc.fields
+	res.data, res.rows, res.fields = rows.data, rows.n, fields
 	if rows.over {
 		res.Err, res.rows = ErrResultTooLarge, 0
 	}
@@ -154,15 +185,17 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	s.db.deliver(r)
 }
 
-// collect reads the rows; past the limits it reads on and keeps none.
-func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet) {
+// collect reads the rows; past the limits it reads on and keeps none. The columns are
+// those that the server has sent now: the table may have changed since the shape was
+// described.
+func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet, fields []pgconn.FieldDescription) {
+	fields = r.desc.fields
+	if now := rr.FieldDescriptions(); len(now) > 0 && !sameFields(now, fields) {
+		fields = slices.Clone(now) // rr's own are used again
+	}
 	lim := limits{s.db.cfg.MaxResultRows, s.db.cfg.MaxResultBytes}
 	for rr.NextRow() {
 		if !r.rows || rows.over {
-			continue
-		}
-		if len(rr.FieldDescriptions()) != len(r.desc.fields) {
-			rows.over = true // described before an ALTER: not decodable
 			continue
 		}
 		rows.n++
@@ -171,7 +204,7 @@ func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet) {
 			rows = rowSet{over: true}
 		}
 	}
-	return rows
+	return rows, fields
 }
 
 // appendDataRow writes values as a DataRow message.
@@ -197,14 +230,24 @@ func appendDataRow(dst []byte, values [][]byte) []byte {
 func outcomeOf(ctx context.Context, err error) (Outcome, error) {
 	var pg *pgconn.PgError
 	switch {
-	case errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC":
+	case errors.As(err, &pg) && isPlainError(pg):
 		return SQLError, pg
-	case pgconn.SafeToRetry(err):
+	case pgconn.SafeToRetry(err) || pg != nil && whileIdle(pg):
 		return NotRun, fmt.Errorf("%w: %w", ErrConnLost, err)
 	case ctx.Err() != nil:
 		return MayHaveRun, fmt.Errorf("%w: %w", whyEnded(ctx), err)
 	}
 	return MayHaveRun, fmt.Errorf("%w: %w", ErrConnLost, err)
+}
+
+// isPlainError: the statement failed and the connection lives. Poolers leave the
+// unlocalized severity out.
+func isPlainError(pg *pgconn.PgError) bool {
+	s := pg.SeverityUnlocalized
+	if s == "" {
+		s = pg.Severity
+	}
+	return s == "ERROR"
 }
 
 // quickRuns: so many quick runs in a row bring a learned shape back to the lanes.

@@ -2,6 +2,7 @@ package dbasync
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -45,10 +46,94 @@ var keywords = map[string]class{
 	"lock": classState,
 }
 
-// classify looks at the first keyword of sql, and no further.
+// classify looks at the first keywords of sql, and in a few cases for a word anywhere
+// in it.
 func classify(sql string) (class, string) {
 	word := firstWord(sql)
-	return keywords[word], word
+	cl := keywords[word]
+	if cl != classPlain && cl != classStrict {
+		return cl, word
+	}
+	lower := strings.ToLower(sql)
+	words := leadingWords(lower)
+	switch word {
+	case "create", "drop", "alter", "refresh":
+		if createsTemp(words) {
+			return classState, word + " temp"
+		}
+		if refusesBlock(words) {
+			return classSlow, strings.Join(words[:2], " ")
+		}
+	case "select", "with", "values", "table":
+		if strings.Contains(lower, " into temp") || strings.Contains(lower, " into pg_temp") {
+			return classState, "into temp"
+		}
+	}
+	for _, f := range sessionLocks {
+		if calls(lower, f) {
+			return classState, f
+		}
+	}
+	if calls(lower, "set_config") {
+		// Its own Sync, and so a transaction begun anew: what is set for a transaction
+		// must not reach one that is chained to it, or that shares it.
+		cl = classStrict
+	}
+	return cl, word
+}
+
+// sessionLocks hold on beyond the transaction, for whoever shares the connection.
+var sessionLocks = []string{"pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared"}
+
+// calls tells whether lower calls the function name.
+func calls(lower, name string) bool {
+	for from := 0; ; {
+		i := strings.Index(lower[from:], name)
+		if i < 0 {
+			return false
+		}
+		from += i + len(name)
+		if strings.HasPrefix(strings.TrimLeft(lower[from:], " \t\r\n"), "(") {
+			return true
+		}
+	}
+}
+
+// leadingWords are the first words of lower, without comments between them; enough to
+// tell what kind of thing a statement makes.
+func leadingWords(lower string) (words []string) {
+	for len(words) < 8 {
+		lower = lower[skipBlank(lower):]
+		word := firstWord(lower)
+		if word == "" {
+			break
+		}
+		words = append(words, word)
+		lower = lower[len(word):]
+	}
+	return append(words, "", "") // so that two are there
+}
+
+func createsTemp(words []string) bool {
+	for _, w := range words[1:] {
+		switch w {
+		case "temp", "temporary", "pg_temp":
+			return true
+		case "or", "replace", "global", "local":
+			continue
+		}
+		return false
+	}
+	return false
+}
+
+// refusesBlock: PostgreSQL runs it outside a transaction block only.
+func refusesBlock(words []string) bool {
+	switch words[1] {
+	case "database", "tablespace", "system", "subscription":
+		return true
+	}
+	return words[0] != "refresh" && slices.Contains(words, "concurrently")
 }
 
 func stateError(word string) error {

@@ -15,7 +15,11 @@ import (
 // result has no rows. Outcomes: OK, committed; SQLError, fn or the commit failed
 // and all is undone (Err is fn's error); NotRun, the connection was lost before the
 // commit was sent, so nothing is left of it; MayHaveRun, it was lost in the commit.
-// ctx and Config.SlowTimeout bound it; fn's ctx ends with them.
+// ctx and Config.SlowTimeout bound it; fn's ctx ends with them. When fn commits tx
+// itself, the outcome is that of its commit, and Err is what fn returns; when it ends
+// the transaction by a statement's text, MayHaveRun. What fn sets for the session
+// (SET, temporary tables, advisory locks) is taken back before another uses the
+// connection.
 func (db *DB) Tx(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, pgx.Tx) error) error {
 	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
 		return runTx(ctx, c, fn)
@@ -27,7 +31,12 @@ func runTx(ctx context.Context, c *pgxpool.Conn, fn func(context.Context, pgx.Tx
 	if err != nil {
 		return NotRun, "", fmt.Errorf("dbasync: begin: %w", err)
 	}
-	if err := fn(ctx, tx); err != nil {
+	own := &ownTx{Tx: tx}
+	err = fn(ctx, own)
+	if o, tag, err, over := own.outcome(ctx, c, err); over {
+		return o, tag, err
+	}
+	if err != nil {
 		// Failing here means that the connection has gone: undone all the same.
 		_ = tx.Rollback(context.WithoutCancel(ctx))
 		if c.Conn().IsClosed() && !isPgError(err) {
