@@ -31,6 +31,10 @@ func (s *slowPool) start(ctx context.Context) error {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "millrace slow"
 	}
+	cfg.AfterConnect = s.db.cfg.AfterConnect
+	if s.db.cfg.OnNotice != nil {
+		cfg.ConnConfig.OnNotice = s.db.slowNotice
+	}
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
 		return fmt.Errorf("dbasync: %w", err)
@@ -71,6 +75,8 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 		return
 	}
 	s.db.stats.slow.Add(1)
+	s.db.servesFor(c, r)
+	defer s.db.servesFor(c, nil)
 	if r.job != nil {
 		o, tag, err := s.runJob(ctx, r, c)
 		s.finish(r, o, tag, err)
