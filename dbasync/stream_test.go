@@ -110,6 +110,10 @@ func TestStreamThatEndsEarlyIsUndone(t *testing.T) {
 	if r := stream(func(QueryResult) error { calls++; return own }, insert); r.Outcome != SQLError || !errors.Is(r.Err, own) || calls != 1 {
 		t.Errorf("got %v %v after %d calls", r.Outcome, r.Err, calls)
 	}
+	// It ends at once, without the rest of the rows.
+	if r := stream(func(QueryResult) error { return own }, Stmt{SQL: "select generate_series(1, 1000000000000)"}); r.Outcome != SQLError || r.Elapsed > time.Minute {
+		t.Errorf("a long result: got %v %v after %v", r.Outcome, r.Err, r.Elapsed)
+	}
 	ok := func(QueryResult) error { return nil }
 	if r := stream(ok, Stmt{SQL: "select 1/(g-500) from generate_series(1,1000) g"}); r.Outcome != SQLError {
 		t.Errorf("got %v %v, want a division by zero", r.Outcome, r.Err)

@@ -19,6 +19,9 @@ const (
 
 // apply runs m on a connection of its own: what it SETs ends with it.
 func apply(ctx context.Context, url string, n notes, set string, m migration) error {
+	if copyData.MatchString(m.sql) {
+		return fmt.Errorf("migrate: %s: %w", m.name, errCopyData)
+	}
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("migrate: %s: %w", m.name, err)
@@ -29,7 +32,7 @@ func apply(ctx context.Context, url string, n notes, set string, m migration) er
 		err = alone(ctx, conn, n, set, m)
 	}
 	if err != nil {
-		return fmt.Errorf("migrate: %s: %w", m.name, explain(m.sql, err))
+		return fmt.Errorf("migrate: %s: %w", m.name, explain(err))
 	}
 	return nil
 }
@@ -70,17 +73,15 @@ func isCode(err error, code string) bool {
 	return errors.As(err, &pg) && pg.Code == code
 }
 
-// copyData is a COPY whose rows follow it in the file.
-var copyData = regexp.MustCompile(`(?im)^\s*copy\s.*\sfrom\s+stdin\b`)
+// copyData is a COPY whose rows are to follow it: the server would wait for them for ever.
+var copyData = regexp.MustCompile(`(?im)(^|;)\s*copy\s[^;]*\sfrom\s+stdin\b`)
+
+var errCopyData = errors.New("COPY … FROM stdin with its rows in the file is psql's: use INSERT (pg_dump --inserts)")
 
 // explain adds the way out to errors of files that are meant for psql.
-func explain(sql string, err error) error {
+func explain(err error) error {
 	var pg *pgconn.PgError
-	syntax := errors.As(err, &pg) && pg.Code == codeSyntax
-	switch {
-	case (syntax || pg == nil) && copyData.MatchString(sql):
-		return fmt.Errorf("COPY … FROM stdin with its data in the file is psql's: use INSERT (pg_dump --inserts): %w", err)
-	case syntax && strings.Contains(pg.Message, `"\"`):
+	if errors.As(err, &pg) && pg.Code == codeSyntax && strings.Contains(pg.Message, `"\"`) {
 		return fmt.Errorf("a backslash command is psql's, not SQL: remove it: %w", err)
 	}
 	return err

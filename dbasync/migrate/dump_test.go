@@ -77,6 +77,7 @@ func TestFilesAsTheyComeFromElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(t, d.next(t), "pg_dump --inserts", "001_dump.sql", string(out))
+		refused(t, d.next(t), "pg_dump --inserts", "001_x.sql", "create table x(i int); copy x\nfrom STDIN;")
 		refused(t, d.next(t), "backslash command", "001_x.sql", "\\connect other\n")
 	})
 
