@@ -1,6 +1,7 @@
 package dbasync
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -73,6 +74,8 @@ type answers struct {
 	index  int // of the lane
 	shapes *shapes
 	limits limits
+
+	onNotice func(context.Context, Notice) // nil: nobody asks
 
 	view fifo   // the FIFO as it was when the bytes arrived
 	pos  uint64 // the entry that is being answered
@@ -156,8 +159,10 @@ func (a *answers) pop() {
 // message handles one message other than DataRow. body is the reader's buffer.
 func (a *answers) message(typ byte, body []byte) error {
 	switch typ {
-	case 'S', 'N', 'A', '3':
-		return nil // ParameterStatus, NoticeResponse, NotificationResponse, CloseComplete
+	case 'S', 'A', '3':
+		return nil // ParameterStatus, NotificationResponse, CloseComplete
+	case 'N':
+		return a.notice(body)
 	case 'E':
 		return a.failure(parseError(body))
 	}

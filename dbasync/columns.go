@@ -122,6 +122,7 @@ func (a *answers) describeReady(e entry, body []byte) error {
 }
 
 func (a *answers) newDescription(s *shape, d describing) {
+	a.shapes.encs.learn(d)
 	enc := a.shapes.encs.get()
 	s.desc.Store(newDescription(d.oids, d.fields, enc.m, a.limits.rows))
 	a.shapes.encs.put(enc)

@@ -1,12 +1,14 @@
 package dbasync
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -27,6 +29,16 @@ type Config struct {
 	Observer Observer
 	// Logger gets connection changes and panics of the DB's own pool. nil: discard.
 	Logger *slog.Logger
+	// Tracer is told of the start and the end of every query, with its context.
+	Tracer QueryTracer
+	// OnNotice gets what the server says beside its answers, one at a time, on the pool,
+	// with the query's context. At most 512 wait; more are lost (Stats.EventsLost).
+	OnNotice func(context.Context, Notice)
+	// AfterConnect is called on every connection that is made, before it is used, as
+	// pgxpool's is: to register types of one's own on c.TypeMap() (c.LoadType), for lanes
+	// and slow connections alike, or to SET something. An error makes the attempt fail.
+	// On a lane c must not be kept.
+	AfterConnect func(ctx context.Context, c *pgx.Conn) error
 	// NewTypeMap makes the type maps that encode arguments and decode rows, for
 	// types of one's own. nil: pgtype.NewMap. A map is used by one goroutine at a time.
 	NewTypeMap func() *pgtype.Map

@@ -30,6 +30,7 @@ type DB struct {
 	events  events
 	listens listener
 	stats   counters
+	hooked  bool // there is a Tracer or an OnNotice: requests keep their context
 
 	pool     Submitter
 	poolPtr  bool     // pool is a pointer, so that it can be compared
@@ -85,6 +86,7 @@ func New(cfg Config) (*DB, error) {
 	db.events.db = db
 	db.slow.db = db
 	db.listens.db = db
+	db.hooked = cfg.Tracer != nil || cfg.OnNotice != nil
 	if cfg.Observer != nil {
 		db.SetObserver(cfg.Observer)
 	}

@@ -52,10 +52,13 @@ func (g *group) deliver() {
 // deliver calls r's callback and the observer, and ends r. It runs on r's submitter,
 // or on the DB's pool. No reference to r may be kept by the caller.
 func (r *request) deliver() {
-	db, res, done := r.db, r.res, r.done
+	db, res, done, qctx := r.db, r.res, r.done, r.qctx
 	db.settled(r)
 	r.unwatch()
 	r.release()
+	if qctx != nil {
+		db.traceEnd(qctx, res)
+	}
 	if done != nil {
 		done(res)
 	}

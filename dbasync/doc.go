@@ -43,6 +43,18 @@
 // statement with set_config has a transaction of its own, begun anew. Session state
 // hidden inside functions of one's own is the caller's to avoid.
 //
+// # In pgx's words
+//
+// SendBatch runs the statements of a pgx.Batch as one transaction, in one write. Tx and
+// BeginTxFunc run a function in one, with pgx.TxOptions, and again after a conflict
+// (40001, 40P01) when asked to. Stream gives a result of any size in chunks; CopyFrom,
+// CopyFromReader and CopyTo load and unload. Blocking is a pgxpool.Pool for callers that
+// may wait, Await waits for any call. pgx.NamedArgs may stand for arguments. The Rows of
+// a result are pgx.Rows: pgx.CollectRows, RowToStructByName and the like read them.
+// Config.AfterConnect registers composite and other own types, for lanes too;
+// Config.Tracer and OnNotice see each query with its context. Several hosts in the URL, with
+// target_session_attrs, make a DB for reads on a standby: Split.
+//
 // # Goroutines
 //
 // Two per lane, Config.SlowConns for slow work, one sweeper (timeouts, 50 ms exact),

@@ -21,17 +21,28 @@ const (
 
 // encoder turns arguments into bytes. Not for use by two goroutines at a time.
 type encoder struct {
-	m   *pgtype.Map
-	eqb pgx.ExtendedQueryBuilder
+	m     *pgtype.Map
+	eqb   pgx.ExtendedQueryBuilder
+	types int64 // the version of the registry that m has
 }
 
-type encoders struct{ pool sync.Pool }
+type encoders struct {
+	pool  sync.Pool
+	types typeRegistry
+}
 
 func (p *encoders) init(newMap func() *pgtype.Map) {
 	p.pool.New = func() any { return &encoder{m: newMap()} }
 }
 
-func (p *encoders) get() *encoder  { return p.pool.Get().(*encoder) }
+func (p *encoders) get() *encoder {
+	e := p.pool.Get().(*encoder)
+	if e.types != p.types.version.Load() {
+		p.types.sync(e)
+	}
+	return e
+}
+
 func (p *encoders) put(e *encoder) { p.pool.Put(e) }
 
 // appendInt16, appendInt32: network order.

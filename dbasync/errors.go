@@ -2,7 +2,10 @@ package dbasync
 
 import (
 	"errors"
+	"fmt"
 	"net"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Errors a caller decides on.
@@ -29,10 +32,10 @@ var (
 	ErrResultDropped = errors.New("dbasync: result dropped, submitter full")
 	// ErrTimeout: Config.QueryTimeout (or SlowTimeout) passed.
 	ErrTimeout = errors.New("dbasync: query timeout")
-	// ErrNoRows: One found no row.
-	ErrNoRows = errors.New("dbasync: no rows")
 	// ErrBadChannel: Listen's channel has no name that the server could hear.
 	ErrBadChannel = errors.New("dbasync: bad channel")
+	// ErrNoRows: Scan or One found no row. errors.Is(err, pgx.ErrNoRows) holds.
+	ErrNoRows = fmt.Errorf("dbasync: %w", pgx.ErrNoRows)
 	// ErrConnLost: the connection broke before the answer came.
 	ErrConnLost = errors.New("dbasync: connection lost")
 )

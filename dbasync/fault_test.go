@@ -254,5 +254,5 @@ func newWatcher() *watcher {
 	return &watcher{conns: make(chan event, 1000), ended: make(chan QueryResult, 100_000)}
 }
 
-func (w *watcher) OnDBConnect(c Conn, err error) { w.conns <- event{c, err} }
+func (w *watcher) OnDBConnect(c Conn, err error) { w.conns <- event{conn: c, err: err} }
 func (w *watcher) OnQueryEnd(r QueryResult)      { w.ended <- r }

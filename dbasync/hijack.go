@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -13,9 +14,11 @@ import (
 // authentication, then the raw connection is taken over. This is the only file
 // that touches Hijack, which pgx leaves out of its version promise.
 func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, db.cfg.ConnectTimeout)
+	cfg := db.laneConfig(index)
+	// Each host of the URL has ConnectTimeout, so that a silent one is passed over.
+	ctx, cancel := context.WithTimeout(ctx, db.cfg.ConnectTimeout*time.Duration(1+len(cfg.Fallbacks)))
 	defer cancel()
-	c, err := pgconn.ConnectConfig(ctx, db.laneConfig(index))
+	c, err := db.dial(ctx, cfg)
 	if err != nil {
 		return laneConn{}, fmt.Errorf("dbasync: connect: %w", err)
 	}
@@ -25,6 +28,30 @@ func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
 		return laneConn{}, fmt.Errorf("dbasync: connect: %w", err)
 	}
 	return raw, nil
+}
+
+// dial connects. For AfterConnect the connection is a pgx.Conn for a while; its type map
+// goes to the encoders.
+func (db *DB) dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
+	if db.cfg.AfterConnect == nil {
+		return pgconn.ConnectConfig(ctx, cfg)
+	}
+	full := db.pgCfg.ConnConfig.Copy()
+	full.Config = *cfg
+	c, err := pgx.ConnectConfig(ctx, full)
+	if err != nil {
+		return nil, err
+	}
+	err = db.cfg.AfterConnect(ctx, c)
+	if err == nil {
+		err = c.DeallocateAll(ctx) // pgx's statements: nobody uses them any more
+	}
+	if err != nil {
+		c.Close(ctx)
+		return nil, fmt.Errorf("AfterConnect: %w", err)
+	}
+	db.encs.types.adopt(c.TypeMap())
+	return c.PgConn(), nil
 }
 
 func takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) {
@@ -61,6 +88,7 @@ func (db *DB) laneConfig(index int) *pgconn.Config {
 	if t := db.cfg.StatementTimeout; t > 0 {
 		cfg.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, t.Milliseconds()), 10)
 	}
+	cfg.ConnectTimeout = db.cfg.ConnectTimeout
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "millrace lane " + strconv.Itoa(index)
 	}

@@ -1,6 +1,9 @@
 package dbasync
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // Observer is told of the shared connections and of every completion. Its methods
 // run on the DB's pool; OnQueryEnd runs where the query's own callback ran, right
@@ -16,6 +19,9 @@ type Observer interface {
 type event struct {
 	conn Conn
 	err  error
+
+	notice Notice // of OnNotice, when it has one; conn and err are not set then
+	ctx    context.Context
 }
 
 // maxEvents bounds the connection events that wait for the pool. The oldest go first.
@@ -27,18 +33,38 @@ type events struct {
 
 	mu      sync.Mutex
 	queue   []event // guarded by mu
+	notices int     // among them; guarded by mu
 	running bool    // a task that empties queue is in the pool; guarded by mu
 }
 
 func (e *events) post(ev event) {
 	e.mu.Lock()
-	if len(e.queue) >= maxEvents {
-		e.queue = e.queue[1:]
+	switch {
+	case ev.notice.Notice != nil && e.notices >= maxNotices:
+		e.mu.Unlock()
 		e.db.stats.eventsLost.Add(1)
+		return
+	case len(e.queue) >= maxEvents:
+		e.pop()
+		e.db.stats.eventsLost.Add(1)
+	}
+	if ev.notice.Notice != nil {
+		e.notices++
 	}
 	e.queue = append(e.queue, ev)
 	e.mu.Unlock()
 	e.start()
+}
+
+// pop takes the oldest off. Caller holds mu.
+func (e *events) pop() event {
+	ev := e.queue[0]
+	e.queue[0] = event{}
+	e.queue = e.queue[1:]
+	if ev.notice.Notice != nil {
+		e.notices--
+	}
+	return ev
 }
 
 // start submits the task unless it is there. The sweeper calls it again after a
@@ -67,8 +93,7 @@ func (e *events) run() {
 			e.mu.Unlock()
 			return
 		}
-		ev := e.queue[0]
-		e.queue = e.queue[1:]
+		ev := e.pop()
 		e.mu.Unlock()
 		e.tell(ev)
 	}
@@ -84,7 +109,9 @@ func (e *events) tell(ev event) {
 			e.mu.Unlock()
 		}
 	}()
-	if obs := e.db.observer.Load(); obs != nil {
+	if ev.notice.Notice != nil {
+		e.db.cfg.OnNotice(ev.ctx, ev.notice)
+	} else if obs := e.db.observer.Load(); obs != nil {
 		(*obs).OnDBConnect(ev.conn, ev.err)
 	}
 	finished = true

@@ -17,7 +17,8 @@ import (
 // or MayHaveRun at once. One that can't end costs nothing; others a few
 // allocations. args are encoded before Query returns, except for the first
 // uses of a SQL text: then byte slices are copied and other values must not
-// change until done is called.
+// change until done is called. The first of args may be pgx.NamedArgs, or another
+// pgx.QueryRewriter, which is called without a connection.
 func (db *DB) Query(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, args ...any) error {
 	return db.submit(ctx, on, done, stmt, true, args)
 }
@@ -28,13 +29,30 @@ func (db *DB) Exec(ctx context.Context, on Submitter, done func(QueryResult), st
 }
 
 func (db *DB) submit(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, rows bool, args []any) error {
+	if !db.hooked {
+		return db.enter(ctx, nil, on, done, stmt, rows, args)
+	}
+	qctx := db.traceStart(ctx, stmt.SQL, args)
+	err := db.enter(ctx, qctx, on, done, stmt, rows, args)
+	if err != nil {
+		db.traceRefused(qctx, stmt.SQL, err)
+	}
+	return err
+}
+
+// enter accepts a query. qctx is the tracer's, nil without hooks.
+func (db *DB) enter(ctx, qctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, rows bool, args []any) error {
 	if !db.running.Load() {
 		return db.refused(ErrClosed)
 	}
 	if err := ctx.Err(); err != nil {
 		return db.refused(fmt.Errorf("dbasync: %w", err))
 	}
-	sh := db.shapes.get(stmt.SQL)
+	sql, args, err := rewrite(ctx, stmt.SQL, args)
+	if err != nil {
+		return db.refused(err)
+	}
+	sh := db.shapes.get(sql)
 	if err := sh.allows(stmt); err != nil {
 		return db.refused(err)
 	}
@@ -42,7 +60,7 @@ func (db *DB) submit(ctx context.Context, on Submitter, done func(QueryResult), 
 		return db.refused(fmt.Errorf("%w: %d arguments", ErrTooLong, len(args)))
 	}
 	r := db.newRequest()
-	r.on, r.done, r.stmt, r.shape, r.rows = on, done, stmt, sh, rows
+	r.on, r.done, r.stmt, r.shape, r.rows, r.qctx = on, done, stmt, sh, rows, qctx
 	size, err := r.prepare(args)
 	if err == nil {
 		err = db.accept(r, size, ctx)

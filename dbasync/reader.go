@@ -11,6 +11,9 @@ func (l *lane) read(conn net.Conn) error {
 	a := &l.ans
 	*a = answers{index: l.index, shapes: l.db.shapes,
 		limits: limits{l.db.cfg.MaxResultRows, l.db.cfg.MaxResultBytes}}
+	if l.db.cfg.OnNotice != nil {
+		a.onNotice = l.db.notice
+	}
 	var x wire
 	l.heard.Store(int64(l.db.now()))
 	for {

@@ -42,8 +42,9 @@ type request struct {
 
 	start    time.Duration // on the DB's clock
 	deadline time.Duration
-	job      job  // Tx, Do, CopyFrom; nil: msg
-	busy     bool // its arguments are being encoded; guarded by queue.mu
+	job      job             // Tx, Do, CopyFrom; nil: msg
+	qctx     context.Context // for the tracer and OnNotice; nil without them
+	busy     bool            // its arguments are being encoded; guarded by queue.mu
 
 	stop  func() bool                        // ends ctx's callback
 	ctxMu sync.Mutex                         // held while stop is being set
@@ -78,7 +79,7 @@ func (r *request) release() {
 	}
 	r.on, r.done, r.stmt, r.shape, r.desc, r.args = nil, nil, Stmt{}, nil, nil, nil
 	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
-	r.job, r.stop, r.busy, r.res = nil, nil, false, QueryResult{}
+	r.job, r.qctx, r.stop, r.busy, r.res = nil, nil, nil, false, QueryResult{}
 	r.abort.Store(nil)
 	r.db.requests.Put(r)
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -31,6 +32,17 @@ func (s *slowPool) start(ctx context.Context) error {
 	cfg.ConnConfig.ConnectTimeout = s.db.cfg.ConnectTimeout
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "millrace slow"
+	}
+	if after := s.db.cfg.AfterConnect; after != nil {
+		cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+			if err := after(ctx, c); err != nil {
+				return err
+			}
+			return noteSettings(ctx, c)
+		}
+	}
+	if s.db.cfg.OnNotice != nil {
+		cfg.ConnConfig.OnNotice = s.db.slowNotice
 	}
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
@@ -72,6 +84,8 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 		return
 	}
 	s.db.stats.slow.Add(1)
+	s.db.servesFor(c, r)
+	defer s.db.servesFor(c, nil)
 	if r.job != nil {
 		o, tag, err := s.runJob(ctx, r, c)
 		s.finish(r, o, tag, err)
@@ -118,24 +132,6 @@ func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o O
 		}
 	}()
 	return r.job(ctx, c)
-}
-
-// cleanState leaves a connection as it was when it was made, but for its prepared
-// statements, which pgx knows of.
-const cleanState = "close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences; reset session authorization; reset all"
-
-// clean takes back what a job has set on its connection; one that can't be cleaned is
-// closed. The job's completion has been handed over.
-func (s *slowPool) clean(ctx context.Context, c *pgxpool.Conn) {
-	pc := c.Conn().PgConn()
-	if pc.IsClosed() || pc.TxStatus() != 'I' {
-		return // the pool closes it
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.db.cfg.ConnectTimeout)
-	defer cancel()
-	if err := pc.Exec(ctx, cleanState).Close(); err != nil {
-		c.Conn().Close(context.WithoutCancel(ctx))
-	}
 }
 
 func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {

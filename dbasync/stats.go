@@ -8,6 +8,7 @@ type counters struct {
 	connects, connectFailures                         atomic.Uint64
 	submitterFull, stale, dropped, eventsLost         atomic.Uint64
 	notifications, notificationsLost                  atomic.Uint64
+	txRetries                                         atomic.Uint64
 	ended                                             [4]atomic.Uint64
 }
 
@@ -34,6 +35,7 @@ type Stats struct {
 	EventsLost        uint64 // connection events the pool took too long for
 	Notifications     uint64
 	NotificationsLost uint64
+	TxRetries         uint64 // transactions run again after 40001 or 40P01
 }
 
 // Stats returns what is going on and what has happened since New.
@@ -46,6 +48,7 @@ func (db *DB) Stats() Stats {
 		Shapes: db.shapes.len(), Connects: c.connects.Load(), ConnectFailures: c.connectFailures.Load(),
 		SubmitterFull: c.submitterFull.Load(), Stale: c.stale.Load(), ResultsDropped: c.dropped.Load(),
 		EventsLost: c.eventsLost.Load(), Notifications: c.notifications.Load(), NotificationsLost: c.notificationsLost.Load(),
+		TxRetries: c.txRetries.Load(),
 	}
 	for o := range c.ended {
 		s.Ended[Outcome(o)] = c.ended[o].Load()

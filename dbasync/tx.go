@@ -21,13 +21,11 @@ import (
 // (SET, temporary tables, advisory locks) is taken back before another uses the
 // connection.
 func (db *DB) Tx(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, pgx.Tx) error) error {
-	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
-		return runTx(ctx, c, fn)
-	})
+	return db.BeginTxFunc(ctx, on, done, TxOptions{}, fn)
 }
 
-func runTx(ctx context.Context, c *pgxpool.Conn, fn func(context.Context, pgx.Tx) error) (Outcome, string, error) {
-	tx, err := c.Begin(ctx)
+func runTx(ctx context.Context, c *pgxpool.Conn, opts pgx.TxOptions, fn func(context.Context, pgx.Tx) error) (Outcome, string, error) {
+	tx, err := c.BeginTx(ctx, opts)
 	if err != nil {
 		return NotRun, "", fmt.Errorf("dbasync: begin: %w", err)
 	}
@@ -97,17 +95,5 @@ func (db *DB) CopyFrom(ctx context.Context, on Submitter, done func(QueryResult)
 
 // start accepts a job as Query accepts a statement.
 func (db *DB) start(ctx context.Context, on Submitter, done func(QueryResult), j job) error {
-	if !db.running.Load() {
-		return db.refused(ErrClosed)
-	}
-	if err := ctx.Err(); err != nil {
-		return db.refused(fmt.Errorf("dbasync: %w", err))
-	}
-	r := db.newRequest()
-	r.on, r.done, r.job = on, done, j
-	if err := db.accept(r, 0, ctx); err != nil {
-		r.release()
-		return db.refused(err)
-	}
-	return nil
+	return db.submitJob(ctx, on, done, "", 0, j)
 }

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"math/rand/v2"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -29,7 +32,8 @@ var (
 type migration struct {
 	version   int
 	name, sql string
-	sum       string
+	sum       string // of the text with LF
+	sumCRLF   string // with CRLF: notes of a time when line ends counted
 }
 
 // Run applies to the database at url what it lacks of the migrations of files (every
@@ -51,7 +55,11 @@ func Run(ctx context.Context, url, set string, files fs.FS) (int, error) {
 	if err := lock(ctx, conn); err != nil {
 		return 0, err
 	}
-	done, err := applied(ctx, conn, set)
+	n, err := openNotes(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	done, err := n.applied(ctx, conn, set)
 	if err != nil {
 		return 0, err
 	}
@@ -59,13 +67,13 @@ func Run(ctx context.Context, url, set string, files fs.FS) (int, error) {
 		return 0, fmt.Errorf("%w: %s is at version %d, known are %d", ErrNewer, set, len(done), len(migrations))
 	}
 	for i, sum := range done {
-		if m := migrations[i]; m.sum != sum {
+		if m := migrations[i]; m.sum != sum && m.sumCRLF != sum {
 			return 0, fmt.Errorf("%w: %s", ErrChanged, m.name)
 		}
 	}
-	for n, m := range migrations[len(done):] {
-		if err := apply(ctx, conn, set, m); err != nil {
-			return n, err
+	for i, m := range migrations[len(done):] {
+		if err := apply(ctx, url, n, set, m); err != nil {
+			return i, err
 		}
 	}
 	return len(migrations) - len(done), nil
@@ -104,55 +112,51 @@ func readOne(files fs.FS, p string) (migration, error) {
 	if !ok || err != nil || version < 1 {
 		return migration{}, fmt.Errorf("%s: its name is not NNN_name.sql", p)
 	}
-	sum := sha256.Sum256(b)
-	return migration{version, path.Base(p), string(b), hex.EncodeToString(sum[:])}, nil
+	text := strings.ReplaceAll(string(b), "\r\n", "\n")
+	return migration{
+		version: version, name: path.Base(p), sql: plain(text),
+		sum: sumOf(text), sumCRLF: sumOf(strings.ReplaceAll(text, "\n", "\r\n")),
+	}, nil
 }
 
+func sumOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// restrictLine is what pg_dump puts around its output for psql alone.
+var restrictLine = regexp.MustCompile(`(?m)^\\(un)?restrict [0-9A-Za-z]+$`)
+
+// plain is text as the server takes it: without a byte order mark and psql's restrict lines.
+func plain(text string) string {
+	return restrictLine.ReplaceAllString(strings.TrimPrefix(text, "\ufeff"), "")
+}
+
+// Bounds of the pause before the lock is tried again.
+const (
+	minPause = 10 * time.Millisecond
+	maxPause = 500 * time.Millisecond
+)
+
 // lock takes turns with other programs that migrate this database, until the
-// connection is closed.
+// connection is closed. It asks again and again rather than wait in the server: a session
+// that waits there has a snapshot, and CREATE INDEX CONCURRENTLY of the one that has the
+// lock would wait for that.
 func lock(ctx context.Context, conn *pgx.Conn) error {
 	h := fnv.New64a()
 	h.Write([]byte("millrace schema_migrations"))
-	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", int64(h.Sum64())); err != nil {
-		return fmt.Errorf("migrate: lock: %w", err)
-	}
-	return nil
-}
-
-// applied returns the checksums of what has run, from version 1.
-func applied(ctx context.Context, conn *pgx.Conn, set string) ([]string, error) {
-	_, err := conn.Exec(ctx, `do $$ begin
-	if to_regclass('schema_migrations') is null then
-		create table schema_migrations (
-			set text not null, version int not null, name text not null, sum text not null,
-			at timestamptz not null default now(), primary key (set, version));
-	end if; end $$`)
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
-	}
-	rows, err := conn.Query(ctx, "select sum from schema_migrations where set = $1 order by version", set)
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
-	}
-	sums, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
-	}
-	return sums, nil
-}
-
-func apply(ctx context.Context, conn *pgx.Conn, set string, m migration) error {
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		// Several statements in one text need the simple protocol.
-		if _, err := tx.Exec(ctx, m.sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return err
+	for pause := minPause; ; pause = min(maxPause, 2*pause) {
+		var ok bool
+		if err := conn.QueryRow(ctx, "select pg_try_advisory_lock($1)", int64(h.Sum64())).Scan(&ok); err != nil {
+			return fmt.Errorf("migrate: lock: %w", err)
 		}
-		_, err := tx.Exec(ctx, "insert into schema_migrations (set, version, name, sum) values ($1, $2, $3, $4)",
-			set, m.version, m.name, m.sum)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("migrate: %s: %w", m.name, err)
+		if ok {
+			return nil
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-ctx.Done():
+			return fmt.Errorf("migrate: lock: another program migrates this database: %w", ctx.Err())
+		}
 	}
-	return nil
 }

@@ -1,0 +1,256 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// BatchResult is what became of the statements of one SendBatch, as a unit: all or nothing.
+type BatchResult struct {
+	// QueryResult is the unit's: its Outcome, its Err, no rows. Its SQL is the first
+	// statement's.
+	QueryResult
+	// Results has each statement's tag and rows, in order, when Outcome is OK; else nil.
+	// All together are bounded by Config.MaxResultRows and MaxResultBytes; one whose
+	// rows were dropped has ErrResultTooLarge as its Err.
+	Results []QueryResult
+	// Failed is the index of the statement that the server refused, -1 when it was none
+	// of them (the commit, say, or the connection).
+	Failed int
+}
+
+// SendBatch runs the statements queued in b in one transaction, BEGIN and COMMIT
+// included, as one unit: they go to the server in one write, under one Sync, on an
+// ordinary connection that is held for that long only (a first use of a text has a
+// round trip more). done is called once, after the commit, and the observer's
+// OnQueryEnd once.
+//
+// Outcomes: OK, all committed; SQLError, one of them or the commit failed and nothing of
+// them is left; NotRun; MayHaveRun, the connection was lost before the commit's answer.
+//
+// b is copied, byte slices too; other arguments must not change until done is called.
+// Its statements are described before any of them runs, so that none can use what an
+// earlier one creates: BeginTxFunc is for that. Refused are what ends a transaction or
+// outlives it (COMMIT, SET without LOCAL, LISTEN, COPY), callbacks of a QueuedQuery, as
+// they would run before the commit, and an empty batch. Errors are those of Query.
+func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult), b *pgx.Batch, opts TxOptions) error {
+	u := &unit{db: db, opts: opts.TxOptions}
+	size, err := u.copyFrom(ctx, b)
+	if err != nil {
+		return db.refused(err)
+	}
+	return db.submitJob(ctx, on, u.deliver(done), u.stmts[0].SQL, size,
+		func(ctx context.Context, c *poolConn) (Outcome, string, error) {
+			o, tag, err := db.retrying(ctx, opts.MaxRetries, func() (Outcome, string, error) { return u.run(ctx, c) })
+			u.account(o)
+			return o, tag, err
+		})
+}
+
+// unit is the statements of one SendBatch on their way.
+type unit struct {
+	db    *DB
+	opts  pgx.TxOptions
+	stmts []*pgx.QueuedQuery
+
+	results []QueryResult // the job's until it has ended with OK
+	failed  int           // the job's until it has ended
+
+	mu        sync.Mutex
+	delivered bool  // guarded by mu
+	bytes     int64 // of results, counted as the DB's; guarded by mu
+}
+
+func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error) {
+	if b.Len() == 0 {
+		return 0, errors.New("dbasync: an empty batch: Queue something first")
+	}
+	for i, q := range b.QueuedQueries {
+		if q.Fn != nil {
+			return 0, fmt.Errorf("dbasync: statement %d of the batch has a callback, which would run before the commit: read BatchResult.Results", i)
+		}
+		sql, args, err := rewrite(ctx, q.SQL, q.Arguments)
+		if err == nil {
+			err = allowedInTx(sql)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("statement %d of the batch: %w", i, err)
+		}
+		args, n := argsSize(sql, args)
+		size += n
+		u.stmts = append(u.stmts, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+	}
+	return size, nil
+}
+
+// account counts the rows that wait for their delivery.
+func (u *unit) account(o Outcome) {
+	if o != OK {
+		return
+	}
+	n := int64(0)
+	for i := range u.results {
+		n += int64(len(u.results[i].data))
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.delivered { // its context may have ended it meanwhile
+		u.bytes = n
+		u.db.bytes.Add(n)
+	}
+}
+
+// deliver makes the completion of the unit. The job's fields may be read where its
+// outcome tells that the job has ended.
+func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
+	return func(r QueryResult) {
+		u.mu.Lock()
+		u.delivered = true
+		u.db.bytes.Add(-u.bytes)
+		u.bytes = 0
+		u.mu.Unlock()
+		res := BatchResult{QueryResult: r, Failed: -1}
+		switch r.Outcome {
+		case OK:
+			res.Results = u.results
+		case SQLError:
+			res.Failed = u.failed
+		}
+		if done != nil {
+			done(res)
+		}
+	}
+}
+
+// run sends the unit once, and again when a statement had been prepared for a table
+// that was altered since: then nothing of it has run.
+func (u *unit) run(ctx context.Context, c *poolConn) (o Outcome, tag string, err error) {
+	for range maxTries {
+		o, tag, err = u.runOnce(ctx, c)
+		var pg *pgconn.PgError
+		if o != SQLError || !errors.As(err, &pg) || !planChanged(pg) {
+			break
+		}
+	}
+	return o, tag, err
+}
+
+func (u *unit) runOnce(ctx context.Context, c *poolConn) (Outcome, string, error) {
+	u.results, u.failed = make([]QueryResult, 0, len(u.stmts)), -1
+	b := &pgx.Batch{}
+	b.Queue(beginSQL(u.opts))
+	for _, q := range u.stmts {
+		b.Queue(q.SQL, q.Arguments...)
+	}
+	b.Queue(commitSQL(u.opts))
+	br := c.Conn().SendBatch(ctx, b)
+	tag, err := u.read(br)
+	if e := br.Close(); err == nil {
+		err = e
+	}
+	switch {
+	case err == nil && tag == "ROLLBACK":
+		return SQLError, "", pgx.ErrTxCommitRollback
+	case err == nil:
+		return OK, tag, nil
+	}
+	u.results = nil
+	if !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() != 'I' {
+		// It may fail with the connection only, which undoes it as well.
+		_, _ = c.Exec(context.WithoutCancel(ctx), "rollback")
+	}
+	o, err := u.outcome(ctx, c, err)
+	if o == SQLError && u.failed >= 0 {
+		err = fmt.Errorf("dbasync: statement %d of the batch: %w", u.failed, err)
+	}
+	return o, "", err
+}
+
+// outcome says what an error of the unit means. While it is being described, and its
+// arguments encoded, nothing of it has been sent.
+func (u *unit) outcome(ctx context.Context, c *poolConn, err error) (Outcome, error) {
+	o, reason := outcomeOf(ctx, err)
+	var pre pgx.ErrPreprocessingBatch
+	if o == MayHaveRun && (errors.As(err, &pre) || !c.Conn().IsClosed()) {
+		return NotRun, fmt.Errorf("dbasync: %w", err)
+	}
+	return o, reason
+}
+
+// read takes the answers; it returns the commit's tag.
+func (u *unit) read(br pgx.BatchResults) (string, error) {
+	if _, err := br.Exec(); err != nil { // begin, or what came before it
+		return "", err
+	}
+	left := limits{u.db.cfg.MaxResultRows, u.db.cfg.MaxResultBytes}
+	for i, q := range u.stmts {
+		rows, err := br.Query()
+		if err == nil {
+			res := u.db.gather(rows, &left)
+			res.SQL = q.SQL
+			u.results = append(u.results, res)
+			err = rows.Err()
+		}
+		if err != nil {
+			u.failed = i
+			return "", err
+		}
+	}
+	tag, err := br.Exec()
+	return tag.String(), err
+}
+
+// gather reads rows to their end and keeps them within what is left; past it, it
+// reads on and keeps none.
+func (db *DB) gather(rows pgx.Rows, left *limits) QueryResult {
+	res := QueryResult{Outcome: OK, Conn: -1, db: db}
+	over := false
+	for rows.Next() {
+		if over {
+			continue
+		}
+		res.data = appendDataRow(res.data, rows.RawValues())
+		res.rows++
+		if len(res.data) > left.bytes || left.rows >= 0 && res.rows > left.rows {
+			over, res.data, res.rows, res.Err = true, nil, 0, ErrResultTooLarge
+		}
+	}
+	left.bytes -= len(res.data)
+	if left.rows >= 0 {
+		left.rows -= res.rows
+	}
+	res.fields = slices.Clone(rows.FieldDescriptions())
+	rows.Close()
+	res.tag = rows.CommandTag().String()
+	return res
+}
+
+func beginSQL(o pgx.TxOptions) string {
+	if o.BeginQuery != "" {
+		return o.BeginQuery
+	}
+	sql := "begin"
+	if o.IsoLevel != "" {
+		sql += " isolation level " + string(o.IsoLevel)
+	}
+	if o.AccessMode != "" {
+		sql += " " + string(o.AccessMode)
+	}
+	if o.DeferrableMode != "" {
+		sql += " " + string(o.DeferrableMode)
+	}
+	return sql
+}
+
+func commitSQL(o pgx.TxOptions) string {
+	if o.CommitQuery != "" {
+		return o.CommitQuery
+	}
+	return "commit"
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package dbasync
+
+const raceEnabled = true
