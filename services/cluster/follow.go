@@ -46,8 +46,12 @@ func (b *bucket) follow(ctx context.Context, pattern string, again *signal, o ob
 	for ctx.Err() == nil {
 		next := again.next()
 		w := &following{b: b, o: o}
-		sub, err := w.subscribe(ctx, pattern)
-		if err != nil {
+		run, end := context.WithCancel(ctx)
+		giveUp := time.AfterFunc(b.timeout, end)
+		err := w.subscribe(run, pattern)
+		if !giveUp.Stop() || err != nil {
+			w.end()
+			end()
 			select {
 			case <-ctx.Done():
 			case <-next:
@@ -60,7 +64,7 @@ func (b *bucket) follow(ctx context.Context, pattern string, again *signal, o ob
 		case <-next:
 		}
 		w.end()
-		go func() { _ = sub.Unsubscribe() }() // an exchange, for nothing when it is away
+		end() // the library unsubscribes
 	}
 }
 
@@ -76,23 +80,21 @@ type following struct {
 	pending uint64 // what stood there at the beginning
 }
 
-func (w *following) subscribe(ctx context.Context, pattern string) (*nats.Subscription, error) {
-	ctx, cancel := context.WithTimeout(ctx, w.b.timeout)
-	defer cancel()
+// subscribe makes the consumer, which lasts as long as ctx.
+func (w *following) subscribe(ctx context.Context, pattern string) error {
 	w.mu.Lock() // holds the messages back until it is known how many come
 	defer w.mu.Unlock()
 	w.o.begin()
 	sub, err := w.b.push.Subscribe(w.b.prefix+pattern, w.message, nats.BindStream(w.b.name),
 		nats.OrderedConsumer(), nats.DeliverLastPerSubject(), nats.Context(ctx))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if w.pending, err = sub.InitialConsumerPending(); err != nil {
-		_ = sub.Unsubscribe()
-		return nil, err
+		return err
 	}
 	w.settle()
-	return sub, nil
+	return nil
 }
 
 // message runs on the subscription's goroutine.
