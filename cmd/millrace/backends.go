@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"time"
 
@@ -35,8 +36,8 @@ type backendFlags struct {
 	DBQueue   count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Queries that wait; past it they get ERROR 4 (${default})."`
 	DBTimeout period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"For one query, waiting included (${default})."`
 
-	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT, or embedded to run a NATS server in this process (none: they are this process's)."`
-	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, and finds the server of another process (the system's place for state)."`
+	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process or join the one of --cluster-dir (none: they are this process's)."`
+	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's place for state)."`
 	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Keys in the cache of this process (${default})."`
 	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Keys and values in the cache of this process (${default})."`
 	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Different keys that one session may set (${default})."`
@@ -126,7 +127,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 		log.Warn("cluster: not reachable yet", "err", err) // 5/* answer ERROR 11 meanwhile
 		b.bg.Go(func() { b.joinWhenUp(ctx, log) })
 	default:
-		return exitf(exitFailed, "--cluster %q: %w", f.Cluster, err)
+		return exitf(exitFailed, "--cluster %q: %w", withoutToken(f.Cluster), err)
 	}
 	b.services, err = refservices.New(refservices.Config{
 		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
@@ -167,11 +168,17 @@ func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
 	}
 	c, err := cluster.New(cluster.Config{URL: url, MaxPerOwner: int(f.MaxSessionLocks), Logger: log})
 	if err != nil {
-		return exitf(exitUsage, "--cluster %q: %w", f.Cluster, err)
+		return exitf(exitUsage, "--cluster %q: %w", withoutToken(f.Cluster), err)
 	}
 	b.cache = c
 	return nil
 }
+
+// userInfo is what stands before the host in each of some URLs.
+var userInfo = regexp.MustCompile(`//[^/@]*@`)
+
+// withoutToken is the URLs without what nobody should read.
+func withoutToken(urls string) string { return userInfo.ReplaceAllString(urls, "//***@") }
 
 func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logger, schemas map[string]fs.FS) error {
 	b.ready = func() bool { return false }

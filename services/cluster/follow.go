@@ -43,13 +43,16 @@ type observer struct {
 // each reconnect, it begins anew at once: the library's own consumer would stay
 // deaf for up to twenty seconds, and what was deleted meanwhile leaves no mark.
 func (b *bucket) follow(ctx context.Context, pattern string, again *signal, o observer) {
+	const soon = 250 * time.Millisecond // a server that has just started may swallow a request
+	patience := soon
 	for ctx.Err() == nil {
 		next := again.next()
 		w := &following{b: b, o: o}
 		run, end := context.WithCancel(ctx)
-		giveUp := time.AfterFunc(b.timeout, end)
+		giveUp := time.AfterFunc(min(patience, b.timeout), end)
 		err := w.subscribe(run, pattern)
 		if !giveUp.Stop() || err != nil {
+			patience = min(2*patience, b.timeout)
 			w.end()
 			end()
 			select {
@@ -59,6 +62,7 @@ func (b *bucket) follow(ctx context.Context, pattern string, again *signal, o ob
 			}
 			continue
 		}
+		patience = soon
 		select {
 		case <-ctx.Done():
 		case <-next:

@@ -42,10 +42,11 @@ type locks struct {
 	keys   map[string]*lockKey // by subject token
 	procs  map[string]*lockProc
 	owners map[services.Owner]map[*lockItem]struct{}
-	alive  time.Time // this process's lease ends; zero before the first renewal
-	from   time.Time // no lock is taken before: a store that was lost is waited out
-	round  int       // of what follow tells
-	echo   uint64    // the last write of our own lease that follow has told
+	alive  time.Time   // this process's lease ends; zero before the first renewal
+	lapse  *time.Timer // runs then
+	from   time.Time   // no lock is taken before: a store that was lost is waited out
+	round  int         // of what follow tells
+	echo   uint64      // the last write of our own lease that follow has told
 	held   int64
 	waits  int64
 	closed bool
@@ -184,6 +185,7 @@ func margin(d time.Duration) time.Duration { return d / 10 }
 func (l *locks) stop(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
+	l.lapse.Stop()
 	l.endWaits(services.ErrCacheClosed)
 	var held []write
 	for _, k := range l.keys {
@@ -325,10 +327,24 @@ func (l *locks) renewed(start time.Time, seq uint64) {
 		l.loseAll() // of the lease that has lapsed
 	}
 	l.alive = start.Add(l.c.cfg.Lease)
+	if l.lapse == nil {
+		l.lapse = time.AfterFunc(time.Until(l.alive), l.lapsed)
+	}
+	l.lapse.Reset(time.Until(l.alive))
 	for _, k := range l.keys {
 		if len(k.waits) > 0 && k.held == nil {
 			l.kick(k) // what could not be taken without a lease
 		}
+	}
+}
+
+// lapsed ends our holdings with the lease.
+func (l *locks) lapsed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && !time.Now().Before(l.alive) {
+		l.c.expired.Add(l.held)
+		l.loseAll()
 	}
 }
 
