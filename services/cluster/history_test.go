@@ -106,7 +106,7 @@ func run(t *testing.T, seed uint64, length time.Duration) (*history, int) {
 	for who := range 3 {
 		p, url := proxied(t, srv)
 		proxies = append(proxies, p)
-		c := open(t, url, lease, func(c *cluster.Config) { c.Timeout = 500 * time.Millisecond })
+		c := open(t, url, lease, func(c *cluster.Config) { c.Timeout = 900 * time.Millisecond })
 		caches = append(caches, c)
 		users.Go(func() { user(ctx, c, who, h) })
 	}
