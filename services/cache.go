@@ -16,9 +16,13 @@ var (
 	ErrCacheFull = errors.New("services: cache limit reached")
 	// ErrCacheKey: the key or the value is longer than the cache takes.
 	ErrCacheKey = errors.New("services: key or value too long")
-	// ErrCacheDown: the shared cache can't be reached now; the operation may or
-	// may not have happened.
+	// ErrCacheDown: the shared cache can't be reached now. The operation has not
+	// happened and won't, unless the error is ErrCacheUnknown too.
 	ErrCacheDown = errors.New("services: cache unavailable")
+	// ErrCacheUnknown: the operation was on its way when its answer failed to
+	// come: it may have happened or not, or be about to happen. It is an
+	// ErrCacheDown.
+	ErrCacheUnknown = fmt.Errorf("%w: outcome unknown", ErrCacheDown)
 	// ErrCacheClosed: the cache has been stopped. It is net.ErrClosed.
 	ErrCacheClosed = fmt.Errorf("services: cache stopped: %w", net.ErrClosed)
 )
@@ -51,9 +55,19 @@ type LockOptions struct {
 	Wait time.Duration
 	// Owner frees it with Release; nil is the process.
 	Owner Owner
-	// On runs done. Nil: done runs on the goroutine that completes the lock,
-	// and must not block. When On has closed, the lock is given back.
+	// On runs done and OnLost. Nil: they run on goroutines of the cache, and
+	// must not block. When On has closed, the lock is given back.
 	On Submitter
+	// Renew keeps the lock while its owner lives: its TTL starts anew for as long
+	// as it is neither unlocked nor released. A shared cache gives it to another
+	// once the process has not been heard of for a lease.
+	Renew bool
+	// OnLost is called once when a lock that was given ends by other means than
+	// Unlock or Release in this process: its TTL has passed, the store was out of
+	// reach for a lease, another process has unlocked it, or the cache was
+	// stopped. What the lock guards must not be touched from then on. Nobody
+	// else has it before, unless this process stood still.
+	OnLost func()
 }
 
 // CacheStats counts what a cache holds and did.
@@ -73,7 +87,8 @@ type Cache interface {
 
 	// Get returns what stands under key, or ErrNotFound.
 	Get(ctx context.Context, key string) (Entry, error)
-	// Set puts val (which is copied) under key; it expires after ttl, 0 = never.
+	// Set puts val (which is copied) under key; it expires after ttl, 0 = never,
+	// and a negative one is an error.
 	// It returns the new revision.
 	Set(ctx context.Context, key string, val []byte, ttl time.Duration) (uint64, error)
 	// Delete removes the key and says whether it was there.
@@ -116,6 +131,9 @@ func LockAndWait(ctx context.Context, c Cache, key string, o LockOptions) (uint6
 		err   error
 	}
 	got := make(chan result, 1)
+	if lost, on := o.OnLost, o.On; lost != nil && on != nil {
+		o.OnLost = func() { deliver(on, lost, nil) }
+	}
 	o.On = nil
 	cancel, err := c.Lock(key, o, func(token uint64, err error) { got <- result{token, err} })
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -253,6 +254,9 @@ func (m *Memory) change(key string, val []byte, ttl time.Duration, want func(*me
 	}
 	if len(key) > m.cfg.MaxKey || len(val) > m.cfg.MaxValue {
 		return false, Entry{}, ErrCacheKey
+	}
+	if ttl < 0 {
+		return false, Entry{}, fmt.Errorf("services: ttl %v is negative; 0 means for good", ttl)
 	}
 	s := m.shard(key)
 	var after actions

@@ -24,6 +24,7 @@ type memoryLockItem struct {
 	owner Owner
 	on    Submitter
 	done  func(token uint64, err error)
+	lost  func() // OnLost, or nil
 
 	lock       *memoryLock // nil once it has ended
 	token      uint64      // 0 while it waits
@@ -83,7 +84,10 @@ func (m *Memory) Lock(key string, o LockOptions, done func(uint64, error)) (func
 	case o.TTL < time.Millisecond || o.Wait < 0:
 		return nil, fmt.Errorf("services: lock for %v, wait %v: out of range", o.TTL, o.Wait)
 	}
-	it := &memoryLockItem{key: key, ttl: o.TTL, owner: o.Owner, on: o.On, done: done}
+	it := &memoryLockItem{key: key, ttl: o.TTL, owner: o.Owner, on: o.On, done: done, lost: o.OnLost}
+	if o.Renew {
+		it.ttl = 1<<63 - 1 // the owner and the process end it
+	}
 	it.deadline.lock = it
 	s := m.shard(key)
 	var after actions
@@ -169,6 +173,9 @@ func (m *Memory) expireLock(s *memoryShard, it *memoryLockItem, after *actions) 
 	waiting := it.lock.holder != it
 	m.end(s, it, after)
 	m.expired.Add(1)
+	if !waiting {
+		it.tellLoss(after)
+	}
 	if waiting {
 		after.add(func() { deliver(it.on, func() { it.done(0, nil) }, nil) })
 	}
@@ -181,7 +188,15 @@ func (m *Memory) abandon(s *memoryShard, l *memoryLock, after *actions) {
 		m.end(s, it, after)
 		after.add(func() { deliver(it.on, func() { it.done(0, ErrCacheClosed) }, nil) })
 	}
+	l.holder.tellLoss(after)
 	m.end(s, l.holder, after)
+}
+
+// tellLoss has the holder's OnLost called.
+func (it *memoryLockItem) tellLoss(after *actions) {
+	if it.lost != nil {
+		after.add(func() { deliver(it.on, it.lost, nil) })
+	}
 }
 
 func (m *Memory) cancelWait(it *memoryLockItem) bool {

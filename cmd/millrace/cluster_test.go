@@ -2,6 +2,8 @@ package main
 
 import (
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,14 +20,18 @@ func TestAClusterMayComeLater(t *testing.T) {
 	}
 	addr := l.Addr().(*net.TCPAddr)
 	l.Close()
-	s := serve(t, "--cluster=nats://"+addr.String())
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("sesame\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, "--cluster=nats://sesame@"+addr.String())
 	c := s.dial()
 	c.echo("x")
 	c.send(5, 2, `{"key":"k"}`)
 	c.wantError(11, 5, 2)
 	c.send(5, 4, `{"key":"k","ttl_ms":1000,"wait_ms":10}`)
 	c.wantError(11, 5, 4)
-	n, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: t.TempDir(), Port: addr.Port})
+	n, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir, Port: addr.Port})
 	if err != nil {
 		t.Fatal(err)
 	}

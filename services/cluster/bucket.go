@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,35 +20,80 @@ import (
 // usual tools can look into it.
 type bucket struct {
 	js      jetstream.JetStream
+	push    nats.JetStreamContext // for follow
 	stream  jetstream.Stream
-	kv      jetstream.KeyValue
+	name    string // the stream's
 	prefix  string // of its subjects
 	timeout time.Duration
+
+	made    bool          // by this call of open
+	created time.Time     // of the stream, which tells it from another of its name
+	lastAt  time.Time     // of its last message when it was opened; zero = none
+	nowAt   time.Time     // the servers' clock then
+	top     atomic.Uint64 // the highest sequence seen: the stream can't end below it
+	clock   clock
 }
 
-// bucket opens the named bucket, or makes it. AllowDirect is off: with it, a
-// Get may be answered by a replica that lags behind.
-func (c *Cache) bucket(ctx context.Context, js jetstream.JetStream, name string) (bucket, error) {
-	b := bucket{js: js, prefix: "$KV." + name + ".", timeout: c.cfg.Timeout}
-	_, err := js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: "KV_" + name, Subjects: []string{b.prefix + ">"},
-		Storage: jetstream.FileStorage, Replicas: c.cfg.Replicas,
+// open opens the named bucket, or makes it. AllowDirect is off: with it, a
+// Get may be answered by a replica that lags behind. A new stream's sequences
+// begin at the time in microseconds, above those of any stream that was there
+// before it: tokens and revisions go on growing when a stream is lost.
+func (c *Cache) open(ctx context.Context, l *connection, name string, first time.Time) (*bucket, error) {
+	b := &bucket{js: l.js, push: l.push, name: "KV_" + name, prefix: "$KV." + name + ".", timeout: c.cfg.Timeout}
+	_, err := b.js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: b.name, Subjects: []string{b.prefix + ">"},
+		Storage: jetstream.FileStorage, Replicas: c.cfg.Replicas, FirstSeq: uint64(first.UnixMicro()),
 		MaxMsgsPerSubject: 1, MaxBytes: c.cfg.MaxBytes, Discard: jetstream.DiscardNew,
-		AllowRollup: true, DenyDelete: true, AllowMsgTTL: true, SubjectDeleteMarkerTTL: markerTTL,
+		AllowRollup: true, AllowMsgTTL: true, SubjectDeleteMarkerTTL: markerTTL,
 	})
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return b, fmt.Errorf("cluster: make bucket %s: %w", name, err)
+		return b, fmt.Errorf("cluster: make bucket %s: %w", name, translate(err))
 	}
-	if b.kv, err = js.KeyValue(ctx, name); err != nil {
-		return b, fmt.Errorf("cluster: open bucket %s: %w", name, err)
+	b.made = err == nil
+	if b.stream, err = b.js.Stream(ctx, b.name); err != nil {
+		return b, fmt.Errorf("cluster: open bucket %s: %w", name, translate(err))
 	}
-	if b.stream, err = js.Stream(ctx, "KV_"+name); err != nil {
-		return b, fmt.Errorf("cluster: open bucket %s: %w", name, err)
-	}
-	if cfg := b.stream.CachedInfo().Config; !cfg.AllowMsgTTL || cfg.AllowDirect {
+	info := b.stream.CachedInfo()
+	if cfg := info.Config; !cfg.AllowMsgTTL || cfg.AllowDirect {
 		return b, fmt.Errorf("cluster: bucket %s was not made by this package (message TTL %v, direct reads %v)", name, cfg.AllowMsgTTL, cfg.AllowDirect)
 	}
+	b.created, b.lastAt, b.nowAt = info.Created, info.State.LastTime, info.TimeStamp
+	b.clock.set(info.TimeStamp)
+	b.saw(info.State.LastSeq)
 	return b, nil
+}
+
+// saw takes in a sequence that the servers have told.
+func (b *bucket) saw(seq uint64) {
+	for {
+		top := b.top.Load()
+		if seq <= top || b.top.CompareAndSwap(top, seq) {
+			return
+		}
+	}
+}
+
+// errReplaced: the stream is not the one that this process has worked with.
+var errReplaced = errors.New("cluster: the store has lost what it had acknowledged")
+
+// same asks whether the stream is still the one that was opened, with all that
+// was seen of it. errReplaced: it isn't.
+func (b *bucket) same(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	top := b.top.Load()
+	info, err := b.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("cluster: stream %s: %w", b.name, translate(err))
+	}
+	b.clock.set(info.TimeStamp)
+	switch {
+	case !info.Created.Equal(b.created):
+		return fmt.Errorf("%w: stream %s was made anew at %v; stop and start this cache to join it", errReplaced, b.name, info.Created)
+	case info.State.LastSeq < top:
+		return fmt.Errorf("%w: stream %s ends at %d and was at %d: an older copy; bring the newer one back, or delete the stream and start anew (tokens go on growing)", errReplaced, b.name, info.State.LastSeq, top)
+	}
+	return nil
 }
 
 // markerTTL is how long the mark of a deleted key stays, for those who watch.
@@ -64,10 +111,47 @@ type write struct {
 	purge  bool          // a delete
 	ttl    time.Duration // the servers remove it after; rounded up to seconds
 	expect int64         // the subject's last sequence; -1 = whatever
+	room   bool          // pad it, so that its delete fits into its place when the bucket is full
 }
 
+// pad fills a small message up to the size of the message that deletes it.
+var pad = strings.Repeat(".", 128)
+
 // put writes and returns the new sequence. errConflict: expect was wrong.
-func (b bucket) put(ctx context.Context, w write) (uint64, error) {
+// errReplaced: the sequence is one that the stream had given out before.
+func (b *bucket) put(ctx context.Context, w write) (uint64, error) {
+	seq, err := b.publish(ctx, w)
+	if !w.purge || w.expect <= 0 || !errors.Is(err, services.ErrCacheFull) {
+		return seq, err
+	}
+	// The bucket has no room for the mark. What is deleted makes the room: that
+	// sequence is removed, if it still stands, then the mark is set for those
+	// who watch, if it fits by then.
+	if err := b.remove(ctx, uint64(w.expect)); err != nil {
+		return 0, err
+	}
+	w.expect = 0
+	if seq, err = b.publish(ctx, w); err != nil {
+		return 0, nil // deleted, and not marked
+	}
+	return seq, nil
+}
+
+// remove deletes the message with this sequence. errConflict: it has gone.
+func (b *bucket) remove(ctx context.Context, seq uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	err := b.stream.DeleteMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		return errConflict
+	}
+	if err != nil {
+		return translate(err)
+	}
+	return nil
+}
+
+func (b *bucket) publish(ctx context.Context, w write) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	m := &nats.Msg{Subject: b.prefix + w.key, Data: w.value}
@@ -75,7 +159,9 @@ func (b bucket) put(ctx context.Context, w write) (uint64, error) {
 	case w.purge:
 		m.Header = nats.Header{headerOperation: {"PURGE"}, jetstream.MsgRollup: {jetstream.MsgRollupSubject}}
 	case w.ttl > 0:
-		m.Header = nats.Header{headerTTL: {strconv.FormatInt(w.ttl.Milliseconds(), 10)}}
+		m.Header = nats.Header{headerTTL: {strconv.FormatInt((w.ttl + time.Millisecond - 1).Milliseconds(), 10)}}
+	case w.room:
+		m.Header = nats.Header{headerRoom: {pad}}
 	}
 	opts := make([]jetstream.PublishOpt, 0, 3)
 	opts = append(opts, jetstream.WithRetryAttempts(0))
@@ -85,10 +171,15 @@ func (b bucket) put(ctx context.Context, w write) (uint64, error) {
 	if w.expect >= 0 {
 		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(uint64(w.expect)))
 	}
+	top := b.top.Load()
 	ack, err := b.js.PublishMsg(ctx, m, opts...)
 	if err != nil {
 		return 0, translate(err)
 	}
+	if ack.Sequence <= top {
+		return 0, fmt.Errorf("%w: stream %s gave sequence %d after %d", errReplaced, b.name, ack.Sequence, top)
+	}
+	b.saw(ack.Sequence)
 	return ack.Sequence, nil
 }
 
@@ -99,8 +190,9 @@ func wholeSeconds(d time.Duration) time.Duration {
 
 // Headers of a message.
 const (
-	headerOperation = "KV-Operation" // DEL or PURGE: a marker of a delete
-	headerTTL       = "Millrace-Ttl" // milliseconds; finer than the servers' own
+	headerOperation = "KV-Operation"  // DEL or PURGE: a marker of a delete
+	headerTTL       = "Millrace-Ttl"  // milliseconds; finer than the servers' own
+	headerRoom      = "Millrace-Room" // padding
 )
 
 // record is what stands under a subject: a value, the marker of a delete
@@ -109,10 +201,49 @@ type record struct {
 	rev     uint64
 	present bool
 	value   []byte
+	ttl     time.Duration // 0 = never
+	at      time.Time     // when it was stored, by the servers' clock
 }
 
-// get asks the stream's leader what stands under a subject now.
-func (b bucket) get(ctx context.Context, key string) (record, error) {
+func newRecord(seq uint64, h nats.Header, value []byte, at time.Time) record {
+	if h.Get(headerOperation) != "" || h.Get(jetstream.MarkerReasonHeader) != "" {
+		return record{rev: seq}
+	}
+	r := record{rev: seq, present: true, value: value, at: at}
+	if ms, err := strconv.ParseInt(h.Get(headerTTL), 10, 64); err == nil && ms > 0 {
+		r.ttl = time.Duration(min(ms, int64(longestTTL))) * time.Millisecond
+	}
+	return r
+}
+
+// get asks the stream's leader what stands under a subject now. What has expired
+// by the servers' clock, though they, who count in seconds, have not removed it
+// yet, is removed before it is said to be gone: so that nobody, whatever he
+// takes the time for, finds it or replaces it afterwards.
+func (b *bucket) get(ctx context.Context, key string) (record, error) {
+	for {
+		r, err := b.read(ctx, key)
+		if err != nil || r.ttl == 0 || !b.clock.past(r.at.Add(r.ttl)) {
+			return r, err
+		}
+		ask, cancel := context.WithTimeout(ctx, b.timeout)
+		info, err := b.stream.Info(ask)
+		cancel()
+		if err != nil {
+			return record{}, translate(err)
+		}
+		b.clock.set(info.TimeStamp)
+		if info.TimeStamp.Before(r.at.Add(r.ttl)) {
+			return r, nil
+		}
+		seq, err := b.put(ctx, write{key: key, purge: true, ttl: markerTTL, expect: int64(r.rev)})
+		if !errors.Is(err, errConflict) {
+			return record{rev: seq}, err
+		}
+	}
+}
+
+func (b *bucket) read(ctx context.Context, key string) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	m, err := b.stream.GetLastMsgForSubject(ctx, b.prefix+key)
@@ -122,25 +253,18 @@ func (b bucket) get(ctx context.Context, key string) (record, error) {
 	if err != nil {
 		return record{}, translate(err)
 	}
-	if m.Header.Get(headerOperation) != "" || m.Header.Get(jetstream.MarkerReasonHeader) != "" || expired(m) {
-		return record{rev: m.Sequence}, nil
-	}
-	return record{m.Sequence, true, m.Data}, nil
-}
-
-// expired: its own ttl has passed, though the servers, who count in seconds,
-// have not removed it yet.
-func expired(m *jetstream.RawStreamMsg) bool {
-	text := m.Header.Get(headerTTL)
-	if text == "" {
-		return false
-	}
-	ms, err := strconv.ParseInt(text, 10, 64)
-	return err == nil && time.Since(m.Time) >= time.Duration(ms)*time.Millisecond
+	b.saw(m.Sequence)
+	return newRecord(m.Sequence, m.Header, m.Data, m.Time), nil
 }
 
 // errConflict: the subject's last sequence was not the expected one.
 var errConflict = errors.New("cluster: changed by another")
+
+// notSent: nothing has left this process, or nobody was there to take it.
+var notSent = []error{
+	nats.ErrReconnectBufExceeded, nats.ErrConnectionReconnecting, nats.ErrConnectionClosed,
+	nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound,
+}
 
 // translate turns an error of the client's library into ours.
 func translate(err error) error {
@@ -156,10 +280,12 @@ func translate(err error) error {
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return fmt.Errorf("%w: %w", services.ErrCacheKey, err)
 	}
-	if errors.Is(err, context.Canceled) {
-		return err
+	for _, e := range notSent {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", services.ErrCacheDown, err)
+		}
 	}
-	return fmt.Errorf("%w: %w", services.ErrCacheDown, err)
+	return fmt.Errorf("%w: %w", services.ErrCacheUnknown, err)
 }
 
 // Codes of the servers that the client's library has no name for.

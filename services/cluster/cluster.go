@@ -122,8 +122,38 @@ var _ services.Cache = (*Cache)(nil)
 type connection struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	values bucket
+	push   nats.JetStreamContext
+	values *bucket
 	locks  *locks
+
+	again   *signal // fires when the connection is new, and when a watch is deaf
+	checked atomic.Bool
+	lost    atomic.Pointer[error] // the store is not the one that was opened: for good
+}
+
+// check asks whether the store is still the one that was opened, and refuses it
+// otherwise.
+func (l *connection) check(ctx context.Context) error {
+	for _, b := range []*bucket{l.values, l.locks.b} {
+		if err := l.accept(b.same(ctx)); err != nil {
+			return err
+		}
+	}
+	l.checked.Store(true)
+	return nil
+}
+
+// accept ends this connection's use of the store when err is errReplaced.
+func (l *connection) accept(err error) error {
+	if !errors.Is(err, errReplaced) {
+		return err
+	}
+	err = fmt.Errorf("%w: %w", services.ErrCacheDown, err)
+	if l.lost.CompareAndSwap(nil, &err) {
+		l.locks.c.cfg.Logger.Error("cluster: the store is refused", "err", err)
+		l.locks.refuseAll(err)
+	}
+	return err
 }
 
 // New checks the settings; it does not connect.
@@ -144,46 +174,50 @@ func (c *Cache) Start(ctx context.Context) error {
 	if c.live.Load() != nil {
 		return nil
 	}
-	nc, err := nats.Connect(c.cfg.URL,
+	l := &connection{again: newSignal()}
+	var err error
+	l.nc, err = nats.Connect(c.cfg.URL,
 		nats.Name("millrace "+c.proc), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
-		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(-1), // what can't be sent now fails now, and is not sent later
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { l.checked.Store(false) }),
+		nats.ReconnectHandler(func(*nats.Conn) { l.again.fire() }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.cfg.Logger.Debug("cluster: nats", "err", err) }))
 	if err != nil {
 		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, mask.Error(err))
 	}
-	l, err := c.open(ctx, nc)
-	if err != nil {
-		nc.Close()
+	if err := c.begin(ctx, l); err != nil {
+		l.nc.Close()
 		return err
 	}
 	c.live.Store(l)
 	return nil
 }
 
-func (c *Cache) open(ctx context.Context, nc *nats.Conn) (*connection, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(c.cfg.Timeout))
+func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
+	if l.js, err = jetstream.New(l.nc, jetstream.WithDefaultTimeout(c.cfg.Timeout)); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	if l.push, err = l.nc.JetStream(nats.MaxWait(c.cfg.Timeout)); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	if l.values, err = c.open(ctx, l, c.cfg.Bucket, time.Now()); err != nil {
+		return err
+	}
+	b, err := c.open(ctx, l, c.cfg.Bucket+"_locks", l.values.nowAt)
 	if err != nil {
-		return nil, fmt.Errorf("cluster: %w", err)
+		return err
 	}
-	l := &connection{nc: nc, js: js}
-	if l.values, err = c.bucket(ctx, js, c.cfg.Bucket); err != nil {
-		return nil, err
-	}
-	lockBucket, err := c.bucket(ctx, js, c.cfg.Bucket+"_locks")
-	if err != nil {
-		return nil, err
-	}
-	l.locks = newLocks(c, lockBucket)
-	if err := l.locks.start(ctx); err != nil {
-		return nil, err
-	}
-	return l, nil
+	l.locks = newLocks(c, l, b)
+	l.checked.Store(true)
+	return l.locks.start(ctx)
 }
 
 // Running says whether it is started and connected.
 func (c *Cache) Running() bool {
 	l := c.live.Load()
-	return l != nil && l.nc.IsConnected()
+	return l != nil && l.nc.IsConnected() && l.lost.Load() == nil
 }
 
 // Stop gives this process's locks back and disconnects. Waits end with

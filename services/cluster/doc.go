@@ -18,7 +18,11 @@
 // Every write, and so CompareAndSet, Lock and Unlock, is decided by the leader of
 // the bucket's stream (by raft, when it is replicated) against the key's last
 // sequence: they are linearizable. A write that ends with services.ErrCacheDown
-// may or may not have happened.
+// has not happened and won't; one that ends with services.ErrCacheUnknown as well
+// was under way when the connection failed, and may have happened or still
+// happen when what the network holds is delivered. Nothing is kept here to be
+// sent later. Only Set can then replace a newer value: the others name what
+// they replace.
 //
 // Reads ask the leader too: the buckets are made without AllowDirect, so no
 // replica that lags behind ever answers a Get. A leader that has been cut off
@@ -26,19 +30,30 @@
 // decides something from a Get does it by CompareAndSet, which such a leader
 // can't carry out.
 //
-// A value's ttl is counted by the servers from their own clock in whole seconds,
-// rounded up; reads hide it to the millisecond, by the reader's clock against
-// the server's time stamp.
+// A value's ttl is counted by the servers' clock, whatever the reader's says. The
+// servers remove values by whole seconds, rounded up; who asks for one whose time
+// is over before that removes it before it is told to be gone. A negative ttl is
+// an error.
 //
-// Fencing tokens are sequences of the lock bucket's stream: they grow as long as
-// its data is kept, and an embedded server keeps it in a directory.
+// A full bucket refuses new values and locks with services.ErrCacheFull; deletes
+// and unlocks go on.
 //
-// A lock ends with its ttl, when its owner is released, or one lease after the
-// process that holds it was last heard of. A process that starts later counts
-// the lease from its start. A process that can't reach the servers for a lease
-// takes its own locks for lost, before any other may have them; as with every
+// Fencing tokens are sequences of the lock bucket's stream, which begins at the
+// time in microseconds when it is made: they grow, also past a stream that was
+// lost. A running process refuses a stream that was made anew or is an older copy
+// of the one it knew, with an error that says so, until it is stopped and
+// started. A process that starts on an older copy while no other runs can't tell.
+//
+// A lock ends with its ttl (unless LockOptions.Renew), when its owner is
+// released, or after the lease of a process that no longer renews it. Whether a
+// process still renews is asked of the servers, by a write that they carry out
+// only if it doesn't; that this process hears nothing of it says nothing. A
+// process that can't reach the servers for a lease takes its own locks for lost,
+// and LockOptions.OnLost is called, before any other may have them; as with every
 // lease, a holder that is suspended in between finds out afterwards, and what
 // it writes elsewhere is refused only where the fencing token is checked.
+// After a lock stream was lost no lock is given for a lease.
 //
-// Watch: changes are seen in their order; after a reconnect the latest one.
+// Watch: changes are seen in their order; after a reconnect the latest one,
+// at once. Waits for locks are looked at again then too.
 package cluster

@@ -25,6 +25,10 @@ type EmbeddedConfig struct {
 	Port int
 	// MaxStore and MaxMemory bound what it keeps, in bytes; default 1 GiB and 64 MiB.
 	MaxStore, MaxMemory int64
+	// SyncAlways has every write on the disk before it is acknowledged, which
+	// costs one fsync each. Without it a second's writes at most are lost when
+	// the machine, not the process, ends.
+	SyncAlways bool
 	// ReadyTimeout bounds its start; default 10 s.
 	ReadyTimeout time.Duration
 }
@@ -32,15 +36,19 @@ type EmbeddedConfig struct {
 // Embedded is a NATS server with JetStream, in this process or, when another
 // process already runs one on the same directory, in that.
 type Embedded struct {
-	url  string
+	url  string         // with the token
 	srv  *server.Server // nil: another process's
 	lock *os.File
 }
 
 // StartEmbedded starts a server on cfg.Dir, or joins the one that another
-// process runs there. The data is written through the page cache: it survives
-// the end of the process, and what was written in the last seconds does not
-// survive that of the machine.
+// process runs there. It writes address (host:port, the same after a restart)
+// and token (mode 0600) into the directory; a client must bring the token, as
+// URL does: nats://TOKEN@HOST:PORT.
+//
+// What was acknowledged survives the end of the process. A power cut costs the
+// values of the last second, unless SyncAlways, and the locks: no process that
+// held one has outlived it. Their tokens go on growing.
 func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("cluster: embedded server without a directory")
@@ -88,8 +96,9 @@ func (e *Embedded) run(cfg EmbeddedConfig) error {
 			return fmt.Errorf("cluster: embedded server: lock: %w", err)
 		}
 		if hostPort, ok := answers(address); ok {
-			e.url = "nats://" + hostPort
-			return nil
+			token, err := readToken(cfg.Dir)
+			e.url = serverURL(hostPort, token)
+			return err
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("cluster: embedded server: another process has %s and does not answer", cfg.Dir)
@@ -116,9 +125,16 @@ func (e *Embedded) serve(cfg EmbeddedConfig, address string) error {
 	if port == 0 {
 		port = lastPort(address, cfg.Host)
 	}
+	token, err := ownToken(cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("cluster: embedded server: token: %w", err)
+	}
+	if err := afterReboot(cfg.Dir); err != nil {
+		return fmt.Errorf("cluster: embedded server: %w", err)
+	}
 	srv, err := server.NewServer(&server.Options{
-		ServerName: "millrace", Host: cfg.Host, Port: port, NoSigs: true, NoLog: true,
-		JetStream: true, StoreDir: filepath.Join(cfg.Dir, "data"),
+		ServerName: "millrace", Host: cfg.Host, Port: port, NoSigs: true, NoLog: true, Authorization: token,
+		JetStream: true, StoreDir: filepath.Join(cfg.Dir, "data"), SyncInterval: time.Second, SyncAlways: cfg.SyncAlways,
 		JetStreamMaxStore: cfg.MaxStore, JetStreamMaxMemory: cfg.MaxMemory,
 	})
 	if err != nil {
@@ -134,9 +150,11 @@ func (e *Embedded) serve(cfg EmbeddedConfig, address string) error {
 		srv.Shutdown()
 		return fmt.Errorf("cluster: embedded server: %w", err)
 	}
-	e.srv, e.url = srv, "nats://"+hostPort
+	e.srv, e.url = srv, serverURL(hostPort, token)
 	return nil
 }
+
+func serverURL(hostPort, token string) string { return "nats://" + token + "@" + hostPort }
 
 // lastPort is the port of the last run, so that processes which joined find it
 // again, or server.RANDOM_PORT when that is not free.
@@ -166,7 +184,7 @@ func writeFile(name, text string) error {
 	return os.Rename(name+".new", name)
 }
 
-// URL is what Config.URL takes.
+// URL is what Config.URL takes. It has the token in it: don't print it.
 func (e *Embedded) URL() string { return e.url }
 
 // Own says whether the server runs in this process.

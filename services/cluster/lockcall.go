@@ -23,6 +23,9 @@ func (c *Cache) Lock(key string, o services.LockOptions, done func(uint64, error
 }
 
 func (l *locks) lock(key string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
+	if o.Renew {
+		o.TTL = longestTTL * time.Millisecond / 4 // the lease of this process ends it
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	set := l.owners[o.Owner]
@@ -89,6 +92,7 @@ func (c *Cache) Release(owner services.Owner) int {
 	for it := range l.owners[owner] {
 		k := it.key
 		if k.held == it {
+			it.given = true
 			l.lose(k)
 		} else {
 			l.dequeue(it)
@@ -114,6 +118,11 @@ func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, err
 	k := l.keys[key]
 	known := k != nil && k.rev >= token
 	good := known && l.valid(k, token)
+	var it *lockItem
+	if good && k.held != nil {
+		it = k.held
+		it.given = true
+	}
 	l.mu.Unlock()
 	if known && !good {
 		return false, nil
@@ -122,23 +131,36 @@ func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, err
 		// It was taken elsewhere a moment ago; ask.
 		r, err := l.b.get(ctx, key)
 		if err != nil || r.rev != token || !r.present {
-			return false, err
+			return false, l.n.accept(err)
 		}
 	}
 	rev, err := l.b.put(ctx, write{key: key, purge: true, ttl: markerTTL, expect: int64(token)})
-	if errors.Is(err, errConflict) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
 	l.mu.Lock()
-	if k := l.keys[key]; k != nil && rev > k.rev {
-		l.learn(k, record{rev: rev})
-		l.kick(k)
+	defer l.mu.Unlock()
+	if k = l.keys[key]; k == nil {
+		k = &lockKey{}
 	}
-	l.mu.Unlock()
-	return true, nil
+	mine := it != nil && k.held == it
+	switch {
+	case err == nil:
+		if k.rev == token {
+			l.learn(k, record{rev: rev})
+			l.kick(k)
+		}
+		return true, nil
+	case errors.Is(err, errConflict):
+		if mine {
+			it.given = false // what stands there tells what has become of it
+			l.kick(k)
+		}
+		return false, nil
+	case mine && errors.Is(err, services.ErrCacheUnknown):
+		l.lose(k) // the attempt is made good later, if it has to be
+		l.kick(k)
+	case mine:
+		it.given = false // it has not been asked for
+	}
+	return false, l.n.accept(err)
 }
 
 // valid says whether the token is of the lock's holder now. l.mu is held.

@@ -9,43 +9,55 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"millrace/services"
 )
 
 // How a lock works. It is one subject of the lock bucket; who writes it on top
 // of the last sequence that he knows of has it, and that write's own sequence
 // is the fencing token: the servers decide, nobody else. Every process watches
-// the bucket and so knows the locks that are held.
+// the bucket, to learn what changes and when to look again. Nothing is decided
+// by what a watch has not told.
+//
+// A process writes a subject of its own, its lease, three times a lease, each
+// time on top of its last write. Who has known one write of it for a lease asks
+// the servers to put a mark on top of just that write: if they do, the process
+// has not renewed since, it is buried, and all locks that it took before the
+// mark are free. If they don't, it lives, and the lease is counted anew. A
+// process that finds a mark on its lease has lost its locks, and begins again
+// on top of the mark.
 //
 // Time runs on each process's own monotonic clock, nobody compares clocks: a
-// holder counts the ttl from before it wrote, the others from when they saw
-// the write, so a holder's time is always up first. A process also renews a
-// subject of its own, three times a lease: one that the others have not seen
-// renewed for a lease is dead and its locks may be taken; a process that could
-// not renew for a lease, counted from before its last renewal, has lost its
-// locks and takes none until it has renewed again. (The same reasoning as the lease of C. Gray and D. Cheriton,
-// 1989, and of Amazon's DynamoDB lock client.)
+// holder counts its lease and its ttl from before it wrote, the others from when
+// they learned of the write, and a tenth more, so a holder's time is always up
+// first. (The reasoning of the leases of C. Gray and D. Cheriton, 1989.)
 
-// locks is this process's part. One goroutine watches, one renews, and a few
-// exchange writes with the servers for all locks.
+// locks is this process's part. follow's goroutine watches, one renews, one
+// tells of losses, and a few exchange writes with the servers for all locks.
 type locks struct {
 	c *Cache
-	b bucket
+	n *connection
+	b *bucket
 
 	mu     sync.Mutex
 	keys   map[string]*lockKey // by subject token
-	procs  map[string]time.Time
+	procs  map[string]*lockProc
 	owners map[services.Owner]map[*lockItem]struct{}
-	alive  time.Time // this process's lease ends; zero before the first renewal
+	alive  time.Time   // this process's lease ends; zero before the first renewal
+	lapse  *time.Timer // runs then
+	from   time.Time   // no lock is taken before: a store that was lost is waited out
+	round  int         // of what follow tells
+	echo   uint64      // the last write of our own lease that follow has told
 	held   int64
 	waits  int64
 	closed bool
 	work   []*lockKey // to be looked at; each at most once
 	wake   *sync.Cond
+	losses []*lockItem // whose OnLost is to be called
+	told   *sync.Cond
 
-	watch   jetstream.KeyWatcher
+	own uint64 // the sequence of our lease; the renewing goroutine's
+
+	run     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
@@ -61,6 +73,7 @@ type lockKey struct {
 	taken bool   // rev is a holder's write
 	proc  string // the holder's process
 	until time.Time
+	round int
 	idle  time.Time // since when nothing has been wanted of it
 
 	held  *lockItem   // ours; its token is rev
@@ -79,6 +92,7 @@ type lockItem struct {
 	until time.Time // the wait's end
 	once  bool      // it does not wait
 	asked bool      // the servers were asked for it, since it came
+	given bool      // its holder has given it up: an end is no loss
 }
 
 // lockValue is what a holder writes.
@@ -87,47 +101,43 @@ type lockValue struct {
 	TTL  int64  `json:"ttl_ms"`
 }
 
-const procPrefix = "p"
-
-func newLocks(c *Cache, b bucket) *locks {
-	l := &locks{c: c, b: b, keys: map[string]*lockKey{}, procs: map[string]time.Time{},
+func newLocks(c *Cache, n *connection, b *bucket) *locks {
+	l := &locks{c: c, n: n, b: b, keys: map[string]*lockKey{}, procs: map[string]*lockProc{},
 		owners: map[services.Owner]map[*lockItem]struct{}{}}
-	l.wake = sync.NewCond(&l.mu)
+	l.wake, l.told = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	l.run, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
 // start renews once, reads what is held, and starts the goroutines.
 func (l *locks) start(ctx context.Context) error {
 	if err := l.renew(ctx); err != nil {
+		l.cancel()
 		return err
 	}
-	run, cancel := context.WithCancel(context.Background())
-	w, err := l.b.kv.WatchAll(run)
-	if err != nil {
-		cancel()
-		return translate(err)
-	}
-	l.watch, l.cancel = w, cancel
-	for first := true; first; {
-		select {
-		case e := <-w.Updates():
-			if first = e != nil; first {
-				l.see(e)
-			}
-		case <-ctx.Done():
-			cancel()
-			_ = w.Stop()
-			return fmt.Errorf("cluster: read the locks: %w", ctx.Err())
-		}
-	}
+	whole := make(chan struct{})
+	var once sync.Once
 	l.running.Go(func() {
-		for e := range w.Updates() {
-			if e != nil {
-				l.see(e)
-			}
-		}
+		l.b.follow(l.run, ">", l.n.again, observer{l.begin, l.see, func() {
+			l.settle()
+			once.Do(func() { close(whole) })
+		}})
 	})
-	l.running.Go(func() { l.renewals(run) })
+	err := error(nil)
+	select {
+	case <-whole:
+	case <-ctx.Done():
+		err = fmt.Errorf("cluster: read the locks: %w", ctx.Err())
+	case <-time.After(5 * l.c.cfg.Timeout):
+		err = fmt.Errorf("cluster: read the locks: %w: not within %v", services.ErrCacheDown, 5*l.c.cfg.Timeout)
+	}
+	if err != nil {
+		l.cancel()
+		return err
+	}
+	l.waitOut()
+	l.running.Go(l.renewals)
+	l.running.Go(l.tellLosses)
 	for range lockWorkers {
 		l.running.Go(l.worker)
 	}
@@ -139,27 +149,22 @@ func (l *locks) start(ctx context.Context) error {
 func (l *locks) stop(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
-	var after []func()
+	l.lapse.Stop()
+	l.endWaits(services.ErrCacheClosed)
 	var held []write
 	for _, k := range l.keys {
-		for _, it := range k.waits {
-			l.waits--
-			l.end(it)
-			after = append(after, func() { services.Deliver(it.o.On, func() { it.done(0, services.ErrCacheClosed) }, nil) })
-		}
-		k.waits = nil
 		if k.held != nil {
 			held = append(held, write{key: k.key, purge: true, ttl: markerTTL, expect: int64(k.held.token)})
+			l.lose(k)
 		}
 		if k.timer != nil {
 			k.timer.Stop()
 		}
 	}
 	l.wake.Broadcast()
+	l.told.Broadcast()
 	l.mu.Unlock()
-	for _, fn := range after {
-		fn()
-	}
+	l.cancel()
 	var errs []error
 	for _, w := range held {
 		if _, err := l.b.put(ctx, w); err != nil && !errors.Is(err, errConflict) {
@@ -167,12 +172,31 @@ func (l *locks) stop(ctx context.Context) error {
 			break // the lease ends the rest
 		}
 	}
-	l.cancel()
 	if len(errs) == 0 {
 		_, _ = l.b.put(ctx, write{key: procPrefix + l.c.proc, purge: true, ttl: markerTTL, expect: -1})
 	}
-	_ = l.watch.Stop()
 	return errors.Join(errs...)
+}
+
+// endWaits answers all waits with err. l.mu is held; the answers run later.
+func (l *locks) endWaits(err error) {
+	for _, k := range l.keys {
+		for _, it := range k.waits {
+			l.waits--
+			l.end(it)
+			go services.Deliver(it.o.On, func() { it.done(0, err) }, nil)
+		}
+		k.waits = nil
+	}
+}
+
+// refuseAll ends everything: the store is not to be trusted.
+func (l *locks) refuseAll(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.alive = time.Time{}
+	l.loseAll()
+	l.endWaits(err)
 }
 
 func (l *locks) counts() (held, waits int64) {
@@ -181,79 +205,79 @@ func (l *locks) counts() (held, waits int64) {
 	return l.held, l.waits
 }
 
-// renewals keeps this process's locks, and forgets and cleans up what nobody
-// wants.
-func (l *locks) renewals(ctx context.Context) {
-	t := time.NewTicker(l.c.cfg.Lease / 3)
-	defer t.Stop()
+// tellLosses calls OnLost, one after the other.
+func (l *locks) tellLosses() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for {
-		select {
-		case <-ctx.Done():
+		for len(l.losses) == 0 && !l.closed {
+			l.told.Wait()
+		}
+		if len(l.losses) == 0 {
 			return
-		case <-t.C:
 		}
-		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
-			l.c.cfg.Logger.Warn("cluster: lease not renewed", "err", err)
-		}
-		l.tidy()
+		it := l.losses[0]
+		l.losses = l.losses[1:]
+		l.mu.Unlock()
+		services.Deliver(it.o.On, it.o.OnLost, nil)
+		l.mu.Lock()
 	}
 }
 
-func (l *locks) renew(ctx context.Context) error {
-	start := time.Now()
-	_, err := l.b.put(ctx, write{key: procPrefix + l.c.proc, ttl: max(time.Minute, 10*l.c.cfg.Lease), expect: -1})
-	if err != nil {
-		return err
-	}
+// begin: all that stands in the bucket comes now.
+func (l *locks) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !time.Now().Before(l.alive) {
-		l.loseAll() // of the lease that has lapsed
-	}
-	l.alive = start.Add(l.c.cfg.Lease)
-	return nil
+	l.round++
 }
 
-// loseAll ends all our holdings. l.mu is held.
-func (l *locks) loseAll() {
+// settle: what has not come is not there any more.
+func (l *locks) settle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.procs {
+		if p.round != l.round {
+			p.rev = 0
+		}
+	}
 	for _, k := range l.keys {
-		if k.held != nil {
-			l.lose(k)
-			l.kick(k)
+		if k.round != l.round && k.rev != 0 && !k.busy {
+			l.learn(k, record{})
 		}
+		l.kick(k)
 	}
 }
 
-// see takes in a change of the bucket. Watcher's goroutine.
-func (l *locks) see(e jetstream.KeyValueEntry) {
+// see takes in a record of the bucket.
+func (l *locks) see(key string, r record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	present := e.Operation() == jetstream.KeyValuePut
-	if proc, ok := strings.CutPrefix(e.Key(), procPrefix); ok {
-		if present {
-			l.procs[proc] = time.Now().Add(l.c.cfg.Lease)
-		} else {
-			delete(l.procs, proc)
+	if proc, ok := strings.CutPrefix(key, procPrefix); ok {
+		if proc == l.c.proc {
+			l.echo = max(l.echo, r.rev)
+			return
 		}
+		l.hear(proc, r)
 		return
 	}
-	k := l.keys[e.Key()]
+	k := l.keys[key]
 	if k == nil {
-		if !present {
+		if !r.present {
 			return
 		}
-		k = &lockKey{key: e.Key(), idle: time.Now()}
-		l.keys[e.Key()] = k
+		k = &lockKey{key: key, idle: time.Now()}
+		l.keys[key] = k
 	}
-	if e.Revision() > k.rev {
-		l.learn(k, record{e.Revision(), present, e.Value()})
+	k.round = l.round
+	if r.rev > k.rev {
+		l.learn(k, r)
 		l.kick(k)
 	}
 }
 
 // learn stores what stands under the lock's subject. l.mu is held.
 func (l *locks) learn(k *lockKey, r record) {
-	k.rev, k.taken = r.rev, r.present
+	k.rev, k.taken, k.round = r.rev, r.present, l.round
 	if k.held != nil && k.held.token != r.rev {
 		l.lose(k)
 	}
@@ -264,15 +288,16 @@ func (l *locks) learn(k *lockKey, r record) {
 	if json.Unmarshal(r.value, &v) != nil {
 		v = lockValue{} // not a holder that we know how to wait for
 	}
-	now := time.Now()
+	ttl := min(time.Duration(v.TTL), longestTTL) * time.Millisecond
 	k.proc = v.Proc
-	k.until = now.Add(min(time.Duration(v.TTL), longestTTL) * time.Millisecond)
-	if _, ok := l.procs[v.Proc]; !ok {
-		l.procs[v.Proc] = now.Add(l.c.cfg.Lease) // it has that long to show up
+	k.until = time.Now().Add(ttl + margin(min(ttl, l.c.cfg.Lease)))
+	if v.Proc != l.c.proc {
+		l.proc(v.Proc)
 	}
 }
 
-const longestTTL = time.Duration(1<<62) / time.Millisecond
+// longestTTL is for good, in milliseconds.
+const longestTTL = time.Duration(1<<61) / time.Millisecond
 
 // free says whether the lock may be taken now. l.mu is held.
 func (l *locks) free(k *lockKey, now time.Time) bool {
@@ -283,16 +308,23 @@ func (l *locks) free(k *lockKey, now time.Time) bool {
 		return false
 	case k.proc == l.c.proc:
 		return true // written by us, but nobody here holds it: left over
+	case !now.Before(k.until):
+		return true
 	}
-	return !now.Before(k.until) || !now.Before(l.procs[k.proc])
+	return k.rev < l.proc(k.proc).buried
 }
 
-// lose ends our holding of the lock. l.mu is held.
+// lose ends our holding of the lock, and has its owner told unless it gave it
+// up. l.mu is held.
 func (l *locks) lose(k *lockKey) {
 	it := k.held
 	k.held = nil
 	l.held--
 	l.end(it)
+	if it.o.OnLost != nil && !it.given {
+		l.losses = append(l.losses, it)
+		l.told.Signal()
+	}
 }
 
 // end takes the item off its owner. l.mu is held.
@@ -312,6 +344,7 @@ func (l *locks) tidy() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
+	past := now.Add(-2 * l.c.cfg.Lease)
 	n := 0
 	for _, k := range l.keys {
 		switch {
@@ -322,14 +355,14 @@ func (l *locks) tidy() {
 				k.timer.Stop()
 			}
 			delete(l.keys, k.key)
-		case k.taken && n < most && l.free(k, now.Add(-2*l.c.cfg.Lease)):
+		case k.taken && n < most && (l.free(k, past) || (k.proc != l.c.proc && l.silent(k).Before(past))):
 			n++
 			l.kick(k)
 		}
 	}
-	for p, until := range l.procs {
-		if now.Sub(until) > time.Minute && !l.holds(p) {
-			delete(l.procs, p)
+	for name, p := range l.procs {
+		if now.Sub(p.seen) > time.Minute+p.lease && !l.holds(name) {
+			delete(l.procs, name)
 		}
 	}
 }

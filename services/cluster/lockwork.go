@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"millrace/services"
@@ -80,7 +81,7 @@ func (l *locks) sleep(k *lockKey) {
 		by(k.until)
 	case k.taken && len(k.waits) > 0:
 		by(k.until)
-		by(l.procs[k.proc])
+		by(l.silent(k))
 	}
 	if !next.IsZero() {
 		l.after(k, max(time.Until(next), time.Millisecond))
@@ -100,6 +101,13 @@ func (l *locks) advance(k *lockKey) time.Duration {
 	for {
 		now := time.Now()
 		l.expire(k, now)
+		if k.held == nil && !l.free(k, now) && !now.Before(l.silent(k)) {
+			if err := l.bury(k); err != nil {
+				l.refuse(k, err)
+				return retryDelay
+			}
+			continue
+		}
 		if !l.free(k, now) {
 			// Also when it is ours: whoever was given the token may have unlocked
 			// it in another process, which the watch tells a moment later.
@@ -157,6 +165,7 @@ func (l *locks) answer(it *lockItem, token uint64, err error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if it.key != nil && it.key.held == it {
+			it.given = true
 			l.lose(k)
 			l.kick(k)
 		}
@@ -245,13 +254,14 @@ func (l *locks) conflict(k *lockKey, err error) error {
 // have changed and are to be looked at anew.
 func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool) {
 	start := time.Now()
-	if !start.Before(l.alive) {
-		return l.fail(k, it, services.ErrCacheDown) // others take us for dead
+	if !start.Before(l.alive) || start.Before(l.from) || !l.n.checked.Load() {
+		return l.fail(k, it, errNotYet)
 	}
 	value, _ := json.Marshal(lockValue{Proc: l.c.proc, TTL: int64((it.o.TTL + time.Millisecond - 1) / time.Millisecond)})
 	rev := k.rev
 	l.mu.Unlock()
-	token, err := l.b.put(context.Background(), write{key: k.key, value: value, expect: int64(rev)})
+	token, err := l.b.put(context.Background(), write{key: k.key, value: value, expect: int64(rev), room: true})
+	err = l.n.accept(err)
 	l.mu.Lock()
 	if err != nil {
 		if err = l.conflict(k, err); err != nil {
@@ -260,15 +270,18 @@ func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool)
 		return 0, true
 	}
 	if token >= k.rev {
-		l.learn(k, record{token, true, value})
+		l.learn(k, record{rev: token, present: true, value: value})
 	}
-	if it.key == nil || l.closed || k.rev != token || !time.Now().Before(l.alive) {
+	if now := time.Now(); it.key == nil || l.closed || k.rev != token || !now.Before(l.alive) || !now.Before(start.Add(it.o.TTL)) {
 		return 0, !l.closed // its wait ended meanwhile, or somebody has taken it from us: look again
 	}
 	k.until = start.Add(it.o.TTL)
 	l.answer(it, token, nil)
 	return 0, true
 }
+
+// errNotYet: this process has no lease, or a lost store's holders may live.
+var errNotYet = fmt.Errorf("%w: no lock is taken before the store is known to be whole", services.ErrCacheDown)
 
 // fail answers it if it does not wait, else has it tried again later.
 func (l *locks) fail(k *lockKey, it *lockItem, err error) (time.Duration, bool) {

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"sync"
+	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"millrace/services"
 )
@@ -21,7 +19,35 @@ func (c *Cache) check(key string, size int) (*connection, error) {
 	case len(key) > c.cfg.MaxKey || size > c.cfg.MaxValue:
 		return nil, services.ErrCacheKey
 	}
+	if err := l.lost.Load(); err != nil {
+		return nil, *err
+	}
 	return l, nil
+}
+
+// checkWrite is check for an operation that writes a value.
+func (c *Cache) checkWrite(key string, val []byte, ttl time.Duration) (*connection, error) {
+	if ttl < 0 {
+		return nil, fmt.Errorf("cluster: ttl %v is negative; 0 means for good", ttl)
+	}
+	return c.check(key, len(val))
+}
+
+// A Revision is the value's sequence, and in the lowest bit whether the value
+// expires: then a comparison by revision has to look at it first.
+func revision(seq uint64, ttl time.Duration) uint64 {
+	if ttl > 0 {
+		return seq<<1 | 1
+	}
+	return seq << 1
+}
+
+// entry is what stands there as others see it.
+func (r record) entry() services.Entry {
+	if !r.present {
+		return services.Entry{}
+	}
+	return services.Entry{Value: r.value, Revision: revision(r.rev, r.ttl)}
 }
 
 // Get implements services.Cache. It asks the leader of the bucket's stream, one
@@ -38,16 +64,20 @@ func (c *Cache) Get(ctx context.Context, key string) (services.Entry, error) {
 	if !r.present {
 		return services.Entry{}, services.ErrNotFound
 	}
-	return services.Entry{Value: r.value, Revision: r.rev}, nil
+	return r.entry(), nil
 }
 
 // Set implements services.Cache: one exchange.
 func (c *Cache) Set(ctx context.Context, key string, val []byte, ttl time.Duration) (uint64, error) {
-	l, err := c.check(key, len(val))
+	l, err := c.checkWrite(key, val, ttl)
 	if err != nil {
 		return 0, err
 	}
-	return l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: -1})
+	seq, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: -1})
+	if err != nil {
+		return 0, l.accept(err)
+	}
+	return revision(seq, ttl), nil
 }
 
 // Delete implements services.Cache: two exchanges.
@@ -63,7 +93,7 @@ func (c *Cache) Delete(ctx context.Context, key string) (bool, error) {
 		}
 		_, err = l.values.put(ctx, write{key: subjectKey(key), purge: true, ttl: markerTTL, expect: int64(r.rev)})
 		if !errors.Is(err, errConflict) {
-			return err == nil, err
+			return err == nil, l.accept(err)
 		}
 	}
 }
@@ -80,54 +110,51 @@ func (c *Cache) CompareAndSet(ctx context.Context, key string, expect, val []byt
 }
 
 // CompareAndSetRevision implements services.Cache: one exchange when it
-// succeeds on a key that exists, else two.
+// succeeds on a value that does not expire, else two.
 func (c *Cache) CompareAndSetRevision(ctx context.Context, key string, rev uint64, val []byte, ttl time.Duration) (bool, services.Entry, error) {
-	l, err := c.check(key, len(val))
+	l, err := c.checkWrite(key, val, ttl)
 	if err != nil {
 		return false, services.Entry{}, err
 	}
-	if rev != 0 {
-		// A revision that is a delete's or an expired value's would match in
-		// the stream; only reading tells. Revisions come from Get, which gives
-		// out neither, so what is left is a value that has expired since.
-		now, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: int64(rev)})
+	if rev != 0 && rev&1 == 0 {
+		seq, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: int64(rev >> 1)})
+		if err == nil {
+			return true, services.Entry{Value: bytes.Clone(val), Revision: revision(seq, ttl)}, nil
+		}
 		if !errors.Is(err, errConflict) {
-			return err == nil, services.Entry{Value: val, Revision: now}, err
+			return false, services.Entry{}, l.accept(err)
 		}
 	}
-	return c.change(ctx, key, val, ttl, func(r record) bool { return rev == 0 && !r.present })
+	return c.change(ctx, key, val, ttl, func(r record) bool { return r.entry().Revision == rev })
 }
 
 // change reads, asks want, and writes if nobody has written in between.
 func (c *Cache) change(ctx context.Context, key string, val []byte, ttl time.Duration, want func(record) bool) (bool, services.Entry, error) {
-	l, err := c.check(key, len(val))
+	l, err := c.checkWrite(key, val, ttl)
 	if err != nil {
 		return false, services.Entry{}, err
 	}
 	for {
 		r, err := l.values.get(ctx, subjectKey(key))
 		if err != nil {
-			return false, services.Entry{}, err
+			return false, services.Entry{}, l.accept(err)
 		}
 		if !want(r) {
-			if !r.present {
-				return false, services.Entry{}, nil
-			}
-			return false, services.Entry{Value: r.value, Revision: r.rev}, nil
+			return false, r.entry(), nil
 		}
-		rev, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: int64(r.rev)})
+		seq, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: int64(r.rev)})
 		if err == nil {
-			return true, services.Entry{Value: bytes.Clone(val), Revision: rev}, nil
+			return true, services.Entry{Value: bytes.Clone(val), Revision: revision(seq, ttl)}, nil
 		}
 		if !errors.Is(err, errConflict) {
-			return false, services.Entry{}, err
+			return false, services.Entry{}, l.accept(err)
 		}
 	}
 }
 
 // Watch implements services.Cache: a consumer on the servers and a goroutine
-// here for each. Expiry is seen when the servers remove the value: up to a
-// second after its time.
+// here for each. Expiry is seen when the servers remove the value, a second or
+// two after its time, or when somebody asks for it before.
 func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)) (func(), error) {
 	l, err := c.check(key, 0)
 	if err != nil {
@@ -138,40 +165,63 @@ func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)
 		c.refused.Add(1)
 		return nil, services.ErrCacheFull
 	}
-	ctx, end := context.WithCancel(context.Background())
-	kw, err := l.values.kv.Watch(ctx, subjectKey(key), jetstream.UpdatesOnly())
-	if err != nil {
-		end()
-		c.watches.Add(-1)
-		return nil, translate(err)
-	}
-	var once sync.Once
-	var w *services.Watcher
-	cancel := func() {
-		once.Do(func() {
-			w.End()
-			c.watches.Add(-1)
-			l.locks.running.Go(func() { // an exchange; ends the range below
-				_ = kw.Stop()
-				end() // the library has a goroutine wait for it
-			})
-		})
-	}
-	w = services.NewWatcher(on, fn, cancel)
+	ctx, end := context.WithCancel(l.locks.run)
+	context.AfterFunc(ctx, func() { c.watches.Add(-1) })
+	w := &watch{key: key, begun: make(chan struct{})}
+	w.to = services.NewWatcher(on, fn, end)
 	l.locks.running.Go(func() {
-		for e := range kw.Updates() {
-			if e != nil {
-				w.Offer(event(key, e))
-			}
-		}
-		cancel() // the connection has been closed
+		defer end()
+		l.values.follow(ctx, subjectKey(key), l.again, observer{w.begin, w.see, w.whole})
 	})
-	return cancel, nil
+	cancel := func() {
+		w.to.End()
+		end()
+	}
+	select {
+	case <-w.begun: // changes from now on are seen
+		return cancel, nil
+	case <-ctx.Done():
+		err = services.ErrCacheClosed
+	case <-time.After(c.cfg.Timeout):
+		err = fmt.Errorf("%w: no watch within %v", services.ErrCacheDown, c.cfg.Timeout)
+	}
+	cancel()
+	return nil, err
 }
 
-func event(key string, e jetstream.KeyValueEntry) services.Event {
-	if e.Operation() != jetstream.KeyValuePut {
-		return services.Event{Key: key}
+// watch is one watcher: what it has told of its key. Its functions run one at a
+// time, on follow's goroutines.
+type watch struct {
+	key   string
+	to    *services.Watcher
+	begun chan struct{} // closed when what stood there at the start is known
+
+	started bool
+	last    record // as told, or as it was at the start
+	found   bool   // since begin
+}
+
+func (w *watch) begin() { w.found = false }
+
+func (w *watch) see(_ string, r record) {
+	w.found = true
+	if r.rev <= w.last.rev {
+		return
 	}
-	return services.Event{Key: key, Present: true, Entry: services.Entry{Value: e.Value(), Revision: e.Revision()}}
+	told := w.last.present || r.present
+	w.last = r
+	if w.started && told {
+		w.to.Offer(services.Event{Key: w.key, Present: r.present, Entry: r.entry()})
+	}
+}
+
+func (w *watch) whole() {
+	if !w.found && w.last.present { // deleted, and the mark has gone too
+		w.last.present = false
+		w.to.Offer(services.Event{Key: w.key})
+	}
+	if !w.started {
+		w.started = true
+		close(w.begun)
+	}
 }

@@ -1,0 +1,259 @@
+package cluster_test
+
+import (
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"millrace/internal/faultproxy"
+	"millrace/services"
+	"millrace/services/cluster"
+)
+
+// proxied returns a proxy in front of the server and the URL that goes through it.
+func proxied(tb testing.TB, srv *cluster.Embedded) (*faultproxy.Proxy, string) {
+	tb.Helper()
+	u, err := url.Parse(srv.URL())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := faultproxy.New(tb, u.Host)
+	u.Host = p.Addr()
+	return p, u.String()
+}
+
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+func mustLock(tb testing.TB, c services.Cache, key string, o services.LockOptions) uint64 {
+	tb.Helper()
+	token, err := services.LockAndWait(background, c, key, o)
+	if token == 0 || err != nil {
+		tb.Fatalf("lock %s: got token %d, %v", key, token, err)
+	}
+	return token
+}
+
+// A process that is cut off, or hears nothing, takes nobody for dead.
+func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
+	srv := embedded(t)
+	const lease = time.Second
+	for _, f := range []struct {
+		name  string
+		fault func(*faultproxy.Proxy)
+	}{
+		{"cut", (*faultproxy.Proxy).Cut},
+		{"stalled", func(p *faultproxy.Proxy) { p.Stall(faultproxy.Both) }},
+		{"hears nothing", func(p *faultproxy.Proxy) { p.Stall(faultproxy.Down) }},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			p, url := proxied(t, srv)
+			holder, waiter := open(t, srv.URL(), lease), open(t, url, lease)
+			var lost atomic.Bool
+			token := mustLock(t, holder, f.name, services.LockOptions{TTL: time.Hour, OnLost: func() { lost.Store(true) }})
+			got := make(chan uint64, 1)
+			if _, err := waiter.Lock(f.name, services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(token uint64, _ error) { got <- token }); err != nil {
+				t.Fatal(err)
+			}
+			f.fault(p)
+			time.Sleep(2 * lease) // how long the fault lasts
+			p.Heal()
+			select {
+			case next := <-got:
+				t.Fatalf("the waiter got token %d; the holder, with %d, has lost it: %v", next, token, lost.Load())
+			case <-time.After(2 * lease): // it would have it by now
+			}
+			if ok, err := holder.Unlock(background, f.name, token); !ok || err != nil || lost.Load() {
+				t.Fatalf("unlock: got %v, %v, lost %v", ok, err, lost.Load())
+			}
+			select {
+			case next := <-got:
+				if next <= token {
+					t.Errorf("got token %d after %d", next, token)
+				}
+			case <-time.After(within):
+				t.Error("the waiter was not woken")
+			}
+		})
+	}
+}
+
+// The holder unlocks right after a restart of the server: the waiter hears of it
+// although its watch broke.
+func TestAWaiterIsWokenAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	start := func() *cluster.Embedded {
+		e, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(e.Stop)
+		return e
+	}
+	srv := start()
+	holder, waiter := open(t, srv.URL(), steady), open(t, srv.URL(), steady)
+	seen := make(chan services.Event, 16)
+	if _, err := waiter.Watch("v", nil, func(e services.Event) { seen <- e }); err != nil {
+		t.Fatal(err)
+	}
+	token := mustLock(t, holder, "l", services.LockOptions{TTL: time.Hour})
+	got := make(chan time.Time, 1)
+	if _, err := waiter.Lock("l", services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(uint64, error) { got <- time.Now() }); err != nil {
+		t.Fatal(err)
+	}
+	url := srv.URL()
+	srv.Stop()
+	if srv = start(); srv.URL() != url {
+		t.Fatalf("after the restart: %s, was %s", srv.URL(), url)
+	}
+	eventually(t, "unlock", func() bool { ok, _ := holder.Unlock(background, "l", token); return ok })
+	unlocked := time.Now()
+	eventually(t, "set", func() bool { _, err := holder.Set(background, "v", []byte("new"), 0); return err == nil })
+	select {
+	case at := <-got:
+		t.Logf("woken %v after the unlock", at.Sub(unlocked))
+	case <-time.After(within):
+		t.Fatal("the waiter was not woken")
+	}
+	select {
+	case e := <-seen:
+		if string(e.Entry.Value) != "new" {
+			t.Errorf("watch: got %+v", e)
+		}
+	case <-time.After(within):
+		t.Error("the watch saw nothing")
+	}
+	for _, c := range []*cluster.Cache{holder, waiter} { // before the server's cleanup
+		if err := c.Stop(background); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A write that failed because the process was cut off is not made up for later.
+func TestAWriteThatFailedDoesNotHappenLater(t *testing.T) {
+	srv := embedded(t)
+	p, url := proxied(t, srv)
+	a, b := open(t, url, steady), open(t, srv.URL(), steady)
+	if _, err := a.Set(background, "k", []byte("first"), 0); err != nil {
+		t.Fatal(err)
+	}
+	p.Cut()
+	eventually(t, "the cut is noticed", func() bool { return !a.Running() })
+	if _, err := a.Set(background, "k", []byte("failed"), 0); !isDown(err) || errors.Is(err, services.ErrCacheUnknown) {
+		t.Errorf("set while cut off: got %v, want a plain ErrCacheDown", err)
+	}
+	rev, err := b.Set(background, "k", []byte("newer"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Heal()
+	eventually(t, "it is back", func() bool { _, err := a.Get(background, "k"); return err == nil })
+	if e, err := a.Get(background, "k"); string(e.Value) != "newer" || e.Revision != rev || err != nil {
+		t.Errorf("got %q, %v, want the newer value", e.Value, err)
+	}
+	p.Stall(faultproxy.Down)
+	if _, err := a.Set(background, "k", []byte("heard"), 0); !errors.Is(err, services.ErrCacheUnknown) {
+		t.Errorf("set without an answer: got %v, want ErrCacheUnknown", err)
+	}
+	p.Heal()
+}
+
+// A lock stream that was deleted is refused by those who knew it, and the next
+// one's tokens are higher.
+func TestALostStreamIsRefusedAndTokensGoOn(t *testing.T) {
+	srv := embedded(t)
+	a := open(t, srv.URL(), lease)
+	var lost atomic.Bool
+	token := mustLock(t, a, "l", services.LockOptions{TTL: time.Hour, OnLost: func() { lost.Store(true) }})
+	nc, err := nats.Connect(srv.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(background, "KV_millrace_locks"); err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, srv.URL(), lease)
+	next := mustLock(t, b, "l", services.LockOptions{TTL: time.Hour, Wait: time.Minute, OnLost: func() {}})
+	if !lost.Load() {
+		t.Error("a second holder before the first has lost it")
+	}
+	if next <= token || next >= 1<<53 {
+		t.Errorf("got token %d after %d", next, token)
+	}
+	eventually(t, "the other stream is refused", func() bool {
+		_, err := a.Get(background, "x")
+		return isDown(err) && strings.Contains(err.Error(), "made anew")
+	})
+	if err := a.Stop(background); err != nil {
+		t.Error(err)
+	}
+	if err := a.Start(background); err != nil { // the way out
+		t.Fatal(err)
+	}
+	if last := mustLock(t, a, "m", services.LockOptions{TTL: time.Hour}); last <= next {
+		t.Errorf("got token %d after %d", last, next)
+	}
+}
+
+// An older copy of the data is refused.
+func TestAnOlderCopyIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	start := func() *cluster.Embedded {
+		e, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	srv := start()
+	a := open(t, srv.URL(), lease)
+	if _, err := a.Set(background, "k", nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	srv.Stop()
+	old := filepath.Join(t.TempDir(), "old")
+	if err := os.CopyFS(old, os.DirFS(filepath.Join(dir, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	srv = start()
+	eventually(t, "it is back", func() bool { _, err := a.Set(background, "k", nil, 0); return err == nil })
+	for range 50 {
+		if _, err := a.Set(background, "k", nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	srv.Stop()
+	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(old, filepath.Join(dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	srv = start()
+	defer srv.Stop()
+	eventually(t, "the older copy is refused", func() bool {
+		_, err := a.Set(background, "k", nil, 0)
+		return err != nil && strings.Contains(err.Error(), "older copy")
+	})
+	_ = a.Stop(background)
+}

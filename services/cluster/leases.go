@@ -1,0 +1,229 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// lockProc is another process, as far as is known. Guarded by locks.mu.
+type lockProc struct {
+	rev    uint64        // the last sequence of its lease; 0 = there is none
+	seen   time.Time     // when rev was learned
+	lease  time.Duration // as the process says
+	buried uint64        // the last mark on it: locks with lower tokens are free
+	round  int
+}
+
+// procValue is a process's lease.
+type procValue struct {
+	Lease int64 `json:"lease_ms"`
+}
+
+const procPrefix = "p"
+
+// waitOut has locks wait for a lease where holders may live of whom this store
+// doesn't know: it was made anew beside values that are older, or it is a copy
+// in which processes live that have written nothing for a lease.
+func (l *locks) waitOut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lease := l.c.cfg.Lease
+	others := false
+	for _, p := range l.procs {
+		others = others || p.rev > p.buried
+		lease = max(lease, p.lease)
+	}
+	if (l.b.made && !l.n.values.made) || (others && l.b.nowAt.Sub(l.b.lastAt) > lease) {
+		l.from = time.Now().Add(lease + margin(lease))
+	}
+}
+
+// margin is how much longer than a holder the others count.
+func margin(d time.Duration) time.Duration { return d / 10 }
+
+// renewals keeps this process's locks, looks after the store at each new
+// connection, and forgets and cleans up what nobody wants.
+func (l *locks) renewals() {
+	t := time.NewTicker(l.c.cfg.Lease / 3)
+	defer t.Stop()
+	again := l.n.again.next()
+	for {
+		select {
+		case <-l.run.Done():
+			return
+		case <-again:
+			again = l.n.again.next()
+		case <-t.C:
+			l.listen()
+		}
+		if l.n.lost.Load() != nil {
+			continue
+		}
+		err := error(nil)
+		if !l.n.checked.Load() {
+			err = l.n.check(l.run)
+		}
+		if err == nil {
+			err = l.n.accept(l.renew(l.run))
+		}
+		if err != nil && l.run.Err() == nil {
+			l.c.cfg.Logger.Warn("cluster: lease not renewed", "err", err)
+		}
+		l.tidy()
+	}
+}
+
+// listen has the watch begin anew when it has not told of our own last renewal.
+func (l *locks) listen() {
+	l.mu.Lock()
+	deaf := l.echo < l.own
+	l.mu.Unlock()
+	if deaf && l.n.nc.IsConnected() {
+		l.n.again.fire()
+	}
+}
+
+// renew writes this process's lease on top of its last write.
+func (l *locks) renew(ctx context.Context) error {
+	value, _ := json.Marshal(procValue{Lease: l.c.cfg.Lease.Milliseconds()})
+	key := procPrefix + l.c.proc
+	for {
+		start := time.Now()
+		seq, err := l.b.put(ctx, write{key: key, value: value, expect: int64(l.own), room: true})
+		if err == nil {
+			l.renewed(start, seq)
+			return nil
+		}
+		if !errors.Is(err, errConflict) {
+			return err
+		}
+		r, err := l.b.get(ctx, key)
+		switch {
+		case err != nil:
+			return err
+		case r.present && r.rev > l.own:
+			l.own = r.rev // a write of ours, whose answer was lost
+			continue
+		case r.rev != 0 && r.rev <= l.own:
+			return fmt.Errorf("%w: our lease is at %d and was at %d", errReplaced, r.rev, l.own)
+		}
+		// Somebody has buried us.
+		l.mu.Lock()
+		l.alive = time.Time{}
+		l.loseAll()
+		l.mu.Unlock()
+		if err := l.n.check(ctx); err != nil {
+			return err
+		}
+		l.own = r.rev
+	}
+}
+
+func (l *locks) renewed(start time.Time, seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.own = seq
+	if !time.Now().Before(l.alive) {
+		l.loseAll() // of the lease that has lapsed
+	}
+	l.alive = start.Add(l.c.cfg.Lease)
+	if l.lapse == nil {
+		l.lapse = time.AfterFunc(time.Until(l.alive), l.lapsed)
+	}
+	l.lapse.Reset(time.Until(l.alive))
+	for _, k := range l.keys {
+		if len(k.waits) > 0 && k.held == nil {
+			l.kick(k) // what could not be taken without a lease
+		}
+	}
+}
+
+// lapsed ends our holdings with the lease.
+func (l *locks) lapsed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && !time.Now().Before(l.alive) {
+		l.c.expired.Add(l.held)
+		l.loseAll()
+	}
+}
+
+// loseAll ends all our holdings. l.mu is held.
+func (l *locks) loseAll() {
+	for _, k := range l.keys {
+		if k.held != nil {
+			l.lose(k)
+			l.kick(k)
+		}
+	}
+}
+
+// proc returns what is known of a process. l.mu is held.
+func (l *locks) proc(name string) *lockProc {
+	p := l.procs[name]
+	if p == nil {
+		p = &lockProc{seen: time.Now(), lease: l.c.cfg.Lease, round: l.round}
+		l.procs[name] = p
+	}
+	return p
+}
+
+// hear takes in what stands under a process's lease. l.mu is held.
+func (l *locks) hear(name string, r record) {
+	p := l.proc(name)
+	p.round = l.round
+	if r.rev <= p.rev && r.rev != 0 {
+		return
+	}
+	p.rev = r.rev
+	switch {
+	case r.present:
+		p.seen, p.lease = time.Now(), l.c.cfg.Lease
+		var v procValue
+		if json.Unmarshal(r.value, &v) == nil && v.Lease > 0 {
+			p.lease = time.Duration(min(v.Lease, int64(longestTTL))) * time.Millisecond
+		}
+	case r.rev != 0:
+		p.buried = max(p.buried, r.rev)
+		for _, k := range l.keys {
+			if k.taken && k.proc == name {
+				l.kick(k)
+			}
+		}
+	}
+}
+
+// silent is when the process that holds the lock has shown no life for its
+// lease. Only the servers can say then whether it lives. l.mu is held.
+func (l *locks) silent(k *lockKey) time.Time {
+	p := l.proc(k.proc)
+	return p.seen.Add(p.lease + margin(p.lease))
+}
+
+// bury asks the servers to put the mark on the lease of k's holder, and says
+// what came of it; nil means that there is news. l.mu is held.
+func (l *locks) bury(k *lockKey) error {
+	name := k.proc
+	p := l.proc(name)
+	key, rev := procPrefix+name, p.rev
+	l.mu.Unlock()
+	seq, err := l.b.put(context.Background(), write{key: key, purge: true, ttl: markerTTL, expect: int64(rev)})
+	r := record{rev: seq}
+	if errors.Is(err, errConflict) {
+		r, err = l.b.get(context.Background(), key)
+	} else if err == nil && seq == 0 { // the mark found no room
+		r, err = l.b.get(context.Background(), key)
+	}
+	l.mu.Lock()
+	if err != nil {
+		return err
+	}
+	if r.rev == rev && r.present {
+		return fmt.Errorf("cluster: lease of %s: %w", name, errConflict) // the leader has changed its mind
+	}
+	l.hear(name, r)
+	return nil
+}
