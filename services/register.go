@@ -122,10 +122,13 @@ type call[Req, Res any] struct {
 
 // put gives k back, unless an answer is still owed: then it is the reply's.
 func (r *registered[Req, Res]) put(k *call[Req, Res]) {
-	k.ctx.release()
 	if k.ctx.reply != nil {
+		if k.ctx.parent != nil || k.ctx.reply.refused {
+			k.ctx.release()
+		}
 		return
 	}
+	k.ctx.release()
 	var req Req
 	var res Res
 	k.req, k.res, k.body = req, res, nil

@@ -222,4 +222,3 @@ func (r *Reply) letGo() {
 		r.kept = nil
 	}
 }
-
