@@ -72,7 +72,7 @@ benchcmp:
 	$(GO) run $(BENCHSTAT) bench-before.out bench.out
 
 run: build
-	./millrace demo
+	./millrace bench --quick
 
 clean:
 	rm -f millrace bench.out bench-before.out fuzz.out

@@ -14,7 +14,7 @@ import (
 
 // Context is what a stage works with: the session, the handle, and the tools
 // that services share (the seed's controller argument, with its common_tools).
-// It is a context.Context that ends at the request's deadline.
+// It is a context.Context that ends at the request's deadline and when its session closes.
 //
 // It, the request and the result are valid until the last stage has returned,
 // or, after Defer, until the answer is done; they are used again after that.
@@ -37,7 +37,11 @@ type Context struct {
 	delayed  bool
 	key      string
 	ended    func(error) // of a durable delay event
+	values   []value     // of Set
 }
+
+// value is one that was Set.
+type value struct{ key, val any }
 
 // stager is a call, whatever its types.
 type stager interface {
@@ -66,7 +70,7 @@ func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *i
 	}
 }
 
-// release ends what Done has made.
+// release ends what Lasting has made.
 func (ctx *Context) release() {
 	if ctx.cancel != nil {
 		ctx.cancel()
@@ -120,31 +124,65 @@ func (ctx *Context) Key() string { return ctx.key }
 // Deadline implements context.Context.
 func (ctx *Context) Deadline() (time.Time, bool) { return ctx.deadline, !ctx.deadline.IsZero() }
 
-// Done implements context.Context. It is closed at the deadline and when the
-// request ends; it is nil for a request without a deadline.
-func (ctx *Context) Done() <-chan struct{} {
-	if ctx.deadline.IsZero() {
-		return nil
+// Lasting returns a context.Context that may be kept and used by other goroutines: for
+// queries and calls whose answers come later. It is cancelled when the session closes,
+// and, of a request with a deadline, at that and when the request ends.
+func (ctx *Context) Lasting() context.Context {
+	if ctx.done != nil {
+		return ctx.done
 	}
-	if ctx.done == nil {
-		ctx.done, ctx.cancel = context.WithDeadline(context.Background(), ctx.deadline)
+	ctx.done = context.Background()
+	if ctx.s != nil {
+		ctx.done = ctx.s.Context()
 	}
-	return ctx.done.Done()
+	if !ctx.deadline.IsZero() {
+		ctx.done, ctx.cancel = context.WithDeadline(ctx.done, ctx.deadline)
+	}
+	return ctx.done
 }
+
+// Done implements context.Context. It is closed when the session closes, and, of a
+// request with a deadline, at that and when the request ends.
+func (ctx *Context) Done() <-chan struct{} { return ctx.Lasting().Done() }
 
 // Err implements context.Context.
 func (ctx *Context) Err() error {
-	if ctx.done != nil {
+	switch {
+	case ctx.done != nil:
 		return ctx.done.Err()
-	}
-	if !ctx.deadline.IsZero() && !time.Now().Before(ctx.deadline) {
+	case ctx.s != nil && !ctx.s.Connected():
+		return context.Canceled
+	case !ctx.deadline.IsZero() && !time.Now().Before(ctx.deadline):
 		return context.DeadlineExceeded
 	}
 	return nil
 }
 
-// Value implements context.Context; it is nil.
-func (ctx *Context) Value(any) any { return nil }
+// Set keeps a value for the rest of the request: for the stages and middleware that
+// follow, and for the calls in line that they make. As with context.WithValue, key is
+// best of a type of one's own.
+func (ctx *Context) Set(key, val any) {
+	for i := range ctx.values {
+		if ctx.values[i].key == key {
+			ctx.values[i].val = val
+			return
+		}
+	}
+	ctx.values = append(ctx.values, value{key, val})
+}
+
+// Value implements context.Context: what was Set in this request, or in the one that
+// calls it in line.
+func (ctx *Context) Value(key any) any {
+	for c := ctx; c != nil; c = c.parent {
+		for i := range c.values {
+			if c.values[i].key == key {
+				return c.values[i].val
+			}
+		}
+	}
+	return nil
+}
 
 // send sends an answer in its turn: behind those that are still owed on the
 // same handle.
@@ -154,7 +192,7 @@ func (ctx *Context) send(a answer) {
 	}
 	if ctx.c.nSessions.Load() > 0 {
 		if st := ctx.c.state(ctx.s, false); st != nil && len(st.queues[a.packet.Handle()]) > 0 {
-			st.enqueue(a)
+			st.enqueue(a, ctx.reply)
 			return
 		}
 	}

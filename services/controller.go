@@ -42,7 +42,8 @@ type ControllerConfig struct {
 	// without a timeout of their own; default 60 s.
 	Timeout time.Duration
 	// MaxDeferred bounds the answers that one session waits for; default 4,096.
-	// One more gets ERROR limit, out of its turn.
+	// One more gets ERROR limit in its turn, behind the answers owed on its handle; one with a
+	// sequence number (codec.Layout.Seq) at once.
 	MaxDeferred int
 	// MaxDelayed bounds a session's pending delay events and timers of
 	// Context.Timers; default 1,024.
@@ -95,8 +96,10 @@ type Controller struct {
 	json   serial.Serializer
 
 	services atomic.Pointer[map[uint32]service] // copied on write
-	mu       sync.Mutex                         // Register and Use
+	mu       sync.Mutex                         // Register, Use, OnAccept and OnClose
 	uses     []use                              // guarded by mu
+	accepts  atomic.Pointer[[]func(*engine.Session)]
+	closes   atomic.Pointer[[]func(*engine.Session, engine.Reason)]
 
 	sessions  sync.Map     // *engine.Session to *sessionState
 	nSessions atomic.Int64 // how many; 0 spares the look-up
@@ -126,6 +129,7 @@ type info struct {
 	timeout  time.Duration     // 0: the controller's, for later answers only
 	blocking bool
 	internal bool
+	oneWay   bool
 }
 
 // NewController returns a controller without services.
@@ -210,8 +214,36 @@ func (c *Controller) add(sv service) error {
 
 func handleText(h uint32) string { return fmt.Sprintf("%d/%d", h>>16, h&0xffff) }
 
-// OnSocketAccept implements engine.Handler; it does nothing.
-func (c *Controller) OnSocketAccept(*engine.Session) {}
+// OnAccept has fn called for each session, before its first request and in its order:
+// engine.Handler's OnSocketAccept. Several are called in the order in which they were given.
+func (c *Controller) OnAccept(fn func(s *engine.Session)) { addHook(c, &c.accepts, fn) }
+
+// OnClose has fn called at the end of each session, behind its last request and in its
+// order, when the session's answers, locks and events have ended: OnSocketClose. Several
+// are called in the order in which they were given.
+func (c *Controller) OnClose(fn func(s *engine.Session, why engine.Reason)) {
+	addHook(c, &c.closes, fn)
+}
+
+func addHook[F any](c *Controller, to *atomic.Pointer[[]F], fn F) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []F
+	if old := to.Load(); old != nil {
+		all = append(all, *old...)
+	}
+	all = append(all, fn)
+	to.Store(&all)
+}
+
+// OnSocketAccept implements engine.Handler.
+func (c *Controller) OnSocketAccept(s *engine.Session) {
+	if fns := c.accepts.Load(); fns != nil {
+		for _, fn := range *fns {
+			fn(s)
+		}
+	}
+}
 
 // OnSocketRead implements engine.Handler.
 func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
@@ -220,6 +252,12 @@ func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 		c.unknown.Add(1)
 		_ = s.ReplyError(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone
 		return
+	}
+	if c.nSessions.Load() > 0 {
+		if st := c.state(s, false); st != nil && st.busy(p) {
+			st.refuse(p, engine.CodeLimit, tooManyOwed)
+			return
+		}
 	}
 	sv.serve(s, p)
 }
@@ -237,7 +275,14 @@ func (c *Controller) OnSocketFin(s *engine.Session) {
 
 // OnSocketClose implements engine.Handler: the session's locks, delay events
 // and deferred answers end.
-func (c *Controller) OnSocketClose(s *engine.Session, _ engine.Reason) {
+func (c *Controller) OnSocketClose(s *engine.Session, why engine.Reason) {
+	if fns := c.closes.Load(); fns != nil {
+		defer func() {
+			for _, fn := range *fns {
+				fn(s, why)
+			}
+		}()
+	}
 	if st, ok := c.sessions.LoadAndDelete(s); ok {
 		c.nSessions.Add(-1)
 		st.(*sessionState).close()

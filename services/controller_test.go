@@ -113,7 +113,8 @@ func TestAStageCanAnswerStopOrFail(t *testing.T) {
 		for i, tc := range cases {
 			must(t, services.Register(c, services.Handle(9, uint16(i)), tc.stages))
 		}
-		must(t, services.Register(c, hOther+100, stages{Handle: fail(services.Stop)}))
+		must(t, services.Register(c, hOther+100, stages{Handle: fail(services.Stop)}, services.OneWay()))
+		must(t, services.Register(c, hOther+101, stages{Handle: fail(services.Stop)}))
 	})
 	c := r.dial(nil)
 	for i, tc := range cases {
@@ -130,7 +131,8 @@ func TestAStageCanAnswerStopOrFail(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("a plain error told the peer %v", err)
 	}
-	// Stop: nothing comes, and the session goes on.
+	// Stop: an ERROR, or nothing where nothing is expected; the session goes on.
+	refused(t, c, hOther+101, pair{}, engine.CodeInternal)
 	must(t, c.Send(limited(t), hOther+100, []byte(`{"a":1,"b":1}`)))
 	call[total](t, c, services.Handle(9, 0), pair{})
 	if _, unexpected := c.Stats(); unexpected != 0 {

@@ -16,7 +16,8 @@ var (
 	// Answer: what stands in the result is the answer; no further stage runs.
 	//lint:ignore ST1012 no failure
 	Answer = errors.New("services: answer now")
-	// Stop: no further stage runs and nothing is sent.
+	// Stop: no further stage runs. Of a OneWay service nothing is sent; else the peer gets
+	// ERROR internal, as every request has an answer.
 	//lint:ignore ST1012 no failure
 	Stop = errors.New("services: stop")
 )
@@ -77,12 +78,16 @@ var codes = []struct {
 	{engine.ErrFrameTooLarge, engine.CodeLimit},
 }
 
-// ErrorOf says what a peer is told about err: an Error as it is, the known
+// ErrorOf says what a peer is told about err: an Error as it is (an internal one without
+// what it wraps), the known
 // errors of the project's packages by their code, else an internal error
 // without its text.
 func ErrorOf(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
+		if e.Code == engine.CodeInternal && e.Err != nil && e.Err != Stop {
+			return &Error{Code: e.Code, Text: internalText, Err: err} // the text has the cause's
+		}
 		return e
 	}
 	for _, c := range codes {
@@ -94,5 +99,7 @@ func ErrorOf(err error) *Error {
 			return &Error{Code: c.code, Text: text, Err: err}
 		}
 	}
-	return &Error{Code: engine.CodeInternal, Text: "internal error", Err: err}
+	return &Error{Code: engine.CodeInternal, Text: internalText, Err: err}
 }
+
+const internalText = "internal error"

@@ -52,6 +52,7 @@ func (ctx *Context) inline(parent *Context, i *info) {
 	ctx.depth = parent.depth + 1
 	ctx.deadline = parent.deadline
 	ctx.ser, ctx.reply, ctx.done, ctx.cancel = nil, nil, nil, nil
+	ctx.values = nil
 	ctx.late, ctx.delayed, ctx.key, ctx.ended = parent.late, parent.delayed, parent.key, nil
 }
 

@@ -28,7 +28,8 @@ type Validator interface{ Validate() error }
 // They run one after the other, with decoding before and encoding after.
 //
 // A stage that returns nil goes on to the next; Answer sends the result as it
-// stands; Stop sends nothing; any other error becomes an ERROR frame (ErrorOf).
+// stands; any other error becomes an ERROR frame (ErrorOf). Every request is answered,
+// once: Stop is ERROR internal, but for a service that is OneWay.
 // A stage that has called Context.Defer returns nil and the rest waits.
 type Stages[Req, Res any] struct {
 	Pre, Handle, Last func(ctx *Context, req *Req, res *Res) error
@@ -53,6 +54,10 @@ const Forever = time.Duration(-1)
 
 // Blocking says that the service's stages block, so they never run on a loop.
 func Blocking() Option { return func(i *info) { i.blocking = true } }
+
+// OneWay says that requests of the service have no answer of their own: Stop sends nothing
+// then. Callers that wait for one, such as client.Call, must not use it.
+func OneWay() Option { return func(i *info) { i.oneWay = true } }
 
 // Internal says that peers can't ask for the service: it is for calls in line
 // and delay events. A packet for it gets ERROR unknown_handle.
@@ -117,10 +122,13 @@ type call[Req, Res any] struct {
 
 // put gives k back, unless an answer is still owed: then it is the reply's.
 func (r *registered[Req, Res]) put(k *call[Req, Res]) {
-	k.ctx.release()
 	if k.ctx.reply != nil {
+		if k.ctx.parent != nil || k.ctx.reply.refused {
+			k.ctx.release()
+		}
 		return
 	}
+	k.ctx.release()
 	var req Req
 	var res Res
 	k.req, k.res, k.body = req, res, nil
@@ -224,10 +232,12 @@ func (k *call[Req, Res]) finish(err error) {
 	switch {
 	case ctx.delayed:
 		k.finishEvent(body, err)
-	case err == Stop:
+	case err == Stop && ctx.info.oneWay:
 		if ctx.reply != nil {
 			ctx.reply.nothing()
 		}
+	case err == Stop:
+		ctx.c.fail(ctx, &Error{Code: engine.CodeInternal, Text: "not answered", Err: Stop})
 	case err != nil:
 		ctx.c.fail(ctx, err)
 	default:

@@ -1,7 +1,6 @@
 package services
 
 import (
-	"bytes"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +22,8 @@ type Reply struct {
 
 	// The rest is used in the session's order only.
 	resumed bool
-	refused bool // too much was owed
+	refused bool   // too much was owed
+	refuses uint32 // not 0: so many requests in a row are to be refused, with code and text
 	onEnd   func()
 	ready   bool // what follows may be sent when it is its turn
 	silent  bool // nothing is to be sent
@@ -74,7 +74,7 @@ func (ctx *Context) Defer() *Reply {
 // hold enters the session's queue of its handle.
 func (r *Reply) hold() {
 	r.st = r.ctx.c.state(r.ctx.s, true)
-	if r.st.owed >= r.ctx.c.cfg.MaxDeferred {
+	if r.st.full() {
 		r.refuse(engine.CodeLimit, tooManyOwed)
 		return
 	}
@@ -92,14 +92,12 @@ const (
 	tooMuchOwed = "too much memory is taken by answers owed; try again later"
 )
 
-// refuse: too many are owed. The peer is told at once, so that no list of
-// refusals grows.
+// refuse: too much is owed. The peer is told in the request's turn.
 func (r *Reply) refuse(code engine.ErrorCode, text string) {
 	r.claim.Store(true)
 	r.refused = true
 	r.ctx.c.deferred.Add(-1)
-	r.ctx.c.failed.Add(1)
-	_ = r.ctx.s.ReplyError(r.packet, code, text)
+	r.st.refuse(r.packet, code, text)
 }
 
 // Done gives the answer: res is a Res or *Res of the service, nil means what
@@ -205,6 +203,9 @@ func (r *Reply) nothing() {
 func (r *Reply) drop() {
 	r.letGo()
 	if r.ctx == nil {
+		if r.release != nil {
+			r.release()
+		}
 		return
 	}
 	if r.claimed() {
@@ -219,85 +220,5 @@ func (r *Reply) letGo() {
 	if r.kept != nil {
 		r.kept()
 		r.kept = nil
-	}
-}
-
-// push adds r to the end of its handle's queue.
-func (st *sessionState) push(r *Reply) {
-	if st.queues == nil {
-		st.queues = map[uint32][]*Reply{}
-	}
-	h := r.packet.Handle()
-	st.queues[h] = append(st.queues[h], r)
-	st.owed++
-}
-
-// enqueue keeps an answer until it is its turn. The answer is that of a reply
-// in the queue, or of a later request that was answered at once.
-func (st *sessionState) enqueue(a answer) {
-	h := a.packet.Handle()
-	r := st.current(h)
-	waits := r == nil || st.queues[h][0] != r
-	if r == nil && st.owed >= st.c.cfg.MaxDeferred {
-		_ = st.s.ReplyError(a.packet, engine.CodeLimit, tooManyOwed)
-		return
-	}
-	var kept func()
-	if waits {
-		var err error
-		if kept, err = st.s.TryHold(len(a.body)); err != nil && r == nil {
-			_ = st.s.ReplyError(a.packet, engine.CodeOverloaded, tooMuchOwed)
-			return
-		}
-	}
-	if r == nil {
-		r = &Reply{st: st, packet: a.packet}
-		st.push(r)
-	}
-	r.kept = kept
-	r.body, r.code, r.text, r.ready = bytes.Clone(a.body), a.code, a.text, true
-	st.flush(h)
-}
-
-// current is the reply that is being finished now, if any: answers are sent in
-// the session's order, so there is at most one.
-func (st *sessionState) current(h uint32) *Reply {
-	for _, r := range st.queues[h] {
-		if r.resumed && !r.ready {
-			return r
-		}
-	}
-	return nil
-}
-
-// flush sends what is ready at the head of the handle's queue. The session is
-// let go last: with its FIN behind it, that is its end.
-func (st *sessionState) flush(h uint32) {
-	var answered []*Reply
-	q := st.queues[h]
-	for len(q) > 0 && q[0].ready {
-		r := q[0]
-		q = q[1:]
-		st.owed--
-		if len(q) == 0 {
-			delete(st.queues, h)
-		} else {
-			st.queues[h] = q
-		}
-		if !r.silent {
-			answer{packet: r.packet, body: r.body, code: r.code, text: r.text}.write(st.c, st.s)
-		}
-		if r.ctx != nil {
-			st.c.deferred.Add(-1)
-		}
-		if r.ctx != nil || r.kept != nil {
-			answered = append(answered, r)
-		}
-	}
-	for _, r := range answered {
-		r.letGo()
-		if r.ctx != nil {
-			r.release()
-		}
 	}
 }

@@ -209,7 +209,7 @@ func TestDoneInEveryWay(t *testing.T) {
 		must(t, services.Register(c, hOther, stages{Handle: func(ctx *services.Context, _, _ *order) error {
 			ctx.Defer().Done(nil, services.Stop)
 			return nil
-		}}))
+		}}, services.OneWay()))
 	})
 	w := r.wire()
 	w.send(hOther, `{"id":1}`) // Stop: no answer, and nobody waits behind it
@@ -311,17 +311,18 @@ func TestTooManyAnswersOwed(t *testing.T) {
 	g := newGate()
 	r := serve(t, func(cc *services.ControllerConfig, _ *engine.Config) { cc.MaxDeferred = 2 }, func(c *services.Controller) {
 		must(t, services.Register(c, hOther, g.deferring()))
+		must(t, services.Register(c, hOther+1, g.deferring()))
 	})
 	w := r.wire()
 	for i := range 3 {
 		w.send(hOther, fmt.Sprintf(`{"id":%d,"wait":true}`, i+1))
 	}
-	w.want("error 12 9/1")
 	w.send(hOther, `{"id":4}`)
-	w.want("error 12 9/1")
-	g.take(t, 1).Done(nil, nil)
+	w.send(hOther+1, `{"id":6,"wait":true}`)
+	w.want("error 12 9/2") // it is the first of its handle
 	g.take(t, 2).Done(nil, nil)
-	w.want(`9/1 {"id":10}`, `9/1 {"id":20}`)
+	g.take(t, 1).Done(nil, nil)
+	w.want(`9/1 {"id":10}`, `9/1 {"id":20}`, "error 12 9/1", "error 12 9/1") // each in its turn
 	w.send(hOther, `{"id":5}`)
 	w.want(`9/1 {"id":50}`)
 }

@@ -18,7 +18,7 @@ type sessionState struct {
 	ser     serial.Serializer
 	timers  *timerwheel.Set
 	queues  map[uint32][]*Reply // by handle: answers owed, in the order of their requests
-	owed    int                 // in all queues
+	owed    int                 // in all queues, refusals not counted
 	buckets map[*limiter]*bucket
 	ended   bool // the peer's FIN, or close
 	closed  bool
@@ -85,11 +85,14 @@ type answer struct {
 	text   string
 }
 
-// write sends the answer. Errors mean that the session has gone, or that the
-// reply is too large, which the peer is told instead.
+// write sends the answer. A reply that is too large is an ERROR instead. What can't be
+// sent at all ends the session: an answer that is left out would be taken for the next.
 func (a answer) write(c *Controller, s *engine.Session) {
 	if a.code != 0 {
-		_ = s.ReplyError(a.packet, a.code, a.text)
+		if err := s.ReplyError(a.packet, a.code, a.text); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.Logger().Warn("services: closed, as an answer could not be sent", "handle", handleText(a.packet.Handle()), "err", err)
+			_ = s.Close()
+		}
 		return
 	}
 	err := s.Reply(a.packet, a.body)
@@ -102,5 +105,5 @@ func (a answer) write(c *Controller, s *engine.Session) {
 	}
 	e := ErrorOf(err)
 	c.failed.Add(1)
-	_ = s.ReplyError(a.packet, e.Code, e.Text)
+	answer{packet: a.packet, code: e.Code, text: e.Text}.write(c, s)
 }

@@ -220,10 +220,3 @@ func TestCallListens(t *testing.T) {
 	}
 	s.wait()
 }
-
-func TestDemoShowsFigures(t *testing.T) {
-	out, stderr, code := millrace(t, nil, "", "demo", "--duration=300ms", "--conns=8")
-	if code != 0 || !strings.Contains(out, "in order") || !strings.Contains(out, "median") || !strings.Contains(out, "nothing lost") {
-		t.Errorf("exit code %d, %q, %q", code, out, stderr)
-	}
-}

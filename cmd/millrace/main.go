@@ -22,7 +22,6 @@ import (
 type commands struct {
 	Serve   serveCmd       `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
 	Call    callCmd        `cmd:"" help:"Send one frame to a server and print what comes back."`
-	Demo    demoCmd        `cmd:"" help:"Run a server and a few clients in this process and show what they reach."`
 	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
 	Version versionCmd     `cmd:"" help:"Print the version."`
@@ -59,8 +58,6 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Call.run(stdout)
 	case "bench", "tune":
 		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
-	case "demo":
-		return cli.Demo.run(stdout)
 	default:
 		fmt.Fprintln(stdout, "millrace "+version())
 		return nil

@@ -41,7 +41,7 @@ func TestTheREADMEsDefaultsAreServes(t *testing.T) {
 
 func TestTheREADMENamesFlagsThatAre(t *testing.T) {
 	var help string
-	for _, cmd := range [][]string{{"serve"}, {"call"}, {"demo"}, {"bench", "run"}, {"tune"}} {
+	for _, cmd := range [][]string{{"serve"}, {"call"}, {"bench", "run"}, {"tune"}} {
 		out, _, _ := millrace(t, nil, "", append(cmd, "--help")...)
 		help += out
 	}

@@ -44,9 +44,20 @@ type Config struct {
 	TLS *tls.Config
 	// Dialer opens the sockets; default net.Dialer.
 	Dialer DialFunc
-	// OnConnect is told of each connection; OnLost of the end of each.
-	OnConnect func()
-	OnLost    func(err error)
+	// MaxLate is how long the answer of a call that was given up may take, where answers are
+	// matched by order. The connection ends when it has not come by then and no later call
+	// on the handle was answered. Default 2 min: servers end what they owe sooner.
+	MaxLate time.Duration
+	// NoFollow has the client stay with Addrs whatever address a GOAWAY names. Else it goes
+	// there next, and back to Addrs if nobody answers there.
+	NoFollow bool
+	// OnConnect runs on each new connection before other calls may use it, to log in, say:
+	// calls and Sends made with its ctx use this connection, and all others wait until it
+	// has returned. An error ends the connection, and another is tried. ctx ends after
+	// DialTimeout and with the connection.
+	OnConnect func(ctx context.Context, c *Client) error
+	// OnLost is told of the end of each connection.
+	OnLost func(err error)
 }
 
 func (c Config) withDefaults() Config {
@@ -59,6 +70,7 @@ func (c Config) withDefaults() Config {
 	def(&c.DialTimeout, 5*time.Second)
 	def(&c.MinBackoff, 50*time.Millisecond)
 	def(&c.MaxBackoff, 5*time.Second)
+	def(&c.MaxLate, 2*time.Minute)
 	if c.Serializer == nil {
 		c.Serializer = serial.JSON(serial.Limits{})
 	}
@@ -83,6 +95,10 @@ var (
 	// may or may not have executed it.
 	ErrLost = errors.New("client: connection lost")
 )
+
+// ErrMixed: Send has been used on the handle, on this connection, or On is, and without
+// sequence numbers a call's answer can't be told from what comes of these.
+var ErrMixed = errors.New("client: calls on a handle of Send or On need a layout with sequence numbers")
 
 // Error is an ERROR frame of the server.
 type Error struct {
@@ -158,12 +174,8 @@ func (c *Client) end(err error) {
 		c.err = err
 		close(c.change)
 	}
-	l := c.link
 	c.mu.Unlock()
-	c.cancel()
-	if l != nil {
-		l.close(err)
-	}
+	c.cancel() // ends the connection
 }
 
 // On has fn called for every packet of the handle, which is then no longer for
@@ -176,6 +188,13 @@ func (c *Client) On(handle uint32, fn func(codec.Packet)) {
 		return
 	}
 	c.ons[handle] = fn
+}
+
+// hears tells whether the handle's packets go to a function.
+func (c *Client) hears(handle uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ons[handle] != nil
 }
 
 // Connected says whether there is a connection now.
@@ -200,20 +219,26 @@ func (c *Client) Err() error {
 // run connects, again and again. Its goroutine is the client's.
 func (c *Client) run(first chan<- error) {
 	backoff := c.cfg.MinBackoff
+	told := "" // where the last GOAWAY says to go
 	for n := 0; ; n++ {
-		l, err := c.dial(c.cfg.Addrs[n%len(c.cfg.Addrs)])
+		addr := c.cfg.Addrs[n%len(c.cfg.Addrs)]
+		if told != "" {
+			addr, told = told, ""
+			n--
+		}
+		l, err := c.dial(addr)
 		if err == nil {
 			start := time.Now()
-			c.set(l)
-			select {
-			case first <- nil:
-			default:
+			var ready bool
+			if ready, err = c.use(l, first); !ready && c.cfg.NoReconnect {
+				select {
+				case first <- err:
+				default:
+				}
 			}
-			if c.cfg.OnConnect != nil {
-				c.cfg.OnConnect()
+			if !c.cfg.NoFollow {
+				told = l.to // nobody writes it any more
 			}
-			err = l.run()
-			c.set(nil)
 			if time.Since(start) > c.cfg.MaxBackoff {
 				backoff = c.cfg.MinBackoff // it was not refused at once
 			}
@@ -233,6 +258,42 @@ func (c *Client) run(first chan<- error) {
 		backoff = min(2*backoff, c.cfg.MaxBackoff)
 	}
 }
+
+// use lets OnConnect, then calls, use a new connection until it ends with err; ready: calls
+// could.
+func (c *Client) use(l *link, first chan<- error) (ready bool, err error) {
+	ended := make(chan error, 1)
+	c.ended.Go(func() { ended <- l.run() })
+	if c.cfg.OnConnect != nil {
+		ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, onLink{}, l), c.cfg.DialTimeout)
+		stop := make(chan struct{})
+		c.ended.Go(func() {
+			select {
+			case <-l.gone:
+				cancel()
+			case <-stop:
+			}
+		})
+		err = c.cfg.OnConnect(ctx, c)
+		close(stop)
+		cancel()
+		if err != nil {
+			l.close(fmt.Errorf("%w: OnConnect: %w", ErrLost, err))
+			return false, <-ended
+		}
+	}
+	c.set(l)
+	select {
+	case first <- nil:
+	default:
+	}
+	err = <-ended
+	c.set(nil)
+	return true, err
+}
+
+// onLink is the context key of the connection that OnConnect's calls are to use.
+type onLink struct{}
 
 // pause waits for between half of d and d; false: the client has been closed.
 func (c *Client) pause(d time.Duration) bool {
@@ -263,9 +324,6 @@ func (c *Client) set(l *link) {
 	defer c.mu.Unlock()
 	c.link = l
 	if c.err != nil {
-		if l != nil {
-			l.close(c.err)
-		}
 		return
 	}
 	close(c.change)
@@ -274,6 +332,17 @@ func (c *Client) set(l *link) {
 
 // current waits for a connection that takes calls.
 func (c *Client) current(ctx context.Context) (*link, error) {
+	if l, _ := ctx.Value(onLink{}).(*link); l != nil && l.c == c {
+		select {
+		case <-l.gone:
+			return nil, ErrLost
+		default:
+		}
+		if l.leaving.Load() {
+			return nil, ErrLost
+		}
+		return l, nil
+	}
 	for {
 		c.mu.Lock()
 		l, change, err := c.link, c.change, c.err
@@ -297,7 +366,7 @@ func (c *Client) current(ctx context.Context) (*link, error) {
 
 // Do sends body to handle and waits for its answer, whose bytes are the
 // caller's. Errors: *Error for an ERROR of the server, ErrLost, ErrClosed,
-// codec.ErrBodyTooLarge, codec.ErrBadHandle, ctx's.
+// ErrMixed, codec.ErrBodyTooLarge, codec.ErrBadHandle, ctx's.
 func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
 	select {
 	case c.slots <- struct{}{}:
@@ -306,9 +375,15 @@ func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, er
 	case <-c.ctx.Done():
 		return nil, c.Err()
 	}
+	if !c.cfg.Layout.Seq && c.hears(handle) {
+		<-c.slots
+		return nil, ErrMixed
+	}
 	k := &call{handle: handle, done: make(chan struct{})}
+	var l *link
 	for {
-		l, err := c.current(ctx)
+		var err error
+		l, err = c.current(ctx)
 		if err == nil {
 			err = l.send(ctx, handle, body, k)
 		}
@@ -325,6 +400,10 @@ func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, er
 	case <-k.done: // the slot was given back
 		return k.body, k.err
 	case <-ctx.Done():
+		if !l.abandon(k) {
+			<-k.done // it is over, or about to be
+			return k.body, k.err
+		}
 		return nil, ctx.Err()
 	}
 }

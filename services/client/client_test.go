@@ -199,7 +199,7 @@ func TestALostConnectionIsMadeAnew(t *testing.T) {
 	})
 	var lost, connected atomic.Int32
 	c := f.dial(func(cfg *client.Config) {
-		cfg.OnConnect = func() { connected.Add(1) }
+		cfg.OnConnect = func(context.Context, *client.Client) error { connected.Add(1); return nil }
 		cfg.OnLost = func(error) { lost.Add(1) }
 	})
 	for i := range 5 {

@@ -10,15 +10,20 @@
 //
 // Answers on one handle come in the order of its requests, ERRORs included, so
 // the n-th answer on a handle is that of the n-th call. Where the layout has a
-// sequence number, answers are matched by that. A call whose context ends is
-// forgotten by its caller only: its answer is still awaited, and thrown away.
+// sequence number, answers are matched by that. A call whose context ends gives its
+// place among MaxCalls back; its answer, when it comes, is thrown away.
+//
+// An answer never reaches another caller. Where whose it is can't be told, the connection
+// ends and its calls with ErrLost: after an answer that no call waits for, and when one
+// that was given up has not come for MaxLate. Without sequence numbers a handle is
+// for calls, or for Send, or for what the server sends by itself (On), not for two of them.
 //
 // # Goroutines
 //
 // One reads, one writes, one connects and sends PINGs. Call and Send may be
 // called from any goroutine; calls made at the same time travel in one write.
-// Notifications and OnConnect run on the reading and connecting goroutine:
-// they must not block, and must not Call.
+// Notifications run on the reading goroutine: they must not block, and must not Call.
+// OnConnect runs on the connecting one, and may Call with the context that it gets.
 //
 // # When the connection is lost
 //
@@ -26,5 +31,5 @@
 // Calls made meanwhile wait for the next connection until their context ends.
 // It is tried after 50 ms, then twice as long up to 5 s, with jitter, at the
 // addresses in turn. A GOAWAY has the client finish what is under way and
-// connect anew.
+// connect anew, first to the address that it names, if any.
 package client

@@ -28,9 +28,12 @@ var errLeft = errors.New("client: connection left")
 // call is one Do.
 type call struct {
 	handle uint32
+	seq    uint32
 	body   []byte
 	err    error
 	done   chan struct{} // closed when body and err are set
+	over   bool          // guarded by link.mu: it is in no queue any more
+	left   time.Time     // guarded by link.mu: when its caller gave up; zero: it waits
 }
 
 // link is one connection.
@@ -46,14 +49,28 @@ type link struct {
 	wake   *sync.Cond // for the writer, and for those who wait for room
 	out    []byte     // guarded by mu: frames to write
 	seq    uint32
-	queues map[uint32][]*call // guarded by mu: by handle, or by sequence number
-	calls  int                // guarded by mu
-	err    error              // guarded by mu: why it has ended
+	queues map[uint32][]*call   // guarded by mu: by handle, or by sequence number
+	calls  int                  // guarded by mu: whose callers wait
+	left   int                  // guarded by mu: whose callers have given up
+	uses   map[uint32]use       // guarded by mu: what a handle has been used for
+	late   map[uint32]time.Time // guarded by mu: since when no call of a handle was answered, of which some were given up
+	err    error                // guarded by mu: why it has ended
+	to     string               // guarded by mu: where a GOAWAY says to go
+	stop   func() bool          // ends the watch over the client's end
 }
 
+// use is what a handle has been used for on a connection.
+type use uint8
+
+const (
+	called use = 1 << iota
+	sent
+)
+
 func newLink(c *Client, conn net.Conn) *link {
-	l := &link{c: c, conn: conn, born: time.Now(), gone: make(chan struct{}), queues: map[uint32][]*call{}}
+	l := &link{c: c, conn: conn, born: time.Now(), gone: make(chan struct{}), queues: map[uint32][]*call{}, uses: map[uint32]use{}, late: map[uint32]time.Time{}}
 	l.wake = sync.NewCond(&l.mu)
+	l.stop = context.AfterFunc(c.ctx, func() { l.close(c.Err()) })
 	return l
 }
 
@@ -64,6 +81,7 @@ func (l *link) run() error {
 	wg.Go(l.beat)
 	l.read()
 	wg.Wait()
+	l.stop()
 	return l.err // nobody writes it any more
 }
 
@@ -77,13 +95,20 @@ func (l *link) close(err error) {
 	l.err = err
 	queues := l.queues
 	l.queues = nil
+	for _, q := range queues {
+		for _, k := range q {
+			k.over = true
+		}
+	}
 	close(l.gone)
 	l.wake.Broadcast()
 	l.mu.Unlock()
 	_ = l.conn.Close()
 	for _, q := range queues {
 		for _, k := range q {
-			l.finish(k, nil, err)
+			if k.left.IsZero() {
+				l.finish(k, nil, err)
+			}
 		}
 	}
 }
@@ -121,9 +146,19 @@ func (l *link) send(ctx context.Context, handle uint32, body []byte, k *call) er
 	key := handle
 	if l.c.cfg.Layout.Seq {
 		l.seq++
+		for l.seq == 0 || len(l.queues[l.seq]) > 0 {
+			l.seq++
+		}
 		p.Seq, key = l.seq, l.seq
 	}
-	if k != nil {
+	switch {
+	case k == nil:
+		l.uses[handle] |= sent
+	case !l.c.cfg.Layout.Seq && l.uses[handle]&sent != 0:
+		return ErrMixed
+	default:
+		l.uses[handle] |= called
+		k.seq = p.Seq
 		l.queues[key] = append(l.queues[key], k)
 		l.calls++
 	}
@@ -189,6 +224,11 @@ func (l *link) system(p codec.Packet) {
 	case subError:
 		l.error(p)
 	case subGoAway:
+		l.mu.Lock()
+		if len(p.Body) > 4 {
+			l.to = string(p.Body[4:])
+		}
+		l.mu.Unlock()
 		l.leaving.Store(true)
 		l.leave()
 	}
@@ -212,38 +252,110 @@ func (l *link) packet(p codec.Packet) {
 	l.c.mu.Lock()
 	on := l.c.ons[p.Handle()]
 	l.c.mu.Unlock()
-	if on != nil {
+	if on != nil && !l.awaited(p) {
 		on(p)
 		return
 	}
 	l.answer(p.Handle(), p.Seq, p.Body, nil)
 }
 
-// answer ends the call that an answer is for: the oldest of its handle.
+// awaited tells whether p's sequence number says that it is a call's answer.
+func (l *link) awaited(p codec.Packet) bool {
+	if !l.c.cfg.Layout.Seq || p.Seq == 0 {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queues[p.Seq]) > 0
+}
+
+// answer ends the call that an answer is for: the oldest of its handle. One that can be
+// nobody's ends the connection, as then no other can be told whose it is.
 func (l *link) answer(handle, seq uint32, body []byte, err error) {
+	bySeq := l.c.cfg.Layout.Seq
 	key := handle
-	if l.c.cfg.Layout.Seq {
+	if bySeq {
 		key = seq
 	}
 	l.mu.Lock()
 	q := l.queues[key]
-	if len(q) == 0 {
+	if len(q) == 0 || q[0].handle != handle {
+		stray := len(q) > 0 || !bySeq && l.uses[handle] == called
 		l.mu.Unlock()
 		l.c.unexpected.Add(1)
+		if stray {
+			l.close(fmt.Errorf("%w: an answer on %d/%d that no call waits for", ErrLost, handle>>16, handle&0xffff))
+		}
 		return
 	}
 	k := q[0]
+	q[0] = nil
 	if q = q[1:]; len(q) == 0 {
 		delete(l.queues, key)
+		delete(l.late, handle)
 	} else {
 		l.queues[key] = q
 	}
-	l.calls--
+	k.over = true
+	late := !k.left.IsZero()
+	if late {
+		l.left--
+	} else {
+		l.calls--
+		delete(l.late, handle)
+	}
 	l.mu.Unlock()
-	l.finish(k, bytes.Clone(body), err)
+	if !late {
+		l.finish(k, bytes.Clone(body), err)
+	}
 	if l.leaving.Load() {
 		l.leave()
 	}
+}
+
+// abandon notes that k's caller has given up; false: k is over. Its answer, when it comes,
+// is thrown away: by order, k keeps its place for that.
+func (l *link) abandon(k *call) bool {
+	l.mu.Lock()
+	if k.over {
+		l.mu.Unlock()
+		return false
+	}
+	k.left = time.Now()
+	l.calls--
+	if l.c.cfg.Layout.Seq {
+		k.over = true
+		delete(l.queues, k.seq)
+	} else {
+		l.left++
+		if l.late[k.handle].IsZero() {
+			l.late[k.handle] = k.left
+		}
+	}
+	tooMany := l.left > l.c.cfg.MaxCalls
+	l.mu.Unlock()
+	<-l.c.slots
+	if tooMany {
+		l.close(fmt.Errorf("%w: over %d answers that nobody waits for have not come", ErrLost, l.c.cfg.MaxCalls))
+	}
+	if l.leaving.Load() {
+		l.leave()
+	}
+	return true
+}
+
+// overdue tells whether calls of a handle have been given up for long and none was
+// answered. One's answer may never come, and those of the calls behind it are then thrown
+// away, each in another's place.
+func (l *link) overdue() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, since := range l.late {
+		if time.Since(since) > l.c.cfg.MaxLate {
+			return true
+		}
+	}
+	return false
 }
 
 // leave ends the connection after a GOAWAY, once nothing is under way.
@@ -259,12 +371,11 @@ func (l *link) leave() {
 // beat sends a PING when the server has been silent for a Heartbeat, and gives
 // the connection up when it stays silent for another.
 func (l *link) beat() {
-	every := l.c.cfg.Heartbeat
+	every, pings := l.c.cfg.Heartbeat, true
 	if every < 0 {
-		<-l.gone
-		return
+		every, pings = l.c.cfg.MaxLate, false
 	}
-	t := time.NewTicker(max(every/4, time.Millisecond))
+	t := time.NewTicker(max(min(every, l.c.cfg.MaxLate)/4, time.Millisecond))
 	defer t.Stop()
 	var pinged time.Time // zero: the server has been heard since
 	for {
@@ -272,6 +383,13 @@ func (l *link) beat() {
 		case <-l.gone:
 			return
 		case <-t.C:
+		}
+		if l.overdue() {
+			l.close(fmt.Errorf("%w: an answer has not come for %v after its call was given up", ErrLost, l.c.cfg.MaxLate))
+			return
+		}
+		if !pings {
+			continue
 		}
 		switch silent := time.Since(l.born) - time.Duration(l.heard.Load()); {
 		case silent < every:

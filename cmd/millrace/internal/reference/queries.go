@@ -1,7 +1,6 @@
 package reference
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -99,7 +98,7 @@ func query(s *engine.Session, p codec.Packet, db *dbasync.DB, ready func() bool,
 		refuse(engine.CodeUnavailable, "the database is down")
 		return
 	}
-	err = db.Query(context.Background(), s, func(res dbasync.QueryResult) {
+	err = db.Query(s.Context(), s, func(res dbasync.QueryResult) {
 		if res.Stale {
 			q.release() // the session has gone, and its queue with it
 			return
@@ -110,7 +109,7 @@ func query(s *engine.Session, p codec.Packet, db *dbasync.DB, ready func() bool,
 	case errors.Is(err, dbasync.ErrQueueFull):
 		refuse(engine.CodeOverloaded, "too many queries wait")
 	case err != nil:
-		refuse(engine.CodeUnavailable, err.Error())
+		refuse(engine.CodeUnavailable, "the database is down")
 	}
 }
 
@@ -143,13 +142,13 @@ type queryReply struct {
 func answerQuery(s *engine.Session, p codec.Packet, res dbasync.QueryResult) {
 	switch {
 	case res.Outcome == dbasync.SQLError:
-		Refuse(s, p, engine.CodeInternal, res.Err.Error())
+		Refuse(s, p, engine.CodeInternal, "the statement failed")
 	case errors.Is(res.Err, dbasync.ErrTimeout):
 		Refuse(s, p, engine.CodeTimeout, "the query took too long")
 	case errors.Is(res.Err, dbasync.ErrResultTooLarge):
 		Refuse(s, p, engine.CodeLimit, "the result is too large")
 	case res.Err != nil:
-		Refuse(s, p, engine.CodeUnavailable, fmt.Sprintf("%v: %v", res.Outcome, res.Err))
+		Refuse(s, p, engine.CodeUnavailable, res.Outcome.String()+": the database is down")
 	default:
 		reply := queryReply{Columns: res.Columns(), Rows: [][]any{}, Tag: res.Tag()}
 		rows := res.Rows()
@@ -157,7 +156,7 @@ func answerQuery(s *engine.Session, p codec.Packet, res dbasync.QueryResult) {
 		for rows.Next() {
 			row, err := rows.Values()
 			if err != nil {
-				Refuse(s, p, engine.CodeInternal, err.Error())
+				Refuse(s, p, engine.CodeInternal, "the result could not be read")
 				return
 			}
 			for i := range row {

@@ -1,5 +1,5 @@
 // Package refservices is the part of the reference server that is built on
-// services: users (4/1, 4/2), sums and calls in line (4/3, 4/4), delay events
+// services: users and their tokens (4/1, 4/2, 4/7, 4/8), sums and calls in line (4/3, 4/4), delay events
 // (4/5, 4/6) and the shared cache with its locks (5/1 to 5/5).
 //
 //	x, err := refservices.New(refservices.Config{DB: db, Ready: ready, Timers: timers, Pool: pool})

@@ -22,7 +22,7 @@ var Schema embed.FS
 
 // Config is what the services stand on. Zero fields mean the defaults.
 type Config struct {
-	// DB has the users; nil: 4/1 and 4/2 answer ERROR unavailable.
+	// DB has the users; nil: 4/1, 4/2, 4/7 and 4/8 answer ERROR unavailable.
 	DB *dbasync.DB
 	// Ready says whether the database has its tables; nil: always.
 	Ready func() bool
@@ -53,7 +53,6 @@ type Services struct {
 
 	cfg     Config
 	hasher  *hasher
-	tokens  *tokens
 	keys    sync.Map // *engine.Session to *keySet
 	lockers sync.Map // *engine.Session that has asked for a lock
 }
@@ -66,6 +65,8 @@ var (
 	hInline   = services.Handle(4, 4)
 	hLater    = services.Handle(4, 5)
 	hPush     = services.Handle(4, 6)
+	hUser     = services.Handle(4, 7)
+	hLogout   = services.Handle(4, 8)
 	hSet      = services.Handle(5, 1)
 	hGet      = services.Handle(5, 2)
 	hCompare  = services.Handle(5, 3)
@@ -85,7 +86,7 @@ func New(cfg Config) (*Services, error) {
 	if cfg.Ready == nil {
 		cfg.Ready = func() bool { return true }
 	}
-	x := &Services{cfg: cfg, Cache: cfg.Cache, hasher: newHasher(), tokens: newTokens()}
+	x := &Services{cfg: cfg, Cache: cfg.Cache, hasher: newHasher()}
 	var err error
 	if x.Cache == nil {
 		if x.Cache, err = services.NewMemory(cfg.Memory); err != nil {

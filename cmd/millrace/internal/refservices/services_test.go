@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alexedwards/argon2id"
 	"go.uber.org/goleak"
 
 	"millrace/codec"
@@ -365,12 +366,33 @@ func TestUsers(t *testing.T) {
 	w.ask(42, `{"username":"CWL","password":"123456"}`, "error 8")
 	w.send(42, `{"username":"cwl","password":"123456"}`)
 	var token string
-	if n, _ := fmt.Sscanf(w.next(), `4/2 {"user_id":1,"token":%q`, &token); n != 1 {
-		t.Fatal("no token")
+	if got := w.next(); !strings.HasPrefix(got, `4/2 {"user_id":1,"token":"`) {
+		t.Fatalf("got %s", got)
+	} else {
+		_, _ = fmt.Sscanf(got, `4/2 {"user_id":1,"token":%q`, &token)
 	}
-	if id, ok := x.User(token); id != 1 || !ok {
-		t.Errorf("the token is of %d, %v", id, ok)
+	w.send(42, `{"username":"cwl","password":"123456"}`)
+	var second string
+	if n, _ := fmt.Sscanf(w.next(), `4/2 {"user_id":1,"token":%q`, &second); n != 1 || second == token {
+		t.Fatalf("two logins, tokens %q and %q", token, second)
 	}
+	ask := func(token string) string { return fmt.Sprintf(`{"token":%q}`, token) }
+	for _, bad := range []string{"", token[1:], token + "A", strings.ToLower(token)} {
+		w.ask(47, ask(bad), "error 8")
+		w.ask(48, ask(bad), `{"revoked":false}`)
+	}
+	other := dial(t, addr) // a token is no session's
+	other.ask(47, ask(token), `{"user_id":1,"username":"cwl"}`)
+	other.ask(48, ask(token), `{"revoked":true}`)
+	w.ask(48, ask(token), `{"revoked":false}`)
+	w.ask(47, ask(token), "error 8")
+	w.ask(47, ask(second), `{"user_id":1,"username":"cwl"}`)
+	if dump := query(t, x.cfg.DB, `select string_agg(t::text, ' ') from tokens t`); strings.Contains(dump, second) || !strings.Contains(dump, fmt.Sprintf("%x", hashToken(second))) {
+		t.Errorf("stored: %s", dump)
+	}
+	query(t, x.cfg.DB, `update tokens set expires = now() returning 'x'`)
+	w.ask(47, ask(second), "error 8")
+	w.ask(47, `{"token":1}`, "error 3")
 	long := strings.Repeat("n", 64)
 	w.ask(41, fmt.Sprintf(`{"username":%q,"password":%q}`, long, strings.Repeat("p", 1024)), `{"user_id":3}`)
 	for _, bad := range []string{
@@ -400,6 +422,7 @@ func TestUsers(t *testing.T) {
 	if logins != 6 {
 		t.Errorf("%d errors", logins)
 	}
+	fairLogins(t, addr)
 	if err := pg.Halt(background, pgembed.Immediate); err != nil {
 		t.Fatal(err)
 	}
@@ -408,52 +431,52 @@ func TestUsers(t *testing.T) {
 }
 
 // The work for a user that is not there is that for one who is.
-func TestLoginTakesAsLongForNobody(t *testing.T) {
-	hash := hashPassword("right")
-	if !checkPassword(hash, "right") || checkPassword(hash, "wrong") || checkPassword(nobody, "") {
-		t.Error("a password is checked wrongly")
-	}
-	if hash == hashPassword("right") {
-		t.Error("no salt")
-	}
-	for _, bad := range []string{"", "x", "$a$b$c$d$e", "$argon2id$v=19$m=1,t=0,p=1$AA$AA", "$argon2id$v=19$m=8,t=1,p=1$!$AA"} {
-		if checkPassword(bad, "") {
-			t.Errorf("hash %q has a password", bad)
-		}
-	}
-	// The best of many, in turns: the machine may have been at something else.
-	somebody, none := time.Hour, time.Hour
-	again := func(least *time.Duration, hash string) {
-		start := time.Now()
-		checkPassword(hash, "wrong")
-		*least = min(*least, time.Since(start))
-	}
-	alike := false
-	for i := 0; i < 50 && !alike; i++ {
-		again(&somebody, hash)
-		again(&none, nobody)
-		alike = i >= 4 && none > somebody/2 && none < 2*somebody
-	}
-	if !alike {
-		t.Errorf("nobody takes %v, somebody %v", none, somebody)
+func TestNobodysHashCostsTheSame(t *testing.T) {
+	params, _, _, err := argon2id.DecodeHash(nobody())
+	if err != nil || *params != *cost {
+		t.Errorf("got %+v, %v, want %+v", params, err, cost)
 	}
 }
 
-func TestTokens(t *testing.T) {
-	x := newTokens()
-	good := x.make(42)
-	if id, ok := x.check(good); id != 42 || !ok {
-		t.Errorf("got %d, %v", id, ok)
+// query runs one that gives a text.
+func query(t *testing.T, db *dbasync.DB, sql string) (text string) {
+	t.Helper()
+	done := make(chan error, 1)
+	err := db.Query(background, nil, func(r dbasync.QueryResult) { done <- r.Scan(&text) }, dbasync.Stmt{SQL: sql})
+	if err == nil {
+		err = <-done
 	}
-	for name, bad := range map[string]string{
-		"expired":   x.at(42, time.Now().Add(-time.Second)),
-		"another's": newTokens().make(42),
-		"cut":       good[:len(good)-1],
-		"changed":   "B" + good[1:],
-		"empty":     "",
-	} {
-		if _, ok := x.check(bad); ok {
-			t.Errorf("%s: taken", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// A session with many logins under way delays another's by a few at most, and when it has
+// gone nothing of it is worked at any more.
+func fairLogins(t *testing.T, addr string) {
+	greedy := dial(t, addr)
+	var done atomic.Int64
+	go func() {
+		for _, err := greedy.r.Next(); err == nil; _, err = greedy.r.Next() {
+			done.Add(1)
+		}
+	}()
+	for range 3000 {
+		greedy.send(42, `{"username":"cwl","password":"wrong"}`)
+	}
+	for end := time.Now().Add(time.Minute); done.Load() < 5; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no login is answered")
 		}
 	}
+	other := dial(t, addr)
+	before := done.Load()
+	other.ask(42, `{"username":"cwl","password":"wrong"}`, "error 8")
+	if n := done.Load() - before; n > 40 {
+		t.Errorf("%d of another session's logins came first", n)
+	}
+	_ = greedy.SetLinger(0)
+	_ = greedy.Close()
+	other.ask(42, `{"username":"cwl","password":"123456x"}`, "error 8")
 }

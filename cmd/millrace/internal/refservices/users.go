@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/alexedwards/argon2id"
+
 	"millrace/dbasync"
 	"millrace/engine"
 	"millrace/services"
@@ -36,39 +38,66 @@ type loginReply struct {
 	Token  string `json:"token"`
 }
 
+type tokenRequest struct {
+	Token string `json:"token"`
+}
+
+type userReply struct {
+	UserID   int64  `json:"user_id"`
+	Username string `json:"username"`
+}
+
+type logoutReply struct {
+	Revoked bool `json:"revoked"`
+}
+
+// A login's token is good for a day, and a user has 32 of them at most: the oldest goes.
 const (
-	insertUser = `insert into users (name, password) values ($1, $2) on conflict (name) do nothing returning id`
-	selectUser = `select id, password from users where name = $1`
+	insertUser  = `insert into users (name, password) values ($1, $2) on conflict (name) do nothing returning id`
+	selectUser  = `select id, password from users where name = $1`
+	insertToken = `with old as (select hash from tokens where user_id = $1::bigint order by created desc offset 31 for update skip locked),
+		gone as (delete from tokens where hash in (select hash from old))
+		insert into tokens (hash, user_id, expires) values ($2, $1::bigint, now() + interval '1 day')`
+	selectToken = `select u.id, u.name from tokens t join users u on u.id = t.user_id where t.hash = $1 and t.expires > now()`
+	deleteToken = `delete from tokens where hash = $1 and expires > now() returning user_id`
 )
 
-// users registers 4/1 and 4/2. Both are refused before their body is looked at
+var errToken = services.Errorf(engine.CodeUnauthorised, "no such token, or it has ended")
+
+// users registers 4/1, 4/2, 4/7 and 4/8. All are refused before their body is looked at
 // while there is no database.
 func (x *Services) users() error {
-	x.Use(hRegister, hLogin, func(next services.Next) services.Next {
+	needDB := func(next services.Next) services.Next {
 		return func(ctx *services.Context) error {
 			if x.cfg.DB == nil || !x.cfg.Ready() {
 				return services.Errorf(engine.CodeUnavailable, "no database")
 			}
 			return next(ctx)
 		}
-	})
+	}
+	x.Use(hRegister, hLogin, needDB)
+	x.Use(hUser, hLogout, needDB)
 	return errors.Join(
 		services.Register(x.Controller, hRegister, services.Stages[credentials, registerReply]{Handle: x.register},
 			services.Name("register"), services.Blocking()),
 		services.Register(x.Controller, hLogin, services.Stages[credentials, loginReply]{Handle: x.login},
-			services.Name("login"), services.Blocking()))
+			services.Name("login"), services.Blocking()),
+		services.Register(x.Controller, hUser, services.Stages[tokenRequest, userReply]{Handle: x.user}, services.Name("user of a token")),
+		services.Register(x.Controller, hLogout, services.Stages[tokenRequest, logoutReply]{Handle: x.logout}, services.Name("logout")))
 }
 
 // register hashes, then inserts. The session's other requests go on meanwhile.
 func (x *Services) register(ctx *services.Context, req *credentials, _ *registerReply) error {
 	reply, s, name, password := ctx.Defer(), ctx.Session(), req.Username, req.Password
-	x.hasher.enter()
-	x.hasher.run(func() {
-		hash := hashPassword(password)
-		done := func(r dbasync.QueryResult) {
+	x.hasher.run(s, func() {
+		hash, err := argon2id.CreateHash(password, cost)
+		if err != nil {
+			reply.Done(nil, err)
+			return
+		}
+		x.query(s, reply, func(r dbasync.QueryResult) {
 			var id int64
-			err := r.Scan(&id)
-			switch {
+			switch err := r.Scan(&id); {
 			case errors.Is(err, dbasync.ErrNoRows):
 				reply.Done(nil, services.Errorf(engine.CodeConflict, "the name is taken"))
 			case err != nil:
@@ -76,12 +105,16 @@ func (x *Services) register(ctx *services.Context, req *credentials, _ *register
 			default:
 				reply.Done(registerReply{id}, nil)
 			}
-		}
-		if err := x.cfg.DB.Query(ctxBackground, s, done, dbasync.Stmt{SQL: insertUser}, name, hash); err != nil {
-			reply.Done(nil, err)
-		}
+		}, dbasync.Stmt{SQL: insertUser}, name, hash)
 	})
 	return nil
+}
+
+// query is DB.Query whose failure to begin is the reply's.
+func (x *Services) query(s *engine.Session, reply *services.Reply, done func(dbasync.QueryResult), stmt dbasync.Stmt, args ...any) {
+	if err := x.cfg.DB.Query(s.Context(), s, done, stmt, args...); err != nil {
+		reply.Done(nil, err)
+	}
 }
 
 // login reads, then checks the password: against a hash of nothing when there
@@ -93,34 +126,79 @@ func (x *Services) login(ctx *services.Context, req *credentials, _ *loginReply)
 		var hash string
 		err := r.Scan(&id, &hash)
 		if err != nil && !errors.Is(err, dbasync.ErrNoRows) {
-			x.hasher.leave()
 			reply.Done(nil, queryError(r))
 			return
 		}
 		found := err == nil
 		if !found {
-			hash = nobody
+			hash = nobody()
 		}
-		x.hasher.run(func() {
-			if !checkPassword(hash, password) || !found {
+		x.hasher.run(s, func() {
+			right, err := argon2id.ComparePasswordAndHash(password, hash)
+			switch {
+			case err != nil:
+				reply.Done(nil, err)
+			case !right || !found:
 				reply.Done(nil, services.Errorf(engine.CodeUnauthorised, "wrong name or password"))
-				return
+			default:
+				x.loggedIn(s, reply, id)
 			}
-			reply.Done(loginReply{id, x.tokens.make(id)}, nil)
 		})
 	}
-	x.hasher.enter()
-	err := x.cfg.DB.Query(ctxBackground, s, done, dbasync.Stmt{SQL: selectUser, ReadOnly: true}, req.Username)
-	if err != nil {
-		x.hasher.leave()
-	}
-	return err
+	x.query(s, reply, done, dbasync.Stmt{SQL: selectUser, ReadOnly: true}, req.Username)
+	return nil
 }
 
-// queryError says what a failed query means to the peer.
+// loggedIn stores a new token's hash, then answers with the token.
+func (x *Services) loggedIn(s *engine.Session, reply *services.Reply, user int64) {
+	token, stored := newToken()
+	x.query(s, reply, func(r dbasync.QueryResult) {
+		if r.Err != nil {
+			reply.Done(nil, queryError(r))
+			return
+		}
+		reply.Done(loginReply{user, token}, nil)
+	}, dbasync.Stmt{SQL: insertToken}, user, stored)
+}
+
+// user says whose token it is.
+func (x *Services) user(ctx *services.Context, req *tokenRequest, _ *userReply) error {
+	reply := ctx.Defer()
+	x.query(ctx.Session(), reply, func(r dbasync.QueryResult) {
+		var u userReply
+		switch err := r.Scan(&u.UserID, &u.Username); {
+		case errors.Is(err, dbasync.ErrNoRows):
+			reply.Done(nil, errToken)
+		case err != nil:
+			reply.Done(nil, queryError(r))
+		default:
+			reply.Done(u, nil)
+		}
+	}, dbasync.Stmt{SQL: selectToken, ReadOnly: true}, hashToken(req.Token))
+	return nil
+}
+
+// logout ends a token; who has it may.
+func (x *Services) logout(ctx *services.Context, req *tokenRequest, _ *logoutReply) error {
+	reply := ctx.Defer()
+	x.query(ctx.Session(), reply, func(r dbasync.QueryResult) {
+		var user int64
+		switch err := r.Scan(&user); {
+		case errors.Is(err, dbasync.ErrNoRows):
+			reply.Done(logoutReply{false}, nil)
+		case err != nil:
+			reply.Done(nil, queryError(r))
+		default:
+			reply.Done(logoutReply{true}, nil)
+		}
+	}, dbasync.Stmt{SQL: deleteToken}, hashToken(req.Token))
+	return nil
+}
+
+// queryError says what a failed query means to the peer, who is told nothing of why.
 func queryError(r dbasync.QueryResult) error {
 	if r.Outcome == dbasync.SQLError || r.Err == nil || errors.Is(r.Err, dbasync.ErrTimeout) {
 		return r.Err
 	}
-	return services.Errorf(engine.CodeUnavailable, "%v: %w", r.Outcome, r.Err)
+	return &services.Error{Code: engine.CodeUnavailable, Text: r.Outcome.String() + ": no database", Err: r.Err}
 }
