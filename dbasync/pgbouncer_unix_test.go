@@ -44,8 +44,9 @@ func pgBouncer(t *testing.T, srv *pgembed.Server) string {
 		t.Fatal(err)
 	}
 	ini := filepath.Join(srv.SocketDir(), "pgbouncer.ini")
-	text := fmt.Sprintf("[databases]\npostgres = host=127.0.0.1 port=%s dbname=postgres user=postgres\n"+
-		"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nauth_type = any\npool_mode = session\nserver_login_retry = 1\nunix_socket_dir =\n", u.Port(), at.Port)
+	password, _ := u.User.Password()
+	text := fmt.Sprintf("[databases]\npostgres = host=127.0.0.1 port=%s dbname=postgres user=postgres password=%s\n"+
+		"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nauth_type = any\npool_mode = session\nserver_login_retry = 1\nunix_socket_dir =\n", u.Port(), password, at.Port)
 	if err := os.WriteFile(ini, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

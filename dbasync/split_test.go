@@ -130,7 +130,16 @@ func TestReadsGoToTheStandby(t *testing.T) {
 	if err := primary.Halt(ctx, pgembed.Immediate); err != nil {
 		t.Fatal(err)
 	}
-	admin(t, second.URL(), "select pg_promote()")
+	to, err := url.Parse(second.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := url.Parse(primary.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.User = from.User // a standby has its primary's password
+	admin(t, to.String(), "select pg_promote()")
 	until("a write on the promoted standby", func() bool { return write("insert into r values (3)") == nil })
 	until("reads after the failover", func() bool { in, err := inRecovery(read); return err == nil && !in })
 }

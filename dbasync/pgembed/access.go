@@ -13,8 +13,8 @@ import (
 
 // hba lets in whoever can reach the socket, whose directory only the server's account (and
 // root) may enter, and over TCP whoever knows the password.
-const hba = `local all all trust
-host all all 127.0.0.1/32 scram-sha-256
+const hba = `local all,replication all trust
+host all,replication all 127.0.0.1/32 scram-sha-256
 `
 
 func (s *Server) passwordPath() string { return filepath.Join(s.base, "password") }
@@ -31,9 +31,12 @@ func (s *Server) writeAccess() error {
 
 // setPassword gives the superuser of a cluster that an earlier Server left this one's
 // password, before anybody can connect. The text goes through a pipe: arguments can be read
-// by all users.
+// by all users. A standby has its primary's password.
 func (s *Server) setPassword(ctx context.Context) error {
 	if !s.cfg.TCP || s.fresh {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(s.data, "standby.signal")); err == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)

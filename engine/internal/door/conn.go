@@ -36,7 +36,6 @@ type conn struct {
 	forwarded  bool // remote is what a header said
 
 	phase  phase
-	secure bool // TLS was passed, or begun
 	inside bool // a call of the layers is under way, which others must not disturb
 	later  []func(*conn)
 	head   []byte // what has come of a header
