@@ -93,7 +93,11 @@ func TestFilesEatenByOthers(t *testing.T) {
 				if served++; served > 3 {
 					t.Errorf("served with %d files left", left)
 				}
-				srv.ask(hog) // a file that was open for a moment may have left a place below
+				// A file that was open for a moment has left a place below, which this
+				// connection is in.
+				c.Close()
+				waitFor(t, "the connection to go", func() bool { return srv.stats().Conns == 1 })
+				srv.ask(hog)
 			} else {
 				served = 0
 			}
@@ -149,6 +153,8 @@ func TestAcceptWithoutFilesEndsNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer old.Close()
+			old.send(1, 1, "x") // it has been accepted
+			old.expect(1, 1, "x")
 			for range 3 {
 				srv.ask("hog 0")
 				late, err := dial()
