@@ -202,7 +202,7 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 	if l.push, err = l.nc.JetStream(nats.MaxWait(c.cfg.Timeout)); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if l.values, err = c.open(ctx, l, c.cfg.Bucket, time.Now()); err != nil {
+	if l.values, err = c.open(ctx, l, c.cfg.Bucket, timeNow()); err != nil {
 		return err
 	}
 	b, err := c.open(ctx, l, c.cfg.Bucket+"_locks", l.values.nowAt)
