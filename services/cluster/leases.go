@@ -63,7 +63,7 @@ func (l *locks) renewals() {
 			continue
 		}
 		err := error(nil)
-		if !l.n.checked.Load() {
+		if !l.n.whole() {
 			err = l.n.check(l.run)
 		}
 		if err == nil {

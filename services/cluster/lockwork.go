@@ -254,7 +254,7 @@ func (l *locks) conflict(k *lockKey, err error) error {
 // have changed and are to be looked at anew.
 func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool) {
 	start := timeNow()
-	if !start.Before(l.alive) || start.Before(l.from) || !l.n.checked.Load() {
+	if !start.Before(l.alive) || start.Before(l.from) || !l.n.whole() {
 		return l.fail(k, it, errNotYet)
 	}
 	value, _ := json.Marshal(lockValue{Proc: l.c.proc, TTL: int64((it.o.TTL + time.Millisecond - 1) / time.Millisecond)})
