@@ -23,8 +23,8 @@ type bucket struct {
 	push    nats.JetStreamContext // for follow
 	stream  jetstream.Stream
 	store   *connection // of which it is a part
-	name    string // the stream's
-	prefix  string // of its subjects
+	name    string      // the stream's
+	prefix  string      // of its subjects
 	timeout time.Duration
 
 	made    bool          // by this call of open

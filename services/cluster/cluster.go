@@ -126,8 +126,8 @@ type connection struct {
 	values *bucket
 	locks  *locks
 
-	again   *signal // fires when the connection is new, and when a watch is deaf
-	checked atomic.Uint64 // the connection, as nth counts, on which the store was found whole
+	again   *signal               // fires when the connection is new, and when a watch is deaf
+	checked atomic.Uint64         // the connection, as nth counts, on which the store was found whole
 	lost    atomic.Pointer[error] // the store is not the one that was opened: for good
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +65,8 @@ func init() {
 }
 
 func serverRole() {
-	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: os.Getenv("MILLRACE_CLUSTER_DIR"), ReadyTimeout: time.Minute})
+	port, _ := strconv.Atoi(os.Getenv("MILLRACE_CLUSTER_PORT"))
+	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: os.Getenv("MILLRACE_CLUSTER_DIR"), Port: port, ReadyTimeout: 10 * time.Second})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

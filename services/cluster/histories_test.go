@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -75,14 +76,26 @@ type scene struct {
 	notes   []note // guarded by mu
 }
 
+// serve starts the server, at the port that the members know: somebody else may
+// have that for a moment.
 func (s *scene) serve() {
 	s.Helper()
-	s.server = startPart(s, "MILLRACE_CLUSTER_PART=server", "MILLRACE_CLUSTER_DIR="+s.dir)
-	line, err := s.server.out.ReadString('\n')
-	if err != nil {
-		s.Fatalf("server: %q, %v", line, err)
+	port := ""
+	if u, err := url.Parse(s.url); err == nil {
+		port = u.Port()
 	}
-	s.url = line[:len(line)-1]
+	for end := time.Now().Add(time.Minute); ; {
+		s.server = startPart(s, "MILLRACE_CLUSTER_PART=server", "MILLRACE_CLUSTER_DIR="+s.dir, "MILLRACE_CLUSTER_PORT="+port)
+		line, err := s.server.out.ReadString('\n')
+		if err == nil && strings.HasPrefix(line, "nats://") {
+			s.url = strings.TrimSpace(line)
+			return
+		}
+		if time.Now().After(end) {
+			s.Fatalf("server: %q, %v", line, err)
+		}
+		s.server.kill()
+	}
 }
 
 func (s *scene) join() {
