@@ -13,7 +13,10 @@ require (
 
 require github.com/gobwas/httphead v0.1.0 // indirect
 
-require github.com/alexedwards/argon2id v1.0.0
+require (
+	github.com/alexedwards/argon2id v1.0.0
+	github.com/anishathalye/porcupine v1.3.1
+)
 
 require (
 	github.com/BurntSushi/toml v1.6.0

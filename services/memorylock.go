@@ -171,11 +171,11 @@ func (m *Memory) end(s *memoryShard, it *memoryLockItem, after *actions) {
 // expireLock ends a lock whose ttl, or a wait whose time, has passed.
 func (m *Memory) expireLock(s *memoryShard, it *memoryLockItem, after *actions) {
 	waiting := it.lock.holder != it
+	if !waiting {
+		it.tellLoss(after) // before end gives it to the next
+	}
 	m.end(s, it, after)
 	m.expired.Add(1)
-	if !waiting {
-		it.tellLoss(after)
-	}
 	if waiting {
 		after.add(func() { deliver(it.on, func() { it.done(0, nil) }, nil) })
 	}

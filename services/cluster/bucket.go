@@ -22,8 +22,9 @@ type bucket struct {
 	js      jetstream.JetStream
 	push    nats.JetStreamContext // for follow
 	stream  jetstream.Stream
-	name    string // the stream's
-	prefix  string // of its subjects
+	store   *connection // of which it is a part
+	name    string      // the stream's
+	prefix  string      // of its subjects
 	timeout time.Duration
 
 	made    bool          // by this call of open
@@ -171,6 +172,9 @@ func (b *bucket) publish(ctx context.Context, w write) (uint64, error) {
 	if w.expect >= 0 {
 		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(uint64(w.expect)))
 	}
+	if _, err := b.store.sure(ctx); err != nil {
+		return 0, err
+	}
 	top := b.top.Load()
 	ack, err := b.js.PublishMsg(ctx, m, opts...)
 	if err != nil {
@@ -243,18 +247,27 @@ func (b *bucket) get(ctx context.Context, key string) (record, error) {
 	}
 }
 
+// read asks on a connection on which the store was found whole.
 func (b *bucket) read(ctx context.Context, key string) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
-	m, err := b.stream.GetLastMsgForSubject(ctx, b.prefix+key)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return record{}, nil
+	for {
+		nth, err := b.store.sure(ctx)
+		if err != nil {
+			return record{}, err
+		}
+		m, err := b.stream.GetLastMsgForSubject(ctx, b.prefix+key)
+		switch none := errors.Is(err, jetstream.ErrMsgNotFound); {
+		case err != nil && !none:
+			return record{}, translate(err)
+		case b.store.nth() != nth: // it may have been answered by another store
+			continue
+		case none:
+			return record{}, nil
+		}
+		b.saw(m.Sequence)
+		return newRecord(m.Sequence, m.Header, m.Data, m.Time), nil
 	}
-	if err != nil {
-		return record{}, translate(err)
-	}
-	b.saw(m.Sequence)
-	return newRecord(m.Sequence, m.Header, m.Data, m.Time), nil
 }
 
 // errConflict: the subject's last sequence was not the expected one.

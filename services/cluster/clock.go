@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// timeNow is the time that leases and ttls are counted by. Only tests replace it,
+// with one whose wall clock is stepped.
+var timeNow = time.Now
+
 // clock is what this process knows of the servers' clock: what they last said,
 // carried on by the process's own monotonic clock. Steps of the machine's wall
 // clock don't move it.
@@ -18,12 +22,12 @@ type clock struct {
 func (c *clock) set(said time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.said, c.at = said, time.Now()
+	c.said, c.at = said, timeNow()
 }
 
 // past says whether t has come, as far as is known.
 func (c *clock) past(t time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.said.Add(time.Since(c.at)).Before(t)
+	return !c.said.Add(timeNow().Sub(c.at)).Before(t)
 }

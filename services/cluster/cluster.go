@@ -126,21 +126,43 @@ type connection struct {
 	values *bucket
 	locks  *locks
 
-	again   *signal // fires when the connection is new, and when a watch is deaf
-	checked atomic.Bool
+	again   *signal               // fires when the connection is new, and when a watch is deaf
+	checked atomic.Uint64         // the connection, as nth counts, on which the store was found whole
 	lost    atomic.Pointer[error] // the store is not the one that was opened: for good
 }
 
 // check asks whether the store is still the one that was opened, and refuses it
 // otherwise.
 func (l *connection) check(ctx context.Context) error {
+	nth := l.nth()
 	for _, b := range []*bucket{l.values, l.locks.b} {
 		if err := l.accept(b.same(ctx)); err != nil {
 			return err
 		}
 	}
-	l.checked.Store(true)
+	l.checked.Store(nth)
 	return nil
+}
+
+// nth counts the connections to the servers, from 1. The library's callbacks come
+// too late for this: calls are answered on a new connection before they run.
+func (l *connection) nth() uint64 { return l.nc.Stats().Reconnects + 1 }
+
+// whole says whether the store was found whole on the connection of now.
+func (l *connection) whole() bool { return l.checked.Load() == l.nth() }
+
+// sure has the store found whole before it is used on a new connection. It
+// returns which one that is.
+func (l *connection) sure(ctx context.Context) (uint64, error) {
+	nth := l.nth()
+	if l.checked.Load() == nth {
+		return nth, nil
+	}
+	err := l.check(ctx)
+	if err != nil && !errors.Is(err, errReplaced) {
+		err = fmt.Errorf("%w: the store is not known to be whole: %v", services.ErrCacheDown, err) // nothing was asked of it
+	}
+	return nth, err
 }
 
 // accept ends this connection's use of the store when err is errReplaced.
@@ -181,7 +203,6 @@ func (c *Cache) Start(ctx context.Context) error {
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(-1), // what can't be sent now fails now, and is not sent later
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { l.checked.Store(false) }),
 		nats.ReconnectHandler(func(*nats.Conn) { l.again.fire() }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.cfg.Logger.Debug("cluster: nats", "err", err) }))
 	if err != nil {
@@ -202,7 +223,8 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 	if l.push, err = l.nc.JetStream(nats.MaxWait(c.cfg.Timeout)); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if l.values, err = c.open(ctx, l, c.cfg.Bucket, time.Now()); err != nil {
+	nth := l.nth()
+	if l.values, err = c.open(ctx, l, c.cfg.Bucket, timeNow()); err != nil {
 		return err
 	}
 	b, err := c.open(ctx, l, c.cfg.Bucket+"_locks", l.values.nowAt)
@@ -210,7 +232,8 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 		return err
 	}
 	l.locks = newLocks(c, l, b)
-	l.checked.Store(true)
+	l.checked.Store(nth)
+	l.values.store, b.store = l, l
 	return l.locks.start(ctx)
 }
 

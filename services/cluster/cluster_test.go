@@ -19,7 +19,14 @@ var background = context.Background()
 
 var long = flag.Bool("long", false, "run the long form of the soaks")
 
+// roles are what this binary does when it is run again as another process.
+var roles = map[string]func(){}
+
 func TestMain(m *testing.M) {
+	if run := roles[os.Getenv("MILLRACE_CLUSTER_PART")]; run != nil {
+		run()
+		return
+	}
 	if role := os.Getenv("MILLRACE_CLUSTER_ROLE"); role != "" {
 		child(role, os.Getenv("MILLRACE_CLUSTER_LEASE"))
 		return

@@ -29,6 +29,9 @@
 // and doesn't know it yet can answer with what was true at the cut; whoever
 // decides something from a Get does it by CompareAndSet, which such a leader
 // can't carry out.
+// With one server calls and reads together are linearizable, also past its end
+// and its return. A call on a new connection looks at the store first, and so is
+// never answered by an older copy of it.
 //
 // A value's ttl is counted by the servers' clock, whatever the reader's says. The
 // servers remove values by whole seconds, rounded up; who asks for one whose time
@@ -52,7 +55,9 @@
 // and LockOptions.OnLost is called, before any other may have them; as with every
 // lease, a holder that is suspended in between finds out afterwards, and what
 // it writes elsewhere is refused only where the fencing token is checked.
-// After a lock stream was lost no lock is given for a lease.
+// After a lock stream was lost no lock is given for a lease, as long as the values
+// are still there: where both are gone it looks like a first start, and the
+// holders of before find out within their lease.
 //
 // Watch: changes are seen in their order; after a reconnect the latest one,
 // at once. Waits for locks are looked at again then too.

@@ -129,7 +129,7 @@ func (e *Embedded) serve(cfg EmbeddedConfig, address string) error {
 	if err != nil {
 		return fmt.Errorf("cluster: embedded server: token: %w", err)
 	}
-	if err := afterReboot(cfg.Dir); err != nil {
+	if err := afterReboot(cfg.Dir, bootID); err != nil {
 		return fmt.Errorf("cluster: embedded server: %w", err)
 	}
 	srv, err := server.NewServer(&server.Options{

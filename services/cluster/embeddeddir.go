@@ -33,12 +33,18 @@ func readToken(dir string) (string, error) {
 	return token, os.Chmod(name, 0o600)
 }
 
+// bootID names a file that is another after each start of the machine.
+const bootID = "/proc/sys/kernel/random/boot_id"
+
 // afterReboot drops the lock buckets when the machine has been started anew since
 // the server last ran: nobody who held a lock through a loopback address lives,
 // and the last sequences may not have reached the disk. The next start of a
 // Cache makes the buckets again, with tokens from the clock on.
-func afterReboot(dir string) error {
-	now, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+//
+// It removes through a Root: a link in the directory, wherever it points, has
+// nothing removed outside it.
+func afterReboot(dir, bootID string) error {
+	now, err := os.ReadFile(bootID)
 	if err != nil {
 		return nil // no such thing on this system
 	}
@@ -50,14 +56,33 @@ func afterReboot(dir string) error {
 	if err == nil && string(before) == string(now) {
 		return nil
 	}
-	buckets, err := filepath.Glob(filepath.Join(dir, "data", "jetstream", "$G", "streams", "KV_*_locks"))
+	if err := dropLocks(dir); err != nil {
+		return fmt.Errorf("drop the locks of before the reboot: %w (%s may be a link, nothing below it)", err, dir)
+	}
+	return writeFile(name, string(now))
+}
+
+func dropLocks(dir string) error {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
-	for _, b := range buckets {
-		if err := os.RemoveAll(b); err != nil {
+	defer root.Close()
+	streams := filepath.Join("data", "jetstream", "$G", "streams")
+	list, err := fs.ReadDir(root.FS(), filepath.ToSlash(streams))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has never run
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if !strings.HasPrefix(e.Name(), "KV_") || !strings.HasSuffix(e.Name(), "_locks") {
+			continue
+		}
+		if err := root.RemoveAll(filepath.Join(streams, e.Name())); err != nil {
 			return err
 		}
 	}
-	return writeFile(name, string(now))
+	return nil
 }

@@ -37,7 +37,7 @@ func (l *locks) waitOut() {
 		lease = max(lease, p.lease)
 	}
 	if (l.b.made && !l.n.values.made) || (others && l.b.nowAt.Sub(l.b.lastAt) > lease) {
-		l.from = time.Now().Add(lease + margin(lease))
+		l.from = timeNow().Add(lease + margin(lease))
 	}
 }
 
@@ -63,7 +63,7 @@ func (l *locks) renewals() {
 			continue
 		}
 		err := error(nil)
-		if !l.n.checked.Load() {
+		if !l.n.whole() {
 			err = l.n.check(l.run)
 		}
 		if err == nil {
@@ -91,7 +91,7 @@ func (l *locks) renew(ctx context.Context) error {
 	value, _ := json.Marshal(procValue{Lease: l.c.cfg.Lease.Milliseconds()})
 	key := procPrefix + l.c.proc
 	for {
-		start := time.Now()
+		start := timeNow()
 		seq, err := l.b.put(ctx, write{key: key, value: value, expect: int64(l.own), room: true})
 		if err == nil {
 			l.renewed(start, seq)
@@ -126,14 +126,14 @@ func (l *locks) renewed(start time.Time, seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own = seq
-	if !time.Now().Before(l.alive) {
+	if !timeNow().Before(l.alive) {
 		l.loseAll() // of the lease that has lapsed
 	}
 	l.alive = start.Add(l.c.cfg.Lease)
 	if l.lapse == nil {
-		l.lapse = time.AfterFunc(time.Until(l.alive), l.lapsed)
+		l.lapse = time.AfterFunc(l.alive.Sub(timeNow()), l.lapsed)
 	}
-	l.lapse.Reset(time.Until(l.alive))
+	l.lapse.Reset(l.alive.Sub(timeNow()))
 	for _, k := range l.keys {
 		if len(k.waits) > 0 && k.held == nil {
 			l.kick(k) // what could not be taken without a lease
@@ -145,7 +145,7 @@ func (l *locks) renewed(start time.Time, seq uint64) {
 func (l *locks) lapsed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed && !time.Now().Before(l.alive) {
+	if !l.closed && !timeNow().Before(l.alive) {
 		l.c.expired.Add(l.held)
 		l.loseAll()
 	}
@@ -165,7 +165,7 @@ func (l *locks) loseAll() {
 func (l *locks) proc(name string) *lockProc {
 	p := l.procs[name]
 	if p == nil {
-		p = &lockProc{seen: time.Now(), lease: l.c.cfg.Lease, round: l.round}
+		p = &lockProc{seen: timeNow(), lease: l.c.cfg.Lease, round: l.round}
 		l.procs[name] = p
 	}
 	return p
@@ -181,7 +181,7 @@ func (l *locks) hear(name string, r record) {
 	p.rev = r.rev
 	switch {
 	case r.present:
-		p.seen, p.lease = time.Now(), l.c.cfg.Lease
+		p.seen, p.lease = timeNow(), l.c.cfg.Lease
 		var v procValue
 		if json.Unmarshal(r.value, &v) == nil && v.Lease > 0 {
 			p.lease = time.Duration(min(v.Lease, int64(longestTTL))) * time.Millisecond

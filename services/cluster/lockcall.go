@@ -48,7 +48,7 @@ func (l *locks) lock(key string, o services.LockOptions, done func(uint64, error
 	}
 	set[it] = struct{}{}
 	k.waits = append(k.waits, it)
-	k.idle = time.Now()
+	k.idle = timeNow()
 	l.waits++
 	l.kick(k)
 	return func() bool { return l.cancelWait(it) }, nil
@@ -56,7 +56,7 @@ func (l *locks) lock(key string, o services.LockOptions, done func(uint64, error
 
 // later is the time d from now, saturating.
 func later(d time.Duration) time.Time {
-	return time.Now().Add(min(d, 100*365*24*time.Hour))
+	return timeNow().Add(min(d, 100*365*24*time.Hour))
 }
 
 // dequeue takes a wait out. l.mu is held.
@@ -165,7 +165,7 @@ func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, err
 
 // valid says whether the token is of the lock's holder now. l.mu is held.
 func (l *locks) valid(k *lockKey, token uint64) bool {
-	now := time.Now()
+	now := timeNow()
 	if !k.taken || k.rev != token {
 		return false
 	}

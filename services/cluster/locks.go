@@ -265,7 +265,7 @@ func (l *locks) see(key string, r record) {
 		if !r.present {
 			return
 		}
-		k = &lockKey{key: key, idle: time.Now()}
+		k = &lockKey{key: key, idle: timeNow()}
 		l.keys[key] = k
 	}
 	k.round = l.round
@@ -290,7 +290,7 @@ func (l *locks) learn(k *lockKey, r record) {
 	}
 	ttl := min(time.Duration(v.TTL), longestTTL) * time.Millisecond
 	k.proc = v.Proc
-	k.until = time.Now().Add(ttl + margin(min(ttl, l.c.cfg.Lease)))
+	k.until = timeNow().Add(ttl + margin(min(ttl, l.c.cfg.Lease)))
 	if v.Proc != l.c.proc {
 		l.proc(v.Proc)
 	}
@@ -343,7 +343,7 @@ func (l *locks) tidy() {
 	const most = 64
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
+	now := timeNow()
 	past := now.Add(-2 * l.c.cfg.Lease)
 	n := 0
 	for _, k := range l.keys {

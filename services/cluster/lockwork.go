@@ -84,7 +84,7 @@ func (l *locks) sleep(k *lockKey) {
 		by(l.silent(k))
 	}
 	if !next.IsZero() {
-		l.after(k, max(time.Until(next), time.Millisecond))
+		l.after(k, max(next.Sub(timeNow()), time.Millisecond))
 	} else if k.timer != nil {
 		k.timer.Stop()
 	}
@@ -99,7 +99,7 @@ const retryDelay = 100 * time.Millisecond
 // exchanges; busy keeps other workers out.
 func (l *locks) advance(k *lockKey) time.Duration {
 	for {
-		now := time.Now()
+		now := timeNow()
 		l.expire(k, now)
 		if k.held == nil && !l.free(k, now) && !now.Before(l.silent(k)) {
 			if err := l.bury(k); err != nil {
@@ -253,8 +253,8 @@ func (l *locks) conflict(k *lockKey, err error) error {
 // take writes the lock for it, on top of what is known. again says that things
 // have changed and are to be looked at anew.
 func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool) {
-	start := time.Now()
-	if !start.Before(l.alive) || start.Before(l.from) || !l.n.checked.Load() {
+	start := timeNow()
+	if !start.Before(l.alive) || start.Before(l.from) || !l.n.whole() {
 		return l.fail(k, it, errNotYet)
 	}
 	value, _ := json.Marshal(lockValue{Proc: l.c.proc, TTL: int64((it.o.TTL + time.Millisecond - 1) / time.Millisecond)})
@@ -272,7 +272,7 @@ func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool)
 	if token >= k.rev {
 		l.learn(k, record{rev: token, present: true, value: value})
 	}
-	if now := time.Now(); it.key == nil || l.closed || k.rev != token || !now.Before(l.alive) || !now.Before(start.Add(it.o.TTL)) {
+	if now := timeNow(); it.key == nil || l.closed || k.rev != token || !now.Before(l.alive) || !now.Before(start.Add(it.o.TTL)) {
 		return 0, !l.closed // its wait ended meanwhile, or somebody has taken it from us: look again
 	}
 	k.until = start.Add(it.o.TTL)

@@ -1,0 +1,115 @@
+//go:build unix
+
+package cluster_test
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// checkLocks says what is wrong with the locks of a history: a token that fell or
+// was given twice, a lock that two took for their own, or a loss nobody was told of.
+func checkLocks(notes []note) error {
+	var given []note
+	for _, n := range notes {
+		switch n.Kind {
+		case "given":
+			given = append(given, n)
+		case "untold", "lost twice":
+			return fmt.Errorf("%d, token %d: %s", n.Who, n.Token, n.Kind)
+		}
+	}
+	slices.SortFunc(given, func(a, b note) int { return int(a.To - b.To) })
+	for i, g := range given {
+		for _, later := range given[i+1:] {
+			if later.Token == g.Token || later.Token < g.Token && later.From > g.To {
+				return fmt.Errorf("token %d to %d after %d to %d", later.Token, later.Who, g.Token, g.Who)
+			}
+		}
+		for _, n := range notes {
+			if n.Kind == "held" && n.Token < g.Token && n.From > g.To {
+				return fmt.Errorf("%d holds token %d %v after %d got %d", n.Who, n.Token, time.Duration(n.From-g.To), g.Who, g.Token)
+			}
+		}
+	}
+	return nil
+}
+
+// checkRegisters asks whether the calls on each key can be put into one order
+// that agrees with their answers and with the time (Herlihy and Wing's
+// linearizability). A call without a sure answer may have happened at any time
+// after it was made, or never: its operation stays open to the end.
+func checkRegisters(notes []note) (checked int, err error) {
+	type id struct{ who, op int }
+	at := map[id]int{}
+	var ops []porcupine.Operation
+	for _, n := range notes {
+		switch n.Kind {
+		case "call":
+			at[id{n.Who, n.Op}] = len(ops)
+			ops = append(ops, porcupine.Operation{ClientId: n.Who, Input: n.In, Call: n.From,
+				Output: registers{Unknown: true}, Return: math.MaxInt64})
+		case "return":
+			i := at[id{n.Who, n.Op}]
+			ops[i].Output = n.Out
+			if !n.Out.Unknown {
+				ops[i].Return = n.To
+			}
+		}
+	}
+	ops = slices.DeleteFunc(ops, func(o porcupine.Operation) bool {
+		out := o.Output.(registers)
+		return out.Dropped || out.Unknown && o.Input.(register).Call == "get"
+	})
+	switch got := porcupine.CheckOperationsTimeout(registerModel.ToModel(), ops, time.Minute); got {
+	case porcupine.Ok:
+		return len(ops), nil
+	default:
+		return len(ops), fmt.Errorf("%d calls on registers: %v", len(ops), got)
+	}
+}
+
+// registerModel is a string under each key; "" is none.
+var registerModel = porcupine.NondeterministicModel{
+	Partition: func(all []porcupine.Operation) (parts [][]porcupine.Operation) {
+		byKey := map[string][]porcupine.Operation{}
+		for _, o := range all {
+			key := o.Input.(register).Key
+			byKey[key] = append(byKey[key], o)
+		}
+		for _, part := range byKey {
+			parts = append(parts, part)
+		}
+		return parts
+	},
+	Init: func() []any { return []any{""} },
+	Step: func(state, input, output any) []any {
+		now, in, out := state.(string), input.(register), output.(registers)
+		then, ok := in.then(now)
+		switch {
+		case out.Unknown && then == now:
+			return []any{now}
+		case out.Unknown:
+			return []any{now, then}
+		case ok == out.OK && (in.Call == "delete" || out.Value == then):
+			return []any{then}
+		}
+		return nil
+	},
+	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v %+v", in, out) },
+}
+
+// then is what stands there after the call, and whether it did what it says.
+func (r register) then(now string) (string, bool) {
+	switch {
+	case r.Call == "set", r.Call == "cas" && now == r.Expect:
+		return r.Value, true
+	case r.Call == "delete":
+		return "", now != ""
+	}
+	return now, r.Call == "get"
+}
