@@ -17,6 +17,10 @@ func TestMain(m *testing.M) {
 		durableChild(url)
 		return
 	}
+	if url := os.Getenv("MILLRACE_LEASE_CHILD"); url != "" {
+		leaseChild(url)
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// gnet keeps one ants pool for the life of the process
 		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
