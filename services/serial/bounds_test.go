@@ -92,6 +92,7 @@ func TestMessagePackChecksWhereverANumberStands(t *testing.T) {
 		{"in an array", map[string]any{"a": []int{1, 1 << 15}}, false},
 		{"a short array", map[string]any{"a": []int{1}}, false},
 		{"a long array", map[string]any{"a": []int{1, 2, 3}}, false},
+		{"an array for a struct", map[string]any{"m": map[int]any{1: []any{1}}}, false},
 		{"a time that is a number", map[string]any{"t": 7}, false},
 		{"a time that is nil", map[string]any{"t": nil}, false},
 		{"nanoseconds of two seconds", map[string]any{"t": msgpack.RawMessage("\xc7\x0c\xff\x77\x35\x94\x00\x00\x00\x00\x00\x00\x00\x00\x01")}, false},
