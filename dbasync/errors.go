@@ -12,7 +12,7 @@ import (
 var (
 	// ErrQueueFull: a limit of Config (MaxQueue, MaxQueueBytes) is reached. The
 	// query was refused and gets no completion; try again later.
-	ErrQueueFull = errors.New("dbasync: queue full")
+	ErrQueueFull error = &failure{"dbasync: queue full", "overloaded"}
 	// ErrClosed: the DB is stopped or was never started. errors.Is(err,
 	// net.ErrClosed) holds.
 	ErrClosed error = closedError{}
@@ -31,17 +31,25 @@ var (
 	// Config.MaxQueueBytes waited for delivery; its rows were dropped.
 	ErrResultDropped = errors.New("dbasync: result dropped, submitter full")
 	// ErrTimeout: Config.QueryTimeout (or SlowTimeout) passed.
-	ErrTimeout = errors.New("dbasync: query timeout")
+	ErrTimeout error = &failure{"dbasync: query timeout", "timeout"}
 	// ErrBadChannel: Listen's channel has no name that the server could hear.
 	ErrBadChannel = errors.New("dbasync: bad channel")
 	// ErrNoRows: Scan or One found no row. errors.Is(err, pgx.ErrNoRows) holds.
 	ErrNoRows = fmt.Errorf("dbasync: %w", pgx.ErrNoRows)
 	// ErrConnLost: the connection broke before the answer came.
-	ErrConnLost = errors.New("dbasync: connection lost")
+	ErrConnLost error = &failure{"dbasync: connection lost", "unavailable"}
 )
+
+// failure is an error whose FailureKind tells servers, in a standard word, what kind of
+// refusal their peers have met.
+type failure struct{ text, kind string }
+
+func (e *failure) Error() string       { return e.text }
+func (e *failure) FailureKind() string { return e.kind }
 
 type closedError struct{}
 
+func (closedError) FailureKind() string  { return "unavailable" }
 func (closedError) Error() string        { return "dbasync: closed" }
 func (closedError) Is(target error) bool { return target == net.ErrClosed }
 

@@ -15,7 +15,7 @@ type Delayed struct {
 	set *timerwheel.Set
 	id  timerwheel.TimerID
 
-	durable *DurableEvents // set for a durable one
+	durable DurableEvents // set for a durable one
 	key     string
 }
 

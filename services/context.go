@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"millrace/codec"
-	"millrace/dbasync"
 	"millrace/engine"
 	"millrace/services/serial"
 	"millrace/timerwheel"
@@ -86,8 +85,8 @@ func (ctx *Context) Handle() uint32 { return ctx.info.handle }
 // Controller gives access to all services.
 func (ctx *Context) Controller() *Controller { return ctx.c }
 
-// DB is the database; nil: there is none. Deliver results on Session().
-func (ctx *Context) DB() *dbasync.DB { return ctx.c.cfg.DB }
+// DB is the database; nil: there is none. events.DB(ctx) is the same as a *dbasync.DB.
+func (ctx *Context) DB() Database { return ctx.c.cfg.DB }
 
 // Cache is the shared memory; nil: there is none.
 func (ctx *Context) Cache() Cache { return ctx.c.cfg.Cache }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"millrace/codec"
-	"millrace/dbasync"
 	"millrace/engine"
 	"millrace/services/serial"
 	"millrace/timerwheel"
@@ -22,11 +21,11 @@ type ControllerConfig struct {
 	// Timers run delay events and Context.Timers; nil: both are unavailable.
 	Timers *timerwheel.Service
 	// DB is Context.DB; nil: there is none.
-	DB *dbasync.DB
+	DB Database
 	// Cache is Context.Cache; nil: there is none.
 	Cache Cache
 	// Durable keeps durable delay events; nil: they are unavailable.
-	Durable *DurableEvents
+	Durable DurableEvents
 	// Pool runs what belongs to no session.
 	Pool Submitter
 
@@ -144,7 +143,7 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 	c := &Controller{cfg: cfg.withDefaults(), frames: frames, json: serial.JSON(serial.Limits{})}
 	c.services.Store(&map[uint32]service{})
 	if cfg.Durable != nil {
-		cfg.Durable.run = c.fireDurable
+		cfg.Durable.Bind(c.fireDurable)
 	}
 	return c, nil
 }

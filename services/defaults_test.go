@@ -9,6 +9,5 @@ import (
 func TestDefaultsFillInOnceAndOffStaysOff(t *testing.T) {
 	configtest.Defaults(t, Config.withDefaults)
 	configtest.Defaults(t, ControllerConfig.withDefaults)
-	configtest.Defaults(t, DurableConfig.withDefaults)
 	configtest.Defaults(t, MemoryConfig.withDefaults)
 }

@@ -33,7 +33,7 @@
 //	IServiceMgr                     Manager; New makes it, nobody makes its services
 //	  Instance                        Default, SetDefault
 //	  GetAsyncService                 Manager.Async
-//	  GetDBService                    Manager.DB
+//	  GetDBService                    events.DB(manager)
 //	  GetTCPService                   Manager.TCP
 //	  GetTimerService                 Manager.Timers
 //	  composed of the four            Manager.Service, and Config.Services for the program's own

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"millrace/dbasync"
 	"millrace/engine"
 	"millrace/services/serial"
 	"millrace/timerwheel"
@@ -71,16 +70,24 @@ var codes = []struct {
 	{ErrNotFound, engine.CodeNotFound},
 	{timerwheel.ErrTooManyTimers, engine.CodeLimit},
 	{timerwheel.ErrNotRunning, engine.CodeUnavailable},
-	{dbasync.ErrQueueFull, engine.CodeOverloaded},
-	{dbasync.ErrTimeout, engine.CodeTimeout},
-	{dbasync.ErrClosed, engine.CodeUnavailable},
-	{dbasync.ErrConnLost, engine.CodeUnavailable},
 	{engine.ErrFrameTooLarge, engine.CodeLimit},
+}
+
+// failure is an error that says by a standard word what kind it is, so that neither its
+// package knows the engine nor this one that package: dbasync's are.
+type failure interface{ FailureKind() string }
+
+// failures are the words of FailureKind.
+var failures = map[string]engine.ErrorCode{
+	"overloaded":  engine.CodeOverloaded,
+	"timeout":     engine.CodeTimeout,
+	"unavailable": engine.CodeUnavailable,
 }
 
 // ErrorOf says what a peer is told about err: an Error as it is (an internal one without
 // what it wraps), the known
-// errors of the project's packages by their code, else an internal error
+// errors of the project's packages, and those with a FailureKind() string of "overloaded",
+// "timeout" or "unavailable", by their code, else an internal error
 // without its text.
 func ErrorOf(err error) *Error {
 	var e *Error
@@ -97,6 +104,12 @@ func ErrorOf(err error) *Error {
 				text = err.Error()
 			}
 			return &Error{Code: c.code, Text: text, Err: err}
+		}
+	}
+	var f failure
+	if errors.As(err, &f) {
+		if code, ok := failures[f.FailureKind()]; ok {
+			return &Error{Code: code, Text: code.String(), Err: err}
 		}
 	}
 	return &Error{Code: engine.CodeInternal, Text: internalText, Err: err}

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"io"
 	"log/slog"
-	"os"
 	"testing"
 	"time"
 
@@ -21,10 +20,6 @@ import (
 var long = flag.Bool("long", false, "run the long form of the soaks")
 
 func TestMain(m *testing.M) {
-	if url := os.Getenv("MILLRACE_DURABLE_CHILD"); url != "" {
-		durableChild(url)
-		return
-	}
 	goleak.VerifyTestMain(m,
 		// gnet keeps one ants pool for the life of the process
 		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"millrace/dbasync"
 	"millrace/engine"
 	"millrace/timerwheel"
 )
@@ -39,8 +38,9 @@ const (
 type Config struct {
 	Pool   engine.PoolConfig
 	Timers timerwheel.Config
-	// DB makes a database service; nil: there is none. Its Pool is the manager's.
-	DB *dbasync.Config
+	// DB makes the database and its durable delay events (events.Database); nil: there
+	// is none. Their pool is the manager's.
+	DB MakeDatabase
 	// Server listens; nil: there is no server, as for a worker process. Its
 	// Pool is the manager's, and its Handles get those of the controller.
 	Server *engine.Config
@@ -49,8 +49,6 @@ type Config struct {
 	// Controller are the limits and choices of the controller; the manager
 	// fills in its services.
 	Controller ControllerConfig
-	// Durable are the settings of durable delay events.
-	Durable DurableConfig
 
 	Mode   Mode
 	Memory MemoryConfig // of OneProcess
@@ -109,9 +107,9 @@ type Manager struct {
 	cfg        Config
 	pool       *engine.Pool
 	timers     *timerwheel.Service
-	db         *dbasync.DB
+	db         Database
 	cache      Cache
-	events     *DurableEvents
+	events     DurableEvents
 	controller *Controller
 	server     *engine.Server
 
@@ -159,7 +157,7 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	for _, l := range []**slog.Logger{&c.Pool.Logger, &c.Timers.Logger, &c.Controller.Logger, &c.Durable.Logger} {
+	for _, l := range []**slog.Logger{&c.Pool.Logger, &c.Timers.Logger, &c.Controller.Logger} {
 		if *l == nil {
 			*l = c.Logger
 		}
@@ -179,17 +177,12 @@ func New(cfg Config) (*Manager, error) {
 
 // make makes the manager's own services.
 func (m *Manager) make() error {
-	var errs [7]error
+	var errs [6]error
 	cfg := &m.cfg
 	m.pool, errs[0] = engine.NewPool(cfg.Pool)
 	m.timers, errs[1] = timerwheel.New(cfg.Timers, m.pool)
-	if cfg.DB != nil {
-		db := *cfg.DB
-		db.Pool = m.pool
-		if db.Logger == nil {
-			db.Logger = cfg.Logger
-		}
-		m.db, errs[2] = dbasync.New(db)
+	if cfg.DB != nil && errs[0] == nil {
+		m.db, m.events, errs[2] = cfg.DB(m.pool, cfg.Logger)
 	}
 	switch {
 	case cfg.Mode == OneProcess:
@@ -201,19 +194,14 @@ func (m *Manager) make() error {
 	default:
 		m.cache = cfg.Shared
 	}
-	if m.db != nil && errs[0] == nil {
-		d := cfg.Durable
-		d.DB, d.Pool, d.URL = m.db, m.pool, cfg.DB.URL
-		m.events, errs[4] = NewDurableEvents(d)
-	}
 	cc := cfg.Controller
 	cc.Timers, cc.DB, cc.Cache, cc.Durable, cc.Pool = m.timers, m.db, m.cache, m.events, m.pool
-	m.controller, errs[5] = NewController(cc)
+	m.controller, errs[4] = NewController(cc)
 	if err := errors.Join(errs[:]...); err != nil || cfg.Server == nil {
 		return err
 	}
-	m.server, errs[6] = m.makeServer()
-	return errs[6]
+	m.server, errs[5] = m.makeServer()
+	return errs[5]
 }
 
 // makeServer makes the server. Handles of services that are registered between
@@ -241,14 +229,15 @@ func (m *Manager) TCP() *engine.Server { return m.server }
 // Timers are the timers; the seed's GetTimerService.
 func (m *Manager) Timers() *timerwheel.Service { return m.timers }
 
-// DB is the database, nil without one; the seed's GetDBService.
-func (m *Manager) DB() *dbasync.DB { return m.db }
+// DB is the database, nil without one; the seed's GetDBService. events.DB(m) is the same
+// as a *dbasync.DB.
+func (m *Manager) DB() Database { return m.db }
 
 // Cache is the memory that services share; the seed's common_tools.mem_cache.
 func (m *Manager) Cache() Cache { return m.cache }
 
-// Events are the durable delay events, nil without a database.
-func (m *Manager) Events() *DurableEvents { return m.events }
+// Events are the durable delay events, nil without a database that keeps them.
+func (m *Manager) Events() DurableEvents { return m.events }
 
 // Controller is where services are registered.
 func (m *Manager) Controller() *Controller { return m.controller }

@@ -15,6 +15,7 @@ import (
 	"millrace/engine"
 	"millrace/services"
 	"millrace/services/client"
+	"millrace/services/events"
 	"millrace/timerwheel"
 )
 
@@ -25,7 +26,7 @@ var (
 	_ services.Service = (*timerwheel.Service)(nil)
 	_ services.Service = (*dbasync.DB)(nil)
 	_ services.Service = (*services.Memory)(nil)
-	_ services.Service = (*services.DurableEvents)(nil)
+	_ services.Service = services.DurableEvents(nil)
 )
 
 // journal records what happens in which order.
@@ -128,7 +129,7 @@ func TestManagerStartsAndStopsInOrder(t *testing.T) {
 	}
 	m := manage(t, services.Config{
 		Server: &localServer,
-		DB:     &dbasync.Config{URL: pg.URL(), Lanes: 1},
+		DB:     events.Database(dbasync.Config{URL: pg.URL(), Lanes: 1}, events.Config{}),
 		Services: []services.Spec{
 			spec("late", "tcp", "a"), spec("c", "b"), spec("b", "a"), spec("a"), spec("later", "late"),
 		},
@@ -295,7 +296,7 @@ func TestManagerTriesAFailingRestartAgain(t *testing.T) {
 func TestManagerTellsOfHealth(t *testing.T) {
 	s := &mine{name: "s", j: &journal{}, sick: errors.New("a cold")}
 	m := manage(t, services.Config{
-		DB:       &dbasync.Config{URL: "postgres://127.0.0.1:1/x"},
+		DB:       events.Database(dbasync.Config{URL: "postgres://127.0.0.1:1/x"}, events.Config{}),
 		Services: []services.Spec{{Name: "s", Service: s}},
 	})
 	must(t, m.Start(background)) // without its database

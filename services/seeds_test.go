@@ -12,6 +12,7 @@ import (
 	"millrace/dbasync/pgembed"
 	"millrace/engine"
 	"millrace/services"
+	"millrace/services/events"
 	"millrace/timerwheel"
 )
 
@@ -58,7 +59,7 @@ func TestFirstSeed(t *testing.T) {
 		connect: make(chan dbasync.Conn, 100), ended: make(chan dbasync.QueryResult, 100)}
 	var m *services.Manager
 	server := localServer
-	m = manage(t, services.Config{Server: &server, DB: &dbasync.Config{URL: pg.URL(), Lanes: 1, Observer: o}})
+	m = manage(t, services.Config{Server: &server, DB: events.Database(dbasync.Config{URL: pg.URL(), Lanes: 1, Observer: o}, events.Config{})})
 	o.Handler = m.Controller()
 	m.TCP().SetHandler(o)
 	services.SetDefault(m)
@@ -149,11 +150,11 @@ func TestFirstSeed(t *testing.T) {
 	})
 	t.Run("IDatabaseService", func(t *testing.T) {
 		c := take(t, "OnDBConnect", o.connect)
-		if c.Index() != 0 || !c.Connected() || !mgr.DB().Conn(0).Connected() {
+		if c.Index() != 0 || !c.Connected() || !events.DB(mgr).Conn(0).Connected() {
 			t.Errorf("connection %d, connected %v", c.Index(), c.Connected())
 		}
 		query := func(sql string, args ...any) dbasync.QueryResult {
-			must(t, mgr.DB().Query(background, nil, nil, dbasync.Stmt{SQL: sql, Slow: strings.HasPrefix(sql, "create")}, args...))
+			must(t, events.DB(mgr).Query(background, nil, nil, dbasync.Stmt{SQL: sql, Slow: strings.HasPrefix(sql, "create")}, args...))
 			for {
 				if r := take(t, "OnQueryEnd", o.ended); r.SQL == sql {
 					return r

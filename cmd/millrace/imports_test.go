@@ -20,9 +20,9 @@ var mayImport = map[string][]string{
 	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "github.com/gobwas/ws"},
 	"millrace/engine/internal/gnetio": {"millrace/engine/internal/netio", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
 	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
-	"millrace/services": {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/dbasync",
-		"millrace/services/serial"},
-	"millrace/services/client": {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
+	"millrace/services":               {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/services/serial"},
+	"millrace/services/events":        {"millrace/services", "millrace/engine", "millrace/dbasync"},
+	"millrace/services/client":        {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
 	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }
@@ -30,7 +30,8 @@ var mayImport = map[string][]string{
 // What must not be linked at all, however far away, by whoever imports a package.
 var mustNotLink = map[string][]string{
 	"millrace/engine":          {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io"},
-	"millrace/services":        {"github.com/nats-io"},
+	"millrace/services":        {"millrace/dbasync", "github.com/jackc", "github.com/nats-io"},
+	"millrace/services/events": {"github.com/nats-io"},
 	"millrace/services/client": {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
 	"millrace/timerwheel":      {"millrace/engine"},
 	"millrace/dbasync":         {"millrace/engine"},

@@ -92,6 +92,7 @@ func TestMessagePackChecksWhereverANumberStands(t *testing.T) {
 		{"in an array", map[string]any{"a": []int{1, 1 << 15}}, false},
 		{"a short array", map[string]any{"a": []int{1}}, false},
 		{"a long array", map[string]any{"a": []int{1, 2, 3}}, false},
+		{"an array for a struct", map[string]any{"m": map[int]any{1: []any{1}}}, false},
 		{"a time that is a number", map[string]any{"t": 7}, false},
 		{"a time that is nil", map[string]any{"t": nil}, false},
 		{"nanoseconds of two seconds", map[string]any{"t": msgpack.RawMessage("\xc7\x0c\xff\x77\x35\x94\x00\x00\x00\x00\x00\x00\x00\x00\x01")}, false},
@@ -137,18 +138,61 @@ func TestJSONAnyKeepsLargeIntegers(t *testing.T) {
 	}
 }
 
+// Four times as long must not take sixteen times as long. The best of some runs of each length are
+// compared, so that a busy machine does not count.
 func TestJSONEqualIsLinear(t *testing.T) {
-	long := func(n int) [][2]string {
-		d := strings.Repeat("7", n)
-		return [][2]string{{d, d + ".0"}, {"1e" + d, "1.0e" + d}, {"0." + d, d + "e-" + fmt.Sprint(n)}, {"1e-" + d, "10e-" + d}}
+	members := func(n int, value string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `"%d":%s,`, i, value)
+		}
+		return "{" + b.String() + `"end":0}`
 	}
-	// Ten times as long must not take a hundred times as long: the deadline is what a
-	// quadratic comparison of a million digits misses by far.
-	start := time.Now()
-	for i, p := range long(1_000_000) {
-		JSONEqual([]byte(p[0]), []byte(p[1]))
-		if took := time.Since(start); took > 20*time.Second {
-			t.Fatalf("%d: took %v", i, took)
+	backwards := func(n int) string {
+		var b strings.Builder
+		for i := n - 1; i >= 0; i-- {
+			fmt.Fprintf(&b, `"%d":1.0,`, i)
+		}
+		return "{" + b.String() + `"end":0}`
+	}
+	sevens := func(n int) string { return strings.Repeat("7", n) }
+	nested := func(n int, value string) string { // n times as deep as JSON may be here
+		one := strings.Repeat(`{"k":[`, 15) + value + strings.Repeat(`]}`, 15)
+		return "[" + strings.Repeat(one+",", n) + "0]"
+	}
+	for _, c := range []struct {
+		name string
+		n    int
+		pair func(n int) (a, b string)
+		want bool
+	}{
+		{"digits", 400_000, func(n int) (string, string) { return sevens(n), sevens(n) + ".0" }, true},
+		{"exponent", 400_000, func(n int) (string, string) { return "1e" + sevens(n), "1.0e" + sevens(n) }, true},
+		{"negative exponent", 400_000, func(n int) (string, string) { return "1e-" + sevens(n), "10e-" + sevens(n) }, false},
+		{"fraction", 400_000, func(n int) (string, string) { return "0." + sevens(n), sevens(n) + "e-" + fmt.Sprint(n) }, true},
+		{"wide objects", 20_000, func(n int) (string, string) { return members(n, "1"), backwards(n) }, true},
+		{"one key", 20_000, func(n int) (string, string) {
+			return "{" + strings.Repeat(`"k":0,`, n) + `"k":1}`, "{" + strings.Repeat(`"k":2,`, n) + `"k":1.0}`
+		}, true},
+		{"deep nesting", 1_000, func(n int) (string, string) { return nested(n, "1"), nested(n, "1.0") }, true},
+		{"escapes", 100_000, func(n int) (string, string) {
+			return `"` + strings.Repeat(`\u0061`, n) + `"`, `"` + strings.Repeat("a", n) + `"`
+		}, true},
+	} {
+		best := func(n int) time.Duration {
+			a, b := c.pair(n)
+			best := time.Hour
+			for range 5 {
+				start := time.Now()
+				if got := JSONEqual([]byte(a), []byte(b)); got != c.want {
+					t.Fatalf("%s, %d: got %v", c.name, n, got)
+				}
+				best = min(best, time.Since(start))
+			}
+			return best
+		}
+		if short, long := best(c.n/4), best(c.n); long > 10*short && long > 20*time.Millisecond {
+			t.Errorf("%s: %v for %d, %v for %d", c.name, short, c.n/4, long, c.n)
 		}
 	}
 	for _, c := range []struct {

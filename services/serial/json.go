@@ -22,6 +22,10 @@ import (
 //   - bytes must be valid UTF-8, no escape half a surrogate pair, with nothing
 //     behind the value.
 //
+// The coming encoding/json/v2 takes what is missing, null for anything, any depth up to
+// 10,000 and any number of values, merges duplicates into maps and any, refuses -0 for an
+// unsigned integer and rounds whole numbers in any; so this reader is the project's own.
+//
 // The `json:"name"` tags are those of encoding/json (the option "string" is
 // not known), which also does the writing, without its HTML escapes.
 func JSON(l Limits) Serializer { return jsonSerializer{l.withDefaults()} }

@@ -94,7 +94,7 @@ func New(cfg Config) (*Services, error) {
 		}
 	}
 	cc := services.ControllerConfig{
-		Timers: cfg.Timers, DB: cfg.DB, Cache: x.Cache, Logger: cfg.Logger,
+		Timers: cfg.Timers, Cache: x.Cache, Logger: cfg.Logger,
 		MaxDelayed: cfg.MaxDelayed, MaxDeferred: maxDeferred,
 	}
 	if cfg.Pool != nil {

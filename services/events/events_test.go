@@ -1,4 +1,4 @@
-package services_test
+package events_test
 
 import (
 	"bufio"
@@ -17,17 +17,18 @@ import (
 	"millrace/dbasync/pgembed"
 	"millrace/engine"
 	"millrace/services"
+	"millrace/services/events"
 )
 
 // durableRig is a controller with durable events and one service for them.
 type durableRig struct {
 	db   *dbasync.DB
-	d    *services.DurableEvents
+	d    *events.Service
 	c    *services.Controller
 	stop func()
 }
 
-func startDurable(url string, change func(*services.DurableConfig), st services.Stages[event, services.None]) (*durableRig, error) {
+func startDurable(url string, change func(*events.Config), st services.Stages[event, services.None]) (*durableRig, error) {
 	pool, err := engine.NewPool(engine.PoolConfig{Logger: quiet})
 	if err != nil {
 		return nil, err
@@ -36,11 +37,11 @@ func startDurable(url string, change func(*services.DurableConfig), st services.
 	if err != nil {
 		return nil, err
 	}
-	cfg := services.DurableConfig{DB: db, URL: url, Pool: pool, Poll: 100 * time.Millisecond, Lease: 20 * time.Second, Retry: 20 * time.Millisecond, MaxAttempts: 4, Logger: quiet}
+	cfg := events.Config{DB: db, URL: url, Pool: pool, Poll: 100 * time.Millisecond, Lease: 20 * time.Second, Retry: 20 * time.Millisecond, MaxAttempts: 4, Logger: quiet}
 	if change != nil {
 		change(&cfg)
 	}
-	d, err := services.NewDurableEvents(cfg)
+	d, err := events.New(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ func TestDurableEvents(t *testing.T) {
 }
 
 // shortLease is for the test that waits for one to end.
-func shortLease(cfg *services.DurableConfig) { cfg.Lease = 2 * time.Second }
+func shortLease(cfg *events.Config) { cfg.Lease = 2 * time.Second }
 
 // durableChild is another process: it stores n events and says so; those with
 // an even number begin at once and never end.
@@ -278,7 +279,7 @@ func TestDurableNeedsADatabase(t *testing.T) {
 	if services.ErrorOf(err).Code != engine.CodeUnavailable {
 		t.Errorf("got %v", err)
 	}
-	if _, err := services.NewDurableEvents(services.DurableConfig{}); err == nil {
+	if _, err := events.New(events.Config{}); err == nil {
 		t.Error("no database: want an error")
 	}
 }

@@ -1,21 +1,22 @@
-package services
+package events
 
 import (
 	"log/slog"
 	"time"
 
 	"millrace/dbasync"
+	"millrace/services"
 )
 
-// DurableConfig sets durable delay events. Zero fields mean the defaults.
-type DurableConfig struct {
+// Config sets durable delay events. Zero fields mean the defaults.
+type Config struct {
 	// DB keeps them, in the table millrace_events; required.
 	DB *dbasync.DB
 	// URL is that of the same database: Start brings the table up to date
-	// (EventsSchema). Empty: that is done elsewhere.
+	// (Schema). Empty: that is done elsewhere.
 	URL string
 	// Pool runs them; required.
-	Pool Submitter
+	Pool services.Submitter
 	// Poll is how often the table is looked at for what other processes have
 	// left or put there; default 1 s. Events of this process don't wait for it.
 	Poll time.Duration
@@ -39,7 +40,7 @@ type DurableConfig struct {
 	Logger *slog.Logger
 }
 
-func (c DurableConfig) withDefaults() DurableConfig {
+func (c Config) withDefaults() Config {
 	def := func(v *time.Duration, d time.Duration) {
 		if *v == 0 {
 			*v = d

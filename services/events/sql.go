@@ -1,4 +1,4 @@
-package services
+package events
 
 // The statements of durable events. A row is told from a later one of its key by created,
 // and a claim from an earlier one by attempts.

@@ -1,4 +1,4 @@
-package services
+package events
 
 import (
 	"context"
@@ -11,20 +11,13 @@ import (
 
 	"millrace/dbasync"
 	"millrace/dbasync/migrate"
-	"millrace/engine"
+	"millrace/services"
 )
 
-// DurableEvents are delay events that survive the process: they stand in a
-// table until a service has run them without an error. Any process with the
-// service on the same database runs them; rows are claimed with SKIP LOCKED.
-//
-// Each runs at least once: again, with the same Context.Key, when its process
-// dies or stands still for longer than the lease, when it fails, or can't tell the
-// database that it is done. While the lease holds there is one copy in all
-// processes, and never more than one in a process. Time is the database's clock; none is early by it.
-type DurableEvents struct {
-	cfg DurableConfig
-	run func(e durableEvent) // the controller's; set before Start
+// Service keeps events and runs those that are due.
+type Service struct {
+	cfg Config
+	run func(e services.DurableEvent) // the controller's; set before Start
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // nil while stopped
@@ -43,8 +36,8 @@ type DurableEvents struct {
 	stored, ran, failed, givenUp, lost, overdue atomic.Uint64
 }
 
-// durableEvent is a claimed row.
-type durableEvent struct {
+// event is a claimed row.
+type event struct {
 	key     string
 	handle  uint32
 	body    []byte
@@ -56,34 +49,39 @@ type durableEvent struct {
 	ended   func(error) // once
 }
 
-var _ Service = (*DurableEvents)(nil)
+func (e *event) handleText() string { return fmt.Sprintf("%d/%d", e.handle>>16, e.handle&0xffff) }
 
-// NewDurableEvents checks the settings; it starts nothing.
-func NewDurableEvents(cfg DurableConfig) (*DurableEvents, error) {
+var _ services.DurableEvents = (*Service)(nil)
+
+// New checks the settings; it starts nothing.
+func New(cfg Config) (*Service, error) {
 	if cfg.DB == nil || cfg.Pool == nil {
-		return nil, errors.New("services: durable events without a database or a pool")
+		return nil, errors.New("events: without a database or a pool")
 	}
 	if cfg.Poll < 0 || cfg.Lease < 0 || cfg.Retry < 0 || cfg.MaxRun < 0 || cfg.MaxAttempts < 0 || cfg.MaxRunning < 0 {
-		return nil, errors.New("services: a setting of durable events is negative")
+		return nil, errors.New("events: a setting is negative")
 	}
-	return &DurableEvents{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1), held: map[string]*hold{}}, nil
+	return &Service{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1), held: map[string]*hold{}}, nil
 }
 
-// EventsSchema holds the migrations of the table, for programs that bring all
+// Schema holds the migrations of the table, for programs that bring all
 // their tables up to date at one place (dbasync/migrate).
 //
 //go:embed sql/*.sql
-var EventsSchema embed.FS
+var Schema embed.FS
+
+// Bind implements services.DurableEvents; the controller calls it.
+func (d *Service) Bind(run func(services.DurableEvent)) { d.run = run }
 
 // Start brings the table up to date and begins to look for what is due. When the
 // database is not there yet, that is done as soon as it is; Healthy tells. An error is
 // a table that this program can't work with.
-func (d *DurableEvents) Start(ctx context.Context) error {
+func (d *Service) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case d.run == nil:
-		return errors.New("services: durable events belong to no controller")
+		return errors.New("events: no controller has been bound")
 	case d.cancel != nil:
 		return nil
 	}
@@ -94,7 +92,7 @@ func (d *DurableEvents) Start(ctx context.Context) error {
 		return err
 	}
 	if err != nil {
-		d.cfg.Logger.Warn("services: durable events wait for the database", "err", err)
+		d.cfg.Logger.Warn("events: waiting for the database", "err", err)
 	}
 	run, cancel := context.WithCancel(context.Background())
 	renewing, release := context.WithCancel(context.Background())
@@ -115,10 +113,10 @@ func (d *DurableEvents) Start(ctx context.Context) error {
 const firstTry = 2 * time.Second
 
 // prepare brings the table up to date.
-func (d *DurableEvents) prepare(ctx context.Context) error {
+func (d *Service) prepare(ctx context.Context) error {
 	if d.cfg.URL != "" && !d.ready.Load() {
-		if _, err := migrate.Run(ctx, d.cfg.URL, "events", EventsSchema); err != nil {
-			return fmt.Errorf("services: durable events: %w", err)
+		if _, err := migrate.Run(ctx, d.cfg.URL, "events", Schema); err != nil {
+			return fmt.Errorf("events: %w", err)
 		}
 	}
 	d.ready.Store(true)
@@ -126,22 +124,22 @@ func (d *DurableEvents) prepare(ctx context.Context) error {
 }
 
 // Healthy says that the table is there.
-func (d *DurableEvents) Healthy() error {
+func (d *Service) Healthy() error {
 	if !d.ready.Load() {
-		return errors.New("services: durable events wait for the database")
+		return errors.New("events: waiting for the database")
 	}
 	return nil
 }
 
 // Running says whether due events are run.
-func (d *DurableEvents) Running() bool {
+func (d *Service) Running() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.cancel != nil
 }
 
 // Stop takes no further events and waits for those that run, while ctx lasts.
-func (d *DurableEvents) Stop(ctx context.Context) error {
+func (d *Service) Stop(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.cancel == nil {
@@ -158,14 +156,14 @@ func (d *DurableEvents) Stop(ctx context.Context) error {
 		select {
 		case <-d.idle:
 		case <-ctx.Done():
-			return fmt.Errorf("services: %d durable events still run: %w", d.running.Load(), ctx.Err())
+			return fmt.Errorf("events: %d still run: %w", d.running.Load(), ctx.Err())
 		}
 	}
 	return nil
 }
 
-// DurableStats counts events of this process.
-type DurableStats struct {
+// Stats counts events of this process.
+type Stats struct {
 	Stored, Ran, Failed uint64
 	GivenUp             uint64 // moved to millrace_events_given_up
 	Lost                uint64 // another process took them, or Cancel, while they ran here
@@ -174,15 +172,17 @@ type DurableStats struct {
 }
 
 // Stats returns the counters.
-func (d *DurableEvents) Stats() DurableStats {
-	return DurableStats{
+func (d *Service) Stats() Stats {
+	return Stats{
 		Stored: d.stored.Load(), Ran: d.ran.Load(), Failed: d.failed.Load(), GivenUp: d.givenUp.Load(),
 		Lost: d.lost.Load(), Overdue: d.overdue.Load(), Running: d.running.Load(),
 	}
 }
 
-// store puts an event into the table and tells done, on on.
-func (d *DurableEvents) store(on Submitter, key string, handle uint32, body []byte, delay time.Duration, done func(bool, error)) error {
+// Store puts an event into the table, due after delay, and tells done, which may be nil, on
+// on: stored is false when an event of that key is pending already. body must not change
+// until then. Errors are those of dbasync.DB.Query; done is not called then.
+func (d *Service) Store(on services.Submitter, key string, handle uint32, body []byte, delay time.Duration, done func(bool, error)) error {
 	if body == nil {
 		body = []byte{}
 	}
@@ -199,7 +199,7 @@ func (d *DurableEvents) store(on Submitter, key string, handle uint32, body []by
 }
 
 // look has the table looked at in d, if that is before the next poll.
-func (d *DurableEvents) look(in time.Duration) {
+func (d *Service) look(in time.Duration) {
 	wake := func() {
 		select {
 		case d.poke <- struct{}{}:
@@ -214,13 +214,13 @@ func (d *DurableEvents) look(in time.Duration) {
 }
 
 // loop claims what is due, until ctx ends. Its goroutine is the service's.
-func (d *DurableEvents) loop(ctx context.Context) {
+func (d *Service) loop(ctx context.Context) {
 	for !d.ready.Load() && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-time.After(d.cfg.Poll):
 			if err := d.prepare(ctx); err != nil && ctx.Err() == nil {
-				d.cfg.Logger.Warn("services: durable events wait for the database", "err", err)
+				d.cfg.Logger.Warn("events: waiting for the database", "err", err)
 			}
 		}
 	}
@@ -235,7 +235,7 @@ func (d *DurableEvents) loop(ctx context.Context) {
 			n, err := d.claim(ctx, free)
 			switch {
 			case err != nil && ctx.Err() == nil:
-				d.cfg.Logger.Warn("services: durable events", "err", err)
+				d.cfg.Logger.Warn("events: the database fails", "err", err)
 			case err == nil && int64(n) == free:
 				continue
 			case err == nil:
@@ -254,7 +254,7 @@ func (d *DurableEvents) loop(ctx context.Context) {
 }
 
 // query runs a statement and waits for it.
-func (d *DurableEvents) query(ctx context.Context, sql string, args ...any) (dbasync.QueryResult, error) {
+func (d *Service) query(ctx context.Context, sql string, args ...any) (dbasync.QueryResult, error) {
 	got := make(chan dbasync.QueryResult, 1)
 	if err := d.cfg.DB.Query(ctx, nil, func(r dbasync.QueryResult) { got <- r }, dbasync.Stmt{SQL: sql}, args...); err != nil {
 		return dbasync.QueryResult{}, err
@@ -263,7 +263,7 @@ func (d *DurableEvents) query(ctx context.Context, sql string, args ...any) (dba
 	return r, r.Err
 }
 
-func (d *DurableEvents) claim(ctx context.Context, most int64) (int, error) {
+func (d *Service) claim(ctx context.Context, most int64) (int, error) {
 	r, err := d.query(ctx, claimEvents, most, d.cfg.Lease.Microseconds(), int64(d.cfg.MaxAttempts), d.heldKeys(true))
 	if err != nil {
 		return 0, err
@@ -271,15 +271,15 @@ func (d *DurableEvents) claim(ctx context.Context, most int64) (int, error) {
 	rows := r.Rows()
 	defer rows.Close()
 	for rows.Next() {
-		var e durableEvent
+		var e event
 		var handle, late int64
 		if err := rows.Scan(&e.key, &handle, &e.created, &e.body, &e.attempt, &late); err != nil {
-			d.cfg.Logger.Error("services: a durable event can't be read", "err", err)
+			d.cfg.Logger.Error("events: a durable event can't be read", "err", err)
 			continue // the others are well
 		}
 		e.handle, e.late = uint32(handle), max(0, time.Duration(late)*time.Microsecond)
 		if handle != int64(e.handle) {
-			e.bad = fmt.Errorf("services: handle %d is none", handle)
+			e.bad = fmt.Errorf("events: handle %d is none", handle)
 		}
 		d.begin(e)
 	}
@@ -287,7 +287,7 @@ func (d *DurableEvents) claim(ctx context.Context, most int64) (int, error) {
 }
 
 // next is the time until the next event is due, at least 1 ms.
-func (d *DurableEvents) next(ctx context.Context) time.Duration {
+func (d *Service) next(ctx context.Context) time.Duration {
 	r, err := d.query(ctx, nextEvent, int64(d.cfg.MaxAttempts), d.heldKeys(true))
 	var micros *int64
 	if err != nil || r.Scan(&micros) != nil || micros == nil {
@@ -297,44 +297,10 @@ func (d *DurableEvents) next(ctx context.Context) time.Duration {
 }
 
 // Cancel removes an event that is not being run, and tells done on on.
-func (d *DurableEvents) Cancel(on Submitter, key string, done func(removed bool, err error)) error {
+func (d *Service) Cancel(on services.Submitter, key string, done func(removed bool, err error)) error {
 	return d.cfg.DB.Exec(context.Background(), on, func(r dbasync.QueryResult) {
 		if done != nil && !r.Stale {
 			done(r.Err == nil && r.RowsAffected() == 1, r.Err)
 		}
 	}, dbasync.Stmt{SQL: cancelEvent}, key)
-}
-
-// Durable has the event survive the process; it is of no session. done, which
-// may be nil, is called when the database has it, in the order of the context's
-// session if that has one: stored is false when an event of that key is pending
-// already. Without a database After fails (unavailable).
-func Durable(key string, done func(stored bool, err error)) AfterOption {
-	return func(o *afterOptions) { o.durable, o.key, o.stored = true, key, done }
-}
-
-// afterDurable is After for a durable event.
-func (c *Controller) afterDurable(ctx *Context, o afterOptions, handle uint32, body []byte, delay time.Duration) (*Delayed, error) {
-	d := c.cfg.Durable
-	if d == nil {
-		return nil, Errorf(engine.CodeUnavailable, "no database for durable events")
-	}
-	var on dbasync.Submitter
-	if ctx.s != nil {
-		on = ctx.s
-	}
-	if err := d.store(on, o.key, handle, body, delay, o.stored); err != nil {
-		return nil, err
-	}
-	return &Delayed{durable: d, key: o.key}, nil
-}
-
-// fireDurable runs a claimed event. On the pool.
-func (c *Controller) fireDurable(e durableEvent) {
-	sv := c.lookup(e.handle)
-	if sv == nil {
-		e.ended(fmt.Errorf("%w: %s", ErrUnknownHandle, handleText(e.handle)))
-		return
-	}
-	sv.fireBytes(fireContext{late: e.late, key: e.key, ended: e.ended}, e.body)
 }

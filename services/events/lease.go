@@ -1,4 +1,4 @@
-package services
+package events
 
 import (
 	"context"
@@ -17,7 +17,7 @@ type hold struct {
 }
 
 // hold notes that e runs here.
-func (d *DurableEvents) hold(e durableEvent) *hold {
+func (d *Service) hold(e event) *hold {
 	h := &hold{attempt: e.attempt, created: e.created, begun: time.Now()}
 	d.holding.Lock()
 	defer d.holding.Unlock()
@@ -27,14 +27,14 @@ func (d *DurableEvents) hold(e durableEvent) *hold {
 
 // ending notes that the database is being told of e's end: its lease needs no renewal.
 // False: it was given up while it hung.
-func (d *DurableEvents) ending(e durableEvent) bool {
+func (d *Service) ending(e event) bool {
 	d.holding.Lock()
 	defer d.holding.Unlock()
 	e.hold.ended = true
 	return !e.hold.gone
 }
 
-func (d *DurableEvents) forget(e durableEvent, lost bool) {
+func (d *Service) forget(e event, lost bool) {
 	d.holding.Lock()
 	if d.held[e.key] == e.hold {
 		delete(d.held, e.key)
@@ -46,13 +46,13 @@ func (d *DurableEvents) forget(e durableEvent, lost bool) {
 	}
 }
 
-func (d *DurableEvents) noteLost(key string) {
+func (d *Service) noteLost(key string) {
 	d.lost.Add(1)
-	d.cfg.Logger.Warn("services: durable event lost its lease while it ran; it may run twice", "key", key)
+	d.cfg.Logger.Warn("events: durable event lost its lease while it ran; it may run twice", "key", key)
 }
 
 // heldKeys are the keys of what runs here; all, or those whose lease is renewed.
-func (d *DurableEvents) heldKeys(all bool) []string {
+func (d *Service) heldKeys(all bool) []string {
 	d.holding.Lock()
 	defer d.holding.Unlock()
 	keys := make([]string, 0, len(d.held))
@@ -65,7 +65,7 @@ func (d *DurableEvents) heldKeys(all bool) []string {
 }
 
 // renewAll renews the leases of what runs here until ctx ends. Its goroutine is the service's.
-func (d *DurableEvents) renewAll(ctx context.Context) {
+func (d *Service) renewAll(ctx context.Context) {
 	t := time.NewTicker(max(time.Millisecond, d.cfg.Lease/3))
 	defer t.Stop()
 	for {
@@ -78,11 +78,11 @@ func (d *DurableEvents) renewAll(ctx context.Context) {
 	}
 }
 
-func (d *DurableEvents) renew(ctx context.Context) {
+func (d *Service) renew(ctx context.Context) {
 	holds, keys, attempts, created, late := d.leases(time.Now())
 	for _, k := range late {
 		d.overdue.Add(1)
-		d.cfg.Logger.Error("services: durable event runs for too long; its lease is not renewed any more", "key", k, "limit", d.cfg.MaxRun)
+		d.cfg.Logger.Error("events: durable event runs for too long; its lease is not renewed any more", "key", k, "limit", d.cfg.MaxRun)
 	}
 	if len(keys) == 0 {
 		return
@@ -90,7 +90,7 @@ func (d *DurableEvents) renew(ctx context.Context) {
 	r, err := d.query(ctx, renewEvents, d.cfg.Lease.Microseconds(), keys, attempts, created)
 	if err != nil {
 		if ctx.Err() == nil {
-			d.cfg.Logger.Warn("services: leases of durable events not renewed", "events", len(keys), "err", err)
+			d.cfg.Logger.Warn("events: leases not renewed", "events", len(keys), "err", err)
 		}
 		return
 	}
@@ -114,7 +114,7 @@ func (d *DurableEvents) renew(ctx context.Context) {
 }
 
 // leases lists what is to be renewed, and what has just run for too long.
-func (d *DurableEvents) leases(now time.Time) (holds []*hold, keys []string, attempts []int32, created []time.Time, late []string) {
+func (d *Service) leases(now time.Time) (holds []*hold, keys []string, attempts []int32, created []time.Time, late []string) {
 	d.holding.Lock()
 	defer d.holding.Unlock()
 	for k, h := range d.held {
@@ -132,7 +132,7 @@ func (d *DurableEvents) leases(now time.Time) (holds []*hold, keys []string, att
 }
 
 // loses notes that the row is no longer ours, unless the event has ended meanwhile.
-func (d *DurableEvents) loses(h *hold) bool {
+func (d *Service) loses(h *hold) bool {
 	d.holding.Lock()
 	defer d.holding.Unlock()
 	if h.ended || h.lost || h.gone {
@@ -144,31 +144,32 @@ func (d *DurableEvents) loses(h *hold) bool {
 
 // sweep gives up what has had its last attempt and is run by nobody: its process died, or
 // its handler hangs.
-func (d *DurableEvents) sweep(ctx context.Context) {
+func (d *Service) sweep(ctx context.Context) {
 	r, err := d.query(ctx, giveUpHung, int64(d.cfg.MaxAttempts), d.heldKeys(false))
 	if err != nil {
 		if ctx.Err() == nil {
-			d.cfg.Logger.Warn("services: durable events", "err", err)
+			d.cfg.Logger.Warn("events: the database fails", "err", err)
 		}
 		return
 	}
 	rows := r.Rows()
 	defer rows.Close()
 	for rows.Next() {
-		var key string
+		var e event
 		var handle, attempts int64
-		if err := rows.Scan(&key, &handle, &attempts); err != nil {
-			d.cfg.Logger.Error("services: a durable event can't be read", "err", err)
+		if err := rows.Scan(&e.key, &handle, &attempts); err != nil {
+			d.cfg.Logger.Error("events: a durable event can't be read", "err", err)
 			continue
 		}
-		d.letGo(key)
+		e.handle = uint32(handle)
+		d.letGo(e.key)
 		d.givenUp.Add(1)
-		d.cfg.Logger.Error("services: durable event given up", "key", key, "handle", handleText(uint32(handle)), "attempts", attempts, "err", "the last attempt did not end")
+		d.cfg.Logger.Error("events: durable event given up", "key", e.key, "handle", e.handleText(), "attempts", attempts, "err", "the last attempt did not end")
 	}
 }
 
 // letGo makes room for the next event of a key whose last one hangs here and was given up.
-func (d *DurableEvents) letGo(key string) {
+func (d *Service) letGo(key string) {
 	d.holding.Lock()
 	defer d.holding.Unlock()
 	if h := d.held[key]; h != nil {
@@ -178,7 +179,7 @@ func (d *DurableEvents) letGo(key string) {
 }
 
 // fetch reads a body that was too long to come with others. On the pool.
-func (d *DurableEvents) fetch(e *durableEvent) error {
+func (d *Service) fetch(e *event) error {
 	r, err := d.query(context.Background(), bodyOf, e.key, int64(e.attempt), e.created)
 	if err != nil {
 		return err

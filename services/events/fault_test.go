@@ -1,7 +1,6 @@
-package services_test
+package events_test
 
 import (
-	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"millrace/dbasync"
 	"millrace/dbasync/pgembed"
 	"millrace/services"
+	"millrace/services/events"
 )
 
 func eventually(t *testing.T, what string, is func() bool) {
@@ -37,7 +37,7 @@ func ask(t *testing.T, db *dbasync.DB, sql string) string {
 
 func TestDurableEventsUnderFaults(t *testing.T) {
 	pg := pgembed.ForTest(t, pgembed.Config{})
-	start := func(t *testing.T, change func(*services.DurableConfig), handle func(*services.Context, *event) error) *durableRig {
+	start := func(t *testing.T, change func(*events.Config), handle func(*services.Context, *event) error) *durableRig {
 		t.Helper()
 		r, err := startDurable(pg.URL(), change, services.Stages[event, services.None]{
 			Handle: func(ctx *services.Context, req *event, _ *services.None) error { return handle(ctx, req) },
@@ -47,7 +47,7 @@ func TestDurableEventsUnderFaults(t *testing.T) {
 		return r
 	}
 	t.Run("one copy while the lease is renewed", func(t *testing.T) {
-		short := func(c *services.DurableConfig) { c.Lease, c.Poll = 2*time.Second, 50*time.Millisecond }
+		short := func(c *events.Config) { c.Lease, c.Poll = 2*time.Second, 50*time.Millisecond }
 		var running, most, begun atomic.Int64
 		handle := func(*services.Context, *event) error {
 			begun.Add(1)
@@ -71,7 +71,7 @@ func TestDurableEventsUnderFaults(t *testing.T) {
 	t.Run("the last attempt that hangs is given up, and its key is free", func(t *testing.T) {
 		release := make(chan struct{})
 		var second atomic.Bool
-		r := start(t, func(c *services.DurableConfig) {
+		r := start(t, func(c *events.Config) {
 			c.Lease, c.MaxRun, c.MaxAttempts, c.Poll = 300*time.Millisecond, 200*time.Millisecond, 1, 50*time.Millisecond
 		}, func(_ *services.Context, req *event) error {
 			if req.ID == 1 {
@@ -101,7 +101,7 @@ func TestDurableEventsUnderFaults(t *testing.T) {
 	})
 	t.Run("bad rows stop nobody", func(t *testing.T) {
 		var ran atomic.Int64
-		r := start(t, func(c *services.DurableConfig) { c.Retry = time.Millisecond }, func(*services.Context, *event) error {
+		r := start(t, func(c *events.Config) { c.Retry = time.Millisecond }, func(*services.Context, *event) error {
 			ran.Add(1)
 			return nil
 		})
@@ -135,7 +135,9 @@ func TestDurableEventsUnderFaults(t *testing.T) {
 func TestManagerStartsWithoutItsDatabase(t *testing.T) {
 	pg := pgembed.ForTest(t, pgembed.Config{TCP: true})
 	must(t, pg.Halt(background, pgembed.Immediate))
-	m := manage(t, services.Config{DB: &dbasync.Config{URL: pg.URL(), Lanes: 1}, Durable: services.DurableConfig{Poll: 50 * time.Millisecond}})
+	m, err := services.New(services.Config{Logger: quiet, DB: events.Database(dbasync.Config{URL: pg.URL(), Lanes: 1}, events.Config{Poll: 50 * time.Millisecond})})
+	must(t, err)
+	t.Cleanup(func() { _ = m.Stop(background) })
 	ran := newRuns()
 	must(t, services.Register(m.Controller(), hPush, ran.stages()))
 	must(t, m.Start(background))
@@ -144,44 +146,7 @@ func TestManagerStartsWithoutItsDatabase(t *testing.T) {
 	}
 	must(t, pg.Start(background))
 	eventually(t, "all is well", func() bool { return m.Healthy() == nil })
-	_, err := services.After(m.Controller().Context(nil), 0, hPush, event{ID: 1}, services.Durable("k", nil))
+	_, err = services.After(m.Controller().Context(nil), 0, hPush, event{ID: 1}, services.Durable("k", nil))
 	must(t, err)
 	ran.wait(t, 1)
-}
-
-// half leaves something running when its Start fails.
-type half struct {
-	running atomic.Bool
-	slow    bool
-}
-
-func (h *half) Start(ctx context.Context) error {
-	if h.slow {
-		<-ctx.Done()
-		time.Sleep(300 * time.Millisecond) // longer than it is waited for
-	}
-	h.running.Store(true)
-	if h.slow {
-		return nil
-	}
-	return fmt.Errorf("half of it works")
-}
-func (h *half) Stop(context.Context) error { h.running.Store(false); return nil }
-func (h *half) Running() bool              { return h.running.Load() }
-
-func TestAFailedStartLeavesNothingRunning(t *testing.T) {
-	for _, slow := range []bool{false, true} {
-		h := &half{slow: slow}
-		m := manage(t, services.Config{StartTimeout: 2 * time.Second, Services: []services.Spec{{Name: "half", Service: h}}})
-		ctx, cancel := context.WithTimeout(background, 500*time.Millisecond)
-		if err := m.Start(ctx); err == nil {
-			t.Error("it started")
-		}
-		cancel()
-		if slow {
-			eventually(t, "it started late", func() bool { return !m.Async().Running() })
-			time.Sleep(500 * time.Millisecond) // nothing tells that Start is through
-		}
-		eventually(t, "it is stopped", func() bool { return !h.Running() })
-	}
 }

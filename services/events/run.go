@@ -1,4 +1,4 @@
-package services
+package events
 
 import (
 	"context"
@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"millrace/dbasync"
+	"millrace/services"
 )
 
 // begin runs a claimed event on the pool.
-func (d *DurableEvents) begin(e durableEvent) {
+func (d *Service) begin(e event) {
 	e.hold = d.hold(e)
 	d.running.Add(1)
 	var once sync.Once
@@ -21,11 +22,11 @@ func (d *DurableEvents) begin(e durableEvent) {
 		e.ended(e.bad)
 		return
 	}
-	deliver(d.cfg.Pool, func() {
+	services.Deliver(d.cfg.Pool, func() {
 		returned := false
 		defer func() {
 			if !returned { // a panic; the pool logs it
-				e.ended(errors.New("services: the service panicked"))
+				e.ended(errors.New("events: the service panicked"))
 			}
 		}()
 		if e.body == nil { // too long to come with the others
@@ -35,14 +36,14 @@ func (d *DurableEvents) begin(e durableEvent) {
 				return
 			}
 		}
-		d.run(e)
+		d.run(services.DurableEvent{Key: e.key, Handle: e.handle, Body: e.body, Late: e.late, Ended: e.ended})
 		returned = true
-	}, func() { e.ended(errors.New("services: the pool has stopped")) })
+	}, func() { e.ended(errors.New("events: the pool has stopped")) })
 }
 
 // end tells the database what became of the event. If that fails the event
 // runs again when the lease is over.
-func (d *DurableEvents) end(e durableEvent, err error) {
+func (d *Service) end(e event, err error) {
 	sql, args := endEvent, []any{e.key, int64(e.attempt), e.created}
 	if !d.ending(e) {
 		d.over(e, false) // the row has gone; another of its key may be there by now
@@ -52,7 +53,7 @@ func (d *DurableEvents) end(e durableEvent, err error) {
 	switch {
 	case last:
 		d.failed.Add(1)
-		d.cfg.Logger.Error("services: durable event given up", "key", e.key, "handle", handleText(e.handle), "attempts", e.attempt, "err", err)
+		d.cfg.Logger.Error("events: durable event given up", "key", e.key, "handle", e.handleText(), "attempts", e.attempt, "err", err)
 		sql, args = giveUpEvent, append(args, strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "?"))
 	case err != nil:
 		d.failed.Add(1)
@@ -64,20 +65,20 @@ func (d *DurableEvents) end(e durableEvent, err error) {
 	}
 	done := func(r dbasync.QueryResult) {
 		if r.Err != nil {
-			d.cfg.Logger.Warn("services: durable event runs again", "key", e.key, "err", r.Err)
+			d.cfg.Logger.Warn("events: durable event runs again", "key", e.key, "err", r.Err)
 		} else if last && r.RowsAffected() == 1 {
 			d.givenUp.Add(1)
 		}
 		d.over(e, r.Err == nil && r.RowsAffected() == 0)
 	}
 	if err := d.cfg.DB.Exec(context.Background(), nil, done, dbasync.Stmt{SQL: sql}, args...); err != nil {
-		d.cfg.Logger.Warn("services: durable event runs again", "key", e.key, "err", err)
+		d.cfg.Logger.Warn("events: durable event runs again", "key", e.key, "err", err)
 		d.over(e, false)
 	}
 }
 
 // over forgets the event; lost: its row was no longer ours.
-func (d *DurableEvents) over(e durableEvent, lost bool) {
+func (d *Service) over(e event, lost bool) {
 	d.forget(e, lost)
 	d.running.Add(-1)
 	select {
