@@ -40,7 +40,7 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 		return err
 	}
 	if l := c.Layout; c.Framer != nil && (len(l.Prefix) > 0 || l.LengthAdjust != 0 || l.Command != 0 || l.Seq || l.LittleEndian || l.LengthWidth != 0 && l.LengthWidth != 4) {
-		bad("Framer", c.Framer, "has a form of its own: leave the layout as it is, or leave it out")
+		bad("Framer", "with a layout", "has a form of its own: leave the layout as it is, or leave it out")
 	}
 	for h := range c.Handles {
 		main, sub := codec.Split(h)
