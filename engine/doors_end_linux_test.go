@@ -108,3 +108,31 @@ func TestATruncatedStreamIsAnsweredAndCounted(t *testing.T) {
 		}
 	}
 }
+
+// Stop cuts connections whose session has gone and that only wait for their peers' FIN.
+func TestStopCutsConnectionsThatLinger(t *testing.T) {
+	srv := serve(t, Config{Addrs: []string{"ws://127.0.0.1:0"}, Timeouts: Timeouts{Linger: time.Minute}}, &funcs{read: echo})
+	c, err := net.Dial("tcp", srv.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n\x88\x82\x00\x00\x00\x00\x03\xe8")
+	for end := time.Now().Add(20 * time.Second); srv.Stats().Doors.Closing == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the connection does not wait for the peer's FIN")
+		}
+	}
+	if err := srv.Stop(within(t, 20*time.Second)); err != nil {
+		t.Errorf("Stop: %v", err)
+	}
+	got, err := io.ReadAll(c)
+	if err != nil || !strings.HasSuffix(string(got), "\x88\x02\x03\xe8") {
+		t.Errorf("got %q, %v, want the close frame and the end", got, err)
+	}
+	if n := srv.Stats().Doors.Closing; n != 0 {
+		t.Errorf("%d connections wait for their peers' FIN behind Stop", n)
+	}
+}
