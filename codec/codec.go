@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Codec decodes and encodes frames of one Layout. It is immutable.
+// Codec decodes and encodes frames of one Layout, or of a Framer. It is immutable.
 type Codec struct {
 	prefix  string
 	head    int // bytes of prefix and length field
@@ -20,13 +20,22 @@ type Codec struct {
 	maxBody int    // max without fields
 	handles uint32 // the bits of a handle that the layout has room for
 	seqs    uint32 // the bits of a Seq: all or none
+	framer  Framer // instead of a layout; maxBody is -1 then, and max what the Framer's frames may be
 }
 
 // MaxFrame is the largest number of bytes behind the length field.
 func (c *Codec) MaxFrame() int { return c.max }
 
 // MaxBody is the largest body that fits a frame.
-func (c *Codec) MaxBody() int { return c.maxBody }
+func (c *Codec) MaxBody() int {
+	switch {
+	case c.framer == nil:
+		return c.maxBody
+	case c.framer.Handles():
+		return max(c.max-4, 0)
+	}
+	return c.max
+}
 
 // Overhead is what a frame adds to its body, in bytes.
 func (c *Codec) Overhead() int { return c.head + c.fields }
@@ -65,6 +74,9 @@ func (c *Codec) Frame(b []byte) (size, missing int, err error) {
 
 // MayBegin tells whether a frame that the codec takes can begin with the byte b.
 func (c *Codec) MayBegin(b byte) bool {
+	if c.framer != nil {
+		return true
+	}
 	if c.prefix != "" {
 		return c.prefix[0] == b
 	}
@@ -78,6 +90,9 @@ func (c *Codec) MayBegin(b byte) bool {
 }
 
 func (c *Codec) frame(b []byte) (size, missing int, err error) {
+	if c.framer != nil {
+		return c.FrameAfter(b, 0)
+	}
 	if n := min(len(b), len(c.prefix)); string(b[:n]) != c.prefix[:n] {
 		return 0, 0, &FrameError{Prefix: true, Min: c.fields, Max: c.max}
 	}
@@ -113,6 +128,9 @@ func (c *Codec) Packet(b []byte) Packet {
 	b = b[c.head:]
 	if c.plain {
 		return Packet{Main: binary.BigEndian.Uint16(b), Sub: binary.BigEndian.Uint16(b[2:]), Body: b[4:]}
+	}
+	if c.framer != nil {
+		return c.framer.Packet(b)
 	}
 	var p Packet
 	switch {
@@ -160,6 +178,9 @@ func (c *Codec) Fits(p Packet) bool {
 // ErrBodyTooLarge.
 func (c *Codec) Check(p Packet) error {
 	switch {
+	case c.framer != nil:
+		_, err := c.framer.Append(nil, p)
+		return err
 	case p.Handle()&^c.handles != 0:
 		return fmt.Errorf("%w: %d/%d, Main and Sub are one byte each", ErrBadHandle, p.Main, p.Sub)
 	case p.Seq&^c.seqs != 0:
@@ -173,6 +194,9 @@ func (c *Codec) Check(p Packet) error {
 // Append adds p's frame to dst and returns the longer slice. A packet that no frame can
 // hold is Check's error, and dst is returned as it was. Append keeps nothing of p.
 func (c *Codec) Append(dst []byte, p Packet) ([]byte, error) {
+	if c.framer != nil {
+		return c.framer.Append(dst, p)
+	}
 	if !c.Fits(p) {
 		return dst, c.Check(p)
 	}
@@ -196,6 +220,10 @@ func (c *Codec) AppendFitting(dst []byte, p Packet) []byte {
 
 // append is Append for the other layouts and a packet that fits.
 func (c *Codec) append(dst []byte, p Packet) []byte {
+	if c.framer != nil {
+		dst, _ = c.framer.Append(dst, p) // it fits
+		return dst
+	}
 	dst = append(dst, c.prefix...)
 	dst = c.appendUint(dst, uint32(int64(c.fields+len(p.Body))-c.adjust), c.width)
 	switch c.command {

@@ -28,7 +28,7 @@ func NewReader(r io.Reader, c *Codec) *Reader {
 	if c == nil {
 		c = Default()
 	}
-	return &Reader{r: r, c: c, buf: make([]byte, streamBuffer)}
+	return &Reader{r: r, c: c, f: c.framer, buf: make([]byte, streamBuffer)}
 }
 
 // NewFramerReader returns a Reader of frames as f finds them.

@@ -21,8 +21,12 @@ func (srv *Server) Broadcast(main, sub uint16, body []byte) error {
 
 func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error {
 	p := codec.Packet{Main: main, Sub: sub, Body: body}
-	if !srv.codec.Fits(p) {
-		return srv.misfit(p)
+	c := srv.codec
+	if !c.Fits(p) {
+		var err error
+		if c, p, err = srv.fit(p); err != nil {
+			return err
+		}
 	}
 	if !srv.serving.Load() {
 		return ErrClosed
@@ -31,9 +35,9 @@ func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error 
 		srv.busy.Add(1)
 		return err
 	}
-	b := bufpool.Get(srv.codec.Overhead() + len(body))
+	b := bufpool.Get(c.Overhead() + len(p.Body))
 	defer b.Free()
-	b.B = srv.codec.AppendFitting(b.B, p)
+	b.B = c.AppendFitting(b.B, p)
 	for _, l := range srv.allLoops() {
 		l.broadcast(b.B)
 	}

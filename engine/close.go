@@ -29,7 +29,11 @@ func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, wh
 		return
 	}
 	s.srv.errors.Add(1)
-	wake := s.out.SendLast(&s.loop.out, s.srv.brief, s.srv.errorPacket(p, code, text))
+	c, e := s.srv.brief, s.srv.errorPacket(p, code, text)
+	if s.srv.cfg.Framer != nil {
+		c, e, _ = s.srv.fit(e) // what it can't write is nothing
+	}
+	wake := s.out.SendLast(&s.loop.out, c, e)
 	s.afterClose(wake)
 }
 

@@ -79,6 +79,11 @@ type Config struct {
 
 	Layout   codec.Layout // the frame; zero is the default frame
 	MaxFrame int          // bytes behind the length field; 64 KiB, or what that field can say
+	// Framer finds and writes the frames instead of Layout, such as codec.Line; nil: none.
+	// It has a limit of its own, and MaxFrame holds as well, but for 32 bytes around what
+	// counts. Where its frames have no handles there are no system frames, every packet is
+	// 0/0, and auto:// can't be. What it can't write is its own error, from Send and the rest.
+	Framer codec.Framer `json:"-"`
 
 	Loops    int        // event loops; the number of CPUs that this process may use (GOMAXPROCS)
 	Dispatch Dispatch   // where packets run; Adaptive
@@ -244,15 +249,8 @@ func (c Config) validate() error {
 	if len(c.Addrs) == 0 {
 		bad("Addrs", "none", "give at least one, such as tcp://127.0.0.1:7000")
 	}
-	if frames, err := codec.New(c.Layout, c.MaxFrame); err != nil {
+	if err := c.validateFraming(bad); err != nil {
 		errs = append(errs, err)
-	} else {
-		for h := range c.Handles {
-			main, sub := codec.Split(h)
-			if err := frames.Check(codec.Packet{Main: main, Sub: sub}); err != nil {
-				bad("Handles", fmt.Sprintf("%d/%d", main, sub), "must be one that the layout has room for")
-			}
-		}
 	}
 	c.validateDoors(bad)
 	within("Loops", c.Loops, 1, 1024)

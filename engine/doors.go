@@ -154,6 +154,8 @@ func (c *Config) validateDoors(bad func(field string, v any, why string)) {
 			bad("Addrs", s, err.Error())
 		case a.TLS && c.TLS == nil:
 			bad("Addrs", s, "needs a certificate: set TLS")
+		case a.Auto && c.Framer != nil:
+			bad("Addrs", s, "needs frames that begin with their length, which tells them from TLS and HTTP: give each its own address")
 		case a.Auto:
 			if b, ok := c.ambiguous(); ok {
 				bad("Addrs", s, fmt.Sprintf("a frame of this layout may begin with the byte %#02x, as TLS or HTTP do: give each its own address", b))

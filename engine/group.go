@@ -164,7 +164,9 @@ func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err
 	srv, c := g.srv, g.srv.codec
 	p := codec.Packet{Main: main, Sub: sub, Body: body}
 	if !c.Fits(p) {
-		return 0, srv.misfit(p)
+		if c, p, err = srv.fit(p); err != nil {
+			return 0, err
+		}
 	}
 	if !srv.serving.Load() {
 		return 0, ErrClosed
@@ -177,7 +179,7 @@ func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err
 	if len(list) == 0 {
 		return 0, nil
 	}
-	frame := bufpool.Get(c.Overhead() + len(body))
+	frame := bufpool.Get(c.Overhead() + len(p.Body))
 	frame.Share()
 	srv.budget.Add(frame.Held())
 	frame.B = c.AppendFitting(frame.B, p)

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"strings"
+
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
@@ -124,7 +126,7 @@ func (l *loop) refuse(s *Session, err error) {
 	s.rd.since = l.srv.now()
 	it := bufpool.Get(0)
 	it.Tag = strand.Bad
-	it.B = append(it.B, err.Error()[len("codec: "):]...)
+	it.B = append(it.B, strings.TrimPrefix(err.Error(), "codec: ")...)
 	l.post(s, it)
 }
 

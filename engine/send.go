@@ -45,10 +45,18 @@ func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error 
 func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
 	c := s.srv.codec
 	if !c.Fits(p) {
+		if s.srv.cfg.Framer != nil {
+			return s.srv.encode(p, func(p codec.Packet) error { return s.stage(verbatim, p, kind) })
+		}
 		if c = s.srv.brief; p.Main != SystemMain || !c.Fits(p) {
 			return s.srv.misfit(p)
 		}
 	}
+	return s.stage(c, p, kind)
+}
+
+// stage hands the outbox a packet that c's frames hold.
+func (s *Session) stage(c *codec.Codec, p codec.Packet, kind outbox.Kind) error {
 	switch r := s.out.Send(&s.loop.out, c, p, kind); r {
 	case outbox.Staged:
 		return nil

@@ -53,9 +53,9 @@ func (c *callCmd) run(stdout io.Writer) error {
 	if max == codec.DefaultMaxFrame {
 		max = 0
 	}
-	form, err := codec.New(c.layout(), max)
+	form, err := c.form(max)
 	if err != nil {
-		return startError(err, &sources{})
+		return err
 	}
 	if req != nil {
 		err := form.Check(*req)
@@ -63,6 +63,9 @@ func (c *callCmd) run(stdout io.Writer) error {
 		case errors.Is(err, codec.ErrBodyTooLarge):
 			return exitf(exitUsage, "BODY of %d bytes: at most %d fit a frame; give a larger --max-frame if the server has one", len(req.Body), form.MaxBody())
 		case errors.Is(err, codec.ErrBadHandle):
+			if c.Framing != "length" {
+				return exitf(exitUsage, "MAIN/SUB %q: --framing %s has no handles; give 0/0", c.Handle, c.Framing)
+			}
 			return exitf(exitUsage, "MAIN/SUB %q: 0 to 255 each with --command=main-sub-8", c.Handle)
 		case err != nil:
 			return exitf(exitUsage, "%w", err)
@@ -84,6 +87,22 @@ func (c *callCmd) run(stdout io.Writer) error {
 		}
 	}
 	return c.wait(l, req)
+}
+
+// form is the codec of the server's frames.
+func (c *callCmd) form(maxFrame int) (*codec.Codec, error) {
+	framer, err := c.framer(maxFrame, &sources{})
+	if err != nil {
+		return nil, err
+	}
+	form, err := codec.New(c.layout(), maxFrame)
+	if err == nil && framer != nil {
+		form, err = codec.Framed(framer, maxFrame)
+	}
+	if err != nil {
+		return nil, startError(err, &sources{})
+	}
+	return form, nil
 }
 
 // request is the frame to send; nil when there is none.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -35,6 +37,7 @@ type (
 
 // frameFlags describe the frame, for a server and a client alike.
 type frameFlags struct {
+	Framing      string   `group:"frame" default:"length" placeholder:"FORM" help:"How frames are told apart: length, varint (protobuf's varint32 in front of Main and Sub), or without handles line, delimiter=HEX or fixed=N, where each frame is echoed (${default})."`
 	ByteOrder    string   `group:"frame" enum:"big,little" default:"big" help:"Byte order of every integer: big or little (${default})."`
 	LengthWidth  count    `group:"frame" default:"4" placeholder:"N" help:"Bytes of the length field: 2 or 4 (${default})."`
 	LengthAdjust int      `group:"frame" default:"0" placeholder:"N" help:"Added to the length field it gives the bytes behind it; -4 where a length of 4 bytes counts itself (${default})."`
@@ -45,6 +48,15 @@ type frameFlags struct {
 
 var commandForms = map[string]codec.Command{
 	"main-sub-16": codec.MainSub16, "main-sub-8": codec.MainSub8, "handle-32": codec.Handle32,
+}
+
+// framer is what --framing says; nil for a layout. maxFrame is in bytes; 0: the default.
+func (f *frameFlags) framer(maxFrame int, src *sources) (codec.Framer, error) {
+	fr, err := codec.ParseFramer(f.Framing, maxFrame)
+	if err != nil {
+		return nil, exitf(exitUsage, "--framing %s: %s%s", f.Framing, strings.TrimPrefix(trim(err), fmt.Sprintf("framing %q: ", f.Framing)), src.from("framing"))
+	}
+	return fr, nil
 }
 
 func (f *frameFlags) layout() codec.Layout {
@@ -104,14 +116,14 @@ type engineFlags struct {
 
 // config is the engine's Config that the flags say. handles says where the server's
 // own blocking handlers must run; --handle-dispatch has the last word.
-func (f *engineFlags) config(frame *frameFlags, handles map[uint32]engine.Dispatch, logger *slog.Logger) engine.Config {
+func (f *engineFlags) config(frame *frameFlags, framer codec.Framer, handles map[uint32]engine.Dispatch, logger *slog.Logger) engine.Config {
 	modes := map[uint32]engine.Dispatch{}
 	maps.Copy(modes, handles)
 	for _, r := range f.HandleDispatch {
 		modes[r.handle.key()] = r.mode
 	}
 	return engine.Config{
-		Addrs: f.Addr, Layout: frame.layout(), MaxFrame: f.maxFrame(),
+		Addrs: f.Addr, Layout: frame.layout(), Framer: framer, MaxFrame: f.maxFrame(),
 		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: modes,
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue), StallAfter: f.StallAfter.engine(),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
@@ -146,6 +158,8 @@ func flagOf(field string) string {
 	switch field {
 	case "Addrs":
 		return "addr"
+	case "Framer":
+		return "framing"
 	case "Handles":
 		return "handle-dispatch"
 	case "MaxConnsPerIP":

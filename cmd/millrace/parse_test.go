@@ -22,7 +22,7 @@ func parse(t *testing.T, args ...string) engine.Config {
 	if _, err := parser.Parse(append([]string{"serve"}, args...)); err != nil {
 		t.Fatal(err)
 	}
-	return cli.Serve.config(&cli.Serve.frameFlags, reference.NewRouter().Dispatch(), slog.Default())
+	return cli.Serve.config(&cli.Serve.frameFlags, nil, reference.NewRouter().Dispatch(), slog.Default())
 }
 
 func TestSizesReadWhatTheyWrite(t *testing.T) {
@@ -55,13 +55,13 @@ func TestHandleDispatchWinsOverTheServersOwn(t *testing.T) {
 	if own[1<<16|4] != engine.Ordered {
 		t.Errorf("1/4 runs %v by itself, want ordered", own[1<<16|4])
 	}
-	if got := f.config(&frameFlags{}, own, nil).Handles[1<<16|4]; got != engine.Inline {
+	if got := f.config(&frameFlags{}, nil, own, nil).Handles[1<<16|4]; got != engine.Inline {
 		t.Errorf("1/4 runs %v, want inline", got)
 	}
 	if own[1<<16|4] != engine.Ordered {
 		t.Error("the server's own table was changed")
 	}
-	if got := f.config(&frameFlags{}, nil, nil).Handles[1<<16|4]; got != engine.Inline {
+	if got := f.config(&frameFlags{}, nil, nil, nil).Handles[1<<16|4]; got != engine.Inline {
 		t.Errorf("a server without handles of its own: got %v, want inline", got)
 	}
 }

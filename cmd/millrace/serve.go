@@ -41,7 +41,11 @@ type serveCmd struct {
 
 func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) (err error) {
 	log := newLogger(stderr, c.LogFormat, c.LogLevel)
-	cfg := c.config(&c.frameFlags, nil, log)
+	framer, err := c.framer(c.maxFrame(), src)
+	if err != nil {
+		return err
+	}
+	cfg := c.config(&c.frameFlags, framer, nil, log)
 	doors, store, err := c.doors(src)
 	if err != nil {
 		return err
@@ -76,9 +80,13 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	reference.Timers(router, behind.timers)
 	reference.Queries(router, behind.db, behind.ready)
 	router.Mount(behind.services)
-	cfg = c.config(&c.frameFlags, router.Dispatch(), log)
+	var handler engine.Handler = router
+	if framer != nil && !framer.Handles() {
+		handler = reference.Echo{}
+	}
+	cfg = c.config(&c.frameFlags, framer, router.Dispatch(), log)
 	cfg.Pool, cfg.Doors = behind.pool, doors
-	srv, err := engine.New(cfg, router)
+	srv, err := engine.New(cfg, handler)
 	if err != nil {
 		return startError(err, src)
 	}

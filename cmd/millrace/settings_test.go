@@ -20,7 +20,7 @@ func TestEachSettingServes(t *testing.T) {
 		"tls-cert": cert, "tls-key": key, "tls-self-signed": "true", "tls-client-ca": cert, "tls-min": "1.3", "handshake-timeout": "9s", "max-handshakes": "9",
 		"proxy-protocol": "192.0.2.0/24", "ws-origin": "https://example.com", "forwarded-for": "192.0.2.0/24",
 		"drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
-		"command": "main-sub-8", "seq": "true", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
+		"command": "main-sub-8", "seq": "true", "framing": "varint", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
 		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
 		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off", "drain-rate": "9", "drain-to": "127.0.0.1:1",
 		"unsafe-demo": "true", "log-level": "debug", "log-format": "json",
@@ -32,6 +32,7 @@ func TestEachSettingServes(t *testing.T) {
 		"prefix":        "\xca\xfe\x00\x00\x00\x09\x00\x01\x00\x01hello",
 		"command":       "\x00\x00\x00\x07\x01\x01hello",
 		"seq":           "\x00\x00\x00\x0d\x00\x01\x00\x01\x11\x22\x33\x44hello",
+		"framing":       "\x09\x00\x01\x00\x01hello",
 		"system-frames": "\x00\x00\x00\x09\x00\x01\x00\x01hello",
 	}
 	printed, _, code := millrace(t, nil, "", "serve", "--print-config")

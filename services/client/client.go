@@ -24,6 +24,9 @@ type Config struct {
 	// what its length field can say.
 	Layout   codec.Layout
 	MaxFrame int
+	// Framer is the server's where it has one instead of a Layout, such as codec.Varint's. Its
+	// frames need handles.
+	Framer codec.Framer
 	// Serializer of calls; default JSON.
 	Serializer serial.Serializer
 	// Heartbeat is how long the server may be silent before it gets a PING, and
@@ -141,6 +144,12 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	cfg = cfg.withDefaults()
 	cd, err := codec.New(cfg.Layout, cfg.MaxFrame)
+	if cfg.Framer != nil {
+		if !cfg.Framer.Handles() {
+			return nil, errors.New("client: a Framer without handles: answers can't be told apart; use codec.NewFramerReader and Writer")
+		}
+		cd, err = codec.Framed(cfg.Framer, cfg.MaxFrame)
+	}
 	if err != nil {
 		return nil, err
 	}

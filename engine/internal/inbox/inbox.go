@@ -3,6 +3,8 @@
 package inbox
 
 import (
+	"cmp"
+
 	"millrace/codec"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
@@ -11,8 +13,12 @@ import (
 // Partial is the frame whose rest is still to come. Its memory grows with what has come
 // of it, not with what its header claims, and is counted in the budget.
 type Partial struct {
-	buf *bufpool.Buf
+	buf  *bufpool.Buf
+	seen int32 // bytes of it that have no whole frame
 }
+
+// searchStep is how many bytes a frame may grow by at once while its size is not known.
+const searchStep = 4 << 10
 
 // Some tells whether there is one.
 func (p *Partial) Some() bool { return p.buf != nil }
@@ -27,7 +33,7 @@ func (p *Partial) Held() int {
 
 // Begin keeps a copy of the first bytes of a frame.
 func (p *Partial) Begin(b []byte, bud *budget.Budget) {
-	p.buf = bufpool.Get(len(b))
+	p.buf, p.seen = bufpool.Get(len(b)), 0
 	p.buf.B = append(p.buf.B, b...)
 	bud.Add(p.buf.Held())
 }
@@ -35,8 +41,12 @@ func (p *Partial) Begin(b []byte, bud *budget.Budget) {
 // Add adds what belongs to the frame and returns the rest of b. When the frame is whole
 // it is returned and no longer counted. After an error nothing is kept.
 func (p *Partial) Add(c *codec.Codec, b []byte, bud *budget.Budget) (frame *bufpool.Buf, rest []byte, err error) {
-	for {
-		_, missing, err := c.Frame(p.buf.B)
+	for all := b; ; {
+		size, missing, err := c.FrameAfter(p.buf.B, int(p.seen))
+		behind := len(p.buf.B) - size // of the next frames
+		if missing == 0 && behind > len(all)-len(b) {
+			err = cmp.Or(err, codec.ErrBadFramer)
+		}
 		if err != nil {
 			p.Drop(bud)
 			return nil, nil, err
@@ -44,10 +54,15 @@ func (p *Partial) Add(c *codec.Codec, b []byte, bud *budget.Budget) (frame *bufp
 		if missing == 0 {
 			frame, p.buf = p.buf, nil
 			bud.Add(-frame.Held())
-			return frame, b, nil
+			frame.B = frame.B[:size]
+			return frame, all[len(all)-len(b)-behind:], nil
 		}
+		p.seen = int32(len(p.buf.B))
 		if len(b) == 0 {
 			return nil, nil, nil
+		}
+		if size == 0 && c.Searches() {
+			missing = max(missing, searchStep)
 		}
 		n := min(missing, len(b))
 		if p.buf.Spare() < n {
@@ -65,7 +80,7 @@ func (p *Partial) Missing(c *codec.Codec) int {
 	if p.buf == nil {
 		return 0
 	}
-	_, missing, _ := c.Frame(p.buf.B)
+	_, missing, _ := c.FrameAfter(p.buf.B, int(p.seen))
 	return missing
 }
 

@@ -1,0 +1,20 @@
+package reference
+
+import (
+	"millrace/codec"
+	"millrace/engine"
+)
+
+// Echo is the engine.Handler for framings without handles: each frame is its own answer.
+type Echo struct{}
+
+func (Echo) OnSocketAccept(*engine.Session)               {}
+func (Echo) OnSocketClose(*engine.Session, engine.Reason) {}
+
+// OnSocketRead answers p with its body. What was a frame is one again, but that of an answer
+// that the session no longer takes.
+func (Echo) OnSocketRead(s *engine.Session, p codec.Packet) {
+	if err := s.Reply(p, p.Body); err != nil {
+		dropped(s, p, err)
+	}
+}
