@@ -85,7 +85,7 @@ type ControllerStats struct {
 }
 
 // Controller is an engine.Handler that gives each packet to the service
-// registered for its handle. Register may be called at any time from any
+// registered for its handle. Register and Raw may be called at any time from any
 // goroutine.
 //
 // The seed calls it controller, with its handler_dict.
@@ -94,9 +94,9 @@ type Controller struct {
 	frames *codec.Codec // of cfg.Layout
 	json   serial.Serializer
 
-	services atomic.Pointer[map[uint32]service] // copied on write
-	mu       sync.Mutex                         // Register, Use, OnAccept and OnClose
-	uses     []use                              // guarded by mu
+	services atomic.Pointer[registry] // copied on write
+	mu       sync.Mutex               // Register, Raw, Use, OnAccept and OnClose
+	uses     []use                    // guarded by mu
 	accepts  atomic.Pointer[[]func(*engine.Session)]
 	closes   atomic.Pointer[[]func(*engine.Session, engine.Reason)]
 
@@ -141,7 +141,7 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 		return nil, fmt.Errorf("services: %w", err)
 	}
 	c := &Controller{cfg: cfg.withDefaults(), frames: frames, json: serial.JSON(serial.Limits{})}
-	c.services.Store(&map[uint32]service{})
+	c.services.Store(&registry{})
 	if cfg.Durable != nil {
 		cfg.Durable.Bind(c.fireDurable)
 	}
@@ -154,7 +154,7 @@ func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 // Handles returns the handles that peers can ask for, ascending.
 func (c *Controller) Handles() []uint32 {
 	var all []uint32
-	for h, sv := range *c.services.Load() {
+	for h, sv := range c.services.Load().all {
 		if !sv.meta().internal {
 			all = append(all, h)
 		}
@@ -167,7 +167,7 @@ func (c *Controller) Handles() []uint32 {
 // for engine.Config.Handles.
 func (c *Controller) Dispatch() map[uint32]engine.Dispatch {
 	all := map[uint32]engine.Dispatch{}
-	for h, sv := range *c.services.Load() {
+	for h, sv := range c.services.Load().all {
 		if sv.meta().blocking {
 			all[h] = engine.Ordered
 		}
@@ -183,7 +183,7 @@ func (c *Controller) Stats() ControllerStats {
 	}
 }
 
-func (c *Controller) lookup(handle uint32) service { return (*c.services.Load())[handle] }
+func (c *Controller) lookup(handle uint32) service { return c.services.Load().all[handle] }
 
 // add enters a service. A second one on its handle is an error, and one that peers can't
 // ask for because of the layout.
@@ -202,12 +202,7 @@ func (c *Controller) add(sv service) error {
 			handleText(h), other.meta().name, sv.meta().name)
 	}
 	sv.setMiddleware(c.uses)
-	next := make(map[uint32]service, len(*c.services.Load())+1)
-	for h, sv := range *c.services.Load() {
-		next[h] = sv
-	}
-	next[h] = sv
-	c.services.Store(&next)
+	c.services.Store(c.services.Load().with(sv))
 	return nil
 }
 
@@ -246,7 +241,11 @@ func (c *Controller) OnSocketAccept(s *engine.Session) {
 
 // OnSocketRead implements engine.Handler.
 func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
-	sv := c.lookup(p.Handle())
+	sv := c.services.Load().find(p.Main, p.Sub)
+	if r, ok := sv.(*raw); ok {
+		r.serve(s, p)
+		return
+	}
 	if sv == nil || sv.meta().internal {
 		c.unknown.Add(1)
 		_ = s.ReplyError(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone

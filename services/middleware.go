@@ -14,8 +14,8 @@ import (
 type Next func(ctx *Context) error
 
 // Middleware goes around every request of some handles. It may answer with an
-// error of its own instead of calling next. It does not see calls in line and
-// delay events.
+// error of its own instead of calling next. It does not see calls in line,
+// delay events and Raw handles.
 type Middleware func(next Next) Next
 
 // use is one call of Use.
@@ -31,7 +31,7 @@ func (c *Controller) Use(first, last uint32, m ...Middleware) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.uses = append(c.uses, use{first, last, m})
-	for _, sv := range *c.services.Load() {
+	for _, sv := range c.services.Load().all {
 		sv.setMiddleware(c.uses)
 	}
 }

@@ -182,8 +182,11 @@ func (k *call[Req, Res]) validate() error {
 		return nil
 	}
 	err := any(&k.req).(Validator).Validate()
-	var e *Error
-	if err != nil && !errors.As(err, &e) {
+	if err == nil {
+		return nil
+	}
+	var e *Error // here, as it is allocated
+	if !errors.As(err, &e) {
 		return Errorf(engine.CodeBadBody, "%w", err)
 	}
 	return err

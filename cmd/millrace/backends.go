@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"millrace/cmd/millrace/internal/reference"
 	"millrace/cmd/millrace/internal/refservices"
 	"millrace/dbasync"
 	"millrace/dbasync/migrate"
@@ -134,6 +135,12 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Logger: log,
 	})
 	return err
+}
+
+// serve registers the handles 1/* to 3/* beside those of the services.
+func (b *backends) serve(unsafe bool) error {
+	c := b.services.Controller
+	return errors.Join(reference.Basics(c, unsafe), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
 }
 
 // joinWhenUp keeps trying to start the shared cache.

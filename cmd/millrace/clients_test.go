@@ -134,7 +134,7 @@ func TestCall(t *testing.T) {
 		{"JSON", []string{tcp, "1/4", `{"ms":1}`}, "", `1/4 {"slept_ms":1}` + "\n", "", 0},
 		{"PING", []string{tcp, "0/1", "hi"}, "", "0/2 PONG hi\n", "", 0},
 		{"broadcast", []string{tcp, "1/2", "all"}, "", "1/2 all\n", "", 0},
-		{"ERROR", []string{tcp, "1/4", "{}"}, "", "0/3 ERROR 3 bad_body about 1/4: ms: is missing\n", "millrace: the server answered ERROR 3 bad_body\n", 1},
+		{"ERROR", []string{tcp, "1/4", "{}"}, "", "0/3 ERROR 3 bad_body about 1/4: serial: bad body: json: no field \"ms\" at byte 2\n", "millrace: the server answered ERROR 3 bad_body\n", 1},
 		{"no answer", []string{"--timeout=2s", tcp, "1/4", `{"ms":60000}`}, "", "", "millrace: " + tcp + ": no answer to 1/4 within --timeout 2s\n", 75},
 		{"not a handle", []string{tcp, "1.1"}, "", "", `millrace: MAIN/SUB "1.1": must be MAIN/SUB, two numbers of 0 to 65535, such as 1/1` + "\n", 64},
 		{"no handle", []string{tcp}, "", "", "millrace: MAIN/SUB is missing, such as 1/1; only --listen does without\n", 64},

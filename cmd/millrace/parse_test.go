@@ -9,6 +9,7 @@ import (
 
 	"millrace/cmd/millrace/internal/reference"
 	"millrace/engine"
+	"millrace/services"
 )
 
 // parse reads serve's command line in this process.
@@ -22,7 +23,7 @@ func parse(t *testing.T, args ...string) engine.Config {
 	if _, err := parser.Parse(append([]string{"serve"}, args...)); err != nil {
 		t.Fatal(err)
 	}
-	return cli.Serve.config(&cli.Serve.frameFlags, nil, reference.NewRouter().Dispatch(), slog.Default())
+	return cli.Serve.config(&cli.Serve.frameFlags, nil, nil, slog.Default())
 }
 
 func TestSizesReadWhatTheyWrite(t *testing.T) {
@@ -49,9 +50,14 @@ func TestSizesReadWhatTheyWrite(t *testing.T) {
 func TestHandleDispatchWinsOverTheServersOwn(t *testing.T) {
 	var f engineFlags
 	f.HandleDispatch = routes{{handle{1, 4}, engine.Inline}}
-	r := reference.NewRouter()
-	reference.Basics(r, false)
-	own := r.Dispatch()
+	c, err := services.NewController(services.ControllerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reference.Basics(c, false); err != nil {
+		t.Fatal(err)
+	}
+	own := c.Dispatch()
 	if own[1<<16|4] != engine.Ordered {
 		t.Errorf("1/4 runs %v by itself, want ordered", own[1<<16|4])
 	}

@@ -20,6 +20,7 @@ import (
 	"millrace/cmd/millrace/internal/refservices"
 	"millrace/engine"
 	"millrace/internal/mask"
+	"millrace/services"
 )
 
 // serveCmd is millrace serve.
@@ -51,7 +52,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		return err
 	}
 	cfg.Doors = doors
-	if _, err := engine.New(cfg, reference.NewRouter()); err != nil {
+	if _, err := engine.New(cfg, new(services.Controller)); err != nil { // it checks only
 		return startError(err, src)
 	}
 	if a, ok := c.Addr.twice(); ok {
@@ -75,16 +76,15 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		defer cancel()
 		behind.stop(ctx)
 	}()
-	router := reference.NewRouter()
-	reference.Basics(router, c.UnsafeDemo)
-	reference.Timers(router, behind.timers)
-	reference.Queries(router, behind.db, behind.ready)
-	router.Mount(behind.services)
-	var handler engine.Handler = router
+	if err := behind.serve(c.UnsafeDemo); err != nil {
+		return exitf(exitFailed, "%w", err)
+	}
+	controller := behind.services.Controller
+	var handler engine.Handler = controller
 	if framer != nil && !framer.Handles() {
 		handler = reference.Echo{}
 	}
-	cfg = c.config(&c.frameFlags, framer, router.Dispatch(), log)
+	cfg = c.config(&c.frameFlags, framer, controller.Dispatch(), log)
 	cfg.Pool, cfg.Doors = behind.pool, doors
 	srv, err := engine.New(cfg, handler)
 	if err != nil {

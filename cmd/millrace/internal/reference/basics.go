@@ -1,16 +1,15 @@
 package reference
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"math"
 	"strconv"
 	"time"
 
-	"millrace/cmd/millrace/internal/strictjson"
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/services"
+	"millrace/services/serial"
 )
 
 // The handles of Basics.
@@ -34,26 +33,34 @@ const maxGroupName = 256
 // lookUp is how often a sleeping handler looks whether its session is still there.
 const lookUp = 100 * time.Millisecond
 
+// json is how 1/8 is written: as all answers are.
+var json = serial.JSON(serial.Limits{})
+
 // Basics registers 1/1 to 1/9: echo, broadcast, whoami, sleep, groups and, with unsafe,
 // the panic.
-func Basics(r *Router, unsafe bool) {
-	r.Handle(basics, subEcho, func(s *engine.Session, p codec.Packet) { Answer(s, p, p.Body) })
-	r.Handle(basics, subBroadcast, broadcast)
-	r.Handle(basics, subWhoami, whoami)
-	r.Blocking(basics, subSleep, sleep)
-	r.Handle(basics, subJoin, join)
-	r.Handle(basics, subLeave, leave)
-	r.Handle(basics, subGroupSend, groupSend)
+func Basics(c *services.Controller, unsafe bool) error {
+	err := errors.Join(
+		c.Raw(services.Handle(basics, subEcho), echo, services.Name("echo")),
+		c.Raw(services.Handle(basics, subBroadcast), broadcast, services.Name("broadcast")),
+		services.Register(c, services.Handle(basics, subWhoami), services.Stages[services.None, whoamiReply]{Handle: whoami}, services.Name("whoami")),
+		services.Register(c, services.Handle(basics, subSleep), services.Stages[sleepRequest, sleepReply]{Handle: sleep},
+			services.Name("sleep"), services.Blocking()),
+		services.Register(c, services.Handle(basics, subJoin), services.Stages[groupRequest, membersReply]{Handle: join}, services.Name("join")),
+		services.Register(c, services.Handle(basics, subLeave), services.Stages[groupRequest, membersReply]{Handle: leave}, services.Name("leave")),
+		services.Register(c, services.Handle(basics, subGroupSend), services.Stages[sendRequest, sentReply]{Handle: groupSend}, services.Name("group send")))
 	if unsafe {
-		r.Handle(basics, subPanic, func(*engine.Session, codec.Packet) { panic("1/9: a panic on purpose") })
+		err = errors.Join(err, c.Raw(services.Handle(basics, subPanic), func(*engine.Session, codec.Packet) error {
+			panic("1/9: a panic on purpose")
+		}, services.Name("panic")))
 	}
+	return err
 }
 
+func echo(s *engine.Session, p codec.Packet) error { return s.Reply(p, p.Body) }
+
 // broadcast sends p to every session; the sender's copy is its answer.
-func broadcast(s *engine.Session, p codec.Packet) {
-	if err := s.Broadcast(p.Main, p.Sub, p.Body); err != nil {
-		refuse(s, p, err)
-	}
+func broadcast(s *engine.Session, p codec.Packet) error {
+	return sendError(s.Broadcast(p.Main, p.Sub, p.Body))
 }
 
 type whoamiReply struct {
@@ -63,46 +70,79 @@ type whoamiReply struct {
 	ConnectedAt string `json:"connected_at"`
 }
 
-func whoami(s *engine.Session, p codec.Packet) {
-	answer(s, p, whoamiReply{
+func whoami(ctx *services.Context, _ *services.None, res *whoamiReply) error {
+	s := ctx.Session()
+	*res = whoamiReply{
 		Index: s.Index(), Round: s.Round(), Addr: s.RemoteAddr().String(),
 		ConnectedAt: s.ConnectedAt().Format(time.RFC3339Nano),
-	})
+	}
+	return nil
+}
+
+type sleepRequest struct {
+	MS int64 `json:"ms"`
+}
+
+type sleepReply struct {
+	SleptMS int64 `json:"slept_ms"`
+}
+
+// Validate checks the range.
+func (r *sleepRequest) Validate() error { return validMS(r.MS) }
+
+// validMS checks a time in milliseconds.
+func validMS(ms int64) error {
+	if ms < 1 || ms > math.MaxUint32 {
+		return errors.New("ms must be from 1 to 4294967295")
+	}
+	return nil
 }
 
 // sleep blocks its worker, which is what it is for. It ends early when nobody is left
 // to answer, so that clients that leave don't use up the spare workers.
-func sleep(s *engine.Session, p codec.Packet) {
-	var ms int64
-	if !Decode(s, p, strictjson.Int("ms", &ms, 1, math.MaxUint32)) {
-		return
-	}
-	until := time.Now().Add(time.Duration(ms) * time.Millisecond)
+func sleep(ctx *services.Context, req *sleepRequest, res *sleepReply) error {
+	s := ctx.Session()
+	until := time.Now().Add(time.Duration(req.MS) * time.Millisecond)
 	for left := time.Until(until); left > 0 && s.Connected(); left = time.Until(until) {
 		time.Sleep(min(left, lookUp))
 	}
-	answerInt(s, p, `{"slept_ms":`, ms)
+	res.SleptMS = req.MS
+	return nil
 }
 
-func join(s *engine.Session, p codec.Packet) {
-	membership(s, p, (*engine.Group).Join)
+type groupRequest struct {
+	Group string `json:"group"`
 }
 
-func leave(s *engine.Session, p codec.Packet) {
-	membership(s, p, (*engine.Group).Leave)
+// Validate checks the name.
+func (r *groupRequest) Validate() error { return validGroup(r.Group) }
+
+type membersReply struct {
+	Members int `json:"members"`
 }
 
-func membership(s *engine.Session, p codec.Packet, do func(*engine.Group, *engine.Session) (int, error)) {
-	var name string
-	if !Decode(s, p, strictjson.String("group", &name)) || !groupName(s, p, name) {
-		return
-	}
-	n, err := do(s.Server().Group(name), s)
-	if err != nil {
-		refuse(s, p, err)
-		return
-	}
-	answerInt(s, p, `{"members":`, int64(n))
+func join(ctx *services.Context, req *groupRequest, res *membersReply) (err error) {
+	s := ctx.Session()
+	res.Members, err = s.Server().Group(req.Group).Join(s)
+	return sendError(err)
+}
+
+func leave(ctx *services.Context, req *groupRequest, res *membersReply) (err error) {
+	s := ctx.Session()
+	res.Members, err = s.Server().Group(req.Group).Leave(s)
+	return sendError(err)
+}
+
+type sendRequest struct {
+	Group string `json:"group"`
+	Data  string `json:"data"`
+}
+
+// Validate checks the name.
+func (r *sendRequest) Validate() error { return validGroup(r.Group) }
+
+type sentReply struct {
+	Sent int `json:"sent"`
 }
 
 type groupPush struct {
@@ -112,61 +152,35 @@ type groupPush struct {
 	Data  string `json:"data"`
 }
 
-func groupSend(s *engine.Session, p codec.Packet) {
-	var m groupPush
-	if !Decode(s, p, strictjson.String("group", &m.Group), strictjson.String("data", &m.Data)) || !groupName(s, p, m.Group) {
-		return
-	}
-	m.From, m.Round = s.Index(), s.Round()
-	n, err := s.SendGroup(s.Server().Group(m.Group), basics, subGroupPush, encode(m))
+func groupSend(ctx *services.Context, req *sendRequest, res *sentReply) error {
+	s := ctx.Session()
+	body, err := json.Append(nil, &groupPush{Group: req.Group, From: s.Index(), Round: s.Round(), Data: req.Data})
 	if err != nil {
-		refuse(s, p, err)
-		return
+		return err
 	}
-	answerInt(s, p, `{"sent":`, int64(n))
+	res.Sent, err = s.SendGroup(s.Server().Group(req.Group), basics, subGroupPush, body)
+	return sendError(err)
 }
 
-func groupName(s *engine.Session, p codec.Packet, name string) bool {
+func validGroup(name string) error {
 	if len(name) > maxGroupName {
-		Refuse(s, p, engine.CodeLimit, "a group's name has at most "+strconv.Itoa(maxGroupName)+" bytes")
-		return false
+		return &services.Error{Code: engine.CodeLimit, Text: "a group's name has at most " + strconv.Itoa(maxGroupName) + " bytes"}
 	}
-	return true
+	return nil
 }
 
-// refuse answers p with the ERROR that err stands for.
-func refuse(s *engine.Session, p codec.Packet, err error) {
+// sendError says what it means to the peer that something could not be sent, or a group
+// not be joined; nil when the session has gone, as then nobody is left to tell.
+func sendError(err error) error {
 	switch {
-	case errors.Is(err, engine.ErrClosed): // nobody is left to tell
+	case err == nil, errors.Is(err, engine.ErrClosed):
+		return nil
 	case errors.Is(err, engine.ErrLimit):
-		Refuse(s, p, engine.CodeLimit, "too many groups")
+		return &services.Error{Code: engine.CodeLimit, Text: "too many groups", Err: err}
 	case errors.Is(err, engine.ErrFrameTooLarge):
-		Refuse(s, p, engine.CodeLimit, "what would be sent does not fit a frame")
+		return &services.Error{Code: engine.CodeLimit, Text: "what would be sent does not fit a frame", Err: err}
 	case errors.Is(err, engine.ErrBusy):
-		Refuse(s, p, engine.CodeOverloaded, "too much waits to be sent; try again later")
-	default:
-		Refuse(s, p, engine.CodeInternal, "not sent")
-		s.Logger().Error("not sent", "main", p.Main, "sub", p.Sub, "err", err)
+		return &services.Error{Code: engine.CodeOverloaded, Text: "too much waits to be sent; try again later", Err: err}
 	}
-}
-
-// answerInt answers p with an object whose only field's value is n; open is what
-// stands before it.
-func answerInt(s *engine.Session, p codec.Packet, open string, n int64) {
-	var buf [64]byte
-	Answer(s, p, append(strconv.AppendInt(append(buf[:0], open...), n, 10), '}'))
-}
-
-func answer(s *engine.Session, p codec.Packet, v any) { Answer(s, p, encode(v)) }
-
-// encode leaves <, > and & as they are: six bytes for each would make a text that fits
-// a frame into one that doesn't.
-func encode(v any) []byte {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		panic("reference: " + err.Error()) // v is one of our own structs
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	return err
 }

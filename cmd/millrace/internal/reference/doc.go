@@ -1,16 +1,14 @@
-// Package reference holds the handlers of the reference server, millrace serve: what
-// stands behind each handle of the wire contract. It is internal to the command, so
-// that nobody who embeds the engine links it.
+// Package reference has the services of the reference server, millrace serve, for the
+// handles 1/* to 3/* of the wire contract; those of 4/* and 5/* are in refservices. It is
+// internal to the command, so that nobody who embeds the engine links it.
 //
-// A Router is the engine.Handler: it looks a packet's handle up and calls what is
-// registered for it; what is not gets ERROR 2.
+//	c, err := services.NewController(services.ControllerConfig{})
+//	err = reference.Basics(c, false)     // 1/1 to 1/9
+//	err = reference.Timers(c, timers)    // 2/1 to 2/3
+//	err = reference.Queries(c, db, ready) // 3/1
+//	srv, err := engine.New(engine.Config{Addrs: addrs, Handles: c.Dispatch()}, c)
 //
-//	r := reference.NewRouter()
-//	reference.Basics(r, false) // rows 1/1 to 1/9
-//	r.Handle(9, 1, func(s *engine.Session, p codec.Packet) { s.Reply(p, nil) })
-//	srv, err := engine.New(engine.Config{Addrs: addrs, Handles: r.Dispatch()}, r)
-//
-// Everything is registered before the server starts; from then on the Router is only
-// read. Handlers run in their session's order, on a worker or on its loop; those that
-// block are registered with Blocking.
+// They run in their session's order, on a worker or on its loop; those that block only on
+// workers. What looks at no body or must cost nothing is registered with Controller.Raw.
+// The session's own value (engine.Session.SetValue) is its timers.
 package reference

@@ -2,7 +2,7 @@ package reference
 
 import (
 	"encoding/base64"
-	"encoding/json"
+	stdjson "encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -10,10 +10,10 @@ import (
 
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"millrace/cmd/millrace/internal/strictjson"
 	"millrace/codec"
 	"millrace/dbasync"
 	"millrace/engine"
+	"millrace/services"
 )
 
 // The handle of Queries.
@@ -39,98 +39,9 @@ type bounds struct{ least, most int64 }
 
 var anyInt = bounds{math.MinInt64, math.MaxInt64}
 
-// waiting are a session's queries that have not been answered, oldest first: answers of
-// one handle leave in the order of their requests.
-type waiting struct{ list []*pendingQuery }
-
-type pendingQuery struct{ answer, release func() }
-
-// done notes an answer and sends those that nothing earlier holds back. Strand only.
-func (w *waiting) done(q *pendingQuery, answer func()) {
-	q.answer = answer
-	for len(w.list) > 0 && w.list[0].answer != nil {
-		first := w.list[0]
-		first.answer()
-		w.list[0] = nil
-		w.list = w.list[1:]
-		first.release()
-	}
-}
-
-// Queries registers 3/1. A nil db answers ERROR 11, and so does one that is not ready.
-func Queries(r *Router, db *dbasync.DB, ready func() bool) {
-	if db == nil {
-		r.Handle(queries, subQuery, func(s *engine.Session, p codec.Packet) {
-			Refuse(s, p, engine.CodeUnavailable, "the server runs without a database")
-		})
-		return
-	}
-	all := newPerSession[waiting](r, nil)
-	r.Blocking(queries, subQuery, func(s *engine.Session, p codec.Packet) {
-		query(s, p, db, ready, all.get(s, func() *waiting { return new(waiting) }))
-	})
-}
-
-func query(s *engine.Session, p codec.Packet, db *dbasync.DB, ready func() bool, w *waiting) {
-	q := &pendingQuery{release: s.Hold()}
-	p = p.Clone()
-	w.list = append(w.list, q)
-	refuse := func(code engine.ErrorCode, text string) {
-		w.done(q, func() { Refuse(s, p, code, text) })
-	}
-	var name string
-	var list []byte
-	if err := strictjson.Decode(p.Body, strictjson.String("name", &name), strictjson.Any("args", &list)); err != nil {
-		refuse(engine.CodeBadBody, err.Error())
-		return
-	}
-	entry, ok := catalogue[name]
-	if !ok {
-		refuse(engine.CodeNotFound, "no such query")
-		return
-	}
-	args, err := integers(list, entry.args)
-	if err != nil {
-		refuse(engine.CodeBadBody, err.Error())
-		return
-	}
-	if !ready() {
-		refuse(engine.CodeUnavailable, "the database is down")
-		return
-	}
-	err = db.Query(s.Context(), s, func(res dbasync.QueryResult) {
-		if res.Stale {
-			q.release() // the session has gone, and its queue with it
-			return
-		}
-		w.done(q, func() { answerQuery(s, p, res) })
-	}, entry.stmt, args...)
-	switch {
-	case errors.Is(err, dbasync.ErrQueueFull):
-		refuse(engine.CodeOverloaded, "too many queries wait")
-	case err != nil:
-		refuse(engine.CodeUnavailable, "the database is down")
-	}
-}
-
-// integers reads a JSON array of integers, as many as there are bounds.
-func integers(list []byte, want []bounds) ([]any, error) {
-	var raw []json.RawMessage
-	if err := json.Unmarshal(list, &raw); err != nil || raw == nil {
-		return nil, errors.New("args must be an array")
-	}
-	if len(raw) != len(want) {
-		return nil, fmt.Errorf("args has %d elements, want %d", len(raw), len(want))
-	}
-	var out []any
-	for i, b := range want {
-		var n int64
-		if err := json.Unmarshal(raw[i], &n); err != nil || string(raw[i]) == "null" || n < b.least || n > b.most {
-			return nil, fmt.Errorf("args[%d] must be an integer from %d to %d", i, b.least, b.most)
-		}
-		out = append(out, n)
-	}
-	return out, nil
+type queryRequest struct {
+	Name string             `json:"name"`
+	Args stdjson.RawMessage `json:"args"`
 }
 
 type queryReply struct {
@@ -139,33 +50,102 @@ type queryReply struct {
 	Tag     string   `json:"tag"`
 }
 
-func answerQuery(s *engine.Session, p codec.Packet, res dbasync.QueryResult) {
+// Queries registers 3/1. A nil db answers ERROR 11, and so does one that is not ready.
+// The database bounds the time that a query takes.
+func Queries(c *services.Controller, db *dbasync.DB, ready func() bool) error {
+	h := services.Handle(queries, subQuery)
+	if db == nil {
+		return c.Raw(h, func(*engine.Session, codec.Packet) error {
+			return services.Errorf(engine.CodeUnavailable, "the server runs without a database")
+		}, services.Name("query"), services.Blocking())
+	}
+	return services.Register(c, h, services.Stages[queryRequest, queryReply]{
+		Handle: func(ctx *services.Context, req *queryRequest, _ *queryReply) error { return query(ctx, req, db, ready) },
+	}, services.Name("query"), services.Blocking(), services.Timeout(services.Forever))
+}
+
+// query answers when the database has: further requests are served meanwhile, and answers
+// leave in the order of their requests.
+func query(ctx *services.Context, req *queryRequest, db *dbasync.DB, ready func() bool) error {
+	entry, ok := catalogue[req.Name]
+	if !ok {
+		return services.Errorf(engine.CodeNotFound, "no such query")
+	}
+	args, err := integers(req.Args, entry.args)
+	if err != nil {
+		return &services.Error{Code: engine.CodeBadBody, Text: err.Error()}
+	}
+	if !ready() {
+		return services.Errorf(engine.CodeUnavailable, "the database is down")
+	}
+	s, reply := ctx.Session(), ctx.Defer()
+	err = db.Query(s.Context(), s, func(res dbasync.QueryResult) {
+		if res.Stale {
+			reply.Done(nil, nil) // the session has gone, nothing is sent
+			return
+		}
+		answer, err := rowsOf(res)
+		if err != nil {
+			reply.DoneHere(nil, err)
+			return
+		}
+		reply.DoneHere(answer, nil)
+	}, entry.stmt, args...)
+	switch {
+	case errors.Is(err, dbasync.ErrQueueFull):
+		return &services.Error{Code: engine.CodeOverloaded, Text: "too many queries wait", Err: err}
+	case err != nil:
+		return &services.Error{Code: engine.CodeUnavailable, Text: "the database is down", Err: err}
+	}
+	return nil
+}
+
+// integers reads a JSON array of integers, as many as there are bounds.
+func integers(list []byte, want []bounds) ([]any, error) {
+	var raw []stdjson.RawMessage
+	if err := stdjson.Unmarshal(list, &raw); err != nil || raw == nil {
+		return nil, errors.New("args must be an array")
+	}
+	if len(raw) != len(want) {
+		return nil, fmt.Errorf("args has %d elements, want %d", len(raw), len(want))
+	}
+	var out []any
+	for i, b := range want {
+		var n int64
+		if err := stdjson.Unmarshal(raw[i], &n); err != nil || string(raw[i]) == "null" || n < b.least || n > b.most {
+			return nil, fmt.Errorf("args[%d] must be an integer from %d to %d", i, b.least, b.most)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// rowsOf makes a result the answer, or says what its failure means to the peer.
+func rowsOf(res dbasync.QueryResult) (*queryReply, error) {
 	switch {
 	case res.Outcome == dbasync.SQLError:
-		Refuse(s, p, engine.CodeInternal, "the statement failed")
+		return nil, &services.Error{Code: engine.CodeInternal, Text: "the statement failed"}
 	case errors.Is(res.Err, dbasync.ErrTimeout):
-		Refuse(s, p, engine.CodeTimeout, "the query took too long")
+		return nil, &services.Error{Code: engine.CodeTimeout, Text: "the query took too long", Err: res.Err}
 	case errors.Is(res.Err, dbasync.ErrResultTooLarge):
-		Refuse(s, p, engine.CodeLimit, "the result is too large")
+		return nil, &services.Error{Code: engine.CodeLimit, Text: "the result is too large", Err: res.Err}
 	case res.Err != nil:
-		Refuse(s, p, engine.CodeUnavailable, res.Outcome.String()+": the database is down")
-	default:
-		reply := queryReply{Columns: res.Columns(), Rows: [][]any{}, Tag: res.Tag()}
-		rows := res.Rows()
-		defer rows.Close()
-		for rows.Next() {
-			row, err := rows.Values()
-			if err != nil {
-				Refuse(s, p, engine.CodeInternal, "the result could not be read")
-				return
-			}
-			for i := range row {
-				row[i] = plain(row[i])
-			}
-			reply.Rows = append(reply.Rows, row)
-		}
-		answer(s, p, reply)
+		return nil, &services.Error{Code: engine.CodeUnavailable, Text: res.Outcome.String() + ": the database is down", Err: res.Err}
 	}
+	reply := &queryReply{Columns: res.Columns(), Rows: [][]any{}, Tag: res.Tag()}
+	rows := res.Rows()
+	defer rows.Close()
+	for rows.Next() {
+		row, err := rows.Values()
+		if err != nil {
+			return nil, &services.Error{Code: engine.CodeInternal, Text: "the result could not be read", Err: err}
+		}
+		for i := range row {
+			row[i] = plain(row[i])
+		}
+		reply.Rows = append(reply.Rows, row)
+	}
+	return reply, nil
 }
 
 // plain turns a value into what its JSON shall be: numeric a string, timestamps

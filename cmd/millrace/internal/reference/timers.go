@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"strconv"
 	"time"
 
-	"millrace/cmd/millrace/internal/strictjson"
-	"millrace/codec"
 	"millrace/engine"
+	"millrace/services"
 	"millrace/timerwheel"
 )
 
@@ -23,7 +23,8 @@ const (
 	subFired     = 4 // server to client only
 )
 
-// sessionTimers are the timers of one session and what they all do.
+// sessionTimers are the timers of one session and what they all do. Delay events are not
+// among them: their ids are not the client's, and 2/3 leaves them alone.
 type sessionTimers struct {
 	*timerwheel.Set
 	fire func(timerwheel.Firing)
@@ -31,68 +32,106 @@ type sessionTimers struct {
 
 func newSessionTimers(service *timerwheel.Service, s *engine.Session) *sessionTimers {
 	set := service.For(s)
-	context.AfterFunc(s.InputContext(), func() { set.Close() }) // also while the last request still runs
+	input := s.InputContext()
+	context.AfterFunc(input, func() { set.Close() }) // also while the last request still runs
 	return &sessionTimers{set, func(f timerwheel.Firing) {
+		if input.Err() != nil {
+			return // the peer's FIN, and Close is on its way
+		}
 		var buf [80]byte
 		body := strconv.AppendUint(append(buf[:0], `{"id":`...), uint64(f.ID), 10)
 		body = strconv.AppendUint(append(body, `,"n":`...), f.N, 10)
 		body = strconv.AppendInt(append(body, `,"left":`...), f.Left, 10)
-		if err := s.Push(timers, subFired, append(body, '}')); err != nil {
-			dropped(s, codec.Packet{Main: timers, Sub: subFired}, err)
+		if err := s.Push(timers, subFired, append(body, '}')); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.Logger().Warn("2/4 dropped", "err", err)
 		}
 	}}
 }
 
-// Timers registers 2/1 to 2/3: each session has timers of its own, which fire in its
-// order and end with it.
-func Timers(r *Router, service *timerwheel.Service) {
-	sets := newPerSession(r, func(t *sessionTimers) { t.Close() })
-	end := func(s *engine.Session) {
-		if t := sets.find(s); t != nil {
-			t.Close()
-		}
-	}
-	r.OnFin(end)
-	r.Handle(timers, subSetTimer, func(s *engine.Session, p codec.Packet) {
-		setTimer(s, p, sets.get(s, func() *sessionTimers { return newSessionTimers(service, s) }))
-	})
-	r.Handle(timers, subKillTimer, func(s *engine.Session, p codec.Packet) {
-		var id uint64
-		if !Decode(s, p, strictjson.Uint("id", &id, math.MaxUint32)) {
-			return
-		}
-		t := sets.find(s)
-		killed := t != nil && t.KillTimer(timerwheel.TimerID(id))
-		var buf [48]byte
-		body := strconv.AppendUint(append(buf[:0], `{"id":`...), id, 10)
-		Answer(s, p, append(strconv.AppendBool(append(body, `,"killed":`...), killed), '}'))
-	})
-	r.Handle(timers, subKillAll, func(s *engine.Session, p codec.Packet) {
-		killed := 0
-		if t := sets.find(s); t != nil {
-			killed = t.KillAllTimers()
-		}
-		answerInt(s, p, `{"killed":`, int64(killed))
-	})
+// timersOf returns the session's timers, or nil. In the session's order.
+func timersOf(s *engine.Session) *sessionTimers {
+	t, _ := s.Value().(*sessionTimers)
+	return t
 }
 
-func setTimer(s *engine.Session, p codec.Packet, t *sessionTimers) {
-	var id uint64
-	var ms, repeat int64
-	if !Decode(s, p, strictjson.Uint("id", &id, math.MaxUint32), strictjson.Int("ms", &ms, 1, math.MaxUint32),
-		strictjson.Int("repeat", &repeat, 0, min(math.MaxInt, math.MaxUint32))) {
-		return
+type setTimerRequest struct {
+	ID     uint32 `json:"id"`
+	MS     int64  `json:"ms"`
+	Repeat int64  `json:"repeat"`
+}
+
+// maxRepeat fits an int everywhere.
+const maxRepeat = min(math.MaxInt, math.MaxUint32)
+
+// Validate checks the ranges.
+func (r *setTimerRequest) Validate() error {
+	if r.Repeat < 0 || r.Repeat > maxRepeat {
+		return errors.New("repeat must be from 0 to " + strconv.Itoa(maxRepeat))
 	}
-	err := t.SetTimer(timerwheel.TimerID(id), time.Duration(ms)*time.Millisecond, int(repeat), t.fire)
+	return validMS(r.MS)
+}
+
+type timerReply struct {
+	ID uint32 `json:"id"`
+}
+
+type timerRequest struct {
+	ID uint32 `json:"id"`
+}
+
+type killReply struct {
+	ID     uint32 `json:"id"`
+	Killed bool   `json:"killed"`
+}
+
+type killAllReply struct {
+	Killed int `json:"killed"`
+}
+
+// Timers registers 2/1 to 2/3: each session has timers of its own, which fire in its
+// order and end with it, or with the peer's FIN.
+func Timers(c *services.Controller, service *timerwheel.Service) error {
+	c.OnClose(func(s *engine.Session, _ engine.Reason) {
+		if t := timersOf(s); t != nil {
+			t.Close()
+		}
+	})
+	return errors.Join(
+		services.Register(c, services.Handle(timers, subSetTimer), services.Stages[setTimerRequest, timerReply]{
+			Handle: func(ctx *services.Context, req *setTimerRequest, res *timerReply) error {
+				res.ID = req.ID
+				return setTimer(service, ctx.Session(), req)
+			},
+		}, services.Name("set timer")),
+		services.Register(c, services.Handle(timers, subKillTimer), services.Stages[timerRequest, killReply]{Handle: killTimer}, services.Name("kill timer")),
+		services.Register(c, services.Handle(timers, subKillAll), services.Stages[services.None, killAllReply]{Handle: killAll}, services.Name("kill all timers")))
+}
+
+func setTimer(service *timerwheel.Service, s *engine.Session, req *setTimerRequest) error {
+	t := timersOf(s)
+	if t == nil {
+		t = newSessionTimers(service, s)
+		s.SetValue(t)
+	}
+	err := t.SetTimer(timerwheel.TimerID(req.ID), time.Duration(req.MS)*time.Millisecond, int(req.Repeat), t.fire)
 	switch {
 	case errors.Is(err, timerwheel.ErrTooManyTimers):
-		Refuse(s, p, engine.CodeLimit, "too many timers")
+		return &services.Error{Code: engine.CodeLimit, Text: "too many timers", Err: err}
 	case errors.Is(err, timerwheel.ErrSetClosed):
-		// the session is going: nobody is left to answer
-	case err != nil:
-		Refuse(s, p, engine.CodeInternal, "the timer could not be set")
-		s.Logger().Error("timer", "err", err)
-	default:
-		answerInt(s, p, `{"id":`, int64(id))
+		return nil // the peer's FIN came first, and would have ended the timer: the request has its answer
 	}
+	return err
+}
+
+func killTimer(ctx *services.Context, req *timerRequest, res *killReply) error {
+	t := timersOf(ctx.Session())
+	*res = killReply{req.ID, t != nil && t.KillTimer(timerwheel.TimerID(req.ID))}
+	return nil
+}
+
+func killAll(ctx *services.Context, _ *services.None, res *killAllReply) error {
+	if t := timersOf(ctx.Session()); t != nil {
+		res.Killed = t.KillAllTimers()
+	}
+	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"millrace/engine"
 	"millrace/services"
 	"millrace/services/serial"
 )
@@ -187,5 +186,3 @@ func (x *Services) unlock(ctx *services.Context, req *unlockRequest, res *unlock
 	res.Unlocked, err = x.Cache.Unlock(ctx, req.Key, req.Token)
 	return err
 }
-
-var _ engine.Handler = (*Services)(nil)

@@ -3,8 +3,7 @@
 // (4/5, 4/6) and the shared cache with its locks (5/1 to 5/5).
 //
 //	x, err := refservices.New(refservices.Config{DB: db, Ready: ready, Timers: timers, Pool: pool})
-//	for _, h := range x.Handles() { … x.OnSocketRead … } // and OnSocketFin, OnSocketClose
-//	engine.Config{Handles: x.Dispatch()}
+//	engine.New(engine.Config{Handles: x.Dispatch()}, x.Controller)
 //
 // Nothing is started by New. x.Cache is to be stopped, if it was made here.
 // Handlers run where the engine runs them; passwords are hashed on goroutines

@@ -9,6 +9,7 @@ import (
 	"github.com/alexedwards/argon2id"
 
 	"millrace/engine"
+	"millrace/services"
 )
 
 // cost of a password's hash: 19 MiB, two passes, one lane (the least that OWASP
@@ -46,7 +47,7 @@ type hasher struct {
 	turns []*hashes                   // guarded by mu: the same, in turn
 }
 
-// hashes are a session's that wait; how many, ControllerConfig.MaxDeferred bounds.
+// hashes are a session's that wait, maxHashes at most.
 type hashes struct {
 	s       *engine.Session
 	waiting []func() // guarded by hasher.mu
@@ -56,9 +57,11 @@ func newHasher() *hasher {
 	return &hasher{free: runtime.GOMAXPROCS(0), lines: map[*engine.Session]*hashes{}}
 }
 
+var errHashes = services.Errorf(engine.CodeLimit, "too many passwords wait to be hashed")
+
 // run has fn run on a goroutine of its own when it is the session's turn, but not if the
-// session has closed by then.
-func (h *hasher) run(s *engine.Session, fn func()) {
+// session has closed by then. It is an error if too many of the session's wait.
+func (h *hasher) run(s *engine.Session, fn func()) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.lines[s]
@@ -67,11 +70,15 @@ func (h *hasher) run(s *engine.Session, fn func()) {
 		h.lines[s] = l
 		h.turns = append(h.turns, l)
 	}
+	if len(l.waiting) >= maxHashes {
+		return errHashes
+	}
 	l.waiting = append(l.waiting, fn)
 	if h.free > 0 {
 		h.free--
 		go h.work()
 	}
+	return nil
 }
 
 // work runs what waits, a function of each session in turn, until nothing does.

@@ -45,7 +45,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Services is a controller with the reference server's services.
+// Services is a controller with these services; further ones may be registered.
 type Services struct {
 	*services.Controller
 	// Cache is the one in use.
@@ -74,9 +74,14 @@ var (
 	hUnlock   = services.Handle(5, 5)
 )
 
-// maxDeferred bounds the answers that one session waits for: of 4/1 and 4/2,
-// which are few a second, and of locks, which have a limit of their own below it.
-const maxDeferred = 8192
+// Limits of what one session waits for.
+const (
+	// maxDeferred bounds answers. Queries, locks and hashes have limits of their own, which
+	// are reached earlier.
+	maxDeferred = 1 << 17
+	// maxHashes bounds passwords that wait to be hashed, which are few a second.
+	maxHashes = 8192
+)
 
 // New makes the services.
 func New(cfg Config) (*Services, error) {
@@ -103,6 +108,10 @@ func New(cfg Config) (*Services, error) {
 	if x.Controller, err = services.NewController(cc); err != nil {
 		return nil, err
 	}
+	x.OnClose(func(s *engine.Session, _ engine.Reason) {
+		x.keys.Delete(s)
+		x.lockers.Delete(s)
+	})
 	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache())
 }
 
@@ -112,13 +121,6 @@ func (x *Services) endLocksWith(s *engine.Session) {
 	if _, again := x.lockers.LoadOrStore(s, nil); !again {
 		context.AfterFunc(s.InputContext(), func() { x.Cache.Release(s) })
 	}
-}
-
-// OnSocketClose ends what the session had.
-func (x *Services) OnSocketClose(s *engine.Session, why engine.Reason) {
-	x.keys.Delete(s)
-	x.lockers.Delete(s)
-	x.Controller.OnSocketClose(s, why)
 }
 
 type sumRequest struct {

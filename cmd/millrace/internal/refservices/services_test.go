@@ -74,7 +74,7 @@ func serve(t testing.TB, change func(*Config)) (addr string, x *Services) {
 	if x, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Pool: pool, Handles: x.Dispatch(), Logger: quiet}, x)
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Pool: pool, Handles: x.Dispatch(), Logger: quiet}, x.Controller)
 	start(t, srv, err)
 	return srv.Addrs()[0].String(), x
 }

@@ -89,7 +89,7 @@ func (x *Services) users() error {
 // register hashes, then inserts. The session's other requests go on meanwhile.
 func (x *Services) register(ctx *services.Context, req *credentials, _ *registerReply) error {
 	reply, s, name, password := ctx.Defer(), ctx.Session(), req.Username, req.Password
-	x.hasher.run(s, func() {
+	return x.hasher.run(s, func() {
 		hash, err := argon2id.CreateHash(password, cost)
 		if err != nil {
 			reply.Done(nil, err)
@@ -107,7 +107,6 @@ func (x *Services) register(ctx *services.Context, req *credentials, _ *register
 			}
 		}, dbasync.Stmt{SQL: insertUser}, name, hash)
 	})
-	return nil
 }
 
 // query is DB.Query whose failure to begin is the reply's.
@@ -133,7 +132,7 @@ func (x *Services) login(ctx *services.Context, req *credentials, _ *loginReply)
 		if !found {
 			hash = nobody()
 		}
-		x.hasher.run(s, func() {
+		err = x.hasher.run(s, func() {
 			right, err := argon2id.ComparePasswordAndHash(password, hash)
 			switch {
 			case err != nil:
@@ -144,6 +143,9 @@ func (x *Services) login(ctx *services.Context, req *credentials, _ *loginReply)
 				x.loggedIn(s, reply, id)
 			}
 		})
+		if err != nil {
+			reply.Done(nil, err)
+		}
 	}
 	x.query(s, reply, done, dbasync.Stmt{SQL: selectUser, ReadOnly: true}, req.Username)
 	return nil

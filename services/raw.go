@@ -1,0 +1,104 @@
+package services
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"millrace/codec"
+	"millrace/engine"
+)
+
+// RawFunc serves a packet as it is. It is called in the session's order and answers by the
+// session's own means; p.Body is valid until it returns. An error is answered as that of a
+// stage is (ErrorOf), unless the session has gone.
+type RawFunc func(s *engine.Session, p codec.Packet) error
+
+// Raw registers fn for a handle, without serializer, Context, middleware and calls in line:
+// for handles whose cost counts, as nothing is allocated and nothing stands between the
+// handle's look-up and fn. Of the options Name and Blocking have a meaning here, others
+// are an error. Otherwise it is as Register.
+//
+// Answers of a Raw handle are sent at once; nothing may be deferred.
+func (c *Controller) Raw(handle uint32, fn RawFunc, opts ...Option) error {
+	if fn == nil {
+		return fmt.Errorf("services: handle %s: no function", handleText(handle))
+	}
+	r := &raw{c: c, fn: fn, info: info{handle: handle, name: handleText(handle)}}
+	for _, o := range opts {
+		o(&r.info)
+	}
+	if r.info.internal || r.info.oneWay || r.info.timeout != 0 || r.info.ser != nil {
+		return fmt.Errorf("services: %s: Raw takes no other options than Name and Blocking", r.info.name)
+	}
+	return c.add(r)
+}
+
+// raw is a service that was registered with Raw.
+type raw struct {
+	c    *Controller
+	info info
+	fn   RawFunc
+}
+
+func (r *raw) meta() *info { return &r.info }
+
+func (r *raw) serve(s *engine.Session, p codec.Packet) {
+	if err := r.fn(s, p); err != nil {
+		r.failed(s, p, err)
+	}
+}
+
+func (r *raw) failed(s *engine.Session, p codec.Packet, err error) {
+	if errors.Is(err, net.ErrClosed) && !s.Connected() {
+		r.c.stale.Add(1)
+		return
+	}
+	e := ErrorOf(err)
+	r.c.failed.Add(1)
+	if e.Code == engine.CodeInternal {
+		r.c.internal.Add(1)
+		r.c.cfg.Logger.Error("services: request failed", "handle", handleText(r.info.handle), "service", r.info.name,
+			"session", s.ID().String(), "err", err)
+	}
+	answer{packet: p, code: e.Code, text: e.Text}.write(r.c, s)
+}
+
+func (r *raw) setMiddleware([]use) {}
+
+// fireBytes: a durable event was meant for a service that stood here before.
+func (r *raw) fireBytes(f fireContext, _ []byte) {
+	err := fmt.Errorf("%w: %s", ErrTypes, handleText(r.info.handle))
+	r.c.cfg.Logger.Error("services: delay event failed", "handle", handleText(r.info.handle), "err", err)
+	if f.ended != nil {
+		f.ended(err)
+	}
+}
+
+// registry is what is registered. It is not changed once the controller has it.
+type registry struct {
+	all  map[uint32]service
+	near [8][16]service // those of small Main and Sub again: an index costs less than a map
+}
+
+// with returns a registry that has sv too.
+func (r *registry) with(sv service) *registry {
+	next := &registry{all: make(map[uint32]service, len(r.all)+1), near: r.near}
+	for h, sv := range r.all {
+		next.all[h] = sv
+	}
+	h := sv.meta().handle
+	next.all[h] = sv
+	if main, sub := codec.Split(h); int(main) < len(next.near) && int(sub) < len(next.near[0]) {
+		next.near[main][sub] = sv
+	}
+	return next
+}
+
+// find returns what is registered for a packet's handle, or nil.
+func (r *registry) find(main, sub uint16) service {
+	if int(main) < len(r.near) && int(sub) < len(r.near[0]) {
+		return r.near[main][sub]
+	}
+	return r.all[Handle(main, sub)]
+}
