@@ -2,6 +2,7 @@ package dbasync
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -264,6 +265,14 @@ func (q *queue) disown(l *lane) {
 	}
 }
 
+// closeNow closes conn without a farewell: that of TLS may wait for 5 s to be written.
+func closeNow(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	conn.Close()
+}
+
 // laneConn is what connect hands to a lane.
 type laneConn struct {
 	net.Conn
@@ -298,7 +307,7 @@ func (l *lane) watch(now time.Duration, out []*request) []*request {
 	}
 	if f.head != f.tail && l.conn != nil && now-time.Duration(l.heard.Load()) > l.db.cfg.StallTimeout {
 		l.stalled.Store(true)
-		l.conn.Close()
+		closeNow(l.conn)
 	}
 	return out
 }
