@@ -71,6 +71,9 @@ func (l *lane) run(ctx context.Context) {
 		conn, err := l.db.connect(ctx, l.index)
 		if err != nil {
 			l.down(err)
+			if errors.Is(err, ErrRefused) {
+				l.db.refuse(err)
+			}
 			l.db.stats.connectFailures.Add(1)
 			pause.wait(ctx)
 			continue
