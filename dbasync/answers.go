@@ -45,6 +45,7 @@ const (
 	codeProtocol  = "08P01" // protocol_violation: as many result formats as there were columns
 	codeInternal  = "XX000" // internal_error: cache lookup failed for a type
 	codeBinary    = "22P03" // invalid_binary_representation
+	codeDupStmt   = "42P05" // duplicate_prepared_statement
 	codeText      = "22P02" // invalid_text_representation
 	codeDate      = "22007" // invalid_datetime_format
 	codePrivilege = "42501" // insufficient_privilege
@@ -197,8 +198,8 @@ func (a *answers) message(typ byte, body []byte) error {
 }
 
 func (a *answers) parsed(e entry) error {
-	if e.kind == kSync {
-		return nil // of the lane's own statements
+	if e.kind == kSync || a.shapes.unnamed && !a.bound {
+		return nil // of the lane's own statements, or of the unnamed one
 	}
 	if e.req == nil || a.phase != phQuery || a.bound {
 		return brokenf("ParseComplete for %v", e.kind)

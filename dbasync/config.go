@@ -86,6 +86,12 @@ type Config struct {
 	// jitter. 0: 50 ms, 1 s.
 	MinBackoff, MaxBackoff time.Duration
 
+	// PgBouncer is the pool_mode of a PgBouncer between here and the server: "session" or
+	// "transaction"; "": none. Startup parameters that it refuses become SETs then. In
+	// transaction mode no statement is prepared by name and no StatementTimeout is set
+	// (give the role one, or PgBouncer a query_timeout), Listen is refused, and Do must
+	// leave nothing on its connection.
+	PgBouncer string
 	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction.
 	GroupReads bool
 	// Strict sends every query under a Sync of its own: slower, for a server or a
@@ -117,6 +123,9 @@ func (c Config) withDefaults() Config {
 	setInt(&c.MaxShapes, 512)
 	setDur(&c.QueryTimeout, 30*time.Second)
 	setDur(&c.SlowTimeout, 10*time.Minute)
+	if c.PgBouncer == PoolTransaction && c.StatementTimeout == 0 {
+		c.StatementTimeout = -1
+	}
 	setDur(&c.StatementTimeout, 5*time.Second)
 	setDur(&c.StallTimeout, 30*time.Second)
 	setDur(&c.SlowAfter, 250*time.Millisecond)
@@ -151,6 +160,10 @@ func (c Config) validate() error {
 	bad(c.LaneBytes >= 1, "LaneBytes %d is below 1", c.LaneBytes)
 	bad(c.MaxResultRows >= 1 && c.MaxResultRows < 1<<31-1 || c.MaxResultRows == -1, "MaxResultRows %d", c.MaxResultRows)
 	bad(c.MaxResultBytes >= 1, "MaxResultBytes %d is below 1", c.MaxResultBytes)
+	bad(c.PgBouncer == "" || c.PgBouncer == PoolSession || c.PgBouncer == PoolTransaction,
+		"PgBouncer %q is not session or transaction", c.PgBouncer)
+	bad(c.PgBouncer != PoolTransaction || c.StatementTimeout < 0,
+		"StatementTimeout %v can't be set behind PgBouncer in transaction mode: leave it 0 and use ALTER ROLE", c.StatementTimeout)
 	bad(c.MaxShapes >= 1, "MaxShapes %d is below 1", c.MaxShapes)
 	bad(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v, MaxBackoff %v", c.MinBackoff, c.MaxBackoff)
 	for _, d := range []time.Duration{c.QueryTimeout, c.SlowTimeout, c.StallTimeout, c.ConnectTimeout} {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"millrace/internal/mask"
@@ -18,19 +19,22 @@ import (
 // All methods may be called from any goroutine; Query, Exec and their relatives
 // never block and never call back on the caller's stack.
 type DB struct {
-	cfg     Config
-	pgCfg   *pgxpool.Config
-	epoch   time.Time
-	encs    encoders
-	shapes  *shapes
-	lanes   []*lane
-	q       queue
-	slow    slowPool
-	late    late
-	events  events
-	listens listener
-	stats   counters
-	hooked  bool // there is a Tracer or an OnNotice: requests keep their context
+	cfg      Config
+	pgCfg    *pgxpool.Config
+	settings string // SQL that each connection begins with; see Config.PgBouncer
+	wires    wires
+	unnamed  bool // no statement has a name
+	epoch    time.Time
+	encs     encoders
+	shapes   *shapes
+	lanes    []*lane
+	q        queue
+	slow     slowPool
+	late     late
+	events   events
+	listens  listener
+	stats    counters
+	hooked   bool // there is a Tracer or an OnNotice: requests keep their context
 
 	pool     Submitter
 	poolPtr  bool     // pool is a pointer, so that it can be compared
@@ -74,9 +78,19 @@ func New(cfg Config) (*DB, error) {
 		}
 		return nil, fmt.Errorf("dbasync: %w", mask.Error(err))
 	}
-	db := &DB{cfg: cfg, pgCfg: pgCfg, epoch: time.Now(), stopped: make(chan struct{}), idle: make(chan struct{}, 1)}
+	settings := ""
+	if cfg.PgBouncer != "" {
+		if settings, err = poolerSettings(cfg.PgBouncer, pgCfg.ConnConfig.RuntimeParams); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.PgBouncer == PoolTransaction {
+		pgCfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	}
+	db := &DB{cfg: cfg, pgCfg: pgCfg, settings: settings, unnamed: cfg.PgBouncer == PoolTransaction, epoch: time.Now(), stopped: make(chan struct{}), idle: make(chan struct{}, 1)}
 	db.encs.init(cfg.NewTypeMap)
 	db.shapes = newShapes(cfg.MaxShapes, &db.encs)
+	db.shapes.unnamed, db.wires = db.unnamed, newWires(db.unnamed)
 	db.lanes = make([]*lane, cfg.Lanes)
 	for i := range db.lanes {
 		db.lanes[i] = &lane{db: db, index: i}

@@ -43,6 +43,11 @@
 // statement with set_config has a transaction of its own, begun anew. Session state
 // hidden inside functions of one's own is the caller's to avoid.
 //
+// Config.PgBouncer names the pool_mode of a pooler between here and the server. In
+// transaction mode each statement is parsed for each use, unnamed. A server or pooler
+// that refuses every connection for its settings ends the queries that wait, with
+// ErrRefused, which says what to set.
+//
 // # In pgx's words
 //
 // SendBatch runs the statements of a pgx.Batch as one transaction, in one write. Tx and

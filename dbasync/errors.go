@@ -32,6 +32,8 @@ var (
 	ErrResultDropped = errors.New("dbasync: result dropped, submitter full")
 	// ErrTimeout: Config.QueryTimeout (or SlowTimeout) passed.
 	ErrTimeout error = &failure{"dbasync: query timeout", "timeout"}
+	// ErrNoListen: PgBouncer in transaction mode keeps no LISTEN.
+	ErrNoListen = errors.New("dbasync: no LISTEN behind PgBouncer in transaction mode: use a DB with a URL of the server itself")
 	// ErrBadChannel: Listen's channel has no name that the server could hear.
 	ErrBadChannel = errors.New("dbasync: bad channel")
 	// ErrNoRows: Scan or One found no row. errors.Is(err, pgx.ErrNoRows) holds.

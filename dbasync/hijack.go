@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,12 +21,12 @@ func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
 	defer cancel()
 	c, err := db.dial(ctx, cfg)
 	if err != nil {
-		return laneConn{}, fmt.Errorf("dbasync: connect: %w", err)
+		return laneConn{}, fmt.Errorf("dbasync: connect: %w", whyRefused(err))
 	}
-	raw, err := takeOver(ctx, c)
+	raw, err := db.takeOver(ctx, c)
 	if err != nil {
 		c.Close(ctx)
-		return laneConn{}, fmt.Errorf("dbasync: connect: %w", err)
+		return laneConn{}, fmt.Errorf("dbasync: connect: %w", whyRefused(err))
 	}
 	return raw, nil
 }
@@ -34,7 +35,14 @@ func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
 // goes to the encoders.
 func (db *DB) dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
 	if db.cfg.AfterConnect == nil {
-		return pgconn.ConnectConfig(ctx, cfg)
+		c, err := pgconn.ConnectConfig(ctx, cfg)
+		if err == nil {
+			if err = db.setUp(ctx, c, db.laneSettings()); err != nil {
+				c.Close(ctx)
+				return nil, err
+			}
+		}
+		return c, err
 	}
 	full := db.pgCfg.ConnConfig.Copy()
 	full.Config = *cfg
@@ -42,8 +50,10 @@ func (db *DB) dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, err
 	if err != nil {
 		return nil, err
 	}
-	err = db.cfg.AfterConnect(ctx, c)
-	if err == nil {
+	if err = db.setUp(ctx, c.PgConn(), db.laneSettings()); err == nil {
+		err = db.cfg.AfterConnect(ctx, c)
+	}
+	if err == nil && !db.unnamed {
 		err = c.DeallocateAll(ctx) // pgx's statements: nobody uses them any more
 	}
 	if err != nil {
@@ -54,10 +64,10 @@ func (db *DB) dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, err
 	return c.PgConn(), nil
 }
 
-func takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) {
+func (db *DB) takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) {
 	chain := serverMajor(c.ParameterStatus("server_version")) >= 12
 	for name, sql := range laneStatements {
-		if name == stmtChain && !chain {
+		if db.unnamed || name == stmtChain && !chain {
 			continue
 		}
 		if _, err := c.Prepare(ctx, name, sql, nil); err != nil {
@@ -79,14 +89,27 @@ func takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) {
 	return laneConn{Conn: h.Conn, pid: h.PID, chain: chain}, nil
 }
 
+// laneTimeout is Config.StatementTimeout in milliseconds.
+func (db *DB) laneTimeout() string {
+	return strconv.FormatInt(max(1, db.cfg.StatementTimeout.Milliseconds()), 10)
+}
+
+// laneSettings is what a lane begins with behind PgBouncer.
+func (db *DB) laneSettings() string {
+	if db.cfg.StatementTimeout <= 0 || db.cfg.PgBouncer == "" {
+		return db.settings
+	}
+	return strings.TrimPrefix(db.settings+"; set statement_timeout = "+db.laneTimeout(), "; ")
+}
+
 // laneConfig is the caller's configuration with what a shared connection needs.
 func (db *DB) laneConfig(index int) *pgconn.Config {
 	cfg := db.pgCfg.ConnConfig.Config.Copy()
 	if cfg.RuntimeParams == nil {
 		cfg.RuntimeParams = make(map[string]string)
 	}
-	if t := db.cfg.StatementTimeout; t > 0 {
-		cfg.RuntimeParams["statement_timeout"] = strconv.FormatInt(max(1, t.Milliseconds()), 10)
+	if db.cfg.StatementTimeout > 0 && db.cfg.PgBouncer == "" {
+		cfg.RuntimeParams["statement_timeout"] = db.laneTimeout()
 	}
 	cfg.ConnectTimeout = db.cfg.ConnectTimeout
 	if cfg.RuntimeParams["application_name"] == "" {

@@ -2,6 +2,7 @@ package dbasync
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -70,6 +71,9 @@ func (l *lane) run(ctx context.Context) {
 		conn, err := l.db.connect(ctx, l.index)
 		if err != nil {
 			l.down(err)
+			if errors.Is(err, ErrRefused) {
+				l.db.refuse(err)
+			}
 			l.db.stats.connectFailures.Add(1)
 			pause.wait(ctx)
 			continue
@@ -264,6 +268,14 @@ func (q *queue) disown(l *lane) {
 	}
 }
 
+// closeNow closes conn without a farewell: that of TLS may wait for 5 s to be written.
+func closeNow(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	conn.Close()
+}
+
 // laneConn is what connect hands to a lane.
 type laneConn struct {
 	net.Conn
@@ -298,7 +310,7 @@ func (l *lane) watch(now time.Duration, out []*request) []*request {
 	}
 	if f.head != f.tail && l.conn != nil && now-time.Duration(l.heard.Load()) > l.db.cfg.StallTimeout {
 		l.stalled.Store(true)
-		l.conn.Close()
+		closeNow(l.conn)
 	}
 	return out
 }

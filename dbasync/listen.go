@@ -28,10 +28,13 @@ const maxNotes = 1024
 // Listen calls fn on on (nil: the DB's pool) for every NOTIFY of channel, one at a
 // time, in order. All listeners share one connection of their own, made when the first
 // comes. stop ends it; a submitter that has gone for good does too. Errors: ErrClosed,
-// ErrBadChannel.
+// ErrBadChannel, ErrNoListen.
 func (db *DB) Listen(on Submitter, channel string, fn func(Notification)) (stop func(), err error) {
 	if !db.running.Load() {
 		return nil, ErrClosed
+	}
+	if db.unnamed {
+		return nil, ErrNoListen
 	}
 	if err := checkChannel(channel); err != nil {
 		return nil, err

@@ -110,7 +110,7 @@ func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
 	}
 	q.seq++
 	r.seq = q.seq
-	if r.desc != nil && len(r.msg) <= maxLent && q.db.outstanding.Load() == 1 && !sh.runsSlow(r) {
+	if r.desc != nil && q.db.outstanding.Load() == 1 && !sh.runsSlow(r) {
 		lend = q.idleLane(r)
 	}
 	if lend == nil || r.state.Load() == stDone {
@@ -132,9 +132,24 @@ func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
 	return true, lend
 }
 
-// maxLent is the longest query a caller writes itself, in bytes: it fits into the
+// maxLent is how much a caller writes itself at most, in bytes: it fits into the
 // buffer of a socket whose peer has answered everything, so the write can't block.
 const maxLent = 4 << 10
+
+// canLend tells whether all that r's burst would write is short, and the server has
+// answered all that was written before, descriptions too. Caller holds queue.mu.
+func (l *lane) canLend(r *request) bool {
+	size := len(r.msg)
+	if r.shape.lanes.Load()&(1<<l.index) == 0 {
+		size += len(r.shape.sql)
+	}
+	if size > maxLent || l.db.shapes.dirty[l.index].Load() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fifo.head == l.fifo.tail
+}
 
 // idleLane returns a lane that owes nothing and whose writer sleeps. Caller holds mu.
 func (q *queue) idleLane(r *request) *lane {
@@ -142,7 +157,7 @@ func (q *queue) idleLane(r *request) *lane {
 		if r.stmt.Key != 0 && q.partOf(r.stmt.Key).owner != l.index {
 			continue
 		}
-		if l.waiting && !l.woken && l.inflight == 0 && !l.rollback && l.gateOpen() && len(q.describes) == 0 {
+		if l.waiting && !l.woken && l.inflight == 0 && !l.rollback && l.gateOpen() && len(q.describes) == 0 && l.canLend(r) {
 			return l
 		}
 	}

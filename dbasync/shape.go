@@ -47,9 +47,10 @@ type shapes struct {
 	encs  *encoders
 	tick  atomic.Int64
 
-	mu     sync.RWMutex
-	bySQL  map[string]*shape
-	nextID int
+	mu      sync.RWMutex
+	bySQL   map[string]*shape
+	nextID  int
+	unnamed bool // all shapes are the unnamed statement, parsed for each use
 	// closes[i] are names lane i has to close, added when a shape is evicted.
 	closes [64][]string
 	dirty  [64]atomic.Bool // closes[i] is not empty
@@ -84,10 +85,18 @@ func (c *shapes) add(sql string) *shape {
 		c.evictOldest()
 	}
 	c.nextID++
-	s := &shape{sql: sql, name: shapeName(c.nextID), class: cl, word: word}
+	s := &shape{sql: sql, name: c.name(), class: cl, word: word}
 	s.used.Store(c.tick.Add(1))
 	c.bySQL[sql] = s
 	return s
+}
+
+// name makes the next shape's. Caller holds mu.
+func (c *shapes) name() string {
+	if c.unnamed {
+		return ""
+	}
+	return shapeName(c.nextID)
 }
 
 // shapeName is short: it is in every Bind.
@@ -154,7 +163,7 @@ func (c *shapes) renew(s *shape) {
 	}
 	c.evict(s)
 	c.nextID++
-	n := &shape{sql: s.sql, name: shapeName(c.nextID), class: s.class, word: s.word}
+	n := &shape{sql: s.sql, name: c.name(), class: s.class, word: s.word}
 	n.slow.Store(s.slow.Load())
 	n.suspect.Store(s.suspect.Load())
 	n.used.Store(c.tick.Add(1))
@@ -163,6 +172,9 @@ func (c *shapes) renew(s *shape) {
 
 // prepared notes that lane i's server has parsed s.
 func (c *shapes) prepared(s *shape, i int) {
+	if c.unnamed {
+		return
+	}
 	c.mu.Lock()
 	if s.evicted {
 		c.closeOn(i, s.name)

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -33,14 +32,7 @@ func (s *slowPool) start(ctx context.Context) error {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "millrace slow"
 	}
-	if after := s.db.cfg.AfterConnect; after != nil {
-		cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
-			if err := after(ctx, c); err != nil {
-				return err
-			}
-			return noteSettings(ctx, c)
-		}
-	}
+	cfg.AfterConnect = s.db.afterConnect()
 	if s.db.cfg.OnNotice != nil {
 		cfg.ConnConfig.OnNotice = s.db.slowNotice
 	}
@@ -110,6 +102,10 @@ func (s *slowPool) acquire(ctx context.Context, r *request, pause *backoff) *pgx
 			return nil
 		}
 		s.db.stats.connectFailures.Add(1)
+		if err = whyRefused(err); errors.Is(err, ErrRefused) {
+			r.end(NotRun, err)
+			return nil
+		}
 		pause.wait(ctx)
 	}
 }

@@ -21,13 +21,19 @@ var laneStatements = map[string]string{
 	stmtRollback:  "rollback",
 }
 
-var (
-	wireBegin     = appendSimple(nil, stmtBegin)
-	wireBeginRead = appendSimple(nil, stmtBeginRead)
-	wireChain     = appendSimple(nil, stmtChain)
-	wireCommit    = appendSimple(nil, stmtCommit)
-	wireRollback  = appendSimple(nil, stmtRollback)
-)
+// wires is how a lane asks for its own statements.
+type wires struct{ begin, beginRead, chain, commit, rollback []byte }
+
+// newWires: by name, or with the unnamed statement parsed each time.
+func newWires(unnamed bool) wires {
+	of := func(name string) []byte {
+		if unnamed {
+			return appendSimple(appendParse(nil, "", laneStatements[name], nil), "")
+		}
+		return appendSimple(nil, name)
+	}
+	return wires{of(stmtBegin), of(stmtBeginRead), of(stmtChain), of(stmtCommit), of(stmtRollback)}
+}
 
 // maxDescribes is how many describes travel in one burst.
 const maxDescribes = 16
@@ -131,9 +137,9 @@ func (l *lane) encode(b *burst) {
 		b.buf = appendClose(b.buf, name)
 	}
 	if b.rollback {
-		b.add(wireRollback, entry{kind: kRollback})
+		b.add(l.db.wires.rollback, entry{kind: kRollback})
 	}
-	if b.bare {
+	if b.bare && !l.db.unnamed {
 		for name, sql := range laneStatements {
 			b.buf = appendParse(appendClose(b.buf, name), name, sql, nil)
 		}
@@ -179,11 +185,11 @@ func (l *lane) encodeGroup(b *burst) {
 	if len(b.group) == 0 {
 		return
 	}
-	b.add(wireBeginRead, entry{kind: kBegin})
+	b.add(l.db.wires.beginRead, entry{kind: kBegin})
 	for _, r := range b.group {
 		l.query(b, r, kGroup)
 	}
-	b.add(wireCommit, entry{kind: kCommit})
+	b.add(l.db.wires.commit, entry{kind: kCommit})
 }
 
 // encodeChain: each query in a transaction of its own, all under one Sync.
@@ -191,19 +197,19 @@ func (l *lane) encodeChain(b *burst) {
 	if len(b.chain) == 0 {
 		return
 	}
-	b.add(wireBegin, entry{kind: kBegin})
+	b.add(l.db.wires.begin, entry{kind: kBegin})
 	for i, r := range b.chain {
 		l.query(b, r, kChain)
 		if i < len(b.chain)-1 {
-			b.buf = append(b.buf, wireChain...)
+			b.buf = append(b.buf, l.db.wires.chain...)
 		}
 	}
-	b.buf = append(b.buf, wireCommit...)
+	b.buf = append(b.buf, l.db.wires.commit...)
 }
 
 // query appends r, with a Parse before it when the lane may not have its statement.
 func (l *lane) query(b *burst, r *request, k kind) {
-	if s := r.shape; s.lanes.Load()&(1<<l.index) == 0 && (k == kStrict || !b.parsed[s]) {
+	if s := r.shape; s.lanes.Load()&(1<<l.index) == 0 && (k == kStrict || l.db.unnamed || !b.parsed[s]) {
 		b.buf = appendParse(appendClose(b.buf, s.name), s.name, s.sql, r.desc.oids)
 		b.buf = appendDescribe(b.buf, s.name) // it may have changed since it was described
 		b.parsed[s] = true

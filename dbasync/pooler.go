@@ -1,0 +1,129 @@
+package dbasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Values of Config.PgBouncer: its pool_mode.
+const (
+	PoolSession     = "session"
+	PoolTransaction = "transaction"
+)
+
+// ErrRefused: the server, or a pooler before it, refuses every connection for a reason
+// that waiting does not mend: a startup parameter, a password, a database's name. The
+// error's text says what to set. Connecting goes on, as the reason may be mended there.
+var ErrRefused = errors.New("dbasync: connection refused by its settings")
+
+// tracked are the startup parameters that PgBouncer keeps for each client.
+var tracked = []string{"application_name", "client_encoding", "datestyle", "standard_conforming_strings", "timezone"}
+
+// poolerSettings takes out of params what PgBouncer would refuse at startup, and returns
+// it as SQL that sets it for the session.
+func poolerSettings(mode string, params map[string]string) (string, error) {
+	var set []string
+	for name, value := range params {
+		if slices.Contains(tracked, strings.ToLower(name)) {
+			continue
+		}
+		if mode == PoolTransaction {
+			return "", fmt.Errorf("dbasync: PgBouncer %q can't keep the setting %s=%s: set it with ALTER ROLE or ALTER DATABASE", mode, name, value)
+		}
+		if name == "options" {
+			return "", fmt.Errorf("dbasync: PgBouncer %q can't pass on options=%s: name each setting by itself, as search_path=…", mode, value)
+		}
+		set = append(set, "select set_config("+literal(name)+", "+literal(value)+", false)")
+		delete(params, name)
+	}
+	slices.Sort(set)
+	return strings.Join(set, "; "), nil
+}
+
+// setUp sets on a new connection what could not be a startup parameter.
+func (db *DB) setUp(ctx context.Context, c *pgconn.PgConn, sql string) error {
+	if sql == "" {
+		return nil
+	}
+	if err := c.Exec(ctx, sql).Close(); err != nil {
+		return fmt.Errorf("settings of the session: %w", err)
+	}
+	return nil
+}
+
+// settings of the pgx connections, which are set before AfterConnect is called.
+func (db *DB) afterConnect() func(context.Context, *pgx.Conn) error {
+	after := db.cfg.AfterConnect
+	if after == nil && db.settings == "" {
+		return nil
+	}
+	return func(ctx context.Context, c *pgx.Conn) error {
+		err := db.setUp(ctx, c.PgConn(), db.settings)
+		if err == nil && after != nil {
+			err = after(ctx, c)
+		}
+		if err != nil {
+			return err
+		}
+		return noteSettings(ctx, c)
+	}
+}
+
+// whyRefused wraps an error of connecting in ErrRefused when waiting does not mend it,
+// and says what to set.
+func whyRefused(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	hint := ""
+	switch pg.Code {
+	case codeProtocol:
+		if !strings.Contains(pg.Message, "startup parameter") {
+			return err
+		}
+		hint = "; set Config.PgBouncer to its pool_mode (session or transaction)"
+	case codeDupStmt:
+		hint = "; it has another client's statements, as behind PgBouncer in transaction mode: set Config.PgBouncer to transaction"
+	case "28000", "28P01", "3D000", "22023", "42704": // who, password, database, value, name
+	default:
+		return err
+	}
+	return fmt.Errorf("%w%s: %w", ErrRefused, hint, err)
+}
+
+// refuse ends what waits for a lane, while none is up.
+func (db *DB) refuse(err error) {
+	for _, r := range db.q.takeAllForLanes() {
+		r.end(NotRun, err)
+		r.release()
+	}
+}
+
+// takeAllForLanes empties the lists that lanes serve, unless one is up.
+func (q *queue) takeAllForLanes() (out []*request) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range q.lanes {
+		if l.open {
+			return nil
+		}
+	}
+	lists := []*list{&q.shared, &q.parked}
+	for i := range q.parts {
+		lists = append(lists, &q.parts[i].list)
+	}
+	for _, l := range lists {
+		for r := l.head; r != nil; r = l.head {
+			l.unlink(r)
+			out = append(out, r)
+		}
+	}
+	return out
+}
