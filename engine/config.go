@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"runtime"
 	"time"
 	"unicode/utf8"
@@ -108,6 +109,12 @@ type Config struct {
 	// none. With a Pool that was given, workers go by what that was made with.
 	StallAfter time.Duration
 	OnStall    func(Stall) `json:"-"`
+
+	// Admit may refuse a connection before it is a session, by where it comes from (what a
+	// trusted PROXY header said, where there is one). An error refuses with ERROR 8 and the
+	// error's text; a panic refuses too. It is called on a loop, of which it holds up all
+	// sessions: it must not block. Nil admits all.
+	Admit func(remote net.Addr) error `json:"-"`
 
 	// NoSystemFrames gives Main 0 to the handler: no PING, ERROR or GOAWAY.
 	NoSystemFrames bool

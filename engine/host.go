@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"millrace/codec"
@@ -38,6 +39,13 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 		l.goroutine.Store(sched.GoroutineID())
 	}
 	why, ok := srv.admit(fd, c.RemoteAddr())
+	text := ""
+	if ok {
+		if text, ok = srv.mayCome(c.RemoteAddr()); !ok {
+			srv.leave(c.RemoteAddr())
+			why = RefusedAdmit
+		}
+	}
 	if ok {
 		s := &Session{srv: srv, loop: l, conn: c}
 		if d, ok := c.(netio.Door); ok {
@@ -46,18 +54,22 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 		if l.accept(s) {
 			return (*sink)(s), netio.Refusal{}
 		}
-		if srv.cfg.MaxConnsPerIP > 0 {
-			srv.perIP.Leave(c.RemoteAddr())
-		}
+		srv.leave(c.RemoteAddr())
 		why = RefusedConns
 	}
 	srv.refused[why].Add(1)
 	no := netio.Refusal{AtOnce: why == RefusedFiles, Code: 1013}
-	if why == RefusedDrain {
+	switch why {
+	case RefusedDrain:
 		no.Code = 1001
+	case RefusedAdmit:
+		no.Code = 1008
 	}
 	if !srv.cfg.NoSystemFrames {
-		code, text := why.answer()
+		code, standard := why.answer()
+		if text == "" {
+			text = standard
+		}
 		no.Goodbye, _ = srv.brief.Append(nil, srv.errorPacket(codec.Packet{}, code, text))
 	}
 	return nil, no
@@ -103,6 +115,30 @@ func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
 		return RefusedPerIP, false
 	}
 	return 0, true
+}
+
+// leave takes back what admit has counted.
+func (srv *Server) leave(remote net.Addr) {
+	if srv.cfg.MaxConnsPerIP > 0 {
+		srv.perIP.Leave(remote)
+	}
+}
+
+// mayCome asks Config.Admit; text is what a refused client is told.
+func (srv *Server) mayCome(remote net.Addr) (text string, ok bool) {
+	if srv.cfg.Admit == nil {
+		return "", true
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			srv.cfg.Logger.Error("engine: panic in Config.Admit", "panic", v, "stack", string(debug.Stack()))
+			text, ok = "", false
+		}
+	}()
+	if err := srv.cfg.Admit(remote); err != nil {
+		return err.Error(), false
+	}
+	return "", true
 }
 
 // accept gives a new session a slot and takes it onto the loop; false when there is no

@@ -113,10 +113,11 @@ const (
 	RefusedPerIP                // MaxConnsPerIP
 	RefusedDrain                // the server stops
 	RefusedFiles                // the process is short of descriptors
+	RefusedAdmit                // Config.Admit
 	refusalCount
 )
 
-var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files"}
+var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files", "not_admitted"}
 
 func (r Refusal) String() string { return name(refusalNames[:], int(r)) }
 
@@ -134,6 +135,8 @@ func (r Refusal) answer() (code ErrorCode, text string) {
 		return CodeLimit, "too many connections from this address"
 	case RefusedDrain:
 		return CodeDraining, "the server is going away"
+	case RefusedAdmit:
+		return CodeUnauthorised, "not admitted"
 	default:
 		return CodeLimit, "out of open files"
 	}

@@ -46,7 +46,7 @@ func (c *conn) Abort() {
 // Detach lets the session go on sending after its Closed. Where only the layers have seen
 // the peer's end the socket lives on anyway.
 func (c *conn) Detach() bool {
-	if c.ended {
+	if c.ended && !c.own {
 		if !c.Conn.Detach() {
 			return false
 		}
@@ -189,9 +189,31 @@ func (c *conn) closed(how netio.End) {
 		c.own = true
 		c.h.wait(c)
 		return
+	case c.phase == handshake && how == netio.EndFIN && c.Conn.Detach():
+		c.own = true // requests may stand behind the handshake
+		c.tls.noMore()
+		if c.waits() {
+			c.h.wait(c)
+		}
+		return
 	}
 	if c.phase != gone {
 		c.release()
+	}
+}
+
+// afterFIN tells the end of a socket that came while the handshake ran.
+func (c *conn) afterFIN() {
+	switch {
+	case c.up:
+		c.h.truncated(c)
+		c.up = false
+		c.sink.Closed(netio.EndFIN)
+		if !c.kept {
+			c.finish()
+		}
+	case c.phase < open:
+		c.kill()
 	}
 }
 

@@ -46,6 +46,7 @@ type shake struct {
 	more    sync.Cond
 	in, out []byte    // guarded by mu
 	shut    bool      // guarded by mu
+	eof     bool      // guarded by mu; no more will come
 	asked   bool      // guarded by mu; the loop has been asked to write out
 	started bool      // guarded by mu
 	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
@@ -140,6 +141,18 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	t.pump()
+	if c.ended {
+		c.afterFIN()
+	}
+}
+
+// noMore says that the socket has ended: the handshake goes on with what there is.
+func (t *tlsLayer) noMore() {
+	sh := t.shake
+	sh.mu.Lock()
+	sh.eof = true
+	sh.more.Signal()
+	sh.mu.Unlock()
 }
 
 // pump decrypts what has come and hands it on, in as few pieces as it can be.
@@ -195,10 +208,10 @@ func (t *tlsLayer) Read(p []byte) (int, error) {
 func (sh *shake) read(p []byte, places chan struct{}) (int, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for len(sh.in) == 0 && !sh.shut {
+	for len(sh.in) == 0 && !sh.shut && !sh.eof {
 		sh.waits = time.Now()
 		<-places
-		for len(sh.in) == 0 && !sh.shut {
+		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
@@ -207,6 +220,9 @@ func (sh *shake) read(p []byte, places chan struct{}) (int, error) {
 	}
 	if sh.shut {
 		return 0, net.ErrClosed
+	}
+	if len(sh.in) == 0 {
+		return 0, io.EOF
 	}
 	n := copy(p, sh.in)
 	sh.in = append(sh.in[:0], sh.in[n:]...)
