@@ -180,6 +180,11 @@ func (ctx *Context) Value(key any) any {
 			}
 		}
 	}
+	if ctx.done != nil {
+		// Package context so finds what it can hang children on. Else it would keep a
+		// goroutine that looks at ctx when that is another request's.
+		return ctx.done.Value(key)
+	}
 	return nil
 }
 
