@@ -3,6 +3,7 @@ package services_test
 import (
 	"context"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -95,5 +96,38 @@ func TestContextsAndHooksEndWithTheSession(t *testing.T) {
 	r.gone()
 	if accepted.Load() != 11 || closed.Load() != 1 {
 		t.Errorf("accept hooks %d, want 11; close hooks %d, want 1", accepted.Load(), closed.Load())
+	}
+}
+
+// A context made of a request's ends with the session, and meanwhile nothing looks at the
+// request, which is another's by then.
+func TestContextsOfARequestOutliveIt(t *testing.T) {
+	const requests = 50
+	kept := make(chan context.Context, requests)
+	r := serve(t, nil, func(c *services.Controller) {
+		must(t, services.Register(c, hOther, services.Stages[order, order]{
+			Handle: func(ctx *services.Context, _, _ *order) error {
+				child, cancel := context.WithCancel(ctx)
+				t.Cleanup(cancel)
+				kept <- child
+				return nil
+			}}))
+	})
+	c := r.dial(nil)
+	call[order](t, c, hOther, order{})
+	before := runtime.NumGoroutine()
+	for range requests - 1 {
+		call[order](t, c, hOther, order{})
+	}
+	if n := runtime.NumGoroutine() - before; n > requests/2 {
+		t.Errorf("%d goroutines for %d contexts", n, requests)
+	}
+	c.Close()
+	for range requests {
+		select {
+		case <-(<-kept).Done():
+		case <-time.After(time.Minute):
+			t.Fatal("a context outlives its session")
+		}
 	}
 }
