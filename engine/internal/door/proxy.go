@@ -68,12 +68,15 @@ func parseProxyV2(b []byte) (addr netip.AddrPort, size int, err error) {
 }
 
 func parseProxyV1(b []byte) (addr netip.AddrPort, size int, err error) {
-	end := bytes.Index(b[:min(len(b), maxProxyV1)], []byte("\r\n"))
+	end := bytes.IndexByte(b[:min(len(b), maxProxyV1)], '\n') - 1
 	if end < 0 {
-		if len(b) >= maxProxyV1 || bytes.IndexByte(b, '\n') >= 0 {
+		if len(b) >= maxProxyV1 {
 			return addr, 0, errProxy
 		}
 		return addr, 0, nil
+	}
+	if b[end] != '\r' { // a line feed by itself, wherever it is
+		return addr, 0, errProxy
 	}
 	words := strings.Split(string(b[len(proxyV1):end]), " ")
 	if words[0] == "UNKNOWN" {

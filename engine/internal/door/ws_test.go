@@ -203,6 +203,7 @@ func FuzzProxy(f *testing.F) {
 	f.Add([]byte("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"))
 	f.Add([]byte("PROXY TCP6 2001:db8::1 ::1 65535 2\r\nrest"))
 	f.Add([]byte("PROXY UNKNOWN whatever\r\n"))
+	f.Add([]byte("PROXY UNKNOWN \n\r\n"))
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x01\x02\x03\x04\x05\x06\x07\x08\x00\x01\x00\x02"))
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
