@@ -205,16 +205,21 @@ func (c *Codec) Append(dst []byte, p Packet) ([]byte, error) {
 
 // AppendFitting is Append for a packet that Fits has said to fit.
 func (c *Codec) AppendFitting(dst []byte, p Packet) []byte {
+	return c.appendFields(dst, p.Handle(), p.Seq, p.Body) // which go in registers, as a Packet beside dst does not
+}
+
+func (c *Codec) appendFields(dst []byte, handle, seq uint32, body []byte) []byte {
 	if !c.plain {
-		return c.append(dst, p)
+		main, sub := Split(handle)
+		return c.append(dst, Packet{Main: main, Sub: sub, Seq: seq, Body: body})
 	}
-	at, n := len(dst), 8+len(p.Body)
+	at, n := len(dst), 8+len(body)
 	if cap(dst)-at < n {
 		dst = slices.Grow(dst, n)
 	}
 	dst = dst[:at+n]
-	binary.BigEndian.PutUint64(dst[at:], uint64(n-4)<<32|uint64(p.Handle()))
-	copy(dst[at+8:], p.Body)
+	binary.BigEndian.PutUint64(dst[at:], uint64(n-4)<<32|uint64(handle))
+	copy(dst[at+8:], body)
 	return dst
 }
 

@@ -23,9 +23,10 @@ const (
 )
 
 func (t *inlineTurn) begin(s *Session, now int64) {
-	t.s.Store(s)
+	if t.s.Load() != s {
+		t.s.Store(s)
+	}
 	t.since.Store(now)
-	t.state.Store(turnInside)
 }
 
 // beginTurn begins an inline turn, and has somebody look after it.
@@ -41,7 +42,7 @@ func (l *loop) beginTurn(s *Session, now int64) {
 
 // end waits until the loop's work has been given back, if it was handed over.
 func (t *inlineTurn) end() {
-	if t.state.CompareAndSwap(turnInside, turnNone) {
+	if now := t.since.Load(); now >= 0 && t.since.CompareAndSwap(now, 0) {
 		return
 	}
 	t.mu.Lock()
@@ -52,7 +53,7 @@ func (t *inlineTurn) end() {
 		giveBack()
 	}
 	t.away = false
-	t.state.Store(turnNone)
+	t.since.Store(0)
 }
 
 // handOver hands the loop's work to another goroutine, if its turn began at since and
@@ -61,7 +62,7 @@ func (l *loop) handOver(since int64) bool {
 	t := &l.turn
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.since.Load() != since || !t.state.CompareAndSwap(turnInside, turnAway) {
+	if since <= 0 || !t.since.CompareAndSwap(since, -since) {
 		return false
 	}
 	s := t.s.Load()
@@ -69,7 +70,7 @@ func (l *loop) handOver(since int64) bool {
 	giveBack, ok := l.io.StandIn(s.conn, l.conns)
 	if !ok {
 		t.away = false
-		t.state.Store(turnInside)
+		t.since.Store(since)
 		return false
 	}
 	t.giveBack = giveBack
@@ -94,7 +95,7 @@ func (l *loop) died(s *Session) {
 	l.turn.mu.Lock()
 	l.turn.dead = true
 	l.turn.mu.Unlock()
-	if l.turn.state.Load() == turnInside && !l.handOver(l.turn.since.Load()) && l.turn.state.Load() == turnInside {
+	if since := l.turn.since.Load(); since > 0 && !l.handOver(since) && l.turn.since.Load() > 0 {
 		l.srv.fail(errLoopEnded)
 	}
 	s.in.Leave(true)
@@ -159,10 +160,13 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 	}()
 	c, h, handles, mode := s.srv.codec, s.srv.handler(), s.srv.handles.table, s.loop.mode
 	known := ^uint32(0) // the handle last looked up, which may run inline
-	next, size, _, err := c.Decode(it.B)
-	for size > 0 && err == nil {
-		if used > 0 && (s.closed() || s.out.MustWait() || s.loop.turn.state.Load() == turnAway ||
+	for it.Off < len(it.B) {
+		if used > 0 && (s.closed() || s.out.MustWait() || s.loop.turn.since.Load() < 0 ||
 			used%inlinePackets == 0 && s.srv.now()-began > int64(inlineMost)) {
+			break
+		}
+		next, size, _, err := c.Decode(it.B[it.Off:])
+		if size == 0 || err != nil {
 			break
 		}
 		reserved := s.srv.reserved(next)
@@ -171,12 +175,14 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 				break
 			}
 			known = handle
-			s.handle.Store(handle)
+			if s.handle.Load() != handle {
+				s.handle.Store(handle)
+			}
 		}
 		p = next
 		it.Off += size
 		used++
-		if next, size, _, err = c.Decode(it.B[it.Off:]); size > 0 {
+		if it.Off < len(it.B) { // half a frame counts too: to look costs more than it is worth
 			s.flags.set(flagMore)
 		} else {
 			s.flags.clear(flagMore)
@@ -201,7 +207,6 @@ func (srv *Server) watchLoops() {
 	const every = standInAfter / 2
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	seen := map[*loop]int64{}
 	quietLooks := 0
 	for {
 		if quietLooks > 10 {
@@ -224,8 +229,7 @@ func (srv *Server) watchLoops() {
 		late := min(time.Since(began)-every, 5*standInAfter) // a machine that stands still is no handler that blocks
 		quietLooks++
 		for _, l := range srv.allLoops() {
-			if since := l.turn.since.Load(); since != seen[l] || l.turn.state.Load() != turnNone {
-				seen[l] = since
+			if since := l.turn.since.Load(); since != 0 {
 				quietLooks = 0
 				l.watchTurn(since, srv.now(), late)
 			}
@@ -233,26 +237,25 @@ func (srv *Server) watchLoops() {
 	}
 }
 
-// watchTurn looks at a turn that began at since.
+// watchTurn looks at a turn that began at since, or -since if its loop's work has been
+// handed over.
 func (l *loop) watchTurn(since, now int64, late time.Duration) {
-	state := l.turn.state.Load()
-	if state == turnNone {
-		return
+	began := max(since, -since)
+	if since > 0 && now-began > int64(standInAfter+late) && l.handOver(since) {
+		since = -since
 	}
-	if state == turnInside && now-since > int64(standInAfter+late) {
-		l.handOver(since)
-	}
-	if w := l.srv.stalls; w != nil && now-since > int64(w.After()) && l.turn.reported != since {
-		l.turn.reported = since
+	if w := l.srv.stalls; w != nil && now-began > int64(w.After()) && l.turn.reported != began {
+		l.turn.reported = began
 		s := l.turn.s.Load()
-		if l.turn.since.Load() != since {
+		still := func() bool { is := l.turn.since.Load(); return is == began || is == -began }
+		if !still() {
 			return
 		}
 		session, main, sub := (*strandTask)(s).Running()
 		w.Report(sched.Suspect{
 			Where: "loop", Session: session, Main: main, Sub: sub, Goroutine: l.goroutine.Load(),
-			Since: time.Now().Add(-time.Duration(now - since)),
-			Still: func() bool { return l.turn.state.Load() != turnNone && l.turn.since.Load() == since },
+			Since: time.Now().Add(-time.Duration(now - began)),
+			Still: still,
 		})
 	}
 }

@@ -151,9 +151,8 @@ func past(now, then int64, d time.Duration) bool { return d > 0 && now-then > in
 // loop's work to another goroutine; when it ends, the work is given back before the turn
 // goes on.
 type inlineTurn struct {
-	since atomic.Int64 // when it began, on the server's clock; 0: there has been none
-	state atomic.Int32
-	s     atomic.Pointer[Session] // whose callbacks run
+	since atomic.Int64            // when it began, on the server's clock; 0: there is none; negative: the same, and the loop's work is handed over
+	s     atomic.Pointer[Session] // whose callbacks run, or ran last
 	away  bool                    // the work is another goroutine's. That goroutine and the loop's use it
 
 	mu       sync.Mutex
@@ -161,12 +160,6 @@ type inlineTurn struct {
 	reported int64  // the since of the stall that was reported; the watcher's
 	dead     bool   // guarded by mu; the loop's goroutine has ended
 }
-
-const (
-	turnNone   = iota
-	turnInside // callbacks run
-	turnAway   // they still do, and the loop's work has been handed over
-)
 
 // saw notes whole frames.
 func (l *loop) saw(s *Session, frames int, now int64) {

@@ -45,27 +45,37 @@ func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error 
 func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
 	c := s.srv.codec
 	if !c.Fits(p) {
-		if s.srv.cfg.Framer != nil {
-			return s.srv.encode(p, func(p codec.Packet) error { return s.stage(verbatim, p, kind) })
-		}
-		if c = s.srv.brief; p.Main != SystemMain || !c.Fits(p) {
-			return s.srv.misfit(p)
-		}
+		return s.sendMisfit(p, kind)
 	}
-	return s.stage(c, p, kind)
+	if r := s.out.Send(&s.loop.out, c, p, kind); r != outbox.Staged {
+		return s.sent(r)
+	}
+	return nil
 }
 
-// stage hands the outbox a packet that c's frames hold.
-func (s *Session) stage(c *codec.Codec, p codec.Packet, kind outbox.Kind) error {
-	switch r := s.out.Send(&s.loop.out, c, p, kind); r {
+// sendMisfit is send for a packet of which the codec can't tell that it fits.
+func (s *Session) sendMisfit(p codec.Packet, kind outbox.Kind) error {
+	if s.srv.cfg.Framer != nil {
+		return s.srv.encode(p, func(p codec.Packet) error {
+			return s.sent(s.out.Send(&s.loop.out, verbatim, p, kind))
+		})
+	}
+	if c := s.srv.brief; p.Main == SystemMain && c.Fits(p) {
+		return s.sent(s.out.Send(&s.loop.out, c, p, kind))
+	}
+	return s.srv.misfit(p)
+}
+
+// sent does what the outbox asks for, or says why it has not taken a frame.
+func (s *Session) sent(r outbox.Result) error {
+	switch r {
 	case outbox.Staged:
 		return nil
 	case outbox.Wake:
 		s.loop.markDirty(s)
 		return nil
-	default:
-		return s.srv.refusal(r)
 	}
+	return s.srv.refusal(r)
 }
 
 // refusal counts what an outbox has not taken, and says why.

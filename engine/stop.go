@@ -111,7 +111,7 @@ func (srv *Server) endLoops() {
 	_ = srv.net.Stop(ctx)
 	some := false
 	for _, l := range srv.allLoops() {
-		if l.turn.state.Load() != turnNone {
+		if l.turn.since.Load() != 0 {
 			continue
 		}
 		for len(l.sessions) > 0 {

@@ -124,7 +124,13 @@ func (o *Box) Send(sh *Shared, c *codec.Codec, p codec.Packet, kind Kind) Result
 		o.mu.Unlock()
 		return Staged
 	}
-	defer o.mu.Unlock()
+	r := o.send(sh, c, p, kind, n)
+	o.mu.Unlock()
+	return r
+}
+
+// send is Send where there is more to see to. n is the frame's size; mu is held.
+func (o *Box) send(sh *Shared, c *codec.Codec, p codec.Packet, kind Kind, n int) Result {
 	if r := o.admit(sh, n, kind); r != Staged {
 		return r
 	}
