@@ -12,10 +12,10 @@ const looksPerTimeout = 16
 func (l *loop) dead(s *Session, now int64) bool {
 	rd, limit := &s.rd, l.srv.cfg.UserTimeout
 	alive := max(rd.wrote, rd.heard)
-	if limit == 0 || now-max(alive, rd.looked) < int64(limit/looksPerTimeout) && now-alive <= int64(limit) {
+	if limit == 0 || now-max(alive, rd.looked.time(now)) < int64(limit/looksPerTimeout) && now-alive <= int64(limit) {
 		return false
 	}
-	rd.looked = now
+	rd.looked = tickOf(now)
 	acks := s.conn.Acks()
 	if !acks.Owed {
 		rd.wrote = 0

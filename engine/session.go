@@ -151,11 +151,22 @@ type reading struct {
 	since    int64 // when it was accepted; later, when its present life began
 	heard    int64 // when a whole frame was last seen
 	last     int64 // the same, moved on by what idleness does not count
-	pinged   int64 // when the last PING went out
 	progress int64 // when the kernel last took a byte of what it had refused; 0: nothing is unsent
 	wrote    int64 // since when, to a tick, the peer may owe acknowledgements; 0: it owes none
-	looked   int64 // when the kernel was last asked for them
+	looked   tick  // when the kernel was last asked for them
+	pinged   tick  // when the last PING went out
 }
+
+// tick is a time on the server's clock in 32 bits, for what need not be exact: in steps of
+// tickStep, and good for 497 days. An idle session is little more than its times.
+type tick uint32
+
+const tickStep = int64(10 * time.Millisecond)
+
+func tickOf(now int64) tick { return tick(now / tickStep) }
+
+// time is when t was, seen from now.
+func (t tick) time(now int64) int64 { return now - int64(tickOf(now)-t)*tickStep }
 
 // The life of a session, as its loop sees it.
 const (

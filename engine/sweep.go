@@ -96,8 +96,8 @@ func (l *loop) inspect(s *Session, now int64) {
 			return
 		}
 	}
-	if c.Heartbeat > 0 && past(now, max(rd.heard, rd.since, rd.pinged), c.Heartbeat) {
-		rd.pinged = now
+	if c.Heartbeat > 0 && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), c.Heartbeat) {
+		rd.pinged = tickOf(now)
 		s.sendPing()
 	}
 	if c.IdleTimeout == 0 && rd.opened && !rd.partial.Some() {
