@@ -78,7 +78,7 @@ func (r *Reply) hold() {
 		r.refuse(engine.CodeLimit, tooManyOwed)
 		return
 	}
-	release, err := r.ctx.s.TryHold(0)
+	release, err := r.ctx.s.TryHold(deferCost)
 	if err != nil {
 		r.refuse(engine.CodeOverloaded, tooMuchOwed)
 		return
@@ -86,6 +86,10 @@ func (r *Reply) hold() {
 	r.release = release
 	r.st.push(r)
 }
+
+// deferCost is about what a Context, its stages' values and the function that answers take,
+// in bytes, beside what the engine counts for an answer owed.
+const deferCost = 832
 
 const (
 	tooManyOwed = "too many answers owed"
