@@ -61,12 +61,21 @@ func (c *Controller) Context(s *engine.Session) *Context {
 
 // begin makes ctx that of a new request.
 func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *info) {
-	self := ctx.self
-	p.Body = nil
-	*ctx = Context{c: c, s: s, packet: p, info: i, self: self}
+	// Field by field: to build a Context and copy it costs more than all else here.
+	ctx.c, ctx.s, ctx.info = c, s, i
+	ctx.packet = codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq}
+	ctx.parent, ctx.depth = nil, 0
+	ctx.reset()
+	ctx.deadline = time.Time{}
+	ctx.late, ctx.delayed, ctx.key, ctx.ended = 0, false, "", nil
 	if i.timeout > 0 {
 		ctx.deadline = time.Now().Add(i.timeout)
 	}
+}
+
+// reset forgets what the last call has left.
+func (ctx *Context) reset() {
+	ctx.ser, ctx.reply, ctx.done, ctx.cancel, ctx.values = nil, nil, nil, nil, nil
 }
 
 // release ends what Lasting has made.

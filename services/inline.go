@@ -51,8 +51,7 @@ func (ctx *Context) inline(parent *Context, i *info) {
 	ctx.packet = codec.Packet{Main: uint16(i.handle >> 16), Sub: uint16(i.handle), Seq: parent.packet.Seq}
 	ctx.depth = parent.depth + 1
 	ctx.deadline = parent.deadline
-	ctx.ser, ctx.reply, ctx.done, ctx.cancel = nil, nil, nil, nil
-	ctx.values = nil
+	ctx.reset()
 	ctx.late, ctx.delayed, ctx.key, ctx.ended = parent.late, parent.delayed, parent.key, nil
 }
 
