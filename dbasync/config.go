@@ -45,8 +45,19 @@ type Config struct {
 
 	// Lanes is how many connections are shared by all queries. 0: 4. At most 64.
 	Lanes int
-	// SlowConns is how many ordinary connections Slow, Tx, Do and CopyFrom share. 0: 4.
+	// SlowConns is how many ordinary connections slow statements share, at most: one is
+	// opened when there is work for it. 0: 4.
 	SlowConns int
+	// TxConns is how many more Tx, SendBatch, Stream, Do and the copies share, so that slow
+	// statements don't hold them up. 0: as SlowConns.
+	TxConns int
+	// MaxSlowRunning is how many of SlowConns, and of TxConns, the work of one Submitter
+	// holds at a time. Those with work take turns; what has no Submitter of its own (nil, the
+	// pool) takes turns too, and has no such limit. 0: all but one.
+	MaxSlowRunning int
+	// MaxSlowQueue is how many slow statements, and how many transactions, of one Submitter
+	// may be accepted and not ended; more get ErrQueueFull. 0: a quarter of MaxQueue.
+	MaxSlowQueue int
 	// Window is how many queries one lane has in flight at most. 0: 256.
 	Window int
 	// MaxBurst is how many queries travel in one write, under one Sync. 0: 64.
@@ -112,10 +123,12 @@ func (c Config) withDefaults() Config {
 	}
 	setInt(&c.Lanes, 4)
 	setInt(&c.SlowConns, 4)
+	setInt(&c.TxConns, c.SlowConns)
 	setInt(&c.Window, 256)
 	setInt(&c.MaxBurst, 64)
 	setInt(&c.LaneBytes, 1<<20)
 	setInt(&c.MaxQueue, 1<<16)
+	setInt(&c.MaxSlowQueue, max(1, c.MaxQueue/4))
 	setInt(&c.MaxQueueBytes, 64<<20)
 	setInt(&c.MaxQueryBytes, 16<<20)
 	setInt(&c.MaxResultRows, 100_000)
@@ -152,6 +165,9 @@ func (c Config) validate() error {
 	bad(c.URL != "", "URL is empty")
 	bad(c.Lanes >= 1 && c.Lanes <= 64, "Lanes %d is not 1 to 64", c.Lanes)
 	bad(c.SlowConns >= 1, "SlowConns %d is below 1", c.SlowConns)
+	bad(c.TxConns >= 1, "TxConns %d is below 1", c.TxConns)
+	bad(c.MaxSlowRunning >= 0, "MaxSlowRunning %d is below 0", c.MaxSlowRunning)
+	bad(c.MaxSlowQueue >= 1, "MaxSlowQueue %d is below 1", c.MaxSlowQueue)
 	bad(c.Window >= 1 && c.Window <= 1<<16, "Window %d is not 1 to 65536", c.Window)
 	bad(c.MaxBurst >= 1 && c.MaxBurst <= c.Window, "MaxBurst %d is not 1 to Window %d", c.MaxBurst, c.Window)
 	bad(c.MaxQueue >= 1, "MaxQueue %d is below 1", c.MaxQueue)

@@ -240,6 +240,11 @@ func (db *DB) drain(ctx context.Context) int64 {
 // settled takes r off the books: its completion begins.
 func (db *DB) settled(r *request) {
 	db.bytes.Add(-int64(r.bytes))
+	if r.share != nil {
+		db.q.mu.Lock()
+		r.share.settled()
+		db.q.mu.Unlock()
+	}
 	if db.outstanding.Add(-1) == 0 && !db.running.Load() {
 		select {
 		case db.idle <- struct{}{}:

@@ -71,7 +71,7 @@ func (db *DB) afterConnect() func(context.Context, *pgx.Conn) error {
 		if err != nil {
 			return err
 		}
-		return noteSettings(ctx, c)
+		return noteSettings(ctx, c, db.settings)
 	}
 }
 

@@ -125,8 +125,8 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	if ctx.Done() != nil {
 		r.watch(ctx)
 	}
-	ok, lend := db.q.push(r, r.shape)
-	if ok {
+	lend, err := db.q.push(r, r.shape)
+	if err == nil {
 		db.stats.accepted.Add(1)
 		if lend != nil {
 			lend.sendLent()
@@ -142,5 +142,5 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	r.unwatch()
 	r.release() // the claim's
 	db.settled(r)
-	return ErrClosed
+	return err
 }

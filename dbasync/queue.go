@@ -75,7 +75,8 @@ type queue struct {
 	mu        sync.Mutex
 	seq       uint64
 	shared    list
-	slow      list
+	slow      turns    // statements
+	jobs      turns    // transactions and other work that holds a connection
 	parked    list     // without a key, their shape is not described yet
 	describes []*shape // wait for a lane to describe them; each once (asked)
 	parts     []part
@@ -83,12 +84,18 @@ type queue struct {
 	probing   bool // a suspect shape is being measured on some lane
 	closed    bool // no new queries
 	dead      bool // Stop has given up: nothing is taken any more
-	slowCond  sync.Cond
 }
 
 func (q *queue) init(db *DB, lanes []*lane) {
 	q.db, q.lanes = db, lanes
-	q.slowCond.L = &q.mu
+	for t, conns := range map[*turns]int{&q.slow: db.cfg.SlowConns, &q.jobs: db.cfg.TxConns} {
+		limit := db.cfg.MaxSlowRunning
+		if limit == 0 {
+			limit = max(1, conns-1)
+		}
+		t.init(limit, db.cfg.MaxSlowQueue)
+		t.cond.L = &q.mu
+	}
 	q.parts = make([]part, len(lanes))
 	for i := range q.parts {
 		q.parts[i].home, q.parts[i].owner = i, i
@@ -98,24 +105,30 @@ func (q *queue) init(db *DB, lanes []*lane) {
 	}
 }
 
-// push queues a new request and takes over the caller's reference; false when the
-// DB is closed. A query that has the DB to itself may be sent by its caller, which
+// push queues a new request and takes over the caller's reference, unless it returns an
+// error: ErrClosed, or ErrQueueFull when its submitter has too much slow work. A query that
+// has the DB to itself may be sent by its caller, which
 // spares it a wake-up: then lend is the lane, its burst filled, and the caller must
 // call lend.sendLent.
-func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
+func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		return false, nil
+		return nil, ErrClosed
+	}
+	slow := r.job != nil || r.stmt.Key == 0 && sh.runsSlow(r)
+	if slow && r.state.Load() != stDone && !q.turnsOf(r).enrol(r, true) {
+		q.db.stats.slowRefused.Add(1)
+		return nil, ErrQueueFull
 	}
 	q.seq++
 	r.seq = q.seq
-	if r.desc != nil && q.db.outstanding.Load() == 1 && !sh.runsSlow(r) {
+	if r.desc != nil && q.db.outstanding.Load() == 1 && !slow && !sh.runsSlow(r) {
 		lend = q.idleLane(r)
 	}
 	if lend == nil || r.state.Load() == stDone {
 		q.place(r, sh, false)
-		return true, nil
+		return nil, nil
 	}
 	if r.stmt.Key != 0 {
 		r.part = q.partOf(r.stmt.Key)
@@ -126,10 +139,18 @@ func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
 	q.fill(lend, &lend.burst)
 	if lend.burst.queries() == 0 { // its part is on the way back to its home
 		q.wakeFor(r)
-		return true, nil
+		return nil, nil
 	}
 	lend.lent = true
-	return true, lend
+	return lend, nil
+}
+
+// turnsOf is where r waits if it is slow.
+func (q *queue) turnsOf(r *request) *turns {
+	if r.job != nil {
+		return &q.jobs
+	}
+	return &q.slow
 }
 
 // maxLent is how much a caller writes itself at most, in bytes: it fits into the
@@ -173,30 +194,35 @@ func (q *queue) place(r *request, sh *shape, back bool) {
 	}
 	to := &q.shared
 	switch {
-	case r.job != nil:
-		to = &q.slow
 	case r.stmt.Key != 0:
 		r.part = q.partOf(r.stmt.Key)
 		to = &r.part.list
-	case r.desc == nil:
+	case r.job == nil && r.desc == nil:
 		to = &q.parked
-	case sh.runsSlow(r):
-		to = &q.slow
+	case r.job != nil || sh.runsSlow(r):
+		q.putSlow(r, back)
+		return
 	}
 	if back {
 		to.putBack(r)
 	} else {
 		to.pushBack(r)
 	}
-	if r.desc == nil && r.job == nil {
+	if r.desc == nil {
 		q.want(sh)
 		return
 	}
-	if to == &q.slow {
-		q.slowCond.Signal()
-		return
-	}
 	q.wakeFor(r)
+}
+
+// putSlow queues r for an ordinary connection. Caller holds mu; r is not done.
+func (q *queue) putSlow(r *request, back bool) {
+	t := q.turnsOf(r)
+	if r.share == nil {
+		t.enrol(r, false)
+	}
+	t.put(r, back)
+	t.cond.Signal()
 }
 
 // wakeFor wakes a lane that may send r. Caller holds mu.
@@ -269,23 +295,30 @@ func (q *queue) remove(r *request) bool {
 	if r.in == nil {
 		return false
 	}
-	r.in.unlink(r)
+	if r.share != nil && r.in == &r.share.list {
+		r.share.of.drop(r)
+	} else {
+		r.in.unlink(r)
+	}
 	return true
 }
 
-// takeSlow waits for a slow request, and returns nil when the worker shall end.
-func (q *queue) takeSlow() *request {
+// takeSlow waits for work of t, and returns nil when the worker shall end. before is the
+// share of what the worker has run last, nil at first.
+func (q *queue) takeSlow(t *turns, before *share) *request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if before != nil {
+		before.ran()
+	}
 	for {
-		if r := q.slow.head; r != nil {
-			q.slow.unlink(r)
+		if r := t.take(false); r != nil {
 			return r
 		}
 		if q.dead {
 			return nil
 		}
-		q.slowCond.Wait()
+		t.cond.Wait()
 	}
 }
 
@@ -295,11 +328,13 @@ func (q *queue) expired(now int64, out []*request) []*request {
 	defer q.mu.Unlock()
 	out = q.shared.expired(now, out)
 	out = q.parked.expired(now, out)
-	for r := q.slow.head; r != nil; r = r.next { // of two timeouts, and few
-		if int64(r.deadline) <= now {
-			r.refs.Add(1)
-			out = append(out, r)
-		}
+	for _, t := range []*turns{&q.slow, &q.jobs} {
+		t.each(func(r *request) { // of two timeouts
+			if int64(r.deadline) <= now {
+				r.refs.Add(1)
+				out = append(out, r)
+			}
+		})
 	}
 	for i := range q.parts {
 		out = q.parts[i].expired(now, out)
@@ -322,7 +357,15 @@ func (q *queue) drain() []*request {
 	defer q.mu.Unlock()
 	q.closed, q.dead = true, true
 	var out []*request
-	lists := []*list{&q.shared, &q.slow, &q.parked}
+	for _, t := range []*turns{&q.slow, &q.jobs} {
+		for t.n > 0 {
+			r := t.ring[0].head
+			t.drop(r)
+			out = append(out, r)
+		}
+		t.cond.Broadcast()
+	}
+	lists := []*list{&q.shared, &q.parked}
 	for i := range q.parts {
 		lists = append(lists, &q.parts[i].list)
 	}
@@ -332,7 +375,6 @@ func (q *queue) drain() []*request {
 			out = append(out, r)
 		}
 	}
-	q.slowCond.Broadcast()
 	for _, l := range q.lanes {
 		l.cond.Broadcast()
 	}

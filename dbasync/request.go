@@ -37,8 +37,9 @@ type request struct {
 	rows   bool   // the caller wants rows
 	bytes  int    // counted against MaxQueueBytes
 	seq    uint64
-	part   *part // of its Key; nil without one
-	tries  int8  // times it was put back for a reason of its own (plan, Retry)
+	part   *part  // of its Key; nil without one
+	share  *share // of slow work; nil for what no ordinary connection has to do
+	tries  int8   // times it was put back for a reason of its own (plan, Retry)
 
 	start    time.Duration // on the DB's clock
 	deadline time.Duration
@@ -79,7 +80,7 @@ func (r *request) release() {
 	}
 	r.on, r.done, r.stmt, r.shape, r.desc, r.args = nil, nil, Stmt{}, nil, nil, nil
 	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
-	r.job, r.qctx, r.stop, r.busy, r.res = nil, nil, nil, false, QueryResult{}
+	r.job, r.qctx, r.stop, r.busy, r.res, r.share = nil, nil, nil, false, QueryResult{}, nil
 	r.abort.Store(nil)
 	r.db.requests.Put(r)
 }

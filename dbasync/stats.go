@@ -8,7 +8,7 @@ type counters struct {
 	connects, connectFailures                         atomic.Uint64
 	submitterFull, stale, dropped, eventsLost         atomic.Uint64
 	notifications, notificationsLost                  atomic.Uint64
-	txRetries                                         atomic.Uint64
+	txRetries, slowRefused                            atomic.Uint64
 	ended                                             [4]atomic.Uint64
 }
 
@@ -36,6 +36,10 @@ type Stats struct {
 	Notifications     uint64
 	NotificationsLost uint64
 	TxRetries         uint64 // transactions run again after 40001 or 40P01
+	SlowQueued        int    // wait for an ordinary connection
+	SlowRunning       int    // have one
+	SlowSubmitters    int    // submitters with such work
+	SlowRefused       uint64 // a submitter had MaxSlowQueue already
 }
 
 // Stats returns what is going on and what has happened since New.
@@ -48,7 +52,7 @@ func (db *DB) Stats() Stats {
 		Shapes: db.shapes.len(), Connects: c.connects.Load(), ConnectFailures: c.connectFailures.Load(),
 		SubmitterFull: c.submitterFull.Load(), Stale: c.stale.Load(), ResultsDropped: c.dropped.Load(),
 		EventsLost: c.eventsLost.Load(), Notifications: c.notifications.Load(), NotificationsLost: c.notificationsLost.Load(),
-		TxRetries: c.txRetries.Load(),
+		TxRetries: c.txRetries.Load(), SlowRefused: c.slowRefused.Load(),
 	}
 	for o := range c.ended {
 		s.Ended[Outcome(o)] = c.ended[o].Load()
@@ -56,7 +60,14 @@ func (db *DB) Stats() Stats {
 	q := &db.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s.Queued = q.shared.n + q.slow.n + q.parked.n
+	for _, t := range []*turns{&q.slow, &q.jobs} {
+		s.SlowQueued += t.n
+		s.SlowSubmitters += len(t.shares)
+		for _, share := range t.shares {
+			s.SlowRunning += share.running
+		}
+	}
+	s.Queued = q.shared.n + q.parked.n + s.SlowQueued
 	for i := range q.parts {
 		s.Queued += q.parts[i].n
 	}

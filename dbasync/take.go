@@ -133,8 +133,7 @@ func (f *filling) takeShared() {
 			f.q.want(r.shape)
 		case r.shape.runsSlow(r) && r.state.Load() == stQueued:
 			f.q.shared.unlink(r)
-			f.q.slow.putBack(r)
-			f.q.slowCond.Signal()
+			f.q.putSlow(r, true)
 		case r.shape.suspect.Load():
 			if f.takeSuspect(r) {
 				return
