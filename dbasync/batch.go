@@ -35,8 +35,9 @@ type BatchResult struct {
 // them is left; NotRun; MayHaveRun, the connection was lost before the commit's answer.
 //
 // b is copied, byte slices too; other arguments must not change until done is called.
-// Its statements are described before any of them runs, so that none can use what an
-// earlier one creates: BeginTxFunc is for that. Refused are what ends a transaction or
+// Statements are described before any of them runs; so a unit with a CREATE, ALTER or DROP
+// before its last one travels statement by statement instead, each described when it is its
+// turn. What functions make is for BeginTxFunc. Refused are what ends a transaction or
 // outlives it (COMMIT, SET without LOCAL, LISTEN, COPY), callbacks of a QueuedQuery, as
 // they would run before the commit, and an empty batch. Errors are those of Query.
 func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult), b *pgx.Batch, opts TxOptions) error {
@@ -58,6 +59,8 @@ type unit struct {
 	db    *DB
 	opts  pgx.TxOptions
 	stmts []*pgx.QueuedQuery
+	// alters: one of them alters what a later one may use.
+	alters bool
 
 	results []QueryResult // the job's until it has ended with OK
 	failed  int           // the job's until it has ended
@@ -85,6 +88,10 @@ func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error)
 		args, n := argsSize(sql, args)
 		size += n
 		u.stmts = append(u.stmts, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+		switch firstWord(sql) {
+		case "create", "alter", "drop":
+			u.alters = u.alters || i < b.Len()-1
+		}
 	}
 	return size, nil
 }
@@ -131,12 +138,40 @@ func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
 // run sends the unit once, and again when a statement had been prepared for a table
 // that was altered since: then nothing of it has run.
 func (u *unit) run(ctx context.Context, c *poolConn) (o Outcome, tag string, err error) {
+	if u.alters {
+		return u.runSingly(ctx, c)
+	}
 	for range maxTries {
 		o, tag, err = u.runOnce(ctx, c)
 		var pg *pgconn.PgError
 		if o != SQLError || !errors.As(err, &pg) || !planChanged(pg) {
 			break
 		}
+	}
+	return o, tag, err
+}
+
+// runSingly runs the statements one after another, in one transaction.
+func (u *unit) runSingly(ctx context.Context, c *poolConn) (Outcome, string, error) {
+	u.results, u.failed = make([]QueryResult, 0, len(u.stmts)), -1
+	left := limits{u.db.cfg.MaxResultRows, u.db.cfg.MaxResultBytes}
+	o, tag, err := runTx(ctx, c, u.opts, func(ctx context.Context, tx pgx.Tx) error {
+		for i, q := range u.stmts {
+			rows, err := tx.Query(ctx, q.SQL, append([]any{pgx.QueryExecModeDescribeExec}, q.Arguments...)...)
+			if err == nil {
+				u.results = append(u.results, u.db.gather(rows, &left))
+				u.results[i].SQL = q.SQL
+				err = rows.Err()
+			}
+			if err != nil {
+				u.failed = i
+				return fmt.Errorf("dbasync: statement %d of the batch: %w", i, err)
+			}
+		}
+		return nil
+	})
+	if o != OK {
+		u.results = nil
 	}
 	return o, tag, err
 }

@@ -2,59 +2,6 @@ package dbasync
 
 import "sync"
 
-// list is a doubly linked list through the requests; guarded by queue.mu.
-type list struct {
-	head, tail *request
-	n          int
-}
-
-func (l *list) pushBack(r *request) {
-	r.in, r.prev, r.next = l, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = r
-	} else {
-		l.head = r
-	}
-	l.tail = r
-	l.n++
-}
-
-// putBack inserts r by its sequence number. Requests that come back are older than
-// nearly all that wait, so the walk from the head is short.
-func (l *list) putBack(r *request) {
-	at := l.head
-	for at != nil && at.seq < r.seq {
-		at = at.next
-	}
-	if at == nil {
-		l.pushBack(r)
-		return
-	}
-	r.in, r.next, r.prev = l, at, at.prev
-	if at.prev != nil {
-		at.prev.next = r
-	} else {
-		l.head = r
-	}
-	at.prev = r
-	l.n++
-}
-
-func (l *list) unlink(r *request) {
-	if r.prev != nil {
-		r.prev.next = r.next
-	} else {
-		l.head = r.next
-	}
-	if r.next != nil {
-		r.next.prev = r.prev
-	} else {
-		l.tail = r.prev
-	}
-	r.in, r.prev, r.next = nil, nil, nil
-	l.n--
-}
-
 // part is the queue of a share of the ordering keys. One lane at a time serves it,
 // and only while none of its queries is in flight from an earlier burst, so that a
 // burst that the server skips can be put back without being overtaken.
@@ -63,6 +10,21 @@ type part struct {
 	home     int // the lane that serves it while it is up
 	owner    int // the lane that serves it now
 	inflight int
+	ddl      bool // among those in flight is, or was, one that may alter tables
+	lastDDL  uint64
+}
+
+// add queues r, by its sequence number when it comes back.
+func (p *part) add(r *request, back bool) {
+	r.part = p
+	if r.shape.ddl {
+		p.lastDDL = max(p.lastDDL, r.seq)
+	}
+	if back {
+		p.putBack(r)
+	} else {
+		p.pushBack(r)
+	}
 }
 
 // queue holds every accepted query that is not in flight. All lanes take from the
@@ -131,8 +93,7 @@ func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 		return nil, nil
 	}
 	if r.stmt.Key != 0 {
-		r.part = q.partOf(r.stmt.Key)
-		r.part.pushBack(r)
+		q.partOf(r.stmt.Key).add(r, false)
 	} else {
 		q.shared.pushBack(r)
 	}
@@ -194,25 +155,28 @@ func (q *queue) place(r *request, sh *shape, back bool) {
 	}
 	to := &q.shared
 	switch {
-	case r.stmt.Key != 0:
-		r.part = q.partOf(r.stmt.Key)
-		to = &r.part.list
-	case r.job == nil && r.desc == nil:
-		to = &q.parked
-	case r.job != nil || sh.runsSlow(r):
+	case r.job != nil || r.stmt.Key == 0 && r.desc != nil && sh.runsSlow(r):
 		q.putSlow(r, back)
 		return
+	case r.desc == nil:
+		to = &q.parked
 	}
-	if back {
+	switch {
+	case r.stmt.Key != 0:
+		q.partOf(r.stmt.Key).add(r, back)
+	case back:
 		to.putBack(r)
-	} else {
+	default:
 		to.pushBack(r)
 	}
-	if r.desc == nil {
+	switch {
+	case r.behind:
+		q.wakeFor(r) // its turn may have come already
+	case r.desc == nil:
 		q.want(sh)
-		return
+	default:
+		q.wakeFor(r)
 	}
-	q.wakeFor(r)
 }
 
 // putSlow queues r for an ordinary connection. Caller holds mu; r is not done.
@@ -297,8 +261,11 @@ func (q *queue) remove(r *request) bool {
 	}
 	if r.share != nil && r.in == &r.share.list {
 		r.share.of.drop(r)
-	} else {
-		r.in.unlink(r)
+		return true
+	}
+	r.in.unlink(r)
+	if r.part != nil {
+		q.lanes[r.part.owner].wake() // it may be the next one's turn
 	}
 	return true
 }
@@ -338,15 +305,6 @@ func (q *queue) expired(now int64, out []*request) []*request {
 	}
 	for i := range q.parts {
 		out = q.parts[i].expired(now, out)
-	}
-	return out
-}
-
-// expired looks at the head only as far as it is late: all have the same timeout.
-func (l *list) expired(now int64, out []*request) []*request {
-	for r := l.head; r != nil && int64(r.deadline) <= now; r = r.next {
-		r.refs.Add(1)
-		out = append(out, r)
 	}
 	return out
 }

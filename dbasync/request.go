@@ -46,6 +46,8 @@ type request struct {
 	job      job             // Tx, Do, CopyFrom; nil: msg
 	qctx     context.Context // for the tracer and OnNotice; nil without them
 	busy     bool            // its arguments are being encoded; guarded by queue.mu
+	first    bool            // nothing was before it when its shape was described; guarded by queue.mu
+	behind   bool            // described anew when its turn comes; guarded by queue.mu
 
 	stop  func() bool                        // ends ctx's callback
 	ctxMu sync.Mutex                         // held while stop is being set
@@ -80,6 +82,7 @@ func (r *request) release() {
 	}
 	r.on, r.done, r.stmt, r.shape, r.desc, r.args = nil, nil, Stmt{}, nil, nil, nil
 	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
+	r.first, r.behind = false, false
 	r.job, r.qctx, r.stop, r.busy, r.res, r.share = nil, nil, nil, false, QueryResult{}, nil
 	r.abort.Store(nil)
 	r.db.requests.Put(r)
