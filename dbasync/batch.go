@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -46,11 +45,9 @@ func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult
 	if err != nil {
 		return db.refused(err)
 	}
-	return db.submitJob(ctx, on, u.deliver(done), u.stmts[0].SQL, size,
+	return db.submitUnit(ctx, on, u.deliver(done), u.stmts[0].SQL, size, u,
 		func(ctx context.Context, c *poolConn) (Outcome, string, error) {
-			o, tag, err := db.retrying(ctx, opts.MaxRetries, func() (Outcome, string, error) { return u.run(ctx, c) })
-			u.account(o)
-			return o, tag, err
+			return db.retrying(ctx, opts.MaxRetries, func() (Outcome, string, error) { return u.run(ctx, c) })
 		})
 }
 
@@ -62,12 +59,8 @@ type unit struct {
 	// alters: one of them alters what a later one may use.
 	alters bool
 
-	results []QueryResult // the job's until it has ended with OK
+	results []QueryResult // the job's until it has ended with OK, then the completion's
 	failed  int           // the job's until it has ended
-
-	mu        sync.Mutex
-	delivered bool  // guarded by mu
-	bytes     int64 // of results, counted as the DB's; guarded by mu
 }
 
 func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error) {
@@ -96,20 +89,20 @@ func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error)
 	return size, nil
 }
 
-// account counts the rows that wait for their delivery.
-func (u *unit) account(o Outcome) {
-	if o != OK {
-		return
-	}
-	n := int64(0)
+// held is how many bytes the rows of a unit that has ended with OK take.
+func (u *unit) held() (n int) {
 	for i := range u.results {
-		n += int64(len(u.results[i].data))
+		n += cap(u.results[i].data)
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !u.delivered { // its context may have ended it meanwhile
-		u.bytes = n
-		u.db.bytes.Add(n)
+	return n
+}
+
+// strip takes the rows away, while the completion has not begun.
+func (u *unit) strip() {
+	for i := range u.results {
+		if r := &u.results[i]; r.rows > 0 {
+			r.data, r.rows, r.Err = nil, 0, ErrResultDropped
+		}
 	}
 }
 
@@ -117,11 +110,6 @@ func (u *unit) account(o Outcome) {
 // outcome tells that the job has ended.
 func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
 	return func(r QueryResult) {
-		u.mu.Lock()
-		u.delivered = true
-		u.db.bytes.Add(-u.bytes)
-		u.bytes = 0
-		u.mu.Unlock()
 		res := BatchResult{QueryResult: r, Failed: -1}
 		switch r.Outcome {
 		case OK:

@@ -67,13 +67,17 @@ type Config struct {
 	// MaxQueue is how many accepted queries may wait for their completion to
 	// begin, on all lanes together. 0: 65,536.
 	MaxQueue int
-	// MaxQueueBytes is how many bytes of arguments and undelivered rows those hold. 0: 64 MiB.
+	// MaxQueueBytes is how many bytes of arguments those hold; past it queries are refused.
+	// Rows of results whose completion has not begun may take as much again; past that no
+	// more is read, beside one result for each connection, until enough is delivered
+	// (DeliveryTimeout). 0: 64 MiB.
 	MaxQueueBytes int
 	// MaxQueryBytes is how many bytes the arguments of one query may have. 0: 16 MiB.
 	MaxQueryBytes int
 	// MaxResultRows and MaxResultBytes bound one result; past them its rows are
-	// dropped and its Err is ErrResultTooLarge. The server stops after
-	// MaxResultRows+1 rows. 0: 100,000 rows, 4 MiB. Rows -1: no limit.
+	// dropped and its Err is ErrResultTooLarge. The statement runs to its end all the same,
+	// but for a ReadOnly one on a lane, which the server stops after MaxResultRows+1 rows.
+	// 0: 100,000 rows, 4 MiB. Rows -1: no limit.
 	MaxResultRows  int
 	MaxResultBytes int
 	// MaxShapes is how many different SQL texts stay prepared on each lane. 0: 512.
@@ -84,10 +88,15 @@ type Config struct {
 	QueryTimeout time.Duration
 	// SlowTimeout is that of Slow statements, Tx, Do and CopyFrom. 0: 10 min.
 	SlowTimeout time.Duration
-	// StatementTimeout is the server's statement_timeout on lanes. 0: 5 s. -1: none.
+	// StatementTimeout is the server's statement_timeout on lanes, and for what was moved
+	// off them for being slow. 0: 5 s. -1: none.
 	StatementTimeout time.Duration
 	// StallTimeout drops a lane that has queries in flight and hears nothing. 0: 30 s.
 	StallTimeout time.Duration
+	// DeliveryTimeout: when MaxQueueBytes of rows wait and nothing of them is delivered for
+	// so long, half of them go, the oldest (ErrResultDropped), so that a submitter that waits
+	// for another query gets it. 0: 3 s.
+	DeliveryTimeout time.Duration
 	// SlowAfter: a shape that took longer on a lane is run on the slow connections
 	// from then on, until it has been quick again. 0: 250 ms. -1: never learn.
 	SlowAfter time.Duration
@@ -103,7 +112,8 @@ type Config struct {
 	// (give the role one, or PgBouncer a query_timeout), Listen is refused, and Do must
 	// leave nothing on its connection.
 	PgBouncer string
-	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction.
+	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction. Results
+	// past MaxResultBytes together are delivered before it commits.
 	GroupReads bool
 	// Strict sends every query under a Sync of its own: slower, for a server or a
 	// proxy that can't COMMIT AND CHAIN. It is used by itself below PostgreSQL 12.
@@ -141,6 +151,7 @@ func (c Config) withDefaults() Config {
 	}
 	setDur(&c.StatementTimeout, 5*time.Second)
 	setDur(&c.StallTimeout, 30*time.Second)
+	setDur(&c.DeliveryTimeout, 3*time.Second)
 	setDur(&c.SlowAfter, 250*time.Millisecond)
 	setDur(&c.ConnectTimeout, 5*time.Second)
 	setDur(&c.MinBackoff, 50*time.Millisecond)
@@ -182,7 +193,7 @@ func (c Config) validate() error {
 		"StatementTimeout %v can't be set behind PgBouncer in transaction mode: leave it 0 and use ALTER ROLE", c.StatementTimeout)
 	bad(c.MaxShapes >= 1, "MaxShapes %d is below 1", c.MaxShapes)
 	bad(c.MinBackoff > 0 && c.MinBackoff <= c.MaxBackoff, "MinBackoff %v, MaxBackoff %v", c.MinBackoff, c.MaxBackoff)
-	for _, d := range []time.Duration{c.QueryTimeout, c.SlowTimeout, c.StallTimeout, c.ConnectTimeout} {
+	for _, d := range []time.Duration{c.QueryTimeout, c.SlowTimeout, c.StallTimeout, c.ConnectTimeout, c.DeliveryTimeout} {
 		bad(d > 0, "a timeout of %v", d)
 	}
 	return errors.Join(errs...)

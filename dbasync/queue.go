@@ -279,7 +279,7 @@ func (q *queue) takeSlow(t *turns, before *share) *request {
 		before.ran()
 	}
 	for {
-		if r := t.take(false); r != nil {
+		if r := t.take(q.db.rows.over()); r != nil {
 			return r
 		}
 		if q.dead {

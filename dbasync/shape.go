@@ -40,7 +40,9 @@ type description struct {
 	fields    []pgconn.FieldDescription // Format set as asked for in Bind
 	formatAll int16                     // the format asked for all columns at once, -1: each has its own
 	tail      []byte                    // the end of the Bind message and the Execute message
-	tailNR    []byte                    // the same for callers that want no rows
+	// tailLimited is tail with a limit of rows, for what only reads: anything else would be
+	// half done when it stops.
+	tailLimited []byte
 }
 
 // shapes is the cache of shapes: SQL text to shape, at most limit.

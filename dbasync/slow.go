@@ -170,8 +170,6 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	if rows.over {
 		res.Err, res.rows = ErrResultTooLarge, 0
 	}
-	s.db.bytes.Add(int64(len(res.data)))
-	r.bytes += len(res.data)
 	s.db.deliver(r)
 }
 

@@ -8,7 +8,7 @@ type counters struct {
 	connects, connectFailures                         atomic.Uint64
 	submitterFull, stale, dropped, eventsLost         atomic.Uint64
 	notifications, notificationsLost                  atomic.Uint64
-	txRetries, slowRefused                            atomic.Uint64
+	txRetries, slowRefused, pauses                    atomic.Uint64
 	ended                                             [4]atomic.Uint64
 }
 
@@ -18,6 +18,9 @@ type Stats struct {
 	Ended             map[Outcome]uint64
 	Outstanding       int64 // accepted, completion not begun
 	OutstandingBytes  int64 // arguments and rows of those
+	UndeliveredBytes  int64 // rows of finished ones, completion not begun
+	LanesPaused       int   // not read, as too much of that waits
+	Pauses            uint64
 	Queued            int   // not in flight
 	InFlight          int   // on the lanes
 	Undelivered       int64 // finished, submitter full
@@ -47,13 +50,14 @@ func (db *DB) Stats() Stats {
 	c := &db.stats
 	s := Stats{
 		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Ended: make(map[Outcome]uint64),
-		Outstanding: db.outstanding.Load(), OutstandingBytes: db.bytes.Load(), Undelivered: db.late.waiting.Load(),
+		Outstanding: db.outstanding.Load(), UndeliveredBytes: db.rows.bytes.Load(), Pauses: c.pauses.Load(), Undelivered: db.late.waiting.Load(),
 		Bursts: c.bursts.Load(), Skipped: c.skipped.Load(), Slow: c.slow.Load(), Learned: c.learned.Load(),
 		Shapes: db.shapes.len(), Connects: c.connects.Load(), ConnectFailures: c.connectFailures.Load(),
 		SubmitterFull: c.submitterFull.Load(), Stale: c.stale.Load(), ResultsDropped: c.dropped.Load(),
 		EventsLost: c.eventsLost.Load(), Notifications: c.notifications.Load(), NotificationsLost: c.notificationsLost.Load(),
 		TxRetries: c.txRetries.Load(), SlowRefused: c.slowRefused.Load(),
 	}
+	s.OutstandingBytes = db.bytes.Load() + s.UndeliveredBytes
 	for o := range c.ended {
 		s.Ended[Outcome(o)] = c.ended[o].Load()
 	}
@@ -75,6 +79,9 @@ func (db *DB) Stats() Stats {
 		s.InFlight += l.inflight
 		if l.open {
 			s.LanesUp++
+		}
+		if l.paused.Load() {
+			s.LanesPaused++
 		}
 	}
 	return s
