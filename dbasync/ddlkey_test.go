@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"millrace/internal/faultproxy"
 )
 
 // TestKeyedStatementsUseWhatEarlierOnesMake: tables, columns, types and functions are made,
@@ -143,33 +145,63 @@ func TestKeyedTextThatMakesNoSenseFails(t *testing.T) {
 	}
 }
 
-// TestUseAfterACompletionIsNotRefusedByAnOlderTry: the text was being described while its
-// table was made; it is used again by who has seen that end.
+// TestUseAfterACompletionIsNotRefusedByAnOlderTry: a text was described in vain before its
+// table was made; who uses it when the table is there, while that answer is on its way, has
+// it asked again.
 func TestUseAfterACompletionIsNotRefusedByAnOlderTry(t *testing.T) {
-	db := open(t, func(c *Config) { c.Lanes = 4 })
-	ask(t, db, Stmt{SQL: "select 1"})
-	for range 60 {
+	for _, key := range []uint64{0, 5} {
+		p, url := through(t, server(t).URL())
+		db := openOn(t, url, func(c *Config) { c.Lanes = 1 })
+		ask(t, db, Stmt{SQL: "select 1"})
 		name := fmt.Sprintf("later_%d", tableNo.Add(1))
+		use := Stmt{SQL: "select count(*) from " + name, Key: key}
+		early, late := make(chan QueryResult, 1), make(chan QueryResult, 1)
+		p.Stall(faultproxy.Down)
+		if err := db.Query(context.Background(), nil, func(r QueryResult) { early <- r }, use); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := pgx.Connect(context.Background(), server(t).URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		await(t, "the server to have refused it", func() bool {
+			var done bool
+			err := conn.QueryRow(context.Background(), "select exists(select from pg_stat_activity where pid = $1 and query = $2 and state like 'idle%')", db.Conn(0).PID(), use.SQL).Scan(&done)
+			return err == nil && done
+		})
+		admin(t, server(t).URL(), "create table "+name+"()")
+		if err := db.Query(context.Background(), nil, func(r QueryResult) { late <- r }, use); err != nil {
+			t.Fatal(err)
+		}
+		p.Heal()
+		if r := wait(t, early); r.Outcome != SQLError {
+			t.Errorf("key %d: before the table was there: got %v %v", key, r.Outcome, r.Err)
+		}
+		if r := wait(t, late); r.Outcome != OK {
+			t.Errorf("key %d: after it was made: got %v %v", key, r.Outcome, r.Err)
+		}
+	}
+}
+
+// TestKeyedStatementsUseWhatAFunctionMakes: nothing in its call tells that it makes a table.
+func TestKeyedStatementsUseWhatAFunctionMakes(t *testing.T) {
+	db := open(t, nil)
+	ask(t, db, Stmt{SQL: "select 1"})
+	for k := range 8 {
+		name := fmt.Sprintf("fmade_%d", tableNo.Add(1))
+		admin(t, server(t).URL(), "create function "+name+"_f() returns void language plpgsql as $$ begin perform pg_sleep(0.02); execute 'create table "+name+" (v int)'; end $$")
 		var wg sync.WaitGroup
-		wg.Add(2)
-		use := func() {
+		for _, sql := range []string{"select " + name + "_f()", "insert into " + name + " values (1)", "insert into " + name + " values (1)", "select v from " + name} {
 			wg.Add(1)
 			if err := db.Query(context.Background(), nil, func(r QueryResult) {
 				defer wg.Done()
 				if r.Outcome != OK {
-					t.Errorf("after the table was made: got %v %v", r.Outcome, r.Err)
+					t.Errorf("%s: got %v %v", sql, r.Outcome, r.Err)
 				}
-			}, Stmt{SQL: "select count(*) from " + name}); err != nil {
-				t.Error(err)
-				wg.Done()
+			}, Stmt{SQL: sql, Key: uint64(k + 1)}); err != nil {
+				t.Fatal(err)
 			}
-		}
-		if err := db.Query(context.Background(), nil, func(r QueryResult) { use(); wg.Done() }, Stmt{SQL: "create table " + name + "()"}); err != nil {
-			t.Fatal(err)
-		}
-		// It may fail or not, as it has no order.
-		if err := db.Query(context.Background(), nil, func(QueryResult) { wg.Done() }, Stmt{SQL: "select count(*) from " + name}); err != nil {
-			t.Fatal(err)
 		}
 		wg.Wait()
 	}
