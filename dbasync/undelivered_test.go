@@ -55,14 +55,14 @@ func heapNow() int64 {
 // silent one, and when all goes on nothing is lost.
 func TestUndeliveredResultsAreBounded(t *testing.T) {
 	const limit, one, size, n = 4 << 20, 512 << 10, 128 << 10, 300
-	for _, form := range []string{"chain", "keyed", "strict", "group", "slow", "batch"} {
+	for _, form := range []string{"chain", "keyed", "group", "slow", "batch"} {
 		t.Run(form, func(t *testing.T) {
 			pool := &standstill{}
 			db := open(t, func(c *Config) {
 				c.MaxQueueBytes, c.MaxResultBytes, c.Pool = limit, one, pool
 				c.DeliveryTimeout, c.StallTimeout, c.SlowAfter = time.Hour, 300*time.Millisecond, -1
 				c.QueryTimeout, c.StatementTimeout = 5*time.Minute, -1
-				c.Strict, c.GroupReads = form == "strict", form == "group"
+				c.GroupReads = form == "group"
 			})
 			await(t, "the lanes", func() bool { return db.Stats().LanesUp == 4 })
 			stmt := Stmt{SQL: "select repeat(chr(97 + $1::int % 26), $2)", Slow: form == "slow", ReadOnly: form == "group"}
