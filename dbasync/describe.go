@@ -18,15 +18,13 @@ func (q *queue) waiting(sh *shape) (parked, keyed []*request) {
 		}
 		r = next
 	}
-	for i := range q.parts {
-		for r := q.parts[i].head; r != nil; r = r.next {
-			if r.shape == sh && r.desc == nil && !r.busy && !r.behind {
-				r.busy = true
-				r.refs.Add(1)
-				keyed = append(keyed, r)
-			}
+	q.eachKeyed(func(r *request) {
+		if r.shape == sh && r.desc == nil && !r.busy && !r.behind {
+			r.busy = true
+			r.refs.Add(1)
+			keyed = append(keyed, r)
 		}
-	}
+	})
 	return parked, keyed
 }
 
@@ -131,20 +129,17 @@ func (q *queue) refused(sh *shape) (parked, keyed []*request, kept bool) {
 		}
 		r = next
 	}
-	for i := range q.parts {
-		p := &q.parts[i]
-		for r := p.head; r != nil; r = r.next {
-			switch {
-			case r.shape != sh || r.desc != nil || r.busy:
-			case r.first:
-				r.refs.Add(1)
-				keyed = append(keyed, r)
-			default:
-				kept = true
-				q.lanes[p.owner].wake()
-			}
+	q.eachKeyed(func(r *request) {
+		switch {
+		case r.shape != sh || r.desc != nil || r.busy:
+		case r.first:
+			r.refs.Add(1)
+			keyed = append(keyed, r)
+		default:
+			kept = true
+			q.lanes[r.part.owner].wake()
 		}
-	}
+	})
 	if again {
 		q.want(sh)
 	}

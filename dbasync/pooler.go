@@ -115,11 +115,7 @@ func (q *queue) takeAllForLanes() (out []*request) {
 			return nil
 		}
 	}
-	lists := []*list{&q.shared, &q.parked}
-	for i := range q.parts {
-		lists = append(lists, &q.parts[i].list)
-	}
-	for _, l := range lists {
+	for _, l := range append(q.keyedLists(), &q.shared, &q.parked) {
 		for r := l.head; r != nil; r = l.head {
 			l.unlink(r)
 			out = append(out, r)

@@ -42,6 +42,7 @@ type queue struct {
 	parked    list     // without a key, their shape is not described yet
 	describes []*shape // wait for a lane to describe them; each once (asked)
 	parts     []part
+	detours   map[uint64]*detour // by key
 	lanes     []*lane
 	probing   bool // a suspect shape is being measured on some lane
 	closed    bool // no new queries
@@ -58,7 +59,7 @@ func (q *queue) init(db *DB, lanes []*lane) {
 		t.init(limit, db.cfg.MaxSlowQueue)
 		t.cond.L = &q.mu
 	}
-	q.parts = make([]part, len(lanes))
+	q.parts, q.detours = make([]part, len(lanes)), make(map[uint64]*detour)
 	for i := range q.parts {
 		q.parts[i].home, q.parts[i].owner = i, i
 	}
@@ -136,7 +137,7 @@ func (l *lane) canLend(r *request) bool {
 // idleLane returns a lane that owes nothing and whose writer sleeps. Caller holds mu.
 func (q *queue) idleLane(r *request) *lane {
 	for _, l := range q.lanes {
-		if r.stmt.Key != 0 && q.partOf(r.stmt.Key).owner != l.index {
+		if r.stmt.Key != 0 && (q.partOf(r.stmt.Key).owner != l.index || q.detours[r.stmt.Key] != nil) {
 			continue
 		}
 		if l.waiting && !l.woken && l.inflight == 0 && !l.rollback && l.gateOpen() && len(q.describes) == 0 && l.canLend(r) {
@@ -161,9 +162,15 @@ func (q *queue) place(r *request, sh *shape, back bool) {
 	case r.desc == nil:
 		to = &q.parked
 	}
+	if r.stmt.Key != 0 {
+		r.part = q.partOf(r.stmt.Key)
+		if d := q.detours[r.stmt.Key]; d != nil {
+			to = &d.list
+		}
+	}
 	switch {
-	case r.stmt.Key != 0:
-		q.partOf(r.stmt.Key).add(r, back)
+	case r.stmt.Key != 0 && q.detours[r.stmt.Key] == nil:
+		r.part.add(r, back)
 	case back:
 		to.putBack(r)
 	default:
@@ -261,6 +268,9 @@ func (q *queue) remove(r *request) bool {
 	}
 	if r.share != nil && r.in == &r.share.list {
 		r.share.of.drop(r)
+		if r.detour != nil {
+			q.onward(r.detour)
+		}
 		return true
 	}
 	r.in.unlink(r)
@@ -270,13 +280,17 @@ func (q *queue) remove(r *request) bool {
 	return true
 }
 
-// takeSlow waits for work of t, and returns nil when the worker shall end. before is the
-// share of what the worker has run last, nil at first.
-func (q *queue) takeSlow(t *turns, before *share) *request {
+// takeSlow waits for work of t, and returns nil when the worker shall end. before is what
+// the worker has run last, nil at first; its reference is given back.
+func (q *queue) takeSlow(t *turns, before *request) *request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if before != nil {
-		before.ran()
+		before.share.ran()
+		if before.detour != nil {
+			q.onward(before.detour)
+		}
+		before.release()
 	}
 	for {
 		if r := t.take(q.db.rows.over()); r != nil {
@@ -303,8 +317,8 @@ func (q *queue) expired(now int64, out []*request) []*request {
 			}
 		})
 	}
-	for i := range q.parts {
-		out = q.parts[i].expired(now, out)
+	for _, l := range q.keyedLists() {
+		out = l.expired(now, out)
 	}
 	return out
 }
@@ -323,11 +337,7 @@ func (q *queue) drain() []*request {
 		}
 		t.cond.Broadcast()
 	}
-	lists := []*list{&q.shared, &q.parked}
-	for i := range q.parts {
-		lists = append(lists, &q.parts[i].list)
-	}
-	for _, l := range lists {
+	for _, l := range append(q.keyedLists(), &q.shared, &q.parked) {
 		for r := l.head; r != nil; r = l.head {
 			l.unlink(r)
 			out = append(out, r)

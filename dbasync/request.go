@@ -37,10 +37,11 @@ type request struct {
 	rows   bool   // the caller wants rows
 	bytes  int    // of its arguments, counted against MaxQueueBytes
 	seq    uint64
-	part   *part  // of its Key; nil without one
-	unit   *unit  // whose rows come beside the result's; nil: none
-	share  *share // of slow work; nil for what no ordinary connection has to do
-	tries  int8   // times it was put back for a reason of its own (plan, Retry)
+	part   *part   // of its Key; nil without one
+	detour *detour // of its key, which it is made for; nil: none; guarded by queue.mu
+	unit   *unit   // whose rows come beside the result's; nil: none
+	share  *share  // of slow work; nil for what no ordinary connection has to do
+	tries  int8    // times it was put back for a reason of its own (plan, Retry)
 
 	start    time.Duration // on the DB's clock
 	deadline time.Duration
@@ -89,7 +90,7 @@ func (r *request) release() {
 	}
 	r.on, r.done, r.stmt, r.shape, r.desc, r.args = nil, nil, Stmt{}, nil, nil, nil
 	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
-	r.first, r.behind = false, false
+	r.first, r.behind, r.detour = false, false, nil
 	r.unit, r.rowBytes, r.listed, r.stripped, r.owner = nil, 0, false, false, nil
 	r.job, r.qctx, r.stop, r.busy, r.res, r.share = nil, nil, nil, false, QueryResult{}, nil
 	r.abort.Store(nil)

@@ -239,6 +239,51 @@ func TestSlowStatementsLeaveTransactionsAlone(t *testing.T) {
 	wg.Wait()
 }
 
+// TestSlowStatementsOfAKeyHoldUpNoOtherKey: once they are known for it they run beside the
+// lanes, one after another.
+func TestSlowStatementsOfAKeyHoldUpNoOtherKey(t *testing.T) {
+	db := open(t, func(c *Config) { c.Lanes = 2 })
+	slow, quick := Stmt{SQL: "select pg_sleep($1), 'keyed'", Key: 1}, Stmt{SQL: "select 'keyed and quick'"}
+	ask(t, db, slow, 0.0)
+	ask(t, db, quick)
+	db.slow.learn(db.shapes.get(slow.SQL))
+	var wg sync.WaitGroup
+	var order []int // on one strand
+	on := new(strand)
+	const flood = 20
+	for i := range flood {
+		wg.Add(1)
+		s, secs := slow, []any{0.1}
+		if i%10 == 9 { // others of the key wait for them
+			s.SQL, secs = quick.SQL, nil
+		}
+		if err := db.Query(context.Background(), on, func(r QueryResult) {
+			defer wg.Done()
+			order = append(order, i)
+			if r.Outcome != OK || (s == slow) != (r.Conn == -1) {
+				t.Errorf("%s: got %v %v on %d", s.SQL, r.Outcome, r.Err, r.Conn)
+			}
+		}, s, secs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key := range uint64(20) {
+		quick.Key = key + 2
+		if r := ask(t, db, quick); r.Outcome != OK || r.Conn < 0 {
+			t.Errorf("key %d: got %v %v on %d", key, r.Outcome, r.Err, r.Conn)
+		}
+	}
+	if n := db.stats.slow.Load(); n > flood/2 {
+		t.Errorf("%d of the slow ones had begun when the others were through", n)
+	}
+	wg.Wait()
+	for i := range order {
+		if order[i] != i {
+			t.Fatalf("completion %d is of query %d", i, order[i])
+		}
+	}
+}
+
 // byValue is a Submitter that can't be compared.
 type byValue struct{ run []func() }
 

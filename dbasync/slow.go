@@ -59,11 +59,8 @@ func (s *slowPool) stop() {
 
 func (s *slowPool) work(ctx context.Context, t *turns) {
 	pause := newBackoff(s.db.cfg.MinBackoff, s.db.cfg.MaxBackoff)
-	var share *share
-	for r := s.db.q.takeSlow(t, nil); r != nil; r = s.db.q.takeSlow(t, share) {
-		share = r.share
+	for r := s.db.q.takeSlow(t, nil); r != nil; r = s.db.q.takeSlow(t, r) {
 		s.serve(ctx, r, pause)
-		r.release()
 	}
 }
 

@@ -72,8 +72,8 @@ func (db *DB) Stats() Stats {
 		}
 	}
 	s.Queued = q.shared.n + q.parked.n + s.SlowQueued
-	for i := range q.parts {
-		s.Queued += q.parts[i].n
+	for _, l := range q.keyedLists() {
+		s.Queued += l.n
 	}
 	for _, l := range q.lanes {
 		s.InFlight += l.inflight

@@ -108,6 +108,12 @@ func (f *filling) takeKeyed(p *part) {
 	}
 	for n := 0; p.head != nil && !f.full; n++ {
 		r := p.head
+		for n == 0 && f.detours(r) {
+			f.q.detour(p)
+			if r = p.head; r == nil {
+				return
+			}
+		}
 		if r.desc == nil && r.state.Load() == stQueued {
 			if n == 0 && !r.busy {
 				f.itsTurn(p)
@@ -118,12 +124,20 @@ func (f *filling) takeKeyed(p *part) {
 			f.q.want(r.shape)
 			return
 		}
+		if f.detours(r) {
+			return // when nothing of its part is before it
+		}
 		strict := r.shape.class == classStrict || !f.l.chain
 		if strict && n > 0 || !f.take(r) || strict {
 			return // under a Sync of its own nothing of the same part may be with it
 		}
 		f.b.keyed++
 	}
+}
+
+// detours: r was learned to be slow, and may run now if it is the first of its part.
+func (f *filling) detours(r *request) bool {
+	return r.desc != nil && r.shape.slow.Load() && r.state.Load() == stQueued && f.fresh(r)
 }
 
 // itsTurn: all before the head of p has ended, and its shape is not described, or was
