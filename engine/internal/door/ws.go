@@ -59,6 +59,12 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 			}
 			continue
 		}
+		if w.n == 0 && !w.control {
+			if size := w.quick(b[i:]); size > 0 {
+				i += size
+				continue
+			}
+		}
 		want := w.want()
 		if int(w.n) < want { // more of a header or of a control frame's payload
 			n := min(want-int(w.n), len(b)-i)
@@ -94,6 +100,25 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 		}
 	}
 	return b[:out], false
+}
+
+// quick begins the frame whose header stands at the start of b, if it is what nearly all are: a binary message
+// of one frame with something in it, under 64 KiB and masked. It returns the header's length, 0 where the long way
+// must look at it.
+func (w *wsIn) quick(b []byte) (size int) {
+	if len(b) < 8 || b[0] != 0x80|byte(ws.OpBinary) || b[1] <= 0x80 || b[1] == 0xff || w.message {
+		return 0
+	}
+	w.left, size = int64(b[1]&0x7f), 6
+	if b[1] == 0x80|126 {
+		w.left, size = int64(binary.BigEndian.Uint16(b[2:])), 8
+		if w.left == 0 {
+			return 0
+		}
+	}
+	w.mask, w.at = [4]byte(b[size-4:size]), 0
+	w.open, w.last, w.message = true, true, true
+	return size
 }
 
 // want is how many bytes small must hold before it means something.
