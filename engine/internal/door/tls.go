@@ -49,6 +49,7 @@ type shake struct {
 	eof     bool      // guarded by mu; no more will come
 	asked   bool      // guarded by mu; the loop has been asked to write out
 	started bool      // guarded by mu
+	placed  time.Time // when it got its place; its goroutine's
 	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
 }
 
@@ -102,11 +103,11 @@ func (t *tlsLayer) received(b []byte) {
 
 // run is the handshake's goroutine.
 func (t *tlsLayer) run() {
-	h := t.c.h
-	h.places <- struct{}{}
+	h, sh := t.c.h, t.shake
+	sh.placed = h.places.take()
 	err := t.tc.Handshake()
-	<-h.places
 	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
+	h.places.leave(sh.placed)
 }
 
 // shaken ends the handshake. Loop goroutine.
@@ -131,6 +132,7 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	c.h.st.handshakes.Add(1)
+	c.h.places.noteDone()
 	state := t.tc.ConnectionState()
 	t.state = &state
 	c.h.leaveShakes(c)
@@ -194,7 +196,7 @@ func (t *tlsLayer) pump() {
 // Read is crypto/tls's view of what has come.
 func (t *tlsLayer) Read(p []byte) (int, error) {
 	if t.shake != nil {
-		return t.shake.read(p, t.c.h.places)
+		return t.shake.read(p, &t.c.h.places)
 	}
 	if len(t.in) == 0 {
 		return 0, errWait{}
@@ -205,17 +207,19 @@ func (t *tlsLayer) Read(p []byte) (int, error) {
 }
 
 // read waits for bytes of the handshake. While it does it has no place.
-func (sh *shake) read(p []byte, places chan struct{}) (int, error) {
+func (sh *shake) read(p []byte, at *places) (int, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for len(sh.in) == 0 && !sh.shut && !sh.eof {
 		sh.waits = time.Now()
-		<-places
+		sh.mu.Unlock()
+		at.leave(sh.placed)
+		sh.mu.Lock()
 		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
-		places <- struct{}{}
+		sh.placed = at.take()
 		sh.mu.Lock()
 	}
 	if sh.shut {
