@@ -253,12 +253,17 @@ func (w *wsOut) begin() {
 	}
 }
 
+// keepPre is how much memory for pre a connection keeps: a header and a short control frame, but not the answer to its upgrade.
+const keepPre = 32
+
 // took notes that the layer below has taken n bytes of what began with pre, and returns how
 // many of them were payload.
 func (w *wsOut) took(n int) (payload int) {
 	m := min(n, len(w.pre))
 	if m == len(w.pre) {
-		w.pre = w.pre[:0]
+		if w.pre = w.pre[:0]; cap(w.pre) > keepPre {
+			w.pre = nil
+		}
 	} else {
 		w.pre = append(w.pre[:0], w.pre[m:]...)
 	}

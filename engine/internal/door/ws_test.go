@@ -256,3 +256,17 @@ func FuzzProxy(f *testing.F) {
 		}
 	})
 }
+
+func TestTheAnswerToTheUpgradeIsNotKept(t *testing.T) {
+	var o wsOut
+	for _, n := range []int{200, 4} {
+		o.pre = append(o.pre, make([]byte, n)...)
+		o.took(n / 2)
+		if o.took(n - n/2); !o.atEnd() || cap(o.pre) > keepPre {
+			t.Errorf("after %d bytes in front of messages %d are kept", n, cap(o.pre))
+		}
+	}
+	if o.pre == nil {
+		t.Error("the memory for a header is not kept: each message would allocate it")
+	}
+}
