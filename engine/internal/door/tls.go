@@ -29,13 +29,14 @@ type tlsLayer struct {
 	c     *conn
 	tc    *tls.Conn
 	state *tls.ConnectionState
-	shake *shake // while the handshake runs
-	in    []byte // what has just been received and is not decrypted
-	out   []byte // records that the kernel has not taken
-	ahead int    // bytes of the next write that are in out already
-	held  int    // of out, in the budget
-	left  bool   // it counts no longer as an open handshake
-	said  bool   // a close_notify, or an alert, was the last that we send
+	shake *shake  // while the handshake runs
+	in    []byte  // what has just been received and is not decrypted
+	out   []byte  // records that the kernel has not taken
+	ahead int     // bytes of the next write that are in out already
+	held  int     // of out, in the budget
+	left  bool    // it counts no longer as an open handshake
+	said  bool    // a close_notify, or an alert, was the last that we send
+	whole records // that have come and are not decrypted: at most so many
 
 	crowded bool // too much waits for the handshake's goroutine
 }
@@ -76,6 +77,7 @@ func (c *conn) beginTLS() {
 
 // received takes bytes of the socket.
 func (t *tlsLayer) received(b []byte) {
+	t.whole.add(b)
 	sh := t.shake
 	if sh == nil {
 		t.in = b
@@ -165,13 +167,12 @@ func (t *tlsLayer) pump() {
 	buf := *box
 	for end := error(nil); end == nil; {
 		n := 0
-		for n < len(buf) {
+		for end == nil && len(buf)-n >= maxRecord {
 			var m int
-			m, end = t.tc.Read(buf[n:])
-			n += m
-			if end != nil {
-				break
+			if m, end = t.tc.Read(buf[n:]); end == nil && t.whole.took() {
+				end = errWait{} // as the next Read would say
 			}
+			n += m
 		}
 		c.inner(buf[:n])
 		var wait errWait
@@ -180,10 +181,12 @@ func (t *tlsLayer) pump() {
 			t.in = nil
 			return
 		case end == nil:
+		case errors.As(end, &wait):
+			t.whole.n = 0
 		case errors.Is(end, io.EOF):
 			t.in = nil
 			c.peerDone()
-		case !errors.As(end, &wait):
+		default:
 			t.in, t.said = nil, true // crypto/tls has sent its alert
 			c.broken()
 		}
