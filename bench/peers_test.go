@@ -31,7 +31,7 @@ func casesOf(name string) (out []string) {
 		out = []string{"echo/20x7/100", "echo/5x3/20KiB", "broadcast/20x3", "churn/4"}
 	}
 	for _, d := range behind[name] {
-		out = append(out, d+"-echo/20x7/100", d+"-echo/5x3/20KiB", d+"-broadcast/20x3", d+"-churn/4")
+		out = append(out, d+"-echo/20x7/100", d+"-echo/5x3/20KiB", d+"-broadcast/20x3")
 	}
 	return out
 }
