@@ -201,12 +201,14 @@ func (c *conn) deliver(b []byte) {
 
 // frames takes bytes of the WebSocket stream.
 func (c *conn) frames(b []byte) {
-	e := wsEnd{c: c}
-	payload, ended := c.ws.in.feed(b, &e, &c.l.rd, c.l.small[:])
+	e := &c.l.end
+	*e = wsEnd{c: c}
+	payload, ended := c.ws.in.feed(b, e, &c.l.rd, c.l.small[:])
+	code := e.code // while the session has its bytes another connection may use e
 	c.deliver(payload)
 	if ended {
 		if !c.hasCode {
-			c.code, c.hasCode = e.code, true
+			c.code, c.hasCode = code, true
 		}
 		c.peerDone()
 	} else if len(c.ws.out.ctl) > 0 || len(c.ws.out.pre) > 0 {

@@ -63,8 +63,8 @@ type Host struct {
 	addrs []Addr
 	st    counters
 
-	places chan struct{} // one for each handshake that computes
-	plain  sync.Pool     // *[]byte of maxPlain
+	places places
+	plain  sync.Pool // *[]byte of maxPlain
 	bg     sync.WaitGroup
 	idle   atomic.Int64 // connections that only wait for their peers' FIN
 
@@ -98,7 +98,7 @@ func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host
 			h.cfg.TLS.MinVersion = tls.VersionTLS12
 		}
 	}
-	h.places = make(chan struct{}, max(1, min(cfg.MaxHandshakes, 2*runtime.GOMAXPROCS(0))))
+	h.places.free = make(chan struct{}, max(1, min(cfg.MaxHandshakes, 2*runtime.GOMAXPROCS(0))))
 	h.plain.New = func() any { b := make([]byte, maxPlain); return &b }
 	h.Below = listen(sockets, h)
 	return h, nil
@@ -272,6 +272,7 @@ func (h *Host) shedLocked() {
 		delete(h.shakes, w.c)
 		over--
 		h.st.shed.Add(1)
+		h.places.noteShed()
 		w.c.l.post(w.c, func(c *conn) {
 			if c.phase == handshake {
 				c.kill()

@@ -29,13 +29,14 @@ type tlsLayer struct {
 	c     *conn
 	tc    *tls.Conn
 	state *tls.ConnectionState
-	shake *shake // while the handshake runs
-	in    []byte // what has just been received and is not decrypted
-	out   []byte // records that the kernel has not taken
-	ahead int    // bytes of the next write that are in out already
-	held  int    // of out, in the budget
-	left  bool   // it counts no longer as an open handshake
-	said  bool   // a close_notify, or an alert, was the last that we send
+	shake *shake  // while the handshake runs
+	in    []byte  // what has just been received and is not decrypted
+	out   []byte  // records that the kernel has not taken
+	ahead int     // bytes of the next write that are in out already
+	held  int     // of out, in the budget
+	left  bool    // it counts no longer as an open handshake
+	said  bool    // a close_notify, or an alert, was the last that we send
+	whole records // that have come and are not decrypted: at most so many
 
 	crowded bool // too much waits for the handshake's goroutine
 }
@@ -49,6 +50,7 @@ type shake struct {
 	eof     bool      // guarded by mu; no more will come
 	asked   bool      // guarded by mu; the loop has been asked to write out
 	started bool      // guarded by mu
+	placed  time.Time // when it got its place; its goroutine's
 	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
 }
 
@@ -75,6 +77,7 @@ func (c *conn) beginTLS() {
 
 // received takes bytes of the socket.
 func (t *tlsLayer) received(b []byte) {
+	t.whole.add(b)
 	sh := t.shake
 	if sh == nil {
 		t.in = b
@@ -102,11 +105,11 @@ func (t *tlsLayer) received(b []byte) {
 
 // run is the handshake's goroutine.
 func (t *tlsLayer) run() {
-	h := t.c.h
-	h.places <- struct{}{}
+	h, sh := t.c.h, t.shake
+	sh.placed = h.places.take()
 	err := t.tc.Handshake()
-	<-h.places
 	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
+	h.places.leave(sh.placed)
 }
 
 // shaken ends the handshake. Loop goroutine.
@@ -131,6 +134,7 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	c.h.st.handshakes.Add(1)
+	c.h.places.noteDone()
 	state := t.tc.ConnectionState()
 	t.state = &state
 	c.h.leaveShakes(c)
@@ -163,13 +167,12 @@ func (t *tlsLayer) pump() {
 	buf := *box
 	for end := error(nil); end == nil; {
 		n := 0
-		for n < len(buf) {
+		for end == nil && len(buf)-n >= maxRecord {
 			var m int
-			m, end = t.tc.Read(buf[n:])
-			n += m
-			if end != nil {
-				break
+			if m, end = t.tc.Read(buf[n:]); end == nil && t.whole.took() {
+				end = errWait{} // as the next Read would say
 			}
+			n += m
 		}
 		c.inner(buf[:n])
 		var wait errWait
@@ -178,10 +181,12 @@ func (t *tlsLayer) pump() {
 			t.in = nil
 			return
 		case end == nil:
+		case errors.As(end, &wait):
+			t.whole.n = 0
 		case errors.Is(end, io.EOF):
 			t.in = nil
 			c.peerDone()
-		case !errors.As(end, &wait):
+		default:
 			t.in, t.said = nil, true // crypto/tls has sent its alert
 			c.broken()
 		}
@@ -194,7 +199,7 @@ func (t *tlsLayer) pump() {
 // Read is crypto/tls's view of what has come.
 func (t *tlsLayer) Read(p []byte) (int, error) {
 	if t.shake != nil {
-		return t.shake.read(p, t.c.h.places)
+		return t.shake.read(p, &t.c.h.places)
 	}
 	if len(t.in) == 0 {
 		return 0, errWait{}
@@ -205,17 +210,19 @@ func (t *tlsLayer) Read(p []byte) (int, error) {
 }
 
 // read waits for bytes of the handshake. While it does it has no place.
-func (sh *shake) read(p []byte, places chan struct{}) (int, error) {
+func (sh *shake) read(p []byte, at *places) (int, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for len(sh.in) == 0 && !sh.shut && !sh.eof {
 		sh.waits = time.Now()
-		<-places
+		sh.mu.Unlock()
+		at.leave(sh.placed)
+		sh.mu.Lock()
 		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
-		places <- struct{}{}
+		sh.placed = at.take()
 		sh.mu.Lock()
 	}
 	if sh.shut {
