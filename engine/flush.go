@@ -72,6 +72,9 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 // relieve applies the outbound limits after a flush.
 func (l *loop) relieve(s *Session, retry bool) {
 	o := &s.out
+	if s.line != nil {
+		l.relieveLine(s)
+	}
 	if o.Blocked() {
 		if l.slow(s) {
 			if retry { // the kernel may take bytes again, and the word of it be on its way
@@ -79,7 +82,7 @@ func (l *loop) relieve(s *Session, retry bool) {
 				l.flushOnce(s, outbox.LookWalk, false)
 				return
 			}
-			l.abort(s, ReasonSlowConsumer)
+			l.cut(s, ReasonSlowConsumer)
 			return
 		}
 	}
@@ -108,6 +111,10 @@ func (l *loop) slow(s *Session) bool {
 func (l *loop) allSent(s *Session) {
 	switch s.rd.life {
 	case lifeOpen:
+		if s.line != nil && s.line.cur == nil {
+			l.detach(s) // nobody is there to be told
+			return
+		}
 		s.sayWhy()
 		s.conn.CloseWrite()
 		s.rd.life = lifeLinger

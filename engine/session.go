@@ -23,6 +23,7 @@ type Session struct {
 	loop     *loop
 	id       ID
 	conn     netio.Conn
+	line     *line // conn, where the session can be resumed; nil: it can't
 	accepted int64 // unix nanoseconds
 	value    any   // strand only
 
@@ -112,6 +113,7 @@ const (
 	flagGrouped             // it has been in a group
 	flagLong                // the pool's monitor has found the turn long
 	flagMore                // the block being handled has frames behind the one that runs
+	flagAway                // its connection has broken, and it waits for the next
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }

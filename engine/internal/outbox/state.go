@@ -17,7 +17,7 @@ func (o *Box) Lagging(sh *Shared) (pushed, lag int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.lag = o.lagNow(sh)
-	if int64(o.size()) >= sh.Share.Load() {
+	if int64(o.size()+int(o.kept)) >= sh.Share.Load() {
 		o.full.Store(true)
 	}
 	if o.taken != nil {
@@ -61,6 +61,25 @@ func (o *Box) Held() int {
 	return n
 }
 
+// Keep says how many bytes that were written count as unsent for the limits: the peer has
+// not acknowledged them. Loop goroutine.
+func (o *Box) Keep(sh *Shared, n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.kept = uint32(n)
+	if int64(o.size()+n) >= sh.Share.Load() {
+		o.full.Store(true)
+	}
+}
+
+// Unasked is how many bytes, ever, were written that nobody asked for. Loop goroutine.
+func (o *Box) Unasked(sh *Shared) uint64 {
+	pushed, _ := o.Lagging(sh)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.unasked - uint64(pushed) + o.pos
+}
+
 // Relieve lets the strand go on if half of what it may hold is free again, and tells so.
 func (o *Box) Relieve(sh *Shared) (resumed bool) {
 	if !o.full.Load() {
@@ -68,7 +87,7 @@ func (o *Box) Relieve(sh *Shared) (resumed bool) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if int64(o.size()) > sh.Share.Load()/2 {
+	if int64(o.size()+int(o.kept)) > sh.Share.Load()/2 {
 		return false
 	}
 	o.full.Store(false)
