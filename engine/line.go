@@ -42,6 +42,7 @@ type line struct {
 	link  *link       // guarded by mu; nil: none
 	ctl   []byte      // guarded by mu; system frames to be written in front of the ring's
 	wish  bool        // guarded by mu; the session wants to be told when bytes are taken again
+	need  int         // guarded by mu; bytes of the frame that was not taken last
 	fin   bool        // guarded by mu; the FIN follows what is left
 	ended bool        // guarded by mu; Close has been called
 	loose bool        // guarded by mu; what was sent may be forgotten although nobody has acknowledged it
@@ -122,6 +123,7 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 	if r.Open() > 0 {
 		return r.Continue(p)
 	}
+	ln.need = 1
 	size, missing := ln.srv.frameSize(p)
 	if size == 0 || missing > 0 && !first {
 		return 0
@@ -138,6 +140,7 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 		return size
 	}
 	if !ln.room(size) {
+		ln.need = size
 		return 0
 	}
 	if missing > 0 {
@@ -172,7 +175,7 @@ func (ln *line) starved() bool {
 // takeWish tells whether the session, which waits for that, can be told that more is
 // taken. mu is held.
 func (ln *line) takeWish() bool {
-	if !ln.wish || !ln.room(1) || len(ln.ctl) >= ctlMost {
+	if !ln.wish || !ln.room(ln.need) || len(ln.ctl) >= ctlMost {
 		return false
 	}
 	ln.wish = false

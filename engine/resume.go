@@ -530,3 +530,12 @@ func (l *loop) endWaiting() {
 		}
 	}
 }
+
+// dropRecent gives back what the loops keep for the lines of a server that has stopped.
+func (srv *Server) dropRecent() {
+	for _, l := range srv.allLoops() {
+		if l.turn.state.Load() == turnNone {
+			l.recent.Close(srv.budget)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,36 +26,60 @@ var errCut = errors.New("cut")
 // cutConn breaks when so many bytes have been written to it or read from it; -1: never.
 type cutConn struct {
 	net.Conn
-	up, down       int
-	wrote, gotDown int
-	fired          bool
+	up, down int
+
+	mu             sync.Mutex
+	wrote, gotDown int  // guarded by mu
+	fired          bool // guarded by mu
+}
+
+// fire breaks the connection.
+func (c *cutConn) fire() error {
+	c.mu.Lock()
+	c.fired = true
+	c.mu.Unlock()
+	c.Conn.Close()
+	return errCut
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
-	if c.up >= 0 && len(b) >= c.up-c.wrote {
-		n, _ := c.Conn.Write(b[:c.up-c.wrote])
-		c.wrote += n
-		c.fired = true
-		c.Conn.Close()
-		return n, errCut
+	c.mu.Lock()
+	room := len(b) + 1
+	if c.up >= 0 {
+		room = c.up - c.wrote
 	}
-	n, err := c.Conn.Write(b)
+	c.mu.Unlock()
+	n, err := c.Conn.Write(b[:min(room, len(b))])
+	c.mu.Lock()
 	c.wrote += n
+	c.mu.Unlock()
+	if err == nil && len(b) >= room {
+		err = c.fire()
+	}
 	return n, err
 }
 
 func (c *cutConn) Read(b []byte) (int, error) {
+	c.mu.Lock()
 	if c.down >= 0 {
 		b = b[:min(len(b), c.down-c.gotDown)]
 	}
+	c.mu.Unlock()
 	if len(b) == 0 {
-		c.fired = true
-		c.Conn.Close()
-		return 0, errCut
+		return 0, c.fire()
 	}
 	n, err := c.Conn.Read(b)
+	c.mu.Lock()
 	c.gotDown += n
+	c.mu.Unlock()
 	return n, err
+}
+
+// state is what has been written and read, and whether it was cut.
+func (c *cutConn) state() (wrote, read int, fired bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wrote, c.gotDown, c.fired
 }
 
 // dialCut dials one of the server's URLs; the bytes of the socket are cut.
@@ -234,7 +259,11 @@ func (p *resumer) goOn(n int, c cuts) error {
 			return nil
 		}
 		p.close()
-		if errors.Is(err, errLost) || !errors.Is(err, errCut) && !errors.Is(err, io.EOF) && (p.cut == nil || !p.cut.fired) {
+		fired := false
+		if p.cut != nil {
+			_, _, fired = p.cut.state()
+		}
+		if errors.Is(err, errLost) || !fired && !errors.Is(err, errCut) && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
@@ -273,8 +302,8 @@ func newResumable() *resumable {
 				s.Submit(func() {
 					s.Reply(p, p.Body)
 					s.Push(2, 4, []byte("late"))
+					release()
 				})
-				release()
 			}()
 		}
 	}

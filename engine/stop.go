@@ -109,6 +109,7 @@ func (srv *Server) endLoops() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
 	_ = srv.net.Stop(ctx)
+	defer srv.dropRecent()
 	some := false
 	for _, l := range srv.allLoops() {
 		if l.turn.since.Load() != 0 {

@@ -194,7 +194,10 @@ func (o *Box) admit(sh *Shared, n int, kind Kind) Result {
 	case kind == System:
 		return Staged
 	}
-	size := o.size() + int(o.kept)
+	size := o.size()
+	if kind == Answer {
+		size += int(o.kept)
+	}
 	switch limit := sh.MaxOutbound; {
 	case o.active:
 		if size >= limit && int64(size)+int64(n) > 2*int64(limit)+int64(sh.MaxFrame) {

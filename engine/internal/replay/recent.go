@@ -50,6 +50,11 @@ func (x *Recent) Tick(bud *budget.Budget) {
 		x.idle = true
 		return
 	}
+	x.Close(bud)
+}
+
+// Close forgets the frames.
+func (x *Recent) Close(bud *budget.Budget) {
 	for i, b := range x.bufs {
 		if b != nil {
 			release(b, bud)
