@@ -122,6 +122,8 @@ func (l *loop) allSent(s *Session) {
 		s.rd.excess = 0
 		l.unpause(s)
 	case lifeFin:
-		l.detach(s)
+		if s.line == nil || s.line.drained() {
+			l.detach(s)
+		}
 	}
 }

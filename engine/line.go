@@ -37,16 +37,18 @@ type line struct {
 	unasked   uint64       // Box.Unasked when its link went
 	asked     atomic.Bool  // a look at a link on another loop is under way
 
-	mu    sync.Mutex
-	ring  replay.Ring // guarded by mu
-	link  *link       // guarded by mu; nil: none
-	ctl   []byte      // guarded by mu; system frames to be written in front of the ring's
-	wish  bool        // guarded by mu; the session wants to be told when bytes are taken again
-	need  int         // guarded by mu; bytes of the frame that was not taken last
-	fin   bool        // guarded by mu; the FIN follows what is left
-	ended bool        // guarded by mu; Close has been called
-	loose bool        // guarded by mu; what was sent may be forgotten although nobody has acknowledged it
-	seen  kernelView  // guarded by mu; of a link on another loop
+	mu        sync.Mutex
+	ring      replay.Ring // guarded by mu
+	link      *link       // guarded by mu; nil: none
+	ctl       []byte      // guarded by mu; system frames to be written in front of the ring's
+	wish      bool        // guarded by mu; the session wants to be told when bytes are taken again
+	need      int         // guarded by mu; bytes of the frame that was not taken last
+	ctlOut    int         // guarded by mu; bytes of them that the link has taken and not written
+	drainWish bool        // guarded by mu; the session wants to be told when nothing is left
+	fin       bool        // guarded by mu; the FIN follows what is left
+	ended     bool        // guarded by mu; Close has been called
+	loose     bool        // guarded by mu; what was sent may be forgotten although nobody has acknowledged it
+	seen      kernelView  // guarded by mu; of a link on another loop
 }
 
 // kernelView is what the kernel was last seen to hold of a link on another loop.
@@ -272,7 +274,16 @@ func (ln *line) Acks() netio.Acks { return ln.view().acks }
 func (ln *line) unsent() int {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	return ln.ring.Unsent() + len(ln.ctl)
+	return ln.ring.Unsent() + len(ln.ctl) + ln.ctlOut
+}
+
+// drained tells whether nothing is left to be written; if not, the session is looked at
+// again when that is so.
+func (ln *line) drained() bool {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.drainWish = ln.link != nil && ln.ring.Unsent()+len(ln.ctl)+ln.ctlOut > 0
+	return !ln.drainWish
 }
 
 // ReadRest has nothing: a link reads all there is before it ends.

@@ -418,6 +418,7 @@ func (k *link) pump() {
 		}
 		if len(k.ctl) == 0 && k.left == 0 {
 			k.ctl, ln.ctl = ln.ctl, k.ctl
+			ln.ctlOut = len(k.ctl)
 		}
 		b, buf := k.ctl, (*bufpool.Buf)(nil)
 		if len(b) == 0 {
@@ -429,7 +430,14 @@ func (k *link) pump() {
 			}
 		}
 		fin := ln.fin && !k.finSent
+		look := len(b) == 0 && ln.drainWish
+		if look {
+			ln.drainWish = false
+		}
 		ln.mu.Unlock()
+		if look {
+			ln.s.scheduleFlush()
+		}
 		if len(b) == 0 {
 			if fin {
 				k.finSent = true
@@ -441,6 +449,9 @@ func (k *link) pump() {
 		ln.mu.Lock()
 		if buf == nil {
 			k.ctl = append(k.ctl[:0], k.ctl[n:]...)
+			if ln.link == k {
+				ln.ctlOut = len(k.ctl)
+			}
 		} else {
 			if ln.link == k {
 				ln.ring.Wrote(n)

@@ -227,7 +227,7 @@ func (ln *line) attach(k *link, h replay.Hello, seq uint32) bool {
 		}
 		ln.next, ln.unproven = replay.NewToken(), true
 		ln.srv.tokens.Put(ln.next, ln)
-		ln.link, ln.wish, ln.loose = k, true, false
+		ln.link, ln.wish, ln.loose, ln.ctlOut = k, true, false, 0
 		ln.welcome(true, seq)
 		k.line = ln
 	}
@@ -324,7 +324,7 @@ func (l *loop) leaveLink(ln *line) {
 	ln.cur, ln.finned = nil, false
 	ln.mu.Lock()
 	if ln.link == k && k != nil {
-		ln.link, ln.ctl = nil, ln.ctl[:0]
+		ln.link, ln.ctl, ln.ctlOut = nil, ln.ctl[:0], 0
 		ln.ring.Park()
 	}
 	ln.mu.Unlock()
@@ -351,7 +351,7 @@ func (l *loop) detached(s *Session) {
 // leaveFinned ends a link whose peer has sent its FIN once it has been sent what it asked
 // for.
 func (l *loop) leaveFinned(s *Session) {
-	if ln := s.line; ln.finned && !l.busy(s) {
+	if ln := s.line; ln.finned && ln.drained() && !l.busy(s) {
 		l.leave(s, closeCode(ReasonPeerClosed))
 	}
 }
@@ -368,7 +368,7 @@ func (l *loop) leave(s *Session, code uint16) {
 		ln.mu.Lock()
 		parted := ln.link == k
 		if parted {
-			ln.link, ln.ctl = nil, ln.ctl[:0]
+			ln.link, ln.ctl, ln.ctlOut = nil, ln.ctl[:0], 0
 			ln.ring.Park()
 		}
 		ln.mu.Unlock()

@@ -44,17 +44,21 @@ func TestCutAtEveryByteNothingIsLostOrDoubled(t *testing.T) {
 				requests := h.ran.Swap(0)
 				up, down, _ := whole.cut.state()
 				whole.close()
+				from, fromDown := 1, 1
+				if !*long { // a cut in front of the HELLO tests the client
+					from, fromDown = max(1, whole.opened[0]-50), max(1, whole.opened[1]-50)
+				}
 				var runs []cuts
 				step := 1
 				if scheme != "tcp" && !*long {
-					step = 89
+					step = 11
 				} else if d != Adaptive && !*long {
 					step = 3
 				}
-				for i := 1; i < up; i += step {
+				for i := from; i < up; i += step {
 					runs = append(runs, cuts{{i, -1}})
 				}
-				for i := 1; i < down; i += step {
+				for i := fromDown; i < down; i += step {
 					runs = append(runs, cuts{{-1, i}})
 				}
 				for i := 1; i < min(up, 150); i += 3*step - 2 {

@@ -122,8 +122,7 @@ type resumer struct {
 	sent     [][]byte // not acknowledged
 	acked    uint64
 	got      []codec.Packet // counted frames
-	resumes  int
-	index    uint32
+	opened   [2]int         // bytes up and down when the first WELCOME had come
 }
 
 var errLost = errors.New("the session is lost")
@@ -157,7 +156,6 @@ func (p *resumer) connect(up, down int) (err error) {
 		p.ack(had)
 		p.tokens = [][]byte{token, p.tokens[0]}
 		p.told = p.received
-		p.resumes++
 	case len(p.tokens) > 1: // the server has not had what used the older one up
 		p.tokens = p.tokens[1:]
 		p.write(SubBye, nil)
@@ -166,6 +164,7 @@ func (p *resumer) connect(up, down int) (err error) {
 		return errLost
 	default:
 		p.tokens = [][]byte{token}
+		p.opened[0], p.opened[1], _ = p.cut.state()
 		if had != 0 {
 			return fmt.Errorf("a new session has had %d frames", had)
 		}
@@ -333,3 +332,17 @@ func show(list []codec.Packet) string {
 	}
 	return b.String()
 }
+
+// onlyHello asks for the session, and goes when it has been answered.
+func (p *resumer) onlyHello() {
+	conn, cut, err := dialCut(p.url, -1, -1)
+	if err != nil {
+		return
+	}
+	defer cut.Conn.Close()
+	body := binary.BigEndian.AppendUint64(append([]byte{1, 0}, p.tokens[0]...), p.received)
+	conn.Write(codec.Packet{Sub: SubHello, Body: body}.Append(nil))
+	codec.NewReader(conn, nil).Next()
+}
+
+func (p *resumer) count(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -108,10 +108,14 @@ func (r *Ring) wait(n int) {
 // room is the last piece, with room for n bytes.
 func (r *Ring) room(n int) *piece {
 	if k := len(r.pieces); k > 0 {
-		if t := &r.pieces[k-1]; !t.shared && t.buf.Spare() >= n {
+		t := &r.pieces[k-1]
+		switch {
+		case t.shared:
+		case t.buf.Spare() >= n:
 			return t
+		default:
+			return r.add(max(n, min(2*len(t.buf.B), pieceMost)))
 		}
-		return r.add(max(n, min(2*len(r.pieces[k-1].buf.B), pieceMost)))
 	}
 	return r.add(n)
 }
