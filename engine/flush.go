@@ -71,9 +71,9 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 
 // relieve applies the outbound limits after a flush.
 func (l *loop) relieve(s *Session, retry bool) {
-	o := &s.out
-	if s.line != nil {
-		l.relieveLine(s)
+	o, kept := &s.out, 0
+	if ln := s.line(); ln != nil {
+		kept = l.relieveLine(s)
 	}
 	if o.Blocked() {
 		if l.slow(s) {
@@ -86,7 +86,7 @@ func (l *loop) relieve(s *Session, retry bool) {
 			return
 		}
 	}
-	if o.Relieve(&l.out) {
+	if o.Relieve(&l.out, kept) {
 		s.wakeStrand()
 	}
 	if s.rd.life == lifeOpen && (s.rd.paused != 0 || o.Full()) {
@@ -111,7 +111,7 @@ func (l *loop) slow(s *Session) bool {
 func (l *loop) allSent(s *Session) {
 	switch s.rd.life {
 	case lifeOpen:
-		if s.line != nil && s.line.cur == nil {
+		if s.line() != nil && s.line().cur == nil {
 			l.detach(s) // nobody is there to be told
 			return
 		}
@@ -122,7 +122,7 @@ func (l *loop) allSent(s *Session) {
 		s.rd.excess = 0
 		l.unpause(s)
 	case lifeFin:
-		if s.line == nil || s.line.drained() {
+		if s.line() == nil || s.line().drained() {
 			l.detach(s)
 		}
 	}

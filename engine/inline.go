@@ -96,10 +96,10 @@ func (l *loop) conns(yield func(netio.Conn) bool) {
 
 // socket is the session's connection on its own loop, nil where there is none.
 func (s *Session) socket() netio.Conn {
-	if s.line == nil {
+	if s.line() == nil {
 		return s.conn
 	}
-	if k := s.line.cur; k != nil && k.loop == s.loop {
+	if k := s.line().cur; k != nil && k.loop == s.loop {
 		return k.c
 	}
 	return nil

@@ -34,7 +34,8 @@ type line struct {
 	bye       bool         // the session ends with this link
 	finned    bool         // the peer has sent its FIN; what is owed goes out, then the link is left
 	away      int64        // since when the peer is away; 0: it is not
-	unasked   uint64       // Box.Unasked when its link went
+	unasked   int          // bytes that nobody asked for, written since its link went
+	logPos    uint64       // how far it had the broadcasts then
 	asked     atomic.Bool  // a look at a link on another loop is under way
 
 	mu        sync.Mutex
@@ -83,7 +84,7 @@ const (
 // newLine makes the line of a new session, and the session.
 func newLine(k *link) *line {
 	ln := &line{srv: k.srv, home: k.loop, cur: k, link: k, token: replay.NewToken()}
-	ln.s = &Session{srv: k.srv, loop: k.loop, conn: ln, line: ln, accepted: k.accepted.UnixNano()}
+	ln.s = &Session{srv: k.srv, loop: k.loop, conn: ln, accepted: k.accepted.UnixNano()}
 	ln.s.rd.opened = true
 	ln.ring.Init(k.srv.wholeFrame, k.srv.budget)
 	ln.at.Store(endpointOf(k.c))

@@ -84,8 +84,8 @@ func (h resumeHost) Writable(id uint64) {
 	s := (*Server)(h.host).table.lookup(ID(id))
 	switch {
 	case s == nil:
-	case s.line != nil:
-		s.line.writable()
+	case s.line() != nil:
+		s.line().writable()
 	default:
 		s.canWrite()
 	}

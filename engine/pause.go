@@ -26,8 +26,8 @@ func (l *loop) review(s *Session) {
 
 // pause stops reading from a session; the kernel's buffers and then the peer feel it.
 func (l *loop) pause(s *Session, why inbox.Pause) {
-	if s.line != nil {
-		if why = s.line.mayPause(why); why == 0 {
+	if s.line() != nil {
+		if why = s.line().mayPause(why); why == 0 {
 			l.unpause(s)
 			return
 		}

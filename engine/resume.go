@@ -46,7 +46,7 @@ func (srv *Server) resumes() bool { return srv.cfg.Resume > 0 }
 
 // receivedLine takes what a link has read.
 func (l *loop) receivedLine(s *Session, k *link, b []byte) {
-	if s.line.cur != k {
+	if s.line().cur != k {
 		return // another has taken its place
 	}
 	s.bytesIn.Add(uint64(len(b)))
@@ -69,10 +69,10 @@ func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 		}
 		b = rest
 	}
-	if s.line.cur == k && len(b) > 0 && !s.rd.bad {
+	if s.line().cur == k && len(b) > 0 && !s.rd.bad {
 		l.takeLine(s, k, b)
 	}
-	if s.rd.life == lifeOpen && s.line.cur == k {
+	if s.rd.life == lifeOpen && s.line().cur == k {
 		l.review(s)
 	}
 }
@@ -80,7 +80,7 @@ func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 // takeLine handles the frames at the start of b: those of the resume protocol here, the
 // others as any session's. The rest is kept as a partial frame.
 func (l *loop) takeLine(s *Session, k *link, b []byte) {
-	ln, c := s.line, l.srv.codec
+	ln, c := s.line(), l.srv.codec
 	run, at := 0, 0 // frames from run on have not been handed over
 	for at < len(b) {
 		size, missing, err := c.Frame(b[at:])
@@ -190,16 +190,19 @@ func (ln *line) control(p codec.Packet) bool {
 	return ok
 }
 
-// keep has the session's outbox count what is kept against its limits.
-func (ln *line) keep() {
+// keep has the session's outbox count what is kept against its limits, and returns how much
+// of it counts.
+func (ln *line) keep() (kept int) {
 	ln.mu.Lock()
 	n := ln.ring.Bytes()
 	ln.mu.Unlock()
 	c, o, sh := &ln.srv.cfg, &ln.s.out, &ln.home.out
-	o.Keep(sh, max(0, n-max(0, c.ResumeBytes-c.MaxOutbound)))
-	if o.Relieve(sh) {
+	kept = max(0, n-max(0, c.ResumeBytes-c.MaxOutbound))
+	o.Keep(sh, kept)
+	if o.Relieve(sh, kept) {
 		ln.s.wakeStrand()
 	}
+	return kept
 }
 
 // attach takes a link for the session's. Home loop's goroutine. False: the session can't go
@@ -255,7 +258,7 @@ func (ln *line) attach(k *link, h replay.Hello, seq uint32) bool {
 
 // attached has a session go on with a new connection.
 func (l *loop) attached(s *Session) {
-	ln, now := s.line, l.srv.now()
+	ln, now := s.line(), l.srv.now()
 	l.dropPartial(s)
 	if ln.away != 0 {
 		ln.away = 0
@@ -328,12 +331,12 @@ func (l *loop) leaveLink(ln *line) {
 		ln.ring.Park()
 	}
 	ln.mu.Unlock()
-	ln.unasked = ln.s.out.Unasked(&l.out)
+	ln.unasked, ln.logPos = 0, ln.s.out.Pos()
 }
 
 // detached has a session wait for its peer to come back.
 func (l *loop) detached(s *Session) {
-	ln := s.line
+	ln := s.line()
 	l.dropPartial(s)
 	s.rd.paused, s.rd.progress, s.rd.wrote = 0, 0, 0
 	if ln.away == 0 {
@@ -351,7 +354,7 @@ func (l *loop) detached(s *Session) {
 // leaveFinned ends a link whose peer has sent its FIN once it has been sent what it asked
 // for.
 func (l *loop) leaveFinned(s *Session) {
-	if ln := s.line; ln.finned && ln.drained() && !l.busy(s) {
+	if ln := s.line(); ln.finned && ln.drained() && !l.busy(s) {
 		l.leave(s, closeCode(ReasonPeerClosed))
 	}
 }
@@ -359,7 +362,7 @@ func (l *loop) leaveFinned(s *Session) {
 // leave ends a session's link, behind what the kernel takes at once, and has the session
 // wait for the next.
 func (l *loop) leave(s *Session, code uint16) {
-	ln := s.line
+	ln := s.line()
 	k := ln.cur
 	ln.cur, ln.finned = nil, false
 	k.loop.run(l, func() {
@@ -376,13 +379,16 @@ func (l *loop) leave(s *Session, code uint16) {
 			s.canWrite() // all is taken now
 		}
 	})
-	ln.unasked = s.out.Unasked(&l.out)
+	ln.unasked, ln.logPos = 0, s.out.Pos()
 	l.detached(s)
 }
 
 // cut ends the connection of a session: the session too, unless its peer may come back.
 func (l *loop) cut(s *Session, why Reason) {
-	if s.line == nil || !l.survives(s) {
+	switch ln := s.line(); {
+	case ln != nil && ln.cur == nil && !s.closed():
+		return // it has been cut, and what it could not be sent is about to be kept
+	case ln == nil || !l.survives(s):
 		l.abort(s, why)
 		return
 	}
@@ -392,17 +398,17 @@ func (l *loop) cut(s *Session, why Reason) {
 
 // survives tells whether the session has a link and outlives it.
 func (l *loop) survives(s *Session) bool {
-	ln := s.line
+	ln := s.line()
 	return ln.cur != nil && !ln.bye && !s.closed() && s.rd.life == lifeOpen && !s.rd.bad
 }
 
 // timedOut ends the connection of a session behind an ERROR.
 func (l *loop) timedOut(s *Session, why Reason) {
-	if s.line == nil || !l.survives(s) {
+	if s.line() == nil || !l.survives(s) {
 		s.closeWithError(codec.Packet{}, CodeTimeout, why.String(), why)
 		return
 	}
-	ln := s.line
+	ln := s.line()
 	frame := l.srv.encodeError(codec.Packet{}, CodeTimeout, why.String())
 	ln.mu.Lock()
 	if ln.ring.Open() == 0 { // it counts, and comes again if the peer does not get it
@@ -415,13 +421,15 @@ func (l *loop) timedOut(s *Session, why Reason) {
 }
 
 // relieveLine is relieve for what a line adds.
-func (l *loop) relieveLine(s *Session) {
-	ln := s.line
-	ln.keep()
+func (l *loop) relieveLine(s *Session) (kept int) {
+	ln := s.line()
+	kept = ln.keep()
 	switch {
 	case s.rd.life == lifeGone || s.closed():
 	case ln.away != 0 && ln.cur == nil:
-		if s.out.Unasked(&l.out)-ln.unasked > uint64(l.srv.cfg.ResumeBytes) {
+		ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
+		ln.logPos = s.out.Pos()
+		if ln.unasked > l.srv.cfg.ResumeBytes {
 			l.abort(s, ReasonResumeOverrun)
 		}
 	case ln.finned:
@@ -429,6 +437,7 @@ func (l *loop) relieveLine(s *Session) {
 	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
 		l.pause(s, s.rd.paused)
 	}
+	return kept
 }
 
 // mayPause is what of why holds for a session whose acknowledgements stand behind its
@@ -443,7 +452,7 @@ func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
 // inspectLine applies the clocks that only such a session has, and tells whether it waits
 // for its peer: then no others run.
 func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
-	ln, c := s.line, &l.srv.cfg
+	ln, c := s.line(), &l.srv.cfg
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
 		if s.rd.life == lifeOpen && ln.cur == nil {
@@ -525,7 +534,7 @@ func frameFault(err error) string { return strings.TrimPrefix(err.Error(), "code
 // endWaiting ends the sessions of a server that stops whose peers are away.
 func (l *loop) endWaiting() {
 	for i := len(l.sessions) - 1; i >= 0; i-- {
-		if s := l.sessions[i]; s.line != nil && s.line.away != 0 {
+		if s := l.sessions[i]; s.line() != nil && s.line().away != 0 {
 			l.abort(s, ReasonDrain)
 		}
 	}
@@ -534,7 +543,7 @@ func (l *loop) endWaiting() {
 // dropRecent gives back what the loops keep for the lines of a server that has stopped.
 func (srv *Server) dropRecent() {
 	for _, l := range srv.allLoops() {
-		if l.turn.state.Load() == turnNone {
+		if l.turn.since.Load() == 0 {
 			l.recent.Close(srv.budget)
 		}
 	}

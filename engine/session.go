@@ -23,7 +23,6 @@ type Session struct {
 	loop     *loop
 	id       ID
 	conn     netio.Conn
-	line     *line // conn, where the session can be resumed; nil: it can't
 	accepted int64 // unix nanoseconds
 	value    any   // strand only
 
@@ -47,6 +46,12 @@ type Session struct {
 	bytesIn, bytesOut atomic.Uint64
 
 	groups *membership // guarded by srv.groups.mu; a list
+}
+
+// line is the session's connection where it can be resumed; nil: it can't.
+func (s *Session) line() *line {
+	ln, _ := s.conn.(*line)
+	return ln
 }
 
 // ID names the session for good.

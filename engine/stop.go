@@ -249,8 +249,8 @@ func (s *Session) outstanding() (frames, bytes int) {
 		frames++
 	}
 	bytes = s.out.Size()
-	if s.line != nil {
-		bytes += s.line.unsent()
+	if s.line() != nil {
+		bytes += s.line().unsent()
 	}
 	if s.rd.life == lifeLinger || Reason(s.closing.Load()) == ReasonDrain {
 		bytes += s.loop.undelivered(s)

@@ -56,7 +56,7 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
-	if s.line != nil && l.inspectLine(s, now) {
+	if s.line() != nil && l.inspectLine(s, now) {
 		return
 	}
 	if rd.progress != 0 && past(now, rd.progress, slowAfter) && s.out.Size() >= c.MaxOutbound {
@@ -193,7 +193,7 @@ func (l *loop) undelivered(s *Session) int {
 // order matters: an answer goes from the strand, maybe by Hold, to the outbox, and who
 // looks in that order can't miss it on its way.
 func (l *loop) busy(s *Session) bool {
-	return !s.in.Quiet() || s.held.Load() > 0 || s.out.Size() > 0 || s.line != nil && s.line.unsent() > 0
+	return !s.in.Quiet() || s.held.Load() > 0 || s.out.Size() > 0 || s.line() != nil && s.line().unsent() > 0
 }
 
 // holdClocks moves a session's clocks on by what has gone since the last sweep.

@@ -38,6 +38,7 @@ type Shared struct {
 	gather []byte
 	spare  *taken // for the next box that has something to write
 	upTo   uint64 // how far the box that is being looked at may have the log now
+	pushed int    // bytes that nobody asked for, taken of the box that is being looked at
 }
 
 // Box is one session's outbox. It is small, as every idle session has one.
@@ -56,7 +57,6 @@ type Box struct {
 	queued uint32 // guarded by mu; what of them counts in Shared.Queued
 	rest   uint32 // guarded by mu; bytes that the loop has taken and not written
 	lag    uint32 // guarded by mu; bytes of the log that a blocked session has not had
-	kept   uint32 // guarded by mu; bytes that were written and count until the peer has acknowledged them
 	hint   uint16 // guarded by mu; the size to begin a stage with, learned
 
 	// corked: callbacks of this session run, and what they send leaves with their batch.
@@ -66,8 +66,6 @@ type Box struct {
 	closed         bool // guarded by mu; no more is taken
 	writable       bool // guarded by mu; the kernel takes bytes again
 	lent           bool // guarded by mu; stage is Shared.Lent
-
-	unasked uint64 // guarded by mu; bytes ever staged that nobody asked for, of the log none
 
 	// Loop goroutine only.
 	blocked bool   // the kernel took not all; NotifyWritable will tell
@@ -195,9 +193,6 @@ func (o *Box) admit(sh *Shared, n int, kind Kind) Result {
 		return Staged
 	}
 	size := o.size()
-	if kind == Answer {
-		size += int(o.kept)
-	}
 	switch limit := sh.MaxOutbound; {
 	case o.active:
 		if size >= limit && int64(size)+int64(n) > 2*int64(limit)+int64(sh.MaxFrame) {
@@ -257,7 +252,6 @@ func (o *Box) addSeg(sh *Shared, g seg) {
 // count notes bytes that nobody asked for, and what they count in Shared.Queued. mu is held.
 func (o *Box) count(sh *Shared, n, cost int) {
 	o.pushed += uint32(n)
-	o.unasked += uint64(n)
 	o.queued += uint32(cost)
 	sh.Queued.Add(int64(cost))
 }
@@ -265,7 +259,7 @@ func (o *Box) count(sh *Shared, n, cost int) {
 // staged sees to it that what has just been staged leaves. mu is held.
 func (o *Box) staged(sh *Shared) Result {
 	o.frames++
-	if int64(o.size()+int(o.kept)) >= sh.Share.Load() {
+	if int64(o.size()) >= sh.Share.Load() {
 		o.full.Store(true)
 	}
 	if !o.corked && o.mark() {
