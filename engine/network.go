@@ -14,12 +14,16 @@ import (
 func newNetwork(srv *Server) (network, error) {
 	c := &srv.cfg
 	h := (*host)(srv)
+	var sessions netio.Host = h
+	if srv.resumes() {
+		sessions = resumeHost{h}
+	}
 	return door.New(door.Config{
 		Addrs: c.Addrs, TLS: c.TLS, HandshakeTimeout: c.HandshakeTimeout, MaxHandshakes: c.MaxHandshakes,
 		FirstTimeout: c.FirstFrameTimeout, Linger: c.Linger,
 		Proxies: sources(c.ProxyFrom), ForwardedFor: sources(c.ForwardedFrom), Origins: c.Origins, OnUpgrade: c.OnUpgrade,
 		Frames: srv.wholeFrames, Draining: srv.draining.Load, Short: h.short, Budget: srv.budget, Logger: c.Logger,
-	}, h, func(sockets []string, below netio.Host) door.Below {
+	}, sessions, func(sockets []string, below netio.Host) door.Below {
 		return gnetio.New(gnetio.Config{
 			Addrs: sockets, Loops: c.Loops, Single: c.Accept == AcceptSingle, Balance: gnetio.Balance(c.Balance),
 			ReadBuffer: c.ReadBuffer, SocketRecvBuffer: c.SocketRecvBuffer, SocketSendBuffer: c.SocketSendBuffer, Delay: c.Delay,

@@ -48,6 +48,12 @@ type Session struct {
 	groups *membership // guarded by srv.groups.mu; a list
 }
 
+// line is the session's connection where it can be resumed; nil: it can't.
+func (s *Session) line() *line {
+	ln, _ := s.conn.(*line)
+	return ln
+}
+
 // ID names the session for good.
 func (s *Session) ID() ID { return s.id }
 
@@ -112,6 +118,7 @@ const (
 	flagGrouped             // it has been in a group
 	flagLong                // the pool's monitor has found the turn long
 	flagMore                // the block being handled has frames behind the one that runs
+	flagAway                // its connection has broken, and it waits for the next
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }
