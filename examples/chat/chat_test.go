@@ -322,8 +322,9 @@ func TestLinesThatWereNotWrittenWereNotSaid(t *testing.T) {
 	}
 	c.file.f = good
 	bad.Close()
-	// The first part of what could not be written is in the file.
-	if _, err := good.WriteAt([]byte(`{"room":"tea","seq":2,"text":"a long one that was cut sho`), c.file.size); err != nil {
+	// Some of what could not be written is in the file.
+	some := `{"room":"tea","seq":2,"text":"` + strings.Repeat("x", 300) + "\"}\n" + `{"room":"tea","seq":3,"text":"cut sho`
+	if _, err := good.WriteAt([]byte(some), c.file.size); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -345,7 +346,7 @@ func TestLinesThatWereNotWrittenWereNotSaid(t *testing.T) {
 }
 
 func TestAFileThatWasCutShortGoesOn(t *testing.T) {
-	for _, cut := range []int{0, 1, 10, 40} {
+	for _, tail := range []string{"{", `{"room":"tea","seq":3,"text":"thr`, `{"room":"tea","seq":3,"text":"three"}`, `{"room":"tea","text":"` + strings.Repeat("x", 1000)} {
 		r := newRig(t, limits{rooms: 4, lines: 50})
 		u := r.dial()
 		u.join("tea", "Ann")
@@ -354,8 +355,7 @@ func TestAFileThatWasCutShortGoesOn(t *testing.T) {
 		r.stop()
 		b, err := os.ReadFile(r.path)
 		if err == nil {
-			torn := append(b, b[len(b)-60:len(b)-1-cut]...) // the next write's beginning
-			err = os.WriteFile(r.path, torn, 0o600)
+			err = os.WriteFile(r.path, append(b, tail...), 0o600)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -381,7 +381,7 @@ func TestABadFileIsNamed(t *testing.T) {
 		{"no history", "{}\n", "no history of a chat"},
 		{"a broken line", head + "{\"room\":\n", "line 2"},
 		{"a missing line", head + `{"room":"a","seq":1,"text":"x"}` + "\n" + `{"room":"a","seq":3,"text":"x"}` + "\n", "line 3 of room"},
-		{"a line of more than a line", head + strings.Repeat("x", 70_000) + "\n", "line 2"},
+		{"a line of more than a line", head + strings.Repeat("x", 70_000) + "\n", "line 2: longer"},
 		{"too many rooms", head + `{"room":"a","seq":1}` + "\n" + `{"room":"b","seq":1}` + "\n", "-rooms 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -546,11 +546,10 @@ func TestLimits(t *testing.T) {
 		}
 	}
 
-	// A whole room of the longest lines, each of whose characters is six in JSON, comes in
-	// answers that fit a frame.
-	text := strings.Repeat("<", maxText)
+	// A whole room of the longest lines, whose characters take two in JSON, comes
+	// in answers that fit a frame.
 	for range 50 {
-		u.say("one", text)
+		u.say("one", strings.Repeat(`"`, maxText))
 	}
 	n := 0
 	for after := uint64(0); ; {

@@ -83,6 +83,8 @@ func (h *file) read(each func(line) error) error {
 				return h.begin()
 			}
 			return nil
+		case err == bufio.ErrBufferFull:
+			err = errors.New("longer than what is said can be")
 		case err == nil && n == 1:
 			err = h.header(b)
 		case err == nil:

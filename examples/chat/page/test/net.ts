@@ -4,6 +4,9 @@ import { once } from "node:events";
 import * as net from "node:net";
 import { createInterface } from "node:readline";
 
+/** How much later than all else what stood still goes on, in milliseconds. */
+const LATE = 1500;
+
 /** A chat server that comes back at the same addresses. */
 export class Server {
   #process: ChildProcess | undefined;
@@ -37,8 +40,9 @@ export class Server {
 
 /**
  * A network between clients and a port. It stalls: connections stay, new ones are made, and
- * no byte goes either way until it goes on, and then all that were sent do. Or it is cut:
- * connections break and none is made.
+ * no byte goes either way until it goes on. What was sent meanwhile comes then, but late:
+ * connections that are made afterwards are quicker. Or it is cut: connections break and none
+ * is made.
  */
 export class Network {
   #mode: "through" | "stall" | "cut" = "through";
@@ -79,7 +83,7 @@ export class Network {
     for (const s of this.#sockets) {
       if (m === "cut") s.resetAndDestroy();
       else if (m === "stall") s.pause();
-      else s.resume();
+      else setTimeout(() => this.#mode !== "stall" && s.resume(), LATE);
     }
   }
 
