@@ -1,32 +1,22 @@
 // Against the real server, through each of its doors.
 import assert from "node:assert/strict";
-import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { createInterface } from "node:readline";
 import { WebSocket, WebSocketServer } from "ws";
 import { BusyError, ClosedError, connect, LostError, ServerError, TimeoutError, type Client, type Options } from "../src/node.js";
 import { Codec, Decoder } from "../src/codec.js";
+import { binary, Real } from "./real.js";
 
-const binary = process.env["TEST_SERVER"];
 const skip = binary ? false : "TEST_SERVER names no server's executable";
 const certs = process.env["TEST_CERTS"]; // ca.pem, cert.pem and key.pem, which it has signed for localhost
 const text = (b: Uint8Array) => Buffer.from(b).toString();
 const later = <T>(start: (done: (v: T) => void) => void) => new Promise<T>(start);
 
-// Starts a server. urls are those that it says, in the order of addrs.
-async function serve(addrs = ["tcp://127.0.0.1:0"], ...flags: string[]): Promise<{ urls: string[]; process: ChildProcess }> {
-  const p = spawn(binary!, ["serve", ...addrs.flatMap((a) => ["--addr", a]), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
-  const [line] = await Promise.race([
-    once(createInterface(p.stdout!), "line"),
-    once(p, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`))),
-  ]);
-  return { urls: String(line).split(" ").slice(1), process: p };
-}
+const serve = Real.start;
 
 const ca = certs ? readFileSync(join(certs, "ca.pem")) : undefined;
 /** The WebSocket of ws, with the authority that signed the server's certificate. */
@@ -43,7 +33,7 @@ const doors: { door: string; addr: string; needs?: string }[] = [
 ];
 const secure = (door: string) => door === "tls" || door === "wss";
 const skips = (door: string) => skip || (secure(door) && !certs ? "TEST_CERTS names no folder of certificates" : false);
-let server: Awaited<ReturnType<typeof serve>>;
+let server: Real;
 before(async () => {
   if (skip) return;
   const there = doors.filter(({ door }) => !skips(door));
