@@ -82,9 +82,9 @@ func (p *peer) mayTalk(now time.Time) bool {
 type joinRequest struct {
 	Room  string `json:"room"`
 	Name  string `json:"name"`
-	ID    string `json:"id"`
-	Log   string `json:"log"`   // that After is of; "" for whichever there is
-	After uint64 `json:"after"` // the last line that the client has
+	ID    string `json:"id,omitempty"`
+	Log   string `json:"log,omitempty"`   // that After is of; "" for whichever there is
+	After uint64 `json:"after,omitempty"` // the last line that the client has
 }
 
 type joinReply struct {
@@ -125,15 +125,15 @@ func (c *chat) join(ctx *services.Context, r *joinRequest, res *joinReply) error
 type sayRequest struct {
 	Room string `json:"room"`
 	Text string `json:"text"`
-	Name string `json:"name"` // of a session that has not joined the room
-	ID   string `json:"id"`   // the same
+	Name string `json:"name,omitempty"` // of a session that has not joined the room
+	ID   string `json:"id,omitempty"`   // the same
 	// Key names the line for good, so that it may be sent again when it is not known what
 	// became of it: it is said once. Log and Seen are the last line that the client had when
 	// it first sent this one: past it, the key is looked for. Without a key a line is said
 	// each time that it is sent.
-	Key  string `json:"key"`
-	Log  string `json:"log"`
-	Seen uint64 `json:"seen"`
+	Key  string `json:"key,omitempty"`
+	Log  string `json:"log,omitempty"`
+	Seen uint64 `json:"seen,omitempty"`
 }
 
 type sayReply struct {
@@ -187,8 +187,8 @@ func (c *chat) say(ctx *services.Context, r *sayRequest, _ *sayReply) error {
 
 type historyRequest struct {
 	Room  string `json:"room"`
-	Log   string `json:"log"`
-	After uint64 `json:"after"`
+	Log   string `json:"log,omitempty"`
+	After uint64 `json:"after,omitempty"`
 }
 
 // Validate checks the name.

@@ -41,18 +41,27 @@ export class Connection {
   #acking: ReturnType<typeof setTimeout> | undefined;
   #ackSince = 0;
 
-  constructor(readonly o: Settings, readonly codec: Codec, readonly ring: Ring, readonly up: Events) {}
+  readonly #o: Settings;
+  readonly #codec: Codec;
+  readonly #ring: Ring;
+  readonly #up: Events;
+  constructor(o: Settings, codec: Codec, ring: Ring, up: Events) {
+    this.#o = o;
+    this.#codec = codec;
+    this.#ring = ring;
+    this.#up = up;
+  }
 
   dial(dial: Dial, url: URL): void {
-    const decoder = new Decoder(this.codec);
-    this.#connecting = setTimeout(() => this.#lost(0, "no answer in time"), this.o.connectTimeout);
+    const decoder = new Decoder(this.#codec);
+    this.#connecting = setTimeout(() => this.#lost(0, "no answer in time"), this.#o.connectTimeout);
     try {
       this.#link = dial(url, {
         open: () => {
           if (this.#over) return;
-          if (!this.o.resume || !this.o.systemFrames) return this.#open(false);
+          if (!this.#o.resume || !this.#o.systemFrames) return this.#open(false);
           this.#hello = true;
-          this.control(sys.HELLO, sys.hello(this.ring.tokens[0], this.ring.received));
+          this.control(sys.HELLO, sys.hello(this.#ring.tokens[0], this.#ring.received));
         },
         data: (b) => {
           if (this.#over) return;
@@ -65,7 +74,7 @@ export class Connection {
           } catch (e) {
             return this.broken(e as Error);
           }
-          this.up.idle();
+          this.#up.idle();
         },
         end: (code, why) => this.#lost(code, why || (code ? "close code " + code : "the connection has ended")),
       });
@@ -75,15 +84,15 @@ export class Connection {
   }
 
   /** The network has as much as it is to be given. */
-  get congested(): boolean { return this.#batched + (this.#link?.buffered ?? 0) >= this.o.highWater; }
+  get congested(): boolean { return this.#batched + (this.#link?.buffered ?? 0) >= this.#o.highWater; }
   /** Nothing more is to be put. */
-  get full(): boolean { return this.congested || (this.resuming && this.ring.bytes >= this.o.resumeBytes); }
+  get full(): boolean { return this.congested || (this.resuming && this.#ring.bytes >= this.#o.resumeBytes); }
 
   /** Adds a frame to what flush writes. */
   put(frame: Uint8Array): void {
     this.#batch.push(frame);
     this.#batched += frame.length;
-    if (this.resuming) this.ring.push(frame);
+    if (this.resuming) this.#ring.push(frame);
   }
 
   flush(): void {
@@ -94,7 +103,7 @@ export class Connection {
 
   /** Sends a frame of Main 0. */
   control(sub: number, body: Uint8Array = new Uint8Array(0)): void {
-    this.#link?.send(this.codec.encode(sub, body));
+    this.#link?.send(this.#codec.encode(sub, body));
   }
 
   /** Asks whether the server is still there. */
@@ -103,8 +112,8 @@ export class Connection {
   /** The stream means nothing any more: whatever comes next would be anybody's. */
   broken(e: Error): void {
     this.end("abort");
-    this.up.broken(e);
-    this.up.lost(0, e.message);
+    this.#up.broken(e);
+    this.#up.lost(0, e.message);
   }
 
   /** Nobody hears of this connection again. */
@@ -121,24 +130,24 @@ export class Connection {
   #lost(code: number, reason: string): void {
     if (this.#over) return;
     this.end("abort");
-    this.up.lost(code, reason);
+    this.#up.lost(code, reason);
   }
 
   #open(resumed: boolean): void {
     clearTimeout(this.#connecting);
     this.#hello = false;
     this.opened = now();
-    const { heartbeat } = this.o;
+    const { heartbeat } = this.#o;
     if (heartbeat) this.#beat = new Heartbeat(heartbeat.interval, heartbeat.timeout, () => this.control(sys.PING), () => this.#lost(0, "no sign of life"));
-    this.up.open(resumed);
+    this.#up.open(resumed);
     const held = this.#held;
     this.#held = [];
     for (const p of held) if (!this.#over) this.#packet(p);
-    if (!this.#over) this.up.idle();
+    if (!this.#over) this.#up.idle();
   }
 
   #welcome(b: Uint8Array): void {
-    const { ring } = this;
+    const ring = this.#ring;
     const w = sys.readWelcome(b);
     if (!w || !this.#hello || this.#held.length) return this.broken(new Error("millrace: a WELCOME that can't be"));
     const tried = ring.tokens[0];
@@ -146,7 +155,7 @@ export class Connection {
       ring.tokens.shift(); // the server has not had what used the older one up
       this.control(sys.BYE);
       this.end("close");
-      return this.up.again();
+      return this.#up.again();
     }
     this.resuming = true;
     const resumed = !!tried && w.resumed;
@@ -168,11 +177,11 @@ export class Connection {
   }
 
   #packet(p: Packet): void {
-    const { ring } = this;
-    const little = this.codec.layout.littleEndian;
-    switch (this.o.systemFrames ? p.handle : -1) {
+    const ring = this.#ring;
+    const little = this.#codec.layout.littleEndian;
+    switch (this.#o.systemFrames ? p.handle : -1) {
       case sys.PING:
-        if (this.#link!.buffered <= 2 * this.o.highWater) this.control(sys.PONG, p.body);
+        if (this.#link!.buffered <= 2 * this.#o.highWater) this.control(sys.PONG, p.body);
         return;
       case sys.PONG:
         ring.tokens.length = Math.min(1, ring.tokens.length);
@@ -183,7 +192,7 @@ export class Connection {
         if (this.resuming && !ring.ack(sys.readCount(p.body))) this.broken(new Error("millrace: an ACK of what was not sent"));
         return;
       case sys.GOAWAY:
-        return this.up.goAway(sys.readGoAway(p.body, little).address);
+        return this.#up.goAway(sys.readGoAway(p.body, little).address);
     }
     const err = p.handle === sys.ERROR ? sys.readError(p.body, little) : undefined;
     if (this.#hello) {
@@ -197,12 +206,12 @@ export class Connection {
       }
     }
     if (this.resuming) this.#count();
-    this.up.packet(p, err);
+    this.#up.packet(p, err);
   }
 
   // Acknowledges after 64 frames or a second; by the clock too, where timers are throttled.
   #count(): void {
-    const r = this.ring;
+    const r = this.#ring;
     if (r.received++ === r.told) this.#ackSince = now();
     const ack = () => {
       this.#acking = clearTimeout(this.#acking) as undefined;

@@ -6,7 +6,16 @@ export class Heartbeat {
   #pinged = 0; // since when a PING waits for a byte, or 0
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(readonly interval: number, readonly timeout: number, readonly ping: () => void, readonly dead: () => void) {
+  readonly #interval: number;
+  readonly #timeout: number;
+  readonly #ping: () => void;
+  readonly #dead: () => void;
+
+  constructor(interval: number, timeout: number, ping: () => void, dead: () => void) {
+    this.#interval = interval;
+    this.#timeout = timeout;
+    this.#ping = ping;
+    this.#dead = dead;
     this.#beat(interval);
   }
 
@@ -20,8 +29,8 @@ export class Heartbeat {
   probe(): void {
     if (this.#pinged) return;
     this.#pinged = now();
-    this.ping();
-    this.#beat(this.timeout);
+    this.#ping();
+    this.#beat(this.#timeout);
   }
 
   stop(): void { clearTimeout(this.#timer); }
@@ -33,12 +42,12 @@ export class Heartbeat {
     this.stop();
     this.#timer = setTimeout(() => {
       const t = now();
-      if (this.#pinged && t - due > this.timeout / 2) {
+      if (this.#pinged && t - due > this.#timeout / 2) {
         this.#pinged = 0;
         this.probe();
-      } else if (this.#pinged && t - this.#pinged >= this.timeout) this.dead();
-      else if (!this.#pinged && t - this.#heard >= this.interval) this.probe();
-      else this.#beat(Math.max(10, this.#pinged ? this.#pinged + this.timeout - t : this.#heard + this.interval - t));
+      } else if (this.#pinged && t - this.#pinged >= this.#timeout) this.#dead();
+      else if (!this.#pinged && t - this.#heard >= this.#interval) this.probe();
+      else this.#beat(Math.max(10, this.#pinged ? this.#pinged + this.#timeout - t : this.#heard + this.#interval - t));
     }, wait);
   }
 }
