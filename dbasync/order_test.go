@@ -115,6 +115,46 @@ func keyOrder(t *testing.T, form string) {
 	}
 }
 
+// TestACancelledDetourLetsItsKeyGoOn: the slow statement of a key is cancelled while it waits
+// for a connection.
+func TestACancelledDetourLetsItsKeyGoOn(t *testing.T) {
+	db := open(t, func(c *Config) { c.SlowConns = 1 })
+	slow, quick := Stmt{SQL: "select pg_sleep($1), 'detour'", Key: 3}, Stmt{SQL: "select 'behind it'", Key: 3}
+	ask(t, db, slow, 0.0)
+	ask(t, db, quick)
+	db.slow.learn(db.shapes.get(slow.SQL))
+	ctx, cancel := context.WithCancel(context.Background())
+	held, ended := make(chan QueryResult, 1), make(chan QueryResult, 2)
+	hold, end := context.WithCancel(context.Background())
+	defer end()
+	if err := db.Query(hold, nil, func(r QueryResult) { held <- r }, Stmt{SQL: "select pg_sleep(600)", Slow: true}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the connection to be taken", func() bool { return db.Stats().SlowRunning == 1 })
+	for range 2 {
+		if err := db.Query(ctx, nil, func(r QueryResult) { ended <- r }, slow, 0.0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	behind := make(chan QueryResult, 1)
+	if err := db.Query(context.Background(), nil, func(r QueryResult) { behind <- r }, quick); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the detour", func() bool { return db.Stats().SlowQueued == 1 })
+	cancel()
+	for range 2 {
+		if r := wait(t, ended); r.Outcome != NotRun {
+			t.Errorf("cancelled: got %v %v", r.Outcome, r.Err)
+		}
+	}
+	if r := wait(t, behind); r.Outcome != OK {
+		t.Errorf("behind them: got %v %v", r.Outcome, r.Err)
+	}
+	end()
+	wait(t, held)
+	noDetours(t, db)
+}
+
 // noDetours waits until no key is off the lanes.
 func noDetours(t *testing.T, db *DB) {
 	t.Helper()
