@@ -132,5 +132,5 @@ func TestTwoBrowsers(t *testing.T) {
 	if *long {
 		env = append(env, "TEST_LONG=1")
 	}
-	t.Log("\n" + w.run(env, "node", "--test", "--test-reporter=spec", "build/browser.test.js"))
+	t.Log("\n" + w.run(env, "node", "--test", "--test-force-exit", "--test-reporter=spec", "build/browser.test.js"))
 }

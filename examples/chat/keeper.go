@@ -259,7 +259,7 @@ func (c *chat) tell(who bool) {
 	c.mu.Unlock()
 	for _, n := range all {
 		if err := c.tellRoom(n); err != nil {
-			if !errors.Is(err, engine.ErrBusy) {
+			if !errors.Is(err, engine.ErrBusy) && !errors.Is(err, engine.ErrClosed) {
 				slog.Error("chat: a room was not told", "room", n.room.name, "err", err)
 			}
 			if n.who != nil {

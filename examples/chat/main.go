@@ -76,7 +76,7 @@ func (s *settings) make() (*services.Manager, *chat, error) {
 		Addrs:     []string{s.addr},
 		Doors:     engine.Doors{Origins: []string{"*"}, OnUpgrade: sameHost},
 		Heartbeat: 10 * time.Second,
-		Timeouts:  engine.Timeouts{IdleTimeout: 30 * time.Second},
+		Timeouts:  engine.Timeouts{IdleTimeout: 30 * time.Second, Resume: 30 * time.Second},
 	}
 	if s.origins != "" {
 		cfg.Doors = engine.Doors{Origins: strings.Split(s.origins, ",")}

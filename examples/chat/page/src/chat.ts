@@ -59,8 +59,11 @@ export class Chat {
     this.#client.onState(({ state, resumed, reason }) => {
       view.state(state === "open", reason);
       if (state !== "open") return;
-      if (resumed) return this.#go();
-      for (const r of this.#rooms.values()) r.joined = false;
+      if (resumed && this.#room.joined) {
+        void this.#sync(this.#room); // what was asked may have timed out meanwhile
+        return this.#go();
+      }
+      if (!resumed) for (const r of this.#rooms.values()) r.joined = false;
       void this.#join();
     });
   }

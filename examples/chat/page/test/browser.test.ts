@@ -113,6 +113,11 @@ test("for ten seconds one network stands still and the other is cut", { timeout:
     await ben.type(`Ben in the cut ${i}`);
     said.push(`said meanwhile ${i}`);
     await services(shell).say({ room: "lobby", text: said.at(-1)!, name: "shell", id: "", key: "", log: "", seen: 0 });
+    if (i === 2) {
+      // His session waits for him: he is still there for the others.
+      const { who } = await services(shell).join({ room: "lobby", name: "shell", id: "", log: "", after: Number.MAX_SAFE_INTEGER });
+      assert.deepEqual(who, ["Ann", "Ben", "shell"]);
+    }
     if (i === 3) {
       await until("that Ben waits", async () => (await ben.waiting()).length > 3);
       await ben.page.reload(); // what waits outlives the page
