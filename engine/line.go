@@ -278,6 +278,16 @@ func (ln *line) unsent() int {
 	return ln.ring.Unsent() + len(ln.ctl) + ln.ctlOut
 }
 
+// kept is how many bytes the ring holds.
+func (ln *line) kept() int {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	return ln.ring.Bytes()
+}
+
+// gone tells whether nobody is there.
+func (ln *line) gone() bool { return ln != nil && ln.cur == nil }
+
 // drained tells whether nothing is left to be written; if not, the session is looked at
 // again when that is so.
 func (ln *line) drained() bool {

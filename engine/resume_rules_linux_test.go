@@ -375,7 +375,9 @@ func TestTokensAreForOneUse(t *testing.T) {
 	if _, w = try(second, 0); w.Body[0] != 0 {
 		t.Error("a token that was replaced works")
 	}
-	if _, w = try(third, 0); w.Body[0] != 1 {
+	c.send(1, 1, "still served")
+	c.expect(1, 1, "still served")
+	if _, w = try(third, 1); w.Body[0] != 1 {
 		t.Error("the proven token does not work")
 	}
 	c.expectEOF() // it was replaced, and got no frame more
