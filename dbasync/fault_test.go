@@ -20,6 +20,8 @@ var long = flag.Bool("long", false, "run the long form of the soaks")
 type faults struct {
 	db      *DB
 	form    string
+	first   int64 // before the first id
+	limit   int64 // how many are sent; 0: until stop
 	next    atomic.Int64
 	stop    atomic.Bool
 	lastOK  atomic.Int64 // unix nano
@@ -30,18 +32,25 @@ type faults struct {
 	refused int               // guarded by mu
 }
 
+// newFaults has ids of its own: of n 2^32.
+func newFaults(db *DB, form string, n int) *faults {
+	f := &faults{db: db, form: form, first: int64(n) << 32, ended: make(map[int64]Outcome)}
+	f.next.Store(f.first)
+	return f
+}
+
 func (f *faults) insert() {
 	if f.stop.Load() {
 		f.wg.Done()
 		return
 	}
 	id := f.next.Add(1)
-	stmt := Stmt{SQL: "insert into f values ($1)"}
-	if f.form == "keyed" {
-		stmt.Key = uint64(id%97 + 1)
+	if f.limit > 0 && id-f.first > f.limit {
+		f.next.Add(-1)
+		f.wg.Done()
+		return
 	}
-	stmt.Slow = f.form == "slow"
-	err := f.db.Exec(context.Background(), nil, func(r QueryResult) {
+	err := f.send(id, func(r QueryResult) {
 		f.mu.Lock()
 		if _, ok := f.ended[id]; ok {
 			f.twice++
@@ -52,12 +61,70 @@ func (f *faults) insert() {
 			f.lastOK.Store(time.Now().UnixNano())
 		}
 		f.insert()
-	}, stmt, id)
+	})
 	if err != nil {
 		f.mu.Lock()
 		f.refused++
 		f.mu.Unlock()
 		f.wg.Done()
+	}
+}
+
+// send writes row id in the form's way.
+func (f *faults) send(id int64, done func(QueryResult)) error {
+	ctx := context.Background()
+	stmt := Stmt{SQL: "insert into f values ($1)"}
+	switch f.form {
+	case "tx":
+		return f.db.BeginTxFunc(ctx, nil, done, conflicting, func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, stmt.SQL, id); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "update conflicted set v = v + 1 where k = $1", id%2)
+			return err
+		})
+	case "batch":
+		b := &pgx.Batch{}
+		b.Queue(stmt.SQL, id)
+		b.Queue("update conflicted set v = v + 1 where k = $1", 2+id%2)
+		return f.db.SendBatch(ctx, nil, func(r BatchResult) { done(r.QueryResult) }, b, conflicting)
+	case "keyed":
+		stmt.Key = uint64(id%97 + 1)
+	}
+	stmt.Slow = f.form == "slow"
+	return f.db.Exec(ctx, nil, done, stmt, id)
+}
+
+// conflicting transactions update a few rows, so that the server undoes many of them
+// with 40001.
+var conflicting = TxOptions{TxOptions: pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, MaxRetries: 20}
+
+const faultTables = `
+drop table if exists f, conflicted;
+create table f(id bigint);
+create table conflicted(k int primary key, v bigint not null);
+insert into conflicted select k, 0 from generate_series(0, 3) k`
+
+// compareConflicted: each transaction that wrote its row has counted once.
+func (f *faults) compareConflicted(t *testing.T, url string, present map[int64]int) {
+	t.Helper()
+	first := map[string]int{"tx": 0, "batch": 2}
+	k, ok := first[f.form]
+	if !ok {
+		return
+	}
+	want := int64(0)
+	for id := range f.ended {
+		want += int64(present[id])
+	}
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var got int64
+	if err := conn.QueryRow(context.Background(), "select sum(v) from conflicted where k between $1 and $1 + 1", k).Scan(&got); err != nil || got != want {
+		t.Errorf("%s: %d rows were written and %d counted, %v", f.form, want, got, err)
 	}
 }
 
@@ -155,7 +222,12 @@ func crash(t *testing.T, db *DB) {
 
 func (f *faults) compare(t *testing.T, url string) {
 	t.Helper()
-	present := rowsOf(t, url)
+	f.compareWith(t, url, rowsOf(t, url))
+}
+
+func (f *faults) compareWith(t *testing.T, url string, present map[int64]int) {
+	t.Helper()
+	f.compareConflicted(t, url, present)
 	var n [4]int
 	okAbsent, failedPresent, doubled := 0, 0, 0
 	for id, o := range f.ended {
@@ -169,12 +241,12 @@ func (f *faults) compare(t *testing.T, url string) {
 			failedPresent++
 		}
 	}
-	issued := int(f.next.Load()) - f.refused
+	issued := int(f.next.Load()-f.first) - f.refused
 	if len(f.ended) != issued || f.twice != 0 {
 		t.Errorf("%d accepted, %d ended, %d twice", issued, len(f.ended), f.twice)
 	}
 	if okAbsent+failedPresent+doubled != 0 {
-		t.Errorf("%d ok but absent, %d failed but present, %d doubled", okAbsent, failedPresent, doubled)
+		t.Errorf("%s: %d ok but absent, %d failed but present, %d doubled", f.form, okAbsent, failedPresent, doubled)
 	}
 	t.Logf("%s: %d ended: ok %d, sql error %d, not run %d, may have run %d; put back %d; refused %d",
 		f.form, len(f.ended), n[OK], n[SQLError], n[NotRun], n[MayHaveRun], f.db.Stats().Skipped, f.refused)

@@ -28,6 +28,12 @@ import (
 // refuses root, and returns the URL that leads through it. It skips without the program.
 func pgBouncer(t *testing.T, srv *pgembed.Server, mode string) string {
 	t.Helper()
+	return pgBouncerTo(t, srv, srv.URL(), mode)
+}
+
+// pgBouncerTo is pgBouncer with another way to srv.
+func pgBouncerTo(t *testing.T, srv *pgembed.Server, to, mode string) string {
+	t.Helper()
 	bin, err := exec.LookPath("pgbouncer")
 	if err != nil {
 		if bin, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
@@ -44,7 +50,7 @@ func pgBouncer(t *testing.T, srv *pgembed.Server, mode string) string {
 	}
 	at := ln.Addr().(*net.TCPAddr)
 	ln.Close()
-	u, err := url.Parse(srv.URL())
+	u, err := url.Parse(to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,14 +83,11 @@ func TestOutcomesAreTrueBehindPgBouncer(t *testing.T) {
 	for _, mode := range []string{PoolSession, PoolTransaction} {
 		t.Run(mode, func(t *testing.T) {
 			srv := pgembed.ForTest(t, pgembed.Config{TCP: true})
-			admin(t, srv.URL(), "create table f(id bigint)")
+			admin(t, srv.URL(), faultTables)
 			db := openOn(t, pgBouncer(t, srv, mode), func(c *Config) { c.PgBouncer = mode })
 			var fs []*faults
-			next := int64(0)
-			for _, form := range []string{"chain", "keyed", "slow"} {
-				f := &faults{db: db, form: form, ended: make(map[int64]Outcome)}
-				f.next.Store(next)
-				next += 1 << 32
+			for i, form := range []string{"chain", "keyed", "slow", "tx", "batch"} {
+				f := newFaults(db, form, i)
 				f.wg.Add(64)
 				for range 64 {
 					f.insert()
@@ -105,10 +108,9 @@ func TestOutcomesAreTrueBehindPgBouncer(t *testing.T) {
 				killLane(t, srv.URL())
 				awaitAll()
 			}
-			for i, f := range fs {
+			for _, f := range fs {
 				f.stop.Store(true)
 				f.wg.Wait()
-				f.next.Add(-int64(i) << 32) // how many it has issued
 				f.compare(t, srv.URL())
 			}
 		})

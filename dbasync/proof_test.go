@@ -140,9 +140,9 @@ func (p *pooler) serve(client net.Conn) {
 // connection is ended by the pooler after some answers.
 func TestOutcomesAreTrueBehindAPoolerThatLosesItsServer(t *testing.T) {
 	srv := server(t)
-	for _, form := range []string{"chain", "strict", "keyed", "slow"} {
+	for _, form := range []string{"chain", "strict", "keyed", "slow", "tx", "batch"} {
 		t.Run(form, func(t *testing.T) {
-			admin(t, srv.URL(), "drop table if exists f", "create table f(id bigint)")
+			admin(t, srv.URL(), faultTables)
 			p := newPooler(t, srv.URL(), 6000)
 			db, err := New(Config{URL: p.url(t, srv.URL()), Strict: form == "strict", MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond})
 			if err != nil {
