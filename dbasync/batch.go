@@ -186,7 +186,9 @@ func (u *unit) runOnce(ctx context.Context, c *poolConn) (Outcome, string, error
 	u.results = nil
 	if !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() != 'I' {
 		// It may fail with the connection only, which undoes it as well.
-		_, _ = c.Exec(context.WithoutCancel(ctx), "rollback")
+		bounded, cancel := parting(ctx)
+		_, _ = c.Exec(bounded, "rollback")
+		cancel()
 	}
 	o, err := u.outcome(ctx, c, err)
 	if o == SQLError && u.failed >= 0 {

@@ -60,6 +60,8 @@ func (s *slowPool) clean(ctx context.Context, c *pgxpool.Conn) {
 	defer cancel()
 	own, _ := pc.CustomData()[ownSettings].(string)
 	if err := pc.Exec(ctx, cleanState+own).Close(); err != nil {
-		c.Conn().Close(context.WithoutCancel(ctx))
+		ctx, cancel := parting(ctx)
+		defer cancel()
+		c.Conn().Close(ctx)
 	}
 }

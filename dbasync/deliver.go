@@ -72,6 +72,7 @@ func (r *request) deliver() {
 func (db *DB) deliver(r *request) {
 	r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
 	r.res.Elapsed = db.now() - r.start
+	r.settleOutcome()
 	db.stats.ended[r.res.Outcome].Add(1)
 	db.rows.add(r)
 	db.hand(r)
@@ -84,6 +85,7 @@ func (db *DB) deliverAll(rs []*request, now time.Duration) {
 	for _, r := range rs {
 		r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
 		r.res.Elapsed = now - r.start
+		r.settleOutcome()
 		db.stats.ended[r.res.Outcome].Add(1)
 		db.rows.add(r)
 		if !db.isPool(r.on) || db.late.waiting.Load() > 0 {

@@ -217,6 +217,7 @@ func (l *lane) sortLost(rest []entry, sure int) (again, ended []*request, shapes
 		if !certain && r.stmt.Retry && r.tries < maxTries {
 			r.tries++
 			certain = true
+			r.unsure.Store(true)
 		}
 		if certain {
 			again = append(again, r)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -12,6 +14,7 @@ import (
 // ownTx notes what becomes of a transaction that fn ends by itself.
 type ownTx struct {
 	pgx.Tx
+	ends       *textEnds
 	tried      bool
 	err        error // of the commit
 	rolledBack bool
@@ -19,11 +22,46 @@ type ownTx struct {
 
 // Commit implements pgx.Tx.
 func (t *ownTx) Commit(ctx context.Context) error {
+	defer t.ends.ignore()()
+	if t.Conn().IsClosed() { // nothing will be sent
+		return t.Tx.Commit(ctx)
+	}
 	err := t.Tx.Commit(ctx)
 	if !errors.Is(err, pgx.ErrTxClosed) {
 		t.tried, t.err = true, err
 	}
 	return err
+}
+
+// Rollback implements pgx.Tx.
+func (t *ownTx) Rollback(ctx context.Context) error {
+	defer t.ends.ignore()()
+	err := t.Tx.Rollback(ctx)
+	t.rolledBack = t.rolledBack || !errors.Is(err, pgx.ErrTxClosed)
+	return err
+}
+
+// call runs fn. A panic of it comes as a *panicError.
+func (t *ownTx) call(ctx context.Context, fn func(context.Context, pgx.Tx) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicError{p, debug.Stack()}
+		}
+	}()
+	return fn(ctx, t)
+}
+
+// panicError is a panic of the caller's function.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("dbasync: panic: %v", e.value) }
+
+func isPanic(err error) bool {
+	var p *panicError
+	return errors.As(err, &p)
 }
 
 var errEndedItself = errors.New("dbasync: the function ended its transaction with a statement of its own")
@@ -43,18 +81,96 @@ func (t *ownTx) outcome(ctx context.Context, c *pgxpool.Conn, fnErr error) (o Ou
 		return 0, "", nil, false // undone, as runTx finds
 	case !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() == 'I':
 		// By the text "commit" or "rollback": which of them, nobody has noted.
-		err = errEndedItself
-		if fnErr != nil {
-			err = fmt.Errorf("%w: %w", err, fnErr)
-		}
-		return MayHaveRun, "", err, true
+		return MayHaveRun, "", endedItself(fnErr), true
 	}
 	return 0, "", nil, false
 }
 
-// Rollback implements pgx.Tx.
-func (t *ownTx) Rollback(ctx context.Context) error {
-	err := t.Tx.Rollback(ctx)
-	t.rolledBack = t.rolledBack || !errors.Is(err, pgx.ErrTxClosed)
-	return err
+func endedItself(fnErr error) error {
+	if fnErr == nil || errors.Is(fnErr, errEndedItself) {
+		return errEndedItself
+	}
+	return fmt.Errorf("%w: %w", errEndedItself, fnErr)
+}
+
+// textEnds notes whether a statement was sent whose text ends a transaction: when its
+// answer is lost, or another transaction follows it, nothing else tells.
+type textEnds struct {
+	sent bool
+	off  bool // what is sent is not fn's
+}
+
+// ignore returns what makes e note again.
+func (e *textEnds) ignore() func() {
+	was := e.off
+	e.off = true
+	return func() { e.off = was }
+}
+
+// endsKey is where an ordinary connection keeps the textEnds of the transaction on it.
+const endsKey = "dbasync.ends"
+
+func watchEnds(c *pgxpool.Conn) *textEnds {
+	e := &textEnds{}
+	c.Conn().PgConn().CustomData()[endsKey] = e
+	return e
+}
+
+// endsTracer is the pgx tracer of ordinary connections. It runs on the goroutine that
+// uses the connection.
+type endsTracer struct{}
+
+var (
+	_ pgx.QueryTracer   = endsTracer{}
+	_ pgx.BatchTracer   = endsTracer{}
+	_ pgx.PrepareTracer = endsTracer{}
+)
+
+func (endsTracer) note(c *pgx.Conn, sql string) {
+	if e, ok := c.PgConn().CustomData()[endsKey].(*textEnds); ok && !e.off && endsTx(sql) {
+		e.sent = true
+	}
+}
+
+func (t endsTracer) TraceQueryStart(ctx context.Context, c *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	t.note(c, d.SQL)
+	return ctx
+}
+
+func (t endsTracer) TraceBatchStart(ctx context.Context, c *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
+	for _, q := range d.Batch.QueuedQueries {
+		t.note(c, q.SQL)
+	}
+	return ctx
+}
+
+func (t endsTracer) TracePrepareStart(ctx context.Context, c *pgx.Conn, d pgx.TracePrepareStartData) context.Context {
+	t.note(c, d.SQL)
+	return ctx
+}
+
+func (endsTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)     {}
+func (endsTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (endsTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+func (endsTracer) TracePrepareEnd(context.Context, *pgx.Conn, pgx.TracePrepareEndData) {}
+
+// endsTx tells whether sql, or a statement in it, may end a transaction. A semicolon in a
+// literal counts as one between statements, so that it errs to that side.
+func endsTx(sql string) bool {
+	for part := range strings.SplitSeq(sql, ";") {
+		switch firstWord(part) {
+		case "commit", "end", "abort":
+			return true
+		case "rollback":
+			words := leadingWords(strings.ToLower(part))
+			if words[1] != "to" && words[2] != "to" { // TO SAVEPOINT
+				return true
+			}
+		case "prepare":
+			if leadingWords(strings.ToLower(part))[1] == "transaction" {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -37,11 +37,12 @@ type request struct {
 	rows   bool   // the caller wants rows
 	bytes  int    // of its arguments, counted against MaxQueueBytes
 	seq    uint64
-	part   *part   // of its Key; nil without one
-	detour *detour // of its key, which it is made for; nil: none; guarded by queue.mu
-	unit   *unit   // whose rows come beside the result's; nil: none
-	share  *share  // of slow work; nil for what no ordinary connection has to do
-	tries  int8    // times it was put back for a reason of its own (plan, Retry)
+	part   *part       // of its Key; nil without one
+	detour *detour     // of its key, which it is made for; nil: none; guarded by queue.mu
+	unit   *unit       // whose rows come beside the result's; nil: none
+	share  *share      // of slow work; nil for what no ordinary connection has to do
+	tries  int8        // times it was put back for a reason of its own (plan, Retry)
+	unsure atomic.Bool // an earlier run of it was lost, and may have done all (Retry)
 
 	start    time.Duration // on the DB's clock
 	deadline time.Duration
@@ -93,6 +94,7 @@ func (r *request) release() {
 	r.first, r.behind, r.detour = false, false, nil
 	r.unit, r.rowBytes, r.listed, r.stripped, r.owner = nil, 0, false, false, nil
 	r.job, r.qctx, r.stop, r.busy, r.res, r.share = nil, nil, nil, false, QueryResult{}, nil
+	r.unsure.Store(false)
 	r.abort.Store(nil)
 	r.db.requests.Put(r)
 }
@@ -117,6 +119,14 @@ func (r *request) end(o Outcome, err error) {
 	if _, ok := r.claim(); ok {
 		r.res.Outcome, r.res.Err = o, err
 		r.db.deliver(r)
+	}
+}
+
+// settleOutcome: whatever the last run came to, an earlier one may have done its work.
+// It is called once r is claimed.
+func (r *request) settleOutcome() {
+	if r.unsure.Load() && (r.res.Outcome == NotRun || r.res.Outcome == SQLError) {
+		r.res.Outcome = MayHaveRun
 	}
 }
 

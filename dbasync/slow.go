@@ -34,6 +34,7 @@ func (s *slowPool) start(ctx context.Context) error {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "millrace slow"
 	}
 	cfg.AfterConnect = s.db.afterConnect()
+	cfg.ConnConfig.Tracer = endsTracer{}
 	if s.db.cfg.OnNotice != nil {
 		cfg.ConnConfig.OnNotice = s.db.slowNotice
 	}
@@ -70,13 +71,19 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 	ctx, cancel := context.WithDeadline(base, s.db.epoch.Add(r.deadline))
 	defer cancel()
 	r.abort.Store(&cancel)
+	for s.serveOnce(base, ctx, r, pause) {
+	}
+}
+
+// serveOnce runs r; true when it is to be run again, for Stmt.Retry.
+func (s *slowPool) serveOnce(base, ctx context.Context, r *request, pause *backoff) bool {
 	c := s.acquire(ctx, r, pause)
 	if c == nil {
-		return
+		return false
 	}
 	defer c.Release()
-	if !r.state.CompareAndSwap(stQueued, stSent) {
-		return
+	if r.state.Load() != stSent && !r.state.CompareAndSwap(stQueued, stSent) {
+		return false
 	}
 	s.db.stats.slow.Add(1)
 	s.db.servesFor(c, r)
@@ -85,12 +92,13 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 		o, tag, err := s.runJob(ctx, r, c)
 		s.finish(r, o, tag, err)
 		s.clean(base, c)
-		return
+		return false
 	}
-	s.query(ctx, r, c)
+	again := s.query(ctx, r, c)
 	if r.shape.class == classStrict { // it may have set something for good
 		s.clean(base, c)
 	}
+	return again
 }
 
 func (s *slowPool) acquire(ctx context.Context, r *request, pause *backoff) *pgxpool.Conn {
@@ -124,10 +132,15 @@ func whyEnded(ctx context.Context) error {
 func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o Outcome, tag string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p, "stack", string(debug.Stack()))
-			// Its connection is in an unknown state; the server undoes what is open.
-			c.Conn().Close(context.Background())
-			o, err = SQLError, fmt.Errorf("dbasync: panic: %v", p)
+			// Its connection is in an unknown state, and so is what it had committed.
+			ctx, cancel := parting(ctx)
+			defer cancel()
+			c.Conn().Close(ctx)
+			o, err = MayHaveRun, &panicError{p, debug.Stack()}
+		}
+		var p *panicError
+		if errors.As(err, &p) {
+			s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p.value, "stack", string(p.stack))
 		}
 	}()
 	return r.job(ctx, c)
@@ -141,10 +154,10 @@ func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
 	s.db.deliver(r)
 }
 
-// query runs a statement from its encoded form.
-func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
+// query runs a statement from its encoded form. True: it was lost, and is to be sent again.
+func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) (again bool) {
 	if !s.limitProcedure(ctx, r, c.Conn().PgConn()) {
-		return
+		return false
 	}
 	began := time.Now()
 	rows, fields, tag, err := s.exec(ctx, r, c.Conn().PgConn())
@@ -155,11 +168,16 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 			s.db.shapes.renew(r.shape)
 		}
 		o, err := outcomeOf(ctx, err)
+		if o == MayHaveRun && ctx.Err() == nil && r.stmt.Retry && r.tries < maxTries {
+			r.tries++
+			r.unsure.Store(true)
+			return true
+		}
 		s.finish(r, o, "", err)
-		return
+		return false
 	}
 	if _, ok := r.claim(); !ok {
-		return
+		return false
 	}
 	res := &r.res
 	res.Outcome, res.Conn, res.tag, res.db = OK, -1, tag.String(), s.db
@@ -168,6 +186,7 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 		res.Err, res.rows = ErrResultTooLarge, 0
 	}
 	s.db.deliver(r)
+	return false
 }
 
 // collect reads the rows; past the limits it reads on and keeps none. The columns are
@@ -228,7 +247,7 @@ func outcomeOf(ctx context.Context, err error) (Outcome, error) {
 	switch {
 	case errors.As(err, &pg) && isPlainError(pg):
 		return SQLError, pg
-	case pgconn.SafeToRetry(err) || pg != nil && whileIdle(pg):
+	case notSent(err) || pg != nil && whileIdle(pg):
 		return NotRun, fmt.Errorf("%w: %w", ErrConnLost, err)
 	case ctx.Err() != nil:
 		return MayHaveRun, fmt.Errorf("%w: %w", whyEnded(ctx), err)
@@ -285,6 +304,13 @@ func (s *slowPool) exec(ctx context.Context, r *request, c *pgconn.PgConn) (rows
 		tag, _ = rr.Close()
 	}
 	return rows, fields, tag, results.Close()
+}
+
+// notSent tells whether pgx proves that no byte of it was written. Its ErrConnClosed says
+// that it is safe to retry, and proves nothing: pgx returns it as well for a statement whose
+// answer it was waiting for when the connection broke.
+func notSent(err error) bool {
+	return pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // isPlainError: the statement failed and the connection lives. Poolers leave the

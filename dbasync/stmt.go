@@ -21,7 +21,8 @@ type Stmt struct {
 	// Slow runs it on the slow connections, so that no other waits behind it.
 	Slow bool
 	// Retry says that it may run more than once: when its connection is lost it
-	// is sent again (three times at most) instead of ending as MayHaveRun.
+	// is sent again (three times at most) instead of ending as MayHaveRun. When a run
+	// after such a loss fails or does not happen, the outcome is MayHaveRun still.
 	Retry bool
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,7 +18,8 @@ import (
 // commit was sent, so nothing is left of it; MayHaveRun, it was lost in the commit.
 // ctx and Config.SlowTimeout bound it; fn's ctx ends with them. When fn commits tx
 // itself, the outcome is that of its commit, and Err is what fn returns; when it ends
-// the transaction by a statement's text, MayHaveRun. What fn sets for the session
+// the transaction by a statement's text, MayHaveRun, or OK when it has begun another by
+// one and that is committed. What fn sets for the session
 // (SET, temporary tables, advisory locks) is taken back before another uses the
 // connection.
 func (db *DB) Tx(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, pgx.Tx) error) error {
@@ -29,20 +31,28 @@ func runTx(ctx context.Context, c *pgxpool.Conn, opts pgx.TxOptions, fn func(con
 	if err != nil {
 		return NotRun, "", fmt.Errorf("dbasync: begin: %w", err)
 	}
-	own := &ownTx{Tx: tx}
-	err = fn(ctx, own)
-	if o, tag, err, over := own.outcome(ctx, c, err); over {
+	own := &ownTx{Tx: tx, ends: watchEnds(c)}
+	o, tag, err := own.run(ctx, c, fn)
+	if own.ends.sent && o != OK {
+		return MayHaveRun, "", endedItself(err)
+	}
+	return o, tag, err
+}
+
+// run calls fn and ends the transaction, unless fn has.
+func (t *ownTx) run(ctx context.Context, c *pgxpool.Conn, fn func(context.Context, pgx.Tx) error) (Outcome, string, error) {
+	err := t.call(ctx, fn)
+	t.ends.off = true
+	if o, tag, err, over := t.outcome(ctx, c, err); over {
 		return o, tag, err
 	}
-	if err != nil {
-		// Failing here means that the connection has gone: undone all the same.
-		_ = tx.Rollback(context.WithoutCancel(ctx))
-		if c.Conn().IsClosed() && !isPgError(err) {
-			return NotRun, "", err
-		}
-		return SQLError, "", err
+	switch {
+	case err != nil:
+		return t.undo(ctx, c, err)
+	case c.Conn().IsClosed() && !t.rolledBack: // fn has not told: no commit can be sent
+		return NotRun, "", fmt.Errorf("%w before the commit", ErrConnLost)
 	}
-	switch err := tx.Commit(ctx); {
+	switch err := t.Tx.Commit(ctx); {
 	case err == nil:
 		return OK, "COMMIT", nil
 	case errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed):
@@ -51,6 +61,31 @@ func runTx(ctx context.Context, c *pgxpool.Conn, opts pgx.TxOptions, fn func(con
 		o, err := outcomeOf(ctx, err)
 		return o, "", err
 	}
+}
+
+// undo ends the transaction of a function that failed.
+func (t *ownTx) undo(ctx context.Context, c *pgxpool.Conn, err error) (Outcome, string, error) {
+	bounded, cancel := parting(ctx)
+	defer cancel()
+	if isPanic(err) {
+		// Its connection is in an unknown state; the server undoes what is open.
+		c.Conn().Close(bounded)
+		return SQLError, "", err
+	}
+	// Failing here means that the connection has gone: undone all the same.
+	_ = t.Tx.Rollback(bounded)
+	if c.Conn().IsClosed() && !isPgError(err) {
+		return NotRun, "", err
+	}
+	return SQLError, "", err
+}
+
+// partingTime bounds the last words to a connection whose user's time may be up: its peer
+// may have fallen silent.
+const partingTime = 5 * time.Second
+
+func parting(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), partingTime)
 }
 
 func isPgError(err error) bool {
@@ -62,15 +97,21 @@ func isPgError(err error) bool {
 // tables, session locks, COPY TO, whatever needs the same connection for a while.
 // The connection is closed afterwards, so that nothing of its state is left. fn may
 // block. Err is what fn returned; the Outcome is then SQLError for an error of
-// the server, else MayHaveRun, as only fn knows what it had done.
+// the server that left the connection whole, else, and after a panic, MayHaveRun, as
+// only fn knows what it had done.
 func (db *DB) Do(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, *pgx.Conn) error) error {
 	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
-		defer c.Conn().Close(context.WithoutCancel(ctx))
+		defer func() {
+			ctx, cancel := parting(ctx)
+			defer cancel()
+			c.Conn().Close(ctx)
+		}()
 		err := fn(ctx, c.Conn())
+		var pg *pgconn.PgError
 		switch {
 		case err == nil:
 			return OK, "", nil
-		case isPgError(err):
+		case errors.As(err, &pg) && isPlainError(pg):
 			return SQLError, "", err
 		}
 		return MayHaveRun, "", err

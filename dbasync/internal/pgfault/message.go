@@ -83,6 +83,9 @@ func (u *upward) startup() (packet, error) {
 		}
 		u.feed.Write(raw)
 		m, err := u.backend.ReceiveStartupMessage()
+		if err != nil && isCancel(raw) { // one without a key, by a client that was cut before it got one
+			m, err = &pgproto3.CancelRequest{}, nil
+		}
 		if err != nil {
 			return packet{}, u.l.bad(err)
 		}
@@ -96,6 +99,13 @@ func (u *upward) startup() (packet, error) {
 		u.started = true
 		return u.l.packet(Up, m, raw), nil
 	}
+}
+
+// cancelCode stands where a StartupMessage has its version.
+const cancelCode = 1234<<16 | 5678
+
+func isCancel(raw []byte) bool {
+	return len(raw) >= 8 && binary.BigEndian.Uint32(raw[4:]) == cancelCode
 }
 
 // downward reads what the server sends.
