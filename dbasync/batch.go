@@ -186,7 +186,7 @@ func (u *unit) runOnce(ctx context.Context, c *poolConn) (Outcome, string, error
 	u.results = nil
 	if !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() != 'I' {
 		// It may fail with the connection only, which undoes it as well.
-		bounded, cancel := parting(ctx)
+		bounded, cancel := parting(ctx, c)
 		_, _ = c.Exec(bounded, "rollback")
 		cancel()
 	}

@@ -60,7 +60,7 @@ func (s *slowPool) clean(ctx context.Context, c *pgxpool.Conn) {
 	defer cancel()
 	own, _ := pc.CustomData()[ownSettings].(string)
 	if err := pc.Exec(ctx, cleanState+own).Close(); err != nil {
-		ctx, cancel := parting(ctx)
+		ctx, cancel := parting(ctx, c)
 		defer cancel()
 		c.Conn().Close(ctx)
 	}

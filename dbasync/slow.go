@@ -133,7 +133,7 @@ func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o O
 	defer func() {
 		if p := recover(); p != nil {
 			// Its connection is in an unknown state, and so is what it had committed.
-			ctx, cancel := parting(ctx)
+			ctx, cancel := parting(ctx, c)
 			defer cancel()
 			c.Conn().Close(ctx)
 			o, err = MayHaveRun, &panicError{p, debug.Stack()}

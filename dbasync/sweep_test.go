@@ -1,11 +1,8 @@
 package dbasync
 
 import (
-	"cmp"
 	"context"
-	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strings"
@@ -19,8 +16,6 @@ import (
 	"millrace/dbasync/internal/pgfault"
 	"millrace/dbasync/pgembed"
 )
-
-var only = flag.String("exchanges", "", "sweep these exchanges only: names with commas between them")
 
 // sweep plays exchanges through proxies that do harm at one message of each play.
 type sweep struct {
@@ -213,10 +208,10 @@ func (s *sweep) count(at *post, ex exchange, acts []pgfault.Act) (trials []trial
 	return trials, messages
 }
 
-// run plays trials on all posts at once until they or the time are over, and returns what
-// was told by exchange, with how many were played and how many of those found no such
+// run plays trials on all posts at once until they are over, or the first of them (must)
+// and the time, and returns what was told by exchange, with how many were played and how many of those found no such
 // message.
-func (s *sweep) run(posts []*post, trials []trial, until time.Time) (sum map[string]*tally, plays, missed map[string]int) {
+func (s *sweep) run(posts []*post, trials []trial, must int, until time.Time) (sum map[string]*tally, plays, missed map[string]int) {
 	s.t.Helper()
 	sum, plays, missed = make(map[string]*tally), make(map[string]int), make(map[string]int)
 	work := make(chan trial)
@@ -245,8 +240,8 @@ func (s *sweep) run(posts []*post, trials []trial, until time.Time) (sum map[str
 			}
 		})
 	}
-	for _, tr := range trials {
-		if time.Now().After(until) {
+	for i, tr := range trials {
+		if i >= must && time.Now().After(until) {
 			break
 		}
 		work <- tr
@@ -305,101 +300,3 @@ func (s *sweep) report(label string, sum map[string]*tally, plays, missed map[st
 		s.t.Errorf("rows came later: %d are wrong, of plays with %d", len(late.wrong), len(all.wrong))
 	}
 }
-
-func ofStartup(m pgfault.Message) bool {
-	switch m.Type {
-	case "StartupMessage", "ParameterStatus", "BackendKeyData":
-		return true
-	}
-	return strings.HasPrefix(m.Type, "SASL") || strings.HasPrefix(m.Type, "Authentication")
-}
-
-// sample puts trials of every kind of message and place first, those where a transaction
-// ends before all others, and leaves chance the rest.
-func sample(trials []trial) []trial {
-	rand.Shuffle(len(trials), func(i, j int) { trials[i], trials[j] = trials[j], trials[i] })
-	type kind struct {
-		ex, typ, text string
-		where         pgfault.Where
-	}
-	seen := make(map[kind]int)
-	type ranked struct {
-		trial
-		rank int
-	}
-	rs := make([]ranked, len(trials))
-	for i, tr := range trials {
-		k := kind{tr.ex.name, tr.at.Type, tr.at.Text, tr.fault.Where}
-		rs[i] = ranked{tr, 2 * seen[k]}
-		seen[k]++
-		if !decides(tr.at) {
-			rs[i].rank++
-		}
-	}
-	slices.SortStableFunc(rs, func(a, b ranked) int { return cmp.Compare(a.rank, b.rank) })
-	for i := range rs {
-		trials[i] = rs[i].trial
-	}
-	return trials
-}
-
-// decides: what is told hangs on this message.
-func decides(m pgfault.Message) bool {
-	switch m.Type {
-	case "Sync", "Execute":
-		return true
-	case "Query", "CommandComplete":
-		return strings.HasPrefix(strings.ToLower(m.Text), "commit")
-	}
-	return false
-}
-
-// TestEveryMessageMayBeTheLast ends the connection before, within and after each message,
-// by RST and by FIN, of every exchange and of the startup before it, in both directions:
-// what callers were told holds. Without -long a sample of them, and of stalls.
-func TestEveryMessageMayBeTheLast(t *testing.T) {
-	srv := server(t)
-	s := newSweep(t, srv)
-	posts := make([]*post, 4)
-	for i := range posts {
-		posts[i] = newPost(t, srv.URL())
-	}
-	s.all(posts, "direct", 4*time.Second)
-}
-
-// all sweeps all exchanges: in the long form everything, else for as long as given.
-func (s *sweep) all(posts []*post, label string, short time.Duration) {
-	s.t.Helper()
-	acts := []pgfault.Act{pgfault.Reset, pgfault.Finish}
-	found := make([][]trial, len(exchanges))
-	work := make(chan int)
-	var wg sync.WaitGroup
-	for _, at := range posts {
-		wg.Go(func() {
-			for i := range work {
-				ts, n := s.count(at, exchanges[i], acts)
-				found[i] = ts
-				if *long {
-					s.t.Logf("%s: %s: %d messages up, %d down", label, exchanges[i].name, n[pgfault.Up], n[pgfault.Down])
-				}
-			}
-		})
-	}
-	for i, ex := range exchanges {
-		if *only == "" || slices.Contains(splitNames(*only), ex.name) {
-			work <- i
-		}
-	}
-	close(work)
-	wg.Wait()
-	trials := slices.Concat(found...)
-	until := time.Now().Add(time.Hour)
-	if !*long {
-		until = time.Now().Add(short)
-		trials = sample(trials)
-	}
-	sum, plays, missed := s.run(posts, trials, until)
-	s.report(label, sum, plays, missed)
-}
-
-func splitNames(s string) []string { return strings.Split(s, ",") }

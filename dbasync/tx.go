@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -65,7 +64,7 @@ func (t *ownTx) run(ctx context.Context, c *pgxpool.Conn, fn func(context.Contex
 
 // undo ends the transaction of a function that failed.
 func (t *ownTx) undo(ctx context.Context, c *pgxpool.Conn, err error) (Outcome, string, error) {
-	bounded, cancel := parting(ctx)
+	bounded, cancel := parting(ctx, c)
 	defer cancel()
 	if isPanic(err) {
 		// Its connection is in an unknown state; the server undoes what is open.
@@ -80,12 +79,10 @@ func (t *ownTx) undo(ctx context.Context, c *pgxpool.Conn, err error) (Outcome, 
 	return SQLError, "", err
 }
 
-// partingTime bounds the last words to a connection whose user's time may be up: its peer
-// may have fallen silent.
-const partingTime = 5 * time.Second
-
-func parting(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), partingTime)
+// parting bounds the last words to a connection whose user's time may be up: its peer may
+// have fallen silent.
+func parting(ctx context.Context, c *pgxpool.Conn) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), c.Conn().Config().ConnectTimeout)
 }
 
 func isPgError(err error) bool {
@@ -102,7 +99,7 @@ func isPgError(err error) bool {
 func (db *DB) Do(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, *pgx.Conn) error) error {
 	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
 		defer func() {
-			ctx, cancel := parting(ctx)
+			ctx, cancel := parting(ctx, c)
 			defer cancel()
 			c.Conn().Close(ctx)
 		}()
