@@ -53,14 +53,20 @@ func playLane(p *play, what string, stmt Stmt) {
 		for range 3 {
 			p.insert(what, stmt)
 		}
-		p.fails("failing "+what, stmt)
-		for range 2 {
-			p.insert(what, stmt)
-		}
+		p.fails(what+" that fails", stmt)
+		p.insert(what, stmt)
+		p.answersLong(what+" with a long answer", stmt)
+		p.insert(what, stmt)
 		read := stmt
 		read.ReadOnly = true
 		p.reads("read", read)
 		p.reads("read", read)
+	})
+	p.together(func() {
+		p.insert(what, stmt)
+		p.insert(what, stmt)
+		p.failsLate(what+" that fails at its commit", stmt)
+		p.insert(what, stmt)
 	})
 	p.insert(what, stmt) // behind a transaction that was aborted
 	p.wait()

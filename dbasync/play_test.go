@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,6 +125,26 @@ func (p *play) fails(what string, stmt Stmt) {
 	})
 }
 
+// failsLate begins a statement that fails when it commits.
+func (p *play) failsLate(what string, stmt Stmt) {
+	w := p.writes(what, 1)
+	stmt.SQL = "with d as (insert into deferred values ($1), ($1)) insert into swept(id) values ($1)"
+	p.begin(w, func(done func(QueryResult)) error {
+		return p.db.Exec(context.Background(), nil, done, stmt, w.ids[0])
+	})
+}
+
+// answersLong begins to write a row; what it returns is longer than the server's buffer, so
+// that its answer comes before that of its commit.
+func (p *play) answersLong(what string, stmt Stmt) {
+	w := p.writes(what, 1)
+	w.again = stmt.Retry
+	stmt.SQL = "insert into swept(id) values ($1) returning repeat('x', 20000)"
+	p.begin(w, func(done func(QueryResult)) error {
+		return p.db.Query(context.Background(), nil, done, stmt, w.ids[0])
+	})
+}
+
 // reads begins a query for the numbers 1 to seedRows and checks what it gives.
 func (p *play) reads(what string, stmt Stmt) {
 	stmt.SQL = "select n from seed order by n"
@@ -212,7 +233,7 @@ func (w *note) compare(present map[int64]int) string {
 func (p *play) keyed(order []int64) (ids []int64) {
 	key := make(map[int64]bool)
 	for _, w := range p.notes {
-		if w.what == keyedInsert {
+		if strings.HasPrefix(w.what, keyedInsert) {
 			key[w.ids[0]] = true
 		}
 	}
