@@ -110,6 +110,7 @@ type answers struct {
 	slow       []*shape // learned from 57014
 	errors     int      // bursts cut short
 	clean      int      // Syncs without one
+	syncs      int      // ReadyForQuery messages
 	synced     bool     // a ReadyForQuery has come
 	dirtyBurst bool
 	rolledBack bool
@@ -310,6 +311,7 @@ func (a *answers) ready(e entry, body []byte) error {
 func (a *answers) syncPoint(status byte) {
 	a.aborted = status == 'E'
 	a.synced = true
+	a.syncs++
 	if !a.dirtyBurst {
 		a.clean++
 	}

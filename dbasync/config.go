@@ -110,7 +110,9 @@ type Config struct {
 	// "transaction"; "": none. Startup parameters that it refuses become SETs then. In
 	// transaction mode no statement is prepared by name and no StatementTimeout is set
 	// (give the role one, or PgBouncer a query_timeout), Listen is refused, and Do must
-	// leave nothing on its connection.
+	// leave nothing on its connection. Behind one a lane has one Sync unanswered at a time,
+	// which is slower: PgBouncer (1.18, for one) gives a server connection whose client
+	// is lost between two answers to another client, answers included.
 	PgBouncer string
 	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction. Results
 	// past MaxResultBytes together are delivered before it commits.

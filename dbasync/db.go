@@ -94,7 +94,9 @@ func New(cfg Config) (*DB, error) {
 	db.shapes.unnamed, db.wires = db.unnamed, newWires(db.unnamed)
 	db.lanes = make([]*lane, cfg.Lanes)
 	for i := range db.lanes {
-		db.lanes[i] = &lane{db: db, index: i}
+		l := &lane{db: db, index: i}
+		l.turn.L = &l.mu
+		db.lanes[i] = l
 	}
 	db.q.init(db, db.lanes)
 	db.rows.init(db)

@@ -39,6 +39,9 @@ type lane struct {
 	mu      sync.Mutex
 	fifo    fifo        // guarded by mu
 	conn    net.Conn    // guarded by mu; nil while down
+	turn    sync.Cond   // behind PgBouncer: syncs is 0, or broken; with mu
+	syncs   int         // sent there and not answered; guarded by mu
+	broken  bool        // the connection is; guarded by mu
 	stalled atomic.Bool // watch closed conn
 	paused  atomic.Bool // the reader waits for room for results
 
@@ -129,6 +132,7 @@ func (l *lane) begin(conn laneConn) {
 	l.stalled.Store(false)
 	l.mu.Lock()
 	l.conn = conn.Conn
+	l.syncs, l.broken = 0, false
 	l.mu.Unlock()
 	l.pid.Store(conn.pid)
 	q := &l.db.q
@@ -145,6 +149,10 @@ func (l *lane) begin(conn laneConn) {
 }
 
 func (l *lane) setClosed() {
+	l.mu.Lock()
+	l.broken = true
+	l.turn.Broadcast()
+	l.mu.Unlock()
 	l.up.Store(false)
 	l.pid.Store(0)
 	q := &l.db.q

@@ -233,7 +233,8 @@ func (w *note) compare(present map[int64]int) string {
 func (p *play) keyed(order []int64) (ids []int64) {
 	key := make(map[int64]bool)
 	for _, w := range p.notes {
-		if strings.HasPrefix(w.what, keyedInsert) {
+		// One that was lost may run when those behind it have, on its old connection.
+		if strings.HasPrefix(w.what, keyedInsert) && w.outcome == OK {
 			key[w.ids[0]] = true
 		}
 	}

@@ -126,7 +126,7 @@ func (l *lane) canLend(r *request) bool {
 	if r.shape.lanes.Load()&(1<<l.index) == 0 {
 		size += len(r.shape.sql)
 	}
-	if size > maxLent || l.db.shapes.dirty[l.index].Load() {
+	if size > maxLent || l.bare || l.db.shapes.dirty[l.index].Load() {
 		return false
 	}
 	l.mu.Lock()

@@ -74,6 +74,8 @@ func (l *lane) settle(now, gap time.Duration) {
 		a.phase = phQuery
 	}
 	l.fifo.popTo(a.pos)
+	l.syncs -= a.syncs
+	l.turn.Signal()
 	l.mu.Unlock()
 	l.learn(gap)
 
@@ -184,5 +186,5 @@ func (a *answers) reset() {
 	clear(a.again)
 	a.fin, a.gone, a.again = a.fin[:0], a.gone[:0], a.again[:0]
 	a.described, a.replan, a.redescribe, a.failed, a.slow = nil, nil, nil, nil, nil
-	a.errors, a.clean, a.synced, a.rolledBack, a.bare = 0, 0, false, false, false
+	a.errors, a.clean, a.syncs, a.synced, a.rolledBack, a.bare = 0, 0, 0, false, false, false
 }

@@ -13,7 +13,8 @@ type Stmt struct {
 	SQL string
 	// Key, when not 0, keeps order: queries with one key run one after another and
 	// their completions are submitted in the order of their Query calls. A session's id is the natural
-	// key. A query that its context or timeout ends completes out of turn.
+	// key. A query that its context or timeout ends completes out of turn; one that
+	// ends as MayHaveRun may run beside those behind it.
 	Key uint64
 	// ReadOnly says that it writes nothing. With Config.GroupReads several of one
 	// burst share a READ ONLY transaction, in which a write fails.

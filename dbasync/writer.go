@@ -52,8 +52,12 @@ type burst struct {
 	closes  []string
 	buf     []byte
 	entries []entry
+	syncs   []syncEnd       // where each Sync ends
 	parsed  map[*shape]bool // Parse is already in this burst's section
 }
+
+// syncEnd is how many bytes and entries of a burst there are up to the end of a Sync.
+type syncEnd struct{ bytes, entries int }
 
 func (b *burst) queries() int { return len(b.group) + len(b.chain) + len(b.strict) }
 
@@ -70,7 +74,7 @@ func (b *burst) reset() {
 	if cap(b.buf) > readBuffer*4 {
 		b.buf = nil
 	}
-	b.buf = b.buf[:0]
+	b.buf, b.syncs = b.buf[:0], b.syncs[:0]
 }
 
 // write runs on the lane's writer goroutine until the connection breaks.
@@ -93,6 +97,10 @@ func (l *lane) send(conn net.Conn) {
 	l.fifo.push(b.entries)
 	l.mu.Unlock()
 	l.db.stats.bursts.Add(1)
+	if l.db.cfg.PgBouncer != "" {
+		l.sendInTurn(conn, from)
+		return
+	}
 	n, err := conn.Write(b.buf)
 	if err != nil {
 		if n == 0 {
@@ -100,6 +108,41 @@ func (l *lane) send(conn net.Conn) {
 		}
 		conn.Close()
 	}
+}
+
+// sendInTurn writes l.burst, whose entries begin at from, Sync by Sync, each when all before
+// it are answered. A PgBouncer (1.18, for one) that loses its client between the answers to two
+// Syncs takes the server connection for idle at the first, and its next client gets the rest
+// for its own answers.
+func (l *lane) sendInTurn(conn net.Conn, from uint64) {
+	var sent syncEnd
+	for _, end := range l.burst.syncs {
+		if !l.awaitTurn() {
+			l.unsent(from + uint64(sent.entries))
+			return
+		}
+		n, err := conn.Write(l.burst.buf[sent.bytes:end.bytes])
+		if n > 0 {
+			sent = end
+		}
+		if err != nil {
+			l.unsent(from + uint64(sent.entries))
+			conn.Close()
+			return
+		}
+	}
+}
+
+// awaitTurn returns when every Sync that was sent is answered; false: the connection is
+// broken.
+func (l *lane) awaitTurn() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.syncs > 0 && !l.broken {
+		l.turn.Wait()
+	}
+	l.syncs++
+	return !l.broken
 }
 
 // sendLent writes the burst that push filled, on the caller's goroutine, and gives
@@ -158,6 +201,7 @@ func (l *lane) encode(b *burst) {
 	for _, r := range b.strict {
 		l.query(b, r, kStrict)
 		b.buf = appendSync(b.buf)
+		b.endSync()
 	}
 	for i, s := range b.describes {
 		var oids []uint32
@@ -167,7 +211,12 @@ func (l *lane) encode(b *burst) {
 		b.buf = appendParse(appendClose(b.buf, s.name), s.name, s.sql, oids)
 		b.buf = appendSync(appendDescribe(b.buf, s.name))
 		b.entries = append(b.entries, entry{kind: kDescribe, shape: s})
+		b.endSync()
 	}
+}
+
+func (b *burst) endSync() {
+	b.syncs = append(b.syncs, syncEnd{len(b.buf), len(b.entries)})
 }
 
 func (b *burst) add(wire []byte, e entry) {
@@ -178,6 +227,7 @@ func (b *burst) add(wire []byte, e entry) {
 func (b *burst) sync() {
 	b.buf = appendSync(b.buf)
 	b.entries = append(b.entries, entry{kind: kSync})
+	b.endSync()
 	clear(b.parsed) // an error before may have skipped a Parse
 }
 
