@@ -83,6 +83,14 @@ func playSlow(p *play) {
 	p.wait()
 	p.insert("slow insert to be retried", Stmt{Slow: true, Retry: true})
 	p.wait()
+	// One that was found slow keeps the lanes' timeout, in a write of its own form.
+	const learned = "insert into swept(id) values ($1) returning 'learned'"
+	p.db.shapes.get(learned).slow.Store(true)
+	l := p.writes("insert found slow", 1)
+	p.begin(l, func(done func(QueryResult)) error {
+		return p.db.Query(context.Background(), nil, done, Stmt{SQL: learned}, l.ids[0])
+	})
+	p.wait()
 	w := p.writes("do", 1)
 	p.begin(w, func(done func(QueryResult)) error {
 		return p.db.Do(context.Background(), nil, done, func(ctx context.Context, c *pgx.Conn) error {
@@ -181,6 +189,14 @@ func playBatch(p *play) {
 		})
 		p.wait()
 	}
+	w := p.writes("batch, statement by statement", 2)
+	p.begin(w, func(done func(QueryResult)) error {
+		b := &pgx.Batch{}
+		b.Queue("drop table if exists none_of_this_name")
+		b.QueuedQueries = append(b.QueuedQueries, insertsOf(w, nil).QueuedQueries...)
+		return p.db.SendBatch(context.Background(), nil, func(r BatchResult) { done(r.QueryResult) }, b, TxOptions{})
+	})
+	p.wait()
 }
 
 // tx begins a transaction that writes n rows and then does more.
