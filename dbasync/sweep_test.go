@@ -194,6 +194,9 @@ func (s *sweep) count(at *post, ex exchange, acts []pgfault.Act) (trials []trial
 	for _, dir := range []pgfault.Direction{pgfault.Up, pgfault.Down} {
 		for i, m := range at.proxy.Messages(dir) {
 			messages[dir]++
+			if m.Type == pgfault.Unreadable {
+				s.t.Errorf("%s, unbroken: %v %d can't be read", ex.name, dir, i)
+			}
 			if !ex.startup && ofStartup(m) {
 				continue
 			}

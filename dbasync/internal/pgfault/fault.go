@@ -74,11 +74,15 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%v %v %v %d", f.Act, f.Where, f.Dir, f.Index)
 }
 
+// Unreadable is the Type of what pgproto3 can't read, which is passed on all the same: a
+// pooler that loses one side within a message goes on with one of its own.
+const Unreadable = "Unreadable"
+
 // Message is one that the proxy has come to.
 type Message struct {
 	Dir  Direction
 	Conn int    // which connection since New, from 0
-	Type string // as package pgproto3 names it
+	Type string // as package pgproto3 names it, or Unreadable
 	Text string // the SQL of Query and Parse, the tag of CommandComplete, the code of an error
 	Size int    // bytes, all
 }

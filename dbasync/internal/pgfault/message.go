@@ -49,8 +49,13 @@ type upward struct {
 
 func newUpward(l *link) *upward {
 	u := &upward{l: l, r: bufio.NewReaderSize(l.client, 32<<10)}
-	u.backend = pgproto3.NewBackend(&u.feed, io.Discard)
+	u.reset()
 	return u
+}
+
+func (u *upward) reset() {
+	u.feed.Reset()
+	u.backend = pgproto3.NewBackend(&u.feed, io.Discard)
 }
 
 func (u *upward) next() (packet, error) {
@@ -63,13 +68,14 @@ func (u *upward) next() (packet, error) {
 	}
 	if raw[0] == 'p' { // what it is depends on what the server has asked for
 		if err := u.backend.SetAuthType(u.l.auth.Load()); err != nil {
-			return packet{}, u.l.bad(err)
+			return packet{}, err
 		}
 	}
 	u.feed.Write(raw)
 	m, err := u.backend.Receive()
 	if err != nil {
-		return packet{}, u.l.bad(err)
+		u.reset()
+		m = nil
 	}
 	return u.l.packet(Up, m, raw), nil
 }
@@ -87,7 +93,7 @@ func (u *upward) startup() (packet, error) {
 			m, err = &pgproto3.CancelRequest{}, nil
 		}
 		if err != nil {
-			return packet{}, u.l.bad(err)
+			return packet{}, err
 		}
 		switch m.(type) {
 		case *pgproto3.SSLRequest, *pgproto3.GSSEncRequest:
@@ -118,8 +124,13 @@ type downward struct {
 
 func newDownward(l *link) *downward {
 	d := &downward{l: l, r: bufio.NewReaderSize(l.server, 32<<10)}
-	d.frontend = pgproto3.NewFrontend(&d.feed, io.Discard)
+	d.reset()
 	return d
+}
+
+func (d *downward) reset() {
+	d.feed.Reset()
+	d.frontend = pgproto3.NewFrontend(&d.feed, io.Discard)
 }
 
 func (d *downward) next() (packet, error) {
@@ -130,23 +141,21 @@ func (d *downward) next() (packet, error) {
 	d.feed.Write(raw)
 	m, err := d.frontend.Receive()
 	if err != nil {
-		return packet{}, d.l.bad(err)
+		d.reset()
+		m = nil
 	}
-	if raw[0] == 'R' {
+	if err == nil && raw[0] == 'R' {
 		d.l.auth.Store(d.frontend.GetAuthType()) // before the client can answer
 	}
 	return d.l.packet(Down, m, raw), nil
 }
 
-// bad: pgproto3 can't read a message, so that nothing that is counted would mean anything.
-func (l *link) bad(err error) error {
-	err = fmt.Errorf("pgfault: %w", err)
-	l.p.tb.Error(err)
-	return err
-}
-
+// packet names m; nil: pgproto3 could not read it.
 func (l *link) packet(d Direction, m any, raw []byte) packet {
-	name := strings.TrimPrefix(fmt.Sprintf("%T", m), "*pgproto3.")
+	name := Unreadable
+	if m != nil {
+		name = strings.TrimPrefix(fmt.Sprintf("%T", m), "*pgproto3.")
+	}
 	return packet{Message{Dir: d, Conn: l.conn, Type: name, Text: textOf(m), Size: len(raw)}, raw}
 }
 

@@ -12,7 +12,6 @@ const maxSeen = 1 << 16
 
 // Proxy forwards connections to one address. Its methods may be called from any goroutine.
 type Proxy struct {
-	tb     testing.TB
 	ln     net.Listener
 	target string
 
@@ -35,7 +34,7 @@ func New(tb testing.TB, target string) *Proxy {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Proxy{tb: tb, ln: ln, target: target, links: make(map[*link]bool), healed: make(chan struct{})}
+	p := &Proxy{ln: ln, target: target, links: make(map[*link]bool), healed: make(chan struct{})}
 	p.wg.Go(p.accept)
 	tb.Cleanup(p.Close)
 	return p
