@@ -123,13 +123,13 @@ func oneFault(t *testing.T, p *Proxy, ln net.Listener, f Fault) {
 	}
 	n := len(before) + [...]int{0, len(at) / 2, len(at)}[f.Where]
 	want := append(bytes.Clone(before), at...)
-	got, err := to.await(n)
+	got, _ := to.await(n)
 	if !bytes.HasPrefix(want, got) || len(got) < n {
 		t.Fatalf("got %d bytes, want %d", len(got), n)
 	}
 	switch f.Act {
 	case Reset, Finish:
-		got, err = to.await(n + 1)
+		got, err := to.await(n + 1)
 		if len(got) != n {
 			t.Errorf("got %d bytes, want %d", len(got), n)
 		}
