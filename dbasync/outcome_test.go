@@ -164,6 +164,10 @@ func TestEndsTx(t *testing.T) {
 		"rollback and chain": true, "prepare transaction 'x'": true, "insert into t values (1); commit": true,
 		"rollback to savepoint a": false, "rollback work to a": false, "ROLLBACK TRANSACTION TO SAVEPOINT a": false,
 		"select 1": false, "prepare p as select 1": false, "release savepoint a": false, "savepoint a; select 2": false, "": false,
+		"do $$ begin raise 'x'; end $$": false, "do $a$ begin null; end $a$; commit": true,
+		"select '; commit'": false, `select E'\'; commit'`: false, `select E'\''; commit`: true, `select 1 as "; end"`: false,
+		"select ''';'; end": true, "select $1; end": true, "select $1, $2; select 2": false, "select a$b$c; commit": true,
+		"-- ; commit\nselect 1": false, "/* ; commit */ select 1": false, "select 1 -- x\n; abort": true,
 	} {
 		if got := endsTx(sql); got != want {
 			t.Errorf("%q: got %v, want %v", sql, got, want)

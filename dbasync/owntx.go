@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -153,24 +152,3 @@ func (endsTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndDat
 func (endsTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (endsTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 func (endsTracer) TracePrepareEnd(context.Context, *pgx.Conn, pgx.TracePrepareEndData) {}
-
-// endsTx tells whether sql, or a statement in it, may end a transaction. A semicolon in a
-// literal counts as one between statements, so that it errs to that side.
-func endsTx(sql string) bool {
-	for part := range strings.SplitSeq(sql, ";") {
-		switch firstWord(part) {
-		case "commit", "end", "abort":
-			return true
-		case "rollback":
-			words := leadingWords(strings.ToLower(part))
-			if words[1] != "to" && words[2] != "to" { // TO SAVEPOINT
-				return true
-			}
-		case "prepare":
-			if leadingWords(strings.ToLower(part))[1] == "transaction" {
-				return true
-			}
-		}
-	}
-	return false
-}
