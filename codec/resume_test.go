@@ -2,26 +2,39 @@ package codec
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 )
 
-// bodies of HELLO, WELCOME and ACK that are no such.
-var notResume = []string{
-	"", "\x01", "\x02\x00", "\x01\x01", "\x00\x00", "\x01\x00\x00", "\x01\x00" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00",
-	"\x02\x00" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00\x01", "\x01\x80" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00\x01",
-	"\x01\x00" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00\x01\x00", "\x02" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00\x01",
-	"\x00" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00", "\x00" + "0123456789abcdef" + "\x00\x00\x00\x00\x00\x00\x00\x01\x00",
-}
+const sixteen = "0123456789abcdef"
+
+// Bodies of HELLO, WELCOME and ACK that are no such.
+var (
+	noHello = []string{
+		"", "\x01", "\x02\x00", "\x01\x01", "\x00\x00", "\x01\x00\x00", "\x01\x00" + sixteen + "\x00\x00\x00\x00\x00\x00\x00",
+		"\x02\x00" + sixteen + "\x00\x00\x00\x00\x00\x00\x00\x01", "\x01\x80" + sixteen + "\x00\x00\x00\x00\x00\x00\x00\x01",
+		"\x01\x00" + sixteen + "\x00\x00\x00\x00\x00\x00\x00\x01\x00",
+	}
+	noWelcome = []string{
+		"", "\x00", "\x02" + sixteen + "\x00\x00\x00\x00\x00\x00\x00\x01", "\x80" + sixteen + "\x00\x00\x00\x00\x00\x00\x00\x01",
+		"\x00" + sixteen + "\x00\x00\x00\x00\x00\x00\x00", "\x00" + sixteen + "\x00\x00\x00\x00\x00\x00\x00\x01\x00",
+	}
+	noCount = []string{"", "\x00\x00\x00\x01", "\x00\x00\x00\x00\x00\x00\x01", "\x00\x00\x00\x00\x00\x00\x00\x00\x01"}
+)
 
 func TestBodiesThatAreNoResume(t *testing.T) {
 	c := Default()
-	for _, s := range notResume {
+	for _, s := range noHello {
 		if h, ok := c.ParseHello([]byte(s)); ok {
 			t.Errorf("HELLO %x: got %+v", s, h)
 		}
+	}
+	for _, s := range noWelcome {
 		if w, ok := c.ParseWelcome([]byte(s)); ok {
 			t.Errorf("WELCOME %x: got %+v", s, w)
 		}
+	}
+	for _, s := range noCount {
 		if n, ok := c.ParseCount([]byte(s)); ok {
 			t.Errorf("ACK %x: got %d", s, n)
 		}
@@ -56,7 +69,7 @@ func TestResumeBodiesInBothByteOrders(t *testing.T) {
 // What is read is written again as the same bytes, in either order, and the reader keeps none
 // of them.
 func FuzzResumeBodies(f *testing.F) {
-	for _, s := range notResume {
+	for _, s := range slices.Concat(noHello, noWelcome, noCount) {
 		f.Add([]byte(s))
 	}
 	f.Add([]byte("\x01\x00"))
