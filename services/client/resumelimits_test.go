@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,18 +97,26 @@ func TestTheClientAcknowledges(t *testing.T) {
 			s.conns[0].counted(codec.Packet{Main: 2, Sub: 4, Body: make([]byte, size)})
 		}
 	}
-	for _, step := range []struct {
-		name    string
-		n, size int
-		most    time.Duration // 0: any
-	}{{"64 frames", 64, 1, 0}, {"two of 32 KiB", 2, 32 << 10, 0}, {"one, after a second", 1, 1, 0}} {
-		push(step.n, step.size)
-		s.look(step.name, func() bool { return len(s.sessions[0].ring) == 0 })
+	empty := func(what string) {
+		s.look(what, func() bool { return len(s.sessions[0].ring) == 0 })
 	}
+	start := time.Now()
+	const rounds = 5
+	for range rounds {
+		push(64, 1)
+		empty("64 frames")
+		push(2, 32<<10)
+		empty("64 KiB")
+	}
+	if d := time.Since(start); d >= rounds*time.Second {
+		t.Errorf("%v for what is to be acknowledged at once", d) // by the clock a round takes a second or two
+	}
+	push(1, 1)
+	empty("one frame, after a second")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if want := []uint64{64, 66, 67}; !slices.Equal(s.acks, want) || heard.Load() != 67 {
-		t.Errorf("ACKs %d, pushes %d; want %d, 67", s.acks, heard.Load(), want)
+	if want := int64(rounds*66 + 1); heard.Load() != want || len(s.acks) > rounds*33 {
+		t.Errorf("%d ACKs of %d pushes, want fewer by far, of %d", len(s.acks), heard.Load(), want)
 	}
 }
 
