@@ -70,6 +70,7 @@ func newSession(l *link, r *resume) *session {
 	s.wake = sync.NewCond(&s.mu)
 	if r != nil {
 		r.ackTimer = time.AfterFunc(ackAfter, s.ackNow)
+		r.ackTimer.Stop()
 		r.expiry = time.AfterFunc(s.c.cfg.Resume, s.expire)
 		r.expiry.Stop()
 	}
