@@ -12,9 +12,6 @@ import (
 
 // resumed sends and prints in a session that outlives its connection.
 func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
-	if req != nil && req.Main == engine.SystemMain {
-		return exitf(exitUsage, "MAIN/SUB %q: with --resume Main 0 is the client's own; leave --resume out", c.Handle)
-	}
 	if err := c.checkAddr(); err != nil {
 		return err
 	}
@@ -24,6 +21,9 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 	}
 	if framer != nil && !framer.Handles() {
 		return exitf(exitUsage, "--resume: --framing %s has no handles, and so no sessions that go on; leave one of them out", c.Framing)
+	}
+	if req != nil && req.Main == engine.SystemMain {
+		return exitf(exitUsage, "MAIN/SUB %q: with --resume Main 0 is the client's own; leave --resume out", c.Handle)
 	}
 	cfg, err := c.tls()
 	if err != nil {

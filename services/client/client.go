@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +24,7 @@ type Client struct {
 	session *session      // guarded by mu: what calls may use; nil while there is none
 	change  chan struct{} // guarded by mu: closed when session changes
 	ons     map[uint32]func(codec.Packet)
+	failed  error // guarded by mu: why the last attempt to connect did
 	err     error // guarded by mu: why it has ended for good
 
 	unexpected, connects    atomic.Uint64
@@ -32,8 +34,8 @@ type Client struct {
 // Handle makes a handle of its two parts.
 func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 
-// Dial makes a client and waits for its first connection, until ctx ends; with
-// NoReconnect it tries each address once.
+// Dial makes a client and waits for its first connection, until ctx ends: then the error
+// is ctx's and the last attempt's. With NoReconnect it tries each address once.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -54,7 +56,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	select {
 	case err = <-first:
 	case <-ctx.Done():
-		err = ctx.Err()
+		c.mu.Lock()
+		if err = ctx.Err(); c.failed != nil {
+			err = fmt.Errorf("%w; the last attempt: %w", err, c.failed)
+		}
+		c.mu.Unlock()
 	}
 	if err != nil {
 		c.Close()

@@ -47,6 +47,11 @@ func (c *Client) run(first chan<- error) {
 			first <- err
 			return
 		}
+		if err != nil {
+			c.mu.Lock()
+			c.failed = err
+			c.mu.Unlock()
+		}
 		if !c.pause(backoff) {
 			return
 		}
