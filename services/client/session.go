@@ -36,14 +36,14 @@ type session struct {
 	begun   bool          // OnConnect has been started
 	opened  chan struct{} // closed when OnConnect has returned
 	ready   bool          // set before opened is closed: others than OnConnect may use it
-	stop    func() bool   // ends the watch over the client's end
 
 	mu     sync.Mutex
-	wake   *sync.Cond // for the writer, and for those who wait for room
-	link   *link      // guarded by mu: its connection; nil while there is none
-	out    []byte     // guarded by mu: frames to write; with resume those that are not counted
-	pushed uint64     // guarded by mu: packets that were queued, without those of Main 0
-	taken  uint64     // guarded by mu: of these, which a connection was given
+	stop   func() bool // ends the watch over the client's end; set once
+	wake   *sync.Cond  // for the writer, and for those who wait for room
+	link   *link       // guarded by mu: its connection; nil while there is none
+	out    []byte      // guarded by mu: frames to write; with resume those that are not counted
+	pushed uint64      // guarded by mu: users' packets that were queued
+	taken  uint64      // guarded by mu: of these, which a connection was given
 	seq    uint32
 	queues map[uint32][]*call   // guarded by mu: by handle, or by sequence number
 	calls  int                  // guarded by mu: whose callers wait
@@ -74,6 +74,8 @@ func newSession(l *link, r *resume) *session {
 		r.expiry = time.AfterFunc(s.c.cfg.Resume, s.expire)
 		r.expiry.Stop()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock() // it may end at once
 	s.stop = context.AfterFunc(s.c.ctx, func() { s.end(s.c.Err()) })
 	return s
 }
@@ -87,7 +89,7 @@ func (s *session) end(err error) {
 		return
 	}
 	s.err = err
-	l, queues, taken := s.link, s.queues, s.taken
+	l, queues, taken, stop := s.link, s.queues, s.taken, s.stop
 	s.queues = nil
 	for _, q := range queues {
 		for _, k := range q {
@@ -97,7 +99,7 @@ func (s *session) end(err error) {
 	close(s.gone)
 	s.wake.Broadcast()
 	s.mu.Unlock()
-	s.stop()
+	stop()
 	if r := s.resume; r != nil {
 		r.ackTimer.Stop()
 		r.expiry.Stop()
