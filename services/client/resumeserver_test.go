@@ -243,17 +243,16 @@ func (c *peerConn) serve() {
 	for {
 		p, err := r.Next()
 		c.mu.Lock()
+		s := c.session
 		if err == nil {
 			c.packet(p)
-		}
-		if err != nil {
-			if s := c.session; s != nil && s.conn == c {
-				s.conn = nil
-			}
-			c.mu.Unlock()
-			return
+		} else if s != nil && s.conn == c {
+			s.conn = nil
 		}
 		c.mu.Unlock()
+		if err != nil {
+			return
+		}
 	}
 }
 
