@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"millrace/codec"
@@ -43,6 +44,9 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 		},
 		OnLost: func(err error) {
 			if errors.Is(err, client.ErrSession) {
+				if errors.Is(err, client.ErrGoAway) {
+					err = io.EOF
+				}
 				select {
 				case end <- err:
 				default: // it has ended before

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,6 +67,10 @@ func TestCallListensOnOverABrokenConnection(t *testing.T) {
 		for i := range 10 {
 			line(fmt.Sprintf(`1/8 {"group":"g","from":%v,"round":%v,"data":"%d %d"}`, me["index"], me["round"], round, i))
 		}
+	}
+	s.signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the server has drained: call --listen ended with %v", err)
 	}
 }
 

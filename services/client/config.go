@@ -136,6 +136,9 @@ var (
 	// ErrSession, with Resume: the session has ended, and the next connection has a new one.
 	// It comes together with ErrLost.
 	ErrSession = errors.New("session lost")
+	// ErrGoAway: the server has said GOAWAY, and the client has left it. It comes together with
+	// ErrLost.
+	ErrGoAway = errors.New("the server is going away")
 	// ErrTakenOver: another connection goes on with the session. It comes together with
 	// ErrSession, over a WebSocket; else it is not told from a broken connection.
 	ErrTakenOver = errors.New("another connection has taken it over")

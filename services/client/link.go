@@ -76,7 +76,7 @@ func (l *link) close(err error) {
 	case s.resume == nil:
 		s.end(err)
 	case s.leaving.Load():
-		s.end(s.lost(err)) // a server that drains keeps no session
+		s.end(s.lost(fmt.Errorf("%w: %w", ErrGoAway, err))) // it keeps no session
 	}
 }
 

@@ -261,7 +261,7 @@ func (s *session) leave() {
 	idle := s.calls == 0 && len(s.out) == 0 && (s.resume == nil || len(s.resume.buf) == 0)
 	s.mu.Unlock()
 	if idle {
-		s.end(s.lost(errors.New("the server is going away")))
+		s.end(s.lost(ErrGoAway))
 	}
 }
 
