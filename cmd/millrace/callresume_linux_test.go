@@ -21,18 +21,9 @@ import (
 	"millrace/services/client"
 )
 
-// keeper starts a server that keeps sessions, if there is such a server.
-func keeper(t *testing.T, args ...string) *process {
-	t.Helper()
-	if out, _, _ := millrace(t, nil, "", "serve", "--help"); !strings.Contains(out, "--resume=") {
-		t.Skip("serve has no --resume")
-	}
-	return serve(t, append([]string{"--resume=1m"}, args...)...)
-}
-
 // call --resume prints what was pushed while its connection was broken.
 func TestCallListensOnOverABrokenConnection(t *testing.T) {
-	s := keeper(t)
+	s := serve(t, "--resume=1m")
 	between := faultproxy.New(t, strings.TrimPrefix(s.ready[0], "tcp://"))
 	cmd := exec.Command(program, "call", "--resume=1m", "--listen", between.Addr(), "1/5", `{"group":"g"}`)
 	cmd.Env = environ()
@@ -126,7 +117,7 @@ func (c *cutAt) Write(b []byte) (int, error) {
 // calls have their answers, and what its group is sent comes once and in order.
 func TestClientsGoOnOverBrokenConnections(t *testing.T) {
 	for _, framing := range []string{"length", "varint"} {
-		s := keeper(t, "--framing="+framing, "--tls-self-signed", "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0",
+		s := serve(t, "--resume=1m", "--framing="+framing, "--tls-self-signed", "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0",
 			"--addr=ws://127.0.0.1:0", "--addr=wss://127.0.0.1:0", "--addr=unix://"+t.TempDir()+"/s")
 		framer, err := codec.ParseFramer(framing, 0)
 		if err != nil {
