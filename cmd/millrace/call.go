@@ -33,6 +33,7 @@ type callCmd struct {
 	Handle string `arg:"" optional:"" help:"MAIN/SUB of the frame to send. With --listen it may be left out."`
 	Body   string `arg:"" optional:"" help:"The body as text; @FILE reads a file, - reads standard input."`
 
+	Resume      period `placeholder:"D" help:"Go on with the session for so long when the connection breaks, if the server has --resume too (off)."`
 	Listen      bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
 	Timeout     period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
 	TLSCA       string `name:"tls-ca" placeholder:"FILE" help:"Trust servers that these authorities vouch for, PEM (the system's)."`
@@ -71,22 +72,22 @@ func (c *callCmd) run(stdout io.Writer) error {
 			return exitf(exitUsage, "%w", err)
 		}
 	}
-	conn, err := c.dial()
-	if err != nil {
+	l := &listener{form: form, out: stdout, hex: c.Hex, done: make(chan struct{}), order: form.ByteOrder()}
+	if c.Resume > 0 {
+		return c.resumed(l, req, max)
+	}
+	if l.conn, err = c.dial(); err != nil {
 		return err
 	}
-	defer conn.Close()
-	l := &listener{conn: conn, form: form, out: stdout, hex: c.Hex, done: make(chan struct{}), order: binary.BigEndian}
-	if c.layout().LittleEndian {
-		l.order = binary.LittleEndian
-	}
+	defer l.conn.Close()
 	defer close(l.done)
 	if req != nil {
 		if err := l.send(*req); err != nil {
 			return err
 		}
 	}
-	return c.wait(l, req)
+	frames, end := l.read()
+	return c.wait(l, req, frames, end)
 }
 
 // form is the codec of the server's frames.
@@ -154,7 +155,7 @@ func (c *callCmd) body() ([]byte, error) {
 }
 
 // wait prints what comes until the answer is there or, with --listen, until the end.
-func (c *callCmd) wait(l *listener, req *codec.Packet) error {
+func (c *callCmd) wait(l *listener, req *codec.Packet, frames <-chan codec.Packet, end <-chan error) error {
 	interrupted := make(chan os.Signal, 1)
 	if c.Listen {
 		signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
@@ -166,7 +167,6 @@ func (c *callCmd) wait(l *listener, req *codec.Packet) error {
 	if req == nil {
 		late = nil
 	}
-	frames, end := l.read()
 	var result error
 	answered := false
 	for {
@@ -226,8 +226,8 @@ func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, te
 	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
 }
 
-// dial connects, through whatever the address names.
-func (c *callCmd) dial() (net.Conn, error) {
+// checkAddr refuses an address that can't be.
+func (c *callCmd) checkAddr() error {
 	scheme, host, ok := strings.Cut(c.Addr, "://")
 	if !ok {
 		scheme, host = "tcp", c.Addr
@@ -238,11 +238,19 @@ func (c *callCmd) dial() (net.Conn, error) {
 			host, _, _ = strings.Cut(host, "/")
 		}
 		if _, _, err := net.SplitHostPort(host); err != nil {
-			return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, such as 127.0.0.1:7000", c.Addr)
+			return exitf(exitUsage, "ADDR %q: must be HOST:PORT, such as 127.0.0.1:7000", c.Addr)
 		}
 	case "unix", "tls+unix", "ws+unix", "wss+unix":
 	default:
-		return nil, exitf(exitUsage, "ADDR %q: must be HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://, ws:// or wss://", c.Addr)
+		return exitf(exitUsage, "ADDR %q: must be HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://, ws:// or wss://", c.Addr)
+	}
+	return nil
+}
+
+// dial connects, through whatever the address names.
+func (c *callCmd) dial() (net.Conn, error) {
+	if err := c.checkAddr(); err != nil {
+		return nil, err
 	}
 	cfg, err := c.tls()
 	if err != nil {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"millrace/codec"
 )
@@ -22,30 +20,29 @@ type Client struct {
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
 
-	mu     sync.Mutex
-	link   *link         // guarded by mu; nil while there is none
-	change chan struct{} // guarded by mu; closed when link changes
-	ons    map[uint32]func(codec.Packet)
-	err    error // guarded by mu; why it has ended for good
+	mu      sync.Mutex
+	session *session      // guarded by mu: what calls may use; nil while there is none
+	change  chan struct{} // guarded by mu: closed when session changes
+	ons     map[uint32]func(codec.Packet)
+	failed  error // guarded by mu: why the last attempt to connect did
+	err     error // guarded by mu: why it has ended for good
 
-	unexpected, connects atomic.Uint64
+	unexpected, connects    atomic.Uint64
+	resumed, resent, broken atomic.Uint64
 }
 
 // Handle makes a handle of its two parts.
 func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 
-// Dial makes a client and waits for its first connection, until ctx ends; with
-// NoReconnect it tries each address once.
+// Dial makes a client and waits for its first connection, until ctx ends: then the error
+// is ctx's and the last attempt's. With NoReconnect it tries each address once.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
-	if len(cfg.Addrs) == 0 {
-		return nil, errors.New("client: no address")
-	}
 	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
 	cd, err := codec.New(cfg.Layout, cfg.MaxFrame)
 	if cfg.Framer != nil {
-		if !cfg.Framer.Handles() {
-			return nil, errors.New("client: a Framer without handles: answers can't be told apart; use codec.NewFramerReader and Writer")
-		}
 		cd, err = codec.Framed(cfg.Framer, cfg.MaxFrame)
 	}
 	if err != nil {
@@ -59,7 +56,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	select {
 	case err = <-first:
 	case <-ctx.Done():
-		err = ctx.Err()
+		c.mu.Lock()
+		if err = ctx.Err(); c.failed != nil {
+			err = fmt.Errorf("%w; the last attempt: %w", err, c.failed)
+		}
+		c.mu.Unlock()
 	}
 	if err != nil {
 		c.Close()
@@ -68,7 +69,8 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the client. Calls end with ErrClosed. It may be called twice.
+// Close ends the client. Calls end with ErrClosed. With Resume it ends the server's session
+// too, which may take a second. It may be called twice.
 func (c *Client) Close() {
 	c.end(ErrClosed)
 	c.ended.Wait()
@@ -107,13 +109,42 @@ func (c *Client) hears(handle uint32) bool {
 // Connected says whether there is a connection now.
 func (c *Client) Connected() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.link != nil
+	s := c.session
+	c.mu.Unlock()
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.link != nil
 }
 
 // Stats counts connections made, and packets that nobody waited for.
 func (c *Client) Stats() (connects, unexpected uint64) {
 	return c.connects.Load(), c.unexpected.Load()
+}
+
+// ResumeStats is what Config.Resume has done.
+type ResumeStats struct {
+	On      bool   // the session of now is one that goes on over connections
+	Resumed uint64 // connections that went on with the session before
+	Lost    uint64 // sessions that ended otherwise than by Close
+	Resent  uint64 // frames that were sent again
+	Unacked int    // bytes that are kept to be sent again
+}
+
+// ResumeStats counts what Config.Resume has done.
+func (c *Client) ResumeStats() ResumeStats {
+	st := ResumeStats{Resumed: c.resumed.Load(), Lost: c.broken.Load(), Resent: c.resent.Load()}
+	c.mu.Lock()
+	s := c.session
+	c.mu.Unlock()
+	if s != nil && s.resume != nil {
+		s.mu.Lock()
+		st.On, st.Unacked = true, len(s.resume.buf)
+		s.mu.Unlock()
+	}
+	return st
 }
 
 // Err is the error that ended the client for good, or nil.
@@ -123,113 +154,11 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-// run connects, again and again. Its goroutine is the client's.
-func (c *Client) run(first chan<- error) {
-	backoff := c.cfg.MinBackoff
-	told := "" // where the last GOAWAY says to go
-	for n := 0; ; n++ {
-		addr := c.cfg.Addrs[n%len(c.cfg.Addrs)]
-		if told != "" {
-			addr, told = told, ""
-			n--
-		}
-		l, err := c.dial(addr)
-		if err == nil {
-			start := time.Now()
-			var ready bool
-			if ready, err = c.use(l, first); !ready && c.cfg.NoReconnect {
-				select {
-				case first <- err:
-				default:
-				}
-			}
-			if !c.cfg.NoFollow {
-				told = l.to // nobody writes it any more
-			}
-			if time.Since(start) > c.cfg.MaxBackoff {
-				backoff = c.cfg.MinBackoff // it was not refused at once
-			}
-			if c.cfg.OnLost != nil {
-				c.cfg.OnLost(err)
-			}
-			if c.cfg.NoReconnect {
-				c.end(fmt.Errorf("%w: %w", ErrClosed, err))
-			}
-		} else if c.cfg.NoReconnect && n+1 == len(c.cfg.Addrs) {
-			first <- err
-			return
-		}
-		if !c.pause(backoff) {
-			return
-		}
-		backoff = min(2*backoff, c.cfg.MaxBackoff)
-	}
-}
-
-// use lets OnConnect, then calls, use a new connection until it ends with err; ready: calls
-// could.
-func (c *Client) use(l *link, first chan<- error) (ready bool, err error) {
-	ended := make(chan error, 1)
-	c.ended.Go(func() { ended <- l.run() })
-	if c.cfg.OnConnect != nil {
-		ctx, cancel := context.WithTimeout(context.WithValue(c.ctx, onLink{}, l), c.cfg.DialTimeout)
-		stop := make(chan struct{})
-		c.ended.Go(func() {
-			select {
-			case <-l.gone:
-				cancel()
-			case <-stop:
-			}
-		})
-		err = c.cfg.OnConnect(ctx, c)
-		close(stop)
-		cancel()
-		if err != nil {
-			l.close(fmt.Errorf("%w: OnConnect: %w", ErrLost, err))
-			return false, <-ended
-		}
-	}
-	c.set(l)
-	select {
-	case first <- nil:
-	default:
-	}
-	err = <-ended
-	c.set(nil)
-	return true, err
-}
-
-// onLink is the context key of the connection that OnConnect's calls are to use.
-type onLink struct{}
-
-// pause waits for between half of d and d; false: the client has been closed.
-func (c *Client) pause(d time.Duration) bool {
-	t := time.NewTimer(d/2 + rand.N(d/2+1))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-c.ctx.Done():
-		return false
-	}
-}
-
-func (c *Client) dial(addr string) (*link, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
-	defer cancel()
-	conn, err := Connect(ctx, addr, c.cfg.TLS, c.cfg.Dialer)
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	c.connects.Add(1)
-	return newLink(c, conn), nil
-}
-
-// set publishes the connection, or that there is none.
-func (c *Client) set(l *link) {
+// set publishes the session that calls may use, or that there is none.
+func (c *Client) set(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.link = l
+	c.session = s
 	if c.err != nil {
 		return
 	}
@@ -237,31 +166,26 @@ func (c *Client) set(l *link) {
 	c.change = make(chan struct{})
 }
 
-// current waits for a connection that takes calls.
-func (c *Client) current(ctx context.Context) (*link, error) {
-	if l, _ := ctx.Value(onLink{}).(*link); l != nil && l.c == c {
-		select {
-		case <-l.gone:
-			return nil, ErrLost
-		default:
-		}
-		if l.leaving.Load() {
+// current waits for a session that takes calls.
+func (c *Client) current(ctx context.Context) (*session, error) {
+	if s, _ := ctx.Value(onSession{}).(*session); s != nil && s.c == c {
+		if s.ended() != nil || s.leaving.Load() {
 			return nil, ErrLost
 		}
-		return l, nil
+		return s, nil
 	}
 	for {
 		c.mu.Lock()
-		l, change, err := c.link, c.change, c.err
+		s, change, err := c.session, c.change, c.err
 		c.mu.Unlock()
 		if err != nil {
 			return nil, err
 		}
-		if l != nil && !l.leaving.Load() {
-			return l, nil
-		}
-		if l != nil {
-			change = l.gone
+		if s != nil && s.ended() == nil {
+			if !s.leaving.Load() {
+				return s, nil
+			}
+			change = s.gone
 		}
 		select {
 		case <-change:
@@ -275,6 +199,16 @@ func (c *Client) current(ctx context.Context) (*link, error) {
 // caller's. Errors: *Error for an ERROR of the server, ErrLost, ErrClosed,
 // ErrMixed, codec.ErrBodyTooLarge, codec.ErrBadHandle, ctx's.
 func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
+	for {
+		b, err := c.do(ctx, handle, body)
+		if !errors.Is(err, errLeft) { // else it was not written
+			return b, err
+		}
+	}
+}
+
+// do is Do on the session of now.
+func (c *Client) do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
 	select {
 	case c.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -287,27 +221,19 @@ func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, er
 		return nil, ErrMixed
 	}
 	k := &call{handle: handle, done: make(chan struct{})}
-	var l *link
-	for {
-		var err error
-		l, err = c.current(ctx)
-		if err == nil {
-			err = l.send(ctx, handle, body, k)
-		}
-		if errors.Is(err, errLeft) { // not written
-			continue
-		}
-		if err != nil {
-			<-c.slots
-			return nil, err
-		}
-		break
+	s, err := c.current(ctx)
+	if err == nil {
+		err = s.send(ctx, handle, body, k)
+	}
+	if err != nil {
+		<-c.slots
+		return nil, err
 	}
 	select {
 	case <-k.done: // the slot was given back
 		return k.body, k.err
 	case <-ctx.Done():
-		if !l.abandon(k) {
+		if !s.abandon(k) {
 			<-k.done // it is over, or about to be
 			return k.body, k.err
 		}
@@ -315,14 +241,15 @@ func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, er
 	}
 }
 
-// Send sends a packet to which no answer is expected.
+// Send sends a packet to which no answer is expected. With Resume it is sent again until the
+// server has had it, as long as the session lasts.
 func (c *Client) Send(ctx context.Context, handle uint32, body []byte) error {
 	for {
-		l, err := c.current(ctx)
+		s, err := c.current(ctx)
 		if err != nil {
 			return err
 		}
-		if err = l.send(ctx, handle, body, nil); !errors.Is(err, errLeft) {
+		if err = s.send(ctx, handle, body, nil); !errors.Is(err, errLeft) {
 			return err
 		}
 	}

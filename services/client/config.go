@@ -38,6 +38,15 @@ type Config struct {
 	// MaxUnsent bounds the bytes that wait to be written, in bytes; a call or
 	// Send over it waits. Default 1 MiB.
 	MaxUnsent int
+	// Resume has a session outlive its connection for so long, which should be the server's own
+	// time: calls under way go on over the next connection, and pushes are neither lost nor
+	// doubled. See the package's comment. Default 0 and below: off.
+	Resume time.Duration
+	// MaxUnacked bounds the bytes that Resume keeps to send again, which the server has not
+	// acknowledged; a call or Send over it waits. A server acknowledges after 64 frames or a
+	// second, and with each answer: if frames without an answer are to flow, it should hold 64.
+	// Default 4 MiB.
+	MaxUnacked int
 	// NoReconnect ends the client with its first connection.
 	NoReconnect bool
 	// TLS is for tls:// and wss://; default: the system's authorities, the host's name.
@@ -51,12 +60,16 @@ type Config struct {
 	// NoFollow has the client stay with Addrs whatever address a GOAWAY names. Else it goes
 	// there next, and back to Addrs if nobody answers there.
 	NoFollow bool
-	// OnConnect runs on each new connection before other calls may use it, to log in, say:
-	// calls and Sends made with its ctx use this connection, and all others wait until it
-	// has returned. An error ends the connection, and another is tried. ctx ends after
-	// DialTimeout and with the connection.
+	// OnConnect runs on each new connection, with Resume for each new session, before other
+	// calls may use it, to log in, say: calls and Sends made with its ctx use this one, and all
+	// others wait until it has returned. An error ends it, and another is tried. ctx ends after
+	// DialTimeout and with the connection or session.
 	OnConnect func(ctx context.Context, c *Client) error
-	// OnLost is told of the end of each connection.
+	// OnOther is told of what nobody waits for: packets of handles without On and without calls,
+	// and ERRORs about what Send has sent, as they came. It runs as the functions of On do.
+	OnOther func(p codec.Packet)
+	// OnLost is told of the end of each connection, and with Resume of that of each session,
+	// which is ErrSession: groups, timers and locks are gone, and pushes may be.
 	OnLost func(err error)
 }
 
@@ -80,10 +93,36 @@ func (c Config) withDefaults() Config {
 	if c.MaxUnsent == 0 {
 		c.MaxUnsent = 1 << 20
 	}
+	if c.MaxUnacked == 0 {
+		c.MaxUnacked = 4 << 20
+	}
 	if c.Dialer == nil {
 		c.Dialer = new(net.Dialer).DialContext
 	}
 	return c
+}
+
+// validate names every fault of a Config with its defaults.
+func (c Config) validate() error {
+	var errs []error
+	if len(c.Addrs) == 0 {
+		errs = append(errs, errors.New("client: Addrs: name an address at least"))
+	}
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"MaxCalls", c.MaxCalls}, {"MaxUnsent", c.MaxUnsent}, {"MaxUnacked", c.MaxUnacked}} {
+		if f.value < 1 {
+			errs = append(errs, fmt.Errorf("client: %s %d: must be at least 1, or 0 for the default", f.name, f.value))
+		}
+	}
+	if c.Framer != nil && !c.Framer.Handles() {
+		errs = append(errs, errors.New("client: a Framer without handles: answers can't be told apart; use codec.NewFramerReader and Writer"))
+	}
+	if c.Resume > 0 && c.NoReconnect {
+		errs = append(errs, errors.New("client: Resume with NoReconnect: there is no next connection; set one of them"))
+	}
+	return errors.Join(errs...)
 }
 
 // Errors of a client.
@@ -91,9 +130,18 @@ var (
 	// ErrClosed: Close was called, or the connection ended with NoReconnect. It
 	// is net.ErrClosed.
 	ErrClosed = fmt.Errorf("client: %w", net.ErrClosed)
-	// ErrLost: the connection ended while the call was under way; the server
-	// may or may not have executed it.
+	// ErrLost: the connection ended while the call was under way, with Resume the session; the
+	// server may or may not have executed it.
 	ErrLost = errors.New("client: connection lost")
+	// ErrSession, with Resume: the session has ended, and the next connection has a new one.
+	// It comes together with ErrLost.
+	ErrSession = errors.New("session lost")
+	// ErrGoAway: the server has said GOAWAY, and the client has left it. It comes together with
+	// ErrLost.
+	ErrGoAway = errors.New("the server is going away")
+	// ErrTakenOver: another connection goes on with the session. It comes together with
+	// ErrSession, over a WebSocket; else it is not told from a broken connection.
+	ErrTakenOver = errors.New("another connection has taken it over")
 )
 
 // ErrMixed: Send has been used on the handle, on this connection, or On is, and without

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -60,11 +61,14 @@ func Connect(ctx context.Context, addr string, cfg *tls.Config, dial DialFunc) (
 			address = host
 		}
 		socket, _, _ := strings.Cut(rest, ":")
-		t := &http.Transport{TLSClientConfig: named(cfg, host), DisableKeepAlives: true, DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+		var raw net.Conn
+		t := &http.Transport{TLSClientConfig: named(cfg, host), DisableKeepAlives: true, DialContext: func(ctx context.Context, n, a string) (conn net.Conn, err error) {
 			if onUnix {
-				return dial(ctx, "unix", socket)
+				n, a = "unix", socket
 			}
-			return dial(ctx, n, a)
+			conn, err = dial(ctx, n, a)
+			raw = conn
+			return conn, err
 		}}
 		conn, resp, err := websocket.Dial(ctx, scheme+"://"+address+path, &websocket.DialOptions{HTTPClient: &http.Client{Transport: t}, Subprotocols: []string{"millrace"}})
 		if err != nil {
@@ -74,9 +78,40 @@ func Connect(ctx context.Context, addr string, cfg *tls.Config, dial DialFunc) (
 			return nil, err
 		}
 		conn.SetReadLimit(-1) // a frame's limit is the codec's
-		return websocket.NetConn(context.Background(), conn, websocket.MessageBinary), nil
+		return &webSocket{websocket.NetConn(context.Background(), conn, websocket.MessageBinary), conn, raw}, nil
 	}
 	return dial(ctx, scheme, rest)
+}
+
+// webSocket is a WebSocket as a stream.
+type webSocket struct {
+	net.Conn
+	ws  *websocket.Conn
+	raw net.Conn // the socket below
+}
+
+// closeWait is how long a WebSocket's peer may take to answer its end.
+const closeWait = time.Second
+
+func (c *webSocket) Close() error {
+	defer time.AfterFunc(closeWait, c.abort).Stop()
+	return c.Conn.Close()
+}
+
+// CloseWrite says that nothing more is written. What the server still has to say can be read.
+func (c *webSocket) CloseWrite() error {
+	go func() { _ = c.ws.Close(websocket.StatusNormalClosure, "") }() // it waits for the server's
+	return nil
+}
+
+func (c *webSocket) abort() { _ = c.raw.Close() }
+
+// abort ends a connection without a word to the peer, which may not be there.
+func abort(conn net.Conn) {
+	if c, ok := conn.(*webSocket); ok {
+		c.abort()
+	}
+	_ = conn.Close()
 }
 
 // named is cfg with a server's name.

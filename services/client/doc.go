@@ -23,13 +23,29 @@
 // One reads, one writes, one connects and sends PINGs. Call and Send may be
 // called from any goroutine; calls made at the same time travel in one write.
 // Notifications run on the reading goroutine: they must not block, and must not Call.
-// OnConnect runs on the connecting one, and may Call with the context that it gets.
+// OnConnect runs on one of its own, and may Call with the context that it gets.
 //
 // # When the connection is lost
 //
-// Calls that were written end with ErrLost: they may have been executed.
-// Calls made meanwhile wait for the next connection until their context ends.
+// Calls that were written end with ErrLost: they may have been executed. Others, and those
+// made meanwhile, wait for the next connection until their context ends.
 // It is tried after 50 ms, then twice as long up to 5 s, with jitter, at the
 // addresses in turn. A GOAWAY has the client finish what is under way and
 // connect anew, first to the address that it names, if any.
+//
+// # Sessions that outlive a connection
+//
+// With Config.Resume, and a server that has it, both ends count frames and keep what the other
+// has not acknowledged. The next connection goes on with the session: what the other end has
+// not had is sent again, in order. Calls under way, OnConnect's too, have their answers, nothing
+// that was sent is run twice or not at all, and what the server sends by itself is neither lost
+// nor doubled; at the server the session keeps its index, groups, timers and locks.
+//
+// A session ends with Close, which tells the server so, after a GOAWAY, when it was not resumed
+// in time, and where the server has lost it or ends it. Calls that were written end with ErrLost
+// and ErrSession then, and the next connection is a new session: OnConnect runs again. To a
+// server without resume the client speaks as if it were off.
+//
+// What is kept is bounded by MaxUnacked: over it, calls and Sends wait, until their context ends.
+// Main 0 is the client's own then: Do and Send refuse its handles.
 package client

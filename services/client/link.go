@@ -1,7 +1,6 @@
 package client
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,67 +8,38 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"millrace/codec"
 )
 
 // The system frames: Main 0.
 const (
-	subPing   = 1
-	subPong   = 2
-	subError  = 3
-	subGoAway = 4
+	subPing    = 1
+	subPong    = 2
+	subError   = 3
+	subGoAway  = 4
+	subHello   = 5
+	subWelcome = 6
+	subAck     = 7
+	subBye     = 8
 )
-
-// errLeft: the connection takes no more, and the packet was not written.
-var errLeft = errors.New("client: connection left")
-
-// call is one Do.
-type call struct {
-	handle uint32
-	seq    uint32
-	body   []byte
-	err    error
-	done   chan struct{} // closed when body and err are set
-	over   bool          // guarded by link.mu: it is in no queue any more
-	left   time.Time     // guarded by link.mu: when its caller gave up; zero: it waits
-}
 
 // link is one connection.
 type link struct {
-	c       *Client
-	conn    net.Conn
-	leaving atomic.Bool // GOAWAY: no new calls
-	born    time.Time
-	heard   atomic.Int64  // ns after born when the server was last heard
-	gone    chan struct{} // closed when it has ended
-
-	mu     sync.Mutex
-	wake   *sync.Cond // for the writer, and for those who wait for room
-	out    []byte     // guarded by mu: frames to write
-	seq    uint32
-	queues map[uint32][]*call   // guarded by mu: by handle, or by sequence number
-	calls  int                  // guarded by mu: whose callers wait
-	left   int                  // guarded by mu: whose callers have given up
-	uses   map[uint32]use       // guarded by mu: what a handle has been used for
-	late   map[uint32]time.Time // guarded by mu: since when no call of a handle was answered, of which some were given up
-	err    error                // guarded by mu: why it has ended
-	to     string               // guarded by mu: where a GOAWAY says to go
-	stop   func() bool          // ends the watch over the client's end
+	c     *Client
+	s     *session // what it carries; set before run
+	conn  net.Conn
+	r     *codec.Reader
+	held  []codec.Packet // that came in front of the answer to HELLO
+	born  time.Time
+	heard atomic.Int64  // ns after born when the server was last heard
+	gone  chan struct{} // closed when it has ended
+	err   error         // guarded by s.mu: why it has ended
 }
 
-// use is what a handle has been used for on a connection.
-type use uint8
-
-const (
-	called use = 1 << iota
-	sent
-)
-
 func newLink(c *Client, conn net.Conn) *link {
-	l := &link{c: c, conn: conn, born: time.Now(), gone: make(chan struct{}), queues: map[uint32][]*call{}, uses: map[uint32]use{}, late: map[uint32]time.Time{}}
-	l.wake = sync.NewCond(&l.mu)
-	l.stop = context.AfterFunc(c.ctx, func() { l.close(c.Err()) })
-	return l
+	return &link{c: c, conn: conn, r: codec.NewReader(conn, c.codec), born: time.Now(), gone: make(chan struct{})}
 }
 
 // run works until the connection ends.
@@ -79,211 +49,148 @@ func (l *link) run() error {
 	wg.Go(l.beat)
 	l.read()
 	wg.Wait()
-	l.stop()
 	return l.err // nobody writes it any more
 }
 
-// close ends the connection and the calls that wait on it, once.
+// close ends the connection, once, and the session that no other is to carry.
 func (l *link) close(err error) {
-	l.mu.Lock()
+	s := l.s
+	s.mu.Lock()
 	if l.err != nil {
-		l.mu.Unlock()
+		s.mu.Unlock()
 		return
 	}
-	l.err = err
-	queues := l.queues
-	l.queues = nil
-	for _, q := range queues {
-		for _, k := range q {
-			k.over = true
-		}
+	if s.err != nil {
+		err = s.err
 	}
+	l.err, s.broke, s.link = err, err, nil
 	close(l.gone)
-	l.wake.Broadcast()
-	l.mu.Unlock()
-	_ = l.conn.Close()
-	for _, q := range queues {
-		for _, k := range q {
-			if k.left.IsZero() {
-				l.finish(k, nil, err)
-			}
-		}
+	s.wake.Broadcast()
+	s.mu.Unlock()
+	if errors.Is(err, ErrClosed) {
+		_ = l.conn.Close()
+	} else {
+		abort(l.conn)
+	}
+	switch {
+	case s.resume == nil:
+		s.end(err)
+	case s.leaving.Load():
+		s.end(s.lost(fmt.Errorf("%w: %w", ErrGoAway, err))) // it keeps no session
 	}
 }
 
-func (l *link) finish(k *call, body []byte, err error) {
-	k.body, k.err = body, err
-	close(k.done)
-	<-l.c.slots
-}
-
-// send queues a packet for the writer; k, if any, waits for the answer.
-func (l *link) send(ctx context.Context, handle uint32, body []byte, k *call) error {
-	main, sub := codec.Split(handle)
-	p := codec.Packet{Main: main, Sub: sub, Body: body}
-	if err := l.c.codec.Check(p); err != nil {
-		return err
+// part ends the connection of a session that has ended, with a BYE if the server would keep
+// the session else: the writer says it.
+func (l *link) part(err error) {
+	if l.s.resume == nil {
+		l.close(err)
+		return
 	}
-	stop := context.AfterFunc(ctx, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.wake.Broadcast()
-	})
-	defer stop()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(l.out) >= l.c.cfg.MaxUnsent && l.err == nil && ctx.Err() == nil {
-		l.wake.Wait()
-	}
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case l.err != nil || l.leaving.Load():
-		return errLeft
-	}
-	key := handle
-	if l.c.cfg.Layout.Seq {
-		l.seq++
-		for l.seq == 0 || len(l.queues[l.seq]) > 0 {
-			l.seq++
-		}
-		p.Seq, key = l.seq, l.seq
-	}
-	switch {
-	case k == nil:
-		l.uses[handle] |= sent
-	case !l.c.cfg.Layout.Seq && l.uses[handle]&sent != 0:
-		return ErrMixed
-	default:
-		l.uses[handle] |= called
-		k.seq = p.Seq
-		l.queues[key] = append(l.queues[key], k)
-		l.calls++
-	}
-	l.out, _ = l.c.codec.Append(l.out, p)
-	l.wake.Broadcast()
-	return nil
+	_ = l.conn.SetWriteDeadline(time.Now().Add(byeWait)) // for the write that is under way
+	time.AfterFunc(byeWait, func() { l.close(err) })
 }
 
 // write sends what is queued, all of it at once.
 func (l *link) write() {
+	s := l.s
 	var spare []byte
 	for {
-		l.mu.Lock()
-		for len(l.out) == 0 && l.err == nil {
-			l.wake.Wait()
+		s.mu.Lock()
+		for !s.due() && s.err == nil && l.err == nil {
+			s.wake.Wait()
 		}
-		if l.err != nil {
-			l.mu.Unlock()
+		if over := s.err; over != nil || l.err != nil {
+			bye := l.err == nil && s.resume != nil
+			s.mu.Unlock()
+			if bye && !l.bye() {
+				l.close(over)
+			}
 			return
 		}
-		b := l.out
-		l.out = spare[:0]
-		l.wake.Broadcast() // there is room
-		l.mu.Unlock()
-		if _, err := l.conn.Write(b); err != nil {
-			l.close(fmt.Errorf("%w: %w", ErrLost, err))
-			return
+		b, kept := s.take(spare)
+		s.mu.Unlock()
+		for _, b := range [][]byte{b, kept} {
+			if len(b) == 0 {
+				continue
+			}
+			if _, err := l.conn.Write(b); err != nil {
+				l.close(fmt.Errorf("%w: %w", ErrLost, err))
+				return
+			}
 		}
 		if spare = b; cap(spare) > 64<<10 {
 			spare = nil
 		}
-		if l.leaving.Load() {
-			l.leave()
+		if len(kept) > 0 {
+			s.mu.Lock()
+			s.resume.busy = false
+			s.mu.Unlock()
+		}
+		if s.leaving.Load() {
+			s.leave()
 		}
 	}
 }
 
 // read hands out what comes.
 func (l *link) read() {
-	r := codec.NewReader(l.conn, l.c.codec)
+	for _, p := range l.held {
+		l.frame(p)
+	}
+	l.held = nil
 	for {
-		p, err := r.Next()
+		p, err := l.r.Next()
 		if err != nil {
+			if l.s.resume != nil && websocket.CloseStatus(err) == codeTakenOver {
+				l.s.end(l.s.lost(ErrTakenOver))
+			}
 			l.close(fmt.Errorf("%w: %w", ErrLost, err))
 			return
 		}
 		l.heard.Store(int64(time.Since(l.born)))
-		if p.Main == 0 {
-			l.system(p)
-		} else {
-			l.packet(p)
-		}
+		l.frame(p)
+	}
+}
+
+// codeTakenOver is the WebSocket close code of a connection whose session another one has
+// taken over.
+const codeTakenOver = 4000
+
+func (l *link) frame(p codec.Packet) {
+	switch counted := l.s.resume != nil && (p.Main != 0 || p.Sub == subError); {
+	case counted && !l.s.count(p):
+	case p.Main == 0:
+		l.system(p)
+	default:
+		l.packet(p)
 	}
 }
 
 func (l *link) system(p codec.Packet) {
+	s := l.s
 	switch p.Sub {
 	case subPing:
-		l.mu.Lock()
-		l.out, _ = l.c.codec.Append(l.out, codec.Packet{Sub: subPong, Seq: p.Seq, Body: p.Body})
-		l.wake.Broadcast()
-		l.mu.Unlock()
+		s.mu.Lock()
+		if len(s.out) < 2*l.c.cfg.MaxUnsent { // else it will hear from us
+			s.control(codec.Packet{Sub: subPong, Seq: p.Seq, Body: p.Body})
+		}
+		s.mu.Unlock()
 	case subError:
 		l.error(p)
 	case subGoAway:
-		l.mu.Lock()
-		if len(p.Body) > 4 {
-			l.to = string(p.Body[4:])
-		}
-		l.mu.Unlock()
-		l.leaving.Store(true)
-		l.leave()
+		s.goAway(string(p.Body[min(4, len(p.Body)):]))
 	}
-}
-
-// abandon notes that k's caller has given up; false: k is over. Its answer, when it comes,
-// is thrown away: by order, k keeps its place for that.
-func (l *link) abandon(k *call) bool {
-	l.mu.Lock()
-	if k.over {
-		l.mu.Unlock()
-		return false
+	if s.resume == nil {
+		return
 	}
-	k.left = time.Now()
-	l.calls--
-	if l.c.cfg.Layout.Seq {
-		k.over = true
-		delete(l.queues, k.seq)
-	} else {
-		l.left++
-		if l.late[k.handle].IsZero() {
-			l.late[k.handle] = k.left
-		}
-	}
-	tooMany := l.left > l.c.cfg.MaxCalls
-	l.mu.Unlock()
-	<-l.c.slots
-	if tooMany {
-		l.close(fmt.Errorf("%w: over %d answers that nobody waits for have not come", ErrLost, l.c.cfg.MaxCalls))
-	}
-	if l.leaving.Load() {
-		l.leave()
-	}
-	return true
-}
-
-// overdue tells whether calls of a handle have been given up for long and none was
-// answered. One's answer may never come, and those of the calls behind it are then thrown
-// away, each in another's place.
-func (l *link) overdue() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, since := range l.late {
-		if time.Since(since) > l.c.cfg.MaxLate {
-			return true
-		}
-	}
-	return false
-}
-
-// leave ends the connection after a GOAWAY, once nothing is under way.
-func (l *link) leave() {
-	l.mu.Lock()
-	idle := l.calls == 0 && len(l.out) == 0
-	l.mu.Unlock()
-	if idle {
-		l.close(fmt.Errorf("%w: the server is going away", ErrLost))
+	switch p.Sub {
+	case subPong:
+		s.confirmed()
+	case subAck:
+		s.acknowledged(p)
+	case subWelcome:
+		s.end(s.lost(errors.New("a second WELCOME")))
 	}
 }
 
@@ -303,8 +210,8 @@ func (l *link) beat() {
 			return
 		case <-t.C:
 		}
-		if l.overdue() {
-			l.close(fmt.Errorf("%w: an answer has not come for %v after its call was given up", ErrLost, l.c.cfg.MaxLate))
+		if l.s.overdue() {
+			l.s.end(l.s.lost(fmt.Errorf("an answer has not come for %v after its call was given up", l.c.cfg.MaxLate)))
 			return
 		}
 		if !pings {
@@ -318,10 +225,9 @@ func (l *link) beat() {
 			return
 		case pinged.IsZero():
 			pinged = time.Now()
-			l.mu.Lock()
-			l.out, _ = l.c.codec.Append(l.out, codec.Packet{Sub: subPing})
-			l.wake.Broadcast()
-			l.mu.Unlock()
+			l.s.mu.Lock()
+			l.s.control(codec.Packet{Sub: subPing})
+			l.s.mu.Unlock()
 		}
 	}
 }

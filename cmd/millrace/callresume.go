@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/services/client"
+)
+
+// resumed sends and prints in a session that outlives its connection.
+func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
+	if err := c.checkAddr(); err != nil {
+		return err
+	}
+	framer, err := c.framer(maxFrame, &sources{})
+	if err != nil {
+		return err
+	}
+	if framer != nil && !framer.Handles() {
+		return exitf(exitUsage, "--resume: --framing %s has no handles, and so no sessions that go on; leave one of them out", c.Framing)
+	}
+	if req != nil && req.Main == engine.SystemMain {
+		return exitf(exitUsage, "MAIN/SUB %q: with --resume Main 0 is the client's own; leave --resume out", c.Handle)
+	}
+	cfg, err := c.tls()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))
+	defer cancel()
+	frames, end := make(chan codec.Packet), make(chan error, 1)
+	conn, err := client.Dial(ctx, client.Config{
+		Addrs: []string{c.Addr}, Layout: c.layout(), Framer: framer, MaxFrame: maxFrame, TLS: cfg,
+		DialTimeout: time.Duration(c.Timeout), Resume: time.Duration(c.Resume),
+		OnOther: func(p codec.Packet) {
+			select {
+			case frames <- p.Clone():
+			case <-l.done:
+			}
+		},
+		OnLost: func(err error) {
+			if errors.Is(err, client.ErrSession) {
+				if errors.Is(err, client.ErrGoAway) {
+					err = io.EOF
+				}
+				select {
+				case end <- err:
+				default: // it has ended before
+				}
+			}
+		},
+	})
+	if err != nil {
+		return exitf(exitNoServer, "%w", err)
+	}
+	defer func() {
+		close(l.done)
+		conn.Close()
+	}()
+	if !conn.ResumeStats().On {
+		return exitf(exitUsage, "--resume: %s keeps no sessions; start it with --resume, or leave it out here", c.Addr)
+	}
+	if req != nil {
+		if err := conn.Send(ctx, req.Handle(), req.Body); err != nil {
+			return exitf(exitProtocol, "%w", err)
+		}
+	}
+	return c.wait(l, req, frames, end)
+}
