@@ -38,6 +38,7 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	if l.goroutine.Load() == 0 {
 		l.goroutine.Store(sched.GoroutineID())
 	}
+	f := srv.framingOf(c)
 	why, ok := srv.admit(fd, c.RemoteAddr())
 	text := ""
 	if ok {
@@ -48,6 +49,10 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	}
 	if ok {
 		s := &Session{srv: srv, loop: l, conn: c}
+		if f != srv.framing {
+			s.framing.Store(f)
+			s.flags.set(flagOther)
+		}
 		if d, ok := c.(netio.Door); ok {
 			s.accepted = d.Since().UnixNano()
 		}
@@ -65,12 +70,12 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	case RefusedAdmit:
 		no.Code = 1008
 	}
-	if !srv.cfg.NoSystemFrames {
+	if f.system {
 		code, standard := why.answer()
 		if text == "" {
 			text = standard
 		}
-		no.Goodbye, _ = srv.brief.Append(nil, srv.errorPacket(codec.Packet{}, code, text))
+		no.Goodbye, _ = f.brief.Append(nil, f.errorPacket(codec.Packet{}, code, text))
 	}
 	return nil, no
 }
@@ -146,6 +151,9 @@ func (srv *Server) mayCome(remote net.Addr) (text string, ok bool) {
 // stands before that, and its OnSocketAccept is in front of whatever others submit.
 func (l *loop) accept(s *Session) bool {
 	srv := l.srv
+	if s.framing.Load() == nil {
+		s.framing.Store(srv.framing)
+	}
 	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve
 	s.task.Init((*strandTask)(s))
 	s.rd.since = srv.now()
@@ -167,6 +175,9 @@ func (l *loop) accept(s *Session) bool {
 	}
 	srv.conns.Add(1)
 	l.add(s)
+	if s.flags.has(flagOther) {
+		l.addOther(s)
+	}
 	l.st.accepts.Add(1)
 	if !inline {
 		s.schedule()

@@ -84,7 +84,7 @@ func (l *loop) resumePaused() {
 			l.pause(s, s.rd.paused)
 		}
 		if part := s.rd.partial.Held(); part > 0 && part == l.held(s) && s.conn.Unread() > 0 &&
-			(least == nil || s.rd.partial.Missing(l.srv.codec) < least.rd.partial.Missing(l.srv.codec)) {
+			(least == nil || s.rd.partial.Missing(s.framing.Load().codec) < least.rd.partial.Missing(least.framing.Load().codec)) {
 			least = s
 		}
 	}

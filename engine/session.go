@@ -23,6 +23,7 @@ type Session struct {
 	loop     *loop
 	id       ID
 	conn     netio.Conn
+	framing  atomic.Pointer[framing]
 	accepted int64 // unix nanoseconds
 	value    any   // strand only
 
@@ -112,6 +113,9 @@ const (
 	flagGrouped             // it has been in a group
 	flagLong                // the pool's monitor has found the turn long
 	flagMore                // the block being handled has frames behind the one that runs
+	flagOther               // it is one of Server.others; set before it has a slot
+	flagStep                // a frame is being handled behind which the framing may change
+	flagStepFin             // the peer's FIN has come meanwhile
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }
@@ -143,7 +147,7 @@ type reading struct {
 	paused   inbox.Pause
 	waits    bool  // on loop.paused
 	lagging  bool  // on loop.lagging
-	bad      bool  // a bad header was seen: the rest of the input is thrown away
+	input    uint8 // what becomes of what is read
 	opened   bool  // a whole frame has been seen
 	excess   int32 // bytes thrown away
 	partial  inbox.Partial
@@ -167,6 +171,13 @@ func tickOf(now int64) tick { return tick(now / tickStep) }
 
 // time is when t was, seen from now.
 func (t tick) time(now int64) int64 { return now - int64(tickOf(now)-t)*tickStep }
+
+// What becomes of what is read.
+const (
+	inputFrames = iota // as many whole frames as there are go to the strand
+	inputSteps         // one by one: each may change the framing
+	inputBad           // a bad header was seen: the rest is thrown away
+)
 
 // The life of a session, as its loop sees it.
 const (

@@ -86,7 +86,7 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.wrote != 0 && l.dead(s, now):
 		l.lost(s)
 		return
-	case rd.bad: // it closes when what it is owed has come
+	case rd.input == inputBad: // it closes when what it is owed has come
 		if past(now, rd.since, c.FinTimeout) {
 			l.abort(s, ReasonBadFrame)
 		}
@@ -96,7 +96,7 @@ func (l *loop) inspect(s *Session, now int64) {
 			return
 		}
 	}
-	if c.Heartbeat > 0 && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), c.Heartbeat) {
+	if c.Heartbeat > 0 && s.framing.Load().system && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), c.Heartbeat) {
 		rd.pinged = tickOf(now)
 		s.sendPing()
 	}

@@ -33,11 +33,14 @@ type tlsLayer struct {
 	in    []byte // what has just been received and is not decrypted
 	out   []byte // records that the kernel has not taken
 	ahead int    // bytes of the next write that are in out already
-	held  int    // of out, in the budget
+	kept  int    // of out, in the budget
 	left  bool   // it counts no longer as an open handshake
 	said  bool   // a close_notify, or an alert, was the last that we send
 
 	crowded bool // too much waits for the handshake's goroutine
+	held    bool // it is not the handshake's turn to be read
+
+	track recordTrack
 }
 
 // shake is a handshake under way: what its goroutine and the loop have in common.
@@ -49,6 +52,8 @@ type shake struct {
 	eof     bool      // guarded by mu; no more will come
 	asked   bool      // guarded by mu; the loop has been asked to write out
 	started bool      // guarded by mu
+	busy    bool      // guarded by mu; it counts as working
+	done    bool      // guarded by mu; the goroutine has ended
 	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
 }
 
@@ -70,11 +75,31 @@ func (c *conn) beginTLS() {
 	c.tls = t
 	c.h.st.handshaking.Add(1)
 	c.startTimer()
-	c.h.squeeze(c)
+	if !c.h.shakes.enter(c) {
+		c.kill()
+	}
+}
+
+// hold stops the handshake from being read, or lets it be.
+func (t *tlsLayer) hold(hold bool) {
+	t.held = hold
+	since := time.Now()
+	if hold {
+		since = time.Time{} // it is not its client that it waits for
+	}
+	t.shake.mu.Lock()
+	if !t.shake.started {
+		t.shake.waits = since
+	}
+	t.shake.mu.Unlock()
+	t.c.mask()
 }
 
 // received takes bytes of the socket.
 func (t *tlsLayer) received(b []byte) {
+	if t.c.h.cfg.FrameTimeout > 0 {
+		t.track.add(b)
+	}
 	sh := t.shake
 	if sh == nil {
 		t.in = b
@@ -89,6 +114,10 @@ func (t *tlsLayer) received(b []byte) {
 	start := !sh.started
 	sh.started = true
 	sh.waits = time.Time{}
+	if !sh.busy && !sh.done {
+		sh.busy = true
+		t.c.h.shakes.working.Add(1)
+	}
 	sh.more.Signal()
 	sh.mu.Unlock()
 	if crowded != t.crowded {
@@ -102,10 +131,13 @@ func (t *tlsLayer) received(b []byte) {
 
 // run is the handshake's goroutine.
 func (t *tlsLayer) run() {
-	h := t.c.h
-	h.places <- struct{}{}
+	s, sh := t.c.h.shakes, t.shake
+	s.places <- struct{}{}
 	err := t.tc.Handshake()
-	<-h.places
+	<-s.places
+	if sh.rest(time.Time{}) {
+		s.idle()
+	}
 	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
 }
 
@@ -133,7 +165,7 @@ func (t *tlsLayer) shaken(err error) {
 	c.h.st.handshakes.Add(1)
 	state := t.tc.ConnectionState()
 	t.state = &state
-	c.h.leaveShakes(c)
+	c.h.shakes.leave(c)
 	c.phase = innerByte
 	c.startTimer()
 	c.mask()
@@ -194,7 +226,7 @@ func (t *tlsLayer) pump() {
 // Read is crypto/tls's view of what has come.
 func (t *tlsLayer) Read(p []byte) (int, error) {
 	if t.shake != nil {
-		return t.shake.read(p, t.c.h.places)
+		return t.shake.read(p, t.c.h.shakes)
 	}
 	if len(t.in) == 0 {
 		return 0, errWait{}
@@ -205,17 +237,21 @@ func (t *tlsLayer) Read(p []byte) (int, error) {
 }
 
 // read waits for bytes of the handshake. While it does it has no place.
-func (sh *shake) read(p []byte, places chan struct{}) (int, error) {
+func (sh *shake) read(p []byte, s *handshakes) (int, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for len(sh.in) == 0 && !sh.shut && !sh.eof {
-		sh.waits = time.Now()
-		<-places
+		sh.mu.Unlock()
+		<-s.places
+		if sh.rest(time.Now()) {
+			s.idle()
+		}
+		sh.mu.Lock()
 		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
-		places <- struct{}{}
+		s.places <- struct{}{}
 		sh.mu.Lock()
 	}
 	if sh.shut {
@@ -227,6 +263,19 @@ func (sh *shake) read(p []byte, places chan struct{}) (int, error) {
 	n := copy(p, sh.in)
 	sh.in = append(sh.in[:0], sh.in[n:]...)
 	return n, nil
+}
+
+// rest notes that there is nothing to work at, unless more has come; since: from when on it
+// waits for its client, zero: it has ended. It tells whether it had counted as working.
+func (sh *shake) rest(since time.Time) (was bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if len(sh.in) > 0 && !since.IsZero() {
+		return false
+	}
+	was = sh.busy
+	sh.busy, sh.waits, sh.done = false, since, since.IsZero()
+	return was
 }
 
 // Write is how crypto/tls sends records.
@@ -313,8 +362,8 @@ func (t *tlsLayer) keep(rest []byte) {
 	if len(rest) == 0 {
 		rest = nil
 	}
-	t.c.h.cfg.Budget.Add(cap(rest) - t.held)
-	t.out, t.held = rest, cap(rest)
+	t.c.h.cfg.Budget.Add(cap(rest) - t.kept)
+	t.out, t.kept = rest, cap(rest)
 }
 
 // sayClose sends the close_notify.
@@ -327,7 +376,7 @@ func (t *tlsLayer) sayClose() {
 func (t *tlsLayer) release() {
 	t.keep(nil)
 	if sh := t.shake; sh != nil {
-		t.c.h.leaveShakes(t.c)
+		t.c.h.shakes.leave(t.c)
 		sh.mu.Lock()
 		sh.shut = true
 		t.c.h.cfg.Budget.Add(-cap(sh.in))

@@ -16,6 +16,10 @@ type wsIn struct {
 	control bool           // small holds the payload of a control frame
 	open    bool           // inside a data frame
 	message bool           // a message has begun and its last frame has not
+	inflate bool           // permessage-deflate has been agreed on
+	packed  bool           // the message, or the last one, is compressed
+	over    bool           // a message has just ended
+	heads   uint32         // headers and control frames that have been whole
 	last    bool           // the frame that is open is its message's last
 	op      ws.OpCode      // of the control frame
 	left    int64          // payload bytes of the open frame still to come
@@ -36,10 +40,12 @@ type wsEvents interface {
 const closeNone = 0
 
 // feed takes b, in place: the payload of data frames is moved to its front and unmasked.
-// It returns how much payload there is, without that of a message that turned out to be
-// wrong before it ended; ended: a close frame, or something wrong, was the last thing.
-func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (payload []byte, ended bool) {
+// It returns the payload, without that of a message that turned out to be wrong before it
+// ended, and how much of b it has taken: all, unless messages may be compressed and one of
+// them has ended. ended: a close frame, or something wrong, was the last thing.
+func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (payload []byte, used int, ended bool) {
 	out, whole := 0, 0 // payload moved to b[:out]; b[:whole] belongs to messages that have ended
+	w.over = false
 	for i := 0; i < len(b); {
 		if w.open && !w.control {
 			n := int(min(w.left, int64(len(b)-i)))
@@ -55,6 +61,10 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 				if w.last {
 					w.message = false
 					whole = out
+					if w.inflate {
+						w.over = true
+						return b[:out], i, false
+					}
 				}
 			}
 			continue
@@ -71,7 +81,7 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 		}
 		if w.control {
 			if w.endControl(ev) {
-				return b[:out], true
+				return b[:out], len(b), true
 			}
 			continue
 		}
@@ -80,20 +90,24 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 			if w.message {
 				out = whole
 			}
-			return b[:out], true
+			return b[:out], len(b), true
 		}
 		if w.control && w.left == 0 && w.endControl(ev) {
-			return b[:out], true
+			return b[:out], len(b), true
 		}
 		if !w.control && w.open && w.left == 0 { // an empty frame
 			w.open = false
 			if w.last {
 				w.message = false
 				whole = out
+				if w.inflate {
+					w.over = true
+					return b[:out], i, false
+				}
 			}
 		}
 	}
-	return b[:out], false
+	return b[:out], len(b), false
 }
 
 // want is how many bytes small must hold before it means something.
@@ -121,6 +135,7 @@ func (w *wsIn) want() int {
 func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 	rd.Reset(w.small[:w.n])
 	w.n = 0
+	w.heads++
 	h, err := ws.ReadHeaderBuffer(rd, scratch)
 	if err != nil {
 		return uint16(ws.StatusProtocolError)
@@ -128,6 +143,10 @@ func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 	state := ws.StateServerSide
 	if w.message {
 		state = state.Set(ws.StateFragmented)
+	}
+	packed := w.inflate && h.Rsv1() && h.OpCode.IsData() && h.OpCode != ws.OpContinuation
+	if packed { // the first frame of a compressed message; anywhere else RSV1 is wrong
+		h.Rsv &^= 4
 	}
 	if ws.CheckHeader(h, state) != nil {
 		return uint16(ws.StatusProtocolError)
@@ -140,6 +159,9 @@ func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 		w.op = h.OpCode
 		return 0
 	}
+	if w.inflate && !w.message {
+		w.packed = packed
+	}
 	w.last, w.message = h.Fin, true
 	return 0
 }
@@ -149,6 +171,7 @@ func (w *wsIn) endControl(ev wsEvents) (ended bool) {
 	body := w.small[:w.n]
 	ws.Cipher(body, w.mask, 0)
 	w.n, w.control, w.open = 0, false, false
+	w.heads++
 	switch w.op {
 	case ws.OpPing:
 		ev.ping(body)
@@ -178,7 +201,11 @@ func closeAnswer(body []byte) uint16 {
 
 // appendHeader appends the header of a server's frame with n bytes of payload.
 func appendHeader(b []byte, op ws.OpCode, n int) []byte {
-	b = append(b, 0x80|byte(op))
+	return appendLength(append(b, 0x80|byte(op)), n)
+}
+
+// appendLength appends the length of a server's frame.
+func appendLength(b []byte, n int) []byte {
 	switch {
 	case n <= 125:
 		return append(b, byte(n))
@@ -206,9 +233,9 @@ type wsOut struct {
 }
 
 // message is how long the next message is that begins with p: the whole frames in p, or
-// the one frame of which p is the beginning. frames is Config.Frames.
-func message(p []byte, frames func([]byte) (whole, next int)) int {
-	whole, next := frames(p)
+// the one frame of which p is the beginning.
+func (c *conn) message(p []byte) int {
+	whole, next := c.h.cfg.Frames(c.sink, p)
 	switch {
 	case whole > 0:
 		return whole

@@ -1,0 +1,104 @@
+package door
+
+import (
+	"encoding/binary"
+	"time"
+)
+
+// What a peer has begun and not ended in front of the codec, a TLS record, a WebSocket
+// header or control frame, or a compressed message of which nothing more can be told, has
+// as long as a frame has: else who stops in the middle of one would hold what it takes for
+// good.
+
+// recordTrack follows the records of a TLS stream.
+type recordTrack struct {
+	head [5]byte
+	n    uint8 // bytes of head
+	left int   // bytes of the record's payload still to come
+	ends uint32
+}
+
+func (r *recordTrack) add(b []byte) {
+	for len(b) > 0 {
+		if r.left == 0 {
+			n := copy(r.head[r.n:], b)
+			r.n += uint8(n)
+			if b = b[n:]; int(r.n) < len(r.head) {
+				return
+			}
+			r.n, r.left = 0, int(binary.BigEndian.Uint16(r.head[3:]))
+		}
+		n := min(r.left, len(b))
+		b = b[n:]
+		if r.left -= n; r.left == 0 {
+			r.ends++
+		}
+	}
+}
+
+// half tells whether something has been begun and not ended, and how many such things have
+// ended before.
+func (c *conn) half() (yes bool, before uint32) {
+	if t := c.tls; t != nil {
+		yes, before = t.track.n > 0 || t.track.left > 0, t.track.ends
+	}
+	if w := c.ws; w != nil {
+		yes, before = yes || w.in.n > 0 || w.in.control || w.z != nil && w.z.box != nil && !w.z.waits, before+w.in.heads
+	}
+	return yes, before
+}
+
+// noteHalf looks at what a read has left behind.
+func (c *conn) noteHalf() {
+	if c.h.cfg.FrameTimeout <= 0 {
+		return
+	}
+	yes, before := c.half()
+	if !yes || !c.up {
+		if c.halfAt != 0 {
+			c.halfAt = 0
+			delete(c.l.halves, c)
+		}
+		return
+	}
+	if c.halfAt == 0 || c.halfOf != before {
+		c.halfAt, c.halfOf = c.h.now(), before
+		c.l.halves[c] = struct{}{}
+		c.l.lookAtHalves()
+	}
+}
+
+// lookAtHalves has the halves looked at in a while.
+func (l *loop) lookAtHalves() {
+	if l.looking || len(l.halves) == 0 {
+		return
+	}
+	l.looking = true
+	time.AfterFunc(min(max(l.frameTimeout/4, 5*time.Millisecond), time.Second), func() {
+		l.mu.Lock()
+		l.look = true
+		l.some.Store(true)
+		l.mu.Unlock()
+		_ = l.Loop.Execute() // it fails only where the loops have ended
+	})
+}
+
+// expireHalves tells the sessions whose peers have stood still. Loop goroutine.
+func (l *loop) expireHalves() {
+	l.looking = false
+	for c := range l.halves {
+		now := c.h.now()
+		if c.inside || now-c.halfAt < int64(l.frameTimeout) {
+			continue
+		}
+		c.do(func(c *conn) {
+			if !c.up || c.phase != open || c.h.cfg.Stalled(c.sink) {
+				delete(l.halves, c)
+				c.halfAt = 0
+				return
+			}
+			c.halfAt = now // the clock stands still
+		})
+	}
+	l.lookAtHalves()
+}
