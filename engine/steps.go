@@ -15,14 +15,20 @@ var ErrFixedFraming = errors.New("engine: the session's framing is fixed")
 
 // SetFramer changes how the session's frames are told apart and written: from the first byte
 // behind the frame that is being handled, and from the next frame that is sent. f is nil
-// for Config.Layout. It is for protocols that begin as text, on addresses whose
-// Framing.Switches is set, and to be called in OnSocketRead. Until a last change the session's frames
-// come one by one: the next is looked for when OnSocketRead has returned for the one
-// before. last: no other change follows, and what has come is read ahead again as on other
-// addresses. Broadcasts and group sends stand in front of the change or behind it and are
-// written accordingly. ErrFixedFraming, ErrClosed; an f that MaxFrame doesn't suit is an
-// error of the codec's.
-func (s *Session) SetFramer(f codec.Framer, last bool) error {
+// for Config.Layout, or Config.Framer. It is for protocols that begin as text, on addresses
+// whose Framing.Switches is set, and to be called in OnSocketRead.
+//
+// The answers are sent first, the last frames in the old framing: broadcasts and group sends
+// are written in front of them in the old one or behind them in the new one. What other
+// goroutines send to this session alone meanwhile may be written in either.
+//
+// Until a last change the session's frames come one by one: the next is looked for when
+// OnSocketRead has returned for the one before. last: no other change follows, and frames are
+// read ahead again as on other addresses.
+//
+// ErrFixedFraming, or Send's errors for the answers: then nothing has changed. An f that
+// MaxFrame doesn't suit is an error of the codec's.
+func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) error {
 	srv := s.srv
 	if f == nil && srv.cfg.Framer != nil {
 		f = srv.cfg.Framer
@@ -39,6 +45,11 @@ func (s *Session) SetFramer(f codec.Framer, last bool) error {
 		return ErrFixedFraming
 	case s.closed():
 		return ErrClosed
+	}
+	for _, p := range answers {
+		if err := s.SendPacket(p); err != nil {
+			return err
+		}
 	}
 	s.framing.Store(next)
 	return nil
