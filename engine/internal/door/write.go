@@ -68,7 +68,7 @@ func (c *conn) flush() error {
 	if err != nil {
 		return err
 	}
-	if c.finWait && c.tls != nil && !c.tls.said && (c.ws == nil || len(c.ws.out.pre) == 0 && (c.ws.z == nil || len(c.ws.z.out) == 0)) {
+	if c.finWait && c.tls != nil && !c.tls.said && (c.ws == nil || c.ws.idle()) {
 		c.tls.sayClose()
 		if err := c.tls.flush(); err != nil {
 			return err
@@ -117,6 +117,11 @@ func (c *conn) flushLayers() error {
 		return c.tls.flush()
 	}
 	return nil
+}
+
+// idle tells whether WebSocket has nothing to send, and no message is under way.
+func (w *wsLayer) idle() bool {
+	return w.out.atEnd() && len(w.out.ctl) == 0 && (w.z == nil || len(w.z.out) == 0)
 }
 
 // waits tells whether the layers have something of their own that the kernel did not take.

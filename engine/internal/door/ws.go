@@ -232,9 +232,18 @@ type wsOut struct {
 	closed bool   // a close frame has been queued: nothing follows it
 }
 
+// maxMessage is how much is put into one message, but for a frame that is longer: what ends
+// the stream waits for the end of a message.
+const maxMessage = 64 << 10
+
 // message is how long the next message is that begins with p: the whole frames in p, or
 // the one frame of which p is the beginning.
 func (c *conn) message(p []byte) int {
+	if len(p) > maxMessage {
+		if whole, _ := c.h.cfg.Frames(c.sink, p[:maxMessage]); whole > 0 {
+			return whole
+		}
+	}
 	whole, next := c.h.cfg.Frames(c.sink, p)
 	switch {
 	case whole > 0:
