@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,16 +54,11 @@ func TestASlowConsumerHears1008(t *testing.T) {
 				if scheme == "wss" {
 					nc = tls.Client(raw, clientTLS)
 				}
-				w := &rawWS{Conn: nc, r: bufio.NewReader(nc), t: t}
 				offer := ""
 				if deflated {
 					offer = offerDeflate + "\r\n"
 				}
-				io.WriteString(nc, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-					"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"+offer+"\r\n")
-				if resp, err := http.ReadResponse(w.r, nil); err != nil || resp.StatusCode != 101 {
-					t.Fatal(resp, err)
-				}
+				w := upgradeConn(t, nc, offer)
 				nc.Write(wsFrame(0x82, frame(1, 1, "")))
 				until(t, "a slow consumer", func() bool { return srv.Stats().Closes[ReasonSlowConsumer] == 1 })
 				var data []byte
@@ -103,12 +97,7 @@ func TestHalfRecordsAndHeadersHaveATime(t *testing.T) {
 		Doors: Doors{TLS: serverTLS(), Deflate: true}}, &funcs{read: echo})
 	hello := frame(1, 1, "hello")
 	upgraded := func(nc net.Conn) *rawWS {
-		w := &rawWS{Conn: nc, r: bufio.NewReader(nc), t: t}
-		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"+offerDeflate+"\r\n\r\n")
-		if resp, err := http.ReadResponse(w.r, nil); err != nil || resp.StatusCode != 101 {
-			t.Fatal(resp, err)
-		}
+		w := upgradeConn(t, nc, offerDeflate+"\r\n")
 		nc.Write(wsFrame(0x82, hello))
 		if _, b, err := w.next(); err != nil || !bytes.Equal(b, hello) {
 			t.Fatal(b, err)
