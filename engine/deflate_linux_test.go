@@ -94,7 +94,7 @@ func (c *rawWS) next() (first byte, body []byte, err error) {
 // deflate is p compressed by itself, as a message's payload.
 func deflate(p []byte) []byte {
 	var b bytes.Buffer
-	w, _ := flate.NewWriter(&b, flate.BestCompression)
+	w, _ := flate.NewWriter(&b, flate.BestSpeed)
 	w.Write(p)
 	w.Flush()
 	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
@@ -242,10 +242,10 @@ func TestABombIsInflatedPieceByPiece(t *testing.T) {
 		srv := serve(t, Config{Loops: 1, Dispatch: Inline, Addrs: []string{scheme + "://127.0.0.1:0"}, Limits: Limits{MaxOutbound: 64 << 10}, Socket: Socket{SocketSendBuffer: 16 << 10},
 			Doors: Doors{Deflate: true, MaxRatio: Off}}, &funcs{read: echo})
 		one := frame(1, 1, string(make([]byte, 60_000)))
-		const frames = 350 // 21 MB
-		w := dialRaw(t, srv, offerDeflate+"; server_max_window_bits=9")
+		const frames = 150 // 9 MB
 		bomb := deflate(bytes.Repeat(one, frames))
-		if len(bomb) > 100<<10 {
+		w := dialRaw(t, srv, offerDeflate+"; server_max_window_bits=9")
+		if len(bomb) > 200<<10 {
 			t.Fatalf("the bomb has %d bytes", len(bomb))
 		}
 		half := len(bomb) / 2
@@ -291,8 +291,9 @@ func TestTheRatioHasALimit(t *testing.T) {
 		s.Reply(p, nil)
 	}})
 	one := frame(1, 1, string(make([]byte, 60_000)))
+	bomb := wsFrame(0xc2, deflate(bytes.Repeat(one, 320)))
 	w := dialRaw(t, srv, offerDeflate)
-	w.Write(wsFrame(0xc2, deflate(bytes.Repeat(one, 400))))
+	w.Write(bomb)
 	answers := 0
 	for {
 		first, body, err := w.next()
@@ -310,6 +311,9 @@ func TestTheRatioHasALimit(t *testing.T) {
 		}
 		answers += len(body) / 8
 	}
+	if st := srv.Stats(); t.Failed() || st.Doors.BadDeflates != 1 {
+		t.Errorf("closes %v, doors %+v", st.Closes, st.Doors)
+	}
 	if least := 16 << 20 / len(one); answers < least || answers > least+5 {
 		t.Errorf("%d requests were answered, want %d", answers, least)
 	}
@@ -322,8 +326,9 @@ func TestAFINBehindWhatStillInflates(t *testing.T) {
 		srv := serve(t, Config{Loops: 1, Dispatch: Inline, Addrs: []string{scheme + "://127.0.0.1:0"}, Limits: Limits{MaxOutbound: 64 << 10}, Doors: Doors{TLS: serverTLS(), Deflate: true}}, &funcs{read: echo})
 		one := frame(1, 1, string(make([]byte, 30_000)))
 		const frames = 150
+		bomb := wsFrame(0xc2, deflate(bytes.Repeat(one, frames)))
 		w := upgradeRaw(t, srv, scheme, offerDeflate+"\r\n")
-		w.Write(wsFrame(0xc2, deflate(bytes.Repeat(one, frames))))
+		w.Write(bomb)
 		w.Conn.(interface{ CloseWrite() error }).CloseWrite()
 		got := 0
 		var packed []byte

@@ -37,13 +37,17 @@ func (r *recordTrack) add(b []byte) {
 }
 
 // half tells whether something has been begun and not ended, and how many such things have
-// ended before.
+// ended before. A compressed message has no end that its time could run to: each piece of it
+// counts.
 func (c *conn) half() (yes bool, before uint32) {
 	if t := c.tls; t != nil {
 		yes, before = t.track.n > 0 || t.track.left > 0, t.track.ends
 	}
 	if w := c.ws; w != nil {
-		yes, before = yes || w.in.n > 0 || w.in.control || w.z != nil && w.z.box != nil && !w.z.waits, before+w.in.heads
+		yes, before = yes || w.in.n > 0 || w.in.control, before+w.in.heads
+		if w.z != nil && w.z.box != nil && !w.z.waits {
+			yes, before = true, before+uint32(w.z.in)
+		}
 	}
 	return yes, before
 }

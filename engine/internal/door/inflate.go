@@ -333,6 +333,9 @@ func (c *conn) inflateOn() {
 		return
 	}
 	c.mask()
+	if c.take == nil && c.phase == open {
+		c.noteHalf()
+	}
 	switch {
 	case c.phase != open || !c.up && c.take == nil:
 	case ended || whole && fin:
