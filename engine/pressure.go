@@ -117,7 +117,7 @@ func (l *loop) weigh(s *Session, now int64) {
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
 	case s.rd.progress != 0 && past(now, s.rd.progress, still),
-		s.rd.partial.Some() && past(now, s.rd.begun, still) && s.conn.Unread() == 0:
+		s.rd.partial.Some() && past(now, s.rd.begun(now), still) && s.conn.Unread() == 0:
 		if l.held(s) >= l.srv.shareOf(budget.Tight) || l.srv.spent() {
 			l.stuffed = append(l.stuffed, s)
 		}

@@ -125,7 +125,7 @@ func (l *loop) take(s *Session, b []byte) {
 	}
 	if rest := b[whole:]; len(rest) > 0 && s.rd.life == lifeOpen {
 		s.rd.partial.Begin(rest, l.srv.budget)
-		s.rd.begun = l.srv.now()
+		s.rd.begin(l.srv.now())
 	}
 }
 

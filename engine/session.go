@@ -151,7 +151,6 @@ type reading struct {
 	opened   bool  // a whole frame has been seen
 	excess   int32 // bytes thrown away
 	partial  inbox.Partial
-	begun    int64 // when partial's first byte came
 	since    int64 // when it was accepted; later, when its present life began
 	heard    int64 // when a whole frame was last seen
 	last     int64 // the same, moved on by what idleness does not count
@@ -171,6 +170,17 @@ func tickOf(now int64) tick { return tick(now / tickStep) }
 
 // time is when t was, seen from now.
 func (t tick) time(now int64) int64 { return now - int64(tickOf(now)-t)*tickStep }
+
+// begunStep is the logarithm of a quarter of a millisecond, in nanoseconds.
+const begunStep = 18
+
+// begin notes when partial's first byte came, to a quarter of a millisecond.
+func (rd *reading) begin(at int64) { rd.partial.Begun = uint32((at + 1<<(begunStep-1)) >> begunStep) }
+
+// begun is when that was, seen from now; good for six days.
+func (rd *reading) begun(now int64) int64 {
+	return now - int64(int32(uint32(now>>begunStep)-rd.partial.Begun))<<begunStep
+}
 
 // What becomes of what is read.
 const (

@@ -61,7 +61,7 @@ func (l *loop) step(s *Session, b []byte) {
 		s.rd.partial.Append(b, l.srv.budget)
 	} else {
 		s.rd.partial.Begin(b, l.srv.budget)
-		s.rd.begun = l.srv.now()
+		s.rd.begin(l.srv.now())
 	}
 	l.nextStep(s)
 	if s.rd.life == lifeOpen {
@@ -95,7 +95,7 @@ func (l *loop) stepped(s *Session) {
 	if s.rd.life == lifeGone || s.closed() {
 		return
 	}
-	s.rd.begun = l.srv.now()
+	s.rd.begin(l.srv.now())
 	if s.rd.life == lifeOpen && !s.framing.Load().switches { // from now on as everybody
 		s.rd.input = inputFrames
 		if rest := s.rd.partial.Take(l.srv.budget); rest != nil {

@@ -130,7 +130,7 @@ func (l *loop) isOwed(s *Session) bool {
 func (l *loop) expired(s *Session, now int64) Reason {
 	rd, c := &s.rd, &l.srv.cfg
 	switch {
-	case rd.partial.Some() && past(now, rd.begun, c.FrameTimeout):
+	case rd.partial.Some() && past(now, rd.begun(now), c.FrameTimeout):
 		return ReasonFrame
 	case !rd.opened && past(now, rd.since, c.FirstFrameTimeout):
 		return ReasonFirstFrame
@@ -194,7 +194,11 @@ func (l *loop) busy(s *Session) bool {
 
 // holdClocks moves a session's clocks on by what has gone since the last sweep.
 func (l *loop) holdClocks(rd *reading, now int64) {
-	for _, clock := range []*int64{&rd.last, &rd.begun, &rd.since} {
+	for _, clock := range []*int64{&rd.last, &rd.since} {
 		*clock += max(0, now-max(*clock, l.sweepFrom))
+	}
+	if rd.partial.Some() {
+		begun := rd.begun(now)
+		rd.begin(begun + max(0, now-max(begun, l.sweepFrom)))
 	}
 }

@@ -15,6 +15,9 @@ import (
 type Partial struct {
 	buf  *bufpool.Buf
 	seen int32 // bytes of it that have no whole frame
+
+	// Begun is its caller's, and here as there is room for it.
+	Begun uint32
 }
 
 // searchStep is how many bytes a frame may grow by at once while its size is not known.
