@@ -42,9 +42,18 @@ func upgradeRaw(t testing.TB, srv *Server, scheme, headers string) *rawWS {
 // upgradeConn opens a WebSocket on a connection.
 func upgradeConn(t testing.TB, nc net.Conn, headers string) *rawWS {
 	t.Helper()
+	io.WriteString(nc, askUpgrade+headers+"\r\n")
+	return upgraded(t, nc)
+}
+
+// askUpgrade is a request for a WebSocket without the empty line behind it.
+const askUpgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+	"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+// upgraded reads the answer to a request that has been sent.
+func upgraded(t testing.TB, nc net.Conn) *rawWS {
+	t.Helper()
 	c := &rawWS{Conn: nc, r: bufio.NewReaderSize(nc, 1<<16), t: t}
-	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"+headers+"\r\n")
 	resp, err := http.ReadResponse(c.r, nil)
 	if err != nil || resp.StatusCode != 101 {
 		t.Fatalf("upgrade: %v, %v", resp, err)

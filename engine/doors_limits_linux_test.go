@@ -96,7 +96,7 @@ func TestHalfRecordsAndHeadersHaveATime(t *testing.T) {
 	srv := serve(t, Config{Addrs: []string{"tls://127.0.0.1:0", "ws://127.0.0.1:0", "wss://127.0.0.1:0"}, Timeouts: Timeouts{FrameTimeout: 400 * time.Millisecond},
 		Doors: Doors{TLS: serverTLS(), Deflate: true}}, &funcs{read: echo})
 	hello := frame(1, 1, "hello")
-	upgraded := func(nc net.Conn) *rawWS {
+	open := func(nc net.Conn) *rawWS {
 		w := upgradeConn(t, nc, offerDeflate+"\r\n")
 		nc.Write(wsFrame(0x82, hello))
 		if _, b, err := w.next(); err != nil || !bytes.Equal(b, hello) {
@@ -108,7 +108,7 @@ func TestHalfRecordsAndHeadersHaveATime(t *testing.T) {
 	whole.SetDeadline(time.Now().Add(60 * time.Second))
 	whole.Write(hello)
 	expect(t, whole, hello)
-	between := upgraded(must(net.Dial("tcp", srv.Addrs()[1].String()))) // and between two headers
+	between := open(must(net.Dial("tcp", srv.Addrs()[1].String()))) // and between two headers
 	defer between.Close()
 	between.Write(wsFrame(0x02, hello)) // in the middle of a message
 	if _, b, err := between.next(); err != nil || !bytes.Equal(b, hello) {
@@ -131,7 +131,7 @@ func TestHalfRecordsAndHeadersHaveATime(t *testing.T) {
 			}
 			continue
 		}
-		w := upgraded(c)
+		w := open(c)
 		pipe.half = true
 		w.Write(wsFrame(0x82, hello))
 		if got := w.closing(); got != 1008 {
@@ -143,7 +143,7 @@ func TestHalfRecordsAndHeadersHaveATime(t *testing.T) {
 		"half a header": {0x82}, "half a length": {0x82, 0xfe, 1}, "half a mask": {0x82, 0x85, 1, 2}, "half a PING": {0x89, 0x85, 0, 0, 0, 0, 'x'},
 		"half a compressed message": wsFrame(0x42, packed[:5]),
 	} {
-		w := upgraded(must(net.Dial("tcp", srv.Addrs()[1].String())))
+		w := open(must(net.Dial("tcp", srv.Addrs()[1].String())))
 		defer w.Close()
 		w.SetDeadline(time.Now().Add(60 * time.Second))
 		w.Write(b)

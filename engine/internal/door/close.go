@@ -103,7 +103,7 @@ func (c *conn) midway() bool {
 	case c.ws == nil:
 		return c.tls != nil && c.tls.ahead > 0
 	}
-	return c.ws.z == nil && c.ws.out.left > len(c.tail)
+	return c.ws.z == nil && c.ws.out.left > len(c.head)
 }
 
 // Owed is how much is still to come of a message that has begun. With compression what
@@ -118,19 +118,19 @@ func (c *conn) Owed() int {
 // Finish is given what is owed, for Close to send in front of what ends the layers, as far
 // as that is taken within Linger. It keeps b.
 func (c *conn) Finish(b []byte) {
-	c.h.cfg.Budget.Add(cap(b) - cap(c.tail))
-	c.tail = b
+	c.h.cfg.Budget.Add(cap(b) - cap(c.head))
+	c.head = b
 }
 
 // sendTail sends what is left of the message that had begun.
 func (c *conn) sendTail() error {
-	b := c.tail
-	c.tail = nil
+	b := c.head
+	c.head = nil
 	n, err := c.send(b)
 	if n < len(b) {
-		c.tail = b[n:]
+		c.head = b[n:]
 	}
-	c.h.cfg.Budget.Add(cap(c.tail) - cap(b))
+	c.h.cfg.Budget.Add(cap(c.head) - cap(b))
 	return err
 }
 
@@ -167,7 +167,6 @@ func (c *conn) release() {
 	c.phase = gone
 	c.stopTimer()
 	c.drop()
-	c.Finish(nil)
 	if c.tls != nil {
 		c.tls.release()
 	}

@@ -37,7 +37,7 @@ type conn struct {
 	phase  phase
 	inside bool // a call of the layers is under way, which others must not disturb
 	later  []func(*conn)
-	head   []byte // what has come of a header
+	head   []byte // what has come of a header; of a session that has gone, the rest of a message that it had begun
 	timer  *time.Timer
 
 	sink    netio.Sink   // the session's
@@ -57,7 +57,6 @@ type conn struct {
 	excess  int    // bytes thrown away
 	halfOf  uint32 // how much the peer had ended before what it has begun and not ended
 	halfAt  int64  // since when it has not, in nanoseconds of Host.now; 0: it has
-	tail    []byte // the rest of a message that has begun, when its session has gone
 	code    uint16 // of the WebSocket close frame that we send
 	hasCode bool
 

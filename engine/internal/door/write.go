@@ -59,7 +59,7 @@ func (c *conn) flush() error {
 	if c.ended && !c.own {
 		return nil
 	}
-	if len(c.tail) > 0 {
+	if c.phase >= open && len(c.head) > 0 {
 		if err := c.sendTail(); err != nil || c.phase == gone {
 			return err
 		}
@@ -75,7 +75,7 @@ func (c *conn) flush() error {
 		}
 	}
 	switch {
-	case c.waits() || len(c.tail) > 0:
+	case c.waits() || c.phase >= open && len(c.head) > 0:
 		if c.notify == 0 || !c.up {
 			c.h.wait(c)
 		}

@@ -19,12 +19,12 @@ type wsIn struct {
 	inflate bool           // permessage-deflate has been agreed on
 	packed  bool           // the message, or the last one, is compressed
 	over    bool           // a message has just ended
-	heads   uint32         // headers and control frames that have been whole
 	last    bool           // the frame that is open is its message's last
 	op      ws.OpCode      // of the control frame
-	left    int64          // payload bytes of the open frame still to come
-	at      int            // how far the mask of the open frame has been used, modulo 4
 	mask    [4]byte
+	heads   uint32 // headers and control frames that have been whole
+	left    int64  // payload bytes of the open frame still to come
+	at      int    // how far the mask of the open frame has been used, modulo 4
 }
 
 // wsEvents takes what wsIn finds, in order.
