@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -79,6 +80,16 @@ func TestNodeComesThroughTheDoors(t *testing.T) {
 	if err != nil || string(out) != "ok\n" {
 		t.Errorf("%v:\n%s", err, out)
 	}
+}
+
+// --tls-min 1.3 refuses what is older.
+func TestTheLeastVersionOfTLS(t *testing.T) {
+	s := serve(t, "--addr", "tls://127.0.0.1:0", "--framing", "line", "--tls-self-signed", "--tls-min", "1.3")
+	old := sClient(t, hostOf(s.ready[0]), "-tls1_2", "-ign_eof")
+	old.await(t, "alert protocol version")
+	good := sClient(t, hostOf(s.ready[0]), "-quiet", "-no_ign_eof")
+	io.WriteString(good.in, "a line\n")
+	good.await(t, "a line\n")
 }
 
 // openssl is one s_client under way.
@@ -184,6 +195,23 @@ func TestEndsOfTLSWithOpenSSL(t *testing.T) {
 		}
 		if strings.Contains(s.log(), "truncated") {
 			t.Errorf("%s: the log says truncated behind a close_notify", v)
+		}
+	}
+	cut, err := net.Dial("tcp", hostOf(s.ready[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cut.Close()
+	cut.SetDeadline(time.Now().Add(30 * time.Second))
+	c := tls.Client(cut, &tls.Config{InsecureSkipVerify: true})
+	io.WriteString(c, "owed\n")
+	cut.(*net.TCPConn).CloseWrite() // without a close_notify
+	if b, err := io.ReadAll(c); err != nil || string(b) != "owed\n" {
+		t.Errorf("in front of a bare FIN: %q, %v", b, err)
+	}
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(s.log(), "truncated"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the log does not say truncated")
 		}
 	}
 	raw, err := net.Dial("tcp", hostOf(s.ready[0]))
