@@ -16,7 +16,7 @@ import (
 // WebSocket as behind TCP: the process stays as small, and the client gets every byte in the
 // end.
 func TestBackPressureBehindDoors(t *testing.T) {
-	total := 12 * mib
+	total := 24 * mib
 	if *long {
 		total = 128 * mib
 	}
