@@ -17,12 +17,16 @@ type conn struct {
 	index   int32
 	life    uint32 // grows with each dial of the slot
 	fd      int    // -1 while closed
+	route   *route
+	door    *door // nil: plain
+	half    bool  // a half-open handshake of a flood
 	dialing bool
+	outside bool // counts in loop.pending: it is dialing, or its door is not open
 	greeted bool
 	armed   bool // EPOLLOUT is set
 	part    []byte
-	out     []byte
-	outAt   int // bytes of out that are written
+	out     []byte // frames
+	outAt   int    // bytes of out, or of the door's wire, that are written
 
 	next   uint64 // number of the next request
 	want   uint64 // number of the next reply
@@ -38,6 +42,7 @@ type conn struct {
 
 func (l *loop) newConn() *conn {
 	c := &conn{fd: -1, id: l.spec.First + uint32(len(l.conns)), index: int32(len(l.byIndex))}
+	c.route = &l.routes[int(c.id-1)%len(l.routes)]
 	l.conns = append(l.conns, c)
 	l.byIndex = append(l.byIndex, c)
 	return c
@@ -66,7 +71,11 @@ func sockaddr(addr string) (unix.Sockaddr, int, error) {
 
 // dialSome starts dials for closed slots, a bounded number at once.
 func (l *loop) dialSome() error {
-	for len(l.spare) > 0 && l.pending < maxDials && l.phase < draining {
+	most := maxDials
+	if l.tlsConfig != nil {
+		most = maxKnocks
+	}
+	for len(l.spare) > 0 && l.pending < most && l.phase < draining {
 		c := l.spare[len(l.spare)-1]
 		l.spare = l.spare[:len(l.spare)-1]
 		if err := l.dial(c); err != nil {
@@ -77,17 +86,18 @@ func (l *loop) dialSome() error {
 }
 
 func (l *loop) dial(c *conn) error {
-	fd, err := unix.Socket(l.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(c.route.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("bench: socket %d: %w", c.id, err)
 	}
-	c.fd, c.dialing, c.greeted, c.armed = fd, true, false, true
+	c.fd, c.dialing, c.outside, c.greeted, c.armed = fd, true, true, false, true
+	c.door = l.newDoor(c.route)
 	c.life++
 	c.next, c.want, c.got = 0, 0, 0
 	c.part, c.out, c.outAt = c.part[:0], c.out[:0], 0
 	l.pending++
-	l.setOptions(fd)
-	err = unix.Connect(fd, l.addr)
+	c.route.setOptions(fd)
+	err = unix.Connect(fd, c.route.addr)
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return l.lose(c, fmt.Errorf("bench: connect: %w", err))
 	}
@@ -98,12 +108,12 @@ func (l *loop) dial(c *conn) error {
 	return nil
 }
 
-func (l *loop) setOptions(fd int) {
-	if l.family == unix.AF_UNIX {
+func (r *route) setOptions(fd int) {
+	if r.family == unix.AF_UNIX {
 		return
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // without it only slower
-	a, ok := l.addr.(*unix.SockaddrInet4)
+	a, ok := r.addr.(*unix.SockaddrInet4)
 	if !ok || a.Addr[0] != 127 {
 		return
 	}
@@ -122,11 +132,24 @@ func (l *loop) dialed(c *conn) error {
 		return l.lose(c, fmt.Errorf("bench: connect: %w", err))
 	}
 	c.dialing = false
-	l.pending--
 	if err := l.interest(c, false); err != nil {
 		return err
 	}
-	l.progress = l.now
+	if !c.half {
+		l.progress = l.now
+	}
+	if c.door != nil {
+		return l.knock(c)
+	}
+	return l.entered(c)
+}
+
+// entered says that c is through its door, if it had one.
+func (l *loop) entered(c *conn) error {
+	l.inside(c)
+	if c.half {
+		return l.drv.open(l, c)
+	}
 	if l.spec.Kind == Idle || l.spec.Kind == Churn {
 		c.greeted = true
 		return l.drv.open(l, c)
@@ -137,6 +160,14 @@ func (l *loop) dialed(c *conn) error {
 		return l.lose(c, err)
 	}
 	return nil
+}
+
+// inside takes c off those that are outside.
+func (l *loop) inside(c *conn) {
+	if c.outside {
+		c.outside = false
+		l.pending--
+	}
 }
 
 // interest sets whether epoll reports that c is writable; readable it always does.
@@ -158,8 +189,16 @@ func (l *loop) interest(c *conn, out bool) error {
 // flush writes what c has to send. The descriptor never blocks, so the plain system call without
 // the scheduler's bookkeeping is right.
 func (l *loop) flush(c *conn) error {
-	for c.outAt < len(c.out) {
-		n, err := rawWrite(c.fd, c.out[c.outAt:])
+	wire := &c.out
+	if c.door != nil {
+		if err := c.door.seal(c.out); err != nil {
+			return fmt.Errorf("bench: TLS of connection %d: %w", c.id, err)
+		}
+		c.out = c.out[:0]
+		wire = &c.door.wire
+	}
+	for c.outAt < len(*wire) {
+		n, err := rawWrite(c.fd, (*wire)[c.outAt:])
 		if errors.Is(err, unix.EAGAIN) {
 			return l.interest(c, true)
 		}
@@ -168,7 +207,7 @@ func (l *loop) flush(c *conn) error {
 		}
 		c.outAt += n
 	}
-	c.out, c.outAt = c.out[:0], 0
+	*wire, c.outAt = (*wire)[:0], 0
 	return l.interest(c, false)
 }
 
@@ -182,8 +221,19 @@ func (l *loop) send(c *conn) error {
 
 // readable takes one read's worth of frames.
 func (l *loop) readable(c *conn) error {
+	if c.half {
+		return l.overhear(c)
+	}
 	held := copy(l.buf, c.part)
-	n, err := rawRead(c.fd, l.buf[held:])
+	into := l.buf[held:]
+	kept := 0
+	if c.door != nil {
+		kept = copy(into, c.door.kept)
+		if into = into[kept:]; c.door.tls != nil {
+			into = l.records
+		}
+	}
+	n, err := rawRead(c.fd, into)
 	if errors.Is(err, unix.EAGAIN) {
 		return nil
 	}
@@ -195,12 +245,36 @@ func (l *loop) readable(c *conn) error {
 	}
 	l.now = l.nanos()
 	l.progress = l.now
+	if c.door != nil {
+		b, err := l.pass(c, into[:n], l.buf[held:], kept)
+		if err != nil {
+			return l.lose(c, err)
+		}
+		if n = len(b); c.outside || c.fd < 0 {
+			return nil
+		}
+	}
 	rest, err := l.frames(c, l.buf[:held+n])
 	if err != nil || c.fd < 0 {
 		return err
 	}
 	c.part = append(c.part[:0], rest...)
-	return l.drv.after(l, c)
+	if err := l.drv.after(l, c); err != nil || c.door == nil || c.fd < 0 {
+		return err
+	}
+	return l.afterDoor(c)
+}
+
+// overhear throws away what a half-open handshake is told.
+func (l *loop) overhear(c *conn) error {
+	n, err := rawRead(c.fd, l.buf)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		return l.lose(c, err)
+	}
+	return nil
 }
 
 // frames hands over every whole frame in b and returns what is left.
@@ -249,9 +323,10 @@ func (l *loop) hangUp(c *conn) {
 		return
 	}
 	_ = unix.Close(c.fd) // leaves epoll's set with it
-	if c.dialing {
-		l.pending--
+	if c.door != nil && c.door.tls != nil {
+		c.door.tls.end()
 	}
+	l.inside(c)
 	c.fd, c.dialing = -1, false
 }
 

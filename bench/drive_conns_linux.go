@@ -59,7 +59,7 @@ func (d *idleDriver) overdue(*loop) {}
 func (d *idleDriver) streams() []*stream { return []*stream{d.echoes} }
 
 // churnDriver: each slot connects, makes one echo, closes and connects again. A message is a whole
-// life, timed from connect to reply.
+// life, timed from connect to reply; behind TLS it has a whole handshake.
 type churnDriver struct {
 	body  *pattern
 	lives *stream
@@ -102,7 +102,7 @@ func (d *churnDriver) frame(l *loop, c *conn, handle uint32, body []byte) error 
 	}
 	c.want = 1
 	l.note(d.lives, c.born, 1)
-	l.hangUp(c)
+	l.leave(c)
 	if l.sending() {
 		c.born = l.now
 		l.spare = append(l.spare, c)

@@ -197,6 +197,9 @@ func (d *echoDriver) overdue(l *loop) {
 
 func (d *echoDriver) streams() []*stream { return []*stream{d.replies} }
 
+// lateness is how late the generator itself sent; nil in a closed loop.
+func (d *echoDriver) lateness() *stream { return d.lag }
+
 func unexpected(c *conn, handle uint32, body []byte) error {
 	if handle == handleError {
 		return fmt.Errorf("bench: connection %d got %s", c.id, describeError(body))

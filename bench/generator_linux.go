@@ -57,7 +57,7 @@ func readSpec(in io.Reader) (genSpec, error) {
 }
 
 func measureSpec(spec genSpec, out io.Writer) genResult {
-	if err := raiseFiles(spec.Mine + 64); err != nil {
+	if err := raiseFiles(spec.Mine + spec.Halves + 64); err != nil {
 		return genResult{Error: err.Error()}
 	}
 	drv, err := newDriver(spec)
@@ -92,8 +92,8 @@ func (l *loop) result() genResult {
 		}
 		res.Streams = append(res.Streams, r)
 	}
-	if e, ok := l.drv.(*echoDriver); ok && e.lag != nil {
-		r, err := e.lag.result()
+	if d, ok := l.drv.(interface{ lateness() *stream }); ok && d.lateness() != nil {
+		r, err := d.lateness().result()
 		if err != nil {
 			return genResult{Error: err.Error()}
 		}
@@ -118,6 +118,8 @@ func newDriver(spec genSpec) (driver, error) {
 		return newTimerDriver(spec), nil
 	case Mixed:
 		return newMixedDriver(spec), nil
+	case Flood:
+		return newFloodDriver(spec)
 	}
 	if calls := callsOf(spec); calls != nil {
 		return newCallDriver(spec, string(spec.Kind), calls), nil

@@ -5,12 +5,14 @@ import "time"
 // genSpec is what the parent tells a generator process, one JSON line on its stdin.
 type genSpec struct {
 	Workload
-	Addr   string        `json:"addr"`
-	First  uint32        `json:"first"`  // number of this process's first connection
-	Mine   int           `json:"mine"`   // connections of this process
-	Share  float64       `json:"share"`  // its part of Rate
-	Stall  time.Duration `json:"stall"`  // longest wait for any reply
-	Settle time.Duration `json:"settle"` // longest wait for outstanding replies after the window
+	Addrs  []string      `json:"addrs"`            // what connections come through, in turn
+	Flood  string        `json:"flood,omitempty"`  // where its half-open handshakes go
+	Halves int           `json:"halves,omitempty"` // how many of them are this process's
+	First  uint32        `json:"first"`            // number of this process's first connection
+	Mine   int           `json:"mine"`             // connections of this process
+	Share  float64       `json:"share"`            // its part of Rate
+	Stall  time.Duration `json:"stall"`            // longest wait for any reply
+	Settle time.Duration `json:"settle"`           // longest wait for outstanding replies after the window
 }
 
 // genResult is its last line on stdout.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -52,22 +53,23 @@ type driver interface {
 
 // loop is a generator process's one event loop. Its goroutine owns everything in it.
 type loop struct {
-	spec    genSpec
-	drv     driver
-	addr    unix.Sockaddr
-	family  int
-	ep, tfd int
-	zero    time.Time
-	now     int64 // nanoseconds since zero, refreshed after each wait and each read
-	phase   phase
-	conns   []*conn
-	byIndex []*conn // what an epoll event's number means; an entry is never reused
-	pending int     // dials outstanding
-	opened  int     // connections that are ready
-	spare   []*conn // churn: closed slots to dial again
-	buf     []byte
-	events  []unix.EpollEvent
-	out     io.Writer
+	spec      genSpec
+	drv       driver
+	routes    []route     // what connections come through, in turn
+	tlsConfig *tls.Config // nil: no route has a door
+	records   []byte      // of one read; nil without TLS
+	ep, tfd   int
+	zero      time.Time
+	now       int64 // nanoseconds since zero, refreshed after each wait and each read
+	phase     phase
+	conns     []*conn
+	byIndex   []*conn // what an epoll event's number means; an entry is never reused
+	pending   int     // connections that are not through their doors
+	opened    int     // connections that are ready
+	spare     []*conn // churn: closed slots to dial again
+	buf       []byte
+	events    []unix.EpollEvent
+	out       io.Writer
 
 	open, shut window
 	verified   uint64
@@ -86,6 +88,7 @@ const (
 	controlEvent = -1
 	timerEvent   = -2
 	maxDials     = 256
+	maxKnocks    = 32 // behind doors: fewer than a server lets wait, from all generators together
 	readSize     = 256 << 10
 )
 
@@ -94,10 +97,10 @@ func newLoop(spec genSpec, drv driver, out io.Writer) (*loop, error) {
 		spec: spec, drv: drv, out: out, zero: time.Now(),
 		buf: make([]byte, readSize+maxFrame(spec)), events: make([]unix.EpollEvent, 512),
 	}
-	var err error
-	if l.addr, l.family, err = sockaddr(spec.Addr); err != nil {
+	if err := l.route(spec.Addrs); err != nil {
 		return nil, err
 	}
+	var err error
 	if l.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("bench: epoll: %w", err)
 	}
@@ -108,6 +111,22 @@ func newLoop(spec genSpec, drv driver, out io.Writer) (*loop, error) {
 		return nil, err
 	}
 	return l, l.watch(0, controlEvent)
+}
+
+// route reads the addresses and makes what their doors need.
+func (l *loop) route(addrs []string) error {
+	for _, a := range addrs {
+		r, err := parseRoute(a)
+		if err != nil {
+			return err
+		}
+		l.routes = append(l.routes, r)
+		if r.tls || r.ws {
+			l.tlsConfig = clientTLS()
+			l.records = make([]byte, readSize/2) // the plain text of it fits behind a part of a frame, with what TLS held back
+		}
+	}
+	return nil
 }
 
 // maxFrame is the longest frame that this workload can get back.

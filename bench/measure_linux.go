@@ -40,8 +40,8 @@ type session struct {
 	processes int
 }
 
-// openSession starts t with room for so many connections.
-func openSession(ctx context.Context, t Target, conns int, pinned bool, processes int) (*session, error) {
+// openSession starts t for a workload, or for smaller ones of its kind.
+func openSession(ctx context.Context, t Target, work Workload, pinned bool, processes int) (*session, error) {
 	s := &session{target: t, processes: processes}
 	var serverCPUs []int
 	var err error
@@ -50,7 +50,7 @@ func openSession(ctx context.Context, t Target, conns int, pinned bool, processe
 			return nil, err
 		}
 	}
-	s.srv, err = startServer(ctx, t, conns, pinned, serverCPUs)
+	s.srv, err = startServer(ctx, t, work, pinned, serverCPUs)
 	return s, err
 }
 
@@ -58,7 +58,7 @@ func (s *session) close() { s.srv.stop() }
 
 // measure runs one window of work against t with a fresh server.
 func measure(ctx context.Context, t Target, work Workload, tm timing, pinned bool, processes int) Run {
-	s, err := openSession(ctx, t, work.Conns, pinned, processes)
+	s, err := openSession(ctx, t, work, pinned, processes)
 	if err != nil {
 		return newRun(t, work).with(err)
 	}
@@ -112,13 +112,22 @@ func (m *measurement) connect(processes int, cpus []int) error {
 	if !m.work.multiProcess() {
 		n = 1
 	}
-	first := 0
+	addrs, flood, err := m.addresses()
+	if err != nil {
+		return err
+	}
+	first, halves := 0, 0
 	for i := range n {
 		mine := (m.work.Conns - first) / (n - i)
-		g, err := startGenerator(genSpec{
-			Workload: m.work, Addr: m.srv.addr, First: uint32(first + 1), Mine: mine,
+		spec := genSpec{
+			Workload: m.work, Addrs: addrs, First: uint32(first + 1), Mine: mine,
 			Share: float64(mine) / float64(m.work.Conns), Stall: stallAfter, Settle: settleAfter,
-		}, cpus)
+		}
+		if m.work.Kind == Flood {
+			spec.Flood, spec.Halves = flood, (m.work.Members-halves)/(n-i)
+			halves += spec.Halves
+		}
+		g, err := startGenerator(spec, cpus)
 		if err != nil {
 			return err
 		}
@@ -131,6 +140,21 @@ func (m *measurement) connect(processes int, cpus []int) error {
 		}
 	}
 	return nil
+}
+
+// addresses are where the connections go, in turn, and where a flood does.
+func (m *measurement) addresses() (addrs []string, flood string, err error) {
+	for _, d := range m.work.doors() {
+		a, err := addressOf(m.srv.addrs, d)
+		if err != nil {
+			return nil, "", err
+		}
+		addrs = append(addrs, a)
+	}
+	if m.work.Kind == Flood {
+		flood, err = addressOf(m.srv.addrs, doorTLS)
+	}
+	return addrs, flood, err
 }
 
 func (m *measurement) tell(c byte) error {

@@ -21,7 +21,9 @@ func measure(_ context.Context, t Target, w Workload, _ timing, _ bool, _ int) R
 
 type session struct{}
 
-func openSession(context.Context, Target, int, bool, int) (*session, error) { return nil, errNotHere }
+func openSession(context.Context, Target, Workload, bool, int) (*session, error) {
+	return nil, errNotHere
+}
 
 func (*session) measure(context.Context, Workload, timing, bool) Run { return Run{} }
 

@@ -14,16 +14,18 @@ import (
 // ErrNoPeers: the peers' sources were not found; they come with a checkout of the repository.
 var ErrNoPeers = errors.New("bench: no checkout of the repository around here, so its peers cannot be built")
 
-// PeerNames lists every peer: the Go ones, then the C++ ones, which need g++ (and boost for asio).
+// PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio), and those that only
+// listen behind a door (asio-tls needs OpenSSL's headers too).
 func PeerNames() []string {
-	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio"}
+	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "gws", "gobwas", "coder", "asio-tls"}
 }
 
 // plantedPeers are mistakes on purpose, for testing that the suite sees them: a write for each
 // frame, and a lock of the whole server held during write.
 var plantedPeers = []string{"gnet-each", "std-lock"}
 
-var cppPeers = []string{"epoll", "asio"}
+// cppPeers are those in C++, with what they link.
+var cppPeers = map[string][]string{"epoll": nil, "asio": nil, "asio-tls": {"-lssl", "-lcrypto"}}
 
 // Peers builds peers from a checkout.
 type Peers struct {
@@ -79,10 +81,11 @@ func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
 	if err := os.MkdirAll(p.bin, 0o755); err != nil {
 		return Target{}, fmt.Errorf("bench: %w", err)
 	}
-	t := Target{Name: name, OneLoop: []string{"-loops", "1"}}
+	t := Target{Name: name, OneLoop: []string{"-loops", "1"}, Doors: []string{"-door", "{door}"}}
+	libs, cpp := cppPeers[name]
 	switch {
-	case slices.Contains(cppPeers, name):
-		bin, err := p.buildCPP(ctx, name)
+	case cpp:
+		bin, err := p.buildCPP(ctx, name, libs)
 		t.Command = []string{bin}
 		return t, err
 	case slices.Contains(PeerNames(), name), slices.Contains(plantedPeers, name):
@@ -94,7 +97,7 @@ func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
 }
 
 // buildCPP compiles to a file of its own and renames, so that a running one is not in the way.
-func (p *Peers) buildCPP(ctx context.Context, name string) (string, error) {
+func (p *Peers) buildCPP(ctx context.Context, name string, libs []string) (string, error) {
 	if _, err := exec.LookPath("g++"); err != nil {
 		return "", fmt.Errorf("bench: peer %s needs g++: %w", name, err)
 	}
@@ -103,7 +106,7 @@ func (p *Peers) buildCPP(ctx context.Context, name string) (string, error) {
 	if fresh(bin, filepath.Join(dir, name+".cpp"), filepath.Join(dir, "frame.hpp")) {
 		return bin, nil
 	}
-	err := p.build(ctx, name, dir, "g++", "-std=c++17", "-O2", "-pthread", "-o", bin+".new", name+".cpp")
+	err := p.build(ctx, name, dir, append([]string{"g++", "-std=c++17", "-O2", "-pthread", "-o", bin + ".new", name + ".cpp"}, libs...)...)
 	if err != nil {
 		return "", err
 	}

@@ -176,10 +176,10 @@ func (r Ramp) load(w Workload) float64 {
 	return w.Rate
 }
 
-// most is the largest number of connections.
-func (r Ramp) most() int {
+// most is the step with most connections.
+func (r Ramp) most() Workload {
 	steps := r.Steps()
-	return steps[len(steps)-1].Conns
+	return steps[len(steps)-1]
 }
 
 // String names the ramp in every report.

@@ -157,7 +157,7 @@ func TestMissingRepliesFailARunAndSaturateAStep(t *testing.T) {
 	plain := make(chan Run, 1)
 	target := startFake(t, forgetful).target()
 	go func() { plain <- measure(t.Context(), target, w, tm, false, 1) }()
-	s, err := openSession(t.Context(), startFake(t, forgetful).target(), 5, false, 1)
+	s, err := openSession(t.Context(), startFake(t, forgetful).target(), w, false, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

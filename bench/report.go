@@ -191,7 +191,7 @@ func overConnections(cells []Cell, value func(*Cell) Spread) []series {
 		c := &cells[i]
 		w, err := ParseWorkload(c.Case)
 		v := value(c)
-		if err != nil || w.Kind != Echo || w.Depth != 1 || w.open() || strings.Count(c.Case, "/") > 1 || v.N == 0 {
+		if err != nil || w.Kind != Echo || w.Door != "" || w.Depth != 1 || w.open() || strings.Count(c.Case, "/") > 1 || v.N == 0 {
 			continue
 		}
 		s := byTarget[c.Target]

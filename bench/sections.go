@@ -24,6 +24,7 @@ func (r *Results) sections() []section {
 	for _, ramp := range r.Header.Ramps {
 		out = append(out, r.rampSection(ramp))
 	}
+	out = append(out, r.doorways())
 	out = append(out, r.besides()...)
 	all := out[:1] // the overview is always there: it has the notes
 	for _, s := range out[1:] {
@@ -42,9 +43,16 @@ func (r *Results) overview() section {
 	}
 	s.Heads = append(s.Heads, "rate", "p50", "p99", "allocs", "RSS", "runs")
 	for _, c := range r.Cells() {
-		s.Rows = append(s.Rows, c.row(r.Header.Base))
+		if !c.elsewhere() {
+			s.Rows = append(s.Rows, c.row(r.Header.Base))
+		}
 	}
 	return s
+}
+
+// elsewhere: the target does not listen on an address of the case's kind.
+func (c *Cell) elsewhere() bool {
+	return c.Runs == 0 && c.Failed == 0 && strings.HasPrefix(c.Skipped, noDoor)
 }
 
 // latencies are the cases at a fixed rate.

@@ -69,6 +69,51 @@ func TestServersStandBesideTheOthers(t *testing.T) {
 	}
 }
 
+func TestDoorsStandBesideThePlainCase(t *testing.T) {
+	r := &Results{Header: Header{Format: resultFormat, Reps: 3, Cases: []string{"echo/1x1", "ws-echo/1x1", "echo/5@50%", "flood/5@50%", "tls-idle/9"}}}
+	for i, name := range []string{"a", "b"} {
+		r.Header.Targets = append(r.Header.Targets, Target{Name: name})
+		for rep := range 3 {
+			add := func(c string, cost, p99 float64) {
+				run := Run{Case: c, Target: name, Rep: rep, Rate: 1, CPU: &CPU{PerMessage: cost}, Latency: &Latency{Points: make([]float64, len(quantiles))}}
+				for q := range quantiles {
+					run.Latency.Points[q] = p99
+				}
+				if strings.Contains(c, "@") {
+					run.Offered = 1
+				}
+				r.Runs = append(r.Runs, run)
+			}
+			machine := float64(rep + 1) // what a repetition costs is the machine's mood: its ratios hold
+			add("echo/1x1", 10*machine, 1)
+			add("echo/5@50%", 10*machine, 100*machine)
+			if i == 0 {
+				add("ws-echo/1x1", 12*machine, 1)
+				add("flood/5@50%", 30*machine, 140*machine)
+			} else {
+				r.Runs = append(r.Runs, Run{Case: "ws-echo/1x1", Target: name, Rep: rep, Skipped: noDoor + "ws://"})
+			}
+		}
+	}
+	var b strings.Builder
+	if err := r.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	table := strings.Join(strings.Fields(b.String()), " ")
+	for _, want := range []string{
+		"ws-echo/1x1 a echo/1x1 1.20 1.20-1.20",
+		"flood/5@50% a echo/5@50% 3.00 3.00-3.00 1.40 1.40-1.40 1.40 1.40-1.40",
+		"b is left out of ws-echo/1x1: it does not listen on ws://",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("the tables lack %q:\n%s", want, b.String())
+		}
+	}
+	if strings.Contains(table, "skipped") {
+		t.Errorf("a target that does not listen there has a row:\n%s", b.String())
+	}
+}
+
 func TestMarkdownTablesAreWhole(t *testing.T) {
 	r := besideSample()
 	r.Header.Cases = append(r.Header.Cases, "churn/1")

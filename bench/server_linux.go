@@ -25,7 +25,7 @@ const (
 
 // server is the process under test, or a running one that is only looked at.
 type server struct {
-	addr  string
+	addrs []string
 	pid   int
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process is gone; err is set then
@@ -35,17 +35,21 @@ type server struct {
 	stats *os.File // our end of the socket pair to package selfstats; nil for a running server
 }
 
-// startServer starts t's command, or adopts its address. cpus, when not empty, are the only ones
+// startServer starts t's command for work, or adopts its addresses. cpus, when not empty, are the only ones
 // that the process may use.
-func startServer(ctx context.Context, t Target, conns int, pinned bool, cpus []int) (*server, error) {
+func startServer(ctx context.Context, t Target, work Workload, pinned bool, cpus []int) (*server, error) {
 	if t.Addr != "" {
-		return &server{addr: t.Addr, pid: t.PID, log: &tailBuffer{}}, nil
+		return &server{addrs: strings.Split(t.Addr, ","), pid: t.PID, log: &tailBuffer{}}, nil
+	}
+	conns := work.Conns
+	if work.Kind == Flood {
+		conns += work.Members
 	}
 	s := &server{ended: make(chan struct{}), log: &tailBuffer{}}
 	if err := raiseFiles(conns + 2*spareConns); err != nil { // the child inherits it
 		return nil, err
 	}
-	args := t.args(conns, pinned)
+	args := t.args(conns, work.extraDoors(), pinned)
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Env = append(os.Environ(), t.Env...)
 	s.cmd.Stderr = s.log
@@ -92,7 +96,7 @@ func (s *server) offerStats() (*os.File, error) {
 // awaitReady reads stdout up to the line "ready ADDR…"; what follows is drained by a goroutine
 // that ends with the process.
 func (s *server) awaitReady(ctx context.Context, out io.Reader) error {
-	ready := make(chan string, 1)
+	ready := make(chan []string, 1)
 	go func() {
 		s.drain(out, ready)
 		s.err = s.cmd.Wait()
@@ -101,8 +105,8 @@ func (s *server) awaitReady(ctx context.Context, out io.Reader) error {
 	timer := time.NewTimer(readyWait)
 	defer timer.Stop()
 	select {
-	case s.addr = <-ready:
-		return checkAddr(s.addr)
+	case s.addrs = <-ready:
+		return checkAddrs(s.addrs)
 	case <-s.ended:
 		return fmt.Errorf("ended before it was ready: %v", s.err)
 	case <-timer.C:
@@ -112,12 +116,12 @@ func (s *server) awaitReady(ctx context.Context, out io.Reader) error {
 	}
 }
 
-func (s *server) drain(out io.Reader, ready chan<- string) {
+func (s *server) drain(out io.Reader, ready chan<- []string) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if f := strings.Fields(lines.Text()); len(f) > 1 && f[0] == "ready" {
 			select {
-			case ready <- f[1]:
+			case ready <- f[1:]:
 			default:
 			}
 			continue

@@ -145,7 +145,8 @@ func (c Config) validate() error {
 func Standard() []Workload {
 	return mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB " +
 		"echo/100@20000 broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 groups/1000x1 idle/15000 churn/64 " +
-		"mixed/200x4 timers/100x10 setkill/100x8 database/100x4 services/100x8 inline/100x8 cache/100x3 locks/100")
+		"mixed/200x4 timers/100x10 setkill/100x8 database/100x4 services/100x8 inline/100x8 cache/100x3 locks/100 " +
+		"tls-echo/100x32 ws-echo/100x32 tls-idle/5000 ws-idle/5000 tls-churn/64 flood/100@20000")
 }
 
 // Quick is a first look: under a minute for one target.
@@ -157,6 +158,13 @@ func Quick() []Workload {
 func Targeted() []Workload {
 	return append(mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB "+
 		"broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 idle/15000"), AtHalf()...)
+}
+
+// Doors are the cases behind TLS and WebSocket, each with its plain twin beside it.
+func Doors() []Workload {
+	return mustParse("echo/1x1 tls-echo/1x1 ws-echo/1x1 echo/100x1 tls-echo/100x1 ws-echo/100x1 echo/100x32 tls-echo/100x32 ws-echo/100x32 " +
+		"echo/100x8/4KiB tls-echo/100x8/4KiB ws-echo/100x8/4KiB broadcast/1000x8 ws-broadcast/1000x8 tcp+ws-broadcast/1000x8 " +
+		"idle/5000 tls-idle/5000 ws-idle/5000 tls-churn/64 echo/100@50% flood/100@50%")
 }
 
 // AtHalf is the latency at half of the base's saturated rate.
@@ -171,7 +179,7 @@ func mustParse(specs string) []Workload {
 }
 
 // ParseWorkloads reads specs that are separated by spaces or commas; the words standard, quick,
-// targets and latency stand for those sets.
+// targets, latency and doors stand for those sets.
 func ParseWorkloads(specs string) ([]Workload, error) {
 	var out []Workload
 	for _, s := range strings.FieldsFunc(specs, func(r rune) bool { return r == ' ' || r == ',' }) {
@@ -182,6 +190,8 @@ func ParseWorkloads(specs string) ([]Workload, error) {
 			out = append(out, Quick()...)
 		case "targets":
 			out = append(out, Targeted()...)
+		case "doors":
+			out = append(out, Doors()...)
 		case "latency":
 			out = append(out, AtHalf()...)
 		default:
@@ -237,7 +247,7 @@ func recorded(ts []Target) []Target {
 	out := slices.Clone(ts)
 	for i := range out {
 		t := &out[i]
-		t.OneLoop, t.Env = nil, nil
+		t.OneLoop, t.Doors, t.Env = nil, nil, nil
 		if len(t.Command) > 0 {
 			t.Command = slices.Clone(t.Command)
 			t.Command[0] = filepath.Base(t.Command[0])

@@ -37,7 +37,11 @@ func (s *Suite) Estimate() time.Duration {
 
 // estimate of one run: start, connect, warm-up, window, stop.
 func (s *Suite) estimate(w Workload) time.Duration {
-	const start, connection, settle = 100 * time.Millisecond, 130 * time.Microsecond, 1500 * time.Millisecond
+	const start, settle = 100 * time.Millisecond, 1500 * time.Millisecond
+	connection := 130 * time.Microsecond
+	if w.Door != "" {
+		connection = time.Millisecond // a handshake, both sides on this machine
+	}
 	around := start + time.Duration(w.Conns)*connection
 	if w.Kind == Idle {
 		return around + settle

@@ -60,6 +60,7 @@ func TestWrongConfigsAreRefusedAtOnce(t *testing.T) {
 		"twice":           {Targets: []Target{ok, ok}},
 		"neither":         {Targets: []Target{{Name: "x"}}},
 		"both":            {Targets: []Target{{Name: "x", Addr: "127.0.0.1:1", Command: []string{"y"}}}},
+		"no such door":    {Targets: []Target{{Name: "x", Addr: "quic://127.0.0.1:1"}}},
 		"no port":         {Targets: []Target{{Name: "x", Addr: "127.0.0.1"}}},
 		"unknown base":    {Targets: []Target{ok}, Base: "y"},
 		"negative reps":   {Targets: []Target{ok}, Reps: -1},
@@ -78,8 +79,12 @@ func TestCommandLinesAreSplit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "./server|--name|a b|c d||356"; strings.Join(got.args(100, false), "|") != want {
-		t.Errorf("got %q, want %q", strings.Join(got.args(100, false), "|"), want)
+	if want := "./server|--name|a b|c d||356"; strings.Join(got.args(100, nil, false), "|") != want {
+		t.Errorf("got %q, want %q", strings.Join(got.args(100, nil, false), "|"), want)
+	}
+	got.OneLoop, got.Doors = []string{"-one"}, []string{"-door", "{door}"}
+	if want := "./server|--name|a b|c d||356|-door|ws|-door|tls|-one"; strings.Join(got.args(100, []string{"ws", "tls"}, true), "|") != want {
+		t.Errorf("got %q, want %q", strings.Join(got.args(100, []string{"ws", "tls"}, true), "|"), want)
 	}
 	for _, bad := range []string{"", "  ", "a 'b"} {
 		if _, err := CommandTarget("x", bad); err == nil {
@@ -97,7 +102,7 @@ func TestPinnedServersSeeOneProcessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	servers, _, _ := splitCPUs()
-	srv, err := startServer(t.Context(), target, 10, true, servers)
+	srv, err := startServer(t.Context(), target, Workload{Kind: Echo, Conns: 10}, true, servers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,9 @@ package bench
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -109,7 +111,12 @@ func (c *Cell) format(x float64) string {
 func (r *Results) notes() []string {
 	var out []string
 	metrics := map[Metric]bool{}
+	left := map[[2]string][]string{} // by target and reason
 	for _, c := range r.Cells() {
+		if c.elsewhere() {
+			left[[2]string{c.Target, c.Skipped}] = append(left[[2]string{c.Target, c.Skipped}], c.Case)
+			continue
+		}
 		if c.Runs > 0 {
 			metrics[c.Metric] = true
 		}
@@ -119,6 +126,10 @@ func (r *Results) notes() []string {
 		if c.Skipped != "" {
 			out = append(out, fmt.Sprintf("%s of %s skipped: %s", c.Case, c.Target, c.Skipped))
 		}
+	}
+	byText := func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }
+	for _, who := range slices.SortedFunc(maps.Keys(left), byText) {
+		out = append(out, fmt.Sprintf("%s is left out of %s: %s", who[0], strings.Join(left[who], ", "), who[1]))
 	}
 	if metrics[MetricCPU] {
 		out = append(out, "server cost: CPU (user and system) of the server process a message; idle: its memory a connection. allocs: its heap allocations a message.")

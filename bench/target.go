@@ -19,10 +19,14 @@ type Target struct {
 	Command []string `json:"command,omitempty"`
 	// OneLoop are arguments that hold the server to one event loop, added in pinned runs.
 	OneLoop []string `json:"-"`
+	// Doors are arguments for each door of a case that has some, with {door} for tls, ws or wss: the server then listens behind
+	// it too, and its ready line has the address, tls://HOST:PORT or ws://HOST:PORT/PATH, beside the plain one.
+	Doors []string `json:"-"`
 	// Env is added to this process's environment.
 	Env []string `json:"-"`
 
-	// Addr of a running server, tcp://HOST:PORT or unix:///PATH.
+	// Addr of a running server, tcp://HOST:PORT or unix:///PATH; with commas those behind its doors too, tls://HOST:PORT,
+	// ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or auto://HOST:PORT.
 	Addr string `json:"addr,omitempty"`
 	// PID of it on this machine, for CPU and memory; 0 = unknown, those figures are missing.
 	PID int `json:"pid,omitempty"`
@@ -38,21 +42,39 @@ func (t Target) validate() error {
 		return fmt.Errorf("bench: target %s has a command and an address", t.Name)
 	}
 	if t.Addr != "" {
-		if err := checkAddr(t.Addr); err != nil {
-			return err
-		}
+		return checkAddrs(strings.Split(t.Addr, ","))
 	}
 	return nil
 }
 
-func checkAddr(addr string) error {
-	if strings.HasPrefix(addr, "unix://") {
-		return nil
+// checkAddrs checks those addresses that the load could come through.
+func checkAddrs(addrs []string) error {
+	usable := 0
+	for _, addr := range addrs {
+		if doorOf(addr) == "" {
+			continue
+		}
+		usable++
+		if strings.HasPrefix(addr, "unix://") {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(hostPort(addr)); err != nil {
+			return fmt.Errorf("bench: address %q: %w", addr, err)
+		}
 	}
-	if _, _, err := net.SplitHostPort(strings.TrimPrefix(addr, "tcp://")); err != nil {
-		return fmt.Errorf("bench: address %q: %w", addr, err)
+	if usable == 0 {
+		return fmt.Errorf("bench: address %q: the load speaks tcp, unix, tls, ws and wss", strings.Join(addrs, " "))
 	}
 	return nil
+}
+
+// hostPort is an address without its scheme and its path.
+func hostPort(addr string) string {
+	if _, rest, found := strings.Cut(addr, "://"); found {
+		addr = rest
+	}
+	host, _, _ := strings.Cut(addr, "/")
+	return host
 }
 
 // MillraceTarget is the server of the given millrace binary with the given flags of serve.
@@ -61,7 +83,10 @@ func MillraceTarget(name, binary string, flags ...string) Target {
 		binary, "serve", "--addr", "tcp://127.0.0.1:0", "--log-level", "error",
 		"--max-conns", "{conns}", "--first-frame-timeout", "5m", // idle connections are a case
 	}, flags...)
-	return Target{Name: name, Command: command, OneLoop: []string{"--loops", "1"}}
+	return Target{
+		Name: name, Command: command, OneLoop: []string{"--loops", "1"},
+		Doors: []string{"--addr", "{door}://127.0.0.1:0", "--tls-self-signed"},
+	}
 }
 
 // CommandTarget is a server started by a command line, split at white space; 'quotes' keep
@@ -112,11 +137,16 @@ func splitWords(line string) ([]string, error) {
 // spareConns is the room that {conns} leaves above a case's connections.
 const spareConns = 256
 
-// args is the command line of a run with so many connections.
-func (t Target) args(conns int, pinned bool) []string {
+// args is the command line of a run with so many connections that come through these doors.
+func (t Target) args(conns int, doors []string, pinned bool) []string {
 	args := slices.Clone(t.Command)
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "{conns}", strconv.Itoa(conns+spareConns))
+	}
+	for _, door := range doors {
+		for _, a := range t.Doors {
+			args = append(args, strings.ReplaceAll(a, "{door}", door))
+		}
 	}
 	if pinned {
 		args = append(args, t.OneLoop...)

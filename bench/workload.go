@@ -29,17 +29,19 @@ const (
 	Inline    Kind = "inline"    // 4/4 sum through two calls in line
 	Cache     Kind = "cache"     // 5/1, 5/2, 5/3 in turn, Depth outstanding
 	Locks     Kind = "locks"     // 5/4 then 5/5, one outstanding
+	Flood     Kind = "flood"     // echo while Members half-open TLS handshakes stand beside it
 )
 
 // Workload is one scenario with its numbers. It travels to the generator processes as JSON.
 type Workload struct {
 	Kind    Kind          `json:"kind"`
+	Door    string        `json:"door,omitempty"` // tls, ws or wss; with several, as in tcp+ws, connections take turns; default plain
 	Conns   int           `json:"conns"`
 	Depth   int           `json:"depth,omitempty"`   // requests outstanding a connection; default 1
 	Body    int           `json:"body,omitempty"`    // bytes; default 64 where the kind has bodies
 	Rate    float64       `json:"rate,omitempty"`    // requests a second over all connections; 0 = closed loop
 	Percent float64       `json:"percent,omitempty"` // Rate as a part of what the base answers in a closed loop; see Config.Base
-	Members int           `json:"members,omitempty"` // of a group; default 10
+	Members int           `json:"members,omitempty"` // of a group, default 10; half-open handshakes of a flood, default 500
 	Every   time.Duration `json:"every,omitempty"`   // timer period or sleep
 }
 
@@ -66,20 +68,29 @@ var workloadDefaults = map[Kind]Workload{
 	Inline:    {Depth: 1},
 	Cache:     {Depth: 1, Body: 64},
 	Locks:     {Depth: 1},
+	Flood:     {Depth: 1, Body: 64, Members: 500},
 }
 
-// ParseWorkload reads KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
-// body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group).
+// ParseWorkload reads [DOOR[+DOOR]-]KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
+// body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group, handshakes of a flood).
 //
 //	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000      echo/100@50%
 //	broadcast/1000x8   idle/15000             timers/100x10/20ms
+//	tls-echo/100x32    tls-churn/64           tcp+ws-broadcast/1000x8
 func ParseWorkload(spec string) (Workload, error) {
 	parts := strings.Split(strings.TrimSpace(spec), "/")
-	w, known := workloadDefaults[Kind(parts[0])]
-	if !known {
-		return Workload{}, fmt.Errorf("bench: workload %q: unknown kind %q", spec, parts[0])
+	door, kind, behind := strings.Cut(parts[0], "-")
+	if !behind {
+		door, kind = "", parts[0]
 	}
-	w.Kind = Kind(parts[0])
+	w, known := workloadDefaults[Kind(kind)]
+	if !known {
+		return Workload{}, fmt.Errorf("bench: workload %q: unknown kind %q", spec, kind)
+	}
+	w.Kind, w.Door = Kind(kind), door
+	if behind && door == "" {
+		return Workload{}, fmt.Errorf("bench: workload %q: no door in front of %s, as in tls-%s", spec, kind, kind)
+	}
 	if len(parts) < 2 {
 		return Workload{}, fmt.Errorf("bench: workload %q: no connections, as in %s/100x1", spec, parts[0])
 	}
@@ -149,8 +160,12 @@ func (w Workload) validate() error {
 	if w.Kind == Groups {
 		between("members", w.Members, 1, w.Conns)
 	}
-	if w.open() && w.Kind != Echo {
-		errs = append(errs, errors.New("only echo runs on a fixed schedule"))
+	if w.Kind == Flood {
+		between("half-open handshakes", w.Members, 1, maxDepth)
+	}
+	errs = append(errs, w.checkDoor())
+	if w.open() && w.Kind != Echo && w.Kind != Flood {
+		errs = append(errs, errors.New("only echo and flood run on a fixed schedule"))
 	}
 	if w.Percent > 100 {
 		errs = append(errs, fmt.Errorf("%g %% of the saturated rate is over 100", w.Percent))
@@ -164,9 +179,12 @@ func (w Workload) validate() error {
 // open: requests come on a fixed schedule.
 func (w Workload) open() bool { return w.Rate > 0 || w.Percent > 0 }
 
-// closed is w in a closed loop: what saturates a server.
+// closed is w in a closed loop: what saturates a server. A flood's rate is that of the echo without it.
 func (w Workload) closed() Workload {
 	w.Rate, w.Percent = 0, 0
+	if w.Kind == Flood {
+		w.Kind, w.Members = Echo, 0
+	}
 	return w
 }
 
@@ -174,6 +192,9 @@ func (w Workload) closed() Workload {
 func (w Workload) String() string {
 	d := workloadDefaults[w.Kind]
 	var b strings.Builder
+	if w.Door != "" {
+		b.WriteString(w.Door + "-")
+	}
 	fmt.Fprintf(&b, "%s/%d", w.Kind, w.Conns)
 	if w.Depth > 0 && (!w.open() || w.Depth != d.Depth) {
 		fmt.Fprintf(&b, "x%d", w.Depth)

@@ -9,7 +9,7 @@ import (
 )
 
 func TestWorkloadSpecsRoundTrip(t *testing.T) {
-	kinds := []Kind{Echo, Broadcast, Groups, Idle, Churn, Mixed, Sleep, Timers, SetKill, Database, Services, Inline, Cache, Locks}
+	kinds := []Kind{Echo, Broadcast, Groups, Idle, Churn, Mixed, Sleep, Timers, SetKill, Database, Services, Inline, Cache, Locks, Flood}
 	rapid.Check(t, func(t *rapid.T) {
 		w := workloadDefaults[rapid.SampledFrom(kinds).Draw(t, "kind")]
 		for k, d := range workloadDefaults {
@@ -31,7 +31,8 @@ func TestWorkloadSpecsRoundTrip(t *testing.T) {
 		if w.Every > 0 {
 			w.Every = time.Duration(rapid.IntRange(1, 5000).Draw(t, "every")) * time.Millisecond
 		}
-		if w.Kind == Echo && rapid.Bool().Draw(t, "open") {
+		w.Door = rapid.SampledFrom([]string{"", "tls", "ws", "wss", "tcp+ws", "ws+tls+tcp"}).Draw(t, "door")
+		if (w.Kind == Echo || w.Kind == Flood) && rapid.Bool().Draw(t, "open") {
 			w.Rate = float64(rapid.IntRange(1, 1e6).Draw(t, "rate"))
 			if rapid.Bool().Draw(t, "relative") {
 				w.Rate, w.Percent = 0, float64(rapid.IntRange(1, 1000).Draw(t, "percent"))/10
@@ -48,6 +49,7 @@ func TestWrongSpecsAreRefused(t *testing.T) {
 	for _, spec := range []string{
 		"", "echo", "echo/", "echo/x", "echo/0", "echo/-1", "echo/1xx", "echo/1x70000", "echo/1@0", "echo/1@-5", "echo/1@NaN", "echo/1@Inf", "echo/1@0%", "echo/1@101%", "echo/1@%", "broadcast/10@50%",
 		"nonsense/1", "broadcast/10@100", "groups/5/g6", "timers/1/10us", "echo/1/-5", "echo/1/1TiB", "echo/1/64/64MiB", "sleep/1/-2ms", "echo/99999999",
+		"-echo/1", "udp-echo/1", "tls+-echo/1", "tls+tls-echo/1", "tls-/1", "flood/1/g0", "tls-broadcast/1@5",
 	} {
 		if w, err := ParseWorkload(spec); err == nil {
 			t.Errorf("%q: got %+v, want an error", spec, w)
@@ -56,7 +58,7 @@ func TestWrongSpecsAreRefused(t *testing.T) {
 }
 
 func FuzzParseWorkload(f *testing.F) {
-	for _, s := range []string{"echo/100x32", "echo/1@5.5/4KiB", "timers/3x2/20ms", "groups/9x1/g3"} {
+	for _, s := range []string{"echo/100x32", "echo/1@5.5/4KiB", "timers/3x2/20ms", "groups/9x1/g3", "tls-echo/1", "tcp+ws-broadcast/9x2", "flood/5@50%/g20"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, spec string) {
@@ -71,7 +73,7 @@ func FuzzParseWorkload(f *testing.F) {
 }
 
 func TestSetsOfCasesAreDistinctAndLegal(t *testing.T) {
-	for _, set := range [][]Workload{Standard(), Quick(), Targeted(), AtHalf()} {
+	for _, set := range [][]Workload{Standard(), Quick(), Targeted(), AtHalf(), Doors()} {
 		seen := map[string]bool{}
 		for _, w := range set {
 			if err := w.validate(); err != nil || seen[w.String()] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -75,6 +76,11 @@ type answers struct {
 	index  int // of the lane
 	shapes *shapes
 	limits limits
+	// slowAfter is Config.SlowAfter, calm is Config.StatementTimeout.
+	slowAfter, calm time.Duration
+
+	now     time.Duration // when the bytes at hand were read
+	resumed time.Duration // when the reader went on after a pause of its own, 0: never
 
 	onNotice func(context.Context, Notice) // nil: nobody asks
 
@@ -88,6 +94,7 @@ type answers struct {
 	tag     string
 	desc    describing
 	held    []heldRow // finished in a group whose commit is to come
+	nHeld   int       // bytes of those
 	// override has the true columns for descriptions that were found stale on this lane.
 	override map[*description][]pgconn.FieldDescription
 
@@ -115,6 +122,7 @@ type rowSet struct {
 	data []byte
 	n    int
 	over bool
+	at   time.Duration // when it was found to be over
 }
 
 type heldRow struct {
@@ -219,7 +227,7 @@ func (a *answers) rowsArrived(b []byte, n int) error {
 		return nil
 	}
 	if len(a.rows.data)+len(b) > a.limits.bytes || a.limits.rows > 0 && a.rows.n > a.limits.rows {
-		a.rows.over, a.rows.data = true, nil
+		a.rows.over, a.rows.data, a.rows.at = true, nil, a.now
 		return nil
 	}
 	a.rows.data = append(a.rows.data, b...)
@@ -240,7 +248,7 @@ func (a *answers) complete(e entry, typ byte, body []byte) error {
 	case kChain, kStrict:
 		return a.queryComplete(e, typ, body)
 	case kGroup:
-		a.held = append(a.held, heldRow{e.req, a.rows, a.commandTag(e, typ, body)})
+		a.hold(e, a.commandTag(e, typ, body))
 		a.pop()
 	case kCommit:
 		a.releaseHeld()
@@ -255,6 +263,7 @@ func (a *answers) queryComplete(e entry, typ byte, body []byte) error {
 	switch {
 	case a.phase == phQuery:
 		a.tag = a.commandTag(e, typ, body)
+		a.tooMuch(e)
 		a.phase = phCommit
 	case e.kind == kChain:
 		a.succeed(e.req, a.rows, a.tag)
@@ -307,13 +316,31 @@ func (a *answers) syncPoint(status byte) {
 	a.dirtyBurst = false
 }
 
+// hold keeps the result of a group's query until the group's commit, within the limit of
+// one result: a commit of a READ ONLY transaction changes nothing of what it has read.
+func (a *answers) hold(e entry, tag string) {
+	a.tooMuch(e)
+	a.held = append(a.held, heldRow{e.req, a.rows, tag})
+	if a.nHeld += cap(a.rows.data); a.nHeld > a.limits.bytes {
+		a.releaseHeld()
+	}
+}
+
+// tooMuch: a result that was too large, and took long to read on for that, goes to the slow
+// connections next time.
+func (a *answers) tooMuch(e entry) {
+	if a.rows.over && a.now-a.rows.at > a.slowAfter {
+		a.slow = append(a.slow, e.req.shape)
+	}
+}
+
 func (a *answers) releaseHeld() {
 	for _, h := range a.held {
 		a.succeed(h.req, h.rows, h.tag)
 		a.gone = append(a.gone, h.req)
 	}
 	clear(a.held)
-	a.held = a.held[:0]
+	a.held, a.nHeld = a.held[:0], 0
 }
 
 // succeed: the server has acknowledged r's commit.

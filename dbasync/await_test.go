@@ -109,9 +109,11 @@ func TestPgxCollectorsReadResults(t *testing.T) {
 func TestBlockingEndsWithItsContext(t *testing.T) {
 	db := open(t, func(c *Config) { c.SlowConns = 1 })
 	b := db.Blocking()
+	ask(t, db, Stmt{SQL: "select 1"}) // connected
+	ask(t, db, Stmt{SQL: "select 1", Slow: true})
 	check := func(name string, o Outcome, call func(context.Context) error) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
 		err := call(ctx)
 		var oe *OutcomeError

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,8 +34,9 @@ type BatchResult struct {
 // them is left; NotRun; MayHaveRun, the connection was lost before the commit's answer.
 //
 // b is copied, byte slices too; other arguments must not change until done is called.
-// Its statements are described before any of them runs, so that none can use what an
-// earlier one creates: BeginTxFunc is for that. Refused are what ends a transaction or
+// Statements are described before any of them runs; so a unit with a CREATE, ALTER or DROP
+// before its last one travels statement by statement instead, each described when it is its
+// turn. What functions make is for BeginTxFunc. Refused are what ends a transaction or
 // outlives it (COMMIT, SET without LOCAL, LISTEN, COPY), callbacks of a QueuedQuery, as
 // they would run before the commit, and an empty batch. Errors are those of Query.
 func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult), b *pgx.Batch, opts TxOptions) error {
@@ -45,11 +45,9 @@ func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult
 	if err != nil {
 		return db.refused(err)
 	}
-	return db.submitJob(ctx, on, u.deliver(done), u.stmts[0].SQL, size,
+	return db.submitUnit(ctx, on, u.deliver(done), u.stmts[0].SQL, size, u,
 		func(ctx context.Context, c *poolConn) (Outcome, string, error) {
-			o, tag, err := db.retrying(ctx, opts.MaxRetries, func() (Outcome, string, error) { return u.run(ctx, c) })
-			u.account(o)
-			return o, tag, err
+			return db.retrying(ctx, opts.MaxRetries, func() (Outcome, string, error) { return u.run(ctx, c) })
 		})
 }
 
@@ -58,13 +56,11 @@ type unit struct {
 	db    *DB
 	opts  pgx.TxOptions
 	stmts []*pgx.QueuedQuery
+	// alters: one of them alters what a later one may use.
+	alters bool
 
-	results []QueryResult // the job's until it has ended with OK
+	results []QueryResult // the job's until it has ended with OK, then the completion's
 	failed  int           // the job's until it has ended
-
-	mu        sync.Mutex
-	delivered bool  // guarded by mu
-	bytes     int64 // of results, counted as the DB's; guarded by mu
 }
 
 func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error) {
@@ -85,24 +81,28 @@ func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error)
 		args, n := argsSize(sql, args)
 		size += n
 		u.stmts = append(u.stmts, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+		switch firstWord(sql) {
+		case "create", "alter", "drop":
+			u.alters = u.alters || i < b.Len()-1
+		}
 	}
 	return size, nil
 }
 
-// account counts the rows that wait for their delivery.
-func (u *unit) account(o Outcome) {
-	if o != OK {
-		return
-	}
-	n := int64(0)
+// held is how many bytes the rows of a unit that has ended with OK take.
+func (u *unit) held() (n int) {
 	for i := range u.results {
-		n += int64(len(u.results[i].data))
+		n += cap(u.results[i].data)
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !u.delivered { // its context may have ended it meanwhile
-		u.bytes = n
-		u.db.bytes.Add(n)
+	return n
+}
+
+// strip takes the rows away, while the completion has not begun.
+func (u *unit) strip() {
+	for i := range u.results {
+		if r := &u.results[i]; r.rows > 0 {
+			r.data, r.rows, r.Err = nil, 0, ErrResultDropped
+		}
 	}
 }
 
@@ -110,11 +110,6 @@ func (u *unit) account(o Outcome) {
 // outcome tells that the job has ended.
 func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
 	return func(r QueryResult) {
-		u.mu.Lock()
-		u.delivered = true
-		u.db.bytes.Add(-u.bytes)
-		u.bytes = 0
-		u.mu.Unlock()
 		res := BatchResult{QueryResult: r, Failed: -1}
 		switch r.Outcome {
 		case OK:
@@ -131,12 +126,40 @@ func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
 // run sends the unit once, and again when a statement had been prepared for a table
 // that was altered since: then nothing of it has run.
 func (u *unit) run(ctx context.Context, c *poolConn) (o Outcome, tag string, err error) {
+	if u.alters {
+		return u.runSingly(ctx, c)
+	}
 	for range maxTries {
 		o, tag, err = u.runOnce(ctx, c)
 		var pg *pgconn.PgError
 		if o != SQLError || !errors.As(err, &pg) || !planChanged(pg) {
 			break
 		}
+	}
+	return o, tag, err
+}
+
+// runSingly runs the statements one after another, in one transaction.
+func (u *unit) runSingly(ctx context.Context, c *poolConn) (Outcome, string, error) {
+	u.results, u.failed = make([]QueryResult, 0, len(u.stmts)), -1
+	left := limits{u.db.cfg.MaxResultRows, u.db.cfg.MaxResultBytes}
+	o, tag, err := runTx(ctx, c, u.opts, func(ctx context.Context, tx pgx.Tx) error {
+		for i, q := range u.stmts {
+			rows, err := tx.Query(ctx, q.SQL, append([]any{pgx.QueryExecModeDescribeExec}, q.Arguments...)...)
+			if err == nil {
+				u.results = append(u.results, u.db.gather(rows, &left))
+				u.results[i].SQL = q.SQL
+				err = rows.Err()
+			}
+			if err != nil {
+				u.failed = i
+				return fmt.Errorf("dbasync: statement %d of the batch: %w", i, err)
+			}
+		}
+		return nil
+	})
+	if o != OK {
+		u.results = nil
 	}
 	return o, tag, err
 }

@@ -77,6 +77,9 @@ func TestCancelRaces(t *testing.T) {
 		if i%3 == 0 {
 			stmt.Key = uint64(i%5 + 1)
 		}
+		if i%200 == 199 {
+			db.slow.learn(db.shapes.get(stmt.SQL)) // until it has been quick a few times
+		}
 		wg.Add(1)
 		err := db.Query(ctx, nil, func(r QueryResult) {
 			defer wg.Done()
@@ -100,6 +103,7 @@ func TestCancelRaces(t *testing.T) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	wait(t, done)
+	noDetours(t, db)
 }
 
 func TestStopEndsEverything(t *testing.T) {

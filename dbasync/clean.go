@@ -13,12 +13,16 @@ import (
 // statements, which pgx knows of.
 const cleanState = "close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences; reset session authorization; reset all"
 
-// ownSettings is the key of what noteSettings has noted.
-const ownSettings = "millrace settings"
+// Keys of what noteSettings has noted.
+const (
+	ownSettings = "millrace settings"
+	ownTimeout  = "millrace statement_timeout" // AfterConnect has set it
+)
 
 // noteSettings notes what AfterConnect has SET, as SQL that sets it again. Settings of
-// one's own making (app.tenant) are not among what the server lists.
-func noteSettings(ctx context.Context, c *pgx.Conn) error {
+// one's own making (app.tenant) are not among what the server lists. before is the SQL that
+// the connection began with.
+func noteSettings(ctx context.Context, c *pgx.Conn, before string) error {
 	rows, err := c.Query(ctx, "select name, setting from pg_settings where source = 'session'", pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		return fmt.Errorf("settings of AfterConnect: %w", err)
@@ -27,6 +31,9 @@ func noteSettings(ctx context.Context, c *pgx.Conn) error {
 	var name, value string
 	_, err = pgx.ForEachRow(rows, []any{&name, &value}, func() error {
 		fmt.Fprintf(&set, "; select set_config(%s, %s, false)", literal(name), literal(value))
+		if name == "statement_timeout" && !strings.Contains(before, literal(name)) {
+			c.PgConn().CustomData()[ownTimeout] = true
+		}
 		return nil
 	})
 	if err != nil {

@@ -30,6 +30,7 @@ type DB struct {
 	lanes    []*lane
 	q        queue
 	slow     slowPool
+	rows     undelivered
 	late     late
 	events   events
 	listens  listener
@@ -44,7 +45,7 @@ type DB struct {
 	groups   sync.Pool
 
 	outstanding atomic.Int64  // accepted, completion not begun
-	bytes       atomic.Int64  // of those
+	bytes       atomic.Int64  // of their arguments
 	idle        chan struct{} // poked when outstanding falls to 0 while stopping
 
 	mu      sync.Mutex
@@ -96,6 +97,7 @@ func New(cfg Config) (*DB, error) {
 		db.lanes[i] = &lane{db: db, index: i}
 	}
 	db.q.init(db, db.lanes)
+	db.rows.init(db)
 	db.late.db, db.late.kick = db, make(chan struct{}, 1)
 	db.events.db = db
 	db.slow.db = db
@@ -240,6 +242,11 @@ func (db *DB) drain(ctx context.Context) int64 {
 // settled takes r off the books: its completion begins.
 func (db *DB) settled(r *request) {
 	db.bytes.Add(-int64(r.bytes))
+	if r.share != nil {
+		db.q.mu.Lock()
+		r.share.settled()
+		db.q.mu.Unlock()
+	}
 	if db.outstanding.Add(-1) == 0 && !db.running.Load() {
 		select {
 		case db.idle <- struct{}{}:
@@ -288,6 +295,7 @@ func (db *DB) sweep(ctx context.Context) {
 
 func (db *DB) sweepOnce() {
 	now := db.now()
+	db.rows.relieve(now)
 	out := db.q.expired(int64(now), nil)
 	for _, l := range db.lanes {
 		out = l.watch(now, out)

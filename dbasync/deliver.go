@@ -52,6 +52,7 @@ func (g *group) deliver() {
 // deliver calls r's callback and the observer, and ends r. It runs on r's submitter,
 // or on the DB's pool. No reference to r may be kept by the caller.
 func (r *request) deliver() {
+	r.db.rows.begin(r)
 	db, res, done, qctx := r.db, r.res, r.done, r.qctx
 	db.settled(r)
 	r.unwatch()
@@ -72,6 +73,7 @@ func (db *DB) deliver(r *request) {
 	r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
 	r.res.Elapsed = db.now() - r.start
 	db.stats.ended[r.res.Outcome].Add(1)
+	db.rows.add(r)
 	db.hand(r)
 }
 
@@ -83,8 +85,7 @@ func (db *DB) deliverAll(rs []*request, now time.Duration) {
 		r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
 		r.res.Elapsed = now - r.start
 		db.stats.ended[r.res.Outcome].Add(1)
-		db.bytes.Add(int64(len(r.res.data)))
-		r.bytes += len(r.res.data)
+		db.rows.add(r)
 		if !db.isPool(r.on) || db.late.waiting.Load() > 0 {
 			db.hand(r)
 			continue
@@ -174,13 +175,7 @@ type late struct {
 
 // add appends r. Its rows go when too many bytes wait.
 func (l *late) add(r *request) {
-	db := l.db
-	if len(r.res.data) > 0 && db.bytes.Load() > int64(db.cfg.MaxQueueBytes) {
-		db.bytes.Add(-int64(len(r.res.data)))
-		r.bytes -= len(r.res.data)
-		r.res.data, r.res.rows, r.res.Err = nil, 0, ErrResultDropped
-		db.stats.dropped.Add(1)
-	}
+	l.db.rows.full(r)
 	l.mu.Lock()
 	l.rs = append(l.rs, r)
 	l.waiting.Store(int64(len(l.rs)))

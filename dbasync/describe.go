@@ -18,15 +18,13 @@ func (q *queue) waiting(sh *shape) (parked, keyed []*request) {
 		}
 		r = next
 	}
-	for i := range q.parts {
-		for r := q.parts[i].head; r != nil; r = r.next {
-			if r.shape == sh && r.desc == nil && !r.busy {
-				r.busy = true
-				r.refs.Add(1)
-				keyed = append(keyed, r)
-			}
+	q.eachKeyed(func(r *request) {
+		if r.shape == sh && r.desc == nil && !r.busy && !r.behind {
+			r.busy = true
+			r.refs.Add(1)
+			keyed = append(keyed, r)
 		}
-	}
+	})
 	return parked, keyed
 }
 
@@ -89,14 +87,19 @@ func (db *DB) encodeKeyed(r *request, d *description) {
 	r.release()
 }
 
-// undescribable ends those that waited for a text the server can't make sense of.
+// undescribable ends those that waited for a text the server can't make sense of: those
+// that would have failed when it was asked. For the others it is asked again, as what was
+// before them may have made what it names: with a key when their turn comes, without one at
+// once.
 func (db *DB) undescribable(sh *shape, err error) {
-	db.shapes.forget(sh)
 	q := &db.q
 	q.mu.Lock()
 	sh.asked = false
-	parked, keyed := q.waiting(sh)
+	parked, keyed, kept := q.refused(sh)
 	q.mu.Unlock()
+	if !kept {
+		db.shapes.forget(sh)
+	}
 	for _, r := range parked {
 		r.end(SQLError, err)
 		r.release()
@@ -108,4 +111,63 @@ func (db *DB) undescribable(sh *shape, err error) {
 		}
 		r.release()
 	}
+}
+
+// refused sorts the requests that wait for sh's description, which has failed, as waiting
+// does: those that it refuses, and whether others are kept. Caller holds mu.
+func (q *queue) refused(sh *shape) (parked, keyed []*request, kept bool) {
+	again := false
+	for r := q.parked.head; r != nil; {
+		next := r.next
+		switch {
+		case r.shape != sh:
+		case r.seq > sh.sent: // another's completion, which it has seen, may have come between
+			again = true
+		default:
+			q.parked.unlink(r)
+			parked = append(parked, r)
+		}
+		r = next
+	}
+	q.eachKeyed(func(r *request) {
+		switch {
+		case r.shape != sh || r.desc != nil || r.busy:
+		case r.first:
+			r.refs.Add(1)
+			keyed = append(keyed, r)
+		default:
+			kept = true
+			q.lanes[r.part.owner].wake()
+		}
+	})
+	if again {
+		q.want(sh)
+	}
+	return parked, keyed, kept || again
+}
+
+// noteFirst marks the requests with a key that have nothing before them while sh is being
+// described: no other statement could make it mean something. Caller holds mu.
+func (q *queue) noteFirst(sh *shape) {
+	for i := range q.parts {
+		p := &q.parts[i]
+		if p.inflight > 0 {
+			continue
+		}
+		for r := p.head; r != nil && r.shape == sh && r.desc == nil; r = r.next {
+			r.first = true
+		}
+	}
+}
+
+// changing tells whether a statement that waits or runs before those of key may alter what
+// they use. It may say so of one that has another key, or was cancelled.
+func (q *queue) changing(key uint64) bool {
+	if key == 0 {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.partOf(key)
+	return p.inflight > 0 && p.ddl || p.head != nil && p.lastDDL >= p.head.seq
 }

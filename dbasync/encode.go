@@ -78,11 +78,11 @@ func appendBindHead(dst []byte, name string) []byte {
 }
 
 // finishBind appends the result formats and the Execute of d and closes the Bind that
-// began at start.
-func finishBind(dst []byte, start int, d *description, rows bool) []byte {
+// began at start. limited has the server stop after Config.MaxResultRows and one more.
+func finishBind(dst []byte, start int, d *description, limited bool) []byte {
 	tail := d.tail
-	if !rows {
-		tail = d.tailNR
+	if limited {
+		tail = d.tailLimited
 	}
 	bindEnd := len(dst) + len(tail) - execLen
 	binary.BigEndian.PutUint32(dst[start+1:], uint32(bindEnd-start-1))
@@ -237,8 +237,8 @@ func newDescription(oids []uint32, fields []pgconn.FieldDescription, m *pgtype.M
 	if maxRows > 0 {
 		limit = maxRows + 1
 	}
-	d.tail = appendExecute(append([]byte(nil), formats...), limit)
-	d.tailNR = appendExecute(append([]byte(nil), formats...), 0)
+	d.tail = appendExecute(append([]byte(nil), formats...), 0)
+	d.tailLimited = appendExecute(append([]byte(nil), formats...), limit)
 	return d
 }
 

@@ -10,8 +10,8 @@ import (
 
 // Errors a caller decides on.
 var (
-	// ErrQueueFull: a limit of Config (MaxQueue, MaxQueueBytes) is reached. The
-	// query was refused and gets no completion; try again later.
+	// ErrQueueFull: a limit of Config (MaxQueue, MaxQueueBytes, MaxSlowQueue) is reached.
+	// The query was refused and gets no completion; try again later.
 	ErrQueueFull error = &failure{"dbasync: queue full", "overloaded"}
 	// ErrClosed: the DB is stopped or was never started. errors.Is(err,
 	// net.ErrClosed) holds.
@@ -25,10 +25,11 @@ var (
 	// run beside each other.
 	ErrKeySlow = errors.New("dbasync: an ordering key and Slow exclude each other")
 	// ErrResultTooLarge: the result had more rows or bytes than the limits; its rows
-	// were dropped. The outcome tells what became of the transaction.
+	// were dropped. The outcome tells what became of the transaction, which was run whole.
 	ErrResultTooLarge = errors.New("dbasync: result too large")
-	// ErrResultDropped: the result's submitter was full while more than
-	// Config.MaxQueueBytes waited for delivery; its rows were dropped.
+	// ErrResultDropped: the result's submitter was full, or took nothing for
+	// Config.DeliveryTimeout, while more than Config.MaxQueueBytes waited for delivery; its
+	// rows were dropped. The outcome tells what became of the transaction.
 	ErrResultDropped = errors.New("dbasync: result dropped, submitter full")
 	// ErrTimeout: Config.QueryTimeout (or SlowTimeout) passed.
 	ErrTimeout error = &failure{"dbasync: query timeout", "timeout"}

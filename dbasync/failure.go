@@ -28,7 +28,7 @@ func (a *answers) failure(pg *pgconn.PgError) error {
 		for _, h := range a.held {
 			a.fail(h.req, pg)
 		}
-		a.held = nil
+		a.held, a.nHeld = nil, 0
 	case kStrict, kDescribe:
 		return a.failStrict(e, pg)
 	default:
@@ -108,7 +108,7 @@ func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
 		return false
 	case atBind && descriptionFailed(pg):
 		a.shapes.renew(r.shape)
-	case pg.Code == codeCanceled:
+	case pg.Code == codeCanceled && (a.resumed == 0 || a.now-a.resumed > a.calm): // not held up by us
 		a.slow = append(a.slow, r.shape)
 	}
 	if _, ok := r.claim(); ok {

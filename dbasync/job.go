@@ -13,18 +13,23 @@ import (
 // is what it holds until its completion begins, in bytes; sql is for the result and
 // the tracer.
 func (db *DB) submitJob(ctx context.Context, on Submitter, done func(QueryResult), sql string, size int, j job) error {
+	return db.submitUnit(ctx, on, done, sql, size, nil, j)
+}
+
+// submitUnit is submitJob for a job that may have rows: those of u.
+func (db *DB) submitUnit(ctx context.Context, on Submitter, done func(QueryResult), sql string, size int, u *unit, j job) error {
 	if !db.hooked {
-		return db.enterJob(ctx, nil, on, done, sql, size, j)
+		return db.enterJob(ctx, nil, on, done, sql, size, u, j)
 	}
 	qctx := db.traceStart(ctx, sql, nil)
-	err := db.enterJob(ctx, qctx, on, done, sql, size, j)
+	err := db.enterJob(ctx, qctx, on, done, sql, size, u, j)
 	if err != nil {
 		db.traceRefused(qctx, sql, err)
 	}
 	return err
 }
 
-func (db *DB) enterJob(ctx, qctx context.Context, on Submitter, done func(QueryResult), sql string, size int, j job) error {
+func (db *DB) enterJob(ctx, qctx context.Context, on Submitter, done func(QueryResult), sql string, size int, u *unit, j job) error {
 	if !db.running.Load() {
 		return db.refused(ErrClosed)
 	}
@@ -40,6 +45,7 @@ func (db *DB) enterJob(ctx, qctx context.Context, on Submitter, done func(QueryR
 	}
 	r := db.newRequest()
 	r.on, r.done, r.stmt.SQL, r.qctx = on, done, sql, qctx
+	r.unit, r.rows = u, u != nil
 	r.job = func(ctx context.Context, c *poolConn) (Outcome, string, error) {
 		return j(withValues{ctx, values}, c)
 	}

@@ -40,6 +40,7 @@ type lane struct {
 	fifo    fifo        // guarded by mu
 	conn    net.Conn    // guarded by mu; nil while down
 	stalled atomic.Bool // watch closed conn
+	paused  atomic.Bool // the reader waits for room for results
 
 	ans   answers // the reader's own
 	burst burst   // the writer's own, or that of the caller it is lent to
@@ -61,7 +62,7 @@ func (l *lane) wake() {
 // Sending at once instead makes bursts of one or two queries, and a system call
 // on each side for each. Caller holds queue.mu.
 func (l *lane) gateOpen() bool {
-	return l.open && !l.lent && !l.probe && l.inflight <= l.lastBurst/2
+	return l.open && !l.lent && !l.probe && l.inflight <= l.lastBurst/2 && !l.db.rows.over()
 }
 
 // run is the lane's keeper goroutine.
@@ -114,7 +115,7 @@ func (l *lane) serve(ctx context.Context, conn laneConn) error {
 		defer wg.Done()
 		l.write(conn.Conn)
 	}()
-	err := l.read(conn.Conn)
+	err := l.read(ctx, conn.Conn)
 	l.setClosed()
 	conn.Close()
 	wg.Wait()
@@ -226,7 +227,7 @@ func (l *lane) sortLost(rest []entry, sure int) (again, ended []*request, shapes
 	for _, h := range l.ans.held {
 		put(h.req, false)
 	}
-	l.ans.held = nil
+	l.ans.held, l.ans.nHeld = nil, 0
 	for i, e := range rest {
 		switch {
 		case e.kind == kDescribe:
@@ -308,7 +309,7 @@ func (l *lane) watch(now time.Duration, out []*request) []*request {
 			out = append(out, r)
 		}
 	}
-	if f.head != f.tail && l.conn != nil && now-time.Duration(l.heard.Load()) > l.db.cfg.StallTimeout {
+	if f.head != f.tail && l.conn != nil && !l.paused.Load() && now-time.Duration(l.heard.Load()) > l.db.cfg.StallTimeout {
 		l.stalled.Store(true)
 		closeNow(l.conn)
 	}

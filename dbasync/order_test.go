@@ -43,7 +43,7 @@ func (s *strand) run() {
 // TestOneKeyKeepsOrder mixes keys, failures (at once and in the commit), new texts and
 // procedures, and checks the order of completions and of effects.
 func TestOneKeyKeepsOrder(t *testing.T) {
-	for _, form := range []string{"chain", "strict", "rare"} {
+	for _, form := range []string{"chain", "strict", "rare", "detours"} {
 		t.Run(form, func(t *testing.T) { keyOrder(t, form) })
 	}
 }
@@ -79,6 +79,10 @@ func keyOrder(t *testing.T, form string) {
 			case 3, 4:
 				stmt.SQL += ", " + []string{"seq", "key", "n", "1", "2", "3", "4", "5", "6", "7"}[rng.IntN(10)] + " as r" + []string{"a", "b", "c"}[rng.IntN(3)]
 			}
+			if form == "detours" && rng.IntN(8) == 0 {
+				// It comes back by itself when it has been quick a few times.
+				db.slow.learn(db.shapes.get(stmt.SQL))
+			}
 			wg.Add(1)
 			err := db.Exec(context.Background(), &strands[k], func(QueryResult) {
 				got[k] = append(got[k], n)
@@ -102,7 +106,61 @@ func keyOrder(t *testing.T, form string) {
 	if err := res.Scan(&wrong); err != nil || wrong != 0 {
 		t.Errorf("%d rows out of order, %v", wrong, err)
 	}
+	if s := db.Stats(); form == "detours" && s.Slow < 20 {
+		t.Errorf("%d ran on slow connections, want more", s.Slow)
+	}
+	noDetours(t, db)
 	if s := db.Stats(); s.Shapes > 16 {
 		t.Errorf("%d shapes are known, the limit is 16", s.Shapes)
 	}
+}
+
+// TestACancelledDetourLetsItsKeyGoOn: the slow statement of a key is cancelled while it waits
+// for a connection.
+func TestACancelledDetourLetsItsKeyGoOn(t *testing.T) {
+	db := open(t, func(c *Config) { c.SlowConns = 1 })
+	slow, quick := Stmt{SQL: "select pg_sleep($1), 'detour'", Key: 3}, Stmt{SQL: "select 'behind it'", Key: 3}
+	ask(t, db, slow, 0.0)
+	ask(t, db, quick)
+	db.slow.learn(db.shapes.get(slow.SQL))
+	ctx, cancel := context.WithCancel(context.Background())
+	held, ended := make(chan QueryResult, 1), make(chan QueryResult, 2)
+	hold, end := context.WithCancel(context.Background())
+	defer end()
+	if err := db.Query(hold, nil, func(r QueryResult) { held <- r }, Stmt{SQL: "select pg_sleep(600)", Slow: true}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the connection to be taken", func() bool { return db.Stats().SlowRunning == 1 })
+	for range 2 {
+		if err := db.Query(ctx, nil, func(r QueryResult) { ended <- r }, slow, 0.0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	behind := make(chan QueryResult, 1)
+	if err := db.Query(context.Background(), nil, func(r QueryResult) { behind <- r }, quick); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the detour", func() bool { return db.Stats().SlowQueued == 1 })
+	cancel()
+	for range 2 {
+		if r := wait(t, ended); r.Outcome != NotRun {
+			t.Errorf("cancelled: got %v %v", r.Outcome, r.Err)
+		}
+	}
+	if r := wait(t, behind); r.Outcome != OK {
+		t.Errorf("behind them: got %v %v", r.Outcome, r.Err)
+	}
+	end()
+	wait(t, held)
+	noDetours(t, db)
+}
+
+// noDetours waits until no key is off the lanes.
+func noDetours(t *testing.T, db *DB) {
+	t.Helper()
+	await(t, "all keys to be back on the lanes", func() bool {
+		db.q.mu.Lock()
+		defer db.q.mu.Unlock()
+		return len(db.q.detours) == 0
+	})
 }

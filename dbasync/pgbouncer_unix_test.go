@@ -155,6 +155,9 @@ func TestPgBouncerIsToldOrSet(t *testing.T) {
 			}
 		}
 	})
+	t.Run("moved off the lanes", func(t *testing.T) {
+		keepsTimeout(t, openOn(t, session, func(c *Config) { c.PgBouncer, c.StatementTimeout = PoolSession, 300*time.Millisecond }))
+	})
 	t.Run("transaction", func(t *testing.T) { inTransactionMode(t, transaction) })
 	t.Run("transaction untold", func(t *testing.T) {
 		// Its server processes have the first lane's statements when the next one comes.

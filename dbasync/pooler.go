@@ -71,7 +71,7 @@ func (db *DB) afterConnect() func(context.Context, *pgx.Conn) error {
 		if err != nil {
 			return err
 		}
-		return noteSettings(ctx, c)
+		return noteSettings(ctx, c, db.settings)
 	}
 }
 
@@ -115,11 +115,7 @@ func (q *queue) takeAllForLanes() (out []*request) {
 			return nil
 		}
 	}
-	lists := []*list{&q.shared, &q.parked}
-	for i := range q.parts {
-		lists = append(lists, &q.parts[i].list)
-	}
-	for _, l := range lists {
+	for _, l := range append(q.keyedLists(), &q.shared, &q.parked) {
 		for r := l.head; r != nil; r = l.head {
 			l.unlink(r)
 			out = append(out, r)

@@ -94,12 +94,17 @@ func (s *shape) allows(stmt Stmt) error {
 func (r *request) prepare(args []any) (size int, err error) {
 	if d := r.shape.desc.Load(); d != nil {
 		err := r.encode(d, args)
-		if err != nil && len(args) == len(d.oids) && !errors.Is(err, ErrTooLong) {
-			r.db.shapes.renew(r.shape) // a column may have another type by now
+		if err == nil || len(args) != len(d.oids) || errors.Is(err, ErrTooLong) {
+			r.desc = d
+			return len(r.msg), err
 		}
-		r.desc = d
-		return len(r.msg), err
+		n := r.db.shapes.renew(r.shape) // a column may have another type by now
+		if !r.db.q.changing(r.stmt.Key) {
+			return 0, err
+		}
+		r.shape = n // or when its turn comes
 	}
+	r.behind = r.db.q.changing(r.stmt.Key)
 	r.args, size = cloneArgs(args)
 	if size > r.db.cfg.MaxQueryBytes {
 		return 0, ErrTooLong
@@ -125,8 +130,8 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	if ctx.Done() != nil {
 		r.watch(ctx)
 	}
-	ok, lend := db.q.push(r, r.shape)
-	if ok {
+	lend, err := db.q.push(r, r.shape)
+	if err == nil {
 		db.stats.accepted.Add(1)
 		if lend != nil {
 			lend.sendLent()
@@ -142,5 +147,5 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	r.unwatch()
 	r.release() // the claim's
 	db.settled(r)
-	return ErrClosed
+	return err
 }

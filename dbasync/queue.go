@@ -2,59 +2,6 @@ package dbasync
 
 import "sync"
 
-// list is a doubly linked list through the requests; guarded by queue.mu.
-type list struct {
-	head, tail *request
-	n          int
-}
-
-func (l *list) pushBack(r *request) {
-	r.in, r.prev, r.next = l, l.tail, nil
-	if l.tail != nil {
-		l.tail.next = r
-	} else {
-		l.head = r
-	}
-	l.tail = r
-	l.n++
-}
-
-// putBack inserts r by its sequence number. Requests that come back are older than
-// nearly all that wait, so the walk from the head is short.
-func (l *list) putBack(r *request) {
-	at := l.head
-	for at != nil && at.seq < r.seq {
-		at = at.next
-	}
-	if at == nil {
-		l.pushBack(r)
-		return
-	}
-	r.in, r.next, r.prev = l, at, at.prev
-	if at.prev != nil {
-		at.prev.next = r
-	} else {
-		l.head = r
-	}
-	at.prev = r
-	l.n++
-}
-
-func (l *list) unlink(r *request) {
-	if r.prev != nil {
-		r.prev.next = r.next
-	} else {
-		l.head = r.next
-	}
-	if r.next != nil {
-		r.next.prev = r.prev
-	} else {
-		l.tail = r.prev
-	}
-	r.in, r.prev, r.next = nil, nil, nil
-	l.n--
-}
-
 // part is the queue of a share of the ordering keys. One lane at a time serves it,
 // and only while none of its queries is in flight from an earlier burst, so that a
 // burst that the server skips can be put back without being overtaken.
@@ -63,6 +10,21 @@ type part struct {
 	home     int // the lane that serves it while it is up
 	owner    int // the lane that serves it now
 	inflight int
+	ddl      bool // among those in flight is, or was, one that may alter tables
+	lastDDL  uint64
+}
+
+// add queues r, by its sequence number when it comes back.
+func (p *part) add(r *request, back bool) {
+	r.part = p
+	if r.shape.ddl {
+		p.lastDDL = max(p.lastDDL, r.seq)
+	}
+	if back {
+		p.putBack(r)
+	} else {
+		p.pushBack(r)
+	}
 }
 
 // queue holds every accepted query that is not in flight. All lanes take from the
@@ -75,21 +37,29 @@ type queue struct {
 	mu        sync.Mutex
 	seq       uint64
 	shared    list
-	slow      list
+	slow      turns    // statements
+	jobs      turns    // transactions and other work that holds a connection
 	parked    list     // without a key, their shape is not described yet
 	describes []*shape // wait for a lane to describe them; each once (asked)
 	parts     []part
+	detours   map[uint64]*detour // by key
 	lanes     []*lane
 	probing   bool // a suspect shape is being measured on some lane
 	closed    bool // no new queries
 	dead      bool // Stop has given up: nothing is taken any more
-	slowCond  sync.Cond
 }
 
 func (q *queue) init(db *DB, lanes []*lane) {
 	q.db, q.lanes = db, lanes
-	q.slowCond.L = &q.mu
-	q.parts = make([]part, len(lanes))
+	for t, conns := range map[*turns]int{&q.slow: db.cfg.SlowConns, &q.jobs: db.cfg.TxConns} {
+		limit := db.cfg.MaxSlowRunning
+		if limit == 0 {
+			limit = max(1, conns-1)
+		}
+		t.init(limit, db.cfg.MaxSlowQueue)
+		t.cond.L = &q.mu
+	}
+	q.parts, q.detours = make([]part, len(lanes)), make(map[uint64]*detour)
 	for i := range q.parts {
 		q.parts[i].home, q.parts[i].owner = i, i
 	}
@@ -98,38 +68,51 @@ func (q *queue) init(db *DB, lanes []*lane) {
 	}
 }
 
-// push queues a new request and takes over the caller's reference; false when the
-// DB is closed. A query that has the DB to itself may be sent by its caller, which
+// push queues a new request and takes over the caller's reference, unless it returns an
+// error: ErrClosed, or ErrQueueFull when its submitter has too much slow work. A query that
+// has the DB to itself may be sent by its caller, which
 // spares it a wake-up: then lend is the lane, its burst filled, and the caller must
 // call lend.sendLent.
-func (q *queue) push(r *request, sh *shape) (ok bool, lend *lane) {
+func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		return false, nil
+		return nil, ErrClosed
+	}
+	slow := r.job != nil || r.stmt.Key == 0 && sh.runsSlow(r)
+	if slow && r.state.Load() != stDone && !q.turnsOf(r).enrol(r, true) {
+		q.db.stats.slowRefused.Add(1)
+		return nil, ErrQueueFull
 	}
 	q.seq++
 	r.seq = q.seq
-	if r.desc != nil && q.db.outstanding.Load() == 1 && !sh.runsSlow(r) {
+	if r.desc != nil && q.db.outstanding.Load() == 1 && !slow && !sh.runsSlow(r) {
 		lend = q.idleLane(r)
 	}
 	if lend == nil || r.state.Load() == stDone {
 		q.place(r, sh, false)
-		return true, nil
+		return nil, nil
 	}
 	if r.stmt.Key != 0 {
-		r.part = q.partOf(r.stmt.Key)
-		r.part.pushBack(r)
+		q.partOf(r.stmt.Key).add(r, false)
 	} else {
 		q.shared.pushBack(r)
 	}
 	q.fill(lend, &lend.burst)
 	if lend.burst.queries() == 0 { // its part is on the way back to its home
 		q.wakeFor(r)
-		return true, nil
+		return nil, nil
 	}
 	lend.lent = true
-	return true, lend
+	return lend, nil
+}
+
+// turnsOf is where r waits if it is slow.
+func (q *queue) turnsOf(r *request) *turns {
+	if r.job != nil {
+		return &q.jobs
+	}
+	return &q.slow
 }
 
 // maxLent is how much a caller writes itself at most, in bytes: it fits into the
@@ -154,7 +137,7 @@ func (l *lane) canLend(r *request) bool {
 // idleLane returns a lane that owes nothing and whose writer sleeps. Caller holds mu.
 func (q *queue) idleLane(r *request) *lane {
 	for _, l := range q.lanes {
-		if r.stmt.Key != 0 && q.partOf(r.stmt.Key).owner != l.index {
+		if r.stmt.Key != 0 && (q.partOf(r.stmt.Key).owner != l.index || q.detours[r.stmt.Key] != nil) {
 			continue
 		}
 		if l.waiting && !l.woken && l.inflight == 0 && !l.rollback && l.gateOpen() && len(q.describes) == 0 && l.canLend(r) {
@@ -173,30 +156,44 @@ func (q *queue) place(r *request, sh *shape, back bool) {
 	}
 	to := &q.shared
 	switch {
-	case r.job != nil:
-		to = &q.slow
-	case r.stmt.Key != 0:
-		r.part = q.partOf(r.stmt.Key)
-		to = &r.part.list
+	case r.job != nil || r.stmt.Key == 0 && r.desc != nil && sh.runsSlow(r):
+		q.putSlow(r, back)
+		return
 	case r.desc == nil:
 		to = &q.parked
-	case sh.runsSlow(r):
-		to = &q.slow
 	}
-	if back {
+	if r.stmt.Key != 0 {
+		r.part = q.partOf(r.stmt.Key)
+		if d := q.detours[r.stmt.Key]; d != nil {
+			to = &d.list
+		}
+	}
+	switch {
+	case r.stmt.Key != 0 && q.detours[r.stmt.Key] == nil:
+		r.part.add(r, back)
+	case back:
 		to.putBack(r)
-	} else {
+	default:
 		to.pushBack(r)
 	}
-	if r.desc == nil && r.job == nil {
+	switch {
+	case r.behind:
+		q.wakeFor(r) // its turn may have come already
+	case r.desc == nil:
 		q.want(sh)
-		return
+	default:
+		q.wakeFor(r)
 	}
-	if to == &q.slow {
-		q.slowCond.Signal()
-		return
+}
+
+// putSlow queues r for an ordinary connection. Caller holds mu; r is not done.
+func (q *queue) putSlow(r *request, back bool) {
+	t := q.turnsOf(r)
+	if r.share == nil {
+		t.enrol(r, false)
 	}
-	q.wakeFor(r)
+	t.put(r, back)
+	t.cond.Signal()
 }
 
 // wakeFor wakes a lane that may send r. Caller holds mu.
@@ -269,23 +266,40 @@ func (q *queue) remove(r *request) bool {
 	if r.in == nil {
 		return false
 	}
+	if r.share != nil && r.in == &r.share.list {
+		r.share.of.drop(r)
+		if r.detour != nil {
+			q.onward(r.detour)
+		}
+		return true
+	}
 	r.in.unlink(r)
+	if r.part != nil {
+		q.lanes[r.part.owner].wake() // it may be the next one's turn
+	}
 	return true
 }
 
-// takeSlow waits for a slow request, and returns nil when the worker shall end.
-func (q *queue) takeSlow() *request {
+// takeSlow waits for work of t, and returns nil when the worker shall end. before is what
+// the worker has run last, nil at first; its reference is given back.
+func (q *queue) takeSlow(t *turns, before *request) *request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if before != nil {
+		before.share.ran()
+		if before.detour != nil {
+			q.onward(before.detour)
+		}
+		before.release()
+	}
 	for {
-		if r := q.slow.head; r != nil {
-			q.slow.unlink(r)
+		if r := t.take(q.db.rows.over()); r != nil {
 			return r
 		}
 		if q.dead {
 			return nil
 		}
-		q.slowCond.Wait()
+		t.cond.Wait()
 	}
 }
 
@@ -295,23 +309,16 @@ func (q *queue) expired(now int64, out []*request) []*request {
 	defer q.mu.Unlock()
 	out = q.shared.expired(now, out)
 	out = q.parked.expired(now, out)
-	for r := q.slow.head; r != nil; r = r.next { // of two timeouts, and few
-		if int64(r.deadline) <= now {
-			r.refs.Add(1)
-			out = append(out, r)
-		}
+	for _, t := range []*turns{&q.slow, &q.jobs} {
+		t.each(func(r *request) { // of two timeouts
+			if int64(r.deadline) <= now {
+				r.refs.Add(1)
+				out = append(out, r)
+			}
+		})
 	}
-	for i := range q.parts {
-		out = q.parts[i].expired(now, out)
-	}
-	return out
-}
-
-// expired looks at the head only as far as it is late: all have the same timeout.
-func (l *list) expired(now int64, out []*request) []*request {
-	for r := l.head; r != nil && int64(r.deadline) <= now; r = r.next {
-		r.refs.Add(1)
-		out = append(out, r)
+	for _, l := range q.keyedLists() {
+		out = l.expired(now, out)
 	}
 	return out
 }
@@ -322,17 +329,20 @@ func (q *queue) drain() []*request {
 	defer q.mu.Unlock()
 	q.closed, q.dead = true, true
 	var out []*request
-	lists := []*list{&q.shared, &q.slow, &q.parked}
-	for i := range q.parts {
-		lists = append(lists, &q.parts[i].list)
+	for _, t := range []*turns{&q.slow, &q.jobs} {
+		for t.n > 0 {
+			r := t.ring[0].head
+			t.drop(r)
+			out = append(out, r)
+		}
+		t.cond.Broadcast()
 	}
-	for _, l := range lists {
+	for _, l := range append(q.keyedLists(), &q.shared, &q.parked) {
 		for r := l.head; r != nil; r = l.head {
 			l.unlink(r)
 			out = append(out, r)
 		}
 	}
-	q.slowCond.Broadcast()
 	for _, l := range q.lanes {
 		l.cond.Broadcast()
 	}

@@ -1,25 +1,31 @@
 package dbasync
 
 import (
+	"context"
 	"errors"
 	"net"
 	"time"
 )
 
 // read runs on the lane's keeper goroutine until the connection breaks.
-func (l *lane) read(conn net.Conn) error {
+func (l *lane) read(ctx context.Context, conn net.Conn) error {
 	a := &l.ans
 	*a = answers{index: l.index, shapes: l.db.shapes,
-		limits: limits{l.db.cfg.MaxResultRows, l.db.cfg.MaxResultBytes}}
+		limits:    limits{l.db.cfg.MaxResultRows, l.db.cfg.MaxResultBytes},
+		slowAfter: l.db.cfg.SlowAfter, calm: l.db.cfg.StatementTimeout}
 	if l.db.cfg.OnNotice != nil {
 		a.onNotice = l.db.notice
 	}
 	var x wire
 	l.heard.Store(int64(l.db.now()))
 	for {
+		if l.db.rows.over() {
+			l.pause(ctx)
+		}
 		n, err := conn.Read(x.space())
 		if n > 0 {
 			now := l.db.now()
+			a.now = now
 			gap := now - time.Duration(l.heard.Swap(int64(now)))
 			l.mu.Lock()
 			a.view = l.fifo
@@ -35,6 +41,16 @@ func (l *lane) read(conn net.Conn) error {
 			return l.whyLost(err)
 		}
 	}
+}
+
+// pause waits for room for results. The server is not silent meanwhile: it isn't heard.
+func (l *lane) pause(ctx context.Context) {
+	l.db.stats.pauses.Add(1)
+	l.paused.Store(true)
+	l.db.rows.wait(ctx)
+	l.ans.resumed = l.db.now()
+	l.heard.Store(int64(l.ans.resumed))
+	l.paused.Store(false)
 }
 
 // errStalled: the watch closed the connection.

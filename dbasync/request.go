@@ -35,20 +35,31 @@ type request struct {
 	msg    []byte // Bind and Execute; owned, reused
 	params int    // length of msg without the description's tail
 	rows   bool   // the caller wants rows
-	bytes  int    // counted against MaxQueueBytes
+	bytes  int    // of its arguments, counted against MaxQueueBytes
 	seq    uint64
-	part   *part // of its Key; nil without one
-	tries  int8  // times it was put back for a reason of its own (plan, Retry)
+	part   *part   // of its Key; nil without one
+	detour *detour // of its key, which it is made for; nil: none; guarded by queue.mu
+	unit   *unit   // whose rows come beside the result's; nil: none
+	share  *share  // of slow work; nil for what no ordinary connection has to do
+	tries  int8    // times it was put back for a reason of its own (plan, Retry)
 
 	start    time.Duration // on the DB's clock
 	deadline time.Duration
 	job      job             // Tx, Do, CopyFrom; nil: msg
 	qctx     context.Context // for the tracer and OnNotice; nil without them
 	busy     bool            // its arguments are being encoded; guarded by queue.mu
+	first    bool            // nothing was before it when its shape was described; guarded by queue.mu
+	behind   bool            // described anew when its turn comes; guarded by queue.mu
 
 	stop  func() bool                        // ends ctx's callback
 	ctxMu sync.Mutex                         // held while stop is being set
 	abort atomic.Pointer[context.CancelFunc] // ends its run on a slow connection
+
+	rowBytes     int      // counted in undelivered; guarded by undelivered.mu while it is listed
+	listed       bool     // it was put on undelivered's list
+	stripped     bool     // it lost its rows there; guarded by undelivered.mu
+	owner        any      // whose it is, when listed
+	older, newer *request // guarded by undelivered.mu
 
 	res QueryResult
 	run func() // r.deliver, made once
@@ -79,7 +90,9 @@ func (r *request) release() {
 	}
 	r.on, r.done, r.stmt, r.shape, r.desc, r.args = nil, nil, Stmt{}, nil, nil, nil
 	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
-	r.job, r.qctx, r.stop, r.busy, r.res = nil, nil, nil, false, QueryResult{}
+	r.first, r.behind, r.detour = false, false, nil
+	r.unit, r.rowBytes, r.listed, r.stripped, r.owner = nil, 0, false, false, nil
+	r.job, r.qctx, r.stop, r.busy, r.res, r.share = nil, nil, nil, false, QueryResult{}, nil
 	r.abort.Store(nil)
 	r.db.requests.Put(r)
 }
@@ -162,6 +175,6 @@ func (r *request) encode(d *description, args []any) error {
 		}
 		r.params = len(msg)
 	}
-	r.msg = finishBind(r.msg[:r.params], 0, d, r.rows)
+	r.msg = finishBind(r.msg[:r.params], 0, d, r.rows && r.stmt.ReadOnly)
 	return nil
 }

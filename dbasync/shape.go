@@ -13,6 +13,7 @@ type shape struct {
 	name  string // of the prepared statement, on every lane
 	class class
 	word  string // its first keyword
+	ddl   bool   // may alter what other statements use
 
 	desc atomic.Pointer[description] // nil until a server has described it
 	tag  atomic.Pointer[string]      // the command tag seen last
@@ -29,6 +30,7 @@ type shape struct {
 
 	evicted bool         // guarded by shapes.mu
 	asked   bool         // on queue.describes or being described; guarded by queue.mu
+	sent    uint64       // queue.seq when a lane took it to describe; guarded by queue.mu
 	last    *description // before a change of plan: the parameters' types stay; guarded by queue.mu
 }
 
@@ -38,7 +40,9 @@ type description struct {
 	fields    []pgconn.FieldDescription // Format set as asked for in Bind
 	formatAll int16                     // the format asked for all columns at once, -1: each has its own
 	tail      []byte                    // the end of the Bind message and the Execute message
-	tailNR    []byte                    // the same for callers that want no rows
+	// tailLimited is tail with a limit of rows, for what only reads: anything else would be
+	// half done when it stops.
+	tailLimited []byte
 }
 
 // shapes is the cache of shapes: SQL text to shape, at most limit.
@@ -85,7 +89,7 @@ func (c *shapes) add(sql string) *shape {
 		c.evictOldest()
 	}
 	c.nextID++
-	s := &shape{sql: sql, name: c.name(), class: cl, word: word}
+	s := &shape{sql: sql, name: c.name(), class: cl, word: word, ddl: altersTables(word)}
 	s.used.Store(c.tick.Add(1))
 	c.bySQL[sql] = s
 	return s
@@ -154,20 +158,25 @@ func (c *shapes) forget(s *shape) {
 
 // renew forgets what s was described as: the next use of its text has it described
 // anew, its parameters' types too. Queries that hold s already keep to it. What was
-// learned of its pace stays.
-func (c *shapes) renew(s *shape) {
+// learned of its pace stays. It returns the text's new shape, not described unless others
+// have been quicker.
+func (c *shapes) renew(s *shape) *shape {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.evicted {
-		return
+	if n := c.bySQL[s.sql]; s.evicted && n != nil {
+		return n
 	}
 	c.evict(s)
+	if len(c.bySQL) >= c.limit {
+		c.evictOldest()
+	}
 	c.nextID++
-	n := &shape{sql: s.sql, name: c.name(), class: s.class, word: s.word}
+	n := &shape{sql: s.sql, name: c.name(), class: s.class, word: s.word, ddl: s.ddl}
 	n.slow.Store(s.slow.Load())
 	n.suspect.Store(s.suspect.Load())
 	n.used.Store(c.tick.Add(1))
 	c.bySQL[n.sql] = n
+	return n
 }
 
 // prepared notes that lane i's server has parsed s.

@@ -17,8 +17,9 @@ import (
 // job is work that needs an ordinary connection for itself.
 type job func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error)
 
-// slowPool runs what must not hold up a lane: Config.SlowConns goroutines, each with
-// an ordinary connection while it works.
+// slowPool runs what must not hold up a lane: Config.SlowConns goroutines for statements
+// and Config.TxConns for transactions and the like, each with an ordinary connection while
+// it works. They share the idle connections.
 type slowPool struct {
 	db   *DB
 	pool *pgxpool.Pool
@@ -27,7 +28,7 @@ type slowPool struct {
 
 func (s *slowPool) start(ctx context.Context) error {
 	cfg := s.db.pgCfg.Copy()
-	cfg.MaxConns, cfg.MinConns = int32(s.db.cfg.SlowConns), 0
+	cfg.MaxConns, cfg.MinConns = int32(s.db.cfg.SlowConns+s.db.cfg.TxConns), 0
 	cfg.ConnConfig.ConnectTimeout = s.db.cfg.ConnectTimeout
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "millrace slow"
@@ -42,7 +43,10 @@ func (s *slowPool) start(ctx context.Context) error {
 	}
 	s.pool = pool
 	for range s.db.cfg.SlowConns {
-		s.wg.Go(func() { s.work(ctx) })
+		s.wg.Go(func() { s.work(ctx, &s.db.q.slow) })
+	}
+	for range s.db.cfg.TxConns {
+		s.wg.Go(func() { s.work(ctx, &s.db.q.jobs) })
 	}
 	return nil
 }
@@ -53,11 +57,10 @@ func (s *slowPool) stop() {
 	s.pool.Close()
 }
 
-func (s *slowPool) work(ctx context.Context) {
+func (s *slowPool) work(ctx context.Context, t *turns) {
 	pause := newBackoff(s.db.cfg.MinBackoff, s.db.cfg.MaxBackoff)
-	for r := s.db.q.takeSlow(); r != nil; r = s.db.q.takeSlow() {
+	for r := s.db.q.takeSlow(t, nil); r != nil; r = s.db.q.takeSlow(t, r) {
 		s.serve(ctx, r, pause)
-		r.release()
 	}
 }
 
@@ -140,19 +143,11 @@ func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
 
 // query runs a statement from its encoded form.
 func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
-	values, formats := bindParams(r.msg, r.shape.name)
-	var resultFormats []int16
-	if r.desc.formatAll >= 0 {
-		resultFormats = []int16{r.desc.formatAll} // also of a column that was added
-	} else {
-		for i := range r.desc.fields {
-			resultFormats = append(resultFormats, r.desc.fields[i].Format)
-		}
+	if !s.limitProcedure(ctx, r, c.Conn().PgConn()) {
+		return
 	}
 	began := time.Now()
-	rr := c.Conn().PgConn().ExecParams(ctx, r.shape.sql, values, r.desc.oids, formats, resultFormats)
-	rows, fields := s.collect(r, rr)
-	tag, err := rr.Close()
+	rows, fields, tag, err := s.exec(ctx, r, c.Conn().PgConn())
 	s.measure(r.shape, time.Since(began), err)
 	if err != nil {
 		var pg *pgconn.PgError
@@ -172,8 +167,6 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) {
 	if rows.over {
 		res.Err, res.rows = ErrResultTooLarge, 0
 	}
-	s.db.bytes.Add(int64(len(res.data)))
-	r.bytes += len(res.data)
 	s.db.deliver(r)
 }
 
@@ -217,6 +210,17 @@ func appendDataRow(dst []byte, values [][]byte) []byte {
 	return dst
 }
 
+// resultFormats are those of the columns, as a Bind has them.
+func (d *description) resultFormats() (formats []int16) {
+	if d.formatAll >= 0 {
+		return []int16{d.formatAll} // also of a column that was added
+	}
+	for i := range d.fields {
+		formats = append(formats, d.fields[i].Format)
+	}
+	return formats
+}
+
 // outcomeOf says what an error of an ordinary connection means for the one
 // transaction that was on it.
 func outcomeOf(ctx context.Context, err error) (Outcome, error) {
@@ -230,6 +234,57 @@ func outcomeOf(ctx context.Context, err error) (Outcome, error) {
 		return MayHaveRun, fmt.Errorf("%w: %w", whyEnded(ctx), err)
 	}
 	return MayHaveRun, fmt.Errorf("%w: %w", ErrConnLost, err)
+}
+
+// limited: r keeps Config.StatementTimeout, as on a lane: it was moved here unasked. What
+// AfterConnect has set instead is left alone, as on a lane.
+func (s *slowPool) limited(r *request, c *pgconn.PgConn) bool {
+	return !r.stmt.Slow && s.db.cfg.StatementTimeout > 0 && c.CustomData()[ownTimeout] == nil
+}
+
+// limitProcedure sets the time that a procedure keeps for the session: one may end its
+// transaction. clean takes it back. False: it failed, and r has ended.
+func (s *slowPool) limitProcedure(ctx context.Context, r *request, c *pgconn.PgConn) bool {
+	if r.shape.class != classStrict || !s.limited(r, c) {
+		return true
+	}
+	err := c.Exec(ctx, "set statement_timeout = "+s.db.laneTimeout()).Close()
+	if err == nil {
+		return true
+	}
+	why := ErrConnLost
+	if ctx.Err() != nil {
+		why = whyEnded(ctx)
+	}
+	s.finish(r, NotRun, "", fmt.Errorf("%w: %w", why, err))
+	return false
+}
+
+// exec runs a statement in a transaction of its own. The time that it keeps is set for that
+// transaction only, in the same write, so that nothing of it is left for the next and a
+// pooler may be between.
+func (s *slowPool) exec(ctx context.Context, r *request, c *pgconn.PgConn) (rows rowSet, fields []pgconn.FieldDescription, tag pgconn.CommandTag, err error) {
+	values, formats := bindParams(r.msg, r.shape.name)
+	if !s.limited(r, c) || r.shape.class == classStrict {
+		rr := c.ExecParams(ctx, r.shape.sql, values, r.desc.oids, formats, r.desc.resultFormats())
+		rows, fields = s.collect(r, rr)
+		tag, err = rr.Close()
+		return rows, fields, tag, err
+	}
+	b := &pgconn.Batch{}
+	b.ExecParams("select set_config('statement_timeout', '"+s.db.laneTimeout()+"', true)", nil, nil, nil, nil)
+	b.ExecParams(r.shape.sql, values, r.desc.oids, formats, r.desc.resultFormats())
+	results := c.ExecBatch(ctx, b)
+	if results.NextResult() {
+		_, _ = results.ResultReader().Close()
+	}
+	fields = r.desc.fields
+	if results.NextResult() {
+		rr := results.ResultReader()
+		rows, fields = s.collect(r, rr)
+		tag, _ = rr.Close()
+	}
+	return rows, fields, tag, results.Close()
 }
 
 // isPlainError: the statement failed and the connection lives. Poolers leave the

@@ -8,7 +8,7 @@ type counters struct {
 	connects, connectFailures                         atomic.Uint64
 	submitterFull, stale, dropped, eventsLost         atomic.Uint64
 	notifications, notificationsLost                  atomic.Uint64
-	txRetries                                         atomic.Uint64
+	txRetries, slowRefused, pauses                    atomic.Uint64
 	ended                                             [4]atomic.Uint64
 }
 
@@ -18,6 +18,9 @@ type Stats struct {
 	Ended             map[Outcome]uint64
 	Outstanding       int64 // accepted, completion not begun
 	OutstandingBytes  int64 // arguments and rows of those
+	UndeliveredBytes  int64 // rows of finished ones, completion not begun
+	LanesPaused       int   // not read, as too much of that waits
+	Pauses            uint64
 	Queued            int   // not in flight
 	InFlight          int   // on the lanes
 	Undelivered       int64 // finished, submitter full
@@ -36,6 +39,10 @@ type Stats struct {
 	Notifications     uint64
 	NotificationsLost uint64
 	TxRetries         uint64 // transactions run again after 40001 or 40P01
+	SlowQueued        int    // wait for an ordinary connection
+	SlowRunning       int    // have one
+	SlowSubmitters    int    // submitters with such work
+	SlowRefused       uint64 // a submitter had MaxSlowQueue already
 }
 
 // Stats returns what is going on and what has happened since New.
@@ -43,27 +50,38 @@ func (db *DB) Stats() Stats {
 	c := &db.stats
 	s := Stats{
 		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Ended: make(map[Outcome]uint64),
-		Outstanding: db.outstanding.Load(), OutstandingBytes: db.bytes.Load(), Undelivered: db.late.waiting.Load(),
+		Outstanding: db.outstanding.Load(), UndeliveredBytes: db.rows.bytes.Load(), Pauses: c.pauses.Load(), Undelivered: db.late.waiting.Load(),
 		Bursts: c.bursts.Load(), Skipped: c.skipped.Load(), Slow: c.slow.Load(), Learned: c.learned.Load(),
 		Shapes: db.shapes.len(), Connects: c.connects.Load(), ConnectFailures: c.connectFailures.Load(),
 		SubmitterFull: c.submitterFull.Load(), Stale: c.stale.Load(), ResultsDropped: c.dropped.Load(),
 		EventsLost: c.eventsLost.Load(), Notifications: c.notifications.Load(), NotificationsLost: c.notificationsLost.Load(),
-		TxRetries: c.txRetries.Load(),
+		TxRetries: c.txRetries.Load(), SlowRefused: c.slowRefused.Load(),
 	}
+	s.OutstandingBytes = db.bytes.Load() + s.UndeliveredBytes
 	for o := range c.ended {
 		s.Ended[Outcome(o)] = c.ended[o].Load()
 	}
 	q := &db.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s.Queued = q.shared.n + q.slow.n + q.parked.n
-	for i := range q.parts {
-		s.Queued += q.parts[i].n
+	for _, t := range []*turns{&q.slow, &q.jobs} {
+		s.SlowQueued += t.n
+		s.SlowSubmitters += len(t.shares)
+		for _, share := range t.shares {
+			s.SlowRunning += share.running
+		}
+	}
+	s.Queued = q.shared.n + q.parked.n + s.SlowQueued
+	for _, l := range q.keyedLists() {
+		s.Queued += l.n
 	}
 	for _, l := range q.lanes {
 		s.InFlight += l.inflight
 		if l.open {
 			s.LanesUp++
+		}
+		if l.paused.Load() {
+			s.LanesPaused++
 		}
 	}
 	return s

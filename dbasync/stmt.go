@@ -136,6 +136,15 @@ func refusesBlock(words []string) bool {
 	return words[0] != "refresh" && slices.Contains(words, "concurrently")
 }
 
+// altersTables: a statement that begins with word may make or alter what others use.
+func altersTables(word string) bool {
+	switch word {
+	case "create", "alter", "drop", "do", "call":
+		return true
+	}
+	return false
+}
+
 func stateError(word string) error {
 	return fmt.Errorf("%w: %s", ErrNotOnLane, strings.ToUpper(word))
 }

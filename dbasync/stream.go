@@ -149,8 +149,6 @@ func (s *stream) hand(ctx context.Context, chunk QueryResult) error {
 			return fmt.Errorf("%w: %w", whyEnded(ctx), ctx.Err())
 		}
 	}
-	s.db.bytes.Add(int64(len(chunk.data)))
-	defer s.db.bytes.Add(-int64(len(chunk.data)))
 	select {
 	case err := <-answer:
 		return err

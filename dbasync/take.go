@@ -13,6 +13,7 @@ func (l *lane) take(b *burst) bool {
 		}
 		if l.gateOpen() && !q.dead {
 			q.fill(l, b)
+			q.takeDescribes(b)
 			if b.queries()+len(b.describes) > 0 || b.rollback {
 				l.woken = false
 				return true
@@ -51,8 +52,7 @@ type filling struct {
 func (q *queue) fill(l *lane, b *burst) {
 	b.rollback, l.rollback = l.rollback, false
 	l.undoing = l.undoing || b.rollback
-	b.bare, l.bare = l.bare, false
-	q.takeDescribes(b)
+	b.bare, l.bare = b.bare || l.bare, false
 	f := filling{q: q, l: l, b: b,
 		room:  min(q.db.cfg.Window-l.inflight, l.maxBurst),
 		bytes: q.db.cfg.LaneBytes - l.bytes}
@@ -83,6 +83,8 @@ func (q *queue) shapeBurst(l *lane, b *burst) {
 	}
 }
 
+// takeDescribes takes those that fill has asked for too: a lane that finds nothing else to
+// send may be the only one awake. Caller holds mu.
 func (q *queue) takeDescribes(b *burst) {
 	n := min(len(q.describes), maxDescribes)
 	if n == 0 {
@@ -91,6 +93,8 @@ func (q *queue) takeDescribes(b *burst) {
 	b.describes = append(b.describes, q.describes[:n]...)
 	for _, s := range b.describes {
 		b.hints = append(b.hints, s.last)
+		s.sent = q.seq
+		q.noteFirst(s)
 	}
 	q.describes = append(q.describes[:0], q.describes[n:]...)
 }
@@ -104,12 +108,24 @@ func (f *filling) takeKeyed(p *part) {
 	}
 	for n := 0; p.head != nil && !f.full; n++ {
 		r := p.head
+		for n == 0 && f.detours(r) {
+			f.q.detour(p)
+			if r = p.head; r == nil {
+				return
+			}
+		}
 		if r.desc == nil && r.state.Load() == stQueued {
+			if n == 0 && !r.busy {
+				f.itsTurn(p)
+			}
 			return // its shape is being described
 		}
 		if !f.fresh(r) {
 			f.q.want(r.shape)
 			return
+		}
+		if f.detours(r) {
+			return // when nothing of its part is before it
 		}
 		strict := r.shape.class == classStrict || !f.l.chain
 		if strict && n > 0 || !f.take(r) || strict {
@@ -117,6 +133,28 @@ func (f *filling) takeKeyed(p *part) {
 		}
 		f.b.keyed++
 	}
+}
+
+// detours: r was learned to be slow, and may run now if it is the first of its part.
+func (f *filling) detours(r *request) bool {
+	return r.desc != nil && r.shape.slow.Load() && r.state.Load() == stQueued && f.fresh(r)
+}
+
+// itsTurn: all before the head of p has ended, and its shape is not described, or was
+// refused before, or may mean something else by now; then for those behind it too, as far
+// as nothing else alters tables.
+func (f *filling) itsTurn(p *part) {
+	sh := p.head.shape
+	if p.head.behind {
+		sh = f.q.db.shapes.renew(f.q.db.shapes.get(sh.sql))
+		for r := p.head; r != nil && !r.shape.ddl; r = r.next {
+			if r.behind && r.shape.sql == sh.sql {
+				r.shape, r.behind = sh, false
+			}
+		}
+		p.head.shape, p.head.behind = sh, false // also of one that alters tables itself
+	}
+	f.q.want(sh)
 }
 
 // maxSkip bounds how many suspects one fill steps over.
@@ -133,8 +171,7 @@ func (f *filling) takeShared() {
 			f.q.want(r.shape)
 		case r.shape.runsSlow(r) && r.state.Load() == stQueued:
 			f.q.shared.unlink(r)
-			f.q.slow.putBack(r)
-			f.q.slowCond.Signal()
+			f.q.putSlow(r, true)
 		case r.shape.suspect.Load():
 			if f.takeSuspect(r) {
 				return
@@ -192,8 +229,9 @@ func (f *filling) take(r *request) bool {
 	f.room--
 	f.bytes -= size
 	f.l.bytes += size
-	if r.part != nil {
-		r.part.inflight++
+	if p := r.part; p != nil {
+		p.ddl = r.shape.ddl || p.ddl && p.inflight > 0
+		p.inflight++
 	}
 	switch {
 	case r.shape.class == classStrict:

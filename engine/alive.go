@@ -28,5 +28,5 @@ func (l *loop) dead(s *Session, now int64) bool {
 // lost ends a session whose peer is dead. The kernel forgets what it still holds for it.
 func (l *loop) lost(s *Session) {
 	s.conn.Abort()
-	l.abort(s, ReasonPeerReset)
+	l.cut(s, ReasonPeerReset)
 }

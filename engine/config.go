@@ -155,6 +155,11 @@ type Limits struct {
 	// not ask for. When a load has ended, the memory is given back to the system.
 	MemoryBudget int
 	MaxGroups    int // groups of one session; 64
+	// ResumeBytes is what is kept of one session, in bytes, that was sent and is not
+	// acknowledged: with Resume no more is sent then until it is, and a session that waits for
+	// its peer closes when it is sent more that the peer has not asked for. Answers count
+	// until MaxOutbound too, in the larger of the two. 256 KiB.
+	ResumeBytes int
 }
 
 // Timeouts bound how long a Server waits for its peers.
@@ -163,7 +168,12 @@ type Timeouts struct {
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
 	IdleTimeout       time.Duration // no whole frame for so long; 0 or Off = none
 	FinTimeout        time.Duration // after the peer's FIN, to finish what is owed; 5 min
-	Linger            time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
+	// Resume is how long a session is kept whose connection breaks, so that its peer can come
+	// back and go on where it was: index, round, groups and what is held for it stay, and what
+	// is sent meanwhile is kept. Only peers that begin with a HELLO frame are waited for; every
+	// connection is a session from its first frame on. It needs system frames. 0 or Off = never.
+	Resume time.Duration
+	Linger time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
 }
 
 // Socket sets up connections and how they are read.
@@ -195,6 +205,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.MaxOutbox, 16<<20)
 	or(&c.MemoryBudget, 256<<20)
 	or(&c.MaxGroups, 64)
+	or(&c.ResumeBytes, 256<<10)
 	or(&c.FirstFrameTimeout, 10*time.Second)
 	or(&c.FrameTimeout, 10*time.Second)
 	or(&c.FinTimeout, 5*time.Minute)
@@ -225,6 +236,7 @@ func (c Config) inUse() Config {
 	swap(&c.KeepAlive, Off, 0)
 	swap(&c.UserTimeout, Off, 0)
 	swap(&c.Heartbeat, Off, 0)
+	swap(&c.Resume, Off, 0)
 	return c
 }
 
@@ -283,6 +295,7 @@ func (c Config) validate() error {
 	within("MaxOutbox", c.MaxOutbox, 1<<10, 1<<31-1)
 	within("MemoryBudget", c.MemoryBudget, 1<<16, 1<<48)
 	within("MaxGroups", c.MaxGroups, 1, 1<<16)
+	within("ResumeBytes", c.ResumeBytes, 1<<10, 1<<30)
 	within("MaxHandshakes", c.MaxHandshakes, 1, 1<<20)
 	within("HandshakeRate", c.HandshakeRate, 0, 1<<20)
 	within("MaxRatio", c.MaxRatio, 0, 1<<20)
@@ -305,6 +318,7 @@ func (c Config) validate() error {
 		{"Linger", c.Linger, time.Millisecond},
 		{"HandshakeTimeout", c.HandshakeTimeout, 10 * time.Millisecond},
 		{"FinTimeout", c.FinTimeout, time.Millisecond},
+		{"Resume", c.Resume, 10 * time.Millisecond},
 		{"KeepAlive", c.KeepAlive, time.Second},
 		{"KeepAliveEvery", c.KeepAliveEvery, time.Second},
 		{"UserTimeout", c.UserTimeout, time.Millisecond},
@@ -331,6 +345,7 @@ func (c Config) validate() error {
 	if c.Heartbeat > 0 && c.NoSystemFrames {
 		bad("Heartbeat", c.Heartbeat, "needs system frames, which NoSystemFrames turns off")
 	}
+	c.validateResume(bad)
 	return errors.Join(errs...)
 }
 

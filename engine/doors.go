@@ -97,7 +97,14 @@ func (s *Session) sayWhy() {
 // stalled ends a session whose peer has stood still for FrameTimeout in the middle of a TLS
 // record or a WebSocket header; false: its clocks stand still. Loop goroutine.
 func stalled(k netio.Sink) bool {
-	s := (*Session)(k.(*sink))
+	if link, ok := k.(*link); ok && link.state == linkPlain {
+		k = link.sink
+	}
+	own, ok := k.(*sink)
+	if !ok {
+		return false // a line's frames have their own clock
+	}
+	s := (*Session)(own)
 	if s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed() {
 		return true // other clocks run
 	}
@@ -125,12 +132,11 @@ func closeCode(why Reason) uint16 {
 
 // wholeFrames is how many bytes at the start of b are whole frames of a session's, and how
 // long the frame behind them is; 0: that is not known. k is nil for one that was refused.
-func wholeFrames(k netio.Sink, b []byte) (whole, next int) {
-	s, ok := k.(*sink)
-	if !ok {
-		return len(b), 0
+func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
+	f := srv.framing
+	if s, ok := k.(*sink); ok {
+		f = (*Session)(s).framing.Load()
 	}
-	f := (*Session)(s).framing.Load()
 	for whole < len(b) {
 		size, missing, err := f.codec.Frame(b[whole:])
 		if err != nil {

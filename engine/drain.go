@@ -19,6 +19,9 @@ func (srv *Server) drain(ctx context.Context) {
 	srv.drainFrom.Store(srv.now())
 	srv.draining.Store(true)
 	srv.fast.Store(true)
+	for _, l := range srv.allLoops() {
+		l.onLoop((*loop).endWaiting)
+	}
 	srv.bg.Add(1)
 	go srv.tellAll(ctx, grace, end)
 }

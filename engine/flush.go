@@ -71,7 +71,10 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 
 // relieve applies the outbound limits after a flush.
 func (l *loop) relieve(s *Session, retry bool) {
-	o := &s.out
+	o, kept := &s.out, 0
+	if ln := s.line(); ln != nil {
+		kept = l.relieveLine(s)
+	}
 	if o.Blocked() {
 		if l.slow(s) {
 			if retry { // the kernel may take bytes again, and the word of it be on its way
@@ -79,11 +82,11 @@ func (l *loop) relieve(s *Session, retry bool) {
 				l.flushOnce(s, outbox.LookWalk, false)
 				return
 			}
-			l.abort(s, ReasonSlowConsumer)
+			l.cut(s, ReasonSlowConsumer)
 			return
 		}
 	}
-	if o.Relieve(&l.out) {
+	if o.Relieve(&l.out, kept) {
 		s.wakeStrand()
 	}
 	if s.rd.life == lifeOpen && (s.rd.paused != 0 || o.Full()) {
@@ -108,6 +111,10 @@ func (l *loop) slow(s *Session) bool {
 func (l *loop) allSent(s *Session) {
 	switch s.rd.life {
 	case lifeOpen:
+		if s.line() != nil && s.line().cur == nil {
+			l.detach(s) // nobody is there to be told
+			return
+		}
 		s.sayWhy()
 		s.conn.CloseWrite()
 		s.rd.life = lifeLinger
@@ -115,6 +122,8 @@ func (l *loop) allSent(s *Session) {
 		s.rd.excess = 0
 		l.unpause(s)
 	case lifeFin:
-		l.detach(s)
+		if s.line() == nil || s.line().drained() {
+			l.detach(s)
+		}
 	}
 }

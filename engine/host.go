@@ -34,33 +34,55 @@ func (srv *Server) addLoop(x netio.Loop) *loop {
 
 // Open makes a session of a new connection. Loop goroutine.
 func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Refusal) {
-	srv, l := (*Server)(h), t.(*loop)
+	l := t.(*loop)
+	l.knowGoroutine()
+	s := &Session{srv: (*Server)(h), loop: l, conn: c}
+	if f := s.srv.framingOf(c); f != s.srv.framing {
+		s.framing.Store(f)
+		s.flags.set(flagOther)
+	}
+	if d, ok := c.(netio.Door); ok {
+		s.accepted = d.Since().UnixNano()
+	}
+	if no, ok := l.open(s, fd); !ok {
+		return nil, no
+	}
+	return (*sink)(s), netio.Refusal{}
+}
+
+// knowGoroutine notes which goroutine is the loop's. It is that.
+func (l *loop) knowGoroutine() {
 	if l.goroutine.Load() == 0 {
 		l.goroutine.Store(sched.GoroutineID())
 	}
-	f := srv.framingOf(c)
-	why, ok := srv.admit(fd, c.RemoteAddr())
+}
+
+// open makes s a session of the server's, or says how it is refused.
+func (l *loop) open(s *Session, fd int) (no netio.Refusal, ok bool) {
+	srv, remote := l.srv, s.RemoteAddr()
+	why, ok := srv.admit(fd, remote)
 	text := ""
 	if ok {
-		if text, ok = srv.mayCome(c.RemoteAddr()); !ok {
-			srv.leave(c.RemoteAddr())
+		if text, ok = srv.mayCome(remote); !ok {
+			srv.leave(remote)
 			why = RefusedAdmit
 		}
 	}
 	if ok {
-		s := &Session{srv: srv, loop: l, conn: c}
-		if f != srv.framing {
-			s.framing.Store(f)
-			s.flags.set(flagOther)
-		}
-		if d, ok := c.(netio.Door); ok {
-			s.accepted = d.Since().UnixNano()
-		}
 		if l.accept(s) {
-			return (*sink)(s), netio.Refusal{}
+			return no, true
 		}
-		srv.leave(c.RemoteAddr())
+		srv.leave(remote)
 		why = RefusedConns
+	}
+	return srv.refuse(s.framing.Load(), why, text), false
+}
+
+// refuse counts a connection that is turned away, and says how; an empty text is the
+// standard one.
+func (srv *Server) refuse(f *framing, why Refusal, text string) netio.Refusal {
+	if f == nil {
+		f = srv.framing
 	}
 	srv.refused[why].Add(1)
 	no := netio.Refusal{AtOnce: why == RefusedFiles, Code: 1013}
@@ -77,7 +99,7 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 		}
 		no.Goodbye, _ = f.brief.Append(nil, f.errorPacket(codec.Packet{}, code, text))
 	}
-	return nil, no
+	return no
 }
 
 // Writable is told by the network that the kernel takes bytes again.
@@ -212,5 +234,6 @@ func newLoop(srv *Server, index int, io netio.Loop) *loop {
 	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
 	l.out.Budget, l.out.Share = srv.budget, &srv.share
 	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)
+	l.links = map[*link]struct{}{}
 	return l
 }

@@ -67,7 +67,7 @@ func (l *loop) handOver(since int64) bool {
 	}
 	s := t.s.Load()
 	t.away = true
-	giveBack, ok := l.io.StandIn(s.conn, l.conns)
+	giveBack, ok := l.io.StandIn(s.socket(), l.conns)
 	if !ok {
 		t.away = false
 		t.since.Store(since)
@@ -83,10 +83,26 @@ func (l *loop) handOver(since int64) bool {
 // conns ranges over the loop's connections.
 func (l *loop) conns(yield func(netio.Conn) bool) {
 	for _, s := range l.sessions {
-		if !yield(s.conn) {
+		if c := s.socket(); c != nil && !yield(c) {
 			return
 		}
 	}
+	for k := range l.links {
+		if !yield(k.c) {
+			return
+		}
+	}
+}
+
+// socket is the session's connection on its own loop, nil where there is none.
+func (s *Session) socket() netio.Conn {
+	if s.line() == nil {
+		return s.conn
+	}
+	if k := s.line().cur; k != nil && k.loop == s.loop {
+		return k.c
+	}
+	return nil
 }
 
 // died is called on a loop's goroutine that a callback ends with runtime.Goexit: the

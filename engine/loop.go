@@ -9,6 +9,7 @@ import (
 	"millrace/engine/internal/dispatch"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/replay"
 )
 
 // loop is one event loop's part of the server: its sessions, and what they have to send.
@@ -44,12 +45,15 @@ type loop struct {
 	lagging   []*Session // may not have had the log up to walked
 	sweeping  bool
 	sweepAt   int
-	sweepNow  int64       // when the sweep began that runs or ran last
-	sweepFrom int64       // when the one before did
-	stuffed   []*Session  // seen by the sweep: hold memory that their peers don't take
-	paused    []*Session  // not read from because of MemoryBudget
-	favoured  *Session    // may finish its frame although the budget is tight
-	view      bufpool.Buf // the frames of an inline turn
+	sweepNow  int64              // when the sweep began that runs or ran last
+	sweepFrom int64              // when the one before did
+	stuffed   []*Session         // seen by the sweep: hold memory that their peers don't take
+	paused    []*Session         // not read from because of MemoryBudget
+	favoured  *Session           // may finish its frame although the budget is tight
+	view      bufpool.Buf        // the frames of an inline turn
+	links     map[*link]struct{} // connections that are no session's, or one's of another loop
+	recent    replay.Recent      // large frames that lines keep
+	postponed []postponed        // jobs of a session whose inline turn is held up
 
 	st loopStats
 }
@@ -92,6 +96,48 @@ func (l *loop) onLoop(fn func(*loop)) {
 	l.mu.Lock()
 	l.jobs = append(l.jobs, fn)
 	l.arm()
+}
+
+// postponed is what is to be done with a session.
+type postponed struct {
+	s  *Session
+	fn func()
+}
+
+// with runs fn on the loop's goroutine: at once where that is the caller's, who is on the
+// loop from, and not before the session's inline turn has ended where another goroutine does
+// the loop's work meanwhile. What is asked for first runs first.
+func (l *loop) with(s *Session, from *loop, fn func()) {
+	l.run(from, func() {
+		held := l.turn.away && l.turn.s.Load() == s
+		for i := 0; i < len(l.postponed) && !held; i++ {
+			held = l.postponed[i].s == s
+		}
+		if held {
+			l.postponed = append(l.postponed, postponed{s, fn})
+			return
+		}
+		fn()
+	})
+}
+
+// run runs fn on the loop's goroutine, at once where that is the caller's, who is on the
+// loop from.
+func (l *loop) run(from *loop, fn func()) {
+	if l == from {
+		fn()
+		return
+	}
+	l.onLoop(func(*loop) { fn() })
+}
+
+// runPostponed does what was put off for an inline turn that has ended.
+func (l *loop) runPostponed() {
+	list := l.postponed
+	l.postponed = nil
+	for _, p := range list {
+		p.fn()
+	}
 }
 
 func (l *loop) popDirty() *Session {

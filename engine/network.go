@@ -14,12 +14,16 @@ import (
 func newNetwork(srv *Server) (network, error) {
 	c := &srv.cfg
 	h := (*host)(srv)
+	var sessions netio.Host = h
+	if srv.resumes() {
+		sessions = resumeHost{h}
+	}
 	return door.New(door.Config{
 		Addrs: c.Addrs, TLS: c.TLS, HandshakeTimeout: c.HandshakeTimeout, MaxHandshakes: c.MaxHandshakes, HandshakeRate: c.HandshakeRate,
 		FirstTimeout: c.FirstFrameTimeout, FrameTimeout: c.FrameTimeout, Linger: c.Linger, Deflate: c.Deflate, MaxRatio: c.MaxRatio,
 		Proxies: sources(c.ProxyFrom), ForwardedFor: sources(c.ForwardedFrom), Origins: c.Origins, OnUpgrade: c.OnUpgrade,
-		Frames: wholeFrames, Draining: srv.draining.Load, Stalled: stalled, Short: h.short, Budget: srv.budget, Logger: c.Logger,
-	}, h, func(sockets []string, below netio.Host) door.Below {
+		Frames: srv.wholeFrames, Draining: srv.draining.Load, Stalled: stalled, Short: h.short, Budget: srv.budget, Logger: c.Logger,
+	}, sessions, func(sockets []string, below netio.Host) door.Below {
 		return gnetio.New(gnetio.Config{
 			Addrs: sockets, Loops: c.Loops, Single: c.Accept == AcceptSingle, Balance: gnetio.Balance(c.Balance),
 			ReadBuffer: c.ReadBuffer, SocketRecvBuffer: c.SocketRecvBuffer, SocketSendBuffer: c.SocketSendBuffer, Delay: c.Delay,

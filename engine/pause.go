@@ -26,6 +26,12 @@ func (l *loop) review(s *Session) {
 
 // pause stops reading from a session; the kernel's buffers and then the peer feel it.
 func (l *loop) pause(s *Session, why inbox.Pause) {
+	if s.line() != nil {
+		if why = s.line().mayPause(why); why == 0 {
+			l.unpause(s)
+			return
+		}
+	}
 	if s.rd.paused == 0 {
 		l.st.pauses.Add(1)
 		if !s.conn.PauseReading(true) {

@@ -11,27 +11,30 @@ import (
 type Reason uint8
 
 const (
-	reasonNone         Reason = iota
-	ReasonPeerClosed          // the peer's FIN, and everything owed was answered
-	ReasonPeerReset           // reset, or the connection broke
-	ReasonServerClosed        // Session.Close or Server.CloseSocket
-	ReasonBadFrame            // a length or prefix that can't be
-	ReasonFirstFrame          // FirstFrameTimeout
-	ReasonFrame               // FrameTimeout
-	ReasonIdle                // IdleTimeout
-	ReasonSlowConsumer        // left unread MaxOutbound bytes that it had not asked for; of broadcasts MaxOutbox while it takes some
-	ReasonOverflow            // passed MaxOutbound or MaxPending where reading can't be paused
-	ReasonPanic               // a callback panicked
-	ReasonDrain               // the server stopped, and the session had nothing outstanding
-	ReasonStopped             // the server stopped before the session was done
-	ReasonRefused             // a request refused where system frames are off
-	ReasonMemory              // MemoryBudget was exceeded, and the session held memory that its peer did not take
+	reasonNone          Reason = iota
+	ReasonPeerClosed           // the peer's FIN, and everything owed was answered
+	ReasonPeerReset            // reset, or the connection broke
+	ReasonServerClosed         // Session.Close or Server.CloseSocket
+	ReasonBadFrame             // a length or prefix that can't be
+	ReasonFirstFrame           // FirstFrameTimeout
+	ReasonFrame                // FrameTimeout
+	ReasonIdle                 // IdleTimeout
+	ReasonSlowConsumer         // left unread MaxOutbound bytes that it had not asked for; of broadcasts MaxOutbox while it takes some
+	ReasonOverflow             // passed MaxOutbound or MaxPending where reading can't be paused
+	ReasonPanic                // a callback panicked
+	ReasonDrain                // the server stopped, and the session had nothing outstanding
+	ReasonStopped              // the server stopped before the session was done
+	ReasonRefused              // a request refused where system frames are off
+	ReasonMemory               // MemoryBudget was exceeded, and the session held memory that its peer did not take
+	ReasonResumeTimeout        // its connection broke, and the peer did not come back within Resume
+	ReasonResumeOverrun        // the same, and more was to be kept for the peer than ResumeBytes, or the peer lacked what was no longer kept
+	ReasonReplaced             // of a connection, not its session: the peer has come back through another
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "peer_closed", "peer_reset", "server_closed", "bad_frame", "first_frame_timeout", "frame_timeout",
-	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused", "memory_budget",
+	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused", "memory_budget", "resume_timeout", "resume_overrun", "replaced",
 }
 
 func (r Reason) String() string { return name(reasonNames[:], int(r)) }
@@ -71,6 +74,10 @@ const (
 	SubPong    = 2
 	SubError   = 3
 	SubGoAway  = 4
+	SubHello   = 5
+	SubWelcome = 6
+	SubAck     = 7
+	SubBye     = 8
 
 	maxPing = 64 // bytes of a PING's body
 )

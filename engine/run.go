@@ -100,6 +100,10 @@ func (s *Session) runItem(it *bufpool.Buf, budget int) int {
 	case strand.Accept:
 		it.Free()
 		s.accept()
+	case strand.Tell:
+		fn := it.Fn
+		it.Free()
+		fn()
 	case strand.Fin:
 		it.Free()
 		s.handleFin()

@@ -149,6 +149,10 @@ func (s *Session) system(p codec.Packet, pinged bool) {
 			s.pong(p)
 		}
 	case p.Sub == SubPong:
+	case p.Sub == SubHello && s.srv.resumes():
+		_ = s.sendError(p, CodeBadBody, "a HELLO is version 1 and the first frame", outbox.System)
+	case p.Sub == SubAck && s.line() != nil:
+		_ = s.sendError(p, CodeBadBody, "an ACK of what was not sent", outbox.System)
 	default:
 		_ = s.sendError(p, CodeUnknownHandle, "unknown system frame", outbox.System)
 	}

@@ -11,6 +11,7 @@ import (
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/door"
 	"millrace/engine/internal/perip"
+	"millrace/engine/internal/replay"
 	"millrace/engine/internal/sched"
 )
 
@@ -35,6 +36,7 @@ type Server struct {
 	flow    flow
 	handles handles
 	perIP   perip.Counter
+	tokens  replay.Tokens[*line] // of sessions that can be resumed
 
 	budget *budget.Budget
 	share  atomic.Int64 // what one session may hold unsent before its strand waits
@@ -58,6 +60,8 @@ type Server struct {
 	drainFrom   atomic.Int64 // when the drain began, on the server's clock
 	refuseAfter atomic.Int64 // how long after its GOAWAY a session's requests are served, in nanoseconds
 	conns       atomic.Int64
+	pending     atomic.Int64 // connections whose first frame is to come
+	waiting     atomic.Int64 // sessions that wait for their peers to come back
 	starving    atomic.Int32 // sessions not read from because of the budget
 	fdShed      atomic.Int64 // a descriptor of this number or more is refused
 	fast        atomic.Bool  // the ticker is in a hurry: the server drains
@@ -72,6 +76,8 @@ type Server struct {
 	casts     atomic.Uint64
 	errors    atomic.Uint64 // ERROR frames
 	demoted   atomic.Uint64
+	detaches  atomic.Uint64 // connections that broke of sessions that can be resumed
+	resumed   atomic.Uint64 // and sessions that went on
 
 	acceptErrors atomic.Uint64
 	glutSince    atomic.Int64  // since when the budget has been exceeded; 0: it is not

@@ -49,6 +49,12 @@ type Session struct {
 	groups *membership // guarded by srv.groups.mu; a list
 }
 
+// line is the session's connection where it can be resumed; nil: it can't.
+func (s *Session) line() *line {
+	ln, _ := s.conn.(*line)
+	return ln
+}
+
 // ID names the session for good.
 func (s *Session) ID() ID { return s.id }
 
@@ -116,6 +122,7 @@ const (
 	flagOther               // it is one of Server.others; set before it has a slot
 	flagStep                // a frame is being handled behind which the framing may change
 	flagStepFin             // the peer's FIN has come meanwhile
+	flagAway                // its connection has broken, and it waits for the next
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }

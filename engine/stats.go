@@ -26,6 +26,9 @@ type Stats struct {
 	LostBytes  uint64 // bytes accepted by Send that never left
 	Demoted    uint64 // handles moved from the loops to the workers
 	Shed       uint64 // sessions closed for MemoryBudget, among Closes
+	Waiting    int    // sessions whose peers are away and may come back
+	Detached   uint64 // connections that broke of sessions that could be resumed
+	Resumed    uint64 // sessions whose peers came back
 	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
 	Closes  map[Reason]uint64  // closed sessions
@@ -58,6 +61,7 @@ func (srv *Server) Stats() Stats {
 		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.Total(),
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
+		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
 		Shed: srv.shed.Load(), Stalls: srv.stalls.Stalls(),
 		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{},
 	}

@@ -109,6 +109,7 @@ func (srv *Server) endLoops() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
 	_ = srv.net.Stop(ctx)
+	defer srv.dropRecent()
 	some := false
 	for _, l := range srv.allLoops() {
 		if l.turn.since.Load() != 0 {
@@ -248,6 +249,9 @@ func (s *Session) outstanding() (frames, bytes int) {
 		frames++
 	}
 	bytes = s.out.Size()
+	if s.line() != nil {
+		bytes += s.line().unsent()
+	}
 	if s.rd.life == lifeLinger || Reason(s.closing.Load()) == ReasonDrain {
 		bytes += s.loop.undelivered(s)
 	}

@@ -3,7 +3,6 @@ package engine
 import (
 	"time"
 
-	"millrace/codec"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/outbox"
 )
@@ -31,6 +30,8 @@ func (l *loop) sweep() {
 		l.sweeping, l.sweepAt = true, 0
 		l.sweepFrom, l.sweepNow = l.sweepNow, l.srv.now()
 		l.resumePaused()
+		l.recent.Tick(l.srv.budget)
+		l.sweepLinks(l.sweepNow)
 	}
 	now := l.sweepNow
 	weigh := l.srv.budget.Level() != budget.Free
@@ -55,6 +56,9 @@ func (l *loop) sweep() {
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c := &s.rd, &l.srv.cfg
+	if s.line() != nil && l.inspectLine(s, now) {
+		return
+	}
 	if rd.progress != 0 && past(now, rd.progress, slowAfter) && s.out.Size() >= c.MaxOutbound {
 		l.flush(s, outbox.LookWalk) // it may be a slow consumer by now
 	}
@@ -112,7 +116,7 @@ func (l *loop) inspect(s *Session, now int64) {
 			l.holdClocks(rd, now) // it has written; the loop has not come to it yet
 			return
 		}
-		s.closeWithError(codec.Packet{}, CodeTimeout, why.String(), why)
+		l.timedOut(s, why)
 	}
 }
 
@@ -189,7 +193,7 @@ func (l *loop) undelivered(s *Session) int {
 // order matters: an answer goes from the strand, maybe by Hold, to the outbox, and who
 // looks in that order can't miss it on its way.
 func (l *loop) busy(s *Session) bool {
-	return !s.in.Quiet() || s.held.Load() > 0 || s.out.Size() > 0
+	return !s.in.Quiet() || s.held.Load() > 0 || s.out.Size() > 0 || s.line() != nil && s.line().unsent() > 0
 }
 
 // holdClocks moves a session's clocks on by what has gone since the last sweep.

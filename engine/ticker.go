@@ -36,7 +36,7 @@ func (srv *Server) ticker() {
 // UserTimeout it is a sixteenth.
 func (srv *Server) tick() time.Duration {
 	d := 250 * time.Millisecond
-	for _, t := range []time.Duration{srv.cfg.FirstFrameTimeout, srv.cfg.FrameTimeout, srv.cfg.IdleTimeout, srv.cfg.Heartbeat, srv.cfg.Linger, srv.cfg.UserTimeout / 2} {
+	for _, t := range []time.Duration{srv.cfg.FirstFrameTimeout, srv.cfg.FrameTimeout, srv.cfg.IdleTimeout, srv.cfg.Heartbeat, srv.cfg.Linger, srv.cfg.UserTimeout / 2, srv.cfg.Resume} {
 		if t > 0 {
 			d = min(d, t/8)
 		}

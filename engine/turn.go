@@ -23,6 +23,9 @@ func (l *loop) piece() (more bool) {
 	jobs, levelDue := l.jobs, l.levelDue
 	l.jobs, l.levelDue = nil, false
 	l.mu.Unlock()
+	if len(l.postponed) > 0 && !l.turn.away {
+		l.runPostponed()
+	}
 	for _, fn := range jobs {
 		fn(l)
 	}

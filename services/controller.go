@@ -95,10 +95,12 @@ type Controller struct {
 	json   serial.Serializer
 
 	services atomic.Pointer[registry] // copied on write
-	mu       sync.Mutex               // Register, Raw, Use, OnAccept and OnClose
+	mu       sync.Mutex               // Register, Raw, Use and the hooks
 	uses     []use                    // guarded by mu
 	accepts  atomic.Pointer[[]func(*engine.Session)]
 	closes   atomic.Pointer[[]func(*engine.Session, engine.Reason)]
+	detaches atomic.Pointer[[]func(*engine.Session)]
+	resumes  atomic.Pointer[[]func(*engine.Session)]
 
 	sessions  sync.Map     // *engine.Session to *sessionState
 	nSessions atomic.Int64 // how many; 0 spares the look-up
@@ -110,6 +112,8 @@ type Controller struct {
 var (
 	_ engine.Handler    = (*Controller)(nil)
 	_ engine.FinHandler = (*Controller)(nil)
+
+	_ engine.ResumeHandler = (*Controller)(nil)
 )
 
 // service is a registered one, whatever its types.
@@ -219,6 +223,14 @@ func (c *Controller) OnClose(fn func(s *engine.Session, why engine.Reason)) {
 	addHook(c, &c.closes, fn)
 }
 
+// OnDetach has fn called when a session's connection breaks and its peer may come back
+// (engine.Timeouts.Resume), in the session's order: engine.ResumeHandler's OnSocketDetach.
+// Locks, delay events and answers that are owed stay.
+func (c *Controller) OnDetach(fn func(s *engine.Session)) { addHook(c, &c.detaches, fn) }
+
+// OnResume has fn called when the peer has come back: OnSocketResume.
+func (c *Controller) OnResume(fn func(s *engine.Session)) { addHook(c, &c.resumes, fn) }
+
 func addHook[F any](c *Controller, to *atomic.Pointer[[]F], fn F) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -231,8 +243,16 @@ func addHook[F any](c *Controller, to *atomic.Pointer[[]F], fn F) {
 }
 
 // OnSocketAccept implements engine.Handler.
-func (c *Controller) OnSocketAccept(s *engine.Session) {
-	if fns := c.accepts.Load(); fns != nil {
+func (c *Controller) OnSocketAccept(s *engine.Session) { callAll(&c.accepts, s) }
+
+// OnSocketDetach implements engine.ResumeHandler.
+func (c *Controller) OnSocketDetach(s *engine.Session) { callAll(&c.detaches, s) }
+
+// OnSocketResume implements engine.ResumeHandler.
+func (c *Controller) OnSocketResume(s *engine.Session) { callAll(&c.resumes, s) }
+
+func callAll(hooks *atomic.Pointer[[]func(*engine.Session)], s *engine.Session) {
+	if fns := hooks.Load(); fns != nil {
 		for _, fn := range *fns {
 			fn(s)
 		}

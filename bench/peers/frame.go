@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 )
 
 const (
@@ -55,7 +56,19 @@ func next(in []byte) ([]byte, error) {
 	return in[:4+int(n)], nil
 }
 
-func ready(addr net.Addr) { fmt.Printf("ready tcp://%s\n", addr) }
+func ready(addr net.Addr) { announceAll("tcp://" + addr.String()) }
+
+// announceAll says where the peer listens.
+func announceAll(urls ...string) { fmt.Println("ready " + strings.Join(urls, " ")) }
+
+// answerMessage serves a WebSocket message, which must hold whole frames.
+func answerMessage(dst, message []byte, cast func(frame []byte)) ([]byte, error) {
+	out, used, err := answer(dst, message, cast)
+	if err == nil && used < len(message) {
+		err = errFrame
+	}
+	return out, err
+}
 
 // freeAddr replaces port 0 by a free one, for libraries that don't say what they bound.
 func freeAddr(addr string) (string, error) {

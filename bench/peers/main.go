@@ -2,9 +2,10 @@
 // networking libraries, each as someone who knows it would write it, so that the suite can
 // measure Millrace beside them:
 //
-//	peers NAME [-addr 127.0.0.1:0] [-loops N]
+//	peers NAME [-addr 127.0.0.1:0] [-loops N] [-door tls|ws]
 //
-// It prints "ready tcp://HOST:PORT" when it serves. Other handles close the connection. It is a module of
+// It prints "ready tcp://HOST:PORT" when it serves, with tls:// or ws:// and another port behind it where it can serve
+// that door and was asked to; those that speak WebSocket only print ws:// alone. Other handles close the connection. It is a module of
 // its own: none of these libraries reaches a user of Millrace.
 package main
 
@@ -21,7 +22,11 @@ import (
 type options struct {
 	addr  string
 	loops int // event loops, where the library has them
+	doors []string
 }
+
+// opens tells whether the door is asked for.
+func (o options) opens(door string) bool { return slices.Contains(o.doors, door) }
 
 // peers maps a name to a function that serves until the process is killed.
 var peers = map[string]func(options) error{
@@ -36,6 +41,9 @@ var peers = map[string]func(options) error{
 	"zinx":           serveZinx,
 	"evio":           serveEvio,
 	"gev":            serveGev,
+	"gws":            serveGWS,
+	"gobwas":         serveGobwas,
+	"coder":          serveCoder,
 }
 
 func main() {
@@ -47,6 +55,10 @@ func main() {
 	flags := flag.NewFlagSet("peers", flag.ExitOnError)
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:0", "HOST:PORT to listen on")
 	flags.IntVar(&o.loops, "loops", runtime.GOMAXPROCS(0), "event loops")
+	flags.Func("door", "listen behind tls or ws too, where the peer can", func(s string) error {
+		o.doors = append(o.doors, s)
+		return nil
+	})
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 	serveStats()
 	if err := peers[os.Args[1]](o); err != nil {

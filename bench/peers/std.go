@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
+	"fmt"
 	"net"
+	"os"
 	"sync"
+	"time"
 )
 
 // stdServer is the standard library's way: a goroutine for each connection, one write for each read.
-// A broadcast is written by the goroutine that got it.
+// A broadcast is written by the goroutine that got it. With -door tls it serves crypto/tls beside it.
 type stdServer struct {
 	locked bool // a lock of the whole server held during Write: a mistake that the suite must see
 	one    sync.Mutex
@@ -29,8 +33,38 @@ func (s *stdServer) run(o options) error {
 	if err != nil {
 		return err
 	}
-	ready(l.Addr())
 	s.conns = make(map[*stdConn]struct{})
+	urls := []string{"tcp://" + l.Addr().String()}
+	if o.opens("tls") {
+		secure, err := s.listenTLS(o)
+		if err != nil {
+			return err
+		}
+		urls = append(urls, "tls://"+secure.Addr().String())
+		go func() {
+			if err := s.accept(secure); err != nil {
+				fmt.Fprintln(os.Stderr, "peers: std:", err)
+				os.Exit(1)
+			}
+		}()
+	}
+	announceAll(urls...)
+	return s.accept(l)
+}
+
+func (s *stdServer) listenTLS(o options) (net.Listener, error) {
+	cert, err := selfSigned()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(cert.cert, cert.key)
+	if err != nil {
+		return nil, err
+	}
+	return tls.Listen("tcp", o.addr, &tls.Config{Certificates: []tls.Certificate{pair}})
+}
+
+func (s *stdServer) accept(l net.Listener) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -54,6 +88,9 @@ func (s *stdServer) serve(c *stdConn) {
 		s.mu.Unlock()
 		c.Close()
 	}()
+	if secure, ok := c.Conn.(*tls.Conn); ok && handshake(secure) != nil {
+		return
+	}
 	in := make([]byte, stdFirst)
 	var out []byte
 	held := 0
@@ -73,6 +110,17 @@ func (s *stdServer) serve(c *stdConn) {
 			in = append(in[:held], make([]byte, 2*len(in)-held)...)
 		}
 	}
+}
+
+// handshake has five seconds, as everybody's should.
+func handshake(c *tls.Conn) error {
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if err := c.Handshake(); err != nil {
+		return err
+	}
+	return c.SetDeadline(time.Time{})
 }
 
 func (s *stdServer) write(c *stdConn, b []byte) error {

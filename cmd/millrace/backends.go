@@ -30,12 +30,15 @@ type backendFlags struct {
 	MaxTimers        count   `group:"backends" default:"1000000" placeholder:"N" help:"Timers pending, all sessions together (${default})."`
 	MaxSessionTimers count   `group:"backends" default:"1024" placeholder:"N" help:"Timers pending in one session (${default})."`
 
-	DB        string `group:"backends" name:"db" placeholder:"URL" help:"PostgreSQL at postgres://…, or embedded to run one from the installed binaries (none: 3/1, 4/1 and 4/2 answer ERROR 11)."`
-	DBDir     string `group:"backends" name:"db-dir" placeholder:"PATH" help:"Where --db=embedded keeps its data (the system's place for state)."`
-	DBLanes   count  `group:"backends" name:"db-lanes" default:"4" placeholder:"N" help:"Connections that all queries share (${default})."`
-	DBBurst   count  `group:"backends" name:"db-burst" default:"64" placeholder:"N" help:"Queries that travel together at most (${default})."`
-	DBQueue   count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Queries that wait; past it they get ERROR 4 (${default})."`
-	DBTimeout period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"For one query, waiting included (${default})."`
+	DB           string `group:"backends" name:"db" placeholder:"URL" help:"PostgreSQL at postgres://…, or embedded to run one from the installed binaries (none: 3/1, 4/1 and 4/2 answer ERROR 11)."`
+	DBDir        string `group:"backends" name:"db-dir" placeholder:"PATH" help:"Where --db=embedded keeps its data (the system's place for state)."`
+	DBLanes      count  `group:"backends" name:"db-lanes" default:"4" placeholder:"N" help:"Connections that all queries share (${default})."`
+	DBBurst      count  `group:"backends" name:"db-burst" default:"64" placeholder:"N" help:"Queries that travel together at most (${default})."`
+	DBSlow       count  `group:"backends" name:"db-slow" default:"4" placeholder:"N" help:"Connections that slow queries share; one session has all but one of them at most (${default})."`
+	DBQueue      count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Queries that wait; past it they get ERROR 4 (${default})."`
+	DBSlowQueue  count  `group:"backends" name:"db-slow-queue" default:"4096" placeholder:"N" help:"Slow queries of one session, waiting or running; past it they get ERROR 4 (${default})."`
+	DBQueueBytes size   `group:"backends" name:"db-queue-bytes" default:"64MiB" placeholder:"SIZE" help:"Bytes of arguments that wait; past it ERROR 4. As many of results may wait for their sessions; past that the database is not read from (${default})."`
+	DBTimeout    period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"For one query, waiting included (${default})."`
 
 	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process or join the one of --cluster-dir (none: they are this process's)."`
 	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's place for state)."`
@@ -204,6 +207,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 	}
 	db, err := dbasync.New(dbasync.Config{
 		URL: url, Pool: b.pool, Logger: log, Lanes: int(f.DBLanes), MaxBurst: int(f.DBBurst), MaxQueue: int(f.DBQueue),
+		SlowConns: int(f.DBSlow), MaxSlowQueue: int(f.DBSlowQueue), MaxQueueBytes: int(f.DBQueueBytes),
 		QueryTimeout: time.Duration(f.DBTimeout),
 	})
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"millrace/dbasync/pgembed"
 )
 
-// An embedded database that has ended by itself comes back, with its data.
+// An embedded database that has ended by itself comes back, with its data; and no session
+// takes all of it.
 func TestAnEmbeddedDatabaseThatEndsIsStartedAgain(t *testing.T) {
 	if _, err := pgembed.Find(); err != nil && os.Getenv("CI") == "" {
 		t.Skipf("skipped: %v", err)
@@ -26,6 +27,16 @@ func TestAnEmbeddedDatabaseThatEndsIsStartedAgain(t *testing.T) {
 	c := s.dial()
 	c.object(3, 1, `{"name":"bump","args":[7]}`)
 	before := c.object(3, 1, `{"name":"world","args":[7]}`)["rows"].([]any)[0].([]any)[1]
+
+	// One session's slow queries run for longer than anybody waits; another's is served.
+	greedy := s.dial()
+	for range 50 {
+		greedy.send(3, 1, `{"name":"slow","args":[3600000]}`)
+	}
+	if rows := s.dial().object(3, 1, `{"name":"slow","args":[1]}`)["rows"].([]any); len(rows) != 1 {
+		t.Errorf("a slow query beside them: got %v", rows)
+	}
+	greedy.Close()
 
 	pid, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {

@@ -47,6 +47,9 @@ func TestFramingsThatCannotBe(t *testing.T) {
 		"--framing=line --addr=auto://127.0.0.1:0":   "give each its own address",
 		"--framing=line --seq":                       "leave the layout as it is",
 		"--framing=line --heartbeat=5s":              "a framing without handles",
+		"--framing=line --resume=5s":                 "a framing without handles",
+		"--system-frames=false --resume=5s":          "needs system frames",
+		"--max-frame=16 --resume=5s":                 "room for a HELLO",
 		"--framing=varint --addr=auto://127.0.0.1:0": "give each its own address",
 	} {
 		_, stderr, code := millrace(t, nil, "", append([]string{"serve"}, strings.Fields(args)...)...)

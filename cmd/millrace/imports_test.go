@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
 	"millrace/services":               {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/services/serial"},
 	"millrace/services/events":        {"millrace/services", "millrace/engine", "millrace/dbasync"},
+	"millrace/examples/chat":          {"millrace/engine", "millrace/services", "millrace/services/serial"},
 	"millrace/services/client":        {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
 	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
@@ -33,6 +34,7 @@ var mustNotLink = map[string][]string{
 	"millrace/services":        {"millrace/dbasync", "github.com/jackc", "github.com/nats-io"},
 	"millrace/services/events": {"github.com/nats-io"},
 	"millrace/services/client": {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
+	"millrace/examples/chat":   {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
 	"millrace/timerwheel":      {"millrace/engine"},
 	"millrace/dbasync":         {"millrace/engine"},
 }

@@ -14,7 +14,7 @@ func TestEachSettingServes(t *testing.T) {
 		"addr": "tcp://localhost:0", "accept": "single", "balance": "source-hash", "loops": "1", "workers": "1", "spare-workers": "1", "stall-after": "off",
 		"dispatch": "inline", "handle-dispatch": "1/1=ordered", "max-frame": "1KiB", "max-conns": "9", "max-conns-per-ip": "9", "max-outbound": "64KiB",
 		"max-pending": "64KiB", "memory-budget": "8MiB", "max-outbox": "1MiB", "max-queue": "64", "max-tasks": "64", "max-groups": "2", "max-refused": "9",
-		"first-frame-timeout": "off", "frame-timeout": "off", "idle-timeout": "9s", "heartbeat": "9s", "linger": "1s", "fin-timeout": "9s",
+		"first-frame-timeout": "off", "frame-timeout": "off", "idle-timeout": "9s", "heartbeat": "9s", "linger": "1s", "fin-timeout": "9s", "resume": "9s", "resume-bytes": "64KiB",
 		"system-frames": "false", "read-buffer": "4KiB", "socket-recv-buffer": "64KiB", "socket-send-buffer": "64KiB", "no-delay": "false",
 		"keep-alive": "off", "keep-alive-every": "9s", "keep-alive-count": "2", "user-timeout": "off", "unix-mode": "0660",
 		"tls-cert": cert, "tls-key": key, "tls-self-signed": "true", "tls-client-ca": cert, "tls-min": "1.3", "handshake-timeout": "9s", "max-handshakes": "9",
@@ -22,7 +22,7 @@ func TestEachSettingServes(t *testing.T) {
 		"proxy-protocol": "192.0.2.0/24", "ws-origin": "https://example.com", "forwarded-for": "192.0.2.0/24",
 		"drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
 		"command": "main-sub-8", "seq": "true", "framing": "varint", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
-		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
+		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-slow": "2", "db-slow-queue": "8", "db-queue-bytes": "1MiB", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
 		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off", "drain-rate": "9", "drain-to": "127.0.0.1:1",
 		"unsafe-demo": "true", "log-level": "debug", "log-format": "json",
 	}

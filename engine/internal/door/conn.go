@@ -210,12 +210,14 @@ func (c *conn) frames(b []byte) {
 		c.deflatedFrames(b)
 		return
 	}
-	e := wsEnd{c: c}
-	payload, _, ended := c.ws.in.feed(b, &e, &c.l.rd, c.l.small[:])
+	e := &c.l.end
+	*e = wsEnd{c: c}
+	payload, _, ended := c.ws.in.feed(b, e, &c.l.rd, c.l.small[:])
+	code := e.code // while the session has its bytes another connection may use e
 	c.deliver(payload)
 	if ended {
 		if !c.hasCode {
-			c.code, c.hasCode = e.code, true
+			c.code, c.hasCode = code, true
 		}
 		c.peerDone()
 	} else if len(c.ws.out.ctl) > 0 || len(c.ws.out.pre) > 0 {

@@ -1,47 +1,18 @@
 package door
 
-import (
-	"encoding/binary"
-	"time"
-)
+import "time"
 
 // What a peer has begun and not ended in front of the codec, a TLS record, a WebSocket
 // header or control frame, or a compressed message of which nothing more can be told, has
 // as long as a frame has: else who stops in the middle of one would hold what it takes for
 // good.
 
-// recordTrack follows the records of a TLS stream.
-type recordTrack struct {
-	head [5]byte
-	n    uint8 // bytes of head
-	left int   // bytes of the record's payload still to come
-	ends uint32
-}
-
-func (r *recordTrack) add(b []byte) {
-	for len(b) > 0 {
-		if r.left == 0 {
-			n := copy(r.head[r.n:], b)
-			r.n += uint8(n)
-			if b = b[n:]; int(r.n) < len(r.head) {
-				return
-			}
-			r.n, r.left = 0, int(binary.BigEndian.Uint16(r.head[3:]))
-		}
-		n := min(r.left, len(b))
-		b = b[n:]
-		if r.left -= n; r.left == 0 {
-			r.ends++
-		}
-	}
-}
-
 // half tells whether something has been begun and not ended, and how many such things have
 // ended before. A compressed message has no end that its time could run to: each piece of it
 // counts.
 func (c *conn) half() (yes bool, before uint32) {
 	if t := c.tls; t != nil {
-		yes, before = t.track.n > 0 || t.track.left > 0, t.track.ends
+		yes, before = t.whole.got > 0, t.whole.ends
 	}
 	if w := c.ws; w != nil {
 		yes, before = yes || w.in.n > 0 || w.in.control, before+w.in.heads

@@ -18,8 +18,8 @@ import (
 // MaxHandshakes, those that have waited longest are closed.
 type handshakes struct {
 	h       *Host
-	most    int           // MaxHandshakes
-	places  chan struct{} // one for each that computes
+	most    int // MaxHandshakes
+	places  places
 	working atomic.Int32
 
 	mu      sync.Mutex
@@ -32,10 +32,9 @@ type handshakes struct {
 
 func newHandshakes(h *Host) *handshakes {
 	most := h.cfg.MaxHandshakes
-	return &handshakes{
-		h: h, most: most, open: map[*conn]*shake{}, rate: rate{most: h.cfg.HandshakeRate},
-		places: make(chan struct{}, max(1, min(most, 2*runtime.GOMAXPROCS(0)))),
-	}
+	s := &handshakes{h: h, most: most, open: map[*conn]*shake{}, rate: rate{most: h.cfg.HandshakeRate}}
+	s.places.free = make(chan struct{}, max(1, min(most, 2*runtime.GOMAXPROCS(0))))
+	return s
 }
 
 // shedAfter is how long a handshake may wait for its client where others want its place.
@@ -150,6 +149,7 @@ func (s *handshakes) shedLocked() {
 		delete(s.open, w.c)
 		over--
 		s.h.st.shed.Add(1)
+		s.places.noteShed()
 		w.c.l.post(w.c, func(c *conn) {
 			if c.phase == handshake {
 				c.kill()

@@ -27,6 +27,7 @@ type loop struct {
 	cipher  []byte             // records on their way
 	rd      bytes.Reader       // of a WebSocket header
 	small   [12]byte
+	end     wsEnd // of the stream that is taken apart
 
 	deflater deflater
 

@@ -29,18 +29,17 @@ type tlsLayer struct {
 	c     *conn
 	tc    *tls.Conn
 	state *tls.ConnectionState
-	shake *shake // while the handshake runs
-	in    []byte // what has just been received and is not decrypted
-	out   []byte // records that the kernel has not taken
-	ahead int    // bytes of the next write that are in out already
-	kept  int    // of out, in the budget
-	left  bool   // it counts no longer as an open handshake
-	said  bool   // a close_notify, or an alert, was the last that we send
+	shake *shake  // while the handshake runs
+	in    []byte  // what has just been received and is not decrypted
+	out   []byte  // records that the kernel has not taken
+	ahead int     // bytes of the next write that are in out already
+	kept  int     // of out, in the budget
+	left  bool    // it counts no longer as an open handshake
+	said  bool    // a close_notify, or an alert, was the last that we send
+	whole records // that have come and are not decrypted: at most so many
 
 	crowded bool // too much waits for the handshake's goroutine
 	held    bool // it is not the handshake's turn to be read
-
-	track recordTrack
 }
 
 // shake is a handshake under way: what its goroutine and the loop have in common.
@@ -52,6 +51,7 @@ type shake struct {
 	eof     bool      // guarded by mu; no more will come
 	asked   bool      // guarded by mu; the loop has been asked to write out
 	started bool      // guarded by mu
+	placed  time.Time // when it got its place; its goroutine's
 	busy    bool      // guarded by mu; it counts as working
 	done    bool      // guarded by mu; the goroutine has ended
 	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
@@ -97,9 +97,7 @@ func (t *tlsLayer) hold(hold bool) {
 
 // received takes bytes of the socket.
 func (t *tlsLayer) received(b []byte) {
-	if t.c.h.cfg.FrameTimeout > 0 {
-		t.track.add(b)
-	}
+	t.whole.add(b)
 	sh := t.shake
 	if sh == nil {
 		t.in = b
@@ -132,13 +130,13 @@ func (t *tlsLayer) received(b []byte) {
 // run is the handshake's goroutine.
 func (t *tlsLayer) run() {
 	s, sh := t.c.h.shakes, t.shake
-	s.places <- struct{}{}
+	sh.placed = s.places.take()
 	err := t.tc.Handshake()
-	<-s.places
 	if sh.rest(time.Time{}) {
 		s.idle()
 	}
 	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
+	s.places.leave(sh.placed)
 }
 
 // shaken ends the handshake. Loop goroutine.
@@ -163,6 +161,7 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	c.h.st.handshakes.Add(1)
+	c.h.shakes.places.noteDone()
 	state := t.tc.ConnectionState()
 	t.state = &state
 	c.h.shakes.leave(c)
@@ -195,13 +194,12 @@ func (t *tlsLayer) pump() {
 	buf := *box
 	for end := error(nil); end == nil; {
 		n := 0
-		for n < len(buf) {
+		for end == nil && len(buf)-n >= maxRecord {
 			var m int
-			m, end = t.tc.Read(buf[n:])
-			n += m
-			if end != nil {
-				break
+			if m, end = t.tc.Read(buf[n:]); end == nil && t.whole.took() {
+				end = errWait{} // as the next Read would say
 			}
+			n += m
 		}
 		c.inner(buf[:n])
 		var wait errWait
@@ -210,10 +208,12 @@ func (t *tlsLayer) pump() {
 			t.in = nil
 			return
 		case end == nil:
+		case errors.As(end, &wait):
+			t.whole.n = 0
 		case errors.Is(end, io.EOF):
 			t.in = nil
 			c.peerDone()
-		case !errors.As(end, &wait):
+		default:
 			t.in, t.said = nil, true // crypto/tls has sent its alert
 			c.broken()
 		}
@@ -242,16 +242,16 @@ func (sh *shake) read(p []byte, s *handshakes) (int, error) {
 	defer sh.mu.Unlock()
 	for len(sh.in) == 0 && !sh.shut && !sh.eof {
 		sh.mu.Unlock()
-		<-s.places
 		if sh.rest(time.Now()) {
 			s.idle()
 		}
+		s.places.leave(sh.placed)
 		sh.mu.Lock()
 		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
-		s.places <- struct{}{}
+		sh.placed = s.places.take()
 		sh.mu.Lock()
 	}
 	if sh.shut {

@@ -3,8 +3,8 @@ package door
 import "github.com/gobwas/ws"
 
 // gatherMost is how much of a message is copied behind its header for one write; what a
-// longer one has more is written as it stands.
-const gatherMost = 16 << 10
+// longer one has more is written as it stands. A second write costs more than this copy.
+const gatherMost = 64 << 10
 
 // Write gives bytes to the layers. Where it has not taken all, the next call brings the
 // rest again.

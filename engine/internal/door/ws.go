@@ -69,6 +69,12 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 			}
 			continue
 		}
+		if w.n == 0 && !w.control {
+			if size := w.quick(b[i:]); size > 0 {
+				i += size
+				continue
+			}
+		}
 		want := w.want()
 		if int(w.n) < want { // more of a header or of a control frame's payload
 			n := min(want-int(w.n), len(b)-i)
@@ -108,6 +114,25 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 		}
 	}
 	return b[:out], len(b), false
+}
+
+// quick begins the frame whose header stands at the start of b, if it is what nearly all are: a binary message
+// of one frame with something in it, under 64 KiB and masked. It returns the header's length, 0 where the long way
+// must look at it.
+func (w *wsIn) quick(b []byte) (size int) {
+	if len(b) < 8 || b[0] != 0x80|byte(ws.OpBinary) || b[1] <= 0x80 || b[1] == 0xff || w.message {
+		return 0
+	}
+	w.left, size = int64(b[1]&0x7f), 6
+	if b[1] == 0x80|126 {
+		w.left, size = int64(binary.BigEndian.Uint16(b[2:])), 8
+		if w.left == 0 {
+			return 0
+		}
+	}
+	w.mask, w.at = [4]byte(b[size-4:size]), 0
+	w.open, w.last, w.message = true, true, true
+	return size
 }
 
 // want is how many bytes small must hold before it means something.
@@ -264,12 +289,17 @@ func (w *wsOut) begin() {
 	}
 }
 
+// keepPre is how much memory for pre a connection keeps: a header and a short control frame, but not the answer to its upgrade.
+const keepPre = 32
+
 // took notes that the layer below has taken n bytes of what began with pre, and returns how
 // many of them were payload.
 func (w *wsOut) took(n int) (payload int) {
 	m := min(n, len(w.pre))
 	if m == len(w.pre) {
-		w.pre = w.pre[:0]
+		if w.pre = w.pre[:0]; cap(w.pre) > keepPre {
+			w.pre = nil
+		}
 	} else {
 		w.pre = append(w.pre[:0], w.pre[m:]...)
 	}

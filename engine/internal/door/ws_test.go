@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/gobwas/ws"
+
+	"millrace/engine/internal/netio"
 )
 
 // heard is what a stream said beside its data.
@@ -153,6 +155,35 @@ func TestAutobahnCases(t *testing.T) {
 }
 
 // However a stream is cut it says the same, and its headers are what gobwas/ws makes of them.
+// silent is a session that only counts what it gets.
+type silent struct {
+	netio.Sink
+	got int
+}
+
+func (s *silent) Received(b []byte) { s.got += len(b) }
+
+func TestMessagesCostNoAllocation(t *testing.T) {
+	stream := bytes.Repeat(client(0x82, strings.Repeat("x", 72)), 32)
+	stream = append(stream, client(0x82, strings.Repeat("y", 4096))...)
+	stream = append(stream, client(0x02, "a piece")...)
+	stream = append(stream, client(0x80, "and its end")...)
+	b := make([]byte, len(stream))
+	s := &silent{}
+	c := &conn{l: &loop{}, ws: &wsLayer{}, phase: open, up: true, sink: s}
+	runs := 0
+	if n := testing.AllocsPerRun(100, func() {
+		copy(b, stream)
+		c.frames(b)
+		runs++
+	}); n != 0 {
+		t.Errorf("35 messages of one read cost %g allocations, want none", n)
+	}
+	if want := runs * (32*72 + 4096 + 18); s.got != want {
+		t.Errorf("the session got %d bytes, want %d", s.got, want)
+	}
+}
+
 func FuzzWebSocketStream(f *testing.F) {
 	f.Add(append(client(0x02, "ab"), client(0x80, "c")...), 3)
 	f.Add(append(client(0x89, "ping"), client(0x88, closeBody(1000, "bye"))...), 7)
@@ -224,4 +255,18 @@ func FuzzProxy(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestTheAnswerToTheUpgradeIsNotKept(t *testing.T) {
+	var o wsOut
+	for _, n := range []int{200, 4} {
+		o.pre = append(o.pre, make([]byte, n)...)
+		o.took(n / 2)
+		if o.took(n - n/2); !o.atEnd() || cap(o.pre) > keepPre {
+			t.Errorf("after %d bytes in front of messages %d are kept", n, cap(o.pre))
+		}
+	}
+	if o.pre == nil {
+		t.Error("the memory for a header is not kept: each message would allocate it")
+	}
 }

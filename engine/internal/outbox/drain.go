@@ -35,6 +35,7 @@ func (o *Box) Begin(sh *Shared, why Look) (closed, unfinished bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	unfinished = o.taken != nil
+	sh.pushed = 0
 	switch why {
 	case LookAsked:
 		o.dirty = false
@@ -92,6 +93,7 @@ func (o *Box) take(sh *Shared) {
 	t.own, t.at, t.k, t.refOff, t.pushed, t.lent = st, o.at, -1, 0, int(o.pushed), o.lent
 	t.segs, o.segs = o.segs, nil
 	o.taken = t
+	sh.pushed += t.pushed
 	o.stage, o.refs, o.pushed, o.lent = nil, 0, 0, false
 }
 

@@ -39,6 +39,7 @@ type Shared struct {
 	gather []byte
 	spare  *taken // for the next box that has something to write
 	upTo   uint64 // how far the box that is being looked at may have the log now
+	pushed int    // bytes that nobody asked for, taken of the box that is being looked at
 }
 
 // Box is one session's outbox. It is small, as every idle session has one.

@@ -61,14 +61,29 @@ func (o *Box) Held() int {
 	return n
 }
 
+// Keep has the strand wait if kept bytes, which were written and count until the peer has
+// acknowledged them, are too many with those that are unsent. Loop goroutine.
+func (o *Box) Keep(sh *Shared, kept int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if int64(o.size()+kept) >= sh.Share.Load() {
+		o.full.Store(true)
+	}
+}
+
+// Pushed is how many bytes that nobody asked for were taken, to be written, since the last
+// Begin, which was this box's; of the log none. Loop goroutine.
+func (o *Box) Pushed(sh *Shared) int { return sh.pushed }
+
 // Relieve lets the strand go on if half of what it may hold is free again, and tells so.
-func (o *Box) Relieve(sh *Shared) (resumed bool) {
+// kept is Keep's.
+func (o *Box) Relieve(sh *Shared, kept int) (resumed bool) {
 	if !o.full.Load() {
 		return false
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if int64(o.size()) > sh.Share.Load()/2 {
+	if int64(o.size()+kept) > sh.Share.Load()/2 {
 		return false
 	}
 	o.full.Store(false)

@@ -31,6 +31,7 @@ const (
 	Accept              // the session begins
 	Fin                 // the peer's FIN
 	Bad                 // a bad frame: B is the ERROR's text
+	Tell                // Fn, which tells the handler of something
 )
 
 const (

@@ -129,6 +129,8 @@ func rowsOf(res dbasync.QueryResult) (*queryReply, error) {
 		return nil, &services.Error{Code: engine.CodeTimeout, Text: "the query took too long", Err: res.Err}
 	case errors.Is(res.Err, dbasync.ErrResultTooLarge):
 		return nil, &services.Error{Code: engine.CodeLimit, Text: "the result is too large", Err: res.Err}
+	case errors.Is(res.Err, dbasync.ErrResultDropped):
+		return nil, &services.Error{Code: engine.CodeOverloaded, Text: "the result waited for too long", Err: res.Err}
 	case res.Err != nil:
 		return nil, &services.Error{Code: engine.CodeUnavailable, Text: res.Outcome.String() + ": the database is down", Err: res.Err}
 	}

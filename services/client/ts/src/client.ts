@@ -1,13 +1,16 @@
-import { Codec, Decoder, type Packet } from "./codec.js";
+import { Backoff } from "./backoff.js";
+import { Codec, type Packet } from "./codec.js";
+import { Connection } from "./connection.js";
+import { BusyError, ClosedError, LostError, TimeoutError } from "./errors.js";
+import { handleOf, name, type Handle } from "./handle.js";
+import { emit, subscribe } from "./listeners.js";
 import { withDefaults, type Options } from "./options.js";
 import { Calls, Ring, type Call } from "./session.js";
 import * as sys from "./system.js";
-import { dialWebSocket, type Dial, type Link } from "./transport.js";
+import { dialWebSocket, type Dial } from "./transport.js";
 
 export type { Options, Serial } from "./options.js";
 
-/** 0x00040003, "4/3" or [4, 3]. */
-export type Handle = number | string | readonly [number, number];
 export type State = "connecting" | "open" | "reconnecting" | "closed";
 export interface StateChange {
   state: State;
@@ -21,34 +24,16 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
-/** The connection ended with the session; the request may have been served. */
-export class LostError extends Error { override name = "LostError"; }
-/** No answer in time; the request may have been served. Its answer is thrown away. */
-export class TimeoutError extends Error { override name = "TimeoutError"; }
-/** A queue is full; nothing was sent. */
-export class BusyError extends Error { override name = "BusyError"; }
-export class ClosedError extends Error { override name = "ClosedError"; }
-
 interface Out {
   frame: Uint8Array;
   handle: number;
   call?: Call;
 }
 
-/** Throws a TypeError for what is no handle, and for Main 0, which is the client's own. */
-export function handleOf(h: Handle): number {
-  const [main, sub] = typeof h === "number" ? [h / 65536 | 0, h & 65535] : typeof h === "string" ? h.split("/").map(Number) : h;
-  const n = typeof h === "number" ? h : main! * 65536 + sub!;
-  if (n !== n >>> 0 || main! > 65535 || sub! > 65535 || n < 65536) throw new TypeError(`millrace: handle ${h}: write it as MAIN/SUB, Main from 1`);
-  return n;
-}
-
 /** Begins to connect and returns at once. A TypeError tells of a URL that can't be. */
 export function connect(url: string | string[], options: Options = {}): Client {
   return new Client([url].flat(), options);
 }
-
-const now = () => performance.now();
 
 export class Client {
   readonly #o;
@@ -60,24 +45,18 @@ export class Client {
   #at: URL | undefined; // of the connection
   #state: StateChange = { state: "connecting", resumed: false, reason: "" };
 
-  #gen = 0; // of connections: a late event of an earlier one is nobody's
-  #link: Link | undefined;
-  #phase: "away" | "dial" | "hello" | "open" = "away";
-  #held: Packet[] = []; // came in front of the answer to HELLO
-  #resuming = false; // this connection's frames are counted
+  #conn: Connection | undefined;
   #leaving = false; // GOAWAY
-  #ordered = false; // the wait was ordered by the server: nothing cuts it short
   #full = false; // the server has no room for us
-  #opened = 0;
-  #attempt = 0;
+  readonly #backoff: Backoff;
 
-  #ring = new Ring();
-  #calls = new Calls();
-  #queue = new Set<Out>();
+  readonly #ring = new Ring();
+  readonly #calls = new Calls();
+  readonly #queue = new Set<Out>();
   #queued = 0; // bytes
   #seq = 0;
-  #called = new Set<number>();
-  #sent = new Set<number>();
+  readonly #called = new Set<number>();
+  readonly #sent = new Set<number>();
   #flushing = false;
 
   readonly #listeners = new Map<number, Set<(p: Packet) => void>>();
@@ -85,14 +64,12 @@ export class Client {
   readonly #onError = new Set<(e: Error) => void>();
   readonly #onDrain = new Set<() => void>();
 
-  #timers: Record<"retry" | "connect" | "beat" | "ack" | "room", ReturnType<typeof setTimeout> | undefined> =
-    { retry: undefined, connect: undefined, beat: undefined, ack: undefined, room: undefined };
-  #heard = 0; // time of the last byte
-  #pinged = 0; // time of a PING that waits for a byte, or 0
-  #ackSince = 0;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #later: ReturnType<typeof setTimeout> | undefined; // looks for room again
 
   constructor(urls: string[], options: Options) {
     this.#o = withDefaults(options);
+    this.#backoff = new Backoff(this.#o.retry);
     this.#codec = new Codec(options.layout, options.maxFrame);
     const ws = dialWebSocket(options.WebSocket);
     this.#dials = { "ws:": ws, "wss:": ws, ...options.dial };
@@ -220,9 +197,10 @@ export class Client {
   /** Ends the session and the connection. Calls under way reject with ClosedError. */
   close(reason = ""): void {
     if (this.state === "closed") return;
-    if (this.#resuming && this.#phase === "open") this.#control(sys.BYE);
+    const c = this.#conn;
+    if (c?.opened && c.resuming) c.control(sys.BYE);
     this.#drop("close");
-    clearTimeout(this.#timers.retry);
+    clearTimeout(this.#retry);
     this.#page("removeEventListener");
     const err = new ClosedError("millrace: closed" + (reason && ": " + reason));
     const queue = [...this.#queue];
@@ -242,8 +220,8 @@ export class Client {
 
   // The page is seen again or the network is back: what was so may not be so any more.
   readonly #wake = (): void => {
-    if (this.#phase === "open") this.#ping();
-    else if (this.#timers.retry && !this.#ordered) this.#dial();
+    if (this.#retry) this.#backoff.ordered || this.#dial();
+    else this.#conn?.probe();
   };
 
   #become(state: State, reason = "", resumed = false): void {
@@ -265,22 +243,18 @@ export class Client {
   }
 
   #flush(): void {
-    const link = this.#link;
-    if (this.#phase !== "open" || this.#leaving || !link) return;
-    let room = this.#o.highWater - link.buffered;
-    const batch: Uint8Array[] = [];
+    const c = this.#conn;
+    if (!c?.opened || this.#leaving) return;
     for (const out of this.#queue) {
-      if (room <= 0 || (this.#resuming && this.#ring.bytes >= this.#o.resumeBytes)) break;
+      if (c.full) break;
       this.#queue.delete(out);
       this.#queued -= out.frame.length;
-      room -= out.frame.length;
-      batch.push(out.frame);
-      if (this.#resuming) this.#ring.push(out.frame);
+      c.put(out.frame);
       if (out.call) this.#calls.add(out.call.seq || out.handle, out.call);
     }
-    if (batch.length) link.send(concat(batch));
-    clearTimeout(this.#timers.room);
-    if (this.#queue.size && room <= 0) this.#timers.room = setTimeout(() => this.#flush(), 20);
+    c.flush();
+    clearTimeout(this.#later);
+    if (this.#queue.size && c.congested) this.#later = setTimeout(() => this.#flush(), 20);
     this.#room();
   }
 
@@ -291,187 +265,65 @@ export class Client {
     for (const r of all) r();
   }
 
-  #control(sub: number, body: Uint8Array = new Uint8Array(0)): void {
-    this.#link?.send(this.#codec.encode(sub, body));
-  }
-
   #dial(): void {
-    clearTimeout(this.#timers.retry);
-    this.#timers.retry = undefined;
-    this.#ordered = this.#full = this.#leaving = this.#resuming = false;
-    const gen = ++this.#gen;
-    const live = () => gen === this.#gen;
+    clearTimeout(this.#retry);
+    this.#retry = undefined;
+    this.#backoff.ordered = this.#full = this.#leaving = false;
     const url = (this.#at = this.#told ?? this.#urls[this.#next % this.#urls.length]!);
-    const decoder = new Decoder(this.#codec);
-    this.#phase = "dial";
-    this.#held = [];
-    this.#timers.connect = setTimeout(() => live() && this.#lost(0, "no answer in time"), this.#o.connectTimeout);
-    try {
-      this.#link = this.#dials[url.protocol]!(url, {
-        open: () => {
-          if (!live()) return;
-          this.#heard = now();
-          if (!this.#o.resume || !this.#o.systemFrames) return this.#plain();
-          this.#phase = "hello";
-          this.#control(sys.HELLO, sys.hello(this.#ring.tokens[0], this.#ring.received));
-        },
-        data: (b) => {
-          if (!live()) return;
-          this.#heard = now();
-          this.#pinged = 0;
-          try {
-            for (const p of decoder.push(b)) {
-              this.#packet(p);
-              if (!live()) return;
-            }
-          } catch (e) {
-            this.#broken(e as Error);
-          }
-          if (this.#queue.size && live()) this.#flush();
-        },
-        end: (code, why) => live() && this.#lost(code, why || (code ? "close code " + code : "the connection has ended")),
-      });
-    } catch (e) {
-      this.#lost(0, String(e));
-    }
+    const c = (this.#conn = new Connection(this.#o, this.#codec, this.#ring, {
+      open: (resumed) => {
+        if (!resumed) this.#calls.fail(new LostError("millrace: the session was lost"));
+        this.#become("open", "", resumed);
+      },
+      packet: (p, err) => this.#packet(c, p, err),
+      goAway: (address) => {
+        this.#leaving = true;
+        this.#told = this.#where(address);
+      },
+      idle: () => {
+        if (this.#queue.size) this.#flush();
+        this.#left();
+      },
+      lost: (code, reason) => this.#lost(code, reason),
+      broken: (e) => emit(this.#onError, e),
+      again: () => this.#dial(),
+    }));
+    c.dial(this.#dials[url.protocol]!, url);
   }
 
-  // The stream means nothing any more: whatever comes next would be anybody's.
-  #broken(e: Error): void {
-    emit(this.#onError, e);
-    this.#lost(0, e.message);
-  }
-
-  // Nobody hears of this connection again.
   #drop(how: "close" | "abort"): void {
-    this.#gen++;
-    for (const t of ["connect", "beat", "ack", "room"] as const) clearTimeout(this.#timers[t]);
-    this.#timers.ack = undefined;
-    this.#link?.[how]();
-    this.#link = undefined;
-    this.#phase = "away";
+    clearTimeout(this.#later);
+    this.#conn?.end(how);
+    this.#conn = undefined;
   }
 
   #lost(code: number, reason: string, how: "close" | "abort" = "abort"): void {
-    const { base, max, lived, restart, attempts } = this.#o.retry;
-    const opened = this.#phase === "open";
-    if (opened && now() - this.#opened >= lived) this.#attempt = 0;
-    if (!opened) {
-      if (this.#told) this.#told = undefined;
-      else this.#next++;
-    } else if (!this.#told) this.#next++;
+    if (this.state === "closed") return;
+    const opened = this.#conn?.opened;
+    if (this.#told && !opened) this.#told = undefined;
+    else if (!this.#told) this.#next++;
     this.#drop(how);
     if (!this.#ring.tokens.length) this.#calls.fail(new LostError("millrace: connection lost: " + reason));
-    let wait = Math.random() * Math.min(max, base * 2 ** this.#attempt);
-    this.#ordered = code === 1012 || code === 1013 || this.#full;
-    if (code === 1012) wait = restart[0] + Math.random() * (restart[1] - restart[0]);
-    else if (this.#ordered) wait = max * (1 + Math.random()) / 2;
-    if (++this.#attempt > attempts) return this.close(reason);
-    this.#timers.retry = setTimeout(() => this.#dial(), wait);
-    this.#become(this.#state.state === "connecting" ? "connecting" : "reconnecting", reason);
+    const wait = this.#backoff.next(opened ? performance.now() - opened : 0, code, this.#full);
+    if (wait === undefined) return this.close(reason);
+    this.#retry = setTimeout(() => this.#dial(), wait);
+    this.#become(this.state === "connecting" ? "connecting" : "reconnecting", reason);
   }
 
-  // The server, or its user, wants no resume.
-  #plain(): void {
-    this.#fresh();
-    this.#open(false);
-  }
-
-  // The session before is gone, and with it what it was asked.
-  #fresh(): void {
-    this.#ring = new Ring();
-    this.#calls.fail(new LostError("millrace: the session was lost"));
-  }
-
-  #open(resumed: boolean): void {
-    clearTimeout(this.#timers.connect);
-    this.#phase = "open";
-    this.#opened = now();
-    this.#pinged = 0;
-    if (this.#o.heartbeat) this.#beat(this.#o.heartbeat.interval);
-    const held = this.#held;
-    this.#held = [];
-    this.#become("open", "", resumed);
-    for (const p of held) if (this.#phase === "open") this.#packet(p);
-    this.#flush();
-  }
-
-  #welcome(b: Uint8Array): void {
-    const ring = this.#ring;
-    const w = sys.readWelcome(b);
-    if (!w || this.#phase !== "hello" || this.#held.length) return this.#broken(new Error("millrace: a WELCOME that can't be"));
-    const tried = ring.tokens[0];
-    if (tried && !w.resumed && ring.tokens.length > 1) {
-      ring.tokens.shift(); // the server has not had what used the older one up
-      this.#control(sys.BYE);
-      this.#drop("close");
-      return this.#dial();
-    }
-    this.#resuming = true;
-    const resumed = !!tried && w.resumed;
-    if (resumed) {
-      if (w.received < ring.acked || !ring.ack(w.received)) {
-        this.#control(sys.BYE);
-        this.#fresh();
-        return this.#broken(new Error("millrace: the server counts what was not sent"));
-      }
-      ring.tokens = [w.token, tried];
-      ring.told = ring.received;
-    } else {
-      this.#fresh();
-      this.#ring.tokens = [w.token];
-    }
-    this.#control(sys.PING); // its PONG tells that the older token is used up
-    if (this.#ring.frames.length) this.#link?.send(concat(this.#ring.frames));
-    this.#open(resumed);
-  }
-
-  #packet(p: Packet): void {
-    const little = this.#codec.layout.littleEndian;
-    switch (this.#o.systemFrames ? p.handle : -1) {
-      case sys.PING:
-        if (this.#link!.buffered <= 2 * this.#o.highWater) this.#control(sys.PONG, p.body);
-        return;
-      case sys.PONG:
-        this.#ring.tokens.length = Math.min(1, this.#ring.tokens.length);
-        return;
-      case sys.WELCOME:
-        return this.#welcome(p.body);
-      case sys.ACK:
-        if (this.#resuming && !this.#ring.ack(sys.readCount(p.body))) this.#broken(new Error("millrace: an ACK of what was not sent"));
-        else this.#left();
-        return;
-      case sys.GOAWAY: {
-        const { address } = sys.readGoAway(p.body, little);
-        this.#leaving = true;
-        this.#told = this.#where(address);
-        return this.#left();
-      }
-    }
-    const err = p.handle === sys.ERROR ? sys.readError(p.body, little) : undefined;
-    if (this.#phase === "hello") {
-      if (err?.handle === sys.HELLO) return this.#plain();
-      if (err?.handle !== 0) {
-        if (this.#held.push(p) > 1024) this.#broken(new Error("millrace: no answer to HELLO"));
-        return;
-      }
-    }
-    if (this.#resuming) this.#count();
+  #packet(c: Connection, p: Packet, err: sys.ServerError | undefined): void {
     const handle = err ? err.handle : p.handle;
     if (err?.code === 12 && !handle) this.#full = true;
     const call = this.#codec.seq && !p.seq ? undefined : this.#calls.next(p.seq || handle);
-    if (call) {
-      call.finish(err ? undefined : p.body, err);
-      return this.#left();
-    }
-    if (err) return emit(this.#onError, err);
-    if (this.#called.has(handle) && !this.#codec.seq) return this.#broken(new Error(`millrace: ${name(handle)} answers what was not asked: whose an answer is can't be known`));
-    emit(this.#listeners.get(handle), p);
+    if (call) call.finish(err ? undefined : p.body, err);
+    else if (err) emit(this.#onError, err);
+    else if (this.#called.has(handle) && !this.#codec.seq) c.broken(new Error(`millrace: ${name(handle)} answers what was not asked: whose an answer is can't be known`));
+    else emit(this.#listeners.get(handle), p);
   }
 
   // After a GOAWAY: go when nothing is outstanding.
   #left(): void {
-    if (this.#leaving && this.#phase === "open" && !this.#calls.size && !(this.#resuming && this.#ring.frames.length)) this.#lost(0, "the server drains", "close");
+    const c = this.#conn;
+    if (this.#leaving && c?.opened && !this.#calls.size && !(c.resuming && this.#ring.frames.length)) this.#lost(0, "the server drains", "close");
   }
 
   // Where a GOAWAY sends us: never from an encrypted connection to one that is not.
@@ -485,74 +337,6 @@ export class Client {
     }
     return undefined;
   }
-
-  // Acknowledges after 64 frames or a second; by the clock too, where timers are throttled.
-  #count(): void {
-    const r = this.#ring;
-    if (r.received++ === r.told) this.#ackSince = now();
-    const ack = () => {
-      this.#timers.ack = clearTimeout(this.#timers.ack) as undefined;
-      r.told = r.received;
-      this.#control(sys.ACK, sys.count(r.received));
-    };
-    if (r.received - r.told >= 64 || now() - this.#ackSince >= 1000) ack();
-    else this.#timers.ack ??= setTimeout(ack, 1000);
-  }
-
-  #ping(): void {
-    if (!this.#o.heartbeat || this.#pinged) return;
-    this.#pinged = now();
-    this.#control(sys.PING);
-    this.#beat(this.#o.heartbeat.timeout);
-  }
-
-  // Judges by time stamps. A timer that comes late has slept, and bytes may lie unread behind
-  // it: then the server gets its time once more.
-  #beat(wait: number): void {
-    const { interval, timeout } = this.#o.heartbeat!;
-    const due = now() + wait;
-    clearTimeout(this.#timers.beat);
-    this.#timers.beat = setTimeout(() => {
-      const t = now();
-      if (this.#pinged && t - due > timeout / 2) {
-        this.#pinged = 0;
-        this.#ping();
-      } else if (this.#pinged && t - this.#pinged >= timeout) this.#lost(0, "no sign of life");
-      else if (!this.#pinged && t - this.#heard >= interval) this.#ping();
-      else this.#beat(Math.max(10, this.#pinged ? this.#pinged + timeout - t : this.#heard + interval - t));
-    }, wait);
-  }
 }
 
-const name = (h: number) => `${h >>> 16}/${h & 65535}`;
 const bytes = (b: Uint8Array | string) => typeof b === "string" ? new TextEncoder().encode(b) : b;
-
-function subscribe<T>(set: Set<(v: T) => void>, fn: (v: T) => void): () => void {
-  const each = (v: T) => fn(v);
-  set.add(each);
-  return () => void set.delete(each);
-}
-
-// A listener that throws harms no other, and is reported as an uncaught error is.
-function emit<T>(set: Iterable<(v: T) => void> | undefined, v: T): void {
-  for (const fn of [...(set ?? [])]) {
-    try {
-      fn(v);
-    } catch (e) {
-      queueMicrotask(() => {
-        throw e;
-      });
-    }
-  }
-}
-
-function concat(all: Uint8Array[]): Uint8Array {
-  if (all.length === 1) return all[0]!;
-  const b = new Uint8Array(all.reduce((n, x) => n + x.length, 0));
-  let at = 0;
-  for (const x of all) {
-    b.set(x, at);
-    at += x.length;
-  }
-  return b;
-}

@@ -145,3 +145,14 @@ export class Decoder {
 
 /** A view of exactly b. */
 export const view = (b: Uint8Array): DataView => new DataView(b.buffer, b.byteOffset, b.byteLength);
+
+export function concat(all: Uint8Array[]): Uint8Array {
+  if (all.length === 1) return all[0]!;
+  const b = new Uint8Array(all.reduce((n, x) => n + x.length, 0));
+  let at = 0;
+  for (const x of all) {
+    b.set(x, at);
+    at += x.length;
+  }
+  return b;
+}

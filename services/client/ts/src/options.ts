@@ -54,3 +54,5 @@ export const withDefaults = (o: Options) => ({
   heartbeat: o.heartbeat === false || o.systemFrames === false ? undefined : { interval: 15_000, timeout: 10_000, ...o.heartbeat },
   retry: { base: 250, max: 30_000, lived: 10_000, restart: [5000, 30_000] as [number, number], attempts: Infinity, ...o.retry },
 });
+
+export type Settings = ReturnType<typeof withDefaults>;

@@ -54,6 +54,12 @@ export class Ring {
    */
   tokens: Uint8Array[] = [];
 
+  /** The session is gone. */
+  reset(): void {
+    this.frames.length = this.bytes = this.acked = this.received = this.told = 0;
+    this.tokens = [];
+  }
+
   push(frame: Uint8Array): void {
     this.frames.push(frame);
     this.bytes += frame.length;

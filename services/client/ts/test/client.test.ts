@@ -1,59 +1,52 @@
-// Against the real server, over tcp and, through a bridge of the package ws, over WebSocket.
+// Against the real server, through each of its doors.
 import assert from "node:assert/strict";
-import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import * as net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { createInterface } from "node:readline";
 import { WebSocket, WebSocketServer } from "ws";
 import { BusyError, ClosedError, connect, LostError, ServerError, TimeoutError, type Client, type Options } from "../src/node.js";
 import { Codec, Decoder } from "../src/codec.js";
+import { binary, Real } from "./real.js";
 
-const binary = process.env["TEST_SERVER"];
 const skip = binary ? false : "TEST_SERVER names no server's executable";
+const certs = process.env["TEST_CERTS"]; // ca.pem, cert.pem and key.pem, which it has signed for localhost
 const text = (b: Uint8Array) => Buffer.from(b).toString();
 const later = <T>(start: (done: (v: T) => void) => void) => new Promise<T>(start);
 
-async function serve(addr = "127.0.0.1:0", ...flags: string[]): Promise<{ addr: string; process: ChildProcess }> {
-  const p = spawn(binary!, ["serve", "--addr", "tcp://" + addr, ...flags], { stdio: ["ignore", "pipe", "ignore"] });
-  const [line] = await Promise.race([
-    once(createInterface(p.stdout!), "line"),
-    once(p, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`))),
-  ]);
-  return { addr: String(line).split("//")[1]!, process: p };
+const serve = Real.start;
+
+const ca = certs ? readFileSync(join(certs, "ca.pem")) : undefined;
+/** The WebSocket of ws, with the authority that signed the server's certificate. */
+class Trusting extends WebSocket {
+  constructor(url: string, protocols: string) { super(url, protocols, ca ? { ca } : {}); }
 }
 
-// A WebSocket server whose bytes are a connection to addr. end closes all with a code.
-async function bridge(addr: string) {
-  const [host, port] = addr.split(":");
-  const wss = new WebSocketServer({ port: 0, host: "127.0.0.1" });
-  wss.on("connection", (ws) => {
-    const s = net.connect({ host: host!, port: Number(port) });
-    ws.on("message", (b: Buffer) => s.write(b));
-    ws.on("close", () => s.end());
-    s.on("data", (b) => ws.send(b));
-    s.on("end", () => ws.close(1001));
-    s.on("error", () => ws.close(1011));
-  });
-  await once(wss, "listening");
-  return { url: `ws://127.0.0.1:${(wss.address() as net.AddressInfo).port}/`, wss };
-}
-
-let server: Awaited<ReturnType<typeof serve>>;
-let ws: Awaited<ReturnType<typeof bridge>>;
+const doors: { door: string; addr: string; needs?: string }[] = [
+  { door: "tcp", addr: "tcp://127.0.0.1:0" },
+  { door: "unix", addr: "unix://" + join(tmpdir(), `millrace-client-${process.pid}.sock`) },
+  { door: "ws", addr: "ws://127.0.0.1:0/chat" },
+  { door: "tls", addr: "tls://127.0.0.1:0" },
+  { door: "wss", addr: "wss://127.0.0.1:0/" },
+];
+const secure = (door: string) => door === "tls" || door === "wss";
+const skips = (door: string) => skip || (secure(door) && !certs ? "TEST_CERTS names no folder of certificates" : false);
+let server: Real;
 before(async () => {
   if (skip) return;
-  server = await serve();
-  ws = await bridge(server.addr);
+  const there = doors.filter(({ door }) => !skips(door));
+  server = await serve(there.map((d) => d.addr), ...(certs ? ["--tls-cert", join(certs, "cert.pem"), "--tls-key", join(certs, "key.pem")] : []));
+  assert.equal(server.urls.length, there.length);
 });
-after(() => {
-  server?.process.kill("SIGKILL");
-  ws?.wss.clients.forEach((c) => c.terminate());
-  ws?.wss.close();
-});
+after(() => void server?.process.kill("SIGKILL"));
 
-for (const door of ["tcp", "ws"]) {
-  const dial = (o: Options = {}): Client => connect(door === "tcp" ? "tcp://" + server.addr : ws.url, { WebSocket, retry: { base: 5, max: 20 }, ...o });
+const urlOf = (door: string) => server.urls.find((u) => u.startsWith(door + ":"))!;
+
+for (const { door } of doors) {
+  const skip = skips(door);
+  const dial = (o: Options = {}): Client => connect(urlOf(door), { WebSocket: Trusting, ...(ca ? { tls: { ca } } : {}), retry: { base: 5, max: 20 }, ...o });
 
   test(`${door}: calls, typed calls, pushes and errors`, { skip }, async () => {
     const c = dial();
@@ -108,44 +101,83 @@ for (const door of ["tcp", "ws"]) {
     assert.equal(text(await third), '{"slept_ms":2}');
     c.close();
   });
+
+  test(`${door}: a restart of the server: waiting calls are served by the next, those under way are told`, { skip, timeout: 60_000 }, async () => {
+    const addr = urlOf(door).replace(/:\d+(\/|$)/, ":0$1").replace(".sock", "-2.sock");
+    const flags = secure(door) ? ["--tls-cert", join(certs!, "cert.pem"), "--tls-key", join(certs!, "key.pem")] : [];
+    const first = await serve([addr], ...flags);
+    const c = connect(first.urls[0]!, { WebSocket: Trusting, ...(ca ? { tls: { ca } } : {}), retry: { base: 20, max: 100 }, timeout: 30_000 });
+    const states: string[] = [];
+    c.onState((s) => states.at(-1) !== s.state && states.push(s.state));
+    await c.ready();
+    await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
+    const lost = assert.rejects(c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":30000}'), LostError);
+    await c.call("1/1"); // the server has read what is in front of it
+    first.process.kill("SIGKILL");
+    await lost;
+    const waits = c.call("1/1", "for the next");
+    const second = await serve(first.urls, ...flags);
+    assert.equal(text(await waits), "for the next");
+    assert.deepEqual(states, ["open", "reconnecting", "open"]);
+    c.close();
+    second.process.kill("SIGKILL");
+  });
+
+  test(`${door}: a drain: what is under way is finished, what comes meanwhile is served elsewhere`, { skip, timeout: 60_000 }, async () => {
+    const addr = urlOf(door).replace(/:\d+(\/|$)/, ":0$1").replace(".sock", "-3.sock");
+    const flags = secure(door) ? ["--tls-cert", join(certs!, "cert.pem"), "--tls-key", join(certs!, "key.pem")] : [];
+    const a = await serve([addr], ...flags), b = await serve([addr.replace("-3.sock", "-4.sock")], ...flags);
+    const c = connect([a.urls[0]!, b.urls[0]!], { WebSocket: Trusting, ...(ca ? { tls: { ca } } : {}), retry: { base: 20, max: 100 }, timeout: 30_000 });
+    await c.ready();
+    await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
+    const under = c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":700}');
+    await c.call("1/1"); // the server has read what is in front of it
+    a.process.kill("SIGTERM");
+    const moved = later<void>((done) => c.onState((s) => s.state === "open" && done()));
+    assert.deepEqual(JSON.parse(text(await under)), { locked: false, token: 0 });
+    await moved;
+    assert.ok(JSON.parse(text(await c.call("1/3"))).connected_at);
+    const [code] = a.process.exitCode === null ? await once(a.process, "exit") : [a.process.exitCode];
+    assert.equal(code, 0, "the drain lost something");
+    c.close();
+    b.process.kill("SIGKILL");
+  });
 }
 
-test("a restart of the server: waiting calls are served by the next, those under way are told", { skip, timeout: 60_000 }, async () => {
-  const first = await serve();
-  const c = connect("tcp://" + first.addr, { retry: { base: 20, max: 100 }, timeout: 30_000 });
-  const states: string[] = [];
-  c.onState((s) => states.at(-1) !== s.state && states.push(s.state));
-  await c.ready();
-  await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
-  const lost = assert.rejects(c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":30000}'), LostError);
-  await c.call("1/1"); // the server has read what is in front of it
-  first.process.kill("SIGKILL");
-  await lost;
-  const waits = c.call("1/1", "for the next");
-  const second = await serve(first.addr);
-  assert.equal(text(await waits), "for the next");
-  assert.deepEqual(states, ["open", "reconnecting", "open"]);
-  c.close();
-  second.process.kill("SIGKILL");
+for (const door of ["tls", "wss"]) {
+  test(`${door}: a server whose certificate nobody vouches for is told nothing`, { skip: skips(door) }, async () => {
+    const c = connect(urlOf(door), { WebSocket, retry: { base: 5, max: 10, attempts: 2 } });
+    const reasons: string[] = [];
+    c.onState((s) => s.reason && reasons.push(s.reason));
+    await assert.rejects(c.call("1/1", "secret"), ClosedError);
+    assert.ok(reasons.length >= 2);
+    for (const r of reasons) assert.match(r, /certificate/);
+  });
+}
+
+test("ws: a path that is not served, and a page of elsewhere, are refused", { skip }, async () => {
+  class Elsewhere extends WebSocket {
+    constructor(url: string, protocols: string) { super(url, protocols, { origin: "https://elsewhere.example" }); }
+  }
+  for (const [url, socket, status] of [[urlOf("ws").replace("/chat", "/none"), WebSocket, 404], [urlOf("ws"), Elsewhere, 403]] as const) {
+    const c = connect(url, { WebSocket: socket, retry: { base: 5, max: 10, attempts: 1 } });
+    const reasons: string[] = [];
+    c.onState((s) => s.reason && reasons.push(s.reason));
+    await assert.rejects(c.ready(), ClosedError);
+    assert.match(reasons[0]!, new RegExp(String(status)));
+  }
 });
 
-test("a drain: what is under way is finished, what comes meanwhile is served elsewhere", { skip, timeout: 60_000 }, async () => {
-  const a = await serve(), b = await serve();
-  const c = connect(["tcp://" + a.addr, "tcp://" + b.addr], { retry: { base: 20, max: 100 }, timeout: 30_000 });
-  await c.ready();
-  await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
-  const under = c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":700}');
-  await c.call("1/1"); // the server has read what is in front of it
-  a.process.kill("SIGTERM");
-  const moved = later<void>((done) => c.onState((s) => s.state === "open" && done()));
-  assert.deepEqual(JSON.parse(text(await under)), { locked: false, token: 0 });
-  await moved;
-  const { addr } = JSON.parse(text(await c.call("1/3")));
-  assert.ok(addr);
-  const [code] = a.process.exitCode === null ? await once(a.process, "exit") : [a.process.exitCode];
-  assert.equal(code, 0, "the drain lost something");
-  c.close();
-  b.process.kill("SIGKILL");
+test("ws: what the server closes with its own code is told", { skip }, async () => {
+  const one = await serve(["ws://127.0.0.1:0/"], "--max-conns", "1");
+  const a = connect(one.urls[0]!, { WebSocket });
+  await a.ready();
+  const b = connect(one.urls[0]!, { WebSocket, resume: false, retry: { base: 1, max: 60_000 } });
+  const reason = await later<string>((done) => b.onState((s) => s.reason && done(s.reason)));
+  assert.match(reason, /1013|connections/);
+  a.close();
+  b.close();
+  one.process.kill("SIGKILL");
 });
 
 // A server of one behaviour, over tcp: what it does with each frame is the test's.
@@ -206,6 +238,24 @@ test("an answer to nothing ends the connection: no later call gets it", async ()
   assert.match((await error).message, /1\/1 answers what was not asked/);
   assert.equal(text(await c.call("1/1", "two")), "two");
   c.close();
+  s.close();
+});
+
+test("a client that is closed while it hears of a broken stream stays so", async () => {
+  const s = await scripted((_h, _b, send) => send(0x10001, Buffer.from("nobody asked")));
+  const c = connect(s.url, { resume: false, retry: { base: 1, max: 2 } });
+  await c.ready();
+  let states = 0;
+  const closed = later<void>((done) => c.onError(() => {
+    c.close();
+    c.onState(() => states++);
+    done();
+  }));
+  await c.call("1/1").catch(() => {});
+  c.call("1/2").catch(() => {});
+  await closed;
+  await new Promise((r) => setTimeout(r, 50));
+  assert.deepEqual([c.state, states], ["closed", 0]);
   s.close();
 });
 

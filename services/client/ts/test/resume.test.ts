@@ -1,6 +1,11 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
+import * as net from "node:net";
 import { test } from "node:test";
+import { WebSocket } from "ws";
 import { connect, ServerError } from "../src/node.js";
+import { Real, binary } from "./real.js";
 import { ResumeServer, type Cuts } from "./server.js";
 
 // One exchange; what the caller saw and what the server ran, in order.
@@ -71,3 +76,73 @@ test("a server without resume is served without", async () => {
   c.close();
   server.close();
 });
+
+const resumes = binary && spawnSync(binary, ["serve", "--help"]).stdout.toString().includes("--resume");
+const skip = binary ? (resumes ? false : "the server has no --resume") : "TEST_SERVER names no server's executable";
+
+for (const door of ["tcp", "ws"]) {
+  test(`${door}: with the real server, cut again and again, nothing is lost, doubled or out of order`, { skip, timeout: 120_000 }, async () => {
+    const real = await Real.start([door + "://127.0.0.1:0"], "--resume", "30s");
+    const port = Number(new URL(real.urls[0]!).port);
+    const live = new Set<net.Socket>();
+    let room = Infinity; // bytes until the next cut
+    const cutter = net.createServer((c) => {
+      const s = net.connect(port, "127.0.0.1");
+      for (const [a, b] of [[c, s], [s, c]] as const) {
+        live.add(a);
+        a.on("data", (x) => {
+          const part = x.subarray(0, room);
+          b.write(part);
+          if ((room -= part.length) > 0) return;
+          room = Infinity;
+          for (const y of live) y.destroy();
+        });
+        a.on("error", () => {});
+        a.on("close", () => {
+          live.delete(a);
+          b.destroy();
+        });
+      }
+    });
+    cutter.listen(0, "127.0.0.1");
+    await once(cutter, "listening");
+    const c = connect(`${door}://127.0.0.1:${(cutter.address() as net.AddressInfo).port}/`, { WebSocket, timeout: 60_000, retry: { base: 1, max: 5 } });
+    const fresh: boolean[] = [];
+    let opened = 0;
+    c.onState((s) => {
+      if (s.state !== "open") return;
+      fresh.push(!s.resumed);
+      opened++;
+    });
+    const fired: number[] = [];
+    c.subscribe<{ n: number }>("2/4", ({ n }) => fired.push(n));
+    const heard: string[] = [];
+    c.subscribe<{ data: string }>("1/8", ({ data }) => heard.push(data));
+    await c.call("1/5", '{"group":"g"}');
+    const who = JSON.parse(Buffer.from(await c.call("1/3")).toString());
+    await c.call("2/1", '{"id":1,"ms":5,"repeat":0}');
+    const want: string[] = [];
+    for (let round = 0; round < 40; round++) {
+      const before = opened;
+      room = 1 + ((round * 37) % 400);
+      const calls = Array.from({ length: 10 }, (_, i) => c.call("1/1", `${round}.${i}`));
+      const data = `said ${round}`;
+      want.push(data);
+      await c.call("1/7", JSON.stringify({ group: "g", data }));
+      (await Promise.all(calls)).forEach((b, i) => assert.equal(Buffer.from(b).toString(), `${round}.${i}`));
+      while (opened === before) await c.call("1/1", "until it is cut");
+    }
+    await c.call("2/2", '{"id":1}');
+    const again = JSON.parse(Buffer.from(await c.call("1/3")).toString());
+    await c.call("1/7", '{"group":"g","data":"last"}');
+    while (heard.at(-1) !== "last") await c.call("1/1");
+    assert.deepEqual(heard, [...want, "last"]);
+    assert.deepEqual(fired, fired.map((_, i) => i + 1));
+    assert.ok(fired.length > 0);
+    assert.deepEqual([again.index, again.round, again.connected_at], [who.index, who.round, who.connected_at]);
+    assert.equal(fresh.filter(Boolean).length, 1, "a session was lost");
+    c.close();
+    cutter.close();
+    real.process.kill("SIGKILL");
+  });
+}

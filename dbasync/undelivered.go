@@ -1,0 +1,209 @@
+package dbasync
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// undelivered counts the rows of results that are finished and whose completion has not
+// begun. Past Config.MaxQueueBytes of them the lanes are not read, nor sent to, and no slow
+// query is begun, until enough has been delivered; TCP then slows the server. Who holds up
+// his own results may be waiting for another query of the DB, though: when nothing has been
+// delivered for Config.DeliveryTimeout, the oldest results lose their rows, and so do those
+// of the same submitters that come while these have not taken the former.
+type undelivered struct {
+	db    *DB
+	limit int64
+	bytes atomic.Int64
+
+	// Results of fewer bytes than least can't reach the limit all together. They are
+	// counted, but not on the list, and keep their rows.
+	least int
+
+	mu         sync.Mutex
+	head, tail *request      // the list, oldest first; guarded by mu
+	stuck      map[any]int   // per submitter: completions without their rows that have not begun; guarded by mu
+	room       chan struct{} // closed when there is room again; nil: nobody waits; guarded by mu
+
+	seen  int64         // bytes at the last sweep; the sweeper's own
+	since time.Duration // since when they are that; the sweeper's own
+}
+
+func (u *undelivered) init(db *DB) {
+	u.db, u.limit, u.stuck = db, int64(db.cfg.MaxQueueBytes), make(map[any]int)
+	u.least = max(1, db.cfg.MaxQueueBytes/db.cfg.MaxQueue)
+}
+
+// over: no more rows should be fetched.
+func (u *undelivered) over() bool { return u.bytes.Load() > u.limit }
+
+// held is how many bytes r's result keeps from being collected.
+func (r *request) held() int {
+	n := cap(r.res.data)
+	if r.unit != nil && r.res.Outcome == OK {
+		n += r.unit.held()
+	}
+	return n
+}
+
+// add counts r, which is finished and about to be handed to its submitter.
+func (u *undelivered) add(r *request) {
+	n := r.held()
+	if n == 0 {
+		return
+	}
+	r.rowBytes = n
+	u.bytes.Add(int64(n))
+	if n < u.least {
+		return
+	}
+	r.listed, r.owner = true, u.db.ownerOf(r.on)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.stuck[r.owner] > 0 && u.over() {
+		u.bytes.Add(-int64(u.strip(r)))
+		return
+	}
+	r.older, r.newer = u.tail, nil
+	if u.tail != nil {
+		u.tail.newer = r
+	} else {
+		u.head = r
+	}
+	u.tail = r
+}
+
+// unlink takes r off the list. Caller holds mu; r is on it.
+func (u *undelivered) unlink(r *request) {
+	if r.older != nil {
+		r.older.newer = r.newer
+	} else {
+		u.head = r.newer
+	}
+	if r.newer != nil {
+		r.newer.older = r.older
+	} else {
+		u.tail = r.older
+	}
+	r.older, r.newer = nil, nil
+}
+
+// strip takes r's rows away and returns how many bytes that frees. Caller holds mu; r is
+// listed, its completion has not begun, and it is on the list no more.
+func (u *undelivered) strip(r *request) (freed int) {
+	freed, r.rowBytes = r.rowBytes, 0
+	r.res.data, r.res.rows, r.res.Err = nil, 0, ErrResultDropped
+	if r.unit != nil {
+		r.unit.strip()
+	}
+	r.stripped = true
+	u.stuck[r.owner]++
+	u.db.stats.dropped.Add(1)
+	return freed
+}
+
+// full: r's submitter takes nothing now. When too much waits, it is its rows that go.
+func (u *undelivered) full(r *request) {
+	if !r.listed || !u.over() {
+		return
+	}
+	u.mu.Lock()
+	freed := 0
+	if !r.stripped && u.over() {
+		u.unlink(r)
+		freed = u.strip(r)
+	}
+	u.mu.Unlock()
+	u.free(freed)
+}
+
+// begin takes r off: its rows are its completion's from now on. It runs right before that,
+// where that runs, and before the result is read.
+func (u *undelivered) begin(r *request) {
+	if r.listed {
+		u.mu.Lock()
+		if !r.stripped {
+			u.unlink(r)
+		} else if u.stuck[r.owner]--; u.stuck[r.owner] == 0 {
+			delete(u.stuck, r.owner)
+		}
+		u.mu.Unlock()
+	}
+	if n := r.rowBytes; n > 0 {
+		u.free(n)
+	}
+}
+
+// free gives n bytes back, and lets those go on that wait for room.
+func (u *undelivered) free(n int) {
+	now := u.bytes.Add(-int64(n))
+	if now > u.limit || now+int64(n) <= u.limit {
+		return
+	}
+	u.mu.Lock()
+	if u.room != nil {
+		close(u.room)
+		u.room = nil
+	}
+	u.mu.Unlock()
+	u.db.q.goOn()
+}
+
+// goOn wakes who found no room for results.
+func (q *queue) goOn() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range q.lanes {
+		if l.rollback || q.workFor(l) {
+			l.wake()
+		}
+	}
+	q.slow.cond.Broadcast()
+	q.jobs.cond.Broadcast()
+}
+
+// wait returns when there is room, or ctx has ended.
+func (u *undelivered) wait(ctx context.Context) {
+	for u.over() && ctx.Err() == nil {
+		u.mu.Lock()
+		if u.room == nil {
+			u.room = make(chan struct{})
+		}
+		room := u.room
+		u.mu.Unlock()
+		if !u.over() { // it may have been made before the channel was
+			return
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// relieve ends a standstill: see undelivered. It runs on the sweeper.
+func (u *undelivered) relieve(now time.Duration) {
+	n := u.bytes.Load()
+	if n <= u.limit || n != u.seen {
+		u.seen, u.since = n, now
+		return
+	}
+	if now-u.since < u.db.cfg.DeliveryTimeout {
+		return
+	}
+	u.mu.Lock()
+	freed := 0
+	for u.head != nil && n-int64(freed) > u.limit/2 {
+		r := u.head
+		u.unlink(r)
+		freed += u.strip(r)
+	}
+	u.mu.Unlock()
+	if u.since = now; freed == 0 {
+		return
+	}
+	u.db.cfg.Logger.Warn("dbasync: nothing is delivered: the oldest results lose their rows", "bytes", freed, "after", u.db.cfg.DeliveryTimeout)
+	u.free(freed)
+}

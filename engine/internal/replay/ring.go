@@ -1,0 +1,310 @@
+package replay
+
+import (
+	"millrace/engine/internal/budget"
+	"millrace/engine/internal/bufpool"
+)
+
+const (
+	pieceMost = 32 << 10 // bytes of own frames in one piece, but for a frame that is larger
+
+	// PieceCost is about what a piece costs beside its bytes.
+	PieceCost = 48
+)
+
+// Ring is what was written and has not been acknowledged: whole frames, one behind another,
+// in pieces of pooled memory, and a cursor that says how far the present connection has
+// been written. The caller's lock guards it. The zero Ring is not usable: see Init.
+//
+// Invariant: pieces[i].last is the number behind the last whole frame of a piece and grows
+// from one piece to the next, but for a last piece that holds the beginning of one frame;
+// first ≤ sent ≤ end unless the ring is parked, and first ≤ most ≤ end.
+type Ring struct {
+	size   func(b []byte) int // of the whole frame at the start of b
+	budget *budget.Budget
+
+	pieces []piece
+	bytes  int    // of the frames kept
+	unsent int    // of them behind the cursor, without one that has come in part
+	open   int    // bytes still to come of the last frame
+	first  uint64 // the first frame kept
+	end    uint64 // behind the last whole frame
+	most   uint64 // behind the last frame that any connection was written whole
+
+	// The cursor: of pieces[at] the bytes below off have been written. sent is a frame that
+	// may not have been written whole, and mark where it begins in pieces[at].
+	at, off, mark int
+	sent          uint64
+	parked        bool // there is no connection, and the cursor means nothing
+}
+
+// piece is some memory with frames in it. It holds one reference to buf.
+type piece struct {
+	buf    *bufpool.Buf
+	off    int    // frames below it are no longer kept
+	last   uint64 // the number behind its last whole frame
+	shared bool   // others refer to buf as well: nothing is added to it
+}
+
+// Init sets a ring up. size tells how long the whole frame at the start of some bytes is.
+func (r *Ring) Init(size func(b []byte) int, b *budget.Budget) { r.size, r.budget = size, b }
+
+// Bytes is how many bytes are kept.
+func (r *Ring) Bytes() int { return r.bytes }
+
+// First is the number of the first frame that is kept.
+func (r *Ring) First() uint64 { return r.first }
+
+// Unsent is how many of them the present connection has still to be written.
+func (r *Ring) Unsent() int { return r.unsent }
+
+// Open is how many bytes are missing of a frame that was begun.
+func (r *Ring) Open() int { return r.open }
+
+// Append keeps a whole frame. Its bytes are copied, unless they are found in recent, which
+// may be nil.
+func (r *Ring) Append(frame []byte, recent *Recent) {
+	if recent != nil && len(frame) >= shareFrom && len(frame) <= shareMost {
+		r.push(piece{buf: recent.refer(frame, r.budget), shared: true})
+	} else {
+		t := r.room(len(frame))
+		t.buf.B = append(t.buf.B, frame...)
+	}
+	r.bytes += len(frame)
+	r.wait(len(frame))
+	r.end++
+	r.pieces[len(r.pieces)-1].last = r.end
+}
+
+// Begin keeps the first bytes of a frame of that size, whose rest Continue brings. Until it
+// is whole it is not written.
+func (r *Ring) Begin(part []byte, size int) {
+	r.add(size)
+	r.open = size
+	r.Continue(part)
+}
+
+// Continue takes what of b belongs to the frame that was begun and returns how much that is.
+func (r *Ring) Continue(b []byte) int {
+	n := min(r.open, len(b))
+	t := &r.pieces[len(r.pieces)-1]
+	t.buf.B = append(t.buf.B, b[:n]...)
+	r.bytes += n
+	if r.open -= n; r.open == 0 {
+		r.wait(len(t.buf.B))
+		r.end++
+		t.last = r.end
+	}
+	return n
+}
+
+// wait notes n bytes more to be written.
+func (r *Ring) wait(n int) {
+	if !r.parked {
+		r.unsent += n
+	}
+}
+
+// room is the last piece, with room for n bytes.
+func (r *Ring) room(n int) *piece {
+	if k := len(r.pieces); k > 0 {
+		t := &r.pieces[k-1]
+		switch {
+		case t.shared:
+		case t.buf.Spare() >= n:
+			return t
+		default:
+			return r.add(max(n, min(2*len(t.buf.B), pieceMost)))
+		}
+	}
+	return r.add(n)
+}
+
+// add appends a piece of its own with room for n bytes.
+func (r *Ring) add(n int) *piece {
+	b := bufpool.Get(n)
+	b.Share()
+	r.budget.Add(b.Held())
+	return r.push(piece{buf: b})
+}
+
+func (r *Ring) push(p piece) *piece {
+	p.last = r.end
+	r.pieces = append(r.pieces, p)
+	r.budget.Add(PieceCost)
+	return &r.pieces[len(r.pieces)-1]
+}
+
+// Next is what is to be written next, whole frames behind what was written; none: nothing.
+// Who calls it writes what he can and says so by Wrote. The bytes do not change; they stay
+// valid after the caller's lock is given up if buf is retained meanwhile.
+func (r *Ring) Next() (b []byte, buf *bufpool.Buf) {
+	if r.parked {
+		return nil, nil
+	}
+	for r.at < len(r.pieces) {
+		p := &r.pieces[r.at]
+		if r.off < len(p.buf.B) {
+			if r.open > 0 && r.at == len(r.pieces)-1 {
+				return nil, nil
+			}
+			return p.buf.B[r.off:], p.buf
+		}
+		if r.at == len(r.pieces)-1 {
+			return nil, nil // more may be appended to it
+		}
+		r.sent = p.last
+		r.enter(r.at + 1)
+	}
+	return nil, nil
+}
+
+// enter moves the cursor to the beginning of a piece.
+func (r *Ring) enter(at int) {
+	r.at, r.off = at, 0
+	if at < len(r.pieces) {
+		r.off = r.pieces[at].off
+	}
+	r.mark = r.off
+}
+
+// Wrote says that n of the bytes of Next have been written.
+func (r *Ring) Wrote(n int) {
+	r.off += n
+	r.unsent -= n
+}
+
+// Sent is the number behind the last frame that the present connection was written whole.
+func (r *Ring) Sent() uint64 {
+	if r.parked {
+		return r.sent
+	}
+	if r.at < len(r.pieces) {
+		p := &r.pieces[r.at]
+		if r.off == len(p.buf.B) && (r.open == 0 || r.at < len(r.pieces)-1) {
+			r.mark, r.sent = r.off, p.last
+		}
+		for r.mark < r.off {
+			n := r.size(p.buf.B[r.mark:])
+			if r.mark+n > r.off {
+				break
+			}
+			r.mark += n
+			r.sent++
+		}
+	}
+	r.most = max(r.most, r.sent)
+	return r.sent
+}
+
+// Ack frees the frames below n: the peer has them. False: that many were not sent. One that
+// says less than another before it changes nothing.
+func (r *Ring) Ack(n uint64) bool {
+	if n > r.Sent() {
+		return false
+	}
+	r.free(n)
+	return true
+}
+
+// Park says that there is no connection until Rewind.
+func (r *Ring) Park() {
+	r.Sent()
+	r.parked, r.unsent = true, 0
+}
+
+// Rewind begins to write a new connection, whose peer has the frames below n. False, and
+// nothing changes: some of what it lacks is no longer kept, or it claims what was not sent.
+func (r *Ring) Rewind(n uint64) bool {
+	r.Sent()
+	if n < r.first || n > r.most {
+		return false
+	}
+	r.parked = true // the cursor, wherever it is, does not count
+	r.free(n)
+	r.parked = false
+	r.sent = n
+	r.enter(0)
+	r.unsent = r.bytes
+	if r.open > 0 {
+		r.unsent -= len(r.pieces[len(r.pieces)-1].buf.B)
+	}
+	return true
+}
+
+// Forget frees the oldest frames that were written, which the peer may have, until no more
+// than most bytes are kept or only such are left that were not: to this connection, or to
+// any while there is none.
+func (r *Ring) Forget(most int) {
+	written := r.Sent()
+	if r.parked {
+		written = r.most
+	}
+	over, n := r.bytes-most, r.first
+	for i := 0; over > 0 && n < written; i++ {
+		p := &r.pieces[i]
+		for off := p.off; over > 0 && n < min(written, p.last); n++ {
+			size := r.size(p.buf.B[off:])
+			off += size
+			over -= size
+		}
+	}
+	r.free(n)
+}
+
+// free gives the frames below n back: all of them are in front of the cursor, if it counts.
+func (r *Ring) free(n uint64) {
+	gone := 0
+	for r.first < n {
+		p := &r.pieces[gone]
+		if p.last <= n {
+			r.bytes -= len(p.buf.B) - p.off
+			r.first = p.last
+			gone++
+			continue
+		}
+		size := r.size(p.buf.B[p.off:])
+		p.off += size
+		r.bytes -= size
+		r.first++
+	}
+	if gone > 0 {
+		r.drop(gone)
+	}
+}
+
+// drop gives the first n pieces back.
+func (r *Ring) drop(n int) {
+	for i := range r.pieces[:n] {
+		release(r.pieces[i].buf, r.budget)
+		r.budget.Add(-PieceCost)
+	}
+	left := copy(r.pieces, r.pieces[n:])
+	clear(r.pieces[left:])
+	r.pieces = r.pieces[:left]
+	if left == 0 && cap(r.pieces) > 8 {
+		r.pieces = nil
+	}
+	if r.at >= n {
+		r.at -= n
+	} else {
+		r.enter(0)
+	}
+}
+
+// Close gives everything back.
+func (r *Ring) Close() {
+	r.Park()
+	r.drop(len(r.pieces))
+	r.bytes, r.unsent, r.open = 0, 0, 0
+	r.first, r.sent = r.end, r.end
+}
+
+// Release gives a reference back that the caller of Next has retained.
+func (r *Ring) Release(b *bufpool.Buf) { release(b, r.budget) }
+
+func release(b *bufpool.Buf, bud *budget.Budget) {
+	if held, last := b.Release(); last {
+		bud.Add(-held)
+	}
+}

@@ -1,0 +1,258 @@
+package replay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"millrace/engine/internal/budget"
+)
+
+// text is a frame: two bytes of length, then so many bytes.
+func text(n, size int) []byte {
+	b := binary.BigEndian.AppendUint16(nil, uint16(size))
+	return append(b, bytes.Repeat([]byte{byte(n)}, size)...)
+}
+
+func sizeOf(b []byte) int { return 2 + int(binary.BigEndian.Uint16(b)) }
+
+func newRing(b *budget.Budget) *Ring {
+	r := &Ring{}
+	r.Init(sizeOf, b)
+	return r
+}
+
+// write takes up to n bytes of what the ring gives.
+func write(r *Ring, n int) (out []byte) {
+	for n > 0 {
+		b, _ := r.Next()
+		if len(b) == 0 {
+			break
+		}
+		b = b[:min(n, len(b))]
+		out = append(out, b...)
+		r.Wrote(len(b))
+		n -= len(b)
+	}
+	return out
+}
+
+// Whatever is appended, written in pieces, acknowledged, forgotten and begun again: each
+// connection is written the frames from where its peer has come to, in order and whole, and
+// everything that was counted is given back.
+func TestRingAgainstAModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bud := budget.New(1<<30, nil)
+		r, recent := newRing(bud), &Recent{}
+		var all [][]byte // every frame ever
+		first, most, from := 0, 0, 0
+		var wire []byte // what the present connection was written, from frame from on
+		parked := false
+		kept := func() (n int) {
+			for _, f := range all[first:] {
+				n += len(f)
+			}
+			return n
+		}
+		whole := func() int { // frames that the connection was written whole
+			n, left := from, len(wire)
+			for n < len(all) && left >= len(all[n]) {
+				left -= len(all[n])
+				n++
+			}
+			return n
+		}
+		take := func(n int) {
+			if parked {
+				return
+			}
+			wire = append(wire, write(r, n)...)
+			want := bytes.Join(all[from:], nil)
+			if len(wire) > len(want) || !bytes.Equal(wire, want[:len(wire)]) {
+				t.Fatalf("a connection from %d on was written %d wrong bytes", from, len(wire))
+			}
+			most = max(most, whole())
+		}
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			switch rapid.IntRange(0, 7).Draw(t, "step") {
+			case 0, 1:
+				f := text(len(all), rapid.SampledFrom([]int{0, 1, 30, 600, 5000, 40000}).Draw(t, "size"))
+				if rapid.Bool().Draw(t, "in part") {
+					cut := rapid.IntRange(0, len(f)-1).Draw(t, "cut")
+					r.Begin(f[:cut], len(f))
+					if rapid.Bool().Draw(t, "written between") {
+						take(1 << 20)
+					}
+					if n := r.Continue(append(f[cut:len(f):len(f)], 'x')); n != len(f)-cut {
+						t.Fatalf("Continue took %d of %d", n, len(f)-cut)
+					}
+				} else {
+					r.Append(f, recent)
+				}
+				all = append(all, f)
+			case 2, 3:
+				take(rapid.IntRange(1, 9000).Draw(t, "written"))
+			case 4:
+				if parked {
+					continue
+				}
+				n := rapid.IntRange(0, len(all)+1).Draw(t, "acknowledged")
+				if ok := r.Ack(uint64(n)); ok != (n <= whole()) {
+					t.Fatalf("Ack(%d) = %v, and %d were written", n, ok, whole())
+				} else if ok {
+					first = max(first, n)
+				}
+			case 5:
+				r.Park()
+				parked = true
+			case 6:
+				n := rapid.IntRange(0, len(all)+1).Draw(t, "received")
+				if ok := r.Rewind(uint64(n)); ok != (n >= first && n <= most) {
+					t.Fatalf("Rewind(%d) = %v, with %d to %d", n, ok, first, most)
+				} else if ok {
+					first, from, wire, parked = n, n, nil, false
+				}
+			case 7:
+				limit := rapid.IntRange(0, 50000).Draw(t, "kept at most")
+				r.Forget(limit)
+				may := whole()
+				if parked {
+					may = most
+				}
+				for first < may && kept() > limit {
+					first++
+				}
+			}
+			if r.First() != uint64(first) || r.Bytes() != kept() {
+				t.Fatalf("keeps %d bytes from frame %d on, want %d from %d", r.Bytes(), r.First(), kept(), first)
+			}
+			if !parked {
+				if got, want := r.Unsent(), len(bytes.Join(all[from:], nil))-len(wire); got != want {
+					t.Fatalf("%d bytes unsent, want %d", got, want)
+				}
+			}
+		}
+		take(1 << 30)
+		if !parked && whole() != len(all) {
+			t.Fatalf("%d frames were written of %d", whole(), len(all))
+		}
+		r.Close()
+		recent.Tick(bud)
+		recent.Tick(bud)
+		if n := bud.Used(); n != 0 {
+			t.Fatalf("%d bytes still counted", n)
+		}
+	})
+}
+
+// A large frame that many rings are given is held once; small ones cost no more than their
+// bytes and a half.
+func TestRingsShareLargeFrames(t *testing.T) {
+	bud := budget.New(1<<30, nil)
+	recent := &Recent{}
+	rings := make([]*Ring, 1000)
+	for i := range rings {
+		rings[i] = newRing(bud)
+	}
+	for n := range 10 { // more than a Recent holds
+		f := text(n, 10_000)
+		for _, r := range rings {
+			r.Append(f, recent)
+		}
+	}
+	if got, most := bud.Used(), 10*3*10_000+1000*10*PieceCost; got > most {
+		t.Errorf("1,000 rings of 10 frames of 10,000 bytes count %d bytes, want at most %d", got, most)
+	}
+	for _, r := range rings {
+		if got := len(write(r, 1<<20)); got != 10*10_002 {
+			t.Fatalf("%d bytes were written", got)
+		}
+		r.Close()
+	}
+	small := newRing(bud)
+	before := bud.Used()
+	for n := range 1000 {
+		small.Append(text(n, 30), recent)
+	}
+	if got, most := bud.Used()-before, 1000*32*3/2; got > most {
+		t.Errorf("32,000 bytes in small frames count %d, want at most %d", got, most)
+	}
+}
+
+func TestTokensFindWhatTheyStandFor(t *testing.T) {
+	var x Tokens[int]
+	a, b := NewToken(), NewToken()
+	if a == b {
+		t.Fatal("two tokens are the same")
+	}
+	x.Put(a, 1)
+	if v, ok := x.Find(a); !ok || v != 1 {
+		t.Errorf("Find = %d, %v", v, ok)
+	}
+	near := a
+	near[15] ^= 1
+	for _, no := range []Token{b, near, {}} {
+		if _, ok := x.Find(no); ok {
+			t.Errorf("a token that stands for nothing was found")
+		}
+	}
+	x.Delete(a)
+	if _, ok := x.Find(a); ok || x.Len() != 0 {
+		t.Error("a deleted token was found")
+	}
+}
+
+func TestHelloOfAnotherFormIsNone(t *testing.T) {
+	o := binary.BigEndian
+	long := append([]byte{1, 0}, make([]byte, 24)...)
+	for _, c := range []struct {
+		body       []byte
+		ok, resume bool
+	}{
+		{[]byte{1, 0}, true, false}, {long, true, true}, {nil, false, false}, {[]byte{1}, false, false},
+		{[]byte{2, 0}, false, false}, {[]byte{1, 1}, false, false}, {[]byte{1, 0, 0}, false, false},
+		{long[:25], false, false}, {append(long, 0), false, false},
+	} {
+		h, ok := ParseHello(c.body, o)
+		if ok != c.ok || h.Resume != c.resume {
+			t.Errorf("%x: %+v %v", c.body, h, ok)
+		}
+	}
+}
+
+func FuzzHello(f *testing.F) {
+	f.Add([]byte{1, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, ok := ParseHello(b, binary.BigEndian)
+		if !ok || !h.Resume {
+			return
+		}
+		again := append([]byte{Version, 0}, h.Token[:]...)
+		again = binary.BigEndian.AppendUint64(again, h.Received)
+		if !bytes.Equal(again, b) {
+			t.Errorf("%x reads as %x", b, again)
+		}
+	})
+}
+
+func BenchmarkRing(b *testing.B) {
+	for _, size := range []int{64, 4096} {
+		b.Run(fmt.Sprint("body=", size), func(b *testing.B) {
+			r, recent := newRing(budget.New(1<<30, nil)), &Recent{}
+			f := text(1, size)
+			n := uint64(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				r.Append(f, recent)
+				p, _ := r.Next()
+				r.Wrote(len(p))
+				if n++; n%64 == 0 {
+					r.Ack(n)
+				}
+			}
+		})
+	}
+}

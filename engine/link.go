@@ -1,0 +1,516 @@
+package engine
+
+import (
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/inbox"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/replay"
+)
+
+// link is one connection to a server whose sessions can be resumed: first it waits for the
+// frame that says what it is, then it is a plain session's connection, or for a while that
+// of a line. Its loop's goroutine only, which need not be that of the line's session.
+type link struct {
+	srv      *Server
+	loop     *loop
+	c        netio.Conn
+	fd       int
+	accepted time.Time
+	state    linkState
+	sink     netio.Sink // of a plain session
+	line     *line
+
+	since   int64         // when it was accepted; later, when it began to close
+	partial inbox.Partial // of the first frame
+	begun   int64         // when that began
+	stash   []byte        // what came behind a HELLO whose session is asked elsewhere
+	excess  int           // bytes thrown away
+	fin     bool          // the peer's FIN has come; the descriptor is the engine's own duplicate
+
+	blocked bool         // the kernel took not all; Writable will tell
+	ctl     []byte       // system frames being written, not counted and not kept
+	left    int          // bytes of the ring that were offered and not taken: they go first
+	finSent bool         // CloseWrite has been called
+	paused  bool         // the session wants no more to be read
+	crowded bool         // too much is on its way to the session's loop
+	mailbox atomic.Int64 // what is, in bytes
+}
+
+type linkState uint8
+
+const (
+	linkPending linkState = iota // its first frame is to come
+	linkJoining                  // its session has been asked for
+	linkJoined                   // it is a line's
+	linkPlain                    // it is a session's without resume
+	linkClosing                  // it only waits for the peer's FIN
+	linkGone
+)
+
+var _ netio.Sink = (*link)(nil)
+
+// resumeHost is a server that resumes sessions as the network sees it.
+type resumeHost struct{ *host }
+
+// Open takes a connection, of which the first frame says what it is to be.
+func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Refusal) {
+	srv, l := (*Server)(h.host), t.(*loop)
+	l.knowGoroutine()
+	if srv.draining.Load() || fd >= int(srv.fdShed.Load()) || srv.pending.Load() >= int64(srv.cfg.MaxConns) {
+		why := RefusedConns
+		if refused, ok := srv.admit(fd, c.RemoteAddr()); !ok {
+			why = refused
+		} else {
+			srv.leave(c.RemoteAddr())
+		}
+		return nil, srv.refuse(nil, why, "")
+	}
+	k := &link{srv: srv, loop: l, c: c, fd: fd, accepted: time.Now(), since: srv.now()}
+	if d, ok := c.(netio.Door); ok {
+		k.since = max(k.since-int64(time.Since(d.Since())), 1)
+		k.accepted = d.Since()
+	}
+	srv.pending.Add(1)
+	l.links[k] = struct{}{}
+	return k, netio.Refusal{}
+}
+
+// Writable is told by the network that the kernel takes bytes again.
+func (h resumeHost) Writable(id uint64) {
+	s := (*Server)(h.host).table.lookup(ID(id))
+	switch {
+	case s == nil:
+	case s.line() != nil:
+		s.line().writable()
+	default:
+		s.canWrite()
+	}
+}
+
+// Received takes what has just been read.
+func (k *link) Received(b []byte) {
+	switch k.state {
+	case linkPlain:
+		k.sink.Received(b)
+	case linkJoined:
+		k.deliver(b)
+	case linkPending:
+		k.first(b)
+	case linkJoining:
+		k.keep(b)
+	case linkClosing:
+		if k.excess += len(b); k.excess > lingerExcess {
+			k.close()
+		}
+	}
+}
+
+// HungUp is the connection's end while a callback holds the loop up. A session that can be
+// resumed lives on.
+func (k *link) HungUp(broken bool) {
+	if k.state == linkPlain {
+		k.sink.HungUp(broken)
+	}
+}
+
+// Closed is the connection's end.
+func (k *link) Closed(how netio.End) {
+	state := k.state
+	switch state {
+	case linkPlain:
+		k.state = linkGone
+		k.sink.Closed(how)
+		return
+	case linkJoined, linkJoining:
+		if how == netio.EndHangup {
+			how = netio.EndReset
+			if k.paused && state == linkJoined && k.c.ReadRest(k.deliver) {
+				how = netio.EndFIN
+			}
+		}
+		if how == netio.EndFIN && k.c.Detach() {
+			k.fin = true
+			if k.blocked {
+				_ = k.c.NotifyWritable(uint64(k.line.s.id))
+			}
+			if state == linkJoined {
+				k.line.toldEnd(k, true)
+			}
+			return
+		}
+	}
+	k.gone()
+	if state == linkJoined {
+		k.line.toldEnd(k, false)
+	}
+}
+
+// gone takes the connection, whose descriptor is closed, off the loop.
+func (k *link) gone() {
+	k.passed()
+	k.state = linkGone
+	k.stash = nil
+	delete(k.loop.links, k)
+}
+
+// passed ends the time in which the first frame is waited for.
+func (k *link) passed() {
+	if k.state == linkPending {
+		k.srv.pending.Add(-1)
+		k.partial.Drop(k.srv.budget)
+	}
+}
+
+// close closes the descriptor.
+func (k *link) close() {
+	if k.state != linkGone {
+		k.gone()
+		k.c.Close()
+	}
+}
+
+// finish sends the FIN, with that code where it is a WebSocket, and waits for the peer's: a
+// close now could be a reset that takes away what has not arrived.
+func (k *link) finish(code uint16) {
+	if k.state >= linkClosing {
+		return
+	}
+	k.passed()
+	if d, ok := k.c.(netio.Door); ok {
+		d.SetCloseCode(code)
+	}
+	k.state, k.since = linkClosing, k.srv.now()
+	if k.fin || len(k.loop.links) > k.srv.cfg.MaxConns {
+		k.close()
+		return
+	}
+	k.loop.links[k] = struct{}{}
+	k.paused, k.crowded = false, false
+	k.c.PauseReading(false)
+	if !k.finSent {
+		k.finSent = true
+		k.c.CloseWrite()
+	}
+}
+
+// turnAway answers a connection that gets no session.
+func (k *link) turnAway(no netio.Refusal) {
+	if len(no.Goodbye) > 0 {
+		_, _ = k.c.Write(no.Goodbye) // the FIN follows whether it is taken or not
+	}
+	k.finish(no.Code)
+}
+
+// first takes bytes of the first frame, and acts on it when it is there.
+func (k *link) first(b []byte) {
+	c := k.srv.framing.codec
+	var own *bufpool.Buf
+	frame, rest := b, []byte(nil)
+	if k.partial.Some() {
+		whole, behind, err := k.partial.Add(c, b, k.srv.budget)
+		if err != nil {
+			k.badFrame(err)
+			return
+		} else if whole == nil {
+			return
+		}
+		own, frame, rest = whole, whole.B, behind
+	} else {
+		size, missing, err := c.Frame(b)
+		switch {
+		case err != nil:
+			k.badFrame(err)
+			return
+		case size == 0 || missing > 0:
+			k.partial.Begin(b, k.srv.budget)
+			k.begun = k.srv.now()
+			return
+		}
+		frame, rest = b[:size:size], b[size:]
+	}
+	p := c.Packet(frame)
+	h, ok := replay.Hello{}, false
+	if p.Main == SystemMain && p.Sub == SubHello {
+		h, ok = replay.ParseHello(p.Body, c.ByteOrder())
+	}
+	k.passed()
+	switch {
+	case !ok:
+		k.plain(frame, rest)
+	case h.Resume:
+		k.join(h, p.Seq, rest)
+	default:
+		k.fresh(p.Seq, rest)
+	}
+	if own != nil {
+		own.Free()
+	}
+}
+
+func (k *link) badFrame(err error) {
+	k.srv.errors.Add(1)
+	k.turnAway(netio.Refusal{Goodbye: k.srv.encodeError(codec.Packet{}, CodeBadFrame, frameFault(err)), Code: closeCode(ReasonBadFrame)})
+}
+
+// plain opens a session that ends with its connection.
+func (k *link) plain(frame, rest []byte) {
+	s := &Session{srv: k.srv, loop: k.loop, conn: k.c, accepted: k.accepted.UnixNano()}
+	k.state, k.sink = linkPlain, (*sink)(s)
+	delete(k.loop.links, k)
+	no, ok := k.loop.open(s, k.fd)
+	if !ok {
+		k.state = linkJoining // nothing is read on this path; finish closes it
+		k.turnAway(no)
+		return
+	}
+	k.sink.Received(frame)
+	if len(rest) > 0 && k.state == linkPlain {
+		k.sink.Received(rest)
+	}
+}
+
+// fresh opens a session that can be resumed.
+func (k *link) fresh(seq uint32, rest []byte) {
+	ln := newLine(k)
+	k.state, k.line = linkJoined, ln
+	delete(k.loop.links, k)
+	ln.welcome(false, seq)
+	k.srv.tokens.Put(ln.token, ln)
+	no, ok := k.loop.open(ln.s, k.fd)
+	if !ok {
+		k.srv.tokens.Delete(ln.token)
+		k.state, k.line = linkJoining, nil
+		k.turnAway(no)
+		return
+	}
+	k.pump()
+	k.deliver(rest)
+}
+
+// join asks for the session that the token names; while it is asked, what comes is kept.
+func (k *link) join(h replay.Hello, seq uint32, rest []byte) {
+	ln, ok := k.srv.tokens.Find(h.Token)
+	if !ok {
+		k.fresh(seq, rest)
+		return
+	}
+	k.state = linkJoining
+	k.keep(rest)
+	ln.home.with(ln.s, k.loop, func() {
+		if !ln.attach(k, h, seq) {
+			k.loop.run(ln.home, func() { k.strange(seq) })
+			return
+		}
+		k.loop.run(ln.home, func() { k.joined(ln) })
+	})
+}
+
+// stashMost is how many bytes may come behind a HELLO before its session has been asked.
+const stashMost = 64 << 10
+
+func (k *link) keep(b []byte) {
+	k.stash = append(k.stash, b...)
+	if len(k.stash) > stashMost && !k.crowded {
+		k.crowded = true
+		k.mask()
+	}
+}
+
+// unstash takes out what has been kept.
+func (k *link) unstash() []byte {
+	b := k.stash
+	k.stash = nil
+	if k.crowded {
+		k.crowded = false
+		k.mask()
+	}
+	return b
+}
+
+// strange opens a new session as the one that was asked for can't go on.
+func (k *link) strange(seq uint32) {
+	if k.state == linkJoining {
+		k.fresh(seq, k.unstash())
+		k.ended()
+	}
+}
+
+// joined is called when a line has taken the connection.
+func (k *link) joined(ln *line) {
+	if k.state != linkJoining {
+		ln.toldEnd(k, false) // it has gone meanwhile
+		return
+	}
+	k.state = linkJoined
+	if ln.home == k.loop {
+		delete(k.loop.links, k)
+	}
+	k.pump()
+	k.deliver(k.unstash())
+	k.ended()
+}
+
+// ended tells a FIN that came while the session was asked for.
+func (k *link) ended() {
+	if k.fin && k.state == linkJoined {
+		k.line.toldEnd(k, true)
+	}
+}
+
+// mailboxMost is how many bytes may be on their way to the loop of a session that is not
+// the connection's.
+const mailboxMost = 256 << 10
+
+// deliver brings the session what was read.
+func (k *link) deliver(b []byte) {
+	ln := k.line
+	if len(b) == 0 || ln == nil {
+		return
+	}
+	if ln.home == k.loop {
+		ln.home.receivedLine(ln.s, k, b)
+		return
+	}
+	own := bufpool.Get(len(b))
+	own.B = append(own.B, b...)
+	held := own.Held()
+	k.srv.budget.Add(held)
+	if k.mailbox.Add(int64(held)) > mailboxMost && !k.crowded {
+		k.crowded = true
+		k.mask()
+	}
+	ln.home.with(ln.s, k.loop, func() {
+		ln.home.receivedLine(ln.s, k, own.B)
+		own.Free()
+		k.srv.budget.Add(-held)
+		if k.mailbox.Add(-int64(held)) == 0 {
+			k.loop.run(ln.home, func() {
+				if k.crowded && k.mailbox.Load() == 0 {
+					k.crowded = false
+					k.mask()
+				}
+			})
+		}
+	})
+}
+
+// mask stops reading while anybody wants that.
+func (k *link) mask() bool {
+	if k.state >= linkClosing {
+		return true
+	}
+	return k.c.PauseReading(k.paused || k.crowded)
+}
+
+// pump writes what the line has to send: system frames at the boundaries of what it
+// offers, and its ring.
+func (k *link) pump() {
+	ln := k.line
+	for k.state == linkJoined && !k.blocked {
+		ln.mu.Lock()
+		if ln.link != k {
+			ln.mu.Unlock()
+			return
+		}
+		if len(k.ctl) == 0 && k.left == 0 {
+			k.ctl, ln.ctl = ln.ctl, k.ctl
+			ln.ctlOut = len(k.ctl)
+		}
+		b, buf := k.ctl, (*bufpool.Buf)(nil)
+		if len(b) == 0 {
+			if b, buf = ln.ring.Next(); buf != nil {
+				if k.left > 0 {
+					b = b[:k.left]
+				}
+				buf.Retain()
+			}
+		}
+		fin := ln.fin && !k.finSent
+		look := len(b) == 0 && ln.drainWish
+		if look {
+			ln.drainWish = false
+		}
+		ln.mu.Unlock()
+		if look {
+			ln.s.scheduleFlush()
+		}
+		if len(b) == 0 {
+			if fin {
+				k.finSent = true
+				k.c.CloseWrite()
+			}
+			return
+		}
+		n, err := k.c.Write(b)
+		ln.mu.Lock()
+		if buf == nil {
+			k.ctl = append(k.ctl[:0], k.ctl[n:]...)
+			if ln.link == k {
+				ln.ctlOut = len(k.ctl)
+			}
+		} else {
+			if ln.link == k {
+				ln.ring.Wrote(n)
+			}
+			k.left = len(b) - n
+			ln.ring.Release(buf)
+		}
+		room := ln.takeWish()
+		starved := !room && ln.wish && ln.ring.Unsent() == 0
+		ln.mu.Unlock()
+		switch {
+		case room:
+			ln.s.canWrite()
+		case starved:
+			ln.s.scheduleFlush() // reading may have been paused for what the kernel has taken now
+		}
+		switch {
+		case err != nil:
+			k.broke()
+			return
+		case n < len(b):
+			k.blocked = true
+			if err := k.c.NotifyWritable(uint64(ln.s.id)); err != nil {
+				k.broke()
+				return
+			}
+		}
+	}
+}
+
+// broke ends a connection that takes no bytes any more, soon: not under the hands of who
+// writes.
+func (k *link) broke() {
+	k.blocked = true
+	k.loop.onLoop(func(*loop) {
+		if k.state == linkJoined {
+			k.close()
+			k.line.toldEnd(k, false)
+		}
+	})
+}
+
+// sweepLinks applies the clocks to the connections that have no session, or another loop's.
+func (l *loop) sweepLinks(now int64) {
+	c := &l.srv.cfg
+	for k := range l.links {
+		why := reasonNone
+		switch {
+		case k.state == linkClosing && past(now, k.since, c.Linger):
+			k.close()
+		case k.state != linkPending:
+		case k.partial.Some() && past(now, k.begun, c.FrameTimeout):
+			why = ReasonFrame
+		case past(now, k.since, c.FirstFrameTimeout) && k.c.Unread() == 0:
+			why = ReasonFirstFrame
+		}
+		if why != reasonNone {
+			l.srv.errors.Add(1)
+			k.turnAway(netio.Refusal{Goodbye: l.srv.encodeError(codec.Packet{}, CodeTimeout, why.String()), Code: closeCode(why)})
+		}
+	}
+}

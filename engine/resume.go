@@ -1,0 +1,552 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+
+	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/inbox"
+	"millrace/engine/internal/netio"
+	"millrace/engine/internal/outbox"
+	"millrace/engine/internal/replay"
+	"millrace/engine/internal/strand"
+)
+
+// ResumeHandler is a Handler that wants to know when a session's connection breaks that can
+// be resumed, and when it goes on. Both run in the session's order. What is sent meanwhile
+// is kept for the peer; the session closes with ReasonResumeTimeout or ReasonResumeOverrun
+// when that takes too long or is too much.
+type ResumeHandler interface {
+	OnSocketDetach(s *Session)
+	OnSocketResume(s *Session)
+}
+
+// Detached tells whether the session waits for its peer to come back.
+func (s *Session) Detached() bool { return s.flags.has(flagAway) }
+
+// validateResume reports what is wrong with the settings of resume.
+func (c *Config) validateResume(bad func(field string, v any, why string)) {
+	switch frames, err := c.newFraming(c.Framer, false); {
+	case c.Resume <= 0 || err != nil:
+	case c.bare():
+		bad("Resume", c.Resume, "needs system frames, which a framing without handles does not have")
+	case len(c.Framings) > 0:
+		bad("Resume", c.Resume, "needs one framing on all addresses: leave Framings out")
+	case c.NoSystemFrames:
+		bad("Resume", c.Resume, "needs system frames, which NoSystemFrames turns off")
+	case c.Framer == nil && frames.codec.MaxBody() < replay.HelloMost:
+		bad("Resume", c.Resume, fmt.Sprintf("needs frames with room for a HELLO, a body of %d bytes: set MaxFrame", replay.HelloMost))
+	}
+}
+
+// codeReplaced is the WebSocket's code of a connection whose peer has come through another.
+const codeReplaced = 4000
+
+// resumes tells whether sessions of the server can be resumed.
+func (srv *Server) resumes() bool { return srv.cfg.Resume > 0 }
+
+// receivedLine takes what a link has read.
+func (l *loop) receivedLine(s *Session, k *link, b []byte) {
+	if s.line().cur != k {
+		return // another has taken its place
+	}
+	s.bytesIn.Add(uint64(len(b)))
+	l.st.bytesIn.Add(uint64(len(b)))
+	if s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed() {
+		l.discard(s, len(b))
+		return
+	}
+	if s.rd.partial.Some() {
+		frame, rest, err := s.rd.partial.Add(l.srv.framing.codec, b, l.srv.budget)
+		switch {
+		case err != nil:
+			l.refuse(s, err)
+		case frame != nil:
+			l.takeLine(s, k, frame.B)
+			frame.Free()
+			if l.favoured == s {
+				l.favour(nil)
+			}
+		}
+		b = rest
+	}
+	if s.line().cur == k && len(b) > 0 && s.rd.input != inputBad {
+		l.takeLine(s, k, b)
+	}
+	if s.rd.life == lifeOpen && s.line().cur == k {
+		l.review(s)
+	}
+}
+
+// takeLine handles the frames at the start of b: those of the resume protocol here, the
+// others as any session's. The rest is kept as a partial frame.
+func (l *loop) takeLine(s *Session, k *link, b []byte) {
+	ln, c := s.line(), l.srv.framing.codec
+	run, at := 0, 0 // frames from run on have not been handed over
+	for at < len(b) {
+		size, missing, err := c.Frame(b[at:])
+		if err != nil {
+			l.hand(s, b[run:at])
+			if ln.cur == k && !s.closed() {
+				l.refuse(s, err)
+			}
+			return
+		}
+		if size == 0 || missing > 0 {
+			break
+		}
+		p := c.Packet(b[at : at+size : at+size])
+		at += size
+		ln.prove()
+		if p.Main != SystemMain {
+			ln.count(l)
+		} else if p.Sub == SubAck || p.Sub == SubBye {
+			l.hand(s, b[run:at-size])
+			run = at - size
+			if ln.cur != k || s.closed() {
+				return
+			}
+			if ln.control(p) {
+				l.saw(s, 1, l.srv.now())
+				run = at
+			}
+		}
+	}
+	l.hand(s, b[run:at])
+	if rest := b[at:]; len(rest) > 0 && ln.cur == k && s.rd.life == lifeOpen && !s.closed() {
+		s.rd.partial.Begin(rest, l.srv.budget)
+		s.rd.begin(l.srv.now())
+	}
+}
+
+// hand gives whole frames to the session.
+func (l *loop) hand(s *Session, b []byte) {
+	if len(b) > 0 && l.mayInline(s) {
+		b = b[l.inline(s, b):]
+	}
+	switch {
+	case len(b) == 0:
+	case s.rd.life != lifeOpen || s.closed():
+		l.srv.dropped.Add(uint64(countFrames(l.srv.framing.codec, b)))
+		l.discard(s, len(b))
+	default:
+		l.queue(s, b, nil)
+	}
+}
+
+// count counts a frame of the peer. When it makes that many, they are acknowledged: before
+// the answer to the next one.
+func (ln *line) count(l *loop) {
+	if ln.received == ln.told {
+		ln.owedSince = l.srv.now()
+	}
+	ln.received++
+	if ln.received-ln.told >= ackFrames {
+		ln.acknowledge()
+	}
+}
+
+// prove notes that the peer has sent a frame behind its HELLO: so it has the WELCOME, and the
+// token in that takes the place of the one before.
+func (ln *line) prove() {
+	if !ln.unproven {
+		return
+	}
+	ln.srv.tokens.Delete(ln.token)
+	ln.token, ln.unproven = ln.next, false
+}
+
+// forgetTokens has nothing find the session any more.
+func (ln *line) forgetTokens() {
+	ln.srv.tokens.Delete(ln.token)
+	if ln.unproven {
+		ln.srv.tokens.Delete(ln.next)
+	}
+}
+
+// control acts on an ACK or BYE. False: it is wrong, and to be answered in its turn.
+func (ln *line) control(p codec.Packet) bool {
+	if p.Sub == SubBye {
+		ln.bye = true
+		ln.forgetTokens()
+		return true
+	}
+	n, ok := replay.ParseAck(p.Body, ln.srv.framing.codec.ByteOrder())
+	if !ok {
+		return false
+	}
+	ln.mu.Lock()
+	ok = ln.ring.Ack(n)
+	if ok {
+		ln.loose = false
+	}
+	wake := ok && ln.takeWish()
+	ln.mu.Unlock()
+	if ok {
+		ln.keep()
+	}
+	if wake {
+		ln.s.canWrite()
+	}
+	return ok
+}
+
+// keep has the session's outbox count what is kept against its limits, and returns how much
+// of it counts.
+func (ln *line) keep() (kept int) {
+	ln.mu.Lock()
+	n := ln.ring.Bytes()
+	ln.mu.Unlock()
+	c, o, sh := &ln.srv.cfg, &ln.s.out, &ln.home.out
+	kept = max(0, n-max(0, c.ResumeBytes-c.MaxOutbound))
+	o.Keep(sh, kept)
+	if o.Relieve(sh, kept) {
+		ln.s.wakeStrand()
+	}
+	return kept
+}
+
+// attach takes a link for the session's. Home loop's goroutine. False: the session can't go
+// on, for this peer.
+func (ln *line) attach(k *link, h replay.Hello, seq uint32) bool {
+	s, l := ln.s, ln.home
+	if now, ok := ln.srv.tokens.Find(h.Token); !ok || now != ln || s.closed() || ln.bye || l.srv.draining.Load() {
+		return false // it was used up, or the session has ended, on the way here
+	}
+	if h.Token != ln.token {
+		// The peer has the next token, and the server nothing that came behind the HELLO that
+		// was answered with it. So the older one still finds the session; and it stays so: what
+		// the link still holds unread, which would use that up, is not read.
+		if ln.cur != nil {
+			l.leave(s, codeReplaced)
+		}
+		return false
+	}
+	ln.mu.Lock()
+	forgotten := h.Received < ln.ring.First()
+	ok := ln.ring.Rewind(h.Received)
+	if ok {
+		if ln.unproven {
+			ln.srv.tokens.Delete(ln.next)
+		}
+		ln.next, ln.unproven = replay.NewToken(), true
+		ln.srv.tokens.Put(ln.next, ln)
+		ln.link, ln.wish, ln.loose, ln.ctlOut = k, true, false, 0
+		ln.welcome(true, seq)
+		k.line = ln
+	}
+	ln.mu.Unlock()
+	if !ok {
+		if forgotten {
+			l.abort(s, ReasonResumeOverrun)
+		}
+		return false
+	}
+	if old := ln.cur; old != nil {
+		l.srv.closes[ReasonReplaced].Add(1)
+		old.loop.run(l, func() { old.finish(codeReplaced) })
+	}
+	was := ln.RemoteAddr()
+	ln.at.Store(endpointOf(k.c))
+	if l.srv.cfg.MaxConnsPerIP > 0 { // it takes the place that the session has
+		l.srv.perIP.Leave(was)
+		l.srv.perIP.Enter(ln.RemoteAddr(), maxInt)
+	}
+	ln.cur = k
+	l.attached(s)
+	return true
+}
+
+// attached has a session go on with a new connection.
+func (l *loop) attached(s *Session) {
+	ln, now := s.line(), l.srv.now()
+	l.dropPartial(s)
+	if ln.away != 0 {
+		ln.away = 0
+		l.srv.waiting.Add(-1)
+	}
+	ln.finned = false
+	s.flags.clear(flagAway)
+	s.rd.paused = 0
+	s.rd.heard, s.rd.last, s.rd.since, s.rd.progress, s.rd.wrote = now, now, now, 0, 0
+	s.unacked = 0
+	l.srv.resumed.Add(1)
+	if h, ok := l.srv.handler().(ResumeHandler); ok {
+		s.tell("OnSocketResume", func() { h.OnSocketResume(s) })
+	}
+	ln.keep()
+	s.canWrite()
+	l.review(s)
+}
+
+func (l *loop) dropPartial(s *Session) {
+	s.rd.partial.Drop(l.srv.budget) // half a frame is none
+	if l.favoured == s {
+		l.favoured = nil
+	}
+}
+
+// tell has fn run in the session's order.
+func (s *Session) tell(callback string, fn func()) {
+	it := bufpool.Empty(strand.Tell)
+	it.Fn = func() { s.guard(callback, fn) }
+	s.loop.post(s, it)
+}
+
+// linkEnded is told that a link has ended: by its peer's FIN, behind which it can still be
+// written to, or altogether.
+func (l *loop) linkEnded(ln *line, k *link, fin bool) {
+	s := ln.s
+	if ln.cur != k || s.rd.life == lifeGone {
+		return
+	}
+	if ln.bye || s.closed() || s.rd.life != lifeOpen || s.rd.input == inputBad {
+		how := netio.EndFIN
+		if !fin {
+			how = netio.EndReset
+			l.leaveLink(ln)
+		}
+		l.disconnected(s, how)
+		if s.rd.life == lifeGone {
+			ln.Close()
+		}
+		return
+	}
+	ln.finned = fin
+	if !fin {
+		l.leaveLink(ln)
+	}
+	l.detached(s)
+	if fin {
+		l.leaveFinned(s)
+	}
+}
+
+// leaveLink forgets the link.
+func (l *loop) leaveLink(ln *line) {
+	k := ln.cur
+	ln.cur, ln.finned = nil, false
+	ln.mu.Lock()
+	if ln.link == k && k != nil {
+		ln.link, ln.ctl, ln.ctlOut = nil, ln.ctl[:0], 0
+		ln.ring.Park()
+	}
+	ln.mu.Unlock()
+	ln.unasked, ln.logPos = 0, ln.s.out.Pos()
+}
+
+// detached has a session wait for its peer to come back.
+func (l *loop) detached(s *Session) {
+	ln := s.line()
+	l.dropPartial(s)
+	s.rd.paused, s.rd.progress, s.rd.wrote = 0, 0, 0
+	if ln.away == 0 {
+		ln.away = l.srv.now()
+		l.srv.waiting.Add(1)
+		l.srv.detaches.Add(1)
+		s.flags.set(flagAway)
+		if h, ok := l.srv.handler().(ResumeHandler); ok {
+			s.tell("OnSocketDetach", func() { h.OnSocketDetach(s) })
+		}
+	}
+	s.canWrite()
+}
+
+// leaveFinned ends a link whose peer has sent its FIN once it has been sent what it asked
+// for.
+func (l *loop) leaveFinned(s *Session) {
+	if ln := s.line(); ln.finned && ln.drained() && !l.busy(s) {
+		l.leave(s, closeCode(ReasonPeerClosed))
+	}
+}
+
+// leave ends a session's link, behind what the kernel takes at once, and has the session
+// wait for the next.
+func (l *loop) leave(s *Session, code uint16) {
+	ln := s.line()
+	k := ln.cur
+	ln.cur, ln.finned = nil, false
+	k.loop.run(l, func() {
+		k.pump()
+		k.finish(code)
+		ln.mu.Lock()
+		parted := ln.link == k
+		if parted {
+			ln.link, ln.ctl, ln.ctlOut = nil, ln.ctl[:0], 0
+			ln.ring.Park()
+		}
+		ln.mu.Unlock()
+		if parted {
+			s.canWrite() // all is taken now
+		}
+	})
+	ln.unasked, ln.logPos = 0, s.out.Pos()
+	l.detached(s)
+}
+
+// cut ends the connection of a session: the session too, unless its peer may come back.
+func (l *loop) cut(s *Session, why Reason) {
+	switch ln := s.line(); {
+	case ln != nil && ln.cur == nil && !s.closed():
+		return // it has been cut, and what it could not be sent is about to be kept
+	case ln == nil || !l.survives(s):
+		l.abort(s, why)
+		return
+	}
+	l.srv.closes[why].Add(1)
+	l.leave(s, closeCode(why))
+}
+
+// survives tells whether the session has a link and outlives it.
+func (l *loop) survives(s *Session) bool {
+	ln := s.line()
+	return ln.cur != nil && !ln.bye && !s.closed() && s.rd.life == lifeOpen && s.rd.input != inputBad
+}
+
+// timedOut ends the connection of a session behind an ERROR.
+func (l *loop) timedOut(s *Session, why Reason) {
+	if s.line() == nil || !l.survives(s) {
+		s.closeWithError(codec.Packet{}, CodeTimeout, why.String(), why)
+		return
+	}
+	ln := s.line()
+	frame := l.srv.encodeError(codec.Packet{}, CodeTimeout, why.String())
+	ln.mu.Lock()
+	if ln.ring.Open() == 0 { // it counts, and comes again if the peer does not get it
+		ln.ring.Append(frame, nil)
+		l.srv.errors.Add(1)
+	}
+	ln.mu.Unlock()
+	l.srv.closes[why].Add(1)
+	l.leave(s, closeCode(why))
+}
+
+// relieveLine is relieve for what a line adds.
+func (l *loop) relieveLine(s *Session) (kept int) {
+	ln := s.line()
+	kept = ln.keep()
+	switch {
+	case s.rd.life == lifeGone || s.closed():
+	case ln.away != 0 && ln.cur == nil:
+		ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
+		ln.logPos = s.out.Pos()
+		if ln.unasked > l.srv.cfg.ResumeBytes {
+			l.abort(s, ReasonResumeOverrun)
+		}
+	case ln.finned:
+		l.leaveFinned(s)
+	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
+		l.pause(s, s.rd.paused)
+	}
+	return kept
+}
+
+// mayPause is what of why holds for a session whose acknowledgements stand behind its
+// requests: what waits for them alone is no reason not to read on.
+func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
+	if why&inbox.PauseOut != 0 && ln.starved() {
+		why &^= inbox.PauseOut
+	}
+	return why
+}
+
+// inspectLine applies the clocks that only such a session has, and tells whether it waits
+// for its peer: then no others run.
+func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
+	ln, c := s.line(), &l.srv.cfg
+	switch {
+	case s.closed() || s.rd.life != lifeOpen:
+		if s.rd.life == lifeOpen && ln.cur == nil {
+			l.flush(s, outbox.LookWalk)
+		}
+		return false
+	case ln.away == 0:
+	case l.srv.draining.Load():
+		l.abort(s, ReasonDrain)
+		return true
+	case past(now, ln.away, c.Resume):
+		l.abort(s, ReasonResumeTimeout)
+		return true
+	default:
+		if s.rd.progress != 0 && past(now, s.rd.progress, finStall) && ln.finned {
+			l.leave(s, closeCode(ReasonPeerClosed))
+		}
+		l.leaveFinned(s)
+		return true
+	}
+	if ln.received != ln.told && now-ln.owedSince > int64(ackTime)-2*int64(l.srv.tick()) {
+		ln.acknowledge()
+	}
+	if s.rd.progress == 0 || !ln.starved() {
+		return false
+	}
+	if v := ln.view(); v.unread > 0 && s.rd.paused != 0 {
+		// What the peer acknowledges may stand behind requests for which there is no room.
+		if past(now, s.rd.progress, ackTime) {
+			ln.mu.Lock()
+			ln.loose = true
+			ln.mu.Unlock()
+			s.canWrite()
+		}
+	} else if v.unacked == 0 && past(now, s.rd.progress, c.FrameTimeout) {
+		l.timedOut(s, ReasonFrame)
+	}
+	return false
+}
+
+// encodeFrame appends a frame of the engine's own.
+func (srv *Server) encodeFrame(dst []byte, p codec.Packet) []byte {
+	if srv.cfg.Framer != nil {
+		b, err := srv.cfg.Framer.Append(dst, p)
+		if err != nil {
+			return dst // what it can't write is nothing
+		}
+		return b
+	}
+	return srv.framing.brief.AppendFitting(dst, p)
+}
+
+func (srv *Server) encodeError(p codec.Packet, code ErrorCode, text string) []byte {
+	return srv.encodeFrame(nil, srv.framing.errorPacket(p, code, text))
+}
+
+// frameSize is how long the frame at the start of b is, and how much of it is missing there;
+// a size of 0: that can't be said yet.
+func (srv *Server) frameSize(b []byte) (size, missing int) {
+	size, missing, err := srv.framing.codec.Frame(b)
+	if err != nil {
+		size, missing, err = srv.framing.brief.Frame(b)
+	}
+	if err != nil {
+		return len(b), 0 // it is what a Framer wrote and does not know again
+	}
+	return size, missing
+}
+
+// wholeFrame is frameSize of a frame that is all there.
+func (srv *Server) wholeFrame(b []byte) int {
+	size, _ := srv.frameSize(b)
+	return size
+}
+
+// frameFault is an error of the codec as the text of an ERROR.
+func frameFault(err error) string { return strings.TrimPrefix(err.Error(), "codec: ") }
+
+// endWaiting ends the sessions of a server that stops whose peers are away.
+func (l *loop) endWaiting() {
+	for i := len(l.sessions) - 1; i >= 0; i-- {
+		if s := l.sessions[i]; s.line() != nil && s.line().away != 0 {
+			l.abort(s, ReasonDrain)
+		}
+	}
+}
+
+// dropRecent gives back what the loops keep for the lines of a server that has stopped.
+func (srv *Server) dropRecent() {
+	for _, l := range srv.allLoops() {
+		if l.turn.since.Load() == 0 {
+			l.recent.Close(srv.budget)
+		}
+	}
+}
