@@ -91,7 +91,7 @@ type engineFlags struct {
 	MaxTasks      count `group:"limits" default:"1024" placeholder:"N" help:"Functions that wait for one session's turn (${default})."`
 	MaxGroups     count `group:"limits" default:"64" placeholder:"N" help:"Groups that one session may be in (${default})."`
 
-	ResumeBytes   size  `group:"limits" default:"256KiB" placeholder:"BYTES" help:"With --resume: bytes kept of one session that its client has not acknowledged; no more is sent until it has (${default})."`
+	ResumeBytes size `group:"limits" default:"256KiB" placeholder:"BYTES" help:"With --resume: bytes kept of one session that its client has not acknowledged; no more is sent until it has (${default})."`
 
 	FirstFrameTimeout timeout `group:"times" default:"10s" placeholder:"D" help:"From accept to the first whole frame; off for clients that only listen (${default})."`
 	FrameTimeout      timeout `group:"times" default:"10s" placeholder:"D" help:"From the first to the last byte of a frame (${default})."`
@@ -100,7 +100,7 @@ type engineFlags struct {
 	Linger            period  `group:"times" default:"2s" placeholder:"D" help:"To send what is unsent at close and to wait for the peer's FIN (${default})."`
 	FinTimeout        period  `group:"times" default:"5m" placeholder:"D" help:"From the peer's FIN until what is owed must be done (${default})."`
 
-	Resume            timeout `group:"times" default:"off" placeholder:"D" help:"Keep a session so long whose connection breaks, for a client that began with a HELLO frame to come back; off for none (${default})."`
+	Resume timeout `group:"times" default:"off" placeholder:"D" help:"Keep a session so long whose connection breaks, for a client that began with a HELLO frame to come back; off for none (${default})."`
 
 	DrainRate auto   `group:"times" default:"auto" placeholder:"N" help:"Sessions told GOAWAY in a second of a drain (${default}: 200, or as many as it takes to tell all in a quarter of --drain-timeout)."`
 	DrainTo   string `group:"times" placeholder:"ADDR" help:"Where GOAWAY sends the clients: HOST:PORT, up to 256 bytes (none)."`
