@@ -166,6 +166,13 @@ func (s *handshakes) shedLocked() {
 	}
 }
 
+// waiting tells since when the handshake has waited for its client; zero: it is worked at.
+func (sh *shake) waiting() time.Time {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.waits
+}
+
 // stop ends the timer.
 func (s *handshakes) stop() {
 	s.mu.Lock()

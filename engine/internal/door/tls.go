@@ -386,13 +386,6 @@ func (t *tlsLayer) release() {
 	}
 }
 
-// waiting tells since when the handshake has waited for its client; zero: it is worked at.
-func (sh *shake) waiting() time.Time {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.waits
-}
-
 func (t *tlsLayer) Close() error                     { return nil }
 func (t *tlsLayer) LocalAddr() net.Addr              { return t.c.LocalAddr() }
 func (t *tlsLayer) RemoteAddr() net.Addr             { return t.c.remote }
