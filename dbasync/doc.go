@@ -33,13 +33,20 @@
 // run is sent again, unless Stmt.Retry says so. There is no order between queries
 // without a common Stmt.Key. A completion goes to the query's Submitter; when that is
 // gone for good, to the DB's pool with Stale set; when it is full, it is offered again.
+// When Config.MaxQueueBytes of rows wait for their completions, the server isn't read from
+// until some have begun, or until Config.DeliveryTimeout takes the oldest ones' rows.
+// A statement may use what an earlier one of its key makes.
 //
 // What needs a connection of its own (transactions, COPY, SET, cursors) goes through
 // Tx, Do and CopyFrom, LISTEN through Listen, and slow statements through Stmt.Slow, on
 // ordinary pgx connections. A statement that turns out to be slow on a lane is moved
-// there by itself (Config.SlowAfter), and comes back when it is quick again. Its
-// text tells what a lane refuses: transaction control, temporary tables, session locks,
-// and what PostgreSQL runs outside a transaction block only, which needs Stmt.Slow. A
+// there by itself (Config.SlowAfter), keeps Config.StatementTimeout there, and comes back
+// when it is quick again; with a key, the rest of the key waits for it beside the lanes.
+// Slow work is shared out: submitters take turns, and one leaves connections to others
+// (MaxSlowRunning, MaxSlowQueue).
+//
+// A statement's text tells what a lane refuses: transaction control, temporary tables,
+// session locks, and what PostgreSQL runs outside a transaction block only, which needs Stmt.Slow. A
 // statement with set_config has a transaction of its own, begun anew. Session state
 // hidden inside functions of one's own is the caller's to avoid.
 //
@@ -62,7 +69,7 @@
 //
 // # Goroutines
 //
-// Two per lane, Config.SlowConns for slow work, one sweeper (timeouts, 50 ms exact),
+// Two per lane, Config.SlowConns and TxConns for slow work, one sweeper (timeouts, 50 ms exact),
 // one for LISTEN once it is used, short ones that encode arguments when a statement is
 // new, and the pool's when Config.Pool is nil. Callbacks run on submitters only; in
 // Stop, when these take nothing any more, on its caller's goroutine.

@@ -60,8 +60,8 @@ func TestUndeliveredResultsAreBounded(t *testing.T) {
 			pool := &standstill{}
 			db := open(t, func(c *Config) {
 				c.MaxQueueBytes, c.MaxResultBytes, c.Pool = limit, one, pool
-				c.DeliveryTimeout, c.StallTimeout, c.SlowAfter = time.Hour, 300*time.Millisecond, -1
-				c.QueryTimeout, c.StatementTimeout = 5*time.Minute, -1
+				c.DeliveryTimeout, c.SlowAfter = time.Hour, -1
+				c.QueryTimeout, c.StatementTimeout = 2*time.Hour, -1
 				c.GroupReads = form == "group"
 			})
 			await(t, "the lanes", func() bool { return db.Stats().LanesUp == 4 })
@@ -118,6 +118,11 @@ func TestUndeliveredResultsAreBounded(t *testing.T) {
 			}
 			if form != "slow" && form != "batch" && (s.LanesPaused == 0 || s.Pauses == 0) {
 				t.Errorf("%d lanes are paused, %d pauses", s.LanesPaused, s.Pauses)
+			}
+			for _, l := range db.lanes {
+				if l.paused.Load() { // for good, as nothing is delivered
+					l.watch(db.now()+time.Hour, nil)
+				}
 			}
 			pool.letGo()
 			wg.Wait()

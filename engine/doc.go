@@ -46,7 +46,8 @@
 // # Layers
 //
 // The packages of engine/internal stand below this one and know nothing of it: bufpool and
-// budget (memory), outbox, inbox and strand (one session's queues), dispatch (what is
+// budget (memory), outbox, inbox and strand (one session's queues), replay (what a session that can be
+// resumed has sent), dispatch (what is
 // learned of handles), registry and perip, sched (the pool), netio (the seam to the
 // network) and gnetio (gnet and Linux behind it). Here is what ties them together: a
 // session, its loop's turns, limits, draining.

@@ -2,10 +2,8 @@ package engine
 
 import (
 	"crypto/tls"
-	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"millrace/codec"
@@ -278,6 +276,16 @@ func (ln *line) unsent() int {
 	return ln.ring.Unsent() + len(ln.ctl) + ln.ctlOut
 }
 
+// kept is how many bytes the ring holds.
+func (ln *line) kept() int {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	return ln.ring.Bytes()
+}
+
+// gone tells whether nobody is there.
+func (ln *line) gone() bool { return ln != nil && ln.cur == nil }
+
 // drained tells whether nothing is left to be written; if not, the session is looked at
 // again when that is so.
 func (ln *line) drained() bool {
@@ -327,39 +335,6 @@ func (ln *line) Close() {
 	if k := ln.cur; k != nil {
 		ln.cur = nil
 		k.loop.run(ln.home, k.close)
-	}
-}
-
-// RemoteAddr is that of the connection that is or was there last.
-func (ln *line) RemoteAddr() net.Addr { return ln.at.Load().c.RemoteAddr() }
-
-// LocalAddr is the address that it came to.
-func (ln *line) LocalAddr() net.Addr { return ln.at.Load().c.LocalAddr() }
-
-// SyscallConn gives access to its descriptor while it is open.
-func (ln *line) SyscallConn() (syscall.RawConn, error) { return ln.at.Load().c.SyscallConn() }
-
-// Transport names what it came through.
-func (ln *line) Transport() string { return ln.at.Load().transport }
-
-// TLS is the state of its TLS.
-func (ln *line) TLS() *tls.ConnectionState { return ln.at.Load().tls }
-
-// Since is when the session's first connection was accepted.
-func (ln *line) Since() time.Time { return time.Unix(0, ln.s.accepted) }
-
-// Owed and Finish: what a line has begun it ends by itself.
-func (ln *line) Owed() int     { return 0 }
-func (ln *line) Finish([]byte) {}
-
-// SetCloseCode says what a WebSocket is to be closed with.
-func (ln *line) SetCloseCode(code uint16) {
-	if k := ln.cur; k != nil {
-		k.loop.run(ln.home, func() {
-			if d, ok := k.c.(netio.Door); ok && k.state == linkJoined {
-				d.SetCloseCode(code)
-			}
-		})
 	}
 }
 

@@ -69,7 +69,13 @@ func (l *loop) unpause(s *Session) {
 }
 
 // held is how much memory a session holds, about.
-func (l *loop) held(s *Session) int { return s.in.Held(maxInt) + s.out.Held() + s.rest() }
+func (l *loop) held(s *Session) int {
+	n := s.in.Held(maxInt) + s.out.Held() + s.rest()
+	if ln := s.line(); ln != nil {
+		n += ln.kept()
+	}
+	return n
+}
 
 // shareOf is what one session may hold, in and out together.
 func (srv *Server) shareOf(level budget.Level) int {

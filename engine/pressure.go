@@ -116,7 +116,7 @@ func (l *loop) weigh(s *Session, now int64) {
 	}
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
-	case s.rd.progress != 0 && past(now, s.rd.progress, still),
+	case s.rd.progress != 0 && past(now, s.rd.progress, still), s.line().gone(),
 		s.rd.partial.Some() && past(now, s.rd.begun(now), still) && s.conn.Unread() == 0:
 		if l.held(s) >= l.srv.shareOf(budget.Tight) || l.srv.spent() {
 			l.stuffed = append(l.stuffed, s)
@@ -153,7 +153,7 @@ func (l *loop) shed(now int64) {
 		switch {
 		case pushed[s] > 0:
 			l.abort(s, ReasonSlowConsumer)
-		case s.out.Size() > 0:
+		case s.out.Size() > 0 || s.line().gone():
 			l.abort(s, ReasonMemory)
 		default: // it waits in the middle of a frame, and may hear why
 			s.closeWithError(codec.Packet{}, CodeLimit, ReasonMemory.String(), ReasonMemory)

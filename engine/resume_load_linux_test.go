@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -293,4 +294,34 @@ func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 			t.Errorf("%d loops: got %s", loops, got)
 		}
 	}
+}
+
+// What waiting sessions keep counts in the memory budget, and they end where it is exceeded.
+func TestWaitingSessionsAreShedForMemory(t *testing.T) {
+	var sessions sync.Map
+	ended := make(chan Reason, 100)
+	h := &funcs{accept: func(s *Session) { sessions.Store(s, true) }, close: func(_ *Session, why Reason) { ended <- why }}
+	cfg := resumeConfig("tcp://127.0.0.1:0")
+	cfg.MemoryBudget, cfg.ResumeBytes = 2<<20, 256<<10
+	srv := serve(t, cfg, h)
+	const clients = 20
+	for range clients {
+		hello(t, srv).close()
+	}
+	waiting(t, srv, clients)
+	sessions.Range(func(s, _ any) bool {
+		for n := range 240 {
+			body := []byte(strings.Repeat(string(rune('a'+n%26)), 900))
+			for errors.Is(s.(*Session).Push(2, 4, body), ErrBusy) { // until what is unsent is kept
+				runtime.Gosched()
+			}
+		}
+		return true
+	})
+	for range 5 {
+		if why := <-ended; why != ReasonMemory {
+			t.Fatalf("closed for %v", why)
+		}
+	}
+	waitFor(t, "the memory to be free", func() bool { return srv.Stats().Memory <= 2<<20 })
 }

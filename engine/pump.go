@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"millrace/engine/internal/bufpool"
+)
+
+// mailboxMost is how many bytes may be on their way to the loop of a session that is not
+// the connection's.
+const mailboxMost = 256 << 10
+
+// deliver brings the session what was read.
+func (k *link) deliver(b []byte) {
+	ln := k.line
+	if len(b) == 0 || ln == nil {
+		return
+	}
+	if ln.home == k.loop {
+		ln.home.receivedLine(ln.s, k, b)
+		return
+	}
+	own := bufpool.Get(len(b))
+	own.B = append(own.B, b...)
+	held := own.Held()
+	k.srv.budget.Add(held)
+	if k.mailbox.Add(int64(held)) > mailboxMost && !k.crowded {
+		k.crowded = true
+		k.mask()
+	}
+	ln.home.with(ln.s, k.loop, func() {
+		ln.home.receivedLine(ln.s, k, own.B)
+		own.Free()
+		k.srv.budget.Add(-held)
+		if k.mailbox.Add(-int64(held)) == 0 {
+			k.loop.run(ln.home, func() {
+				if k.crowded && k.mailbox.Load() == 0 {
+					k.crowded = false
+					k.mask()
+				}
+			})
+		}
+	})
+}
+
+// mask stops reading while anybody wants that.
+func (k *link) mask() bool {
+	if k.state >= linkClosing {
+		return true
+	}
+	return k.c.PauseReading(k.paused || k.crowded)
+}
+
+// pump writes what the line has to send: system frames at the boundaries of what it
+// offers, and its ring.
+func (k *link) pump() {
+	ln := k.line
+	for k.state == linkJoined && !k.blocked {
+		ln.mu.Lock()
+		if ln.link != k {
+			ln.mu.Unlock()
+			return
+		}
+		if len(k.ctl) == 0 && k.left == 0 {
+			k.ctl, ln.ctl = ln.ctl, k.ctl
+			ln.ctlOut = len(k.ctl)
+		}
+		b, buf := k.ctl, (*bufpool.Buf)(nil)
+		if len(b) == 0 {
+			if b, buf = ln.ring.Next(); buf != nil {
+				if k.left > 0 {
+					b = b[:k.left]
+				}
+				buf.Retain()
+			}
+		}
+		fin := ln.fin && !k.finSent
+		look := len(b) == 0 && ln.drainWish
+		if look {
+			ln.drainWish = false
+		}
+		ln.mu.Unlock()
+		if look {
+			ln.s.scheduleFlush()
+		}
+		if len(b) == 0 {
+			if fin {
+				k.finSent = true
+				k.c.CloseWrite()
+			}
+			return
+		}
+		n, err := k.c.Write(b)
+		ln.mu.Lock()
+		if buf == nil {
+			k.ctl = append(k.ctl[:0], k.ctl[n:]...)
+			if ln.link == k {
+				ln.ctlOut = len(k.ctl)
+			}
+		} else {
+			if ln.link == k {
+				ln.ring.Wrote(n)
+			}
+			k.left = len(b) - n
+			ln.ring.Release(buf)
+		}
+		room := ln.takeWish()
+		starved := !room && ln.wish && ln.ring.Unsent() == 0
+		ln.mu.Unlock()
+		switch {
+		case room:
+			ln.s.canWrite()
+		case starved:
+			ln.s.scheduleFlush() // reading may have been paused for what the kernel has taken now
+		}
+		switch {
+		case err != nil:
+			k.broke()
+			return
+		case n < len(b):
+			k.blocked = true
+			if err := k.c.NotifyWritable(uint64(ln.s.id)); err != nil {
+				k.broke()
+				return
+			}
+		}
+	}
+}
+
+// broke ends a connection that takes no bytes any more, soon: not under the hands of who
+// writes.
+func (k *link) broke() {
+	k.blocked = true
+	k.loop.onLoop(func(*loop) {
+		if k.state == linkJoined {
+			k.close()
+			k.line.toldEnd(k, false)
+		}
+	})
+}
