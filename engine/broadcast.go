@@ -21,10 +21,10 @@ func (srv *Server) Broadcast(main, sub uint16, body []byte) error {
 
 func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error {
 	p := codec.Packet{Main: main, Sub: sub, Body: body}
-	c := srv.codec
+	c, whole := srv.framing.codec, p
 	if !c.Fits(p) {
 		var err error
-		if c, p, err = srv.fit(p); err != nil {
+		if c, p, err = srv.framing.fit(p); err != nil {
 			return err
 		}
 	}
@@ -40,6 +40,9 @@ func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error 
 	b.B = c.AppendFitting(b.B, p)
 	for _, l := range srv.allLoops() {
 		l.broadcast(b.B)
+	}
+	if srv.others.some.Load() {
+		srv.others.broadcast(whole)
 	}
 	srv.casts.Add(1)
 	return nil

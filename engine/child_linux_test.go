@@ -28,7 +28,8 @@ type childConfig struct {
 	Config Config
 	Files  uint64 // RLIMIT_NOFILE; 0: as it is
 	Sleep  time.Duration
-	Net    int // not 0: in a network of its own, with a link vb, 10.9.8.2, to va in that of thread Net
+	TLS    bool // with testCert
+	Net    int  // not 0: in a network of its own, with a link vb, 10.9.8.2, to va in that of thread Net
 }
 
 // child is a server in a process of its own, so that its memory and its files can be
@@ -58,6 +59,9 @@ func runChild(string) {
 		ip("link set vb up")
 	}
 	cc.Config.Logger = textLog(os.Stderr)
+	if cc.TLS {
+		cc.Config.TLS = serverTLS()
+	}
 	srv, err := New(cc.Config, &funcs{read: func(s *Session, p codec.Packet) {
 		switch p.Sub {
 		case 2:

@@ -21,7 +21,8 @@ func (s *Session) beginClose(why Reason) bool {
 // closeWithError closes the session for a reason of the engine's own, behind an ERROR
 // frame about p where there are system frames. Nothing is sent behind that.
 func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, why Reason) {
-	if s.srv.cfg.NoSystemFrames {
+	f := s.framing.Load()
+	if !f.system {
 		s.beginClose(why)
 		return
 	}
@@ -29,9 +30,9 @@ func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, wh
 		return
 	}
 	s.srv.errors.Add(1)
-	c, e := s.srv.brief, s.srv.errorPacket(p, code, text)
-	if s.srv.cfg.Framer != nil {
-		c, e, _ = s.srv.fit(e) // what it can't write is nothing
+	c, e := f.brief, f.errorPacket(p, code, text)
+	if f.framer != nil {
+		c, e, _ = f.fit(e) // what it can't write is nothing
 	}
 	wake := s.out.SendLast(&s.loop.out, c, e)
 	s.afterClose(wake)
@@ -181,6 +182,9 @@ func (l *loop) forget(s *Session) {
 // release frees the slot of a session that has ended altogether.
 func (srv *Server) release(s *Session) {
 	srv.table.release(s)
+	if s.flags.has(flagOther) {
+		srv.others.drop(s)
+	}
 	if srv.cfg.MaxConnsPerIP > 0 {
 		srv.perIP.Leave(s.RemoteAddr())
 	}

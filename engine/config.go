@@ -85,6 +85,11 @@ type Config struct {
 	// counts. Where its frames have no handles there are no system frames, every packet is
 	// 0/0, and auto:// can't be. What it can't write is its own error, from Send and the rest.
 	Framer codec.Framer `json:"-"`
+	// Framings are for addresses whose frames are told apart in another way, by the address
+	// as it stands in Addrs. Broadcasts and group sends reach their sessions too, encoded once
+	// for each framing, and copied for each session; but what the framing can't say they
+	// don't get.
+	Framings map[string]Framing `json:"-"`
 
 	Loops    int        // event loops; the number of CPUs that this process may use (GOMAXPROCS)
 	Dispatch Dispatch   // where packets run; Adaptive
@@ -207,6 +212,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.Linger, 2*time.Second)
 	or(&c.HandshakeTimeout, 5*time.Second)
 	or(&c.MaxHandshakes, 256)
+	or(&c.MaxRatio, 200)
 	or(&c.ReadBuffer, 64<<10)
 	or(&c.KeepAlive, 30*time.Second)
 	or(&c.KeepAliveEvery, 10*time.Second)
@@ -222,6 +228,8 @@ func (c Config) inUse() Config {
 	swap(&c.SpareWorkers, Off, 0)
 	swap(&c.StallAfter, Off, 0)
 	swap(&c.MaxConnsPerIP, Off, 0)
+	swap(&c.HandshakeRate, Off, 0)
+	swap(&c.MaxRatio, Off, 0)
 	swap(&c.FirstFrameTimeout, Off, 0)
 	swap(&c.FrameTimeout, Off, 0)
 	swap(&c.IdleTimeout, Off, 0)
@@ -235,6 +243,7 @@ func (c Config) inUse() Config {
 // given is the config that inUse was made of: Off again where 0 would mean the default.
 func (c Config) given() Config {
 	swap(&c.SpareWorkers, 0, Off)
+	swap(&c.MaxRatio, 0, Off)
 	swap(&c.StallAfter, 0, Off)
 	swap(&c.FirstFrameTimeout, 0, Off)
 	swap(&c.FrameTimeout, 0, Off)
@@ -288,6 +297,8 @@ func (c Config) validate() error {
 	within("MaxGroups", c.MaxGroups, 1, 1<<16)
 	within("ResumeBytes", c.ResumeBytes, 1<<10, 1<<30)
 	within("MaxHandshakes", c.MaxHandshakes, 1, 1<<20)
+	within("HandshakeRate", c.HandshakeRate, 0, 1<<20)
+	within("MaxRatio", c.MaxRatio, 0, 1<<20)
 	within("ReadBuffer", c.ReadBuffer, 1<<10, 16<<20)
 	within("DrainRate", c.DrainRate, 0, 1<<24)
 	within("DrainBudget", c.DrainBudget, 1, 1<<20)

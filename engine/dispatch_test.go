@@ -303,7 +303,7 @@ func TestALongTurnIsOneStrikeForEachOfItsHandles(t *testing.T) {
 		return n
 	}
 	for range 10 {
-		srv.handles.judge(bytes.Repeat(turn, 256), 8192, 41*time.Millisecond)
+		srv.handles.judge(srv.framing.codec, bytes.Repeat(turn, 256), 8192, 41*time.Millisecond)
 	}
 	if inline() != 2 {
 		t.Fatal("demoted for many packets of 5 µs each")
@@ -312,7 +312,7 @@ func TestALongTurnIsOneStrikeForEachOfItsHandles(t *testing.T) {
 		if inline() != 2 || srv.demoted.Load() != 0 {
 			t.Fatalf("%d of 2 inline after %d turns of 5 ms", inline(), i)
 		}
-		srv.handles.judge(turn, 32, 5*time.Millisecond)
+		srv.handles.judge(srv.framing.codec, turn, 32, 5*time.Millisecond)
 	}
 	if inline() != 0 || srv.demoted.Load() != 2 {
 		t.Errorf("%d inline, %d demoted after three long turns, want 0 and 2", inline(), srv.demoted.Load())

@@ -23,9 +23,14 @@ type Doors struct {
 	// goroutine of the handshake's.
 	TLS              *tls.Config   `json:"-"`
 	HandshakeTimeout time.Duration // of TLS, from accept; 5 s
-	// MaxHandshakes is how many TLS handshakes may be open; 256. When there are more, those
-	// are closed that have waited longest for their clients, but for 250 ms at least.
+	// MaxHandshakes is how many TLS handshakes may be open; 256. While so many have bytes that
+	// wait to be worked at, no others are read. When more are open, those are closed that
+	// have waited longest for their clients, but for 250 ms at least.
 	MaxHandshakes int
+	// HandshakeRate is how many TLS handshakes one address may begin in a second; more wait,
+	// or are closed if they would wait for longer than HandshakeTimeout. 0 or Off = no limit.
+	// An IPv6 network of 64 bits counts as one address.
+	HandshakeRate int
 
 	// ProxyFrom are networks whose connections begin with a header of the PROXY protocol,
 	// version 1 or 2, and are closed if they don't. The address in it is RemoteAddr, and what
@@ -39,6 +44,16 @@ type Doors struct {
 	// ForwardedFrom are networks, as in ProxyFrom, whose X-Forwarded-For is believed in the
 	// request of a WebSocket.
 	ForwardedFrom []string
+	// Deflate lets WebSocket clients that ask for it send and get compressed messages
+	// (permessage-deflate, RFC 7692), each compressed by itself: a connection holds nothing
+	// for it between two messages. A message under 128 bytes, and one that would get no
+	// shorter, is sent as it is. It costs the loops time, about 1.3 MB for each loop, and 72
+	// KiB in the memory budget for a connection in the middle of a message.
+	Deflate bool
+	// MaxRatio is how many bytes a client's compressed messages may become for each byte of
+	// them, over a connection and once they have become 16 MiB; 200, Off for no limit. A
+	// client past it is closed with 1008.
+	MaxRatio int
 	// OnUpgrade may refuse a WebSocket whose request is right otherwise: an error is answered
 	// with 403, or as the error's method Status() int says. It runs on the loop and must not
 	// block; the request has no body, and its RemoteAddr and TLS are set.
@@ -65,11 +80,39 @@ func (s *Session) TLS() *tls.ConnectionState {
 	return nil
 }
 
-// sayWhy has a WebSocket close with the code that the session's reason stands for.
+// sayWhy has a WebSocket close with the code that the session's reason stands for. Where a
+// message is in its way the rest of that goes first, if the peer still takes it.
 func (s *Session) sayWhy() {
 	if d, ok := s.conn.(netio.Door); ok {
-		d.SetCloseCode(closeCode(Reason(s.closing.Load())))
+		why := Reason(s.closing.Load())
+		d.SetCloseCode(closeCode(why))
+		if n := d.Owed(); n > 0 && why != ReasonPeerReset {
+			if b := s.out.Rest(&s.loop.out, n); b != nil {
+				d.Finish(b)
+			}
+		}
 	}
+}
+
+// stalled ends a session whose peer has stood still for FrameTimeout in the middle of a TLS
+// record or a WebSocket header; false: its clocks stand still. Loop goroutine.
+func stalled(k netio.Sink) bool {
+	if link, ok := k.(*link); ok && link.state == linkPlain {
+		k = link.sink
+	}
+	own, ok := k.(*sink)
+	if !ok {
+		return false // a line's frames have their own clock
+	}
+	s := (*Session)(own)
+	if s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed() {
+		return true // other clocks run
+	}
+	if s.rd.paused != 0 || s.loop.busy(s) {
+		return false
+	}
+	s.closeWithError(codec.Packet{}, CodeTimeout, ReasonFrame.String(), ReasonFrame)
+	return true
 }
 
 // closeCode is the code of a WebSocket's close frame (RFC 6455, section 7.4).
@@ -87,13 +130,17 @@ func closeCode(why Reason) uint16 {
 	return 1000
 }
 
-// wholeFrames is how many bytes at the start of b are whole frames, and how long the frame
-// behind them is; 0: that is not known.
-func (srv *Server) wholeFrames(b []byte) (whole, next int) {
+// wholeFrames is how many bytes at the start of b are whole frames of a session's, and how
+// long the frame behind them is; 0: that is not known. k is nil for one that was refused.
+func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
+	f := srv.framing
+	if s, ok := k.(*sink); ok {
+		f = (*Session)(s).framing.Load()
+	}
 	for whole < len(b) {
-		size, missing, err := srv.codec.Frame(b[whole:])
+		size, missing, err := f.codec.Frame(b[whole:])
 		if err != nil {
-			size, missing, err = srv.brief.Frame(b[whole:])
+			size, missing, err = f.brief.Frame(b[whole:])
 		}
 		switch {
 		case err != nil:

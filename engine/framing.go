@@ -3,10 +3,74 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"millrace/codec"
+	"millrace/engine/internal/netio"
 )
+
+// Framing is how frames are told apart on one address.
+type Framing struct {
+	Framer codec.Framer // nil: Config.Layout
+	// Switches lets callbacks change the framing of their sessions: see Session.SetFramer.
+	Switches bool
+}
+
+// framing is how the frames of a session are told apart and written. It does not change.
+type framing struct {
+	codec    *codec.Codec
+	brief    *codec.Codec // the same, with room for an ERROR without text
+	framer   codec.Framer // nil: a layout
+	system   bool         // there are system frames
+	switches bool
+}
+
+// newFraming makes a framing of a checked config.
+func (c *Config) newFraming(f codec.Framer, switches bool) (*framing, error) {
+	x := &framing{framer: f, switches: switches}
+	var err error
+	if f != nil {
+		x.codec, err = codec.Framed(f, c.MaxFrame)
+		x.brief, x.system = x.codec, !c.NoSystemFrames && f.Handles()
+		return x, err
+	}
+	if x.codec, err = codec.New(c.Layout, c.MaxFrame); err != nil {
+		return nil, err
+	}
+	x.brief, x.system = briefCodec(x.codec, c.Layout), !c.NoSystemFrames
+	return x, nil
+}
+
+// setFramings makes the framings of a checked config.
+func (srv *Server) setFramings() {
+	c := &srv.cfg
+	srv.framing, _ = c.newFraming(c.Framer, false)
+	defer func() { c.NoSystemFrames = c.NoSystemFrames || c.bare() }()
+	c.MaxFrame = srv.framing.codec.MaxFrame()
+	if len(c.Framings) == 0 {
+		return
+	}
+	for _, a := range c.Addrs {
+		f := srv.framing
+		if x, ok := c.Framings[a]; ok {
+			f, _ = c.newFraming(x.Framer, x.Switches)
+		}
+		srv.framings = append(srv.framings, f)
+	}
+}
+
+// framingOf is how frames begin to be told apart on a connection.
+func (srv *Server) framingOf(c netio.Conn) *framing {
+	if len(srv.framings) == 0 {
+		return srv.framing
+	}
+	if i := srv.net.Listener(c.LocalAddr()); i >= 0 {
+		return srv.framings[i]
+	}
+	return srv.framing
+}
 
 // verbatim is the codec of frames that a Framer has written already: they are the bodies of
 // packets without a handle.
@@ -22,22 +86,29 @@ func (written) Append(dst []byte, p codec.Packet) ([]byte, error) {
 	return append(dst, p.Body...), nil
 }
 
-// newCodec is the codec of a checked config.
-func (c *Config) newCodec() (*codec.Codec, error) {
-	if c.Framer != nil {
-		return codec.Framed(c.Framer, c.MaxFrame)
-	}
-	return codec.New(c.Layout, c.MaxFrame)
-}
-
 // bare tells whether the framing has no handles, and so no system frames.
 func (c *Config) bare() bool { return c.Framer != nil && !c.Framer.Handles() }
 
 // validateFraming reports what is wrong with the frame.
 func (c *Config) validateFraming(bad func(field string, v any, why string)) error {
-	frames, err := c.newCodec()
+	f, err := c.newFraming(c.Framer, false)
 	if err != nil {
 		return err
+	}
+	frames := f.codec
+	for a, x := range c.Framings {
+		switch {
+		case !slices.Contains(c.Addrs, a):
+			bad("Framings", a, "must be one of Addrs, written as there")
+		case x.Framer == nil && c.Framer != nil:
+			bad("Framings", a, "needs a Framer: with Config.Framer there is no layout")
+		case strings.HasPrefix(a, "auto") && x.Framer != nil:
+			bad("Framings", a, "needs frames that begin with their length, which tells them from TLS and HTTP: give each its own address")
+		default:
+			if _, err := c.newFraming(x.Framer, x.Switches); err != nil {
+				return err
+			}
+		}
 	}
 	if l := c.Layout; c.Framer != nil && (len(l.Prefix) > 0 || l.LengthAdjust != 0 || l.Command != 0 || l.Seq || l.LittleEndian || l.LengthWidth != 0 && l.LengthWidth != 4) {
 		bad("Framer", "with a layout", "has a form of its own: leave the layout as it is, or leave it out")
@@ -64,9 +135,9 @@ var encoded = sync.Pool{New: func() any { return new([]byte) }}
 const maxEncoded = 64 << 10
 
 // encode has the Framer write p's frame, and calls use with it, as a packet of verbatim's.
-func (srv *Server) encode(p codec.Packet, use func(codec.Packet) error) error {
+func (f *framing) encode(p codec.Packet, use func(codec.Packet) error) error {
 	box := encoded.Get().(*[]byte)
-	b, err := srv.cfg.Framer.Append((*box)[:0], p)
+	b, err := f.framer.Append((*box)[:0], p)
 	if err == nil {
 		err = use(codec.Packet{Body: b})
 	} else if errors.Is(err, codec.ErrBodyTooLarge) {
@@ -79,12 +150,12 @@ func (srv *Server) encode(p codec.Packet, use func(codec.Packet) error) error {
 	return err
 }
 
-// fit finds what writes p where srv.codec can't tell: verbatim, with the frame.
-func (srv *Server) fit(p codec.Packet) (*codec.Codec, codec.Packet, error) {
-	if srv.cfg.Framer == nil {
-		return nil, p, srv.misfit(p)
+// fit finds what writes p where the codec can't tell: verbatim, with the frame.
+func (f *framing) fit(p codec.Packet) (*codec.Codec, codec.Packet, error) {
+	if f.framer == nil {
+		return nil, p, f.misfit(p)
 	}
-	b, err := srv.cfg.Framer.Append(nil, p)
+	b, err := f.framer.Append(nil, p)
 	if errors.Is(err, codec.ErrBodyTooLarge) {
 		err = ErrFrameTooLarge
 	}

@@ -21,8 +21,9 @@ type memberSet struct {
 	name string
 	// in has every member. list is the same for senders, who read it without a lock: nil
 	// when members have come or gone since it was made, and it is never changed in place.
-	in   map[*Session]*membership // guarded by groups.mu
-	list []*membership            // guarded by groups.mu
+	in     map[*Session]*membership // guarded by groups.mu
+	list   []*membership            // guarded by groups.mu; without others
+	others []*membership            // guarded by groups.mu; those with a framing of their own
 }
 
 // membership is one session's in one group.
@@ -134,20 +135,24 @@ func (g *Group) Len() int {
 
 // members returns the group's members as they are now. The list is not changed any more,
 // so nobody who joins, leaves or closes waits for those who send.
-func (gs *groups) members(name string) []*membership {
+func (gs *groups) members(name string) (list, others []*membership) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	set := gs.all[name]
 	if set == nil {
-		return nil
+		return nil, nil
 	}
 	if set.list == nil {
-		set.list = make([]*membership, 0, len(set.in))
+		set.list, set.others = make([]*membership, 0, len(set.in)), nil
 		for _, m := range set.in {
-			set.list = append(set.list, m)
+			if m.s.flags.has(flagOther) {
+				set.others = append(set.others, m)
+			} else {
+				set.list = append(set.list, m)
+			}
 		}
 	}
-	return set.list
+	return set.list, set.others
 }
 
 // Send sends one packet to every member, as what they have not asked for, and returns
@@ -161,10 +166,11 @@ func (g *Group) Send(main, sub uint16, body []byte) (sent int, err error) {
 }
 
 func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err error) {
-	srv, c := g.srv, g.srv.codec
+	srv, c := g.srv, g.srv.framing.codec
 	p := codec.Packet{Main: main, Sub: sub, Body: body}
+	whole := p
 	if !c.Fits(p) {
-		if c, p, err = srv.fit(p); err != nil {
+		if c, p, err = srv.framing.fit(p); err != nil {
 			return 0, err
 		}
 	}
@@ -175,9 +181,12 @@ func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err
 		srv.busy.Add(1)
 		return 0, err
 	}
-	list := srv.groups.members(g.name)
+	list, others := srv.groups.members(g.name)
+	if len(others) > 0 {
+		sent = srv.others.send(whole, others)
+	}
 	if len(list) == 0 {
-		return 0, nil
+		return sent, nil
 	}
 	frame := bufpool.Get(c.Overhead() + len(p.Body))
 	frame.Share()

@@ -49,15 +49,15 @@ func (n *handles) measure(s *Session, h Handler, p codec.Packet) {
 // judge looks at an inline turn of some frames, those in b, that took so long: handles
 // that hold a loop up go back to the workers. Several handles in one turn are judged by
 // all of it, each once.
-func (n *handles) judge(b []byte, frames int, took time.Duration) {
+func (n *handles) judge(c *codec.Codec, b []byte, frames int, took time.Duration) {
 	const most = 8 // handles of one turn
 	var seen [most]uint32
 	judged := 0
 	slow := dispatch.Slow(frames, took)
 next:
 	for len(b) > 0 && judged < most {
-		size, _, _ := n.srv.codec.Frame(b)
-		handle := n.srv.codec.Packet(b[:size:size]).Handle()
+		size, _, _ := c.Frame(b)
+		handle := c.Packet(b[:size:size]).Handle()
 		b = b[size:]
 		for _, h := range seen[:judged] {
 			if h == handle {

@@ -37,6 +37,10 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	l := t.(*loop)
 	l.knowGoroutine()
 	s := &Session{srv: (*Server)(h), loop: l, conn: c}
+	if f := s.srv.framingOf(c); f != s.srv.framing {
+		s.framing.Store(f)
+		s.flags.set(flagOther)
+	}
 	if d, ok := c.(netio.Door); ok {
 		s.accepted = d.Since().UnixNano()
 	}
@@ -71,12 +75,15 @@ func (l *loop) open(s *Session, fd int) (no netio.Refusal, ok bool) {
 		srv.leave(remote)
 		why = RefusedConns
 	}
-	return srv.refuse(why, text), false
+	return srv.refuse(s.framing.Load(), why, text), false
 }
 
 // refuse counts a connection that is turned away, and says how; an empty text is the
 // standard one.
-func (srv *Server) refuse(why Refusal, text string) netio.Refusal {
+func (srv *Server) refuse(f *framing, why Refusal, text string) netio.Refusal {
+	if f == nil {
+		f = srv.framing
+	}
 	srv.refused[why].Add(1)
 	no := netio.Refusal{AtOnce: why == RefusedFiles, Code: 1013}
 	switch why {
@@ -85,12 +92,12 @@ func (srv *Server) refuse(why Refusal, text string) netio.Refusal {
 	case RefusedAdmit:
 		no.Code = 1008
 	}
-	if !srv.cfg.NoSystemFrames {
+	if f.system {
 		code, standard := why.answer()
 		if text == "" {
 			text = standard
 		}
-		no.Goodbye, _ = srv.brief.Append(nil, srv.errorPacket(codec.Packet{}, code, text))
+		no.Goodbye, _ = f.brief.Append(nil, f.errorPacket(codec.Packet{}, code, text))
 	}
 	return no
 }
@@ -166,6 +173,9 @@ func (srv *Server) mayCome(remote net.Addr) (text string, ok bool) {
 // stands before that, and its OnSocketAccept is in front of whatever others submit.
 func (l *loop) accept(s *Session) bool {
 	srv := l.srv
+	if s.framing.Load() == nil {
+		s.framing.Store(srv.framing)
+	}
 	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve
 	s.task.Init((*strandTask)(s))
 	s.rd.since = srv.now()
@@ -187,6 +197,9 @@ func (l *loop) accept(s *Session) bool {
 	}
 	srv.conns.Add(1)
 	l.add(s)
+	if s.flags.has(flagOther) {
+		l.addOther(s)
+	}
 	l.st.accepts.Add(1)
 	if !inline {
 		s.schedule()

@@ -141,7 +141,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 		l.saw(s, used, now)
 		l.st.inline.Add(uint64(used))
 		if l.srv.handles.learns {
-			l.srv.handles.judge(b[:done], used, time.Duration(l.srv.now()-now))
+			l.srv.handles.judge(s.framing.Load().codec, b[:done], used, time.Duration(l.srv.now()-now))
 		}
 	}
 	l.endInline(s)
@@ -174,7 +174,7 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 			}
 		}
 	}()
-	c, h, handles, mode := s.srv.codec, s.srv.handler(), s.srv.handles.table, s.loop.mode
+	c, h, handles, mode := s.framing.Load().codec, s.srv.handler(), s.srv.handles.table, s.loop.mode
 	known := ^uint32(0) // the handle last looked up, which may run inline
 	for it.Off < len(it.B) {
 		if used > 0 && (s.closed() || s.out.MustWait() || s.loop.turn.since.Load() < 0 ||
@@ -185,7 +185,7 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 		if size == 0 || err != nil {
 			break
 		}
-		reserved := s.srv.reserved(next)
+		reserved := s.reserved(next)
 		if handle := next.Handle(); !reserved && handle != known {
 			if !handles.Inline(handle, mode) {
 				break

@@ -129,7 +129,7 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 	if size == 0 || missing > 0 && !first {
 		return 0
 	}
-	head := ln.srv.codec.Packet(p[:min(size, len(p))])
+	head := ln.srv.framing.codec.Packet(p[:min(size, len(p))])
 	if head.Main == SystemMain && head.Sub != SubError && missing == 0 {
 		switch {
 		case ln.link == nil: // due while nobody is there
@@ -345,7 +345,7 @@ func (ln *line) welcome(resumed bool, seq uint32) {
 	if resumed {
 		token = ln.next
 	}
-	body := replay.AppendWelcome(nil, resumed, token, ln.received, ln.srv.codec.ByteOrder())
+	body := replay.AppendWelcome(nil, resumed, token, ln.received, ln.srv.framing.codec.ByteOrder())
 	ln.ctl = ln.srv.encodeFrame(ln.ctl[:0], codec.Packet{Main: SystemMain, Sub: SubWelcome, Seq: seq, Body: body})
 	ln.told = ln.received
 }
@@ -356,7 +356,7 @@ func (ln *line) acknowledge() {
 	ln.mu.Lock()
 	k := ln.link
 	if k != nil {
-		body := ln.srv.codec.ByteOrder().AppendUint64(nil, ln.received)
+		body := ln.srv.framing.codec.ByteOrder().AppendUint64(nil, ln.received)
 		ln.ctl = ln.srv.encodeFrame(ln.ctl, codec.Packet{Main: SystemMain, Sub: SubAck, Body: body})
 	}
 	ln.mu.Unlock()

@@ -27,6 +27,10 @@ func (ln *line) TLS() *tls.ConnectionState { return ln.at.Load().tls }
 // Since is when the session's first connection was accepted.
 func (ln *line) Since() time.Time { return time.Unix(0, ln.s.accepted) }
 
+// Owed and Finish: what a line has begun it ends by itself.
+func (ln *line) Owed() int     { return 0 }
+func (ln *line) Finish([]byte) {}
+
 // SetCloseCode says what a WebSocket is to be closed with.
 func (ln *line) SetCloseCode(code uint16) {
 	if k := ln.cur; k != nil {

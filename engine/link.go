@@ -67,7 +67,7 @@ func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, neti
 		} else {
 			srv.leave(c.RemoteAddr())
 		}
-		return nil, srv.refuse(why, "")
+		return nil, srv.refuse(nil, why, "")
 	}
 	k := &link{srv: srv, loop: l, c: c, fd: fd, accepted: time.Now(), since: srv.now()}
 	if d, ok := c.(netio.Door); ok {
@@ -207,7 +207,7 @@ func (k *link) turnAway(no netio.Refusal) {
 
 // first takes bytes of the first frame, and acts on it when it is there.
 func (k *link) first(b []byte) {
-	c := k.srv.codec
+	c := k.srv.framing.codec
 	var own *bufpool.Buf
 	frame, rest := b, []byte(nil)
 	if k.partial.Some() {

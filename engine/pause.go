@@ -63,7 +63,7 @@ func (l *loop) unpause(s *Session) {
 	now := l.srv.now()
 	s.rd.last = now
 	if s.rd.partial.Some() {
-		s.rd.begun = now
+		s.rd.begin(now)
 	}
 	s.conn.PauseReading(false)
 }

@@ -84,7 +84,7 @@ func (l *loop) resumePaused() {
 			l.pause(s, s.rd.paused)
 		}
 		if part := s.rd.partial.Held(); part > 0 && part == l.held(s) && s.conn.Unread() > 0 &&
-			(least == nil || s.rd.partial.Missing(l.srv.codec) < least.rd.partial.Missing(l.srv.codec)) {
+			(least == nil || s.rd.partial.Missing(s.framing.Load().codec) < least.rd.partial.Missing(least.framing.Load().codec)) {
 			least = s
 		}
 	}
@@ -117,7 +117,7 @@ func (l *loop) weigh(s *Session, now int64) {
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
 	case s.rd.progress != 0 && past(now, s.rd.progress, still), s.line().gone(),
-		s.rd.partial.Some() && past(now, s.rd.begun, still) && s.conn.Unread() == 0:
+		s.rd.partial.Some() && past(now, s.rd.begun(now), still) && s.conn.Unread() == 0:
 		if l.held(s) >= l.srv.shareOf(budget.Tight) || l.srv.spent() {
 			l.stuffed = append(l.stuffed, s)
 		}

@@ -35,19 +35,28 @@ func (k *sink) Closed(how netio.End) { k.loop.disconnected((*Session)(k), how) }
 func (l *loop) received(s *Session, b []byte) {
 	s.bytesIn.Add(uint64(len(b)))
 	l.st.bytesIn.Add(uint64(len(b)))
-	if s.rd.life != lifeOpen || s.rd.bad || s.closed() {
-		l.discard(s, len(b))
+	if s.rd.life != lifeOpen || s.rd.input != inputFrames || s.closed() {
+		l.unusual(s, b)
 		return
 	}
 	if s.rd.partial.Some() {
 		b = l.complete(s, b)
 	}
-	if len(b) > 0 && !s.rd.bad {
+	if len(b) > 0 && s.rd.input != inputBad {
 		l.take(s, b)
 	}
 	if s.rd.life == lifeOpen {
 		l.review(s)
 	}
+}
+
+// unusual takes input that is not simply frames.
+func (l *loop) unusual(s *Session, b []byte) {
+	if s.rd.input == inputSteps && s.rd.life == lifeOpen && !s.closed() {
+		l.step(s, b)
+		return
+	}
+	l.discard(s, len(b))
 }
 
 // discard throws input of a closing session away, up to a limit.
@@ -66,7 +75,7 @@ func (l *loop) discard(s *Session, n int) {
 
 // complete adds to the partial frame, and returns what is left of b.
 func (l *loop) complete(s *Session, b []byte) []byte {
-	frame, rest, err := s.rd.partial.Add(l.srv.codec, b, l.srv.budget)
+	frame, rest, err := s.rd.partial.Add(s.framing.Load().codec, b, l.srv.budget)
 	switch {
 	case err != nil:
 		l.refuse(s, err)
@@ -91,13 +100,13 @@ func (l *loop) take(s *Session, b []byte) {
 	if l.mayInline(s) {
 		b = b[l.inline(s, b):]
 		if s.rd.life != lifeOpen || s.closed() {
-			l.srv.dropped.Add(uint64(countFrames(l.srv.codec, b)))
+			l.srv.dropped.Add(uint64(countFrames(s.framing.Load().codec, b)))
 			l.discard(s, len(b))
 			return
 		}
 	}
 	for whole < len(b) {
-		size, missing, err := l.srv.codec.Frame(b[whole:])
+		size, missing, err := s.framing.Load().codec.Frame(b[whole:])
 		if err != nil {
 			bad = err
 			break
@@ -116,13 +125,13 @@ func (l *loop) take(s *Session, b []byte) {
 	}
 	if rest := b[whole:]; len(rest) > 0 && s.rd.life == lifeOpen {
 		s.rd.partial.Begin(rest, l.srv.budget)
-		s.rd.begun = l.srv.now()
+		s.rd.begin(l.srv.now())
 	}
 }
 
 // refuse answers a bad header, behind whatever came before it, and closes.
 func (l *loop) refuse(s *Session, err error) {
-	s.rd.bad = true
+	s.rd.input = inputBad
 	s.rd.since = l.srv.now()
 	it := bufpool.Get(0)
 	it.Tag = strand.Bad
@@ -169,8 +178,8 @@ func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
 
 // look counts frames that go to the strand and answers their PINGs.
 func (l *loop) look(s *Session, b []byte) (frames int, pings bool) {
-	c := l.srv.codec
-	system := !l.srv.cfg.NoSystemFrames
+	f := s.framing.Load()
+	c, system := f.codec, f.system
 	for len(b) > 0 {
 		size, _, _ := c.Frame(b)
 		frames++
@@ -200,6 +209,9 @@ func (l *loop) disconnected(s *Session, how netio.End) {
 	}
 	owed := fin && s.rd.life == lifeOpen && l.owes(s)
 	switch {
+	case fin && s.rd.life == lifeOpen && !s.closed() && s.flags.has(flagStep):
+		s.flags.set(flagStepFin) // there may be frames in front of it
+		owed = true
 	case fin && s.rd.life == lifeOpen && !s.closed():
 		l.post(s, bufpool.Empty(strand.Fin))
 	case s.rd.life != lifeLinger && !fin:

@@ -100,7 +100,7 @@ func TestClaimsCostNothing(t *testing.T) {
 	s, _ := d.open(-1)
 	d.settleAll()
 	per := testing.AllocsPerRun(100, func() {
-		s.rd.bad = false
+		s.rd.input = inputFrames
 		d.l.received(s, []byte{0xff, 0xff, 0xff, 0xff})
 	})
 	if per > 8 {

@@ -26,13 +26,15 @@ func (s *Session) Detached() bool { return s.flags.has(flagAway) }
 
 // validateResume reports what is wrong with the settings of resume.
 func (c *Config) validateResume(bad func(field string, v any, why string)) {
-	switch frames, err := c.newCodec(); {
+	switch frames, err := c.newFraming(c.Framer, false); {
 	case c.Resume <= 0 || err != nil:
 	case c.bare():
 		bad("Resume", c.Resume, "needs system frames, which a framing without handles does not have")
+	case len(c.Framings) > 0:
+		bad("Resume", c.Resume, "needs one framing on all addresses: leave Framings out")
 	case c.NoSystemFrames:
 		bad("Resume", c.Resume, "needs system frames, which NoSystemFrames turns off")
-	case c.Framer == nil && frames.MaxBody() < replay.HelloMost:
+	case c.Framer == nil && frames.codec.MaxBody() < replay.HelloMost:
 		bad("Resume", c.Resume, fmt.Sprintf("needs frames with room for a HELLO, a body of %d bytes: set MaxFrame", replay.HelloMost))
 	}
 }
@@ -152,7 +154,7 @@ func (l *loop) linkEnded(ln *line, k *link, fin bool) {
 	if ln.cur != k || s.rd.life == lifeGone {
 		return
 	}
-	if ln.bye || s.closed() || s.rd.life != lifeOpen || s.rd.bad {
+	if ln.bye || s.closed() || s.rd.life != lifeOpen || s.rd.input == inputBad {
 		how := netio.EndFIN
 		if !fin {
 			how = netio.EndReset
@@ -252,7 +254,7 @@ func (l *loop) cut(s *Session, why Reason) {
 // survives tells whether the session has a link and outlives it.
 func (l *loop) survives(s *Session) bool {
 	ln := s.line()
-	return ln.cur != nil && !ln.bye && !s.closed() && s.rd.life == lifeOpen && !s.rd.bad
+	return ln.cur != nil && !ln.bye && !s.closed() && s.rd.life == lifeOpen && s.rd.input != inputBad
 }
 
 // timedOut ends the connection of a session behind an ERROR.

@@ -15,19 +15,19 @@ func (srv *Server) encodeFrame(dst []byte, p codec.Packet) []byte {
 		}
 		return b
 	}
-	return srv.brief.AppendFitting(dst, p)
+	return srv.framing.brief.AppendFitting(dst, p)
 }
 
 func (srv *Server) encodeError(p codec.Packet, code ErrorCode, text string) []byte {
-	return srv.encodeFrame(nil, srv.errorPacket(p, code, text))
+	return srv.encodeFrame(nil, srv.framing.errorPacket(p, code, text))
 }
 
 // frameSize is how long the frame at the start of b is, and how much of it is missing there;
 // a size of 0: that can't be said yet.
 func (srv *Server) frameSize(b []byte) (size, missing int) {
-	size, missing, err := srv.codec.Frame(b)
+	size, missing, err := srv.framing.codec.Frame(b)
 	if err != nil {
-		size, missing, err = srv.brief.Frame(b)
+		size, missing, err = srv.framing.brief.Frame(b)
 	}
 	if err != nil {
 		return len(b), 0 // it is what a Framer wrote and does not know again

@@ -12,12 +12,12 @@ func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 	}
 	s.bytesIn.Add(uint64(len(b)))
 	l.st.bytesIn.Add(uint64(len(b)))
-	if s.rd.life != lifeOpen || s.rd.bad || s.closed() {
+	if s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed() {
 		l.discard(s, len(b))
 		return
 	}
 	if s.rd.partial.Some() {
-		frame, rest, err := s.rd.partial.Add(l.srv.codec, b, l.srv.budget)
+		frame, rest, err := s.rd.partial.Add(l.srv.framing.codec, b, l.srv.budget)
 		switch {
 		case err != nil:
 			l.refuse(s, err)
@@ -30,7 +30,7 @@ func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 		}
 		b = rest
 	}
-	if s.line().cur == k && len(b) > 0 && !s.rd.bad {
+	if s.line().cur == k && len(b) > 0 && s.rd.input != inputBad {
 		l.takeLine(s, k, b)
 	}
 	if s.rd.life == lifeOpen && s.line().cur == k {
@@ -41,7 +41,7 @@ func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 // takeLine handles the frames at the start of b: those of the resume protocol here, the
 // others as any session's. The rest is kept as a partial frame.
 func (l *loop) takeLine(s *Session, k *link, b []byte) {
-	ln, c := s.line(), l.srv.codec
+	ln, c := s.line(), l.srv.framing.codec
 	run, at := 0, 0 // frames from run on have not been handed over
 	for at < len(b) {
 		size, missing, err := c.Frame(b[at:])
@@ -75,7 +75,7 @@ func (l *loop) takeLine(s *Session, k *link, b []byte) {
 	l.hand(s, b[run:at])
 	if rest := b[at:]; len(rest) > 0 && ln.cur == k && s.rd.life == lifeOpen && !s.closed() {
 		s.rd.partial.Begin(rest, l.srv.budget)
-		s.rd.begun = l.srv.now()
+		s.rd.begin(l.srv.now())
 	}
 }
 
@@ -87,7 +87,7 @@ func (l *loop) hand(s *Session, b []byte) {
 	switch {
 	case len(b) == 0:
 	case s.rd.life != lifeOpen || s.closed():
-		l.srv.dropped.Add(uint64(countFrames(l.srv.codec, b)))
+		l.srv.dropped.Add(uint64(countFrames(l.srv.framing.codec, b)))
 		l.discard(s, len(b))
 	default:
 		l.queue(s, b, nil)
@@ -131,7 +131,7 @@ func (ln *line) control(p codec.Packet) bool {
 		ln.forgetTokens()
 		return true
 	}
-	n, ok := replay.ParseAck(p.Body, ln.srv.codec.ByteOrder())
+	n, ok := replay.ParseAck(p.Body, ln.srv.framing.codec.ByteOrder())
 	if !ok {
 		return false
 	}

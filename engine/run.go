@@ -170,7 +170,7 @@ func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
 			s.panicked("OnSocketRead", p, recover())
 		}
 	}()
-	c, h, learn := s.srv.codec, s.srv.handler(), s.srv.handles.learns
+	c, h, learn := s.framing.Load().codec, s.srv.handler(), s.srv.handles.learns
 	for it.Off < len(it.B) && used < budget {
 		if used > 0 {
 			if s.closed() || s.out.MustWait() {
@@ -193,7 +193,7 @@ func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
 			s.handle.Store(handle)
 		}
 		switch {
-		case s.srv.reserved(p):
+		case s.reserved(p):
 			s.system(p, true)
 		case it.Flag:
 			s.refuseLate(p)
@@ -248,7 +248,7 @@ func (s *Session) drop(it *bufpool.Buf) {
 		it.Free()
 		return
 	}
-	s.srv.dropped.Add(uint64(countFrames(s.srv.codec, it.Rest())))
+	s.srv.dropped.Add(uint64(countFrames(s.framing.Load().codec, it.Rest())))
 	s.freeBlock(it)
 }
 

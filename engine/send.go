@@ -43,7 +43,7 @@ func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error 
 
 // send stages a packet and maps what became of it.
 func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
-	c := s.srv.codec
+	c := s.framing.Load().codec
 	if !c.Fits(p) {
 		return s.sendMisfit(p, kind)
 	}
@@ -55,15 +55,16 @@ func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
 
 // sendMisfit is send for a packet of which the codec can't tell that it fits.
 func (s *Session) sendMisfit(p codec.Packet, kind outbox.Kind) error {
-	if s.srv.cfg.Framer != nil {
-		return s.srv.encode(p, func(p codec.Packet) error {
+	f := s.framing.Load()
+	if f.framer != nil {
+		return f.encode(p, func(p codec.Packet) error {
 			return s.sent(s.out.Send(&s.loop.out, verbatim, p, kind))
 		})
 	}
-	if c := s.srv.brief; p.Main == SystemMain && c.Fits(p) {
+	if c := f.brief; p.Main == SystemMain && c.Fits(p) {
 		return s.sent(s.out.Send(&s.loop.out, c, p, kind))
 	}
-	return s.srv.misfit(p)
+	return f.misfit(p)
 }
 
 // sent does what the outbox asks for, or says why it has not taken a frame.
@@ -126,11 +127,12 @@ func (s *Session) canWrite() {
 // sendError answers p with an ERROR frame; where there are no system frames the session
 // closes with ReasonRefused.
 func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind outbox.Kind) error {
-	if s.srv.cfg.NoSystemFrames {
+	f := s.framing.Load()
+	if !f.system {
 		s.beginClose(ReasonRefused)
 		return nil
 	}
-	err := s.send(s.srv.errorPacket(p, code, text), kind)
+	err := s.send(f.errorPacket(p, code, text), kind)
 	if err == nil {
 		s.srv.errors.Add(1)
 	}
@@ -162,11 +164,12 @@ func (s *Session) pong(p codec.Packet) {
 
 // sendGoAway tells the peer that the server drains.
 func (s *Session) sendGoAway(grace time.Duration) {
-	if s.srv.cfg.NoSystemFrames {
+	f := s.framing.Load()
+	if !f.system {
 		return
 	}
 	ms := uint32(min(max(grace.Milliseconds(), 0), 1<<32-1))
-	body := append(s.srv.codec.ByteOrder().AppendUint32(nil, ms), s.srv.cfg.DrainTo...)
+	body := append(f.codec.ByteOrder().AppendUint32(nil, ms), s.srv.cfg.DrainTo...)
 	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubGoAway, Body: body}, outbox.System)
 }
 

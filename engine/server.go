@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"millrace/codec"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/door"
 	"millrace/engine/internal/perip"
@@ -18,15 +17,16 @@ import (
 
 // Server listens, and runs a Handler's callbacks for the sessions of its peers.
 type Server struct {
-	cfg     Config
-	codec   *codec.Codec
-	brief   *codec.Codec // the same, with room for an ERROR without text
-	pool    *Pool
-	ownPool bool
-	net     network
-	panics  *sched.Panics
-	stalls  *sched.Watch // of inline turns; nil: they are not reported
-	epoch   time.Time
+	cfg      Config
+	framing  *framing   // of most sessions
+	framings []*framing // by Addrs; nil: all have the same
+	others   others     // sessions that have another, or may
+	pool     *Pool
+	ownPool  bool
+	net      network
+	panics   *sched.Panics
+	stalls   *sched.Watch // of inline turns; nil: they are not reported
+	epoch    time.Time
 
 	h       atomic.Pointer[Handler]
 	table   *table
@@ -89,6 +89,7 @@ type network interface {
 	Start(ctx context.Context) error
 	Addrs() []net.Addr
 	URLs() []string
+	Listener(a net.Addr) int
 	Stats() door.Stats
 	Guard()
 	Stop(ctx context.Context) error

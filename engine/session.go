@@ -23,6 +23,7 @@ type Session struct {
 	loop     *loop
 	id       ID
 	conn     netio.Conn
+	framing  atomic.Pointer[framing]
 	accepted int64 // unix nanoseconds
 	value    any   // strand only
 
@@ -118,6 +119,9 @@ const (
 	flagGrouped             // it has been in a group
 	flagLong                // the pool's monitor has found the turn long
 	flagMore                // the block being handled has frames behind the one that runs
+	flagOther               // it is one of Server.others; set before it has a slot
+	flagStep                // a frame is being handled behind which the framing may change
+	flagStepFin             // the peer's FIN has come meanwhile
 	flagAway                // its connection has broken, and it waits for the next
 )
 
@@ -150,11 +154,10 @@ type reading struct {
 	paused   inbox.Pause
 	waits    bool  // on loop.paused
 	lagging  bool  // on loop.lagging
-	bad      bool  // a bad header was seen: the rest of the input is thrown away
+	input    uint8 // what becomes of what is read
 	opened   bool  // a whole frame has been seen
 	excess   int32 // bytes thrown away
 	partial  inbox.Partial
-	begun    int64 // when partial's first byte came
 	since    int64 // when it was accepted; later, when its present life began
 	heard    int64 // when a whole frame was last seen
 	last     int64 // the same, moved on by what idleness does not count
@@ -174,6 +177,24 @@ func tickOf(now int64) tick { return tick(now / tickStep) }
 
 // time is when t was, seen from now.
 func (t tick) time(now int64) int64 { return now - int64(tickOf(now)-t)*tickStep }
+
+// begunStep is the logarithm of a quarter of a millisecond, in nanoseconds.
+const begunStep = 18
+
+// begin notes when partial's first byte came, to a quarter of a millisecond.
+func (rd *reading) begin(at int64) { rd.partial.Begun = uint32((at + 1<<(begunStep-1)) >> begunStep) }
+
+// begun is when that was, seen from now; good for six days.
+func (rd *reading) begun(now int64) int64 {
+	return now - int64(int32(uint32(now>>begunStep)-rd.partial.Begun))<<begunStep
+}
+
+// What becomes of what is read.
+const (
+	inputFrames = iota // as many whole frames as there are go to the strand
+	inputSteps         // one by one: each may change the framing
+	inputBad           // a bad header was seen: the rest is thrown away
+)
 
 // The life of a session, as its loop sees it.
 const (

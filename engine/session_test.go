@@ -15,6 +15,19 @@ func TestSessionSize(t *testing.T) {
 	}
 }
 
+func TestBegun(t *testing.T) {
+	var rd reading
+	const step = int64(1) << begunStep
+	for _, then := range []int64{1, step, int64(time.Hour), 1<<50 + 12345} {
+		for _, gone := range []int64{-step / 2, 0, step / 2, int64(time.Minute), int64(100 * time.Hour)} {
+			rd.begin(then)
+			if off := rd.begun(then+gone) - then; off < -step || off > step {
+				t.Errorf("begun at %d, seen %d later, is off by %d", then, gone, off)
+			}
+		}
+	}
+}
+
 func TestTick(t *testing.T) {
 	const wrap = tickStep << 32
 	for _, then := range []int64{1, tickStep, int64(time.Hour), wrap - 1, wrap, 3*wrap + 5} {

@@ -94,13 +94,8 @@ func New(cfg Config, h Handler) (*Server, error) {
 		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
 		rearm: make(chan *loop, 4096), watch: make(chan struct{}, 1),
 	}
-	srv.cfg.NoSystemFrames = cfg.NoSystemFrames || cfg.bare()
-	srv.codec, _ = cfg.newCodec()
-	srv.cfg.MaxFrame = srv.codec.MaxFrame()
-	srv.brief = srv.codec
-	if cfg.Framer == nil {
-		srv.brief = briefCodec(srv.codec, cfg.Layout)
-	}
+	srv.setFramings()
+	srv.others.srv = srv
 	srv.groups.all = map[string]*memberSet{}
 	srv.flow.srv = srv
 	srv.loops.Store(&[]*loop{})

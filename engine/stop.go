@@ -241,7 +241,7 @@ func (srv *Server) cutOff() *LossError {
 func (s *Session) outstanding() (frames, bytes int) {
 	s.in.Each(func(it *bufpool.Buf) bool {
 		if it.Tag == strand.Data {
-			frames += countFrames(s.srv.codec, it.Rest())
+			frames += countFrames(s.framing.Load().codec, it.Rest())
 		}
 		return true
 	})

@@ -90,7 +90,7 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.wrote != 0 && l.dead(s, now):
 		l.lost(s)
 		return
-	case rd.bad: // it closes when what it is owed has come
+	case rd.input == inputBad: // it closes when what it is owed has come
 		if past(now, rd.since, c.FinTimeout) {
 			l.abort(s, ReasonBadFrame)
 		}
@@ -100,7 +100,7 @@ func (l *loop) inspect(s *Session, now int64) {
 			return
 		}
 	}
-	if c.Heartbeat > 0 && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), c.Heartbeat) {
+	if c.Heartbeat > 0 && s.framing.Load().system && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), c.Heartbeat) {
 		rd.pinged = tickOf(now)
 		s.sendPing()
 	}
@@ -134,7 +134,7 @@ func (l *loop) isOwed(s *Session) bool {
 func (l *loop) expired(s *Session, now int64) Reason {
 	rd, c := &s.rd, &l.srv.cfg
 	switch {
-	case rd.partial.Some() && past(now, rd.begun, c.FrameTimeout):
+	case rd.partial.Some() && past(now, rd.begun(now), c.FrameTimeout):
 		return ReasonFrame
 	case !rd.opened && past(now, rd.since, c.FirstFrameTimeout):
 		return ReasonFirstFrame
@@ -198,7 +198,11 @@ func (l *loop) busy(s *Session) bool {
 
 // holdClocks moves a session's clocks on by what has gone since the last sweep.
 func (l *loop) holdClocks(rd *reading, now int64) {
-	for _, clock := range []*int64{&rd.last, &rd.begun, &rd.since} {
+	for _, clock := range []*int64{&rd.last, &rd.since} {
 		*clock += max(0, now-max(*clock, l.sweepFrom))
+	}
+	if rd.partial.Some() {
+		begun := rd.begun(now)
+		rd.begin(begun + max(0, now-max(begun, l.sweepFrom)))
 	}
 }

@@ -23,8 +23,8 @@ func briefCodec(c *codec.Codec, l codec.Layout) *codec.Codec {
 }
 
 // misfit is why no frame holds p: ErrFrameTooLarge or an error of the codec.
-func (srv *Server) misfit(p codec.Packet) error {
-	err := srv.codec.Check(p)
+func (f *framing) misfit(p codec.Packet) error {
+	err := f.codec.Check(p)
 	if errors.Is(err, codec.ErrBodyTooLarge) {
 		return ErrFrameTooLarge
 	}
@@ -33,11 +33,11 @@ func (srv *Server) misfit(p codec.Packet) error {
 
 // errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
 // byte order. The text is cut to what a frame holds.
-func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
-	if most := max(srv.codec.MaxBody()-errorFixed, 0); len(text) > most {
+func (f *framing) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
+	if most := max(f.codec.MaxBody()-errorFixed, 0); len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "")
 	}
-	order := srv.codec.ByteOrder()
+	order := f.codec.ByteOrder()
 	body := make([]byte, 0, errorFixed+len(text))
 	body = order.AppendUint16(body, uint16(code))
 	body = order.AppendUint32(body, p.Handle())
@@ -46,6 +46,6 @@ func (srv *Server) errorPacket(p codec.Packet, code ErrorCode, text string) code
 }
 
 // reserved tells whether p is the engine's own to answer.
-func (srv *Server) reserved(p codec.Packet) bool {
-	return p.Main == SystemMain && !srv.cfg.NoSystemFrames
+func (s *Session) reserved(p codec.Packet) bool {
+	return p.Main == SystemMain && s.framing.Load().system
 }

@@ -27,15 +27,20 @@ type doorFlags struct {
 	HandshakeTimeout period `group:"doors" default:"5s" placeholder:"D" help:"For a TLS handshake (${default})."`
 	MaxHandshakes    count  `group:"doors" default:"256" placeholder:"N" help:"TLS handshakes that are open: past it those are closed that have waited longest for their clients (${default})."`
 
+	HandshakeRate limit `group:"doors" default:"off" placeholder:"N" help:"TLS handshakes that one address may begin in a second; more wait, or are closed if that takes longer than --handshake-timeout (${default})."`
+
 	ProxyProtocol texts `group:"doors" placeholder:"CIDR,..." help:"Connections from there begin with a PROXY header, v1 or v2; unix stands for unix sockets. Repeatable (none)."`
 	WSOrigin      texts `group:"doors" name:"ws-origin" placeholder:"ORIGIN" help:"Pages that may open a WebSocket beside the host's own: https://example.com, a host, or * for all. Repeatable (none)."`
+	WSCompress    bool  `group:"doors" name:"ws-compress" help:"Offer permessage-deflate to WebSocket clients (false)."`
+	WSRatio       limit `group:"doors" name:"ws-ratio" default:"200" placeholder:"N" help:"Bytes that a client's compressed messages may become for each byte, over a connection and past 16 MiB; off for no limit (${default})."`
 	ForwardedFor  texts `group:"doors" placeholder:"CIDR,..." help:"Believe X-Forwarded-For of WebSocket requests from there. Repeatable (none)."`
 }
 
 // doors is what the flags say, with the certificates; nil where there are none.
 func (f *doorFlags) doors(src *sources) (engine.Doors, *certs.Store, error) {
 	d := engine.Doors{
-		HandshakeTimeout: time.Duration(f.HandshakeTimeout), MaxHandshakes: int(f.MaxHandshakes),
+		HandshakeTimeout: time.Duration(f.HandshakeTimeout), MaxHandshakes: int(f.MaxHandshakes), HandshakeRate: f.HandshakeRate.engine(),
+		Deflate: f.WSCompress, MaxRatio: f.WSRatio.engine(),
 		ProxyFrom: f.ProxyProtocol.split(), Origins: f.WSOrigin.split(), ForwardedFrom: f.ForwardedFor.split(),
 	}
 	store, err := f.store(src)

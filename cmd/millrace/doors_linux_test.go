@@ -63,6 +63,14 @@ async def main():
         assert await w.recv() == frame(1, 1, body)
         await w.close(4321, "done")
         assert w.close_code == 4321, w.close_code
+    async with websockets.connect("wss://localhost:%s/chat" % sys.argv[2], ssl=trust, compression="deflate") as w:
+        assert [e.name for e in w.extensions] == ["permessage-deflate"], w.extensions
+        for n in (0, 1, 100, 200, 5000, 60000):
+            await w.send(frame(1, 1, body[:n]))
+            got = b""
+            while len(got) < 8 + n:
+                got += await w.recv()
+            assert got == frame(1, 1, body[:n])
     w = await websockets.connect("wss://localhost:%s/chat" % sys.argv[2], ssl=trust)
     await w.send("text")
     try:
@@ -87,7 +95,7 @@ print("ok")
 // Clients that nobody here wrote come through the doors.
 func TestOthersComeThroughTheDoors(t *testing.T) {
 	cert, key := certificate(t, "localhost")
-	s := serve(t, "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0/chat", "--addr", "ws://127.0.0.1:0", "--tls-cert", cert, "--tls-key", key)
+	s := serve(t, "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0/chat", "--addr", "ws://127.0.0.1:0", "--tls-cert", cert, "--tls-key", key, "--ws-compress")
 	port := func(i int) string { _, p, _ := net.SplitHostPort(hostOf(s.ready[i])); return p }
 	t.Run("python", func(t *testing.T) {
 		python := "/usr/bin/python3" // Debian's packages are for this one
@@ -142,7 +150,8 @@ func TestOthersComeThroughTheDoors(t *testing.T) {
 // Behind haproxy the address is the client's, with both versions of the header.
 func TestHAProxyInFront(t *testing.T) {
 	haproxy := tool(t, "haproxy")
-	s := serve(t, "--addr", "tcp://127.0.0.1:0", "--addr", "ws://127.0.0.1:0", "--proxy-protocol", "127.0.0.1/32,::1/128")
+	s := serve(t, "--addr", "tcp://127.0.0.1:0", "--addr", "ws://127.0.0.1:0", "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0", "--addr", "auto://127.0.0.1:0",
+		"--tls-self-signed", "--proxy-protocol", "127.0.0.1/32,::1/128")
 	dir := t.TempDir()
 	conf := "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n"
 	var fronts []string
@@ -156,6 +165,9 @@ func TestHAProxyInFront(t *testing.T) {
 			addr := ln.Addr().String()
 			ln.Close()
 			scheme, _, _ := strings.Cut(url, "://")
+			if scheme == "auto" {
+				scheme = "wss"
+			}
 			fronts = append(fronts, scheme+"://"+addr)
 			conf += fmt.Sprintf("listen %s\n bind %s\n server s %s %s\n", filepath.Base(front), addr, hostOf(url), send)
 		}
@@ -172,7 +184,7 @@ func TestHAProxyInFront(t *testing.T) {
 	for _, front := range fronts {
 		var out, stderr string
 		for end, code := time.Now().Add(30*time.Second), 1; code != 0; {
-			out, stderr, code = millrace(t, nil, "", "call", front, "1/3")
+			out, stderr, code = millrace(t, nil, "", "call", "--tls-insecure", front, "1/3")
 			if code != 0 && time.Now().After(end) {
 				t.Fatalf("%s: exit code %d, %s", front, code, stderr)
 			}
@@ -203,6 +215,26 @@ func TestCertificatesChangeWhileItServes(t *testing.T) {
 	for asked, want := range map[string]string{"one.example": "one.example", "two.example": "two.example", "else.example": "one.example"} {
 		if got, _ := served(asked); got != want {
 			t.Errorf("asked for %s: got %s, want %s", asked, got, want)
+		}
+	}
+	old, err := os.ReadFile(two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, broken := range []string{"no PEM", string(old[:len(old)/2])} { // what is half written stays out
+		_, before := served("two.example")
+		lines := strings.Count(s.log(), "those in force stay")
+		if err := os.WriteFile(two, []byte(broken), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.signal(syscall.SIGHUP)
+		for end := time.Now().Add(30 * time.Second); strings.Count(s.log(), "those in force stay") == lines; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("no line about a broken certificate")
+			}
+		}
+		if _, now := served("two.example"); now != before {
+			t.Error("another certificate is served while its files are broken")
 		}
 	}
 	for _, how := range []string{"signal", "by itself"} {

@@ -180,6 +180,10 @@ func flagOf(field string) string {
 		return "forwarded-for"
 	case "Origins":
 		return "ws-origin"
+	case "Deflate":
+		return "ws-compress"
+	case "MaxRatio":
+		return "ws-ratio"
 	case "LittleEndian":
 		return "byte-order"
 	default:

@@ -18,6 +18,7 @@ func TestEachSettingServes(t *testing.T) {
 		"system-frames": "false", "read-buffer": "4KiB", "socket-recv-buffer": "64KiB", "socket-send-buffer": "64KiB", "no-delay": "false",
 		"keep-alive": "off", "keep-alive-every": "9s", "keep-alive-count": "2", "user-timeout": "off", "unix-mode": "0660",
 		"tls-cert": cert, "tls-key": key, "tls-self-signed": "true", "tls-client-ca": cert, "tls-min": "1.3", "handshake-timeout": "9s", "max-handshakes": "9",
+		"handshake-rate": "9", "ws-compress": "true", "ws-ratio": "off",
 		"proxy-protocol": "192.0.2.0/24", "ws-origin": "https://example.com", "forwarded-for": "192.0.2.0/24",
 		"drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
 		"command": "main-sub-8", "seq": "true", "framing": "varint", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",

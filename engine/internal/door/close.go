@@ -30,6 +30,9 @@ func (c *conn) endLayers() {
 // fin sends the FIN, behind all that the layers had to send.
 func (c *conn) fin() {
 	c.finSent = true
+	if c.phase == closing && c.timer != nil {
+		c.timer.Reset(c.h.cfg.Linger) // now it is the peer's turn
+	}
 	if c.ended {
 		c.kill() // the peer's came before: closing says it
 		return
@@ -75,11 +78,11 @@ func (c *conn) finish() {
 	}
 	c.phase = closing
 	c.stopTimer()
-	midway := c.ws != nil && c.ws.out.left > 0 || c.tls != nil && (c.tls.ahead > 0 || c.tls.shake != nil)
-	if midway || c.ended && !c.own || c.aborted && c.ws != nil || !c.h.linger(c) {
+	if c.midway() || c.ended && !c.own || c.aborted && c.ws != nil || !c.h.linger(c) {
 		c.kill()
 		return
 	}
+	c.timer = time.AfterFunc(c.h.cfg.Linger, func() { c.l.post(c, (*conn).kill) })
 	c.endLayers()
 	if c.flush() != nil {
 		c.kill()
@@ -88,8 +91,47 @@ func (c *conn) finish() {
 	if c.phase == closing {
 		c.masked = false
 		c.mask()
-		c.timer = time.AfterFunc(c.h.cfg.Linger, func() { c.l.post(c, (*conn).kill) })
 	}
+}
+
+// midway tells whether what has been sent ends in the middle of something, so that what ends
+// the layers can't follow it.
+func (c *conn) midway() bool {
+	switch {
+	case c.tls != nil && c.tls.shake != nil:
+		return true
+	case c.ws == nil:
+		return c.tls != nil && c.tls.ahead > 0
+	}
+	return c.ws.z == nil && c.ws.out.left > len(c.head)
+}
+
+// Owed is how much is still to come of a message that has begun. With compression what
+// ends the layers may follow each frame, and those that have begun are here.
+func (c *conn) Owed() int {
+	if c.ws == nil || c.ws.z != nil || c.aborted || c.finWait || c.finSent {
+		return 0
+	}
+	return c.ws.out.left
+}
+
+// Finish is given what is owed, for Close to send in front of what ends the layers, as far
+// as that is taken within Linger. It keeps b.
+func (c *conn) Finish(b []byte) {
+	c.h.cfg.Budget.Add(cap(b) - cap(c.head))
+	c.head = b
+}
+
+// sendTail sends what is left of the message that had begun.
+func (c *conn) sendTail() error {
+	b := c.head
+	c.head = nil
+	n, err := c.send(b)
+	if n < len(b) {
+		c.head = b[n:]
+	}
+	c.h.cfg.Budget.Add(cap(c.head) - cap(b))
+	return err
 }
 
 // discard throws input away, up to a limit.
@@ -128,6 +170,9 @@ func (c *conn) release() {
 	if c.tls != nil {
 		c.tls.release()
 	}
+	if c.ws != nil && c.ws.z != nil {
+		c.ws.z.release(c)
+	}
 	c.h.passed(c)
 	c.h.forget(c)
 }
@@ -155,8 +200,17 @@ func (c *conn) Closed(how netio.End) {
 
 func (c *conn) closed(how netio.End) {
 	c.ended = true
+	if how == netio.EndHangup && c.up && c.inflateWaits() && !c.masked {
+		how = netio.EndReset // it is the layers that did not read, and not the session
+		if c.ReadRest(c.sink.Received) {
+			how = netio.EndFIN
+		}
+	}
 	switch {
 	case c.phase == gone:
+		return
+	case how == netio.EndFIN && c.up && c.inflateWaits() && c.Conn.Detach():
+		c.own = true
 		return
 	case c.up:
 		if how == netio.EndFIN && c.tls != nil && !c.finSent {
@@ -206,7 +260,9 @@ func (c *conn) closed(how netio.End) {
 func (c *conn) afterFIN() {
 	switch {
 	case c.up:
-		c.h.truncated(c)
+		if c.tls != nil {
+			c.h.truncated(c)
+		}
 		c.up = false
 		c.sink.Closed(netio.EndFIN)
 		if !c.kept {
@@ -221,5 +277,11 @@ func (c *conn) afterFIN() {
 func (c *conn) ReadRest(take func([]byte)) bool {
 	c.take = take
 	defer func() { c.take = nil }()
-	return c.Conn.ReadRest(c.raw)
+	if c.ws == nil || c.ws.z == nil {
+		return c.Conn.ReadRest(c.raw)
+	}
+	z := &c.ws.z.inflating
+	z.left = inflateRest
+	c.inflateOn()
+	return c.Conn.ReadRest(c.raw) && !z.cut
 }

@@ -3,7 +3,6 @@ package door
 import (
 	"crypto/tls"
 	"net"
-	"net/netip"
 	"time"
 
 	"millrace/engine/internal/netio"
@@ -38,7 +37,7 @@ type conn struct {
 	phase  phase
 	inside bool // a call of the layers is under way, which others must not disturb
 	later  []func(*conn)
-	head   []byte // what has come of a header
+	head   []byte // what has come of a header; of a session that has gone, the rest of a message that it had begun
 	timer  *time.Timer
 
 	sink    netio.Sink   // the session's
@@ -56,6 +55,8 @@ type conn struct {
 	masked  bool   // the session has paused reading
 	stuffed bool   // the layers have: they have too much to send by themselves
 	excess  int    // bytes thrown away
+	halfOf  uint32 // how much the peer had ended before what it has begun and not ended
+	halfAt  int64  // since when it has not, in nanoseconds of Host.now; 0: it has
 	code    uint16 // of the WebSocket close frame that we send
 	hasCode bool
 
@@ -72,7 +73,8 @@ var (
 type wsLayer struct {
 	in  wsIn
 	out wsOut
-	got bool // the client's close frame
+	got bool      // the client's close frame
+	z   *deflated // nil: messages are not compressed
 }
 
 // closingExcess is how much input a connection that closes throws away before it is cut.
@@ -82,6 +84,9 @@ const closingExcess = 1 << 20
 func (c *conn) Received(b []byte) {
 	c.inside = true
 	c.raw(b)
+	if c.phase == open {
+		c.noteHalf()
+	}
 	c.leave()
 }
 
@@ -201,9 +206,13 @@ func (c *conn) deliver(b []byte) {
 
 // frames takes bytes of the WebSocket stream.
 func (c *conn) frames(b []byte) {
+	if c.ws.z != nil {
+		c.deflatedFrames(b)
+		return
+	}
 	e := &c.l.end
 	*e = wsEnd{c: c}
-	payload, ended := c.ws.in.feed(b, e, &c.l.rd, c.l.small[:])
+	payload, _, ended := c.ws.in.feed(b, e, &c.l.rd, c.l.small[:])
 	code := e.code // while the session has its bytes another connection may use e
 	c.deliver(payload)
 	if ended {
@@ -254,68 +263,12 @@ func (c *conn) offer() bool {
 	return false
 }
 
-// upgrade takes bytes of the request that becomes WebSocket.
-func (c *conn) upgrade(b []byte) {
-	scanned := max(len(c.head)-3, 0)
-	c.hold(b, maxHead+len(b))
-	end := headEnd(c.head[scanned:])
-	if end == 0 && len(c.head) <= maxHead {
-		return
-	}
-	end += scanned
-	head, rest := c.head, c.head[end:]
-	c.drop()
-	if no := c.tryUpgrade(head[:end], end == scanned || end > maxHead); no != nil {
-		c.h.st.upgrades.Add(1)
-		c.refuse(no.answer())
-		return
-	}
-	if !c.offer() {
-		return
-	}
-	c.inner(rest)
-}
-
-// tryUpgrade answers the request, if nothing is wrong with it.
-func (c *conn) tryUpgrade(head []byte, tooLong bool) *refusal {
-	if tooLong {
-		return errHead
-	}
-	r, no := readRequest(head)
-	if no == nil {
-		no = checkUpgrade(r, c.addr.Path, c.h.cfg.Origins, c.tls != nil)
-	}
-	if no != nil {
-		return no
-	}
-	if c.h.cfg.Draining() {
-		return &refusal{503, "the server is going away"}
-	}
-	if c.h.cfg.ForwardedFor.Has(c.remote) {
-		if ip := forwardedFor(r, c.h.cfg.ForwardedFor); ip.IsValid() {
-			c.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0))
-		}
-	}
-	if hook := c.h.cfg.OnUpgrade; hook != nil {
-		r.RemoteAddr = c.remote.String()
-		r.TLS = c.TLS()
-		if err := hook(r); err != nil {
-			no := &refusal{403, "refused"}
-			if s, ok := err.(StatusError); ok && s.Status() >= 400 && s.Status() < 600 {
-				no = &refusal{s.Status(), s.Error()}
-			}
-			return no
-		}
-	}
-	c.ws = &wsLayer{}
-	c.ws.out.pre = accepted(r)
-	c.h.st.webSockets.Add(1)
-	c.flush()
-	return nil
-}
-
 // peerDone is the end of the peer's stream inside the layers: a FIN, for the session.
 func (c *conn) peerDone() {
+	if c.inflateWaits() {
+		c.ws.z.fin = true // behind that
+		return
+	}
 	if c.take != nil {
 		c.take = func([]byte) {} // what follows is nobody's; the end itself is being told
 		return

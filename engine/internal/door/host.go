@@ -1,14 +1,11 @@
 package door
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,19 +20,27 @@ type Config struct {
 
 	TLS              *tls.Config   // nil: no address may want TLS; it is not changed any more
 	HandshakeTimeout time.Duration // of TLS
-	MaxHandshakes    int           // TLS handshakes that are open
+	MaxHandshakes    int           // TLS handshakes that are worked at, and that are open
+	HandshakeRate    int           // of one address in a second; 0: no limit
+	FrameTimeout     time.Duration // for a record or a WebSocket header, as for a frame; 0: none
 	FirstTimeout     time.Duration // from accept to the first frame, through all layers; 0: none
 	Linger           time.Duration // for the peer's FIN behind ours
 
 	Proxies      Sources // who sends a PROXY header
 	ForwardedFor Sources // whose X-Forwarded-For is believed
 	Origins      []string
+	Deflate      bool                      // WebSocket messages may be compressed
+	MaxRatio     int                       // what a client's may become for each byte, over a connection; 0: no limit
 	OnUpgrade    func(*http.Request) error // runs on the loop
 
-	// Frames says how many bytes at the start of b are whole frames, and how long the frame
-	// behind them is; 0: that is not known yet.
-	Frames   func(b []byte) (whole, next int)
+	// Frames says how many bytes at the start of b, which a session sends, are whole frames,
+	// and how long the frame behind them is; 0: that is not known yet. The Sink is nil for a
+	// connection that was refused.
+	Frames   func(k netio.Sink, b []byte) (whole, next int)
 	Draining func() bool
+	// Stalled tells the session that its peer has stood still for FrameTimeout in the middle
+	// of what is no frame yet; false: its clocks stand still too.
+	Stalled func(netio.Sink) bool
 	// Short tells whether a connection on descriptor fd must be turned away at once, as files
 	// are short or too many connections are in front of their sessions.
 	Short  func(fd int) bool
@@ -63,17 +68,16 @@ type Host struct {
 	addrs []Addr
 	st    counters
 
-	places places
-	plain  sync.Pool // *[]byte of maxPlain
-	bg     sync.WaitGroup
-	idle   atomic.Int64 // connections that only wait for their peers' FIN
+	shakes    *handshakes
+	plain     sync.Pool // *[]byte of maxPlain
+	inflaters sync.Pool // *inflater
+	bg        sync.WaitGroup
+	epoch     time.Time
+	idle      atomic.Int64 // connections that only wait for their peers' FIN
 
 	mu      sync.Mutex
 	waiting map[uint32]*conn // guarded by mu; by conn.id
 	lastID  uint32           // guarded by mu
-	shakes  map[*conn]*shake // guarded by mu; TLS handshakes that are open
-	again   *time.Timer      // guarded by mu; squeezes once more
-	stopped bool             // guarded by mu
 }
 
 var _ netio.Host = (*Host)(nil)
@@ -81,7 +85,7 @@ var _ netio.Host = (*Host)(nil)
 // New makes a Host in front of host, and the network below it with listen, which is given
 // the addresses to listen on.
 func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host) Below) (*Host, error) {
-	h := &Host{cfg: cfg, host: host, waiting: map[uint32]*conn{}, shakes: map[*conn]*shake{}}
+	h := &Host{cfg: cfg, host: host, waiting: map[uint32]*conn{}, epoch: time.Now()}
 	var sockets []string
 	for _, s := range cfg.Addrs {
 		a, err := ParseAddr(s)
@@ -98,8 +102,9 @@ func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host
 			h.cfg.TLS.MinVersion = tls.VersionTLS12
 		}
 	}
-	h.places.free = make(chan struct{}, max(1, min(cfg.MaxHandshakes, 2*runtime.GOMAXPROCS(0))))
+	h.shakes = newHandshakes(h)
 	h.plain.New = func() any { b := make([]byte, maxPlain); return &b }
+	h.inflaters.New = func() any { return newInflater() }
 	h.Below = listen(sockets, h)
 	return h, nil
 }
@@ -113,9 +118,12 @@ func (h *Host) URLs() []string {
 	return urls
 }
 
+// now is nanoseconds since the Host was made, at least 1.
+func (h *Host) now() int64 { return int64(time.Since(h.epoch)) + 1 }
+
 // NewLoop makes a loop of the Host's.
 func (h *Host) NewLoop(x netio.Loop) netio.Turner {
-	l := &loop{Loop: x, opening: map[*conn]struct{}{}, closers: map[*conn]struct{}{}}
+	l := &loop{Loop: x, opening: map[*conn]struct{}{}, closers: map[*conn]struct{}{}, halves: map[*conn]struct{}{}, frameTimeout: h.cfg.FrameTimeout}
 	l.turner = h.host.NewLoop(l)
 	return l
 }
@@ -176,7 +184,7 @@ func (h *Host) passed(c *conn) {
 		delete(c.l.opening, c)
 		h.st.front.Add(-1)
 	}
-	h.leaveShakes(c)
+	h.shakes.leave(c)
 }
 
 // linger notes a connection that only waits for its peer's FIN; false: there are too many.
@@ -194,6 +202,7 @@ const maxLingering = 1024
 
 // forget drops a connection that is closed.
 func (h *Host) forget(c *conn) {
+	delete(c.l.halves, c)
 	if _, ok := c.l.closers[c]; ok {
 		delete(c.l.closers, c)
 		h.idle.Add(-1)
@@ -235,72 +244,6 @@ func (h *Host) Writable(id uint64) {
 func (h *Host) AcceptFailed()    { h.host.AcceptFailed() }
 func (h *Host) Failed(err error) { h.host.Failed(err) }
 
-// shedAfter is how long a handshake may wait for its client where others want its place.
-const shedAfter = 250 * time.Millisecond
-
-// squeeze notes a new handshake, and closes those that have waited longest for their clients
-// where there are too many.
-func (h *Host) squeeze(c *conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.shakes[c] = c.tls.shake
-	h.shedLocked()
-}
-
-func (h *Host) shedLocked() {
-	over := len(h.shakes) - h.cfg.MaxHandshakes
-	if over <= 0 || h.again != nil || h.stopped {
-		return
-	}
-	type waiter struct {
-		c     *conn
-		since time.Time
-	}
-	var list []waiter
-	for c, sh := range h.shakes {
-		if since := sh.waiting(); !since.IsZero() {
-			list = append(list, waiter{c, since})
-		}
-	}
-	slices.SortFunc(list, func(a, b waiter) int { return cmp.Compare(a.since.UnixNano(), b.since.UnixNano()) })
-	next := shedAfter
-	for _, w := range list[:min(over, len(list))] {
-		if age := time.Since(w.since); age < shedAfter {
-			next = shedAfter - age
-			break
-		}
-		delete(h.shakes, w.c)
-		over--
-		h.st.shed.Add(1)
-		h.places.noteShed()
-		w.c.l.post(w.c, func(c *conn) {
-			if c.phase == handshake {
-				c.kill()
-			}
-		})
-	}
-	if over > 0 {
-		h.again = time.AfterFunc(max(next, 10*time.Millisecond), func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.again = nil
-			h.shedLocked()
-		})
-	}
-}
-
-// leaveShakes takes a connection off the open handshakes.
-func (h *Host) leaveShakes(c *conn) {
-	if c.tls == nil || c.tls.left {
-		return
-	}
-	c.tls.left = true
-	h.st.handshaking.Add(-1)
-	h.mu.Lock()
-	delete(h.shakes, c)
-	h.mu.Unlock()
-}
-
 // truncated notes a TLS stream that ended without its close_notify.
 func (h *Host) truncated(c *conn) {
 	h.st.truncated.Add(1)
@@ -312,49 +255,10 @@ func (h *Host) truncated(c *conn) {
 
 // Stop ends the network below, and with it every handshake.
 func (h *Host) Stop(ctx context.Context) error {
-	h.mu.Lock()
-	h.stopped = true
-	if h.again != nil {
-		h.again.Stop()
-	}
-	h.mu.Unlock()
+	h.shakes.stop()
 	err := h.Below.Stop(ctx)
 	if err == nil {
 		h.bg.Wait()
 	}
 	return err
-}
-
-// counters are what Stats tells.
-type counters struct {
-	front, handshaking                          atomic.Int64
-	handshakes, handshakeFails, truncated, shed atomic.Uint64
-	webSockets, upgrades, proxies, late         atomic.Uint64
-	toldAt                                      atomic.Int64 // the second of the last log line
-}
-
-// Stats is a snapshot of the doors. Counters only grow.
-type Stats struct {
-	Opening     int    // connections in front of a session: their header, handshake or upgrade is under way
-	Handshaking int    // of them TLS handshakes
-	Closing     int    // connections without a session that wait for their peer's FIN
-	Handshakes  uint64 // TLS handshakes done
-	WebSockets  uint64 // upgrades done
-	Truncated   uint64 // TLS streams that ended without a close_notify
-
-	BadHandshakes uint64 // refused: TLS handshakes that failed
-	Shed          uint64 // handshakes closed for MaxHandshakes
-	BadUpgrades   uint64 // requests that did not become WebSocket
-	BadProxies    uint64 // no PROXY header, or a broken one, from who must send it
-	Late          uint64 // not through in time
-}
-
-// Stats returns a snapshot. Any goroutine.
-func (h *Host) Stats() Stats {
-	c := &h.st
-	return Stats{
-		Opening: int(c.front.Load()), Handshaking: int(c.handshaking.Load()), Closing: int(h.idle.Load()),
-		Handshakes: c.handshakes.Load(), WebSockets: c.webSockets.Load(), Truncated: c.truncated.Load(),
-		BadHandshakes: c.handshakeFails.Load(), Shed: c.shed.Load(), BadUpgrades: c.upgrades.Load(), BadProxies: c.proxies.Load(), Late: c.late.Load(),
-	}
 }

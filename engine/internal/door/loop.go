@@ -5,6 +5,7 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"millrace/engine/internal/netio"
 )
@@ -17,6 +18,7 @@ type loop struct {
 	some atomic.Bool // there are jobs
 	mu   sync.Mutex
 	jobs []job // guarded by mu
+	look bool  // guarded by mu; the halves are to be looked at
 
 	// Loop goroutine only.
 	opening map[*conn]struct{} // in front of their session
@@ -26,6 +28,12 @@ type loop struct {
 	rd      bytes.Reader       // of a WebSocket header
 	small   [12]byte
 	end     wsEnd // of the stream that is taken apart
+
+	deflater deflater
+
+	frameTimeout time.Duration
+	halves       map[*conn]struct{} // their peers have begun something and not ended it
+	looking      bool               // a look at them is on its way
 }
 
 // job is what is to be done with a connection on its loop.
@@ -47,12 +55,15 @@ func (l *loop) post(c *conn, fn func(*conn)) {
 func (l *loop) Turn() {
 	if l.some.Load() {
 		l.mu.Lock()
-		jobs := l.jobs
-		l.jobs = nil
+		jobs, look := l.jobs, l.look
+		l.jobs, l.look = nil, false
 		l.some.Store(false)
 		l.mu.Unlock()
 		for _, j := range jobs {
 			j.c.do(j.fn)
+		}
+		if look {
+			l.expireHalves()
 		}
 	}
 	l.turner.Turn()

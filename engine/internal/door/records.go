@@ -14,6 +14,7 @@ type records struct {
 	left int     // bytes to come of the open one
 	head [5]byte // of it
 	got  uint8   // bytes of head
+	ends uint32  // whole ones, ever
 }
 
 // add takes the next bytes of the stream.
@@ -31,6 +32,7 @@ func (r *records) add(b []byte) {
 		r.left, b = r.left-k, b[k:]
 		if r.left == 0 {
 			r.n++
+			r.ends++
 			r.got = 0
 		}
 	}

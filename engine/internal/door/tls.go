@@ -33,12 +33,13 @@ type tlsLayer struct {
 	in    []byte  // what has just been received and is not decrypted
 	out   []byte  // records that the kernel has not taken
 	ahead int     // bytes of the next write that are in out already
-	held  int     // of out, in the budget
+	kept  int     // of out, in the budget
 	left  bool    // it counts no longer as an open handshake
 	said  bool    // a close_notify, or an alert, was the last that we send
 	whole records // that have come and are not decrypted: at most so many
 
 	crowded bool // too much waits for the handshake's goroutine
+	held    bool // it is not the handshake's turn to be read
 }
 
 // shake is a handshake under way: what its goroutine and the loop have in common.
@@ -51,6 +52,8 @@ type shake struct {
 	asked   bool      // guarded by mu; the loop has been asked to write out
 	started bool      // guarded by mu
 	placed  time.Time // when it got its place; its goroutine's
+	busy    bool      // guarded by mu; it counts as working
+	done    bool      // guarded by mu; the goroutine has ended
 	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
 }
 
@@ -72,7 +75,24 @@ func (c *conn) beginTLS() {
 	c.tls = t
 	c.h.st.handshaking.Add(1)
 	c.startTimer()
-	c.h.squeeze(c)
+	if !c.h.shakes.enter(c) {
+		c.kill()
+	}
+}
+
+// hold stops the handshake from being read, or lets it be.
+func (t *tlsLayer) hold(hold bool) {
+	t.held = hold
+	since := time.Now()
+	if hold {
+		since = time.Time{} // it is not its client that it waits for
+	}
+	t.shake.mu.Lock()
+	if !t.shake.started {
+		t.shake.waits = since
+	}
+	t.shake.mu.Unlock()
+	t.c.mask()
 }
 
 // received takes bytes of the socket.
@@ -92,6 +112,10 @@ func (t *tlsLayer) received(b []byte) {
 	start := !sh.started
 	sh.started = true
 	sh.waits = time.Time{}
+	if !sh.busy && !sh.done {
+		sh.busy = true
+		t.c.h.shakes.working.Add(1)
+	}
 	sh.more.Signal()
 	sh.mu.Unlock()
 	if crowded != t.crowded {
@@ -105,11 +129,14 @@ func (t *tlsLayer) received(b []byte) {
 
 // run is the handshake's goroutine.
 func (t *tlsLayer) run() {
-	h, sh := t.c.h, t.shake
-	sh.placed = h.places.take()
+	s, sh := t.c.h.shakes, t.shake
+	sh.placed = s.places.take()
 	err := t.tc.Handshake()
+	if sh.rest(time.Time{}) {
+		s.idle()
+	}
 	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
-	h.places.leave(sh.placed)
+	s.places.leave(sh.placed)
 }
 
 // shaken ends the handshake. Loop goroutine.
@@ -134,10 +161,10 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	c.h.st.handshakes.Add(1)
-	c.h.places.noteDone()
+	c.h.shakes.places.noteDone()
 	state := t.tc.ConnectionState()
 	t.state = &state
-	c.h.leaveShakes(c)
+	c.h.shakes.leave(c)
 	c.phase = innerByte
 	c.startTimer()
 	c.mask()
@@ -199,7 +226,7 @@ func (t *tlsLayer) pump() {
 // Read is crypto/tls's view of what has come.
 func (t *tlsLayer) Read(p []byte) (int, error) {
 	if t.shake != nil {
-		return t.shake.read(p, &t.c.h.places)
+		return t.shake.read(p, t.c.h.shakes)
 	}
 	if len(t.in) == 0 {
 		return 0, errWait{}
@@ -210,19 +237,21 @@ func (t *tlsLayer) Read(p []byte) (int, error) {
 }
 
 // read waits for bytes of the handshake. While it does it has no place.
-func (sh *shake) read(p []byte, at *places) (int, error) {
+func (sh *shake) read(p []byte, s *handshakes) (int, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for len(sh.in) == 0 && !sh.shut && !sh.eof {
-		sh.waits = time.Now()
 		sh.mu.Unlock()
-		at.leave(sh.placed)
+		if sh.rest(time.Now()) {
+			s.idle()
+		}
+		s.places.leave(sh.placed)
 		sh.mu.Lock()
 		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
-		sh.placed = at.take()
+		sh.placed = s.places.take()
 		sh.mu.Lock()
 	}
 	if sh.shut {
@@ -234,6 +263,19 @@ func (sh *shake) read(p []byte, at *places) (int, error) {
 	n := copy(p, sh.in)
 	sh.in = append(sh.in[:0], sh.in[n:]...)
 	return n, nil
+}
+
+// rest notes that there is nothing to work at, unless more has come; since: from when on it
+// waits for its client, zero: it has ended. It tells whether it had counted as working.
+func (sh *shake) rest(since time.Time) (was bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if len(sh.in) > 0 && !since.IsZero() {
+		return false
+	}
+	was = sh.busy
+	sh.busy, sh.waits, sh.done = false, since, since.IsZero()
+	return was
 }
 
 // Write is how crypto/tls sends records.
@@ -320,8 +362,8 @@ func (t *tlsLayer) keep(rest []byte) {
 	if len(rest) == 0 {
 		rest = nil
 	}
-	t.c.h.cfg.Budget.Add(cap(rest) - t.held)
-	t.out, t.held = rest, cap(rest)
+	t.c.h.cfg.Budget.Add(cap(rest) - t.kept)
+	t.out, t.kept = rest, cap(rest)
 }
 
 // sayClose sends the close_notify.
@@ -334,7 +376,7 @@ func (t *tlsLayer) sayClose() {
 func (t *tlsLayer) release() {
 	t.keep(nil)
 	if sh := t.shake; sh != nil {
-		t.c.h.leaveShakes(t.c)
+		t.c.h.shakes.leave(t.c)
 		sh.mu.Lock()
 		sh.shut = true
 		t.c.h.cfg.Budget.Add(-cap(sh.in))
@@ -342,13 +384,6 @@ func (t *tlsLayer) release() {
 		sh.more.Signal()
 		sh.mu.Unlock()
 	}
-}
-
-// waiting tells since when the handshake has waited for its client; zero: it is worked at.
-func (sh *shake) waiting() time.Time {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.waits
 }
 
 func (t *tlsLayer) Close() error                     { return nil }

@@ -169,12 +169,15 @@ func CheckOrigin(s string) error {
 }
 
 // accepted is the answer that ends the HTTP of an upgrade.
-func accepted(r *http.Request) []byte {
+func accepted(r *http.Request, terms deflateTerms) []byte {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
 	b = base64.StdEncoding.AppendEncode(b, sum[:])
 	if hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol) {
 		b = append(b, "\r\nSec-WebSocket-Protocol: "+Subprotocol...)
+	}
+	if terms.on {
+		b = append(b, "\r\nSec-WebSocket-Extensions: "+terms.header()...)
 	}
 	return append(b, "\r\n\r\n"...)
 }

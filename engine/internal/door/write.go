@@ -10,8 +10,15 @@ const gatherMost = 64 << 10
 // rest again.
 func (c *conn) Write(p []byte) (n int, err error) {
 	c.notify = 0
+	return c.send(p)
+}
+
+func (c *conn) send(p []byte) (n int, err error) {
 	if c.ws == nil {
 		return c.lower(p)
+	}
+	if c.ws.z != nil {
+		return c.writeDeflated(p)
 	}
 	o := &c.ws.out
 	for n < len(p) {
@@ -20,7 +27,7 @@ func (c *conn) Write(p []byte) (n int, err error) {
 			if o.closed {
 				return len(p), nil
 			}
-			o.left = message(p[n:], c.h.cfg.Frames)
+			o.left = c.message(p[n:])
 			o.pre = appendHeader(o.pre, ws.OpBinary, o.left)
 		}
 		body := p[n : n+min(o.left, len(p)-n)]
@@ -52,18 +59,23 @@ func (c *conn) flush() error {
 	if c.ended && !c.own {
 		return nil
 	}
+	if c.phase >= open && len(c.head) > 0 {
+		if err := c.sendTail(); err != nil || c.phase == gone {
+			return err
+		}
+	}
 	err := c.flushLayers()
 	if err != nil {
 		return err
 	}
-	if c.finWait && c.tls != nil && !c.tls.said && (c.ws == nil || len(c.ws.out.pre) == 0) {
+	if c.finWait && c.tls != nil && !c.tls.said && (c.ws == nil || c.ws.idle()) {
 		c.tls.sayClose()
 		if err := c.tls.flush(); err != nil {
 			return err
 		}
 	}
 	switch {
-	case c.waits():
+	case c.waits() || c.phase >= open && len(c.head) > 0:
 		if c.notify == 0 || !c.up {
 			c.h.wait(c)
 		}
@@ -80,7 +92,12 @@ func (c *conn) flush() error {
 }
 
 func (c *conn) flushLayers() error {
-	if c.ws != nil {
+	switch {
+	case c.ws != nil && c.ws.z != nil:
+		if err := c.flushDeflated(); err != nil {
+			return err
+		}
+	case c.ws != nil:
 		for o := &c.ws.out; o.left == 0; {
 			o.begin()
 			if len(o.pre) == 0 {
@@ -102,9 +119,14 @@ func (c *conn) flushLayers() error {
 	return nil
 }
 
+// idle tells whether WebSocket has nothing to send, and no message is under way.
+func (w *wsLayer) idle() bool {
+	return w.out.atEnd() && len(w.out.ctl) == 0 && (w.z == nil || len(w.z.out) == 0)
+}
+
 // waits tells whether the layers have something of their own that the kernel did not take.
 func (c *conn) waits() bool {
-	return c.ws != nil && c.ws.out.left == 0 && len(c.ws.out.pre) > 0 || c.tls != nil && len(c.tls.out) > 0
+	return c.ws != nil && c.ws.out.left == 0 && len(c.ws.out.pre) > 0 || c.ws != nil && c.ws.z != nil && len(c.ws.z.out) > 0 || c.tls != nil && len(c.tls.out) > 0
 }
 
 // writable is called when the kernel takes bytes again that the layers waited for.
@@ -131,6 +153,9 @@ func (c *conn) NotifyWritable(id uint64) error {
 // PauseReading is the session's.
 func (c *conn) PauseReading(pause bool) bool {
 	c.masked = pause
+	if !pause && c.inflateWaits() {
+		c.l.post(c, (*conn).inflateOn)
+	}
 	return c.mask()
 }
 
@@ -139,7 +164,16 @@ func (c *conn) mask() bool {
 	if c.ended {
 		return true
 	}
-	return c.Conn.PauseReading(c.masked || c.stuffed || c.tls != nil && c.tls.crowded)
+	return c.Conn.PauseReading(c.masked || c.stuffed || c.tls != nil && (c.tls.crowded || c.tls.held) || c.inflateWaits())
+}
+
+// Unread counts what waits in the layers too.
+func (c *conn) Unread() int {
+	n := c.Conn.Unread()
+	if c.inflateWaits() {
+		n += len(c.ws.z.rest) + len(c.ws.z.raw) + 1
+	}
+	return n
 }
 
 // Unacked counts what the layers hold back too.

@@ -16,11 +16,15 @@ type wsIn struct {
 	control bool           // small holds the payload of a control frame
 	open    bool           // inside a data frame
 	message bool           // a message has begun and its last frame has not
+	inflate bool           // permessage-deflate has been agreed on
+	packed  bool           // the message, or the last one, is compressed
+	over    bool           // a message has just ended
 	last    bool           // the frame that is open is its message's last
 	op      ws.OpCode      // of the control frame
-	left    int64          // payload bytes of the open frame still to come
-	at      int            // how far the mask of the open frame has been used, modulo 4
 	mask    [4]byte
+	heads   uint32 // headers and control frames that have been whole
+	left    int64  // payload bytes of the open frame still to come
+	at      int    // how far the mask of the open frame has been used, modulo 4
 }
 
 // wsEvents takes what wsIn finds, in order.
@@ -36,10 +40,12 @@ type wsEvents interface {
 const closeNone = 0
 
 // feed takes b, in place: the payload of data frames is moved to its front and unmasked.
-// It returns how much payload there is, without that of a message that turned out to be
-// wrong before it ended; ended: a close frame, or something wrong, was the last thing.
-func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (payload []byte, ended bool) {
+// It returns the payload, without that of a message that turned out to be wrong before it
+// ended, and how much of b it has taken: all, unless messages may be compressed and one of
+// them has ended. ended: a close frame, or something wrong, was the last thing.
+func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (payload []byte, used int, ended bool) {
 	out, whole := 0, 0 // payload moved to b[:out]; b[:whole] belongs to messages that have ended
+	w.over = false
 	for i := 0; i < len(b); {
 		if w.open && !w.control {
 			n := int(min(w.left, int64(len(b)-i)))
@@ -55,6 +61,10 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 				if w.last {
 					w.message = false
 					whole = out
+					if w.inflate {
+						w.over = true
+						return b[:out], i, false
+					}
 				}
 			}
 			continue
@@ -77,7 +87,7 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 		}
 		if w.control {
 			if w.endControl(ev) {
-				return b[:out], true
+				return b[:out], len(b), true
 			}
 			continue
 		}
@@ -86,20 +96,24 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 			if w.message {
 				out = whole
 			}
-			return b[:out], true
+			return b[:out], len(b), true
 		}
 		if w.control && w.left == 0 && w.endControl(ev) {
-			return b[:out], true
+			return b[:out], len(b), true
 		}
 		if !w.control && w.open && w.left == 0 { // an empty frame
 			w.open = false
 			if w.last {
 				w.message = false
 				whole = out
+				if w.inflate {
+					w.over = true
+					return b[:out], i, false
+				}
 			}
 		}
 	}
-	return b[:out], false
+	return b[:out], len(b), false
 }
 
 // quick begins the frame whose header stands at the start of b, if it is what nearly all are: a binary message
@@ -146,6 +160,7 @@ func (w *wsIn) want() int {
 func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 	rd.Reset(w.small[:w.n])
 	w.n = 0
+	w.heads++
 	h, err := ws.ReadHeaderBuffer(rd, scratch)
 	if err != nil {
 		return uint16(ws.StatusProtocolError)
@@ -153,6 +168,10 @@ func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 	state := ws.StateServerSide
 	if w.message {
 		state = state.Set(ws.StateFragmented)
+	}
+	packed := w.inflate && h.Rsv1() && h.OpCode.IsData() && h.OpCode != ws.OpContinuation
+	if packed { // the first frame of a compressed message; anywhere else RSV1 is wrong
+		h.Rsv &^= 4
 	}
 	if ws.CheckHeader(h, state) != nil {
 		return uint16(ws.StatusProtocolError)
@@ -165,6 +184,9 @@ func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 		w.op = h.OpCode
 		return 0
 	}
+	if w.inflate && !w.message {
+		w.packed = packed
+	}
 	w.last, w.message = h.Fin, true
 	return 0
 }
@@ -174,6 +196,7 @@ func (w *wsIn) endControl(ev wsEvents) (ended bool) {
 	body := w.small[:w.n]
 	ws.Cipher(body, w.mask, 0)
 	w.n, w.control, w.open = 0, false, false
+	w.heads++
 	switch w.op {
 	case ws.OpPing:
 		ev.ping(body)
@@ -203,7 +226,11 @@ func closeAnswer(body []byte) uint16 {
 
 // appendHeader appends the header of a server's frame with n bytes of payload.
 func appendHeader(b []byte, op ws.OpCode, n int) []byte {
-	b = append(b, 0x80|byte(op))
+	return appendLength(append(b, 0x80|byte(op)), n)
+}
+
+// appendLength appends the length of a server's frame.
+func appendLength(b []byte, n int) []byte {
 	switch {
 	case n <= 125:
 		return append(b, byte(n))
@@ -230,10 +257,19 @@ type wsOut struct {
 	closed bool   // a close frame has been queued: nothing follows it
 }
 
+// maxMessage is how much is put into one message, but for a frame that is longer: what ends
+// the stream waits for the end of a message.
+const maxMessage = 64 << 10
+
 // message is how long the next message is that begins with p: the whole frames in p, or
-// the one frame of which p is the beginning. frames is Config.Frames.
-func message(p []byte, frames func([]byte) (whole, next int)) int {
-	whole, next := frames(p)
+// the one frame of which p is the beginning.
+func (c *conn) message(p []byte) int {
+	if len(p) > maxMessage {
+		if whole, _ := c.h.cfg.Frames(c.sink, p[:maxMessage]); whole > 0 {
+			return whole
+		}
+	}
+	whole, next := c.h.cfg.Frames(c.sink, p)
 	switch {
 	case whole > 0:
 		return whole

@@ -32,7 +32,7 @@ func parse(stream []byte, cuts ...int) (payload string, h heard) {
 		if i < len(cuts) {
 			to = cuts[i]
 		}
-		b, ended := w.feed(bytes.Clone(stream[from:to]), &h, &rd, scratch)
+		b, _, ended := w.feed(bytes.Clone(stream[from:to]), &h, &rd, scratch)
 		payload += string(b)
 		if ended {
 			break

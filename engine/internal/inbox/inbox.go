@@ -15,6 +15,9 @@ import (
 type Partial struct {
 	buf  *bufpool.Buf
 	seen int32 // bytes of it that have no whole frame
+
+	// Begun is its caller's, and here as there is room for it.
+	Begun uint32
 }
 
 // searchStep is how many bytes a frame may grow by at once while its size is not known.
@@ -75,12 +78,56 @@ func (p *Partial) Add(c *codec.Codec, b []byte, bud *budget.Budget) (frame *bufp
 	}
 }
 
+// Append adds b, whatever it belongs to. There is some already.
+func (p *Partial) Append(b []byte, bud *budget.Budget) {
+	if p.buf.Off > 0 { // what Cut has left in front
+		p.buf.B = p.buf.B[:copy(p.buf.B, p.buf.Rest())]
+		p.buf.Off = 0
+	}
+	bud.Add(-p.buf.Held())
+	p.buf = p.buf.Grow(len(b))
+	p.buf.B = append(p.buf.B, b...)
+	bud.Add(p.buf.Held())
+}
+
+// Cut takes the first frame off what there is; nil: it is not whole. After an error nothing
+// is kept.
+func (p *Partial) Cut(c *codec.Codec, bud *budget.Budget) (frame *bufpool.Buf, err error) {
+	b := p.buf.Rest()
+	size, missing, err := c.FrameAfter(b, int(p.seen))
+	switch {
+	case err != nil:
+		p.Drop(bud)
+		return nil, err
+	case size == 0 || missing > 0:
+		p.seen = int32(len(b))
+		return nil, nil
+	}
+	frame = bufpool.Get(size)
+	frame.B = append(frame.B, b[:size]...)
+	p.seen = 0
+	if p.buf.Off += size; size == len(b) {
+		p.Drop(bud)
+	}
+	return frame, nil
+}
+
+// Take gives up what there is; nil: nothing.
+func (p *Partial) Take(bud *budget.Budget) *bufpool.Buf {
+	b := p.buf
+	if b != nil {
+		bud.Add(-b.Held())
+		p.buf = nil
+	}
+	return b
+}
+
 // Missing is how many bytes the frame still wants, as far as is known.
 func (p *Partial) Missing(c *codec.Codec) int {
 	if p.buf == nil {
 		return 0
 	}
-	_, missing, _ := c.FrameAfter(p.buf.B, int(p.seen))
+	_, missing, _ := c.FrameAfter(p.buf.Rest(), int(p.seen))
 	return missing
 }
 

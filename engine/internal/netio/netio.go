@@ -62,6 +62,11 @@ type Door interface {
 	Since() time.Time
 	// SetCloseCode says what a WebSocket is to be closed with, by CloseWrite or Close.
 	SetCloseCode(code uint16)
+	// Owed is how many bytes are still to come of something that Write has begun, such as a
+	// message. Without them Close can't say goodbye.
+	Owed() int
+	// Finish is given what is owed, in front of Close. It keeps b.
+	Finish(b []byte)
 }
 
 // Acks is what the kernel knows of a peer's acknowledgements.

@@ -330,6 +330,25 @@ func (o *Box) Again(sh *Shared) bool {
 	return o.taken != nil
 }
 
+// Rest is the next n bytes that are to be written, for who has to end what he has begun with
+// them. They count as written. nil: there are not so many. Loop goroutine; nothing but Drop
+// follows.
+func (o *Box) Rest(sh *Shared, n int) []byte {
+	o.blocked = false
+	o.Begin(sh, LookWalk)
+	b := make([]byte, 0, n)
+	for len(b) < n {
+		next := o.Next(sh)
+		if len(next) == 0 && !o.Again(sh) {
+			return nil
+		}
+		m := min(len(next), n-len(b))
+		b = append(b, next[:m]...)
+		o.Wrote(sh, m, true)
+	}
+	return b
+}
+
 // Drop gives back everything and returns how many bytes were not sent, of the log those
 // that a blocked session had not had. Loop goroutine; nothing is taken afterwards.
 func (o *Box) Drop(sh *Shared) (lost int) {

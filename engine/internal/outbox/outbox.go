@@ -11,6 +11,7 @@
 package outbox
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -112,6 +113,9 @@ const (
 
 // Open begins a box at the end of its loop's log.
 func (o *Box) Open(sh *Shared) { o.pos = sh.Log.End() }
+
+// LeaveLog has the session get nothing of the log. Loop goroutine.
+func (o *Box) LeaveLog() { o.pos = math.MaxUint64 }
 
 // Send stages a packet's frame. The packet fits c.
 func (o *Box) Send(sh *Shared, c *codec.Codec, p codec.Packet, kind Kind) Result {

@@ -1,0 +1,103 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"millrace/codec"
+	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/outbox"
+)
+
+// others are the sessions whose framing is not the server's, or may become another. The
+// loops' logs of broadcasts are not for them: each gets a reference to a frame of its own
+// framing's.
+type others struct {
+	srv  *Server
+	some atomic.Bool // there has been one
+
+	mu  sync.Mutex
+	all map[*Session]*membership // guarded by mu
+}
+
+// addOther notes a new session. Loop goroutine.
+func (l *loop) addOther(s *Session) {
+	s.out.LeaveLog()
+	if s.framing.Load().switches {
+		s.rd.input = inputSteps
+	}
+	o := &l.srv.others
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.all == nil {
+		o.all = map[*Session]*membership{}
+	}
+	o.all[s] = &membership{s: s}
+	o.some.Store(true)
+}
+
+// drop forgets a session that has gone.
+func (o *others) drop(s *Session) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.all, s)
+}
+
+// broadcast sends p to all of them.
+func (o *others) broadcast(p codec.Packet) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	list := make([]*membership, 0, len(o.all))
+	for _, m := range o.all {
+		list = append(list, m)
+	}
+	o.sendLocked(p, list)
+}
+
+// send sends p to some of them, and returns how many it was sent to.
+func (o *others) send(p codec.Packet, list []*membership) (sent int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sendLocked(p, list)
+}
+
+// sendLocked keeps the lock, so that no framing changes between encoding and staging: each
+// session gets p in front of the change or behind it, and as it then reads.
+func (o *others) sendLocked(p codec.Packet, list []*membership) (sent int) {
+	frames := map[*framing]*bufpool.Buf{}
+	for _, m := range list {
+		f := m.s.framing.Load()
+		frame, ok := frames[f]
+		if !ok {
+			frame = o.encode(f, p)
+			frames[f] = frame
+		}
+		if frame != nil && m.send(frame, outbox.ReferCost+len(frame.B)/len(list)) {
+			sent++
+		}
+	}
+	for _, frame := range frames {
+		if frame != nil {
+			if held, last := frame.Release(); last {
+				o.srv.budget.Add(-held)
+			}
+		}
+	}
+	return sent
+}
+
+// encode makes a frame to be shared; nil: the framing can't say p.
+func (o *others) encode(f *framing, p codec.Packet) *bufpool.Buf {
+	c := f.codec
+	if !c.Fits(p) {
+		var err error
+		if c, p, err = f.fit(p); err != nil {
+			return nil
+		}
+	}
+	frame := bufpool.Get(c.Overhead() + len(p.Body))
+	frame.Share()
+	o.srv.budget.Add(frame.Held())
+	frame.B = c.AppendFitting(frame.B, p)
+	return frame
+}
