@@ -21,6 +21,9 @@ type Welcome struct {
 	Received uint64 // counted frames that the server has had since the session's beginning
 }
 
+// MaxHello is how long the body of a HELLO can be, in bytes.
+const MaxHello = oldHello
+
 // Sizes of the bodies, in bytes.
 const (
 	newHello = 2

@@ -257,8 +257,8 @@ func (srv *Server) watchLoops() {
 // handed over.
 func (l *loop) watchTurn(since, now int64, late time.Duration) {
 	began := max(since, -since)
-	if since > 0 && now-began > int64(standInAfter+late) && l.handOver(since) {
-		since = -since
+	if since > 0 && now-began > int64(standInAfter+late) {
+		l.handOver(since)
 	}
 	if w := l.srv.stalls; w != nil && now-began > int64(w.After()) && l.turn.reported != began {
 		l.turn.reported = began

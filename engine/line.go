@@ -345,7 +345,7 @@ func (ln *line) welcome(resumed bool, seq uint32) {
 	if resumed {
 		token = ln.next
 	}
-	body := replay.AppendWelcome(nil, resumed, token, ln.received, ln.srv.framing.codec.ByteOrder())
+	body := ln.srv.framing.codec.AppendWelcome(nil, codec.Welcome{Resumed: resumed, Token: token, Received: ln.received})
 	ln.ctl = ln.srv.encodeFrame(ln.ctl[:0], codec.Packet{Main: SystemMain, Sub: SubWelcome, Seq: seq, Body: body})
 	ln.told = ln.received
 }

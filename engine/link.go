@@ -8,7 +8,6 @@ import (
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
-	"millrace/engine/internal/replay"
 )
 
 // link is one connection to a server whose sessions can be resumed: first it waits for the
@@ -233,9 +232,9 @@ func (k *link) first(b []byte) {
 		frame, rest = b[:size:size], b[size:]
 	}
 	p := c.Packet(frame)
-	h, ok := replay.Hello{}, false
+	h, ok := codec.Hello{}, false
 	if p.Main == SystemMain && p.Sub == SubHello {
-		h, ok = replay.ParseHello(p.Body, c.ByteOrder())
+		h, ok = c.ParseHello(p.Body)
 	}
 	k.passed()
 	switch {
@@ -292,7 +291,7 @@ func (k *link) fresh(seq uint32, rest []byte) {
 }
 
 // join asks for the session that the token names; while it is asked, what comes is kept.
-func (k *link) join(h replay.Hello, seq uint32, rest []byte) {
+func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 	ln, ok := k.srv.tokens.Find(h.Token)
 	if !ok {
 		k.fresh(seq, rest)

@@ -34,8 +34,8 @@ func (c *Config) validateResume(bad func(field string, v any, why string)) {
 		bad("Resume", c.Resume, "needs one framing on all addresses: leave Framings out")
 	case c.NoSystemFrames:
 		bad("Resume", c.Resume, "needs system frames, which NoSystemFrames turns off")
-	case c.Framer == nil && frames.codec.MaxBody() < replay.HelloMost:
-		bad("Resume", c.Resume, fmt.Sprintf("needs frames with room for a HELLO, a body of %d bytes: set MaxFrame", replay.HelloMost))
+	case c.Framer == nil && frames.codec.MaxBody() < codec.MaxHello:
+		bad("Resume", c.Resume, fmt.Sprintf("needs frames with room for a HELLO, a body of %d bytes: set MaxFrame", codec.MaxHello))
 	}
 }
 
@@ -62,7 +62,7 @@ func (ln *line) keep() (kept int) {
 
 // attach takes a link for the session's. Home loop's goroutine. False: the session can't go
 // on, for this peer.
-func (ln *line) attach(k *link, h replay.Hello, seq uint32) bool {
+func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 	s, l := ln.s, ln.home
 	if now, ok := ln.srv.tokens.Find(h.Token); !ok || now != ln || s.closed() || ln.bye || l.srv.draining.Load() {
 		return false // it was used up, or the session has ended, on the way here

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"millrace/codec"
-	"millrace/engine/internal/replay"
 )
 
 // receivedLine takes what a link has read.
@@ -131,7 +130,7 @@ func (ln *line) control(p codec.Packet) bool {
 		ln.forgetTokens()
 		return true
 	}
-	n, ok := replay.ParseAck(p.Body, ln.srv.framing.codec.ByteOrder())
+	n, ok := ln.srv.framing.codec.ParseCount(p.Body)
 	if !ok {
 		return false
 	}

@@ -205,39 +205,6 @@ func TestTokensFindWhatTheyStandFor(t *testing.T) {
 	}
 }
 
-func TestHelloOfAnotherFormIsNone(t *testing.T) {
-	o := binary.BigEndian
-	long := append([]byte{1, 0}, make([]byte, 24)...)
-	for _, c := range []struct {
-		body       []byte
-		ok, resume bool
-	}{
-		{[]byte{1, 0}, true, false}, {long, true, true}, {nil, false, false}, {[]byte{1}, false, false},
-		{[]byte{2, 0}, false, false}, {[]byte{1, 1}, false, false}, {[]byte{1, 0, 0}, false, false},
-		{long[:25], false, false}, {append(long, 0), false, false},
-	} {
-		h, ok := ParseHello(c.body, o)
-		if ok != c.ok || h.Resume != c.resume {
-			t.Errorf("%x: %+v %v", c.body, h, ok)
-		}
-	}
-}
-
-func FuzzHello(f *testing.F) {
-	f.Add([]byte{1, 0})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, ok := ParseHello(b, binary.BigEndian)
-		if !ok || !h.Resume {
-			return
-		}
-		again := append([]byte{Version, 0}, h.Token[:]...)
-		again = binary.BigEndian.AppendUint64(again, h.Received)
-		if !bytes.Equal(again, b) {
-			t.Errorf("%x reads as %x", b, again)
-		}
-	})
-}
-
 func BenchmarkRing(b *testing.B) {
 	for _, size := range []int{64, 4096} {
 		b.Run(fmt.Sprint("body=", size), func(b *testing.B) {

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"sync"
+
+	"millrace/codec"
 )
 
 // Token names a session to whoever has it. It is a secret: it must not be logged.
-type Token [16]byte
+type Token = codec.Token
 
 // NewToken is 128 random bits.
 func NewToken() (t Token) {

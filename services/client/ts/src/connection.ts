@@ -61,7 +61,7 @@ export class Connection {
           if (this.#over) return;
           if (!this.#o.resume || !this.#o.systemFrames) return this.#open(false);
           this.#hello = true;
-          this.control(sys.HELLO, sys.hello(this.#ring.tokens[0], this.#ring.received));
+          this.control(sys.HELLO, sys.hello(this.#ring.tokens[0], this.#ring.received, this.#codec.layout.littleEndian));
         },
         data: (b) => {
           if (this.#over) return;
@@ -148,7 +148,7 @@ export class Connection {
 
   #welcome(b: Uint8Array): void {
     const ring = this.#ring;
-    const w = sys.readWelcome(b);
+    const w = sys.readWelcome(b, this.#codec.layout.littleEndian);
     if (!w || !this.#hello || this.#held.length) return this.broken(new Error("millrace: a WELCOME that can't be"));
     const tried = ring.tokens[0];
     if (tried && !w.resumed && ring.tokens.length > 1) {
@@ -189,7 +189,7 @@ export class Connection {
       case sys.WELCOME:
         return this.#welcome(p.body);
       case sys.ACK:
-        if (this.resuming && !ring.ack(sys.readCount(p.body))) this.broken(new Error("millrace: an ACK of what was not sent"));
+        if (this.resuming && !ring.ack(sys.readCount(p.body, little))) this.broken(new Error("millrace: an ACK of what was not sent"));
         return;
       case sys.GOAWAY:
         return this.#up.goAway(sys.readGoAway(p.body, little).address);
@@ -216,7 +216,7 @@ export class Connection {
     const ack = () => {
       this.#acking = clearTimeout(this.#acking) as undefined;
       r.told = r.received;
-      this.control(sys.ACK, sys.count(r.received));
+      this.control(sys.ACK, sys.count(r.received, this.#codec.layout.littleEndian));
     };
     if (r.received - r.told >= 64 || now() - this.#ackSince >= 1000) ack();
     else this.#acking ??= setTimeout(ack, 1000);

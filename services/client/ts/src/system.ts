@@ -25,32 +25,32 @@ export function readGoAway(b: Uint8Array, little = false): { grace: number; addr
   return { grace: b.length < 4 ? 0 : view(b).getUint32(0, little), address: text.decode(b.subarray(4)) };
 }
 
-export function hello(token?: Uint8Array, received = 0): Uint8Array {
+export function hello(token?: Uint8Array, received = 0, little = false): Uint8Array {
   if (!token) return new Uint8Array([1, 0]);
   const b = new Uint8Array(26);
   b[0] = 1;
   b.set(token, 2);
-  b.set(count(received), 18);
+  b.set(count(received, little), 18);
   return b;
 }
 
-export function readWelcome(b: Uint8Array): { resumed: boolean; token: Uint8Array; received: number } | undefined {
+export function readWelcome(b: Uint8Array, little = false): { resumed: boolean; token: Uint8Array; received: number } | undefined {
   if (b.length !== 25) return undefined;
-  return { resumed: (b[0]! & 1) === 1, token: b.slice(1, 17), received: readCount(b.subarray(17)) };
+  return { resumed: (b[0]! & 1) === 1, token: b.slice(1, 17), received: readCount(b.subarray(17), little) };
 }
 
 /** The body of an ACK. */
-export function count(n: number): Uint8Array {
+export function count(n: number, little = false): Uint8Array {
   const b = new Uint8Array(8);
   const v = view(b);
-  v.setUint32(0, n / 2 ** 32);
-  v.setUint32(4, n);
+  v.setUint32(little ? 4 : 0, n / 2 ** 32, little);
+  v.setUint32(little ? 0 : 4, n, little);
   return b;
 }
 
 /** NaN for a body that is no count. */
-export function readCount(b: Uint8Array): number {
+export function readCount(b: Uint8Array, little = false): number {
   if (b.length !== 8) return NaN;
   const v = view(b);
-  return v.getUint32(0) * 2 ** 32 + v.getUint32(4);
+  return v.getUint32(little ? 4 : 0, little) * 2 ** 32 + v.getUint32(little ? 0 : 4, little);
 }
