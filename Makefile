@@ -6,7 +6,9 @@ TIMEOUT    ?= 8m
 BENCH      ?= .
 COUNT      ?= 6
 CROSS      := linux/386 linux/arm linux/arm64 darwin/arm64 windows/amd64
-NARROW     := ./codec ./services/serial ./timerwheel ./engine ./engine/internal/...
+VET        := linux/386 darwin/arm64 windows/amd64
+NARROW     := ./codec ./services/serial ./timerwheel ./engine/internal/...
+COUNTS     := Limit|Memory|Budget|Held|Outbound|Pending|Size|Config|Stat|Tick|Wrap|Bounded
 STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
@@ -31,26 +33,32 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATIC) ./...
 
-# What can't work on another system says so when it starts; it compiles everywhere, tests
-# included.
+# What can't work on another system says so when it starts; it compiles everywhere, and the
+# tests too where the system is another or an int is narrow.
 cross:
-	@set -e; for t in $(CROSS); do echo "$$t"; export CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/}; \
-		$(GO) build ./...; $(GO) vet ./...; done
+	@set -e; export CGO_ENABLED=0; \
+	for t in $(CROSS); do echo "$$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build ./...; done; \
+	for t in $(VET); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./...; done
 
 # Where an int has 32 bits: the tests of what counts and measures, run as linux/386.
 narrow:
-	CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -p 1 -timeout $(TIMEOUT) $(NARROW)
+	CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -short -timeout $(TIMEOUT) $(NARROW)
+	CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -short -run '$(COUNTS)' -timeout $(TIMEOUT) ./engine
 
 # The competitors are a module of their own.
 peers:
 	@if test -f bench/peers/go.mod; then cd bench/peers && $(GO) build ./... && $(GO) vet ./...; fi
 
-# Every Fuzz function for FUZZTIME; one that fails leaves its input in testdata.
+# Every Fuzz function for FUZZTIME; one that fails leaves its input in testdata. Go ends
+# some that found nothing with this message, when their time is up within a call
+# (https://go.dev/issue/75804): those pass.
 fuzz:
 	@set -e; for dir in $$($(GO) list -f '{{.Dir}}' ./...); do \
 		for f in $$(cat $$dir/*_test.go 2>/dev/null | grep -oE '^func Fuzz[A-Za-z0-9_]+' | cut -c6-); do \
 			echo "fuzz $$dir $$f $(FUZZTIME)"; \
-			$(GO) test $$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) > fuzz.out 2>&1 || { cat fuzz.out; exit 1; }; \
+			$(GO) test $$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) > fuzz.out 2>&1 || \
+				grep -qx ' *context deadline exceeded' fuzz.out && ! grep -q 'Failing input' fuzz.out || \
+				{ cat fuzz.out; exit 1; }; \
 		done; \
 	done; rm -f fuzz.out
 
