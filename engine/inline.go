@@ -42,7 +42,7 @@ func (l *loop) beginTurn(s *Session, now int64) {
 
 // end waits until the loop's work has been given back, if it was handed over.
 func (t *inlineTurn) end() {
-	if now := t.since.Load(); now >= 0 && t.since.CompareAndSwap(now, 0) {
+	if since := t.since.Load(); since >= 0 && t.since.CompareAndSwap(since, 0) {
 		return
 	}
 	t.mu.Lock()
