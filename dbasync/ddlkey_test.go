@@ -99,10 +99,17 @@ func madeAndUsed(n string) []made {
 	return qs
 }
 
-// TestKeyedTextThatMakesNoSenseFails: at its turn, and what is behind it goes on.
+// TestKeyedTextThatMakesNoSenseFails: at its turn, and what is behind it goes on, also when a
+// lane comes between the end of the first and its leaving the queue.
 func TestKeyedTextThatMakesNoSenseFails(t *testing.T) {
 	db := open(t, func(c *Config) { c.Lanes = 2 })
-	name := table(t, "id int")
+	for range 20 {
+		keyedNonsense(t, db, table(t, "id int"))
+	}
+}
+
+func keyedNonsense(t *testing.T, db *DB, name string) {
+	t.Helper()
 	var mu sync.Mutex
 	got := map[string]int{}
 	var wg sync.WaitGroup

@@ -99,23 +99,25 @@ func (q *queue) takeDescribes(b *burst) {
 	q.describes = append(q.describes[:0], q.describes[n:]...)
 }
 
-// takeKeyed takes from the head of p, in order, as far as it can.
+// takeKeyed takes from the head of p, in order, as far as it can. What it drops because it
+// has ended leaves nothing in flight whose answer would bring the lane back here: the next
+// one is then the first of its part.
 func (f *filling) takeKeyed(p *part) {
 	if home := f.q.lanes[p.home]; p.owner != p.home && home.open {
 		p.owner = p.home
 		home.wake()
 		return
 	}
-	for n := 0; p.head != nil && !f.full; n++ {
+	for p.head != nil && !f.full {
 		r := p.head
-		for n == 0 && f.detours(r) {
+		for p.inflight == 0 && f.detours(r) {
 			f.q.detour(p)
 			if r = p.head; r == nil {
 				return
 			}
 		}
 		if r.desc == nil && r.state.Load() == stQueued {
-			if n == 0 && !r.busy {
+			if p.inflight == 0 && !r.busy {
 				f.itsTurn(p)
 			}
 			return // its shape is being described
@@ -128,7 +130,7 @@ func (f *filling) takeKeyed(p *part) {
 			return // when nothing of its part is before it
 		}
 		strict := r.shape.class == classStrict || !f.l.chain
-		if strict && n > 0 || !f.take(r) || strict {
+		if strict && p.inflight > 0 || !f.take(r) || strict && p.inflight > 0 {
 			return // under a Sync of its own nothing of the same part may be with it
 		}
 		f.b.keyed++
