@@ -170,8 +170,11 @@ func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
 
 // Fits tells whether a frame can hold p. Main and Sub are at most 255 under MainSub8,
 // Seq is 0 unless the layout has one, and the body has at most MaxBody bytes.
-func (c *Codec) Fits(p Packet) bool {
-	return p.Handle()&^c.handles|p.Seq&^c.seqs == 0 && len(p.Body) <= c.maxBody
+func (c *Codec) Fits(p Packet) bool { return c.FitsFields(p.Handle(), p.Seq, len(p.Body)) }
+
+// FitsFields is Fits for a packet of these fields, and a body of so many bytes.
+func (c *Codec) FitsFields(handle, seq uint32, body int) bool {
+	return handle&^c.handles|seq&^c.seqs == 0 && body <= c.maxBody
 }
 
 // Check is Fits with the reason: nil, or an error that is ErrBadHandle, ErrBadSeq or
@@ -200,15 +203,12 @@ func (c *Codec) Append(dst []byte, p Packet) ([]byte, error) {
 	if !c.Fits(p) {
 		return dst, c.Check(p)
 	}
-	return c.AppendFitting(dst, p), nil
+	return c.AppendFields(dst, p.Handle(), p.Seq, p.Body), nil
 }
 
-// AppendFitting is Append for a packet that Fits has said to fit.
-func (c *Codec) AppendFitting(dst []byte, p Packet) []byte {
-	return c.appendFields(dst, p.Handle(), p.Seq, p.Body) // which go in registers, as a Packet beside dst does not
-}
-
-func (c *Codec) appendFields(dst []byte, handle, seq uint32, body []byte) []byte {
+// AppendFields is Append for the fields of a packet that Fits has said to fit: they go in
+// registers, as a Packet beside dst does not.
+func (c *Codec) AppendFields(dst []byte, handle, seq uint32, body []byte) []byte {
 	if !c.plain {
 		main, sub := Split(handle)
 		return c.append(dst, Packet{Main: main, Sub: sub, Seq: seq, Body: body})
@@ -218,10 +218,16 @@ func (c *Codec) appendFields(dst []byte, handle, seq uint32, body []byte) []byte
 		dst = slices.Grow(dst, n)
 	}
 	dst = dst[:at+n]
-	binary.BigEndian.PutUint64(dst[at:], uint64(n-4)<<32|uint64(handle))
+	binary.BigEndian.PutUint64(dst[at:], PlainHeader(handle, len(body)))
 	copy(dst[at+8:], body)
 	return dst
 }
+
+// Plain tells whether a frame is the 8 bytes of PlainHeader, big endian, and the body.
+func (c *Codec) Plain() bool { return c.plain }
+
+// PlainHeader is the header of a frame of the default layout.
+func PlainHeader(handle uint32, body int) uint64 { return uint64(body+4)<<32 | uint64(handle) }
 
 // append is Append for the other layouts and a packet that fits.
 func (c *Codec) append(dst []byte, p Packet) []byte {

@@ -37,7 +37,7 @@ func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error 
 	}
 	b := bufpool.Get(c.Overhead() + len(p.Body))
 	defer b.Free()
-	b.B = c.AppendFitting(b.B, p)
+	b.B = c.AppendFields(b.B, p.Handle(), p.Seq, p.Body)
 	for _, l := range srv.allLoops() {
 		l.broadcast(b.B)
 	}

@@ -191,7 +191,7 @@ func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err
 	frame := bufpool.Get(c.Overhead() + len(p.Body))
 	frame.Share()
 	srv.budget.Add(frame.Held())
-	frame.B = c.AppendFitting(frame.B, p)
+	frame.B = c.AppendFields(frame.B, p.Handle(), p.Seq, p.Body)
 	cost := outbox.ReferCost + len(frame.B)/len(list) // all together, what they hold
 	for _, m := range list {
 		if m.send(frame, cost) {

@@ -163,31 +163,32 @@ func (l *loop) endInline(s *Session) {
 // framesInline is frames on the loop goroutine: it stops in front of a packet that
 // belongs on a worker, where no whole frame is left, and when it has taken long.
 func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
-	var p codec.Packet
-	ok := false
+	c, h := s.framing.Load().codec, s.srv.handler()
+	off, last, ok := it.Off, 0, false // last: where the frame begins whose callback runs
 	defer func() {
 		if !ok {
 			v := recover()
+			var p codec.Packet
+			if used > 0 { // else it is a Framer's panic
+				p, _, _, _ = c.Decode(it.B[last:])
+			}
 			s.panicked("OnSocketRead", p, v)
 			if v == nil {
 				s.loop.died(s)
 			}
 		}
 	}()
-	c, h, handles, mode := s.framing.Load().codec, s.srv.handler(), s.srv.handles.table, s.loop.mode
+	// Few variables live through this loop, and each condition is an if of its own: that is
+	// what keeps it in registers.
 	known := ^uint32(0) // the handle last looked up, which may run inline
-	for it.Off < len(it.B) {
-		if used > 0 && (s.closed() || s.out.MustWait() || s.loop.turn.since.Load() < 0 ||
-			used%inlinePackets == 0 && s.srv.now()-began > int64(inlineMost)) {
-			break
-		}
-		next, size, _, err := c.Decode(it.B[it.Off:])
+	for {
+		p, size, _, err := c.Decode(it.B[off:])
 		if size == 0 || err != nil {
 			break
 		}
-		reserved := s.reserved(next)
-		if handle := next.Handle(); !reserved && handle != known {
-			if !handles.Inline(handle, mode) {
+		reserved := s.reserved(p)
+		if handle := p.Handle(); handle != known && !reserved {
+			if !s.srv.handles.table.Inline(handle, s.loop.mode) {
 				break
 			}
 			known = handle
@@ -195,10 +196,11 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 				s.handle.Store(handle)
 			}
 		}
-		p = next
-		it.Off += size
+		last = off
+		off += size
+		it.Off = off
 		used++
-		if it.Off < len(it.B) { // half a frame counts too: to look costs more than it is worth
+		if off < len(it.B) { // half a frame counts too: to look costs more than it is worth
 			s.flags.set(flagMore)
 		} else {
 			s.flags.clear(flagMore)
@@ -210,6 +212,21 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 			s.refuseLate(p)
 		default:
 			h.OnSocketRead(s, p)
+		}
+		if off == len(it.B) {
+			break
+		}
+		if s.closed() {
+			break
+		}
+		if s.out.MustWait() {
+			break
+		}
+		if s.loop.turn.since.Load() < 0 {
+			break
+		}
+		if used%inlinePackets == 0 && s.srv.now()-began > int64(inlineMost) {
+			break
 		}
 	}
 	ok = true

@@ -98,6 +98,6 @@ func (o *others) encode(f *framing, p codec.Packet) *bufpool.Buf {
 	frame := bufpool.Get(c.Overhead() + len(p.Body))
 	frame.Share()
 	o.srv.budget.Add(frame.Held())
-	frame.B = c.AppendFitting(frame.B, p)
+	frame.B = c.AppendFields(frame.B, p.Handle(), p.Seq, p.Body)
 	return frame
 }

@@ -8,7 +8,11 @@ import (
 // review pauses or resumes reading by what is held now.
 func (l *loop) review(s *Session) {
 	c := &l.srv.cfg
-	in, out := s.in.Held(c.MaxPending), s.out.Size()
+	in := s.in.Held(c.MaxPending)
+	if s.rd.paused == 0 && in < c.MaxPending && !s.out.Full() && !s.out.Blocked() && l.srv.budget.Level() == budget.Free {
+		return // the usual case: less is unsent than the strand may leave, which is at most MaxOutbound
+	}
+	out := s.out.Size()
 	want := s.rd.paused.With(inbox.PauseOut, out, c.MaxOutbound).With(inbox.PauseIn, in, c.MaxPending)
 	if level := l.srv.budget.Level(); level == budget.Free || s == l.favoured {
 		want &^= inbox.PauseBudget

@@ -15,7 +15,7 @@ func (srv *Server) encodeFrame(dst []byte, p codec.Packet) []byte {
 		}
 		return b
 	}
-	return srv.framing.brief.AppendFitting(dst, p)
+	return srv.framing.brief.AppendFields(dst, p.Handle(), p.Seq, p.Body)
 }
 
 func (srv *Server) encodeError(p codec.Packet, code ErrorCode, text string) []byte {

@@ -11,6 +11,7 @@
 package outbox
 
 import (
+	"encoding/binary"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -109,6 +110,7 @@ const (
 	Full            // the session has MaxOutbound unsent
 	LogFull         // the loop has MaxQueued waiting
 	NoMemory        // the budget is exceeded, and the session holds its share of it
+	Misfit          // the codec can't tell that a frame holds it
 )
 
 // Open begins a box at the end of its loop's log.
@@ -117,30 +119,48 @@ func (o *Box) Open(sh *Shared) { o.pos = sh.Log.End() }
 // LeaveLog has the session get nothing of the log. Loop goroutine.
 func (o *Box) LeaveLog() { o.pos = math.MaxUint64 }
 
-// Send stages a packet's frame. The packet fits c.
-func (o *Box) Send(sh *Shared, c *codec.Codec, p codec.Packet, kind Kind) Result {
-	n := c.Overhead() + len(p.Body)
+// Send stages the frame of a packet, whose fields go in registers as a Packet would not.
+func (o *Box) Send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, kind Kind) Result {
+	if !c.FitsFields(handle, seq, len(body)) {
+		return Misfit
+	}
+	n := c.Overhead() + len(body)
 	o.mu.Lock()
 	if st := o.stage; o.corked && kind == Answer && !o.closed && st != nil && len(st.B) > 0 && st.Spare() >= n &&
 		int64(int(o.rest)+len(st.B)+n) < sh.Share.Load() && o.last == sh.Log.End() {
 		// One more answer of a callback, and nothing else to see to.
-		st.B = c.AppendFitting(st.B, p)
+		if c.Plain() {
+			at := len(st.B)
+			st.B = st.B[:at+n]
+			binary.BigEndian.PutUint64(st.B[at:], codec.PlainHeader(handle, len(body)))
+			copy(st.B[at+8:], body)
+		} else {
+			st.B = c.AppendFields(st.B, handle, seq, body)
+		}
 		o.frames++
 		o.mu.Unlock()
 		return Staged
 	}
-	r := o.send(sh, c, p, kind, n)
+	r := o.send(sh, c, handle, seq, body, kind)
 	o.mu.Unlock()
 	return r
 }
 
-// send is Send where there is more to see to. n is the frame's size; mu is held.
-func (o *Box) send(sh *Shared, c *codec.Codec, p codec.Packet, kind Kind, n int) Result {
+// SendFitting is Send for a packet that fits c, which c need not be able to tell.
+func (o *Box) SendFitting(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, kind Kind) Result {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.send(sh, c, handle, seq, body, kind)
+}
+
+// send is Send where there is more to see to. mu is held.
+func (o *Box) send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, kind Kind) Result {
+	n := c.Overhead() + len(body)
 	if r := o.admit(sh, n, kind); r != Staged {
 		return r
 	}
 	o.reserve(sh, n)
-	o.stage.B = c.AppendFitting(o.stage.B, p)
+	o.stage.B = c.AppendFields(o.stage.B, handle, seq, body)
 	if kind == Push {
 		o.count(sh, n, n)
 	}
@@ -153,7 +173,7 @@ func (o *Box) SendLast(sh *Shared, c *codec.Codec, p codec.Packet) (wake bool) {
 	defer o.mu.Unlock()
 	if !o.closed {
 		o.reserve(sh, c.Overhead()+len(p.Body))
-		o.stage.B = c.AppendFitting(o.stage.B, p)
+		o.stage.B = c.AppendFields(o.stage.B, p.Handle(), p.Seq, p.Body)
 		o.frames++
 		o.closed = true
 	}

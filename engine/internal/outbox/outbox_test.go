@@ -87,7 +87,7 @@ func TestBytesLeaveAsTheyWereSent(t *testing.T) {
 			"send": func(t *rapid.T) {
 				p := pick()
 				pk := codec.Packet{Main: 1, Sub: 1, Body: m.body(size.Draw(t, "size"))}
-				switch r := p.Send(m.sh, plain, pk, rapid.SampledFrom([]Kind{Answer, Push, System}).Draw(t, "kind")); r {
+				switch r := p.Send(m.sh, plain, pk.Handle(), pk.Seq, pk.Body, rapid.SampledFrom([]Kind{Answer, Push, System}).Draw(t, "kind")); r {
 				case Staged, Wake:
 					p.want = pk.Append(p.want)
 				case Full:

@@ -5,6 +5,7 @@ package strand
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
@@ -46,7 +47,7 @@ const (
 type Strand struct {
 	mu         sync.Mutex
 	head, tail *bufpool.Buf // guarded by mu
-	held       int          // guarded by mu; memory of the frames that wait or run
+	held       atomic.Int64 // written with mu; memory of the frames that wait or run
 	tasks      int32        // guarded by mu; functions that wait
 	state      State        // guarded by mu
 	paused     bool         // guarded by mu; the loop waits for held to fall
@@ -98,7 +99,7 @@ func (s *Strand) PostFrames(b []byte, late bool, bud *budget.Budget) (schedule, 
 		t.B = append(t.B, b...)
 		return false, true
 	}
-	it := bufpool.Get(max(len(b), min(s.held/2, blockMost)))
+	it := bufpool.Get(max(len(b), min(int(s.held.Load())/2, blockMost)))
 	it.B = append(it.B, b...)
 	return s.postBlock(it, late, bud), true
 }
@@ -115,7 +116,7 @@ func (s *Strand) PostBlock(it *bufpool.Buf, late bool, bud *budget.Budget) (sche
 
 func (s *Strand) postBlock(it *bufpool.Buf, late bool, bud *budget.Budget) (schedule bool) {
 	it.Tag, it.Flag = Data, late
-	s.held += it.Held()
+	s.held.Add(int64(it.Held()))
 	bud.Add(it.Held())
 	return s.put(it)
 }
@@ -160,12 +161,12 @@ func (s *Strand) Begin() {
 // Enter takes an idle strand for the loop to run.
 func (s *Strand) Enter() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != Idle || s.head != nil {
-		return false
+	free := s.state == Idle && s.head == nil
+	if free {
+		s.state = Running
 	}
-	s.state = Running
-	return true
+	s.mu.Unlock()
+	return free
 }
 
 // Next takes the item at the head; nil when there is none. A function has been run, for
@@ -206,8 +207,8 @@ func (s *Strand) Free(it *bufpool.Buf, resumeAt int, bud *budget.Budget) (resume
 	n := it.Held()
 	it.Free()
 	s.mu.Lock()
-	s.held -= n
-	resume = s.paused && s.held <= resumeAt
+	left := s.held.Add(-int64(n))
+	resume = s.paused && int(left) <= resumeAt
 	if resume {
 		s.paused = false
 	}
@@ -219,25 +220,28 @@ func (s *Strand) Free(it *bufpool.Buf, resumeAt int, bud *budget.Budget) (resume
 // Held is the memory of the frames that wait or run, in bytes. pauseAt: from there on
 // Free is asked to tell when it has fallen.
 func (s *Strand) Held(pauseAt int) int {
+	if n := int(s.held.Load()); n < pauseAt {
+		return n
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held >= pauseAt {
-		s.paused = true
-	}
-	return s.held
+	n := int(s.held.Load())
+	s.paused = s.paused || n >= pauseAt
+	return n
 }
 
 // Leave ends what Begin or Enter began: the strand is queued again if it must be, or is
 // idle. force: also if nothing waits.
 func (s *Strand) Leave(force bool) (schedule bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state = Idle
-	if s.head != nil || force {
+	schedule = s.head != nil || force
+	if schedule {
 		s.state = Queued
-		return true
+	} else {
+		s.state = Idle
 	}
-	return false
+	s.mu.Unlock()
+	return schedule
 }
 
 // Rest goes idle if nothing waits; else the strand goes on running.
