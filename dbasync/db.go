@@ -32,6 +32,7 @@ type DB struct {
 	slow     slowPool
 	rows     undelivered
 	late     late
+	watches  watches
 	events   events
 	listens  listener
 	stats    counters
@@ -100,6 +101,7 @@ func New(cfg Config) (*DB, error) {
 	}
 	db.q.init(db, db.lanes)
 	db.rows.init(db)
+	db.watches.init()
 	db.late.db, db.late.kick = db, make(chan struct{}, 1)
 	db.events.db = db
 	db.slow.db = db
@@ -220,6 +222,7 @@ func (db *DB) shutdown(ctx context.Context) error {
 		db.own.stop()
 	}
 	db.late.flush(time.Now())
+	db.watches.close()
 	if cut > 0 {
 		return fmt.Errorf("dbasync: stop: %d queries cut short: %w", cut, ctx.Err())
 	}

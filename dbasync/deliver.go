@@ -55,7 +55,9 @@ func (r *request) deliver() {
 	r.db.rows.begin(r)
 	db, res, done, qctx := r.db, r.res, r.done, r.qctx
 	db.settled(r)
-	r.unwatch()
+	if r.watched {
+		db.watches.remove(r)
+	}
 	r.release()
 	if qctx != nil {
 		db.traceEnd(qctx, res)

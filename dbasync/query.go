@@ -128,7 +128,8 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 		return ErrQueueFull
 	}
 	if ctx.Done() != nil {
-		r.watch(ctx)
+		r.watched = true
+		db.watches.add(r, ctx)
 	}
 	lend, err := db.q.push(r, r.shape)
 	if err == nil {
@@ -144,7 +145,9 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 		r.release()
 		return nil
 	}
-	r.unwatch()
+	if r.watched {
+		db.watches.remove(r)
+	}
 	r.release() // the claim's
 	db.settled(r)
 	return err

@@ -2,8 +2,6 @@ package dbasync
 
 import (
 	"context"
-	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -52,8 +50,10 @@ type request struct {
 	first    bool            // nothing was before it when its shape was described; guarded by queue.mu
 	behind   bool            // described anew when its turn comes; guarded by queue.mu
 
-	stop  func() bool                        // ends ctx's callback
-	ctxMu sync.Mutex                         // held while stop is being set
+	watched                  bool     // it has a context that may end
+	watch                    *watch   // of its context; guarded by watches.mu
+	nextWatched, prevWatched *request // of the same context; guarded by watches.mu
+
 	abort atomic.Pointer[context.CancelFunc] // ends its run on a slow connection
 
 	rowBytes     int      // counted in undelivered; guarded by undelivered.mu while it is listed
@@ -93,7 +93,8 @@ func (r *request) release() {
 	r.msg, r.params, r.rows, r.bytes, r.part, r.tries = msg, 0, false, 0, nil, 0
 	r.first, r.behind, r.detour = false, false, nil
 	r.unit, r.rowBytes, r.listed, r.stripped, r.owner = nil, 0, false, false, nil
-	r.job, r.qctx, r.stop, r.busy, r.res, r.share = nil, nil, nil, false, QueryResult{}, nil
+	r.job, r.qctx, r.busy, r.res, r.share = nil, nil, false, QueryResult{}, nil
+	r.watched = false
 	r.unsure.Store(false)
 	r.abort.Store(nil)
 	r.db.requests.Put(r)
@@ -148,27 +149,6 @@ func (r *request) cancel(err error) {
 		r.release() // the queue's reference
 	}
 	r.db.deliver(r)
-}
-
-// watch arms ctx's callback. It holds a reference of its own.
-func (r *request) watch(ctx context.Context) {
-	r.refs.Add(1)
-	r.ctxMu.Lock()
-	defer r.ctxMu.Unlock()
-	r.stop = context.AfterFunc(ctx, func() {
-		r.ctxMu.Lock() // stop must be set before the completion looks at it
-		defer r.ctxMu.Unlock()
-		r.cancel(fmt.Errorf("dbasync: %w", context.Cause(ctx)))
-		r.release()
-	})
-}
-
-// unwatch ends ctx's callback, or lets it run out if it has begun.
-func (r *request) unwatch() {
-	if r.stop != nil && r.stop() {
-		r.stop = nil
-		r.release()
-	}
 }
 
 // encode makes r.msg for d: from args, or from the parameters that are in it from

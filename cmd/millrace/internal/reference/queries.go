@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"bytes"
 	"encoding/base64"
 	stdjson "encoding/json"
 	"errors"
@@ -102,22 +103,36 @@ func query(ctx *services.Context, req *queryRequest, db *dbasync.DB, ready func(
 
 // integers reads a JSON array of integers, as many as there are bounds.
 func integers(list []byte, want []bounds) ([]any, error) {
+	var all []int64
+	if err := stdjson.Unmarshal(list, &all); err != nil || len(all) != len(want) || bytes.Contains(list, []byte("null")) {
+		return nil, whyNot(list, want)
+	}
+	out := make([]any, len(all))
+	for i, n := range all {
+		if n < want[i].least || n > want[i].most {
+			return nil, whyNot(list, want)
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+// whyNot says what is wrong with a list that integers refuses.
+func whyNot(list []byte, want []bounds) error {
 	var raw []stdjson.RawMessage
 	if err := stdjson.Unmarshal(list, &raw); err != nil || raw == nil {
-		return nil, errors.New("args must be an array")
+		return errors.New("args must be an array")
 	}
 	if len(raw) != len(want) {
-		return nil, fmt.Errorf("args has %d elements, want %d", len(raw), len(want))
+		return fmt.Errorf("args has %d elements, want %d", len(raw), len(want))
 	}
-	var out []any
 	for i, b := range want {
 		var n int64
 		if err := stdjson.Unmarshal(raw[i], &n); err != nil || string(raw[i]) == "null" || n < b.least || n > b.most {
-			return nil, fmt.Errorf("args[%d] must be an integer from %d to %d", i, b.least, b.most)
+			return fmt.Errorf("args[%d] must be an integer from %d to %d", i, b.least, b.most)
 		}
-		out = append(out, n)
 	}
-	return out, nil
+	return nil
 }
 
 // rowsOf makes a result the answer, or says what its failure means to the peer.

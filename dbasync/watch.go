@@ -1,0 +1,135 @@
+package dbasync
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// maxIdleWatches is how many contexts stay registered that have no query now. A session's
+// next query then costs no registration.
+const maxIdleWatches = 1024
+
+// watches ends queries with their contexts. A context is registered once for all its
+// queries: context.AfterFunc for each of them would be three allocations a query.
+type watches struct {
+	mu    sync.Mutex
+	byCtx map[<-chan struct{}]*watch // by the Done channel; guarded by mu
+	idle  watch                      // head of a ring of those without queries, latest first; guarded by mu
+	nIdle int                        // guarded by mu
+}
+
+// watch is one context, by its Done channel: those that share it end together.
+type watch struct {
+	done         <-chan struct{}
+	stop         func() bool
+	head         *request // its queries
+	older, newer *watch   // while it is idle
+}
+
+func (ws *watches) init() {
+	ws.byCtx = make(map[<-chan struct{}]*watch)
+	ws.idle.older, ws.idle.newer = &ws.idle, &ws.idle
+}
+
+// add has r end when ctx does. The registration has a reference of its own.
+func (ws *watches) add(r *request, ctx context.Context) {
+	r.refs.Add(1)
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w := ws.byCtx[ctx.Done()]
+	if w == nil {
+		w = &watch{done: ctx.Done()}
+		ws.byCtx[w.done] = w
+		w.stop = context.AfterFunc(ctx, func() { ws.ended(w, context.Cause(ctx)) })
+	} else if w.head == nil {
+		ws.unlink(w)
+	}
+	r.watch, r.nextWatched, r.prevWatched = w, w.head, nil
+	if w.head != nil {
+		w.head.prevWatched = r
+	}
+	w.head = r
+}
+
+// remove ends what add began, unless the context has ended.
+func (ws *watches) remove(r *request) {
+	ws.mu.Lock()
+	w := r.watch
+	if w == nil {
+		ws.mu.Unlock()
+		return
+	}
+	r.watch = nil
+	if r.nextWatched != nil {
+		r.nextWatched.prevWatched = r.prevWatched
+	}
+	if r.prevWatched != nil {
+		r.prevWatched.nextWatched = r.nextWatched
+	} else {
+		w.head = r.nextWatched
+	}
+	r.nextWatched, r.prevWatched = nil, nil
+	if w.head == nil {
+		ws.rest(w)
+	}
+	ws.mu.Unlock()
+	r.release()
+}
+
+// rest keeps w for its next query, in place of the one that has been idle for longest. mu is
+// held.
+func (ws *watches) rest(w *watch) {
+	w.newer, w.older = &ws.idle, ws.idle.older
+	w.older.newer, ws.idle.older = w, w
+	if ws.nIdle++; ws.nIdle > maxIdleWatches {
+		ws.forget(ws.idle.newer)
+	}
+}
+
+// unlink takes w off the idle ones. mu is held.
+func (ws *watches) unlink(w *watch) {
+	w.newer.older, w.older.newer = w.older, w.newer
+	w.newer, w.older = nil, nil
+	ws.nIdle--
+}
+
+// forget ends the registration of an idle w. mu is held.
+func (ws *watches) forget(w *watch) {
+	ws.unlink(w)
+	delete(ws.byCtx, w.done)
+	w.stop()
+}
+
+// ended ends the queries of w, on a goroutine of its own.
+func (ws *watches) ended(w *watch, cause error) {
+	ws.mu.Lock()
+	if ws.byCtx[w.done] == w {
+		delete(ws.byCtx, w.done)
+	}
+	if w.newer != nil {
+		ws.unlink(w)
+	}
+	rs := w.head
+	w.head = nil
+	for r := rs; r != nil; r = r.nextWatched {
+		r.watch = nil
+	}
+	ws.mu.Unlock()
+	for rs != nil {
+		r := rs
+		rs = r.nextWatched
+		r.nextWatched, r.prevWatched = nil, nil
+		r.cancel(fmt.Errorf("dbasync: %w", cause))
+		r.release()
+	}
+}
+
+// close ends the registrations that no query needs any more.
+func (ws *watches) close() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for ws.nIdle > 0 {
+		ws.forget(ws.idle.newer)
+	}
+}
