@@ -70,7 +70,7 @@ func (s msgpackSerializer) Decode(body []byte, v any) error {
 		return err
 	}
 	if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Pointer {
-		if _, err := msgpackFits(body, t.Elem()); err != nil {
+		if _, err := msgpackFits(body, msgpackTypeOf(t.Elem())); err != nil {
 			return err
 		}
 	}

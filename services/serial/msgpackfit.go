@@ -18,60 +18,56 @@ var (
 		reflect.TypeFor[msgpack.CustomDecoder](), reflect.TypeFor[msgpack.Unmarshaler](),
 		reflect.TypeFor[encoding.BinaryUnmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler](),
 	}
-	msgpackFields sync.Map // reflect.Type of a struct to map[string]reflect.Type
+	msgpackTypes sync.Map // reflect.Type to *msgpackType
 )
 
-// msgpackFits walks the value at the front of b beside the type that it will be decoded
-// into and returns what is behind it. The library converts numbers without asking whether
-// they fit. b has passed checkMsgpack: its lengths are right and it is not too deep.
-func msgpackFits(b []byte, t reflect.Type) ([]byte, error) {
-	size, inside, err := msgpackValue(b)
-	if err != nil {
-		return nil, err
+// msgpackType is what msgpackFits has to know of a type. It does not change.
+type msgpackType struct {
+	t      reflect.Type
+	kind   reflect.Kind
+	bits   int // of a number
+	self   bool
+	key    *msgpackType            // of a map
+	elem   *msgpackType            // of a pointer, slice, array or map
+	fields map[string]*msgpackType // of a struct, by their names in a body
+}
+
+// msgpackTypeOf looks t up, or finds out.
+func msgpackTypeOf(t reflect.Type) *msgpackType {
+	if m, ok := msgpackTypes.Load(t); ok {
+		return m.(*msgpackType)
 	}
-	c, own, rest := b[0], b[:size], b[size:]
-	switch {
-	case t == timeType:
-		return rest, timeFits(c, own)
-	case decodesItself(t):
-		return skipMsgpack(rest, inside)
+	found := map[reflect.Type]*msgpackType{} // a type may hold itself
+	m := newMsgpackType(t, found)
+	for t, m := range found {
+		msgpackTypes.Store(t, m)
 	}
-	switch k := t.Kind(); k {
-	case reflect.Pointer:
-		if c == 0xc0 {
-			return rest, nil
-		}
-		return msgpackFits(b, t.Elem())
-	case reflect.Interface:
-		return skipMsgpack(rest, inside)
-	case reflect.Slice, reflect.Map:
-		if c == 0xc0 {
-			return rest, nil
-		}
-		return insideFits(rest, t, c, inside)
-	case reflect.Array, reflect.Struct:
-		if c == 0xc0 {
-			return nil, bad("msgpack: nil for %v", t)
-		}
-		return insideFits(rest, t, c, inside)
-	case reflect.Bool:
-		if c != 0xc2 && c != 0xc3 {
-			return nil, bad("msgpack: no bool")
-		}
-	case reflect.String:
-		if c == 0xc0 {
-			return nil, bad("msgpack: nil for a string")
-		}
-	case reflect.Float32, reflect.Float64:
-		if !floatFits(own, t.Bits()) {
-			return nil, bad("msgpack: number does not fit %v", t)
-		}
-	default:
-		if k >= reflect.Int && k <= reflect.Uintptr && !intFits(own, k, t.Bits()) {
-			return nil, bad("msgpack: number does not fit %v", t)
-		}
+	return m
+}
+
+func newMsgpackType(t reflect.Type, found map[reflect.Type]*msgpackType) *msgpackType {
+	if m := found[t]; m != nil {
+		return m
 	}
-	return skipMsgpack(rest, inside)
+	m := &msgpackType{t: t, kind: t.Kind()}
+	found[t] = m
+	if m.self = decodesItself(t); m.self || t == timeType {
+		return m
+	}
+	switch k := m.kind; {
+	case k == reflect.Map:
+		m.key, m.elem = newMsgpackType(t.Key(), found), newMsgpackType(t.Elem(), found)
+	case k == reflect.Pointer || k == reflect.Slice || k == reflect.Array:
+		m.elem = newMsgpackType(t.Elem(), found)
+	case k == reflect.Struct:
+		m.fields = make(map[string]*msgpackType)
+		for name, ft := range fieldTypes(t) {
+			m.fields[name] = newMsgpackType(ft, found)
+		}
+	case k >= reflect.Int && k <= reflect.Float64:
+		m.bits = t.Bits()
+	}
+	return m
 }
 
 func decodesItself(t reflect.Type) bool {
@@ -81,6 +77,59 @@ func decodesItself(t reflect.Type) bool {
 		}
 	}
 	return false
+}
+
+// msgpackFits walks the value at the front of b beside the type that it will be decoded
+// into and returns what is behind it. The library converts numbers without asking whether
+// they fit. b has passed checkMsgpack: its lengths are right and it is not too deep.
+func msgpackFits(b []byte, m *msgpackType) ([]byte, error) {
+	size, inside, err := msgpackValue(b)
+	if err != nil {
+		return nil, err
+	}
+	c, own, rest := b[0], b[:size], b[size:]
+	switch {
+	case m.t == timeType:
+		return rest, timeFits(c, own)
+	case m.self:
+		return skipMsgpack(rest, inside)
+	}
+	switch k := m.kind; k {
+	case reflect.Pointer:
+		if c == 0xc0 {
+			return rest, nil
+		}
+		return msgpackFits(b, m.elem)
+	case reflect.Interface:
+		return skipMsgpack(rest, inside)
+	case reflect.Slice, reflect.Map:
+		if c == 0xc0 {
+			return rest, nil
+		}
+		return insideFits(rest, m, c, inside)
+	case reflect.Array, reflect.Struct:
+		if c == 0xc0 {
+			return nil, bad("msgpack: nil for %v", m.t)
+		}
+		return insideFits(rest, m, c, inside)
+	case reflect.Bool:
+		if c != 0xc2 && c != 0xc3 {
+			return nil, bad("msgpack: no bool")
+		}
+	case reflect.String:
+		if c == 0xc0 {
+			return nil, bad("msgpack: nil for a string")
+		}
+	case reflect.Float32, reflect.Float64:
+		if !floatFits(own, m.bits) {
+			return nil, bad("msgpack: number does not fit %v", m.t)
+		}
+	default:
+		if k >= reflect.Int && k <= reflect.Uintptr && !intFits(own, k, m.bits) {
+			return nil, bad("msgpack: number does not fit %v", m.t)
+		}
+	}
+	return skipMsgpack(rest, inside)
 }
 
 // skipMsgpack returns what is behind n values.
@@ -97,35 +146,34 @@ func skipMsgpack(b []byte, n uint64) ([]byte, error) {
 }
 
 // insideFits walks the n values in a slice, array, map or struct.
-func insideFits(b []byte, t reflect.Type, c byte, n uint64) ([]byte, error) {
+func insideFits(b []byte, m *msgpackType, c byte, n uint64) ([]byte, error) {
 	isMap := c&0xf0 == 0x80 || c == 0xde || c == 0xdf
 	isArray := c&0xf0 == 0x90 || c == 0xdc || c == 0xdd
 	var err error
 	switch {
-	case t.Kind() == reflect.Array && isArray && n != uint64(t.Len()):
-		return nil, bad("msgpack: %d values for %v", n, t)
-	case isArray && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array):
+	case m.kind == reflect.Array && isArray && n != uint64(m.t.Len()):
+		return nil, bad("msgpack: %d values for %v", n, m.t)
+	case isArray && (m.kind == reflect.Slice || m.kind == reflect.Array):
 		for ; n > 0 && err == nil; n-- {
-			b, err = msgpackFits(b, t.Elem())
+			b, err = msgpackFits(b, m.elem)
 		}
 		return b, err
-	case isMap && t.Kind() == reflect.Map:
+	case isMap && m.kind == reflect.Map:
 		for ; n > 0 && err == nil; n -= 2 {
-			if b, err = msgpackFits(b, t.Key()); err == nil {
-				b, err = msgpackFits(b, t.Elem())
+			if b, err = msgpackFits(b, m.key); err == nil {
+				b, err = msgpackFits(b, m.elem)
 			}
 		}
 		return b, err
-	case isMap && t.Kind() == reflect.Struct:
-		return fieldsFit(b, t, n)
-	case isArray && t.Kind() == reflect.Struct:
-		return nil, bad("msgpack: an array for %v", t)
+	case isMap && m.kind == reflect.Struct:
+		return fieldsFit(b, m.fields, n)
+	case isArray && m.kind == reflect.Struct:
+		return nil, bad("msgpack: an array for %v", m.t)
 	}
 	return skipMsgpack(b, n) // the library refuses it, or it is bytes
 }
 
-func fieldsFit(b []byte, t reflect.Type, n uint64) ([]byte, error) {
-	fields := fieldTypes(t)
+func fieldsFit(b []byte, fields map[string]*msgpackType, n uint64) ([]byte, error) {
 	for ; n > 0; n -= 2 {
 		size, inside, err := msgpackValue(b)
 		if err != nil {
@@ -135,8 +183,8 @@ func fieldsFit(b []byte, t reflect.Type, n uint64) ([]byte, error) {
 		if b, err = skipMsgpack(b[size:], inside); err != nil {
 			return nil, err
 		}
-		if ft, ok := fields[string(name)]; ok {
-			b, err = msgpackFits(b, ft)
+		if f := fields[string(name)]; f != nil {
+			b, err = msgpackFits(b, f)
 		} else {
 			b, err = skipMsgpack(b, 1)
 		}
@@ -165,9 +213,6 @@ func msgpackText(b []byte) []byte {
 // fieldTypes are the fields of a struct by their names in a body, those of embedded
 // structs included, as the library sees them: a msgpack tag, else a json tag, else the name.
 func fieldTypes(t reflect.Type) map[string]reflect.Type {
-	if m, ok := msgpackFields.Load(t); ok {
-		return m.(map[string]reflect.Type)
-	}
 	m, depth := map[string]reflect.Type{}, map[string]int{}
 	for _, f := range reflect.VisibleFields(t) {
 		tag := f.Tag.Get("msgpack")
@@ -185,7 +230,6 @@ func fieldTypes(t reflect.Type) map[string]reflect.Type {
 			m[name], depth[name] = f.Type, len(f.Index)
 		}
 	}
-	msgpackFields.Store(t, m)
 	return m
 }
 
