@@ -1,5 +1,6 @@
 // Package faultproxy is a TCP proxy for tests that can cut, delay, stall and
-// half-open the connections that go through it, each direction by itself.
+// half-open the connections that go through it, each direction by itself, and
+// lose single messages of a server.
 //
 //	p := faultproxy.New(t, "127.0.0.1:4222")
 //	dial(p.Addr())
@@ -8,6 +9,7 @@
 package faultproxy
 
 import (
+	"bufio"
 	"net"
 	"sync"
 	"testing"
@@ -35,6 +37,8 @@ type Proxy struct {
 	cut   bool
 	stall Direction
 	delay time.Duration
+	split bufio.SplitFunc
+	lost  func(message []byte) bool
 	ended bool
 	conns map[net.Conn]struct{}
 	wg    sync.WaitGroup
@@ -81,11 +85,27 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
-// Heal ends all faults.
+// Messages has what servers send cut into messages, which Drop needs. It is for
+// the connections that are made afterwards. An error of split ends a connection.
+func (p *Proxy) Messages(split bufio.SplitFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.split = split
+}
+
+// Drop loses the servers' messages for which lost is true, until Heal; all others
+// pass. Each connection's goroutine calls lost, which may not keep the message.
+func (p *Proxy) Drop(lost func(message []byte) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = lost
+}
+
+// Heal ends all faults. What was dropped doesn't come any more.
 func (p *Proxy) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cut, p.stall, p.delay = false, 0, 0
+	p.cut, p.stall, p.delay, p.lost = false, 0, 0, nil
 	p.wake.Broadcast()
 }
 
@@ -158,11 +178,20 @@ func (p *Proxy) copy(to, from net.Conn, d Direction) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 32<<10)
+	p.mu.Lock()
+	s := sieve{split: p.split}
+	p.mu.Unlock()
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			p.hold(d)
-			if _, err := to.Write(buf[:n]); err != nil {
+			piece, lost := buf[:n], p.hold(d)
+			if d == Down && s.split != nil {
+				var err error
+				if piece, err = s.sift(piece, lost); err != nil {
+					return
+				}
+			}
+			if _, err := to.Write(piece); err != nil {
 				return
 			}
 		}
@@ -172,15 +201,47 @@ func (p *Proxy) copy(to, from net.Conn, d Direction) {
 	}
 }
 
-// hold waits while the direction is stalled, and for the delay.
-func (p *Proxy) hold(d Direction) {
+// hold waits while the direction is stalled, and for the delay. It returns what
+// Drop has set by then.
+func (p *Proxy) hold(d Direction) (lost func([]byte) bool) {
 	p.mu.Lock()
 	for p.stall&d != 0 && !p.ended {
 		p.wake.Wait()
 	}
-	delay := p.delay
+	delay, lost := p.delay, p.lost
 	p.mu.Unlock()
 	if delay > 0 {
 		time.Sleep(delay) // the fault itself
 	}
+	return lost
+}
+
+// sieve is what one connection's server has sent of a message so far.
+type sieve struct {
+	split bufio.SplitFunc
+	rest  []byte // the beginning of a message
+	keep  []byte
+}
+
+// sift returns the messages that end in the piece and are not lost, until the
+// next call.
+func (s *sieve) sift(piece []byte, lost func([]byte) bool) ([]byte, error) {
+	s.keep = s.keep[:0]
+	all := append(s.rest, piece...)
+	at := 0
+	for at < len(all) {
+		n, message, err := s.split(all[at:], false)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			break
+		}
+		if lost == nil || !lost(message) {
+			s.keep = append(s.keep, all[at:at+n]...)
+		}
+		at += n
+	}
+	s.rest = append(all[:0], all[at:]...)
+	return s.keep, nil
 }

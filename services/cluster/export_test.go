@@ -30,15 +30,23 @@ func InjectClock() {
 	}
 }
 
-// Holds says whether this process takes the lock for its own now.
-func (c *Cache) Holds(key string, token uint64) bool {
+// Holds is for how long this process may take the lock for its own from now on,
+// if it does not renew its lease any more; 0 when it doesn't hold it.
+func (c *Cache) Holds(key string, token uint64) time.Duration {
 	n := c.live.Load()
 	if n == nil {
-		return false
+		return 0
 	}
 	l := n.locks
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := l.keys[subjectKey(key)]
-	return k != nil && k.held != nil && k.held.token == token && l.valid(k, token)
+	if k == nil || k.held == nil || k.held.token != token {
+		return 0
+	}
+	end := k.until
+	if l.alive.Before(end) {
+		end = l.alive
+	}
+	return max(0, end.Sub(timeNow()))
 }

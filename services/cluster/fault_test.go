@@ -26,6 +26,7 @@ func proxied(tb testing.TB, srv *cluster.Embedded) (*faultproxy.Proxy, string) {
 		tb.Fatal(err)
 	}
 	p := faultproxy.New(tb, u.Host)
+	p.Messages(natsMessage)
 	u.Host = p.Addr()
 	return p, u.String()
 }
@@ -48,10 +49,12 @@ func mustLock(tb testing.TB, c services.Cache, key string, o services.LockOption
 	return token
 }
 
-// A process that is cut off, or hears nothing, takes nobody for dead.
+// A process that is cut off, hears nothing, or is told of no changes while all it
+// asks is answered, takes nobody for dead.
 func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 	srv := embedded(t)
 	const lease = time.Second
+	open(t, srv.URL(), lease) // the first of all starts alone: who makes only one of the buckets waits
 	for _, f := range []struct {
 		name  string
 		fault func(*faultproxy.Proxy)
@@ -59,8 +62,10 @@ func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 		{"cut", (*faultproxy.Proxy).Cut},
 		{"stalled", func(p *faultproxy.Proxy) { p.Stall(faultproxy.Both) }},
 		{"hears nothing", func(p *faultproxy.Proxy) { p.Stall(faultproxy.Down) }},
+		{"hears no changes", func(p *faultproxy.Proxy) { p.Drop(watched) }},
 	} {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
 			p, url := proxied(t, srv)
 			holder, waiter := open(t, srv.URL(), lease), open(t, url, lease)
 			var lost atomic.Bool

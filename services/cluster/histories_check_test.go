@@ -3,6 +3,7 @@
 package cluster_test
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -12,27 +13,40 @@ import (
 )
 
 // checkLocks says what is wrong with the locks of a history: a token that fell or
-// was given twice, a lock that two took for their own, or a loss nobody was told of.
+// was given twice, a lock that another had while it was still its holder's, or a
+// loss nobody was told of.
+//
+// Until when a lock is its holder's is what he could count on when he last looked:
+// the end of the lease that he had renewed by then, or when he began to unlock it.
+// That another took it is an error even if he heard of it at once.
 func checkLocks(notes []note) error {
 	var given []note
+	until := map[uint64]int64{} // by token
 	for _, n := range notes {
 		switch n.Kind {
 		case "given":
 			given = append(given, n)
+		case "held":
+			until[n.Token] = max(until[n.Token], n.To)
 		case "untold", "lost twice":
 			return fmt.Errorf("%d, token %d: %s", n.Who, n.Token, n.Kind)
 		}
 	}
-	slices.SortFunc(given, func(a, b note) int { return int(a.To - b.To) })
+	for _, n := range notes {
+		if n.Kind == "unlock" {
+			until[n.Token] = min(until[n.Token], n.From)
+		}
+	}
+	slices.SortFunc(given, func(a, b note) int { return cmp.Compare(a.To, b.To) })
 	for i, g := range given {
 		for _, later := range given[i+1:] {
 			if later.Token == g.Token || later.Token < g.Token && later.From > g.To {
 				return fmt.Errorf("token %d to %d after %d to %d", later.Token, later.Who, g.Token, g.Who)
 			}
 		}
-		for _, n := range notes {
-			if n.Kind == "held" && n.Token < g.Token && n.From > g.To {
-				return fmt.Errorf("%d holds token %d %v after %d got %d", n.Who, n.Token, time.Duration(n.From-g.To), g.Who, g.Token)
+		for _, other := range given {
+			if left := until[g.Token] - other.To; other.Token > g.Token && left > 0 {
+				return fmt.Errorf("%d got token %d; token %d was %d's for %v more", other.Who, other.Token, g.Token, g.Who, time.Duration(left))
 			}
 		}
 	}

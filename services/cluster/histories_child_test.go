@@ -29,11 +29,11 @@ import (
 
 // note is one line of a member.
 type note struct {
-	Kind  string // ready, given, held, ended, lost, untold, call, return, refused, stopped
+	Kind  string // ready, given, held, unlock, ended, lost, untold, call, return, refused, stopped
 	Who   int    // filled in by the parent
 	Token uint64 `json:",omitempty"`
 	From  int64  `json:",omitempty"` // before it was asked for; nanoseconds
-	To    int64  `json:",omitempty"` // after the answer
+	To    int64  `json:",omitempty"` // after the answer; held: until when the lock is his
 
 	Op   int       `json:",omitempty"` // numbers the calls of one member
 	In   register  `json:",omitzero"`
@@ -159,12 +159,14 @@ func (m *member) locks(ctx context.Context) {
 		ended := false
 		for hold := time.Now().Add(rand.N(700 * time.Millisecond)); time.Now().Before(hold) && !ended; {
 			from := monotonic()
-			if ended = !m.c.Holds("l", token); !ended {
-				m.note(note{Kind: "held", Token: token, From: from})
+			left := m.c.Holds("l", token)
+			if ended = left == 0; !ended {
+				m.note(note{Kind: "held", Token: token, From: from, To: from + int64(left)})
 			}
 			pause(background, 3*time.Millisecond) // between looks
 		}
 		if !ended {
+			m.note(note{Kind: "unlock", Token: token, From: monotonic()})
 			// Who is told here that it is not his any more may not be told by OnLost.
 			if _, err = m.c.Unlock(background, "l", token); err != nil {
 				m.c.Release(nil)

@@ -105,6 +105,7 @@ func (s *scene) join() {
 		s.Fatal(err)
 	}
 	proxy := faultproxy.New(s, u.Host)
+	proxy.Messages(natsMessage)
 	u.Host = proxy.Addr()
 	who := len(s.members)
 	p := startPart(s, "MILLRACE_CLUSTER_PART=member", "MILLRACE_CLUSTER_URL="+u.String(),
@@ -146,7 +147,7 @@ func (s *scene) fault(r *rand.Rand) {
 	who := r.IntN(len(s.members))
 	p, m := s.proxies[who], s.members[who]
 	length := time.Duration(r.IntN(1200)) * time.Millisecond
-	switch r.IntN(8) {
+	switch r.IntN(11) {
 	case 0:
 		p.Cut()
 	case 1:
@@ -168,9 +169,32 @@ func (s *scene) fault(r *rand.Rand) {
 		length += historyLease
 	case 7:
 		fmt.Fprintln(m.in, "step", []time.Duration{time.Hour, -time.Hour, 3 * time.Second, -3 * time.Second}[r.IntN(4)])
+	case 8: // one hears nothing of the others, who are well
+		p.Drop(watched)
+		length += historyLease
+	case 9: // all renew their leases, and nobody hears of it
+		defer s.deafen(s.proxies)()
+		length += historyLease
+	case 10: // some don't, while another fault comes and goes
+		defer s.deafen(s.proxies[:1+r.IntN(len(s.proxies))])()
+		s.fault(r)
+		length += historyLease / 2
 	}
 	time.Sleep(length) // how long the fault lasts
 	p.Heal()
+}
+
+// deafen has the watches behind the proxies hear nothing until the returned
+// function is called, or another fault of theirs ends.
+func (s *scene) deafen(proxies []*faultproxy.Proxy) (end func()) {
+	for _, p := range proxies {
+		p.Drop(watched)
+	}
+	return func() {
+		for _, p := range proxies {
+			p.Drop(nil)
+		}
+	}
 }
 
 // history runs three members under faults chosen by the seed. At its end the
@@ -237,9 +261,10 @@ func (s *scene) lose(older bool, data, old string) {
 	}
 }
 
-// Cut, stalled, half open, slow; the server killed and started; members suspended
-// for longer than their leases, their wall clocks stepped; the store an older copy
-// of itself or without its lock stream.
+// Cut, stalled, half open, slow; watches that hear nothing for longer than a lease
+// while all that is asked is answered; the server killed and started; members
+// suspended for longer than their leases, their wall clocks stepped; the store an
+// older copy of itself or without its lock stream.
 func TestHistoriesOfProcesses(t *testing.T) {
 	runs := *historySeeds
 	if runs == 0 {

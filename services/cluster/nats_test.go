@@ -1,0 +1,36 @@
+package cluster_test
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+)
+
+// natsMessage cuts what a NATS server sends into messages, as a bufio.SplitFunc:
+// a line each; MSG and HMSG say at its end how many bytes follow
+// (https://docs.nats.io/reference/reference-protocols/nats-protocol).
+func natsMessage(data []byte, _ bool) (int, []byte, error) {
+	line, _, whole := bytes.Cut(data, []byte("\r\n"))
+	if !whole {
+		return 0, nil, nil
+	}
+	end := len(line) + 2
+	if f := bytes.Fields(line); len(f) > 3 && (string(f[0]) == "MSG" || string(f[0]) == "HMSG") {
+		n, err := strconv.Atoi(string(f[len(f)-1]))
+		if err != nil || n < 0 {
+			return 0, nil, fmt.Errorf("nats: %q", line)
+		}
+		end += n + 2
+	}
+	if end > len(data) {
+		return 0, nil, nil
+	}
+	return end, data[:end], nil
+}
+
+// watched: the message is what a watch is told, under its own subject. Answers
+// come to an inbox.
+func watched(message []byte) bool {
+	f := bytes.Fields(message[:bytes.IndexByte(message, '\r')])
+	return len(f) > 3 && bytes.HasPrefix(f[1], []byte("$KV."))
+}
