@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, run.
 
 GO         ?= go
 FUZZTIME   ?= 3s
@@ -12,7 +12,7 @@ COUNTS     := Limit|Memory|Budget|Held|Outbound|Pending|Size|Config|Stat|Tick|Wr
 STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long run clean
+.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -71,6 +71,14 @@ bench-suite: build
 
 bench-long:
 	$(GO) test ./bench -run 'Lock|Ten' -long -timeout 30m
+
+# The locks that processes share: 200 recorded histories under faults; and 20 for each
+# bug that they must find when it is planted.
+histories:
+	$(GO) test ./services/cluster -run '^TestHistoriesOfProcesses$$' -long -timeout 60m
+
+planted:
+	$(GO) test ./services/cluster -run Planted -long -v -timeout 30m
 
 # make bench, change something, then make benchcmp: both runs side by side.
 benchcmp:
