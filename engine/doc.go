@@ -19,6 +19,9 @@
 // that are known to block are better off on the workers (Config.Handles,
 // Server.SetDispatch).
 //
+// What sessions share gets an order of its own with a [Strand], which is no session:
+// functions that run on the pool one at a time and in order, so that it needs no lock either.
+//
 // Send, Push, Broadcast, Group.Send, Close, Submit and the getters may be called from
 // any goroutine and never block. Start and Stop block until they are done or their
 // context ends; Stop from one of the server's own callbacks is ErrInCallback.

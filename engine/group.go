@@ -30,8 +30,9 @@ type memberSet struct {
 type membership struct {
 	s    *Session
 	set  *memberSet
-	left bool        // guarded by the lock of the session's outbox
-	next *membership // guarded by groups.mu; the session's next one
+	left bool           // guarded by the lock of the session's outbox
+	told func(*Session) // of JoinWith; nil: nobody is told
+	next *membership    // guarded by groups.mu; the session's next one
 }
 
 // groups are a server's groups by name.
@@ -49,7 +50,12 @@ func (g *Group) Name() string { return g.name }
 
 // Join makes s a member and returns how many there are. Joining twice counts once.
 // ErrClosed when s is closing, ErrLimit past MaxGroups.
-func (g *Group) Join(s *Session) (members int, err error) {
+func (g *Group) Join(s *Session) (members int, err error) { return g.JoinWith(s, nil) }
+
+// JoinWith is Join, and has told called once when the close of s or its peer's FIN ends the
+// membership that this call has made; Leave does not call it. It runs on any goroutine and
+// must not block: it may Submit.
+func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err error) {
 	gs := &g.srv.groups
 	s.flags.set(flagGrouped) // before Connected is asked: either this sees the close, or that sees the group
 	gs.mu.Lock()
@@ -72,7 +78,7 @@ func (g *Group) Join(s *Session) (members int, err error) {
 		set = &memberSet{name: g.name, in: map[*Session]*membership{}}
 		gs.all[g.name] = set
 	}
-	m := &membership{s: s, set: set, next: s.groups}
+	m := &membership{s: s, set: set, told: told, next: s.groups}
 	set.in[s], set.list = m, nil
 	s.groups = m
 	return len(set.in), nil
@@ -115,11 +121,29 @@ func (gs *groups) leaveAll(s *Session) {
 		return
 	}
 	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	for m := s.groups; m != nil; m = m.next {
+	list := s.groups
+	for m := list; m != nil; m = m.next {
 		gs.drop(m)
 	}
 	s.groups = nil
+	gs.mu.Unlock()
+	for m := list; m != nil; m = m.next { // which is nobody else's any more
+		if m.told != nil {
+			m.tell()
+		}
+	}
+}
+
+// tell calls told, which may be foreign code on a loop.
+func (m *membership) tell() {
+	ok := false
+	defer func() {
+		if !ok {
+			m.s.srv.panics.Report("Group.JoinWith", m.s.id.String(), 0, recover())
+		}
+	}()
+	m.told(m.s)
+	ok = true
 }
 
 // Len is how many members there are.

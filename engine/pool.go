@@ -12,9 +12,14 @@ import (
 
 // PoolConfig sets up a Pool. Zero means the default that the field's comment names.
 type PoolConfig struct {
-	Workers    int           // twice the number of CPUs that this process may use
-	Spare      int           // most extra workers while others are blocked; 256, Off for none
-	MaxQueue   int           // functions that wait in Submit; 8,192
+	Workers  int // twice the number of CPUs that this process may use
+	Spare    int // most extra workers while others are blocked; 256, Off for none
+	MaxQueue int // functions that wait in Submit; 8,192
+	MaxTasks int // functions that wait in one Strand; 1,024
+	// StrandMemory is what the functions that wait in all Strands together may hold, in
+	// bytes, at about 100 for each beside what it refers to; 64 MiB.
+	StrandMemory int
+
 	StallAfter time.Duration // a callback on a worker that takes longer is reported; 100 ms, Off for none
 	OnStall    func(Stall)   // is called for each such report, on a goroutine of its own, one at a time; may be nil
 	Logger     *slog.Logger
@@ -23,7 +28,7 @@ type PoolConfig struct {
 // Stall is a callback that holds its goroutine up, as it was found.
 type Stall struct {
 	Where     string        // what the goroutine is: "worker" or "loop"
-	Session   string        // its ID; "" for a function given to Pool.Submit
+	Session   string        // its ID; of a Strand its name; "" for a function given to Pool.Submit
 	Main, Sub uint16        // the packet that OnSocketRead handles; 0/0 in any other callback
 	For       time.Duration // so far
 	Stack     string        // of the goroutine; "" if the callback ended just before it was taken
@@ -31,20 +36,27 @@ type Stall struct {
 
 // Pool is the worker pool: strands and submitted functions run on it. It may be shared
 // by several servers.
-type Pool struct{ sched *sched.Pool }
+type Pool struct {
+	sched   *sched.Pool
+	strands strands
+}
 
 // PoolStats is a snapshot of a Pool.
 type PoolStats struct {
 	Workers  int    // now, spare ones included
 	Idle     int    // of them waiting for work
 	Blocked  int    // of them inside one batch for more than 4 ms
-	Sessions int    // strands in the run queue
+	Sessions int    // strands in the run queue, of sessions and others
 	Queue    int    // functions waiting
 	Ran      uint64 // batches and functions run
 	Refused  uint64 // ErrOverloaded
 	Spawned  uint64 // spare workers ever started
-	Panics   uint64 // in functions given to Pool.Submit
+	Panics   uint64 // in functions given to Pool.Submit and to Strands
 	Stalls   uint64 // callbacks that took longer than StallAfter
+
+	StrandMemory  int    // of functions that wait in Strands, in bytes
+	StrandRefused uint64 // ErrTasksFull and ErrMemory of Strands
+	StrandStale   uint64 // ErrClosed of Strands
 }
 
 // WithDefaults returns a copy with every zero filled in; what is Off stays Off.
@@ -52,6 +64,8 @@ func (c PoolConfig) WithDefaults() PoolConfig {
 	or(&c.Workers, 2*runtime.GOMAXPROCS(0))
 	or(&c.Spare, 256)
 	or(&c.MaxQueue, 8192)
+	or(&c.MaxTasks, 1024)
+	or(&c.StrandMemory, 64<<20)
 	or(&c.StallAfter, stallAfter)
 	or(&c.Logger, slog.Default())
 	return c
@@ -66,9 +80,14 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		return nil, fmt.Errorf("engine: pool of %d workers, %d spare, queue %d, stall after %v: workers and queue must be at least 1, the others at least 0",
 			cfg.Workers, cfg.Spare, cfg.MaxQueue, cfg.StallAfter)
 	}
-	return &Pool{sched.New(sched.Config{
+	if cfg.MaxTasks < 1 || cfg.StrandMemory < 1 {
+		return nil, fmt.Errorf("engine: pool with MaxTasks %d, StrandMemory %d: both must be at least 1; 0 is the default", cfg.MaxTasks, cfg.StrandMemory)
+	}
+	p := &Pool{sched: sched.New(sched.Config{
 		Workers: cfg.Workers, Spare: cfg.Spare, MaxQueue: cfg.MaxQueue, StallAfter: cfg.StallAfter, OnStall: onStall(cfg.OnStall), Logger: cfg.Logger,
-	})}, nil
+	})}
+	p.strands.init(cfg)
+	return p, nil
 }
 
 func onStall(hook func(Stall)) func(sched.Stall) {
@@ -94,7 +113,7 @@ func (p *Pool) Running() bool { return p.sched.Running() }
 // Submit runs fn on a worker. It never blocks: ErrOverloaded when MaxQueue functions
 // wait already, ErrNotRunning before Start, ErrClosed once Stop was called. Functions of
 // different calls run in any order and at the same time; for a session's order use
-// Session.Submit.
+// Session.Submit, for an order of one's own a Strand.
 func (p *Pool) Submit(fn func()) error { return p.sched.Submit(fn) }
 
 // Stats returns a snapshot.
@@ -103,5 +122,6 @@ func (p *Pool) Stats() PoolStats {
 	return PoolStats{
 		Workers: st.Workers, Idle: st.Idle, Blocked: st.Blocked, Sessions: st.Tasks, Queue: st.Queue,
 		Ran: st.Ran, Refused: st.Refused, Spawned: st.Spawned, Panics: st.Panics, Stalls: st.Stalls,
+		StrandMemory: p.strands.budget.Used(), StrandRefused: p.strands.refused.Load(), StrandStale: p.strands.stale.Load(),
 	}
 }

@@ -14,7 +14,7 @@ const (
 	reasonNone          Reason = iota
 	ReasonPeerClosed           // the peer's FIN, and everything owed was answered
 	ReasonPeerReset            // reset, or the connection broke
-	ReasonServerClosed         // Session.Close or Server.CloseSocket
+	ReasonServerClosed         // Session.Close, Server.CloseSocket or Strand.Close
 	ReasonBadFrame             // a length or prefix that can't be
 	ReasonFirstFrame           // FirstFrameTimeout
 	ReasonFrame                // FrameTimeout
@@ -98,9 +98,9 @@ var (
 	ErrOutboundFull = fmt.Errorf("%w: the session has too much unsent", ErrBusy)
 	// ErrOutboxFull: a loop has MaxOutbox bytes of broadcasts, group sends and pushes waiting.
 	ErrOutboxFull = fmt.Errorf("%w: a loop has too many broadcasts waiting", ErrBusy)
-	// ErrTasksFull: the session has MaxTasks functions waiting.
-	ErrTasksFull = fmt.Errorf("%w: the session has too many functions waiting", ErrBusy)
-	// ErrMemory: MemoryBudget is exceeded.
+	// ErrTasksFull: the session or Strand has MaxTasks functions waiting.
+	ErrTasksFull = fmt.Errorf("%w: too many functions wait for their turn", ErrBusy)
+	// ErrMemory: MemoryBudget is exceeded; of a Strand, StrandMemory.
 	ErrMemory = fmt.Errorf("%w: the memory budget is exceeded", ErrBusy)
 	// ErrOverloaded: Pool.Submit has MaxQueue functions waiting. Try later.
 	ErrOverloaded = sched.ErrOverloaded

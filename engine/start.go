@@ -108,7 +108,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 		return nil, netError(err)
 	}
 	if srv.pool == nil {
-		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue,
+		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue, MaxTasks: cfg.MaxTasks,
 			StallAfter: cfg.given().StallAfter, OnStall: cfg.OnStall, Logger: cfg.Logger})
 		if err != nil {
 			return nil, err

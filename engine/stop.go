@@ -21,11 +21,12 @@ const (
 // LossError tells what a Stop lost whose context ended before everything was done. It
 // unwraps to the context's error.
 type LossError struct {
-	Sessions int     // cut off with something outstanding
-	Frames   int     // read and not answered, at least
-	Bytes    int     // accepted by Send and not delivered, those that the kernel still held included
-	Stuck    []Stuck // callbacks that still ran when Stop returned
-	Cause    error   // the context's
+	Sessions  int     // cut off with something outstanding
+	Frames    int     // read and not answered, at least
+	Bytes     int     // accepted by Send and not delivered, those that the kernel still held included
+	Functions int     // given to Strands of the server's own pool, and not begun
+	Stuck     []Stuck // callbacks that still ran when Stop returned
+	Cause     error   // the context's
 }
 
 // Stuck is a callback that did not return in time.
@@ -37,6 +38,9 @@ type Stuck struct {
 func (e *LossError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "engine: stopped with losses: %d sessions, %d requests not handled, %d bytes not delivered", e.Sessions, e.Frames, e.Bytes)
+	if e.Functions > 0 {
+		fmt.Fprintf(&b, ", %d functions not run", e.Functions)
+	}
 	for i, x := range e.Stuck {
 		if i == 3 {
 			fmt.Fprintf(&b, " and %d more", len(e.Stuck)-i)
@@ -54,7 +58,8 @@ func (e *LossError) Unwrap() error { return e.Cause }
 // later ones until the session has been quiet for 100 ms, or are refused with ERROR 7 once
 // a quarter of the time (at most 1 s) has gone since its GOAWAY. A session with nothing
 // outstanding gets a FIN. When ctx ends, what is left is cut off and counted in a
-// *LossError; Stop returns at most 3 s later, whatever handlers do. OnSocketClose has
+// *LossError; so are functions that wait in Strands of a pool of the server's own.
+// Stop returns at most 3 s later, whatever handlers do. OnSocketClose has
 // run for every session when Stop returns, but for those that LossError.Stuck names. It may
 // be called twice, and on a server that never started. Called from a callback of this
 // server it would wait for itself: that is ErrInCallback, and nothing happens.
@@ -78,15 +83,12 @@ func (srv *Server) Stop(ctx context.Context) error {
 	if loss == nil {
 		loss = &LossError{}
 	}
-	loss.Stuck, loss.Cause = srv.stuck(), ctx.Err()
+	loss.Stuck = srv.stuck()
 	go srv.stalls.Close() // it waits for the hook, which is not ours
 	if srv.ownPool {
-		last, cancel := context.WithTimeout(context.Background(), stopGrace)
-		if err := srv.pool.Stop(last); err != nil {
-			srv.cfg.Logger.Warn("workers are left behind", "err", err)
-		}
-		cancel()
+		loss.Functions = srv.stopPool(ctx)
 	}
+	loss.Cause = ctx.Err()
 	srv.mu.Lock()
 	srv.state = serverStopped
 	if srv.failure == nil {
@@ -94,10 +96,24 @@ func (srv *Server) Stop(ctx context.Context) error {
 	}
 	srv.mu.Unlock()
 	close(srv.ended)
-	if loss.Sessions == 0 && len(loss.Stuck) == 0 {
+	if loss.Sessions == 0 && loss.Functions == 0 && len(loss.Stuck) == 0 {
 		return nil
 	}
 	return loss
+}
+
+// stopPool ends the server's own pool. Its Strands go on as long as ctx lasts: lost are the
+// functions that wait in them then.
+func (srv *Server) stopPool(ctx context.Context) (lost int) {
+	if srv.pool.sched.TasksBusy() {
+		_ = srv.pool.Stop(ctx) // what it is stuck in is seen below
+	}
+	last, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if err := srv.pool.Stop(last); err != nil {
+		srv.cfg.Logger.Warn("workers are left behind", "err", err)
+	}
+	return srv.pool.strands.budget.Used() / strand.TaskCost
 }
 
 // endLoops ends the network's loops, and the sessions that are left then: those whose

@@ -44,7 +44,7 @@ type afterOptions struct {
 	stored  func(bool, error)
 }
 
-// Unbound makes an event of no session, whatever its context: it runs on the
+// Unbound makes an event of no session and no Home, whatever its context: it runs on the
 // pool, and its result goes nowhere.
 func Unbound() AfterOption { return func(o *afterOptions) { o.unbound = true } }
 
@@ -54,10 +54,11 @@ func Unbound() AfterOption { return func(o *afterOptions) { o.unbound = true } }
 // It is bound to the context's session, if that has one: it runs in the
 // session's order, its result is sent to it as a frame of that handle, and when
 // the session goes the event goes with it: it never reaches the next client of
-// the slot. It is never early.
+// the slot. It is bound to its Home likewise (Controller.ContextIn), but that its
+// result goes nowhere. It is never early.
 //
 // Errors: an Error (bad_body) for seconds below zero or over a hundred years,
-// (limit) for more than MaxDelayed of a session; ErrUnknownHandle; ErrTypes;
+// (limit) for more than MaxDelayed of a session or Home; ErrUnknownHandle; ErrTypes;
 // those of the timer service.
 func After[Req any](ctx *Context, seconds float64, handle uint32, req Req, opts ...AfterOption) (*Delayed, error) {
 	var o afterOptions
@@ -83,11 +84,11 @@ func After[Req any](ctx *Context, seconds float64, handle uint32, req Req, opts 
 		}
 		return ctx.c.afterDurable(ctx, o, handle, body, delay)
 	}
-	f := fireContext{s: ctx.s}
+	f := fireContext{s: ctx.s, home: ctx.home}
 	if o.unbound {
-		f.s = nil
+		f.s, f.home = nil, nil
 	}
-	set, err := ctx.c.eventSet(f.s)
+	set, err := ctx.c.eventSet(f)
 	if err != nil {
 		return nil, err
 	}
@@ -109,18 +110,22 @@ func delayOf(seconds float64) (time.Duration, error) {
 	return time.Duration(math.Ceil(seconds * float64(time.Second))), nil
 }
 
-// eventSet is where a session's events hang; s nil: those of none.
-func (c *Controller) eventSet(s *engine.Session) (*timerwheel.Set, error) {
-	if c.cfg.Timers == nil {
-		return nil, Errorf(engine.CodeUnavailable, "no timers")
-	}
-	if s == nil {
-		if c.cfg.Pool == nil {
-			return nil, Errorf(engine.CodeUnavailable, "no pool")
-		}
+// eventSet is where the events of f's session or Home hang, or those of neither.
+func (c *Controller) eventSet(f fireContext) (set *timerwheel.Set, err error) {
+	switch {
+	case f.s == nil && f.home != nil:
+		set = f.home.Timers()
+	case c.cfg.Timers == nil:
+	case f.s != nil:
+		set = c.state(f.s, true).set()
+	case c.cfg.Pool == nil:
+		return nil, Errorf(engine.CodeUnavailable, "no pool")
+	default:
 		return c.cfg.Timers.For(c.cfg.Pool), nil
 	}
-	set := c.state(s, true).set()
+	if set == nil {
+		return nil, Errorf(engine.CodeUnavailable, "no timers")
+	}
 	if set.Len() >= c.cfg.MaxDelayed {
 		return nil, Errorf(engine.CodeLimit, "more than %d delay events", c.cfg.MaxDelayed)
 	}
@@ -138,6 +143,7 @@ var _ delayable[struct{}] = (*registered[struct{}, struct{}])(nil)
 // fireContext is what a delay event runs with.
 type fireContext struct {
 	s     *engine.Session
+	home  Home
 	late  time.Duration
 	key   string
 	ended func(error)
@@ -166,6 +172,7 @@ func (r *registered[Req, Res]) fireBytes(f fireContext, body []byte) {
 
 func (r *registered[Req, Res]) event(f fireContext) *call[Req, Res] {
 	k := r.begin(f.s, codec.Packet{Main: uint16(r.info.handle >> 16), Sub: uint16(r.info.handle)})
+	k.ctx.home = f.home
 	k.ctx.delayed, k.ctx.late, k.ctx.key, k.ctx.ended = true, f.late, f.key, f.ended
 	r.c.delayed.Add(1)
 	return k

@@ -21,6 +21,7 @@ import (
 type Context struct {
 	c      *Controller
 	s      *engine.Session // nil: none
+	home   Home            // where it runs that is of no session; nil: on the pool
 	packet codec.Packet    // without a body: its handle and Seq
 	info   *info
 	ser    serial.Serializer
@@ -53,6 +54,22 @@ type stager interface {
 
 var _ context.Context = (*Context)(nil)
 
+// Home is where what is of no session may belong: what comes back later runs in its order
+// and ends with it. A Room is one. Its methods are called in its order, but for Submit.
+type Home interface {
+	Submitter
+	Timers() *timerwheel.Set  // nil: there are none
+	Context() context.Context // cancelled when it ends
+}
+
+// ContextIn is Context for what belongs to h, from a function that runs there: delay events
+// and answers that come later run in it, and end with it.
+func (c *Controller) ContextIn(h Home) *Context {
+	ctx := c.Context(nil)
+	ctx.home = h
+	return ctx
+}
+
 // Context returns one outside of any request, for calls in line and delay
 // events: of a session, from its callbacks, or of none.
 func (c *Controller) Context(s *engine.Session) *Context {
@@ -62,7 +79,7 @@ func (c *Controller) Context(s *engine.Session) *Context {
 // begin makes ctx that of a new request.
 func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *info) {
 	// Field by field: to build a Context and copy it costs more than all else here.
-	ctx.c, ctx.s, ctx.info = c, s, i
+	ctx.c, ctx.s, ctx.home, ctx.info = c, s, nil, i
 	ctx.packet = codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq}
 	ctx.parent, ctx.depth = nil, 0
 	ctx.reset()
@@ -85,6 +102,9 @@ func (ctx *Context) release() {
 	}
 }
 
+// Home is where it belongs that is of no session, a Room; nil: nowhere.
+func (ctx *Context) Home() Home { return ctx.home }
+
 // Session is the session that asked, or that a delay event is bound to; nil: none.
 func (ctx *Context) Session() *engine.Session { return ctx.s }
 
@@ -100,12 +120,15 @@ func (ctx *Context) DB() Database { return ctx.c.cfg.DB }
 // Cache is the shared memory; nil: there is none.
 func (ctx *Context) Cache() Cache { return ctx.c.cfg.Cache }
 
-// Timers are the session's own, which run in its order and end with it; without
-// a session they are of no one and run on the pool. Nil: there is no timer
+// Timers are the session's own, or its Home's, which run in its order and end with it;
+// without either they are of no one and run on the pool. Nil: there is no timer
 // service.
 func (ctx *Context) Timers() *timerwheel.Set {
 	if ctx.s != nil {
 		return ctx.c.state(ctx.s, true).set()
+	}
+	if ctx.home != nil {
+		return ctx.home.Timers()
 	}
 	if ctx.c.cfg.Timers == nil || ctx.c.cfg.Pool == nil {
 		return nil
@@ -133,15 +156,18 @@ func (ctx *Context) Key() string { return ctx.key }
 func (ctx *Context) Deadline() (time.Time, bool) { return ctx.deadline, !ctx.deadline.IsZero() }
 
 // Lasting returns a context.Context that may be kept and used by other goroutines: for
-// queries and calls whose answers come later. It is cancelled when the session closes,
-// and, of a request with a deadline, at that and when the request ends.
+// queries and calls whose answers come later. It is cancelled when the session closes, or
+// the Home ends, and, of a request with a deadline, at that and when the request ends.
 func (ctx *Context) Lasting() context.Context {
 	if ctx.done != nil {
 		return ctx.done
 	}
 	ctx.done = context.Background()
-	if ctx.s != nil {
+	switch {
+	case ctx.s != nil:
 		ctx.done = ctx.s.Context()
+	case ctx.home != nil:
+		ctx.done = ctx.home.Context()
 	}
 	if !ctx.deadline.IsZero() {
 		ctx.done, ctx.cancel = context.WithDeadline(ctx.done, ctx.deadline)

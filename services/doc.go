@@ -24,6 +24,28 @@
 // Cache operations never block in process; package services/cluster tells which
 // of its own do. A wait for a lock holds no goroutine.
 //
+// # What sessions share
+//
+// State that sessions share, a room, an order book, a device, stands in Rooms: by key, of the
+// user's type, touched only by functions that run in that room one at a time, so it needs no
+// lock. A room is made at the first message to its key and closes when it has been idle for
+// a while. It has members, which leave when their sessions end, and a group of them to send
+// to; timers of its own; and it is a Submitter, so queries, locks, delay events and answers
+// that come later come back to it, and never to the next room of its key.
+//
+//	type room = services.Room[string, *game]
+//	games, err := services.NewRooms(services.RoomsConfig[string, *game]{New: newGame})
+//	m, err := services.New(services.Config{Services: []services.Spec{{Name: "games", Service: games}}, ...})
+//	err = games.Post(name, func(r *room) {
+//		r.Join(session)
+//		r.SetTimer(1, time.Second/20, 0, func(timerwheel.Firing) { r.State.tick(); r.Send(7, 1, r.State.bytes()) })
+//	})
+//
+// Post never blocks: a room that is full refuses with engine.ErrBusy. A message that was taken
+// runs once; only when its room fails before, by a panic or an error of New, does it not, and
+// PostOr tells so. A room whose function blocks holds back itself only. Rooms may post to one
+// another, but none may wait for another: post, and have it post back.
+//
 // # From the seeds to here
 //
 // The first seed's kernel:
@@ -44,7 +66,8 @@
 //	ITimerService                   timerwheel.Service
 //	  SetTimer(id, ms, fn, times)     SetTimer(id, every, repeat, fn); an id in use is set anew
 //	  KillTimer, KillAllTimer         KillTimer, KillAllTimers
-//	  fn on any worker thread         on the pool; on one session's strand with Context.Timers
+//	  fn on any worker thread         on the pool; on one session's strand with Context.Timers;
+//	                                  in a room with Room.SetTimer
 //	ITCPServerService               engine.Server
 //	  SendData(MainCmd, SubCmd, ...)  Server.Send(id, main, sub, body); a nil body is "no data"
 //	  SendDataBatch                   Server.Broadcast

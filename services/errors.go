@@ -71,6 +71,10 @@ var codes = []struct {
 	{timerwheel.ErrTooManyTimers, engine.CodeLimit},
 	{timerwheel.ErrNotRunning, engine.CodeUnavailable},
 	{engine.ErrFrameTooLarge, engine.CodeLimit},
+	{engine.ErrBusy, engine.CodeOverloaded},
+	{ErrTooManyRooms, engine.CodeLimit},
+	{ErrTooManyMembers, engine.CodeLimit},
+	{ErrRoomsStopped, engine.CodeUnavailable},
 }
 
 // failure is an error that says by a standard word what kind it is, so that neither its

@@ -47,7 +47,7 @@ func Inline[Req, Res any](ctx *Context, handle uint32, req Req) (Res, error) {
 
 // inline makes ctx that of a call from parent.
 func (ctx *Context) inline(parent *Context, i *info) {
-	ctx.c, ctx.s, ctx.info, ctx.parent = parent.c, parent.s, i, parent
+	ctx.c, ctx.s, ctx.home, ctx.info, ctx.parent = parent.c, parent.s, parent.home, i, parent
 	ctx.packet = codec.Packet{Main: uint16(i.handle >> 16), Sub: uint16(i.handle), Seq: parent.packet.Seq}
 	ctx.depth = parent.depth + 1
 	ctx.deadline = parent.deadline

@@ -2,14 +2,20 @@ package services_test
 
 import (
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
+	"millrace/dbasync/pgembed"
 	"millrace/engine"
 	"millrace/services"
 	"millrace/services/client"
@@ -19,8 +25,48 @@ import (
 
 var long = flag.Bool("long", false, "run the long form of the soaks")
 
+// tests runs them, and ends what they share.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	code := m.M.Run()
+	if postgres.srv != nil {
+		_ = postgres.srv.Stop(background, pgembed.Immediate)
+	}
+	return code
+}
+
+// postgres is one server for all tests.
+var postgres struct {
+	srv *pgembed.Server
+	n   int // databases made
+}
+
+// database makes a database of the test's own, and returns its URL. Without PostgreSQL it
+// skips the test, but fails it in CI.
+func database(tb testing.TB) string {
+	tb.Helper()
+	if postgres.srv == nil {
+		srv, err := pgembed.Start(background, pgembed.Config{})
+		if errors.Is(err, pgembed.ErrNotInstalled) && os.Getenv("CI") == "" {
+			tb.Skip(err)
+		}
+		must(tb, err)
+		postgres.srv = srv
+	}
+	all := postgres.srv.URL()
+	conn, err := pgx.Connect(background, all)
+	must(tb, err)
+	defer conn.Close(background)
+	postgres.n++
+	name := fmt.Sprint("test", postgres.n)
+	_, err = conn.Exec(background, "create database "+name)
+	must(tb, err)
+	return strings.Replace(all, "/"+conn.Config().Database+"?", "/"+name+"?", 1)
+}
+
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	goleak.VerifyTestMain(tests{m},
 		// gnet keeps one ants pool for the life of the process
 		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
 		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).ticktock"),

@@ -54,7 +54,7 @@ type Config struct {
 	Memory MemoryConfig // of OneProcess
 	Shared Cache        // of ManyProcesses
 
-	// Services are the program's own.
+	// Services are the program's own. Rooms among them get the manager's pool and timers.
 	Services []Spec
 
 	// StartTimeout bounds the start of one service, StopTimeout its stop;

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"millrace/dbasync"
-	"millrace/dbasync/pgembed"
 	"millrace/engine"
 	"millrace/services"
 	"millrace/services/client"
@@ -122,14 +121,14 @@ func manage(t *testing.T, cfg services.Config) *services.Manager {
 var localServer = engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}}
 
 func TestManagerStartsAndStopsInOrder(t *testing.T) {
-	pg := pgembed.ForTest(t, pgembed.Config{})
+	pg := database(t)
 	j := &journal{}
 	spec := func(name string, after ...string) services.Spec {
 		return services.Spec{Name: name, Service: &mine{name: name, j: j}, After: after}
 	}
 	m := manage(t, services.Config{
 		Server: &localServer,
-		DB:     events.Database(dbasync.Config{URL: pg.URL(), Lanes: 1}, events.Config{}),
+		DB:     events.Database(dbasync.Config{URL: pg, Lanes: 1}, events.Config{}),
 		Services: []services.Spec{
 			spec("late", "tcp", "a"), spec("c", "b"), spec("b", "a"), spec("a"), spec("later", "late"),
 		},

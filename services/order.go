@@ -104,6 +104,9 @@ func (m *Manager) collect() ([]*node, error) {
 		if s.Within == 0 {
 			s.Within = time.Minute
 		}
+		if b, ok := s.Service.(interface{ bind(*Manager) }); ok {
+			b.bind(m)
+		}
 		all = append(all, &node{spec: s, own: true, anew: make(chan struct{}, 1)})
 	}
 	for _, n := range all {

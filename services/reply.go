@@ -146,8 +146,11 @@ func (r *Reply) claimed() bool {
 }
 
 func (r *Reply) on() Submitter {
-	if r.ctx.s != nil {
+	switch {
+	case r.ctx.s != nil:
 		return r.ctx.s
+	case r.ctx.home != nil:
+		return r.ctx.home
 	}
 	return r.ctx.c.cfg.Pool // nil: here
 }

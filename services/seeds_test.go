@@ -9,7 +9,6 @@ import (
 
 	"millrace/codec"
 	"millrace/dbasync"
-	"millrace/dbasync/pgembed"
 	"millrace/engine"
 	"millrace/services"
 	"millrace/services/events"
@@ -54,12 +53,12 @@ func take[T any](t *testing.T, what string, ch chan T) (v T) {
 
 // Every interface of the first seed, through the manager and a real socket.
 func TestFirstSeed(t *testing.T) {
-	pg := pgembed.ForTest(t, pgembed.Config{})
+	pg := database(t)
 	o := &seedObserver{accept: make(chan *engine.Session, 10), close: make(chan *engine.Session, 10),
 		connect: make(chan dbasync.Conn, 100), ended: make(chan dbasync.QueryResult, 100)}
 	var m *services.Manager
 	server := localServer
-	m = manage(t, services.Config{Server: &server, DB: events.Database(dbasync.Config{URL: pg.URL(), Lanes: 1, Observer: o}, events.Config{})})
+	m = manage(t, services.Config{Server: &server, DB: events.Database(dbasync.Config{URL: pg, Lanes: 1, Observer: o}, events.Config{})})
 	o.Handler = m.Controller()
 	m.TCP().SetHandler(o)
 	services.SetDefault(m)

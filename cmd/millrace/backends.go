@@ -76,7 +76,7 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, sche
 		}
 	}()
 	b.pool, err = engine.NewPool(engine.PoolConfig{
-		Workers: cfg.Workers, Spare: cfg.SpareWorkers, MaxQueue: cfg.MaxQueue, StallAfter: cfg.StallAfter, Logger: cfg.Logger,
+		Workers: cfg.Workers, Spare: cfg.SpareWorkers, MaxQueue: cfg.MaxQueue, MaxTasks: cfg.MaxTasks, StallAfter: cfg.StallAfter, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,7 @@ type Pool struct {
 	long []Owner // turns that last long
 	held []heldUp
 
+	stopping              atomic.Bool // state is past stateRunning; set under mu
 	ran, refused, spawned atomic.Uint64
 }
 
@@ -80,7 +82,7 @@ type Stats struct {
 	Ran                    uint64 // turns and functions run
 	Refused                uint64 // ErrOverloaded
 	Spawned                uint64 // spare workers ever started
-	Panics                 uint64 // in functions given to Submit
+	Panics                 uint64 // in functions given to Submit, and of Panicked
 	Stalls                 uint64 // callbacks longer than StallAfter
 }
 
@@ -130,6 +132,7 @@ func (p *Pool) Stop(ctx context.Context) error {
 		return ErrInCallback
 	}
 	p.mu.Lock()
+	p.stopping.Store(true)
 	switch p.state {
 	case stateNew:
 		p.state = stateStopped
@@ -183,11 +186,7 @@ func (p *Pool) Current() (o Owner, on bool) {
 // wait already, ErrNotRunning before Start, ErrClosed from Stop on.
 func (p *Pool) Submit(fn func()) error {
 	p.mu.Lock()
-	if p.state != stateRunning {
-		err := ErrClosed
-		if p.state == stateNew {
-			err = ErrNotRunning
-		}
+	if err := p.refusal(); err != nil {
 		p.mu.Unlock()
 		return err
 	}
@@ -206,6 +205,44 @@ func (p *Pool) Push(t *Task) {
 	p.tasks.push(t)
 	p.signal()
 }
+
+// TryPush is Push for a task that nobody stops before the pool: its errors are those of
+// Submit, but for ErrOverloaded. A task that it has queued has its turn.
+func (p *Pool) TryPush(t *Task) error {
+	p.mu.Lock()
+	if err := p.refusal(); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	p.tasks.push(t)
+	p.signal()
+	return nil
+}
+
+// refusal is why nothing from outside is taken; nil: it is. mu is held.
+func (p *Pool) refusal() error {
+	switch p.state {
+	case stateRunning:
+		return nil
+	case stateNew:
+		return ErrNotRunning
+	}
+	return ErrClosed
+}
+
+// Stopping tells whether Stop has been called.
+func (p *Pool) Stopping() bool { return p.stopping.Load() }
+
+// TasksBusy tells whether a task is queued or has its turn.
+func (p *Pool) TasksBusy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tasks.n > 0 || slices.ContainsFunc(p.workers, func(w *worker) bool { return w.task.Load() != nil })
+}
+
+// Panicked is called in a deferred function of a task that belongs to nobody else, with
+// what recover gave: it is reported and counted as that of a function is.
+func (p *Pool) Panicked(callback, name string, v any) { p.panics.Report(callback, name, 0, v) }
 
 // signal wakes a worker for what was just queued. It unlocks mu.
 func (p *Pool) signal() {

@@ -1,7 +1,8 @@
 package sched
 
 // Owner is what a Task runs. Run is called by a worker; the monitor calls the others,
-// which must return soon and are safe at any time.
+// which must return soon and are safe at any time. One that is a fmt.Stringer too is called
+// that where a Stop says what it waits for.
 type Owner interface {
 	// Run is one turn. Its owner sees to it that the task is not pushed again before
 	// its turn has given the task up.

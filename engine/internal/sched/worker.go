@@ -42,7 +42,6 @@ func (p *Pool) work(w *worker) {
 		}
 		w.since.Store(p.now())
 		if t != nil {
-			w.task.Store(t)
 			t.owner.Run()
 			w.task.Store(nil)
 		} else {
@@ -82,7 +81,9 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	for {
 		if p.tasks.n > 0 && (!p.fnTurn || p.fns.len() == 0) {
 			p.fnTurn = true
-			return p.tasks.pop(), nil
+			t := p.tasks.pop()
+			w.task.Store(t) // under mu, so that TasksBusy misses none
+			return t, nil
 		}
 		p.fnTurn = false
 		if fn := p.fns.pop(); fn != nil {
@@ -143,6 +144,9 @@ func (p *Pool) stuck() string {
 // runs names what the worker is in.
 func (w *worker) runs() string {
 	if t := w.task.Load(); t != nil {
+		if s, ok := t.owner.(fmt.Stringer); ok {
+			return s.String()
+		}
 		session, main, sub := t.owner.Running()
 		return fmt.Sprintf("session %s, %d/%d", session, main, sub)
 	}

@@ -131,24 +131,72 @@ const (
 	Gone
 )
 
+// TaskCost is what a submitted function counts in a budget while it waits, in bytes.
+const TaskCost = bufpool.Header + taskCost
+
 // Submit appends a function. closed is asked under the lock.
 func (s *Strand) Submit(fn func(), most int, closed func() bool, bud *budget.Budget) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if v := s.refusal(most, closed); v != Taken {
+		return v
+	}
+	if s.putFunc(fn, bud) {
+		return Schedule
+	}
+	return Taken
+}
+
+// SubmitTo is Submit to a strand whose pool may end at any time. push has an idle strand
+// scheduled, under the lock, before the function counts as taken; where it can't, the
+// verdict is Gone. It is never Schedule.
+func (s *Strand) SubmitTo(push func() bool, fn func(), most int, closed func() bool, bud *budget.Budget) Verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.refusal(most, closed); v != Taken {
+		return v
+	}
+	if s.state == Idle && !push() {
+		return Gone
+	}
+	s.putFunc(fn, bud) // Begin waits for the lock, so push may come first
+	return Taken
+}
+
+// refusal is why a function is not taken; Taken: it is. mu is held.
+func (s *Strand) refusal(most int, closed func() bool) Verdict {
 	switch {
 	case s.state == Done || closed():
 		return Gone
 	case int(s.tasks) >= most:
 		return Full
 	}
+	return Taken
+}
+
+// putFunc appends a function. mu is held.
+func (s *Strand) putFunc(fn func(), bud *budget.Budget) (schedule bool) {
 	it := bufpool.Empty(Func)
 	it.Fn = fn
 	s.tasks++
 	bud.Add(it.Held() + taskCost)
-	if s.put(it) {
-		return Schedule
+	return s.put(it)
+}
+
+// End has set close the strand, once and under the lock: no function is taken behind it that
+// closed is asked for. An idle strand has its last turn scheduled before, with push. False:
+// it was closed, or alone was asked for and something waits.
+func (s *Strand) End(alone bool, push, closed func() bool, set func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if closed() || alone && s.head != nil {
+		return false
 	}
-	return Taken
+	if s.state == Idle && push() {
+		s.state = Queued
+	}
+	set()
+	return true
 }
 
 // Begin is called by a worker that has taken the strand off the run queue.
@@ -282,6 +330,29 @@ func (s *Strand) Wake(closed func() bool) (schedule bool) {
 		return true
 	}
 	return false
+}
+
+// Unhold lets a parked strand go: it is to be scheduled if something waits or it has closed,
+// and is idle otherwise.
+func (s *Strand) Unhold(closed func() bool) (schedule bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != Parked {
+		return false
+	}
+	s.state = Idle
+	if s.head != nil || closed() {
+		s.state = Queued
+		return true
+	}
+	return false
+}
+
+// Tasks is how many functions wait.
+func (s *Strand) Tasks() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int(s.tasks)
 }
 
 // Finish ends the strand for good and returns what had come since the last Next.

@@ -102,6 +102,65 @@ func TestStrandModel(t *testing.T) {
 					schedule(t, v == Schedule)
 				}
 			},
+			"submit to a pool that may have ended": func(t *rapid.T) {
+				n, ended, pushed := put, rapid.IntRange(0, 3).Draw(t, "ended") == 0, false
+				push := func() bool { pushed = true; return !ended }
+				v := s.SubmitTo(push, func() {
+					if n != got {
+						panic("a function out of order")
+					}
+					got++
+				}, 5, isClosed, bud)
+				refused := closed || tasks == 5
+				if want := !refused && state == Idle; pushed != want {
+					t.Fatalf("scheduled: %v, state %v, closed %v", pushed, state, closed)
+				}
+				switch {
+				case closed || !refused && pushed && ended:
+					if v != Gone {
+						t.Fatalf("%v, closed %v, the pool ended %v", v, closed, ended)
+					}
+				case refused:
+					if v != Full {
+						t.Fatalf("%v with %d functions", v, tasks)
+					}
+				default:
+					put++
+					tasks++
+					if v != Taken || s.Tasks() != tasks {
+						t.Fatalf("%v with %d functions", v, tasks)
+					}
+					if pushed {
+						state = Queued
+					}
+				}
+			},
+			"end": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "really") > 0 {
+					t.Skip()
+				}
+				alone, ended := rapid.Bool().Draw(t, "alone"), rapid.Bool().Draw(t, "ended")
+				pushed, want := false, !closed && !(alone && got != put)
+				ok := s.End(alone, func() bool { pushed = true; return !ended }, isClosed, func() { closed = true })
+				if ok != want || pushed != (ok && state == Idle) || ok && !closed {
+					t.Fatalf("ended: %v, scheduled: %v, state %v", ok, pushed, state)
+				}
+				if pushed && !ended {
+					state = Queued
+				}
+			},
+			"unhold": func(t *rapid.T) {
+				told := s.Unhold(isClosed)
+				if told != (state == Parked && (got != put || closed)) {
+					t.Fatalf("unhold: %v, state %v, %d of %d have run, closed %v", told, state, got, put, closed)
+				}
+				switch {
+				case told:
+					state = Queued
+				case state == Parked:
+					state = Idle
+				}
+			},
 			"enter": func(t *rapid.T) {
 				if ok := s.Enter(); ok != (state == Idle) {
 					t.Fatalf("entered: %v, state %v", ok, state)
