@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"millrace/internal/hist"
 )
 
 var (
@@ -47,6 +49,9 @@ type Pool struct {
 	tasks   queue     // guarded by mu
 	fns     ring      // guarded by mu
 	fnTurn  bool      // guarded by mu; functions and tasks take turns
+	pushes  uint      // guarded by mu
+	timed   *Task     // guarded by mu; the queued task whose wait is measured; nil: none
+	timedAt int64     // guarded by mu; when it was queued
 	workers []*worker // guarded by mu
 	idle    int       // guarded by mu; workers in wake.Wait
 	retire  int       // guarded by mu; spare workers that should end
@@ -62,6 +67,7 @@ type Pool struct {
 	held []heldUp
 
 	ran, refused, spawned atomic.Uint64
+	waits                 hist.Histogram
 }
 
 type state uint8
@@ -204,8 +210,30 @@ func (p *Pool) Submit(fn func()) error {
 func (p *Pool) Push(t *Task) {
 	p.mu.Lock()
 	p.tasks.push(t)
+	if p.pushes++; p.timed == nil && (p.pushes%timedEvery == 0 || p.pushes < timedFirst) {
+		p.timed, p.timedAt = t, p.now()
+	}
 	p.signal()
 }
+
+// How long tasks wait is measured of the first ones, and then of one in so many at most.
+const (
+	timedFirst = 256
+	timedEvery = 32
+)
+
+// pop takes the first task off the queue. mu is held.
+func (p *Pool) pop() *Task {
+	t := p.tasks.pop()
+	if t == p.timed {
+		p.waits.Observe(time.Duration(p.now() - p.timedAt))
+		p.timed = nil
+	}
+	return t
+}
+
+// Waits is how long tasks waited on the queue, of a sample of them.
+func (p *Pool) Waits() hist.Snapshot { return p.waits.Snapshot() }
 
 // signal wakes a worker for what was just queued. It unlocks mu.
 func (p *Pool) signal() {

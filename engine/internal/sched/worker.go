@@ -82,7 +82,7 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	for {
 		if p.tasks.n > 0 && (!p.fnTurn || p.fns.len() == 0) {
 			p.fnTurn = true
-			return p.tasks.pop(), nil
+			return p.pop(), nil
 		}
 		p.fnTurn = false
 		if fn := p.fns.pop(); fn != nil {
