@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 
 	"millrace/codec"
@@ -19,15 +20,15 @@ func (s *Session) beginClose(why Reason) bool {
 }
 
 // closeWithError closes the session for a reason of the engine's own, behind an ERROR
-// frame about p where there are system frames. Nothing is sent behind that.
-func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, why Reason) {
+// frame about p where there are system frames. Nothing is sent behind that. False: it
+// closes already.
+func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, why Reason) bool {
 	f := s.framing.Load()
 	if !f.system {
-		s.beginClose(why)
-		return
+		return s.beginClose(why)
 	}
 	if !s.claimClose(why) {
-		return
+		return false
 	}
 	s.srv.errors.Add(1)
 	c, e := f.brief, f.errorPacket(p, code, text)
@@ -36,6 +37,7 @@ func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, wh
 	}
 	wake := s.out.SendLast(&s.loop.out, c, e)
 	s.afterClose(wake)
+	return true
 }
 
 func (s *Session) claimClose(why Reason) bool {
@@ -135,6 +137,17 @@ func (s *Session) Hold() (release func()) { return s.hold(0) }
 // what was sent before is still written, then a FIN. It returns at once.
 func (s *Session) Close() error {
 	if !s.beginClose(ReasonServerClosed) {
+		return ErrClosed
+	}
+	return nil
+}
+
+// Kick closes the session with ReasonKicked, behind an ERROR 8 about nothing with this text
+// where there are system frames. No further OnSocketRead begins; what was sent before is
+// still written. The peer of one that could be resumed can't come back to it. It returns at
+// once; ErrClosed when the session closes already.
+func (s *Session) Kick(text string) error {
+	if !s.closeWithError(codec.Packet{}, CodeUnauthorised, strings.ToValidUTF8(text, "\ufffd"), ReasonKicked) {
 		return ErrClosed
 	}
 	return nil

@@ -122,7 +122,7 @@ func closeCode(why Reason) uint16 {
 		return 1002
 	case ReasonDrain, ReasonStopped:
 		return 1001
-	case ReasonFirstFrame, ReasonFrame, ReasonIdle, ReasonSlowConsumer, ReasonOverflow, ReasonRefused, ReasonMemory:
+	case ReasonFirstFrame, ReasonFrame, ReasonIdle, ReasonSlowConsumer, ReasonOverflow, ReasonRefused, ReasonMemory, ReasonKicked:
 		return 1008
 	case ReasonPanic:
 		return 1011

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"time"
@@ -15,20 +16,26 @@ func (srv *Server) drain(ctx context.Context) {
 		grace = max(time.Until(t), 0)
 	}
 	end := time.Now().Add(min(grace, 365*24*time.Hour)) // what is told counts down to it
+	srv.beginDrain(grace)
+	srv.bg.Go(func() { srv.tellAll(ctx, grace, end, 0) })
+}
+
+// beginDrain refuses connections from now on. In a drain that Drain has begun, sessions that
+// were told stay so.
+func (srv *Server) beginDrain(grace time.Duration) {
 	srv.refuseAfter.Store(int64(min(time.Second, grace/4)))
-	srv.drainFrom.Store(srv.now())
-	srv.draining.Store(true)
+	if !srv.draining.Load() {
+		srv.drainFrom.Store(srv.now())
+		srv.draining.Store(true)
+	}
 	srv.fast.Store(true)
 	for _, l := range srv.allLoops() {
 		l.onLoop((*loop).endWaiting)
 	}
-	srv.bg.Add(1)
-	go srv.tellAll(ctx, grace, end)
 }
 
-// tellAll is the goroutine that has every session told, at the rate that was asked for.
-func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Time) {
-	defer srv.bg.Done()
+// tellAll has every session told, rate of them a second; 0: as Config.DrainRate says.
+func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Time, perSecond int) {
 	every := time.NewTicker(drainTick)
 	defer every.Stop()
 	var list []*Session
@@ -46,7 +53,7 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 				return
 			}
 			if first {
-				rate = srv.drainRate(len(list), grace)
+				rate = srv.drainRate(perSecond, len(list), grace)
 			}
 		}
 		credit += rate * drainTick.Seconds()
@@ -69,9 +76,9 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 	}
 }
 
-// drainRate is how many of n sessions are told in a second.
-func (srv *Server) drainRate(n int, grace time.Duration) float64 {
-	if r := srv.cfg.DrainRate; r > 0 {
+// drainRate is how many of n sessions are told in a second, if asked is 0.
+func (srv *Server) drainRate(asked, n int, grace time.Duration) float64 {
+	if r := cmp.Or(asked, srv.cfg.DrainRate); r > 0 {
 		return float64(r)
 	}
 	return max(drainRate, float64(n)/max(grace.Seconds()/4, 0.001))
@@ -87,6 +94,7 @@ func (l *loop) tell(s *Session, grace time.Duration, end time.Time) {
 	}
 	s.sendGoAway(grace)
 	l.flush(s, outbox.LookWalk)
+	l.srv.goAways.Add(1)
 	s.goAway.Store(uint32((l.srv.now()-l.srv.drainFrom.Load())/int64(time.Millisecond)) + 1)
 }
 

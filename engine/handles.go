@@ -31,6 +31,12 @@ func (srv *Server) SetDispatch(handle uint32, d Dispatch) {
 	srv.handles.table.Fix(handle, dispatch.Mode(d))
 }
 
+// RunsInline tells whether a handle's packets run on the loops now, where their sessions'
+// strands are idle.
+func (srv *Server) RunsInline(handle uint32) bool {
+	return srv.handles.table.Inline(handle, srv.handles.mode)
+}
+
 // some tells whether any packet may run on a loop of that mode.
 func (n *handles) some(mode dispatch.Mode) bool { return n.table.AnyInline(mode) }
 

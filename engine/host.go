@@ -132,13 +132,15 @@ func (h *host) short(fd int) bool {
 // admit says whether a connection on descriptor fd may come in. The number of a new
 // descriptor is the lowest free one: when it is high, files are short.
 func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
-	switch {
+	switch a := srv.adjusted.Load(); {
 	case srv.draining.Load():
 		return RefusedDrain, false
 	case fd >= int(srv.fdShed.Load()):
 		srv.guardFiles()
 		return RefusedFiles, false
-	case !srv.perIP.Enter(remote, srv.cfg.MaxConnsPerIP):
+	case a.MaxConns < srv.cfg.MaxConns && srv.conns.Load() >= int64(a.MaxConns): // else there is no slot
+		return RefusedConns, false
+	case !srv.perIP.Enter(remote, a.MaxConnsPerIP):
 		return RefusedPerIP, false
 	}
 	return 0, true

@@ -362,16 +362,16 @@ func (k *link) ended() {
 
 // sweepLinks applies the clocks to the connections that have no session, or another loop's.
 func (l *loop) sweepLinks(now int64) {
-	c := &l.srv.cfg
+	c, a := &l.srv.cfg, l.srv.adjusted.Load()
 	for k := range l.links {
 		why := reasonNone
 		switch {
 		case k.state == linkClosing && past(now, k.since, c.Linger):
 			k.close()
 		case k.state != linkPending:
-		case k.partial.Some() && past(now, k.begun, c.FrameTimeout):
+		case k.partial.Some() && past(now, k.begun, a.FrameTimeout):
 			why = ReasonFrame
-		case past(now, k.since, c.FirstFrameTimeout) && k.c.Unread() == 0:
+		case past(now, k.since, a.FirstFrameTimeout) && k.c.Unread() == 0:
 			why = ReasonFirstFrame
 		}
 		if why != reasonNone {

@@ -32,6 +32,7 @@ type loop struct {
 	dirtyLen             int           // guarded by mu
 	armed                bool          // guarded by mu; a turn is on its way
 	sweepDue             bool          // guarded by mu
+	late                 time.Duration // guarded by mu; for how long it has been
 	levelDue             bool          // guarded by mu; the memory budget's level has changed
 	jobs                 []func(*loop) // guarded by mu; what the server's start and stop have to do here
 

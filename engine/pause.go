@@ -43,7 +43,7 @@ func (l *loop) pause(s *Session, why inbox.Pause) {
 			return
 		}
 	}
-	s.rd.paused = why
+	s.setPaused(why)
 	if why&inbox.PauseBudget != 0 && !s.rd.waits {
 		s.rd.waits = true
 		l.paused = append(l.paused, s)
@@ -63,7 +63,7 @@ func (l *loop) unpause(s *Session) {
 	if s.rd.paused == 0 {
 		return
 	}
-	s.rd.paused = 0
+	s.setPaused(0)
 	now := l.srv.now()
 	s.rd.last = now
 	if s.rd.partial.Some() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"millrace/engine/internal/sched"
+	"millrace/internal/hist"
 )
 
 // PoolConfig sets up a Pool. Zero means the default that the field's comment names.
@@ -115,6 +116,13 @@ func (p *Pool) Running() bool { return p.sched.Running() }
 // different calls run in any order and at the same time; for a session's order use
 // Session.Submit, for an order of one's own a Strand.
 func (p *Pool) Submit(fn func()) error { return p.sched.Submit(fn) }
+
+// Histogram is how often durations of each length were seen.
+type Histogram = hist.Snapshot
+
+// Waits is how long sessions with something to do waited for a worker: of the first ones,
+// and then of a sample. What runs on the loops has not waited and is not in it.
+func (p *Pool) Waits() Histogram { return p.sched.Waits() }
 
 // Stats returns a snapshot.
 func (p *Pool) Stats() PoolStats {

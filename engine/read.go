@@ -220,7 +220,7 @@ func (l *loop) disconnected(s *Session, how netio.End) {
 	if owed && s.conn.Detach() {
 		s.rd.life = lifeFin
 		s.rd.since = l.srv.now()
-		s.rd.paused = 0
+		s.setPaused(0)
 		if s.out.Blocked() {
 			if err := s.conn.NotifyWritable(uint64(s.id)); err != nil {
 				l.broken(s)

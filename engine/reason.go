@@ -29,12 +29,14 @@ const (
 	ReasonResumeTimeout        // its connection broke, and the peer did not come back within Resume
 	ReasonResumeOverrun        // the same, and more was to be kept for the peer than ResumeBytes, or the peer lacked what was no longer kept
 	ReasonReplaced             // of a connection, not its session: the peer has come back through another
+	ReasonKicked               // Session.Kick
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "peer_closed", "peer_reset", "server_closed", "bad_frame", "first_frame_timeout", "frame_timeout",
 	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused", "memory_budget", "resume_timeout", "resume_overrun", "replaced",
+	"kicked",
 }
 
 func (r Reason) String() string { return name(reasonNames[:], int(r)) }

@@ -121,7 +121,7 @@ func (l *loop) attached(s *Session) {
 	}
 	ln.finned = false
 	s.flags.clear(flagAway)
-	s.rd.paused = 0
+	s.setPaused(0)
 	s.rd.heard, s.rd.last, s.rd.since, s.rd.progress, s.rd.wrote = now, now, now, 0, 0
 	s.unacked = 0
 	l.srv.resumed.Add(1)
@@ -193,7 +193,8 @@ func (l *loop) leaveLink(ln *line) {
 func (l *loop) detached(s *Session) {
 	ln := s.line()
 	l.dropPartial(s)
-	s.rd.paused, s.rd.progress, s.rd.wrote = 0, 0, 0
+	s.setPaused(0)
+	s.rd.progress, s.rd.wrote = 0, 0
 	if ln.away == 0 {
 		ln.away = l.srv.now()
 		l.srv.waiting.Add(1)
@@ -342,7 +343,7 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 			ln.mu.Unlock()
 			s.canWrite()
 		}
-	} else if v.unacked == 0 && past(now, s.rd.progress, c.FrameTimeout) {
+	} else if v.unacked == 0 && past(now, s.rd.progress, l.srv.adjusted.Load().FrameTimeout) {
 		l.timedOut(s, ReasonFrame)
 	}
 	return false

@@ -38,6 +38,8 @@ type Server struct {
 	perIP   perip.Counter
 	tokens  replay.Tokens[*line] // of sessions that can be resumed
 
+	adjusted atomic.Pointer[Adjustable] // replaced under mu; never changed in place
+
 	budget *budget.Budget
 	share  atomic.Int64 // what one session may hold unsent before its strand waits
 
@@ -45,6 +47,8 @@ type Server struct {
 	state    serverState // guarded by mu
 	failure  error       // guarded by mu
 	bg       sync.WaitGroup
+	drainMu  sync.Mutex    // Drain and Undrain one at a time, and Stop's end of both
+	drainRun *drainRun     // guarded by drainMu; what Drain has begun; nil: nothing
 	stopping bool          // guarded by mu; a Stop is under way
 	started  chan struct{} // closed when Start has returned
 	ended    chan struct{} // closed when Stop has
@@ -78,6 +82,7 @@ type Server struct {
 	demoted   atomic.Uint64
 	detaches  atomic.Uint64 // connections that broke of sessions that can be resumed
 	resumed   atomic.Uint64 // and sessions that went on
+	goAways   atomic.Uint64 // sessions told that the server drains
 
 	acceptErrors atomic.Uint64
 	glutSince    atomic.Int64  // since when the budget has been exceeded; 0: it is not
@@ -124,14 +129,16 @@ func (srv *Server) Pool() *Pool { return srv.pool }
 func (srv *Server) Logger() *slog.Logger { return srv.cfg.Logger }
 
 // Config is what the server runs with, defaults filled in and Off where there is no limit
-// or timeout: New makes the same server of it.
+// or timeout, and as Adjust has changed it: New makes the same server of it.
 func (srv *Server) Config() Config {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	return srv.cfg.given()
+	c := srv.cfg
+	srv.adjusted.Load().put(&c)
+	return c.given()
 }
 
-// Draining tells whether Stop has begun.
+// Draining tells whether Stop or Drain has begun.
 func (srv *Server) Draining() bool { return srv.draining.Load() }
 
 // Running tells whether the server serves.

@@ -98,6 +98,7 @@ type SessionStats struct {
 	BytesIn, BytesOut   uint64 // as read from and written to the socket
 	Unsent              int    // bytes that the kernel has not taken
 	Pending             int    // memory of the requests that wait or are being handled, in bytes
+	Paused              Pause  // why it is not read from
 }
 
 // Stats returns a snapshot.
@@ -105,7 +106,7 @@ func (s *Session) Stats() SessionStats {
 	return SessionStats{
 		FramesIn: s.framesIn.Load(), FramesOut: s.out.Frames(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
-		Unsent: s.out.Size(), Pending: s.in.Held(maxInt),
+		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(),
 	}
 }
 
@@ -123,6 +124,7 @@ const (
 	flagStep                // a frame is being handled behind which the framing may change
 	flagStepFin             // the peer's FIN has come meanwhile
 	flagAway                // its connection has broken, and it waits for the next
+	flagPaused              // the first of three: the bits of inbox.Pause, for others to see
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }

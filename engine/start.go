@@ -29,6 +29,7 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 	if err := srv.fitFiles(); err != nil {
 		return srv.unstart(err)
 	}
+	srv.adjusted.Store(srv.cfg.adjustable())
 	srv.table.open(srv.cfg.MaxConns)
 	if srv.ownPool {
 		if err := srv.pool.Start(ctx); err != nil {
@@ -94,6 +95,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
 		rearm: make(chan *loop, 4096), watch: make(chan struct{}, 1),
 	}
+	srv.adjusted.Store(cfg.adjustable())
 	srv.setFramings()
 	srv.others.srv = srv
 	srv.groups.all = map[string]*memberSet{}

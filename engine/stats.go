@@ -1,5 +1,7 @@
 package engine
 
+import "time"
+
 // Stats is a snapshot of a server. Counters only grow.
 type Stats struct {
 	Conns    int // sessions that have a slot
@@ -29,6 +31,7 @@ type Stats struct {
 	Waiting    int    // sessions whose peers are away and may come back
 	Detached   uint64 // connections that broke of sessions that could be resumed
 	Resumed    uint64 // sessions whose peers came back
+	GoAways    uint64 // sessions told that the server drains
 	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
 	Closes  map[Reason]uint64  // closed sessions
@@ -51,6 +54,8 @@ type LoopStats struct {
 	Blocked  uint64 // writes that the kernel did not take whole
 	Pauses   uint64 // times reading of a session was paused
 	HandOver uint64 // times another goroutine took over because a callback held the loop up
+
+	Late time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
 }
 
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
@@ -62,7 +67,7 @@ func (srv *Server) Stats() Stats {
 		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
-		Shed: srv.shed.Load(), Stalls: srv.stalls.Stalls(),
+		Shed: srv.shed.Load(), GoAways: srv.goAways.Load(), Stalls: srv.stalls.Stalls(),
 		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{},
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
@@ -84,7 +89,7 @@ func (srv *Server) Stats() Stats {
 
 func (l *loop) stats() LoopStats {
 	l.mu.Lock()
-	dirty := l.dirtyLen
+	dirty, late := l.dirtyLen, l.late
 	l.mu.Unlock()
 	c := &l.st
 	return LoopStats{
@@ -92,5 +97,6 @@ func (l *loop) stats() LoopStats {
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
 		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(),
+		Late: late,
 	}
 }

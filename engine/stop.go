@@ -70,6 +70,7 @@ func (srv *Server) Stop(ctx context.Context) error {
 	if first, err := srv.claimStop(ctx); !first {
 		return err
 	}
+	srv.endDrain()
 	srv.drain(ctx)
 	var loss *LossError
 	if srv.Err() != nil || !srv.waitEmpty(ctx) { // there is nothing to wait for on loops that have ended

@@ -22,7 +22,7 @@ func (l *loop) sweep() {
 	if !l.sweeping {
 		l.mu.Lock()
 		due := l.sweepDue
-		l.sweepDue = false
+		l.sweepDue, l.late = false, 0
 		l.mu.Unlock()
 		if !due {
 			return
@@ -55,7 +55,7 @@ func (l *loop) sweep() {
 // inspect applies the clocks to one session. They stand still while its reading is
 // paused or the server owes it something, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
-	rd, c := &s.rd, &l.srv.cfg
+	rd, c, a := &s.rd, &l.srv.cfg, l.srv.adjusted.Load()
 	if s.line() != nil && l.inspectLine(s, now) {
 		return
 	}
@@ -95,16 +95,16 @@ func (l *loop) inspect(s *Session, now int64) {
 			l.abort(s, ReasonBadFrame)
 		}
 		return
-	case s.goAway.Load() != 0:
+	case s.goAway.Load() != 0 && l.srv.draining.Load():
 		if l.drainStep(s, now) {
 			return
 		}
 	}
-	if c.Heartbeat > 0 && s.framing.Load().system && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), c.Heartbeat) {
+	if a.Heartbeat > 0 && s.framing.Load().system && past(now, max(rd.heard, rd.since, rd.pinged.time(now)), a.Heartbeat) {
 		rd.pinged = tickOf(now)
 		s.sendPing()
 	}
-	if c.IdleTimeout == 0 && rd.opened && !rd.partial.Some() {
+	if a.IdleTimeout == 0 && rd.opened && !rd.partial.Some() {
 		return // no clock runs
 	}
 	if rd.paused != 0 && !(rd.partial.Some() && s.conn.Unread() == 0) || l.busy(s) {
@@ -132,7 +132,7 @@ func (l *loop) isOwed(s *Session) bool {
 }
 
 func (l *loop) expired(s *Session, now int64) Reason {
-	rd, c := &s.rd, &l.srv.cfg
+	rd, c := &s.rd, l.srv.adjusted.Load()
 	switch {
 	case rd.partial.Some() && past(now, rd.begun(now), c.FrameTimeout):
 		return ReasonFrame
@@ -154,7 +154,7 @@ func (l *loop) fetching(s *Session, now int64) bool {
 		rd.last = now
 		return true
 	}
-	return s.unacked > 0 && !past(now, rd.last, max(finStall, l.srv.cfg.IdleTimeout))
+	return s.unacked > 0 && !past(now, rd.last, max(finStall, l.srv.adjusted.Load().IdleTimeout))
 }
 
 // linger waits, after the FIN, for the peer's: as long as it fetches what the kernel still

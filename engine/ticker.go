@@ -17,8 +17,12 @@ func (srv *Server) ticker() {
 			return
 		case <-t.C:
 		}
-		if srv.fast.Load() && every > drainTick {
-			every = drainTick
+		want := srv.tick()
+		if srv.fast.Load() {
+			want = min(want, drainTick)
+		}
+		if want != every {
+			every = want
 			t.Reset(every)
 		}
 		srv.guardFiles()
@@ -26,6 +30,9 @@ func (srv *Server) ticker() {
 		trim.look(srv.budget.TakePeak(), srv.budget.Used(), time.Now())
 		for _, l := range srv.allLoops() {
 			l.mu.Lock()
+			if l.sweepDue {
+				l.late += every
+			}
 			l.sweepDue = true
 			l.arm()
 		}
@@ -35,8 +42,8 @@ func (srv *Server) ticker() {
 // tick is the clocks' resolution: an eighth of the shortest timeout, 10 to 250 ms. For
 // UserTimeout it is a sixteenth.
 func (srv *Server) tick() time.Duration {
-	d := 250 * time.Millisecond
-	for _, t := range []time.Duration{srv.cfg.FirstFrameTimeout, srv.cfg.FrameTimeout, srv.cfg.IdleTimeout, srv.cfg.Heartbeat, srv.cfg.Linger, srv.cfg.UserTimeout / 2, srv.cfg.Resume} {
+	d, a := 250*time.Millisecond, srv.adjusted.Load()
+	for _, t := range [...]time.Duration{a.FirstFrameTimeout, a.FrameTimeout, a.IdleTimeout, a.Heartbeat, srv.cfg.Linger, srv.cfg.UserTimeout / 2, srv.cfg.Resume} {
 		if t > 0 {
 			d = min(d, t/8)
 		}

@@ -50,6 +50,10 @@ type ControllerConfig struct {
 	// MaxDepth bounds calls in line in one another; default 16.
 	MaxDepth int
 
+	// Measure counts the requests of each handle, and how long they took of a sample of
+	// them: see HandleStats. It costs a few nanoseconds a request and 2.5 KiB a handle.
+	Measure bool
+
 	// Logger; default slog.Default().
 	Logger *slog.Logger
 }
@@ -133,6 +137,7 @@ type info struct {
 	blocking bool
 	internal bool
 	oneWay   bool
+	meter    *meter // nil: not measured
 }
 
 // NewController returns a controller without services.
@@ -206,6 +211,9 @@ func (c *Controller) add(sv service) error {
 			handleText(h), other.meta().name, sv.meta().name)
 	}
 	sv.setMiddleware(c.uses)
+	if c.cfg.Measure && !sv.meta().internal {
+		sv.meta().meter = &meter{}
+	}
 	c.services.Store(c.services.Load().with(sv))
 	return nil
 }
@@ -263,6 +271,12 @@ func callAll(hooks *atomic.Pointer[[]func(*engine.Session)], s *engine.Session) 
 func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 	sv := c.services.Load().find(p.Main, p.Sub)
 	if r, ok := sv.(*raw); ok {
+		if m := r.info.meter; m != nil {
+			t := m.count(s)
+			r.serve(s, p)
+			t.end()
+			return
+		}
 		r.serve(s, p)
 		return
 	}
@@ -276,6 +290,12 @@ func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 			st.refuse(p, engine.CodeLimit, tooManyOwed)
 			return
 		}
+	}
+	if m := sv.meta().meter; m != nil {
+		t := m.count(s)
+		sv.serve(s, p)
+		t.end()
+		return
 	}
 	sv.serve(s, p)
 }
@@ -338,6 +358,7 @@ func (c *Controller) serializer(i *info, s *engine.Session, p codec.Packet) seri
 func (c *Controller) fail(ctx *Context, err error) {
 	e := ErrorOf(err)
 	c.failed.Add(1)
+	ctx.info.meter.failed(e.Code)
 	if e.Code == engine.CodeInternal {
 		c.internal.Add(1)
 		ctx.Logger().Error("services: request failed", "err", err)

@@ -56,6 +56,7 @@ func (r *raw) failed(s *engine.Session, p codec.Packet, err error) {
 	}
 	e := ErrorOf(err)
 	r.c.failed.Add(1)
+	r.info.meter.failed(e.Code)
 	if e.Code == engine.CodeInternal {
 		r.c.internal.Add(1)
 		r.c.cfg.Logger.Error("services: request failed", "handle", handleText(r.info.handle), "service", r.info.name,

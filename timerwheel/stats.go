@@ -90,6 +90,16 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return bucketEnd(lateBuckets - 1)
 }
 
+// Each calls fn for every bucket with something in it, the shortest first: where it ends, and
+// its count.
+func (h *Histogram) Each(fn func(end time.Duration, n uint64)) {
+	for i, n := range h.counts {
+		if n > 0 {
+			fn(bucketEnd(i), n)
+		}
+	}
+}
+
 // Sub returns what was counted since an earlier Histogram.
 func (h Histogram) Sub(earlier Histogram) Histogram {
 	for i := range h.counts {

@@ -51,6 +51,7 @@ type backendFlags struct {
 
 // backends are the pool and what runs on it.
 type backends struct {
+	flags  *backendFlags
 	pool   *engine.Pool
 	timers *timerwheel.Service
 	db     *dbasync.DB // nil without --db
@@ -66,9 +67,9 @@ type backends struct {
 }
 
 // startBackends starts the pool, the database and the timers. When it fails, nothing
-// is left running.
-func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, schemas map[string]fs.FS) (_ *backends, err error) {
-	b := &backends{}
+// is left running. measure: the requests of each handle are counted.
+func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, measure bool, schemas map[string]fs.FS) (_ *backends, err error) {
+	b := &backends{flags: f}
 	ctx, b.cancel = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -96,7 +97,7 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, sche
 	if err := b.timers.Start(ctx); err != nil {
 		return nil, err
 	}
-	return b, b.startServices(ctx, f, cfg)
+	return b, b.startServices(ctx, f, cfg, measure)
 }
 
 // cacheService is a cache that is started and stopped: either kind is.
@@ -110,7 +111,7 @@ type cacheService interface {
 const waitMemory = 2 << 10
 
 // startServices makes the cache, this process's or the cluster's, and the services on it.
-func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engine.Config) (err error) {
+func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engine.Config, measure bool) (err error) {
 	log := cfg.Logger
 	shared := f.Cluster != ""
 	if shared {
@@ -135,7 +136,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	}
 	b.services, err = refservices.New(refservices.Config{
 		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
-		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Logger: log,
+		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Measure: measure, Logger: log,
 	})
 	return err
 }

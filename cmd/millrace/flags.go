@@ -26,6 +26,7 @@ var groups = []kong.Group{
 	{Key: "socket", Title: "Sockets and loops"},
 	{Key: "frame", Title: "The frame"},
 	{Key: "backends", Title: "Timers, the database, the cache"},
+	{Key: "admin", Title: "The operator's door"},
 	{Key: "rest", Title: "The rest"},
 }
 
@@ -206,17 +207,18 @@ func kebab(s string) string {
 	return string(out)
 }
 
-// newLogger makes serve's log. What looks like a secret is masked in every attribute.
-func newLogger(w io.Writer, format, level string) *slog.Logger {
-	var at slog.Level
+// newLogger makes serve's log. What looks like a secret is masked in every attribute. The
+// level may be changed.
+func newLogger(w io.Writer, format, level string) (*slog.Logger, *slog.LevelVar) {
+	at := new(slog.LevelVar)
 	if err := at.UnmarshalText([]byte(level)); err != nil {
 		panic("millrace: log level " + level) // kong has checked it
 	}
 	opts := &slog.HandlerOptions{Level: at, ReplaceAttr: maskAttr}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), at
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), at
 }
 
 func maskAttr(_ []string, a slog.Attr) slog.Attr {

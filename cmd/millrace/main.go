@@ -23,6 +23,7 @@ type commands struct {
 	Serve   serveCmd       `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
 	Call    callCmd        `cmd:"" help:"Send one frame to a server and print what comes back."`
 	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
+	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
 	Version versionCmd     `cmd:"" help:"Print the version."`
 }
@@ -32,6 +33,7 @@ type versionCmd struct{}
 func main() {
 	bench.RunGenerator()
 	selfstats.Serve()
+	hideArguments()
 	err := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "millrace: "+mask.Text(oneLine(err)))
@@ -56,6 +58,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Serve.run(ctx, src, stdout, stderr)
 	case "call":
 		return cli.Call.run(stdout)
+	case "admin":
+		return cli.Admin.run(ctx.Command(), stdout)
 	case "bench", "tune":
 		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 	default:

@@ -58,7 +58,7 @@ func TestBadBackendNamesTheFaultAndNoSecret(t *testing.T) {
 func TestTheLogMasksSecrets(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		var out bytes.Buffer
-		log := newLogger(&out, format, "info")
+		log, _ := newLogger(&out, format, "info")
 		log.Warn("down", "err", errors.New("dial nats://u:hush@h: refused"), "url", "postgres://a:hush@h/x?password=hush")
 		if s := out.String(); strings.Contains(s, "hush") || !strings.Contains(s, mask.Hidden) {
 			t.Errorf("%s: %s", format, s)

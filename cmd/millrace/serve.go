@@ -29,6 +29,7 @@ type serveCmd struct {
 	doorFlags
 	frameFlags
 	backendFlags
+	adminFlags
 
 	DrainTimeout timeout `group:"times" default:"30s" placeholder:"D" help:"From SIGTERM until what is left is closed; off waits for as long as it takes (${default})."`
 
@@ -41,7 +42,7 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) (err error) {
-	log := newLogger(stderr, c.LogFormat, c.LogLevel)
+	log, level := newLogger(stderr, c.LogFormat, c.LogLevel)
 	framer, err := c.framer(c.maxFrame(), src)
 	if err != nil {
 		return err
@@ -58,13 +59,20 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if a, ok := c.Addr.twice(); ok {
 		return exitf(exitUsage, "--addr %q: given twice; leave one out%s", a, src.from("addr"))
 	}
+	token, err := c.token(src, log)
+	if err != nil {
+		return err
+	}
 	if c.PrintConfig {
 		return printConfig(stdout, ctx.Selected().Flags)
+	}
+	if name := src.open(); name != "" {
+		log.Warn("others can read this file of passwords, as it is not of mode 0600", "config", name)
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
+	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, c.Admin != "", map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
 	if err != nil {
 		return err
 	}
@@ -95,6 +103,12 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	}
 	defer watchCertificates(store, log)()
 	defer limitMemory(srv, behind, cfg.MemoryBudget)()
+	settings := &serveSettings{flags: ctx.Selected().Flags, srv: srv, level: level}
+	stopDoor, err := c.open(token, srv, behind, settings, time.Duration(c.DrainTimeout), log)
+	if err != nil {
+		return errors.Join(err, srv.Stop(context.Background()))
+	}
+	defer stopDoor()
 	fmt.Fprintln(stdout, "ready "+strings.Join(srv.URLs(), " "))
 	select {
 	case <-srv.Done():

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"sort"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/alecthomas/kong"
+
+	"millrace/internal/mask"
 )
 
 const envPrefix = "MILLRACE_"
@@ -128,6 +131,23 @@ func (e *sourceError) Error() string { return e.text }
 // envName is the variable of a flag.
 func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// open names the file of settings if it holds a secret and others can read it; "" if not.
+func (s *sources) open() string {
+	if s.path == "" || runtime.GOOS == "windows" {
+		return ""
+	}
+	info, err := os.Stat(s.path)
+	if err != nil || info.Mode().Perm()&0o077 == 0 {
+		return ""
+	}
+	for _, name := range []string{"db", "cluster"} {
+		if v, ok := s.file[name].(string); ok && mask.Conn(v) != v {
+			return s.path
+		}
+	}
+	return ""
 }
 
 // text gives a file's value the form that it would have as a flag.

@@ -16,7 +16,7 @@ const (
 // Budget is one server's count. It never refuses: who holds memory asks for the level,
 // and stops taking more.
 type Budget struct {
-	limit int64
+	limit atomic.Int64
 	moved func(Level)
 	level atomic.Int32
 	_     [64]byte // what all write apart from what all read
@@ -26,7 +26,17 @@ type Budget struct {
 
 // New makes a budget of limit bytes. moved, if not nil, is called with each new level, on
 // the goroutine whose Add brought it about, which may hold locks: it must not block.
-func New(limit int, moved func(Level)) *Budget { return &Budget{limit: int64(limit), moved: moved} }
+func New(limit int, moved func(Level)) *Budget {
+	b := &Budget{moved: moved}
+	b.limit.Store(int64(limit))
+	return b
+}
+
+// SetLimit changes the limit. The level follows what it says of what is used now.
+func (b *Budget) SetLimit(limit int) {
+	b.limit.Store(int64(limit))
+	b.Add(0)
+}
 
 // Add counts n more bytes, or fewer.
 func (b *Budget) Add(n int) {
@@ -48,12 +58,12 @@ func (b *Budget) Add(n int) {
 }
 
 func (b *Budget) next(now Level, used int64) Level {
-	switch {
-	case used > b.limit+b.limit/4:
+	switch limit := b.limit.Load(); {
+	case used > limit+limit/4:
 		return Spent
-	case used > b.limit:
+	case used > limit:
 		return max(now, Tight)
-	case now > Free && used > b.limit/2:
+	case now > Free && used > limit/2:
 		return Tight
 	}
 	return Free
@@ -66,7 +76,7 @@ func (b *Budget) Used() int { return int(b.used.Load()) }
 func (b *Budget) TakePeak() int { return int(b.peak.Swap(b.used.Load())) }
 
 // Limit is the limit in bytes.
-func (b *Budget) Limit() int { return int(b.limit) }
+func (b *Budget) Limit() int { return int(b.limit.Load()) }
 
 // Level is how much is used.
 func (b *Budget) Level() Level { return Level(b.level.Load()) }
@@ -78,7 +88,7 @@ func (b *Budget) Share(at Level, n, most int) int {
 	case Free:
 		return most
 	case Tight:
-		return int(min(max(b.limit/int64(max(n, 1)), 1), int64(most)))
+		return int(min(max(b.limit.Load()/int64(max(n, 1)), 1), int64(most)))
 	}
 	return 1
 }

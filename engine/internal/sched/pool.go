@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"millrace/internal/hist"
 )
 
 var (
@@ -48,6 +50,9 @@ type Pool struct {
 	tasks   queue     // guarded by mu
 	fns     ring      // guarded by mu
 	fnTurn  bool      // guarded by mu; functions and tasks take turns
+	pushes  uint      // guarded by mu
+	timed   *Task     // guarded by mu; the queued task whose wait is measured; nil: none
+	timedAt int64     // guarded by mu; when it was queued
 	workers []*worker // guarded by mu
 	idle    int       // guarded by mu; workers in wake.Wait
 	retire  int       // guarded by mu; spare workers that should end
@@ -64,6 +69,7 @@ type Pool struct {
 
 	stopping              atomic.Bool // state is past stateRunning; set under mu
 	ran, refused, spawned atomic.Uint64
+	waits                 hist.Histogram
 }
 
 type state uint8
@@ -202,7 +208,7 @@ func (p *Pool) Submit(fn func()) error {
 // Push queues a task that is not on the queue. Before Start it waits for the workers.
 func (p *Pool) Push(t *Task) {
 	p.mu.Lock()
-	p.tasks.push(t)
+	p.push(t)
 	p.signal()
 }
 
@@ -214,7 +220,7 @@ func (p *Pool) TryPush(t *Task) error {
 		p.mu.Unlock()
 		return err
 	}
-	p.tasks.push(t)
+	p.push(t)
 	p.signal()
 	return nil
 }
@@ -243,6 +249,33 @@ func (p *Pool) TasksBusy() bool {
 // Panicked is called in a deferred function of a task that belongs to nobody else, with
 // what recover gave: it is reported and counted as that of a function is.
 func (p *Pool) Panicked(callback, name string, v any) { p.panics.Report(callback, name, 0, v) }
+
+// How long tasks wait is measured of the first ones, and then of one in so many at most.
+const (
+	timedFirst = 256
+	timedEvery = 32
+)
+
+// push puts a task on the queue. mu is held.
+func (p *Pool) push(t *Task) {
+	p.tasks.push(t)
+	if p.pushes++; p.timed == nil && (p.pushes%timedEvery == 0 || p.pushes < timedFirst) {
+		p.timed, p.timedAt = t, p.now()
+	}
+}
+
+// pop takes the first task off the queue. mu is held.
+func (p *Pool) pop() *Task {
+	t := p.tasks.pop()
+	if t == p.timed {
+		p.waits.Observe(time.Duration(p.now() - p.timedAt))
+		p.timed = nil
+	}
+	return t
+}
+
+// Waits is how long tasks waited on the queue, of a sample of them.
+func (p *Pool) Waits() hist.Snapshot { return p.waits.Snapshot() }
 
 // signal wakes a worker for what was just queued. It unlocks mu.
 func (p *Pool) signal() {

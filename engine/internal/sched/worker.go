@@ -81,7 +81,7 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	for {
 		if p.tasks.n > 0 && (!p.fnTurn || p.fns.len() == 0) {
 			p.fnTurn = true
-			t := p.tasks.pop()
+			t := p.pop()
 			w.task.Store(t) // under mu, so that TasksBusy misses none
 			return t, nil
 		}

@@ -41,6 +41,8 @@ type Config struct {
 	MaxKeys int
 	// MaxDelayed bounds the delay events of one session; default 1,024.
 	MaxDelayed int
+	// Measure counts the requests of each handle: services.ControllerConfig.Measure.
+	Measure bool
 	// Logger; default slog.Default().
 	Logger *slog.Logger
 }
@@ -100,7 +102,7 @@ func New(cfg Config) (*Services, error) {
 	}
 	cc := services.ControllerConfig{
 		Timers: cfg.Timers, Cache: x.Cache, Logger: cfg.Logger,
-		MaxDelayed: cfg.MaxDelayed, MaxDeferred: maxDeferred,
+		MaxDelayed: cfg.MaxDelayed, MaxDeferred: maxDeferred, Measure: cfg.Measure,
 	}
 	if cfg.Pool != nil {
 		cc.Pool = cfg.Pool

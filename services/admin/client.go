@@ -1,0 +1,132 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Client asks a Door. Any goroutine may use it.
+//
+//	c, err := admin.NewClient("127.0.0.1:7070", "")
+//	var list admin.Sessions
+//	err = c.Get(ctx, "/sessions?sort=unsent&limit=10", &list)
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// StatusError is an answer other than 200.
+type StatusError struct {
+	Status int
+	Text   string // what the door says
+}
+
+func (e *StatusError) Error() string { return fmt.Sprintf("%d: %s", e.Status, e.Text) }
+
+// maxAnswer is the longest answer that a Client reads, in bytes.
+const maxAnswer = 64 << 20
+
+// NewClient makes one for HOST:PORT or unix:///PATH. It connects when it is asked something.
+func NewClient(addr, token string) (*Client, error) {
+	c := &Client{token: token, http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	t := &http.Transport{MaxIdleConns: 1, MaxConnsPerHost: 2}
+	c.http.Transport = t
+	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return nil, fmt.Errorf("admin: %q: must be unix:///PATH, the path of a socket", addr)
+		}
+		c.base = "http://localhost"
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}
+		return c, nil
+	}
+	addr = strings.TrimPrefix(addr, "http://")
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, fmt.Errorf("admin: %q: must be HOST:PORT, or unix:///PATH", addr)
+	}
+	c.base = (&url.URL{Scheme: "http", Host: addr}).String()
+	return c, nil
+}
+
+// Get asks for a path, and reads the answer into v if that is not nil: JSON, or all of it
+// into a *[]byte. A *StatusError says that the door refused.
+func (c *Client) Get(ctx context.Context, path string, v any) error {
+	return c.do(ctx, http.MethodGet, path, nil, v)
+}
+
+// Post has something changed; body, if not nil, is sent as JSON.
+func (c *Client) Post(ctx context.Context, path string, body, v any) error {
+	return c.do(ctx, http.MethodPost, path, body, v)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body, v any) error {
+	var in io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+		in = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, in)
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return statusError(res.StatusCode, b)
+	}
+	switch v := v.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*v = b
+		return nil
+	default:
+		if err := json.Unmarshal(b, v); err != nil {
+			return fmt.Errorf("admin: the answer of %s: %w", path, err)
+		}
+		return nil
+	}
+}
+
+// statusError reads what a refusal says.
+func statusError(status int, b []byte) error {
+	var said struct {
+		Error   string   `json:"error"`
+		Reasons []string `json:"reasons"`
+	}
+	_ = json.Unmarshal(b, &said) // of another server it says nothing
+	text := said.Error
+	if text == "" {
+		text = strings.Join(said.Reasons, "; ")
+	}
+	if text == "" {
+		text = http.StatusText(status)
+	}
+	return &StatusError{status, text}
+}
+
+// Close ends the idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }

@@ -1,0 +1,43 @@
+package admin
+
+import (
+	"errors"
+	"net/http"
+
+	"millrace/engine"
+)
+
+// maxRate is the most sessions told in a second that may be asked for.
+const maxRate = 1 << 24
+
+// drain is POST /drain?rate=N.
+func drain(r *request) (any, error) {
+	rate, err := r.number("rate", 0)
+	if err != nil {
+		return nil, err
+	}
+	if rate > maxRate {
+		return nil, badRequest("rate=%d: must be at most %d", rate, maxRate)
+	}
+	err = r.d.cfg.Server.Drain(r.d.cfg.DrainTimeout, rate)
+	switch {
+	case err == nil:
+		r.d.cfg.Logger.Info("admin: drain begun", "rate", rate, "timeout", r.d.cfg.DrainTimeout)
+	case !errors.Is(err, engine.ErrDraining):
+		return nil, &refusal{http.StatusConflict, "the server does not run"}
+	}
+	return map[string]any{"draining": true, "begun": err == nil}, nil
+}
+
+// undrain is POST /undrain.
+func undrain(r *request) (any, error) {
+	srv := r.d.cfg.Server
+	was := srv.Draining()
+	if err := srv.Undrain(); err != nil {
+		return nil, &refusal{http.StatusConflict, "the server stops: that can't be taken back"}
+	}
+	if was {
+		r.d.cfg.Logger.Info("admin: drain taken back")
+	}
+	return map[string]any{"draining": srv.Draining()}, nil
+}

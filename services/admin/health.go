@@ -1,0 +1,82 @@
+package admin
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// deadAfter is how long a loop may leave its clocks alone before the process is unwell. A
+// callback that blocks does not hold it up: another goroutine does the loop's work then.
+const deadAfter = 10 * time.Second
+
+// Health is /healthz.
+type Health struct {
+	Alive   bool     `json:"alive"`
+	Reasons []string `json:"reasons"`
+}
+
+// Readiness is /readyz.
+type Readiness struct {
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"`
+}
+
+// Alive returns why the process should be started anew; none: it is well. What it depends
+// on has no say: a database that is away must not end every node.
+func (d *Door) Alive() (reasons []string) {
+	srv := d.cfg.Server
+	if err := srv.Err(); err != nil {
+		reasons = append(reasons, err.Error())
+	}
+	for i, l := range srv.Stats().Loops {
+		if l.Late >= deadAfter {
+			reasons = append(reasons, fmt.Sprintf("loop %d has not ticked for %v", i, l.Late.Round(time.Second)))
+		}
+	}
+	return reasons
+}
+
+// Ready returns why nobody should be sent here; none: it is ready.
+func (d *Door) Ready() (reasons []string) {
+	srv := d.cfg.Server
+	switch {
+	case srv.Draining():
+		reasons = append(reasons, "draining")
+	case !srv.Running():
+		reasons = append(reasons, "the server is not running")
+	}
+	for _, c := range d.cfg.Checks {
+		if err := c.Ready(); err != nil {
+			reasons = append(reasons, c.Name+": "+err.Error())
+		}
+	}
+	return reasons
+}
+
+// Healthy is for a services.Manager.
+func (d *Door) Healthy() error {
+	if why := d.Alive(); len(why) > 0 {
+		return fmt.Errorf("admin: %s", why[0])
+	}
+	return nil
+}
+
+func healthz(r *request) (any, error) {
+	why := r.d.Alive()
+	r.answer(statusOf(why), Health{len(why) == 0, append([]string{}, why...)})
+	return nil, nil
+}
+
+func readyz(r *request) (any, error) {
+	why := r.d.Ready()
+	r.answer(statusOf(why), Readiness{len(why) == 0, append([]string{}, why...)})
+	return nil, nil
+}
+
+func statusOf(reasons []string) int {
+	if len(reasons) > 0 {
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusOK
+}

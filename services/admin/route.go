@@ -1,0 +1,198 @@
+package admin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"millrace/engine"
+)
+
+// request is one on its way.
+type request struct {
+	*http.Request
+	d       *Door
+	w       *limitedWriter
+	session *engine.Session // of /sessions/INDEX.ROUND
+}
+
+// handler answers with a value, which becomes JSON; nil: it has answered by itself.
+type handler func(r *request) (any, error)
+
+// endpoint is what a path has.
+type endpoint struct {
+	get  handler // for HEAD too; nil: 405
+	post handler // changes something; nil: 405
+}
+
+// endpoints are those of fixed paths.
+func endpoints() map[string]endpoint {
+	return map[string]endpoint{
+		"/":         {get: index},
+		"/healthz":  {get: healthz},
+		"/readyz":   {get: readyz},
+		"/metrics":  {get: metrics},
+		"/stats":    {get: stats},
+		"/sessions": {get: sessions},
+		"/loops":    {get: loops},
+		"/handles":  {get: handles},
+		"/pool":     {get: pool},
+		"/timers":   {get: timers},
+		"/db":       {get: database},
+		"/cache":    {get: cache},
+		"/cluster":  {get: clusterStats},
+		"/limits":   {get: limits},
+		"/config":   {get: config, post: setConfig},
+		"/drain":    {post: drain},
+		"/undrain":  {post: undrain},
+		"/trace":    {get: trace},
+	}
+}
+
+// find finds what a path has, and the session that it names.
+func (r *request) find() (endpoint, bool) {
+	if e, ok := r.d.paths[r.URL.Path]; ok {
+		return e, true
+	}
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/sessions/"); ok {
+		id, verb, _ := strings.Cut(rest, "/")
+		if r.session = r.d.session(id); r.session == nil {
+			return endpoint{}, false
+		}
+		switch {
+		case rest == id:
+			return endpoint{get: session}, true
+		case verb == "kick":
+			return endpoint{post: kick}, true
+		}
+		return endpoint{}, false
+	}
+	if name, ok := strings.CutPrefix(r.URL.Path, "/debug/pprof"); ok && r.d.cfg.Pprof {
+		return profileOf(strings.TrimPrefix(name, "/"))
+	}
+	return endpoint{}, false
+}
+
+// session finds one by its ID, INDEX.ROUND.
+func (d *Door) session(id string) *engine.Session {
+	index, round, _ := strings.Cut(id, ".")
+	i, err1 := strconv.ParseUint(index, 10, 32)
+	n, err2 := strconv.ParseUint(round, 10, 32)
+	if err1 != nil || err2 != nil {
+		return nil
+	}
+	return d.cfg.Server.Session(engine.ID(n<<32 | i))
+}
+
+// route serves a request that may come in.
+func (d *Door) route(r *request) error {
+	e, ok := r.find()
+	if !ok {
+		return &refusal{http.StatusNotFound, "there is no such thing"}
+	}
+	var h handler
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		h = e.get
+	case http.MethodPost:
+		h = e.post
+	}
+	if h == nil {
+		var allow []string
+		if e.get != nil {
+			allow = append(allow, http.MethodGet, http.MethodHead)
+		}
+		if e.post != nil {
+			allow = append(allow, http.MethodPost)
+		}
+		r.w.Header().Set("Allow", strings.Join(allow, ", "))
+		return &refusal{http.StatusMethodNotAllowed, "allowed here: " + strings.Join(allow, ", ")}
+	}
+	if r.Method == http.MethodPost {
+		if err := d.mayChange(r); err != nil {
+			return err
+		}
+	}
+	v, err := h(r)
+	if err != nil || v == nil {
+		return err
+	}
+	r.answer(http.StatusOK, v)
+	return nil
+}
+
+// answer sends v as JSON.
+func (r *request) answer(status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer can't be written as JSON"}`)
+		r.d.cfg.Logger.Error("admin: answer", "path", r.URL.Path, "err", err)
+	}
+	h := r.w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(b)+1))
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	r.w.WriteHeader(status)
+	_, _ = r.w.Write(append(b, '\n')) // the client has gone
+}
+
+// fail answers with why a request is refused.
+func (r *request) fail(err error) {
+	var no *refusal
+	if !errors.As(err, &no) {
+		no = &refusal{http.StatusInternalServerError, err.Error()}
+	}
+	r.d.refused.Add(1)
+	r.answer(no.status, map[string]string{"error": no.text})
+}
+
+func badRequest(format string, args ...any) error {
+	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// number reads a query's whole number of 1 or more; def when it is not there.
+func (r *request) number(name string, def int) (int, error) {
+	v := r.URL.Query().Get(name)
+	if v == "" && !r.URL.Query().Has(name) {
+		return def, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return 0, badRequest("%s=%q: must be a whole number, 1 or more", name, v)
+	}
+	return n, nil
+}
+
+// maxBody is how long a request's body may be, in bytes.
+const maxBody = 64 << 10
+
+// object reads a body that is a JSON object, or empty.
+func (r *request) object(v any) error {
+	b, err := io.ReadAll(http.MaxBytesReader(r.w, r.Body, maxBody))
+	switch {
+	case err != nil:
+		return badRequest("the body: %v", err)
+	case len(b) == 0:
+		return nil
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return badRequest("the body is not the JSON that is asked for here: %v", err)
+	}
+	return nil
+}
+
+// index names what there is.
+func index(r *request) (any, error) {
+	var paths []string
+	for p := range r.d.paths {
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	return map[string]any{"paths": paths}, nil
+}

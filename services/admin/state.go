@@ -1,0 +1,150 @@
+package admin
+
+import (
+	"crypto/tls"
+	"fmt"
+	"strings"
+
+	"millrace/engine"
+	"millrace/services"
+)
+
+func handleText(h uint32) string { return fmt.Sprintf("%d/%d", h>>16, h&0xffff) }
+
+func tlsVersion(v uint16) string { return strings.TrimPrefix(tls.VersionName(v), "TLS ") }
+
+// stats is GET /stats: the server as a whole.
+func stats(r *request) (any, error) { return object(r.d.cfg.Server.Stats()), nil }
+
+// loops is GET /loops.
+func loops(r *request) (any, error) {
+	list := []map[string]any{}
+	for i, l := range r.d.loopStats() {
+		o := object(l)
+		o["loop"] = i
+		list = append(list, o)
+	}
+	return map[string]any{"loops": list}, nil
+}
+
+// loopStats are those of every loop that was asked for, also of those that have not had a
+// connection yet.
+func (d *Door) loopStats() []engine.LoopStats {
+	all := d.cfg.Server.Stats().Loops
+	for len(all) < d.cfg.Server.Config().Loops {
+		all = append(all, engine.LoopStats{})
+	}
+	return all
+}
+
+// Handle is one of /handles.
+type Handle struct {
+	Handle   string            `json:"handle"` // MAIN/SUB
+	Name     string            `json:"name"`
+	Blocking bool              `json:"blocking"`
+	Inline   bool              `json:"inline"` // its requests run on the loops now
+	Requests uint64            `json:"requests"`
+	Errors   map[string]uint64 `json:"errors"`  // by the code's name
+	Seconds  Quantiles         `json:"seconds"` // how long they took, of a sample
+}
+
+// Handles is /handles.
+type Handles struct {
+	Handles []Handle `json:"handles"`
+	Unknown uint64   `json:"unknown"` // requests to handles that nobody serves
+}
+
+func (d *Door) handleStats() ([]services.HandleStats, services.ControllerStats) {
+	if d.cfg.Controller == nil {
+		return nil, services.ControllerStats{}
+	}
+	return d.cfg.Controller.HandleStats(), d.cfg.Controller.Stats()
+}
+
+// handles is GET /handles.
+func handles(r *request) (any, error) {
+	all, c := r.d.handleStats()
+	out := Handles{Handles: []Handle{}, Unknown: c.Unknown}
+	for _, h := range all {
+		one := Handle{
+			Handle: handleText(h.Handle), Name: h.Name, Blocking: h.Blocking, Inline: r.d.cfg.Server.RunsInline(h.Handle),
+			Requests: h.Requests, Errors: map[string]uint64{}, Seconds: quantiles(&h.Time),
+		}
+		for code, n := range h.Errors {
+			one.Errors[code.String()] = n
+		}
+		out.Handles = append(out.Handles, one)
+	}
+	return out, nil
+}
+
+// pool is GET /pool.
+func pool(r *request) (any, error) {
+	p := r.d.cfg.Server.Pool()
+	out, waits := object(p.Stats()), p.Waits()
+	out["wait"] = quantiles(&waits)
+	return out, nil
+}
+
+// timers is GET /timers.
+func timers(r *request) (any, error) {
+	if r.d.cfg.Timers == nil {
+		return map[string]any{"configured": false}, nil
+	}
+	out := object(r.d.cfg.Timers.Stats())
+	out["configured"] = true
+	return out, nil
+}
+
+// database is GET /db.
+func database(r *request) (any, error) { return optional(r.d.cfg.DB), nil }
+
+// cache is GET /cache.
+func cache(r *request) (any, error) { return optional(r.d.cfg.Cache), nil }
+
+// clusterStats is GET /cluster.
+func clusterStats(r *request) (any, error) { return optional(r.d.cfg.Cluster), nil }
+
+func optional(snapshot func() any) map[string]any {
+	if snapshot == nil {
+		return map[string]any{"configured": false}
+	}
+	out := object(snapshot())
+	out["configured"] = true
+	return out
+}
+
+// limits is GET /limits.
+func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits()}, nil }
+
+// limits are those of the server, with the nearest session or loop where each has its own.
+func (d *Door) limits() []Limit {
+	srv := d.cfg.Server
+	st, c := srv.Stats(), srv.Config()
+	outbox, unsent, pending := 0, 0, 0
+	for _, l := range st.Loops {
+		outbox = max(outbox, l.Outbox)
+	}
+	srv.Sessions(func(s *engine.Session) bool {
+		st := s.Stats()
+		unsent, pending = max(unsent, st.Unsent), max(pending, st.Pending)
+		return true
+	})
+	row := func(name string, used, most int) Limit { return Limit{name, float64(used), float64(max(most, 0))} }
+	all := []Limit{
+		row("max-conns", st.Conns, c.MaxConns),
+		row("memory-budget", st.Memory, c.MemoryBudget),
+		row("max-outbox", outbox, min(c.MaxOutbox, c.MemoryBudget/8)),
+		row("max-outbound", unsent, c.MaxOutbound),
+		row("max-pending", pending, c.MaxPending),
+		row("max-queue", st.Pool.Queue, c.MaxQueue),
+		row("spare-workers", max(st.Pool.Workers-c.Workers, 0), c.SpareWorkers),
+		row("max-handshakes", st.Doors.Handshaking, c.MaxHandshakes),
+		row("max-refused", st.Doors.Closing, c.MaxRefused),
+		row("admin-clients", int(d.clients.Load()), d.cfg.MaxClients),
+	}
+	if d.cfg.Limits != nil {
+		all = append(all, d.cfg.Limits()...)
+	}
+	return all
+}
