@@ -179,13 +179,16 @@ func (r *registered[Req, Res]) event(f fireContext) *call[Req, Res] {
 }
 
 func (r *registered[Req, Res]) runEvent(k *call[Req, Res], err error) {
-	if err == nil {
-		err = k.steps()
+	run := func() {
+		if err == nil {
+			err = k.steps()
+		}
+		k.returned(err)
 	}
-	if k.ctx.reply == nil {
-		k.finish(err)
+	if r.c.cfg.Tracer != nil {
+		k.ctx.traced(TraceEvent, run)
 	} else {
-		k.ctx.reply.returned(err)
+		run()
 	}
 	r.put(k)
 }

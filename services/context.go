@@ -36,8 +36,9 @@ type Context struct {
 	late     time.Duration
 	delayed  bool
 	key      string
-	ended    func(error) // of a durable delay event
-	values   []value     // of Set
+	ended    func(error)     // of a durable delay event
+	values   []value         // of Set
+	trace    context.Context // what ControllerConfig.Tracer made; nil: nothing, or it has been told of the end
 }
 
 // value is one that was Set.
@@ -92,7 +93,7 @@ func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *i
 
 // reset forgets what the last call has left.
 func (ctx *Context) reset() {
-	ctx.ser, ctx.reply, ctx.done, ctx.cancel, ctx.values = nil, nil, nil, nil, nil
+	ctx.ser, ctx.reply, ctx.done, ctx.cancel, ctx.values, ctx.trace = nil, nil, nil, nil, nil, nil
 }
 
 // release ends what Lasting has made.
@@ -164,6 +165,8 @@ func (ctx *Context) Lasting() context.Context {
 	}
 	ctx.done = context.Background()
 	switch {
+	case ctx.trace != nil:
+		ctx.done = ctx.trace
 	case ctx.s != nil:
 		ctx.done = ctx.s.Context()
 	case ctx.home != nil:
@@ -219,6 +222,9 @@ func (ctx *Context) Value(key any) any {
 		// Package context so finds what it can hang children on. Else it would keep a
 		// goroutine that looks at ctx when that is another request's.
 		return ctx.done.Value(key)
+	}
+	if ctx.trace != nil {
+		return ctx.trace.Value(key)
 	}
 	return nil
 }

@@ -54,6 +54,9 @@ type ControllerConfig struct {
 	// them: see HandleStats. It costs a few nanoseconds a request and 2.5 KiB a handle.
 	Measure bool
 
+	// Tracer is told of what runs; nil: nobody is.
+	Tracer Tracer
+
 	// Logger; default slog.Default().
 	Logger *slog.Logger
 }

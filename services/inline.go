@@ -30,13 +30,19 @@ func Inline[Req, Res any](ctx *Context, handle uint32, req Req) (Res, error) {
 	k := r.calls.Get().(*call[Req, Res])
 	k.req, k.next = req, atPre
 	k.ctx.inline(ctx, &r.info)
-	err := k.steps()
+	var err error
+	if r.c.cfg.Tracer != nil {
+		k.ctx.traced(TraceCall, func() { err = k.steps() })
+	} else {
+		err = k.steps()
+	}
 	if err == Answer {
 		err = nil
 	}
 	if k.ctx.reply != nil {
 		err = fmt.Errorf("%w: %s", ErrDeferred, handleText(handle))
 	}
+	k.ctx.endTrace(err)
 	res := k.res
 	if err != nil {
 		res = none

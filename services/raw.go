@@ -44,6 +44,10 @@ type raw struct {
 func (r *raw) meta() *info { return &r.info }
 
 func (r *raw) serve(s *engine.Session, p codec.Packet) {
+	if r.c.cfg.Tracer != nil {
+		r.traced(s, p)
+		return
+	}
 	if err := r.fn(s, p); err != nil {
 		r.failed(s, p, err)
 	}

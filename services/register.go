@@ -124,6 +124,7 @@ type call[Req, Res any] struct {
 func (r *registered[Req, Res]) put(k *call[Req, Res]) {
 	if k.ctx.reply != nil {
 		if k.ctx.parent != nil || k.ctx.reply.refused {
+			k.ctx.endTrace(errRefused)
 			k.ctx.release()
 		}
 		return
@@ -149,18 +150,32 @@ func (r *registered[Req, Res]) begin(s *engine.Session, p codec.Packet) *call[Re
 // serve runs a packet through the service, in the session's order.
 func (r *registered[Req, Res]) serve(s *engine.Session, p codec.Packet) {
 	k := r.begin(s, p)
+	if r.c.cfg.Tracer != nil {
+		k.ctx.traced(TraceRequest, k.serve)
+	} else {
+		k.serve()
+	}
+	r.put(k)
+}
+
+// serve runs a request, middleware included, and finishes it unless its answer comes later.
+func (k *call[Req, Res]) serve() {
 	var err error
-	if chain := r.chain.Load(); chain != nil {
+	if chain := k.r.chain.Load(); chain != nil {
 		err = (*chain)(&k.ctx)
 	} else {
 		err = k.run()
 	}
+	k.returned(err)
+}
+
+// returned ends a call whose stages have returned, unless the rest comes later.
+func (k *call[Req, Res]) returned(err error) {
 	if k.ctx.reply == nil {
 		k.finish(err)
 	} else {
 		k.ctx.reply.returned(err)
 	}
-	r.put(k)
 }
 
 // run decodes and runs the stages.
@@ -231,6 +246,11 @@ func (k *call[Req, Res]) finish(err error) {
 		if body, err = k.encode(); err != nil {
 			err = Errorf(engine.CodeInternal, "internal error: %w", err)
 		}
+	}
+	if err == Stop && (ctx.delayed || ctx.info.oneWay) {
+		ctx.endTrace(nil)
+	} else {
+		ctx.endTrace(err)
 	}
 	switch {
 	case ctx.delayed:

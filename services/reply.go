@@ -156,7 +156,10 @@ func (r *Reply) on() Submitter {
 }
 
 // gone: the session closed before the answer was there. Any goroutine.
-func (r *Reply) gone() { r.ctx.c.stale.Add(1) }
+func (r *Reply) gone() {
+	r.ctx.c.stale.Add(1)
+	r.ctx.endTrace(engine.ErrClosed)
+}
 
 // returned is what the stage that called Defer returned.
 func (r *Reply) returned(err error) {

@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"millrace/services":               {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/services/serial", "millrace/internal/hist"},
 	"millrace/services/admin": {"millrace/engine", "millrace/services", "millrace/timerwheel", "millrace/internal/hist", "github.com/prometheus",
 		"google.golang.org/protobuf/proto"},
+	"millrace/services/otel":   {"millrace/services", "millrace/dbasync", "github.com/jackc/pgx/v5", "go.opentelemetry.io/otel"},
 	"millrace/services/events": {"millrace/services", "millrace/engine", "millrace/dbasync"},
 	"millrace/examples/chat":   {"millrace/engine", "millrace/services", "millrace/services/serial"},
 	"millrace/services/client": {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
