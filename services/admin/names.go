@@ -73,7 +73,11 @@ var names = map[string]string{
 	"server.Pool.Refused":  "pool_refused",
 	"server.Pool.Spawned":  "pool_spare_workers_started",
 	"server.Pool.Panics":   "pool_panics",
-	"server.Pool.Stalls":   "worker_stalls",
+
+	"server.Pool.StrandMemory":  "pool_strand_bytes",
+	"server.Pool.StrandRefused": "pool_strand_refused",
+	"server.Pool.StrandStale":   "pool_strand_stale",
+	"server.Pool.Stalls":        "worker_stalls",
 
 	"timers.Late":       "timer_late_seconds",
 	"requests.Unknown":  "-",
@@ -164,6 +168,9 @@ var helps = map[string]string{
 	"door_late_total":                     "Connections that did not come through in time.",
 
 	"pool_workers":                     "Workers, spare ones included.",
+	"pool_strand_bytes":                "What the functions that wait in strands without a session hold.",
+	"pool_strand_refused_total":        "Functions refused to such strands, for their number or their memory.",
+	"pool_strand_stale_total":          "Functions refused to such strands that had closed.",
 	"pool_idle_workers":                "Workers that wait for work.",
 	"pool_blocked_workers":             "Workers inside one batch for more than 4 ms.",
 	"pool_waiting_sessions":            "Sessions that wait for a worker.",
