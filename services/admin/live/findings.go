@@ -36,6 +36,7 @@ const (
 	fewest     = 10   // requests that a quantile must stand on
 	mostSlow   = 5    // handles that are named
 	nearlyFull = 0.9
+	lateLoop   = time.Second
 )
 
 // found collects findings.
@@ -233,6 +234,11 @@ func (f *found) paused() {
 
 func (f *found) slow() {
 	a, b := &f.a.Engine, &f.b.Engine
+	for i, l := range b.Loops {
+		if l.Late >= lateLoop {
+			f.add(Slow, Bad, fmt.Sprintf("loop %d", i), "a callback holds it up, or the machine does not run it", "it has not looked at its clocks for %s", Duration(l.Late.Seconds()))
+		}
+	}
 	if n := f.grew(a.Stalls+a.Pool.Stalls, b.Stalls+b.Pool.Stalls); n > 0 {
 		f.add(Slow, Bad, "stalls", "the log names handle, session and stack: --stall-after", "callbacks that held a loop or a worker up: %s", f.often(n))
 	}

@@ -111,6 +111,7 @@ func TestFindingsNameWhatIsWrong(t *testing.T) {
 		{"strands wait", func(s *server) { s.Engine.Parks++ }, "warn paused outboxes", "1 a second"},
 		{"stalls on loops", func(s *server) { s.Engine.Stalls++ }, "bad slow stalls", "1 a second"},
 		{"stalls on workers", func(s *server) { s.Engine.Pool.Stalls++ }, "bad slow stalls", "1 a second"},
+		{"a loop that stands still", func(s *server) { s.Engine.Loops[1].Late = 3 * time.Second }, "bad slow loop 1", "for 3s"},
 		{"all workers block", func(s *server) { s.Engine.Pool.Blocked, s.Engine.Pool.Sessions = 4, 9 }, "bad slow workers", "4 of 4 blocked, 9 sessions"},
 		{"requests wait", func(s *server) { s.Wait = Hist{{0.001, 10}, {0.2, 10 * uint64(seconds(s))}} }, "warn slow waiting", "200ms"},
 		{"a slow handle", func(s *server) {
