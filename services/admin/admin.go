@@ -75,7 +75,8 @@ type Check struct {
 type Limit struct {
 	Name string  `json:"limit"` // of the flag or field, as "max-conns"
 	Used float64 `json:"used"`
-	Max  float64 `json:"max"` // 0: there is none
+	Max  float64 `json:"max"`           // 0: there is none
+	Who  string  `json:"who,omitempty"` // the session that this is of, where each has its own
 }
 
 // Settings are what /config shows and changes.

@@ -107,7 +107,7 @@ func (d *Door) sample(now time.Time, sessions bool) live.Sample {
 		s.Handles = append(s.Handles, live.Handle{Name: "other", Requests: c.Unknown, Errors: c.Unknown})
 	}
 	for _, l := range d.limits(sessions) {
-		s.Limits = append(s.Limits, live.Limit{Flag: l.Name, Used: int64(l.Used), Max: int64(l.Max), Bytes: inBytes[l.Name]})
+		s.Limits = append(s.Limits, live.Limit{Flag: l.Name, Used: int64(l.Used), Max: int64(l.Max), Bytes: inBytes[l.Name], Who: l.Who})
 	}
 	if d.cfg.Timers != nil {
 		s.Backs = append(s.Backs, d.behind("timers", d.cfg.Timers.Stats()))

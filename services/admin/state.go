@@ -114,6 +114,14 @@ func optional(snapshot func() any) map[string]any {
 	return out
 }
 
+// of names the session that a limit is told of.
+func (l Limit) of(s *engine.Session) Limit {
+	if s != nil {
+		l.Who = fmt.Sprintf("%v of %v", s.ID(), s.RemoteAddr())
+	}
+	return l
+}
+
 // limits is GET /limits.
 func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits(true)}, nil }
 
@@ -123,17 +131,25 @@ func (d *Door) limits(sessions bool) []Limit {
 	srv := d.cfg.Server
 	st, c := srv.Stats(), srv.Config()
 	outbox, unsent, pending := 0, 0, 0
+	var reader, sender *engine.Session // who has most unsent, and most pending
 	for _, l := range st.Loops {
 		outbox = max(outbox, l.Outbox)
 	}
 	if sessions {
 		srv.Sessions(func(s *engine.Session) bool {
 			st := s.Stats()
-			unsent, pending = max(unsent, st.Unsent), max(pending, st.Pending)
+			if st.Unsent > unsent {
+				unsent, reader = st.Unsent, s
+			}
+			if st.Pending > pending {
+				pending, sender = st.Pending, s
+			}
 			return true
 		})
 	}
-	row := func(name string, used, most int) Limit { return Limit{name, float64(used), float64(max(most, 0))} }
+	row := func(name string, used, most int) Limit {
+		return Limit{Name: name, Used: float64(used), Max: float64(max(most, 0))}
+	}
 	all := []Limit{
 		row("max-conns", st.Conns, c.MaxConns),
 		row("memory-budget", st.Memory, c.MemoryBudget),
@@ -145,7 +161,7 @@ func (d *Door) limits(sessions bool) []Limit {
 		row("admin-clients", int(d.clients.Load()), d.cfg.MaxClients),
 	}
 	if sessions {
-		all = append(all, row("max-outbound", unsent, c.MaxOutbound), row("max-pending", pending, c.MaxPending))
+		all = append(all, row("max-outbound", unsent, c.MaxOutbound).of(reader), row("max-pending", pending, c.MaxPending).of(sender))
 	}
 	if d.cfg.Limits != nil {
 		all = append(all, d.cfg.Limits()...)

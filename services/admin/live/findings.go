@@ -124,7 +124,7 @@ func (f *found) failing() {
 		f.add(Failing, Bad, "panic in the pool", "the log has its stack", "functions that panicked: %s", f.often(n))
 	}
 	if n := f.grew(a.LostBytes, b.LostBytes); n > 0 {
-		f.add(Failing, Warn, "bytes lost", "sessions ended before they had taken what was sent: --linger", "%d bytes never left", n)
+		f.add(Failing, Warn, "bytes lost", "sessions ended before they had taken what was sent: --linger", "%s never left", Size(float64(n)))
 	}
 	for _, back := range f.b.Backs {
 		for _, v := range back.Values {
@@ -180,24 +180,41 @@ func (f *found) refused() {
 	}
 }
 
+// fills tells what a limit is full of.
+var fills = map[string]string{
+	"max-conns":      "open sessions",
+	"max-outbound":   "a session leaves so much unread",
+	"max-pending":    "a session has so much waiting for its handlers",
+	"max-outbox":     "so much of broadcasts waits in a loop",
+	"memory-budget":  "all sessions hold so much, in and out",
+	"max-queue":      "functions wait for a worker",
+	"spare-workers":  "so many handlers block at a time",
+	"max-handshakes": "TLS handshakes under way",
+	"max-refused":    "refused connections that are kept until they have read why",
+	"admin-clients":  "who looks at this server",
+}
+
 func (f *found) full() {
 	for _, l := range f.b.Limits {
 		if l.Max <= 0 {
 			continue
 		}
+		do, who := "--"+l.Flag, ""
+		if why := fills[l.Flag]; why != "" {
+			do += ": " + why
+		}
+		if l.Who != "" {
+			who = ", " + l.Who
+		}
 		part := float64(l.Used) / float64(l.Max)
 		switch {
 		case part >= 1:
-			f.add(Full, Bad, l.Flag, "--"+l.Flag, "%s, all of it", f.used(l))
+			f.add(Full, Bad, l.Flag, do, "%s, all of it%s", f.used(l), who)
 		case part >= nearlyFull:
-			f.add(Full, Warn, l.Flag, "--"+l.Flag, "%s, %.0f %%", f.used(l), 100*part)
+			f.add(Full, Warn, l.Flag, do, "%s, %.0f %%%s", f.used(l), 100*part, who)
 		default:
 			if n := f.grew(nearBefore(f.a, l.Flag), l.Near); n > 0 {
-				who := ""
-				if l.Who != "" {
-					who = ", last " + l.Who
-				}
-				f.add(Full, Warn, l.Flag, "--"+l.Flag, "within a tenth: %s%s", f.often(n), who)
+				f.add(Full, Warn, l.Flag, do, "within a tenth: %s%s", f.often(n), who)
 			}
 		}
 	}
@@ -314,7 +331,11 @@ func Duration(seconds float64) string {
 	case d >= time.Second:
 		return d.Round(10 * time.Millisecond).String()
 	case d >= time.Millisecond:
-		return d.Round(d / 100).Round(10 * time.Microsecond).String()
+		for unit := time.Millisecond; ; unit /= 10 {
+			if d >= 100*unit || unit < 100*time.Microsecond {
+				return d.Round(unit).String()
+			}
+		}
 	default:
 		return d.Round(time.Microsecond).String()
 	}

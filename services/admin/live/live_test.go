@@ -90,7 +90,7 @@ func TestFindingsNameWhatIsWrong(t *testing.T) {
 		{"a part that is away", func(s *server) { s.Backs = []Back{{Name: "cluster", Down: "no answer"}} }, "bad down cluster", "no answer"},
 		{"panics", func(s *server) { s.Engine.Closes[engine.ReasonPanic]++ }, "bad failing panic", "1 a second"},
 		{"slow consumers", func(s *server) { s.Engine.Closes[engine.ReasonSlowConsumer] += 3 }, "warn failing slow_consumer", "3 a second"},
-		{"bytes lost", func(s *server) { s.Engine.LostBytes += 10 }, "warn failing bytes lost", "bytes never left"},
+		{"bytes lost", func(s *server) { s.Engine.LostBytes += 10 }, "warn failing bytes lost", "B never left"},
 		{"a part's own fault", func(s *server) {
 			s.Backs = []Back{{Name: "timers", Values: []Value{{Name: "panics", Value: seconds(s), Total: true, Bad: true}}}}
 		}, "warn failing timers: panics", "a second"},
@@ -105,7 +105,7 @@ func TestFindingsNameWhatIsWrong(t *testing.T) {
 		}, "warn full memory-budget", "92.0 MiB of 100 MiB, 92 %"},
 		{"a limit that came near", func(s *server) {
 			s.Limits = []Limit{{Flag: "max-pending", Used: 1, Max: 100, Near: uint64(seconds(s)), Who: "3.1"}}
-		}, "warn full max-pending", "last 3.1"},
+		}, "warn full max-pending", ", 3.1"},
 		{"not read for memory", func(s *server) { s.Engine.Starving = 4 }, "bad paused memory budget", "4 sessions"},
 		{"reading pauses", func(s *server) { s.Engine.Loops[1].Pauses += 5 }, "warn paused reading", "5 a second"},
 		{"strands wait", func(s *server) { s.Engine.Parks++ }, "warn paused outboxes", "1 a second"},

@@ -23,7 +23,7 @@ function size(n) {
 
 /** @param {number} ms */
 function duration(ms) {
-  if (ms <= 0) return "0";
+  if (ms <= 0) return "0 s";
   if (ms < 1) return Math.max(1, Math.round(ms * 1000)) + " µs";
   if (ms < 10) return ms.toFixed(1) + " ms";
   if (ms < 1000) return Math.round(ms) + " ms";
