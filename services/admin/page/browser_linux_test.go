@@ -80,7 +80,7 @@ func TestThePage(t *testing.T) {
 // pictures are in docs/images.
 var pictures = []string{"live-light.png", "live-dark.png", "live-phone.png"}
 
-// shrink leaves a picture the 64 colours that it has most of.
+// shrink leaves a picture 64 colours: those that it has most of and that differ.
 func shrink(t *testing.T, name string) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -101,7 +101,13 @@ func shrink(t *testing.T, name string) {
 		}
 	}
 	all := slices.SortedFunc(maps.Keys(n), func(a, b color.Color) int { return cmp.Compare(n[b], n[a]) })
-	to := image.NewPaletted(box, all[:min(len(all), 64)])
+	palette := color.Palette{all[0]}
+	for _, c := range all {
+		if len(palette) < 64 && distance(c, palette.Convert(c)) > 24 {
+			palette = append(palette, c)
+		}
+	}
+	to := image.NewPaletted(box, palette)
 	nearest := map[color.Color]uint8{}
 	for y := box.Min.Y; y < box.Max.Y; y++ {
 		for x := box.Min.X; x < box.Max.X; x++ {
@@ -122,6 +128,16 @@ func shrink(t *testing.T, name string) {
 	if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
 		t.Error(err)
 	}
+}
+
+// distance is how much two colours differ, in steps of 255, over all three parts.
+func distance(a, b color.Color) (d int) {
+	r, g, bl, _ := a.RGBA()
+	x, y, z, _ := b.RGBA()
+	for _, p := range [][2]uint32{{r, x}, {g, y}, {bl, z}} {
+		d += int(max(p[0], p[1])-min(p[0], p[1])) >> 8
+	}
+	return d
 }
 
 // The pictures are of the page, and small.
