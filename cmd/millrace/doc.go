@@ -2,6 +2,7 @@
 //
 //	millrace serve --addr tcp://127.0.0.1:7000
 //	millrace call 127.0.0.1:7000 1/1 hello
+//	millrace top 127.0.0.1:7070
 //
 // serve prints one line, "ready" and its addresses, on stdout; its log goes to stderr.
 // Every flag of serve is also an environment variable (--max-frame is

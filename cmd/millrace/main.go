@@ -15,6 +15,7 @@ import (
 	"millrace/bench"
 	"millrace/bench/selfstats"
 	"millrace/cmd/millrace/internal/benchcmd"
+	"millrace/cmd/millrace/internal/topcmd"
 	"millrace/internal/mask"
 )
 
@@ -22,6 +23,7 @@ import (
 type commands struct {
 	Serve   serveCmd       `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
 	Call    callCmd        `cmd:"" help:"Send one frame to a server and print what comes back."`
+	Top     topcmd.Top     `cmd:"" help:"Show what a server does, and what is wrong with it, in a terminal."`
 	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
 	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
@@ -60,6 +62,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Call.run(stdout)
 	case "admin":
 		return cli.Admin.run(ctx.Command(), stdout)
+	case "top":
+		return cli.Top.Run(stdout)
 	case "bench", "tune":
 		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 	default:

@@ -12,6 +12,8 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/alecthomas/kong"
 
+	"millrace/cmd/millrace/internal/topcmd"
+
 	"millrace/internal/mask"
 )
 
@@ -90,7 +92,7 @@ func (s *sources) loadEnv(names []string) error {
 	s.env = map[string]string{}
 	for _, kv := range s.environ {
 		k, v, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(k, envPrefix) {
+		if !strings.HasPrefix(k, envPrefix) || k == topcmd.TokenEnv { // which is for other commands
 			continue
 		}
 		i := slices.IndexFunc(names, func(n string) bool { return envName(n) == k })

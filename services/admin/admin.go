@@ -14,6 +14,7 @@ import (
 
 	"millrace/engine"
 	"millrace/services"
+	"millrace/services/admin/live"
 	"millrace/timerwheel"
 )
 
@@ -43,6 +44,8 @@ type Config struct {
 	// SessionID names a session for good, among all processes; nil: by a random number of
 	// this process and the session's own ID.
 	SessionID func(*engine.Session) string
+	// Node is what the page calls this server; empty: the name of the machine.
+	Node string
 	// Events are the last ones of a session, oldest first, as /sessions/ID is to show them;
 	// nil: none are kept.
 	Events func(engine.ID) any
@@ -72,7 +75,8 @@ type Check struct {
 type Limit struct {
 	Name string  `json:"limit"` // of the flag or field, as "max-conns"
 	Used float64 `json:"used"`
-	Max  float64 `json:"max"` // 0: there is none
+	Max  float64 `json:"max"`           // 0: there is none
+	Who  string  `json:"who,omitempty"` // the session that this is of, where each has its own
 }
 
 // Settings are what /config shows and changes.
@@ -122,14 +126,15 @@ func (c Config) validate() error {
 
 // Door is the operator's door. It is a services.Service.
 type Door struct {
-	cfg    Config
-	addr   address
-	token  [sha256.Size]byte // of Config.Token
-	name   string            // of this process, among others
-	closed closedRing
-	http   *http.Server
-	reg    http.Handler // /metrics
-	paths  map[string]endpoint
+	cfg     Config
+	addr    address
+	token   [sha256.Size]byte // of Config.Token
+	name    string            // of this process, among others
+	closed  closedRing
+	watcher watcher
+	http    *http.Server
+	reg     http.Handler // /metrics
+	paths   map[string]endpoint
 
 	clients atomic.Int64  // connections that are open
 	refused atomic.Uint64 // requests
@@ -160,6 +165,7 @@ func New(cfg Config) (*Door, error) {
 	d := &Door{cfg: cfg, addr: addr, token: sha256.Sum256([]byte(cfg.Token)), name: processName()}
 	d.closed.max = cfg.MaxClosed
 	d.trace.keep = cfg.Trace
+	d.watcher.rec = live.NewRecorder()
 	if cfg.Settings == nil {
 		d.cfg.Settings = serverSettings{cfg.Server}
 	}
@@ -191,6 +197,7 @@ func (d *Door) Start(ctx context.Context) error {
 		ErrorLog: slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	d.running = true
+	d.watch()
 	d.serving.Go(func() {
 		err := d.http.Serve(d.ln)
 		d.mu.Lock()
@@ -216,6 +223,7 @@ func (d *Door) Stop(ctx context.Context) error {
 		_ = srv.Close()
 	}
 	d.serving.Wait()
+	d.unwatch()
 	d.trace.stop()
 	return err
 }

@@ -9,6 +9,8 @@
 //
 // # What it serves
 //
+//	/                        the live page: see package page
+//	/live                    what it shows, as JSON: see Live
 //	/healthz                 200 while the loops tick; what the process depends on has no say
 //	/readyz                  200, or 503 with the reasons
 //	/metrics                 Prometheus's text or protocol buffers, names millrace_…
@@ -35,7 +37,8 @@
 //
 // # What it costs
 //
-// Nothing between two requests, but for what is remembered of sessions that have ended.
+// Between two requests: a look at the counters a second, for /live, and what is remembered of
+// sessions that have ended. While somebody watches, that look takes in each session.
 // A request reads counters that are there anyway; /sessions and /metrics look at each
 // session once. Nothing here runs on a loop but for /sessions/INDEX.ROUND. All of it is
 // safe for any goroutine; Start and Stop block.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"millrace/engine"
+	"millrace/services/admin/live"
 )
 
 // maxRate is the most sessions told in a second that may be asked for.
@@ -23,6 +24,7 @@ func drain(r *request) (any, error) {
 	switch {
 	case err == nil:
 		r.d.cfg.Logger.Info("admin: drain begun", "rate", rate, "timeout", r.d.cfg.DrainTimeout)
+		r.d.Event(live.Info, "drain", "begun by an operator")
 	case !errors.Is(err, engine.ErrDraining):
 		return nil, &refusal{http.StatusConflict, "the server does not run"}
 	}
@@ -38,6 +40,7 @@ func undrain(r *request) (any, error) {
 	}
 	if was {
 		r.d.cfg.Logger.Info("admin: drain taken back")
+		r.d.Event(live.Info, "drain", "taken back by an operator")
 	}
 	return map[string]any{"draining": srv.Draining()}, nil
 }

@@ -3,12 +3,15 @@ package admin
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+
+	"millrace/services/admin/page"
 )
 
 // refusal is why a request is not served.
@@ -25,6 +28,12 @@ func (e *refusal) Error() string { return e.text }
 func (d *Door) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r := &request{d: d, w: &limitedWriter{ResponseWriter: w, timeout: d.cfg.Timeout}, Request: req}
 	if err := d.admit(r); err != nil {
+		var no *refusal
+		if errors.As(err, &no) && no.status == http.StatusUnauthorized && r.URL.Path == "/" && r.Method == http.MethodGet {
+			d.refused.Add(1)
+			page.Serve(r.w, no.status) // which asks its reader for the token
+			return
+		}
 		r.fail(err)
 		return
 	}

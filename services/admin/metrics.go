@@ -63,7 +63,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	out.histogram("strand_wait_seconds", nil, nil, &waits)
 	out.handles()
 	out.sessions()
-	for _, l := range d.limits() {
+	for _, l := range d.limits(true) {
 		out.put("limit_used", prometheus.GaugeValue, l.Used, []string{"limit"}, l.Name)
 		out.put("limit_max", prometheus.GaugeValue, l.Max, []string{"limit"}, l.Name)
 	}

@@ -33,7 +33,8 @@ type endpoint struct {
 // endpoints are those of fixed paths.
 func endpoints() map[string]endpoint {
 	return map[string]endpoint{
-		"/":         {get: index},
+		"/":         {get: getPage},
+		"/live":     {get: getLive},
 		"/healthz":  {get: healthz},
 		"/readyz":   {get: readyz},
 		"/metrics":  {get: metrics},

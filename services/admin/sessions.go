@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"millrace/engine"
+	"millrace/services/admin/live"
 )
 
 // Session is one as /sessions tells of it.
@@ -212,6 +214,7 @@ func kick(r *request) (any, error) {
 		return nil, &refusal{http.StatusNotFound, "the session has closed"}
 	}
 	r.d.cfg.Logger.Info("admin: session kicked", "session", r.session.ID().String(), "addr", r.session.RemoteAddr().String(), "reason", text)
+	r.d.Event(live.Info, "kick", fmt.Sprintf("session %v of %v: %s", r.session.ID(), r.session.RemoteAddr(), text))
 	return map[string]any{"kicked": true, "reason": text}, nil
 }
 

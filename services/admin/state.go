@@ -114,34 +114,54 @@ func optional(snapshot func() any) map[string]any {
 	return out
 }
 
+// of names the session that a limit is told of.
+func (l Limit) of(s *engine.Session) Limit {
+	if s != nil {
+		l.Who = fmt.Sprintf("%v of %v", s.ID(), s.RemoteAddr())
+	}
+	return l
+}
+
 // limits is GET /limits.
-func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits()}, nil }
+func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits(true)}, nil }
 
 // limits are those of the server, with the nearest session or loop where each has its own.
-func (d *Door) limits() []Limit {
+// Without sessions those are left out for which each session must be looked at.
+func (d *Door) limits(sessions bool) []Limit {
 	srv := d.cfg.Server
 	st, c := srv.Stats(), srv.Config()
 	outbox, unsent, pending := 0, 0, 0
+	var reader, sender *engine.Session // who has most unsent, and most pending
 	for _, l := range st.Loops {
 		outbox = max(outbox, l.Outbox)
 	}
-	srv.Sessions(func(s *engine.Session) bool {
-		st := s.Stats()
-		unsent, pending = max(unsent, st.Unsent), max(pending, st.Pending)
-		return true
-	})
-	row := func(name string, used, most int) Limit { return Limit{name, float64(used), float64(max(most, 0))} }
+	if sessions {
+		srv.Sessions(func(s *engine.Session) bool {
+			st := s.Stats()
+			if st.Unsent > unsent {
+				unsent, reader = st.Unsent, s
+			}
+			if st.Pending > pending {
+				pending, sender = st.Pending, s
+			}
+			return true
+		})
+	}
+	row := func(name string, used, most int) Limit {
+		return Limit{Name: name, Used: float64(used), Max: float64(max(most, 0))}
+	}
 	all := []Limit{
 		row("max-conns", st.Conns, c.MaxConns),
 		row("memory-budget", st.Memory, c.MemoryBudget),
 		row("max-outbox", outbox, min(c.MaxOutbox, c.MemoryBudget/8)),
-		row("max-outbound", unsent, c.MaxOutbound),
-		row("max-pending", pending, c.MaxPending),
 		row("max-queue", st.Pool.Queue, c.MaxQueue),
 		row("spare-workers", max(st.Pool.Workers-c.Workers, 0), c.SpareWorkers),
 		row("max-handshakes", st.Doors.Handshaking, c.MaxHandshakes),
 		row("max-refused", st.Doors.Closing, c.MaxRefused),
 		row("admin-clients", int(d.clients.Load()), d.cfg.MaxClients),
+	}
+	if sessions {
+		all = append(all, row("max-outbound", unsent, c.MaxOutbound).of(reader), row("max-pending", pending, c.MaxPending).of(sender))
 	}
 	if d.cfg.Limits != nil {
 		all = append(all, d.cfg.Limits()...)

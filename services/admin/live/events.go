@@ -1,0 +1,47 @@
+package live
+
+import "time"
+
+// maxEvents is how many events are kept.
+const maxEvents = 200
+
+// The levels of findings and events.
+const (
+	Info = "info"
+	Warn = "warn"
+	Bad  = "bad"
+)
+
+// Event is a line of the log.
+type Event struct {
+	Seq   uint64 `json:"seq"`
+	At    int64  `json:"at"` // milliseconds of Unix time, of the first
+	Level string `json:"level"`
+	Kind  string `json:"kind"`
+	Text  string `json:"text"`
+	N     int    `json:"n"` // how often it came in a row
+}
+
+// events is a ring of the last ones.
+type events struct {
+	seq  uint64
+	list []Event
+}
+
+// add appends an event. One that repeats the last only counts, and is news again.
+func (e *events) add(at time.Time, level, kind, text string) {
+	e.seq++
+	if n := len(e.list); n > 0 {
+		last := &e.list[n-1]
+		if last.Level == level && last.Kind == kind && last.Text == text {
+			last.N++
+			last.Seq = e.seq
+			return
+		}
+	}
+	if len(e.list) == maxEvents {
+		copy(e.list, e.list[1:])
+		e.list = e.list[:maxEvents-1]
+	}
+	e.list = append(e.list, Event{Seq: e.seq, At: at.UnixMilli(), Level: level, Kind: kind, Text: text, N: 1})
+}

@@ -1,0 +1,111 @@
+package live
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	keep   = 120 // points of history
+	window = 10  // samples between the two that findings and quantiles compare
+)
+
+// Recorder keeps what the samples of the last two minutes say.
+type Recorder struct {
+	mu      sync.Mutex
+	seq     uint64               // of the newest point
+	points  []Point              // the oldest first
+	samples []Sample             // the last window+1, the oldest first
+	found   []Finding            // by the newest sample
+	began   map[string]time.Time // of what is found, by kind and what
+	near    map[string]nearness  // of limits that count no near misses themselves, by flag
+	log     events
+}
+
+// nearness is how often samples have found a limit come within a tenth.
+type nearness struct {
+	n    uint64
+	last time.Time
+	is   bool // it was, in the last sample
+}
+
+// NewRecorder returns an empty one.
+func NewRecorder() *Recorder {
+	return &Recorder{began: make(map[string]time.Time), near: make(map[string]nearness)}
+}
+
+// Add takes a sample that is younger than all before. It is meant to be called once a
+// second; what is rarer makes points that are further apart.
+func (r *Recorder) Add(s Sample) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.samples) > window {
+		copy(r.samples, r.samples[1:])
+		r.samples = r.samples[:window]
+	}
+	r.countNear(&s)
+	r.samples = append(r.samples, s)
+	n := len(r.samples)
+	if n == 1 {
+		return
+	}
+	r.seq++
+	if len(r.points) == keep {
+		copy(r.points, r.points[1:])
+		r.points = r.points[:keep-1]
+	}
+	r.points = append(r.points, point(r.seq, &r.samples[n-2], &r.samples[n-1]))
+	r.judge(find(&r.samples[0], &r.samples[n-1]), s.At)
+}
+
+// countNear fills in the near misses of limits that don't say them.
+func (r *Recorder) countNear(s *Sample) {
+	for i := range s.Limits {
+		l := &s.Limits[i]
+		if l.Near > 0 {
+			continue
+		}
+		n := r.near[l.Flag]
+		is := l.Max > 0 && float64(l.Used) >= nearlyFull*float64(l.Max)
+		if is && !n.is {
+			n.n++
+		}
+		if n.is = is; is {
+			n.last = s.At
+		}
+		r.near[l.Flag] = n
+		l.Near, l.Last = n.n, n.last
+	}
+}
+
+// judge notes what has begun and what is over.
+func (r *Recorder) judge(found []Finding, now time.Time) {
+	began := make(map[string]time.Time, len(found))
+	for i := range found {
+		f := &found[i]
+		key := f.Kind + " " + f.What
+		at, lasts := r.began[key]
+		if !lasts {
+			at = now
+			r.log.add(now, f.Level, f.Kind, f.What+": "+f.Text)
+		}
+		f.Since = at.UnixMilli()
+		began[key] = at
+	}
+	for i := range r.found {
+		f := &r.found[i]
+		key := f.Kind + " " + f.What
+		if _, lasts := began[key]; !lasts {
+			r.log.add(now, Info, f.Kind, f.What+": over after "+Duration(now.Sub(r.began[key]).Seconds()))
+		}
+	}
+	r.found, r.began = found, began
+}
+
+// Event puts a line into the log: what an operator did, or what happened once. The level
+// is Info, Warn or Bad, the kind one word.
+func (r *Recorder) Event(at time.Time, level, kind, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log.add(at, level, kind, text)
+}

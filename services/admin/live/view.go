@@ -1,0 +1,273 @@
+package live
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"millrace/engine"
+)
+
+// mostHandles is how many handles a View has.
+const mostHandles = 16
+
+// View is everything that is shown. Rates are a second, over the last ten where nothing
+// else is said.
+type View struct {
+	Seq      uint64    `json:"seq"` // of the newest point; ask for what is since
+	At       int64     `json:"at"`  // milliseconds of Unix time
+	Ready    bool      `json:"ready"`
+	Reasons  []string  `json:"reasons"`
+	Draining bool      `json:"draining"`
+	Findings []Finding `json:"findings"`
+	History  []Point   `json:"history"` // the oldest first
+	Loops    []Loop    `json:"loops"`
+	Pool     Pool      `json:"pool"`
+	Handles  []Run     `json:"handles"` // those that took most time first
+	Others   int       `json:"others"`  // handles that are left out
+	Limits   []Use     `json:"limits"`  // the fullest first
+	Closes   []Count   `json:"closes"`  // reasons that occurred
+	Refused  []Count   `json:"refused"`
+	Totals   []Value   `json:"totals"`
+	Backs    []Behind  `json:"backs"`
+	Events   []Event   `json:"events"` // the oldest first
+	EventSeq uint64    `json:"event_seq"`
+
+	Goroutines int `json:"goroutines"`
+	Waiting    int `json:"waiting"`  // sessions whose peers are away
+	Starving   int `json:"starving"` // sessions not read for want of memory
+}
+
+// Loop is one loop.
+type Loop struct {
+	Loop     int     `json:"loop"`
+	Sessions int     `json:"sessions"`
+	Dirty    int     `json:"dirty"`  // sessions to be written to
+	Outbox   int     `json:"outbox"` // bytes of broadcasts waiting
+	Accepts  float64 `json:"accepts"`
+	Frames   float64 `json:"frames"`
+	Inline   float64 `json:"inline"` // of them handled on the loop
+	BytesIn  float64 `json:"bytes_in"`
+	BytesOut float64 `json:"bytes_out"`
+	Writes   float64 `json:"writes"`
+	Blocked  float64 `json:"blocked"` // writes not taken whole
+	Pauses   float64 `json:"pauses"`
+	HandOver float64 `json:"handover"`
+}
+
+// Pool is the worker pool.
+type Pool struct {
+	Workers  int     `json:"workers"`
+	Idle     int     `json:"idle"`
+	Blocked  int     `json:"blocked"`
+	Sessions int     `json:"sessions"` // that wait for a worker
+	Queue    int     `json:"queue"`    // functions that do
+	Ran      float64 `json:"ran"`
+	Refused  float64 `json:"refused"`
+	Stalls   uint64  `json:"stalls"` // in all
+	Spawned  uint64  `json:"spawned"`
+}
+
+// Run is one handle: its rates and its times in milliseconds.
+type Run struct {
+	Handle   string  `json:"handle"`
+	Requests float64 `json:"requests"`
+	Errors   float64 `json:"errors"`
+	P50      float64 `json:"p50"`
+	P99      float64 `json:"p99"`
+	Total    uint64  `json:"total"` // requests in all
+	Busy     float64 `json:"busy"`  // seconds of handlers a second, by the bounds of the histogram
+}
+
+// Use is a limit and how much of it is used.
+type Use struct {
+	Flag  string `json:"flag"`
+	Used  int64  `json:"used"`
+	Max   int64  `json:"max"`
+	Bytes bool   `json:"bytes"`
+	Near  uint64 `json:"near"`
+	Last  int64  `json:"last,omitempty"` // milliseconds of Unix time
+	Who   string `json:"who,omitempty"`
+}
+
+// Count is how often something happened for one reason.
+type Count struct {
+	Reason string  `json:"reason"`
+	Total  uint64  `json:"total"`
+	Rate   float64 `json:"rate"`
+	Fault  bool    `json:"fault"`
+}
+
+// Behind is a part behind the handlers.
+type Behind struct {
+	Name   string  `json:"name"`
+	Down   string  `json:"down,omitempty"`
+	Values []Value `json:"values"`
+}
+
+// View returns what is shown, with the points that are younger than the one with the
+// number since and the events younger than eventsSince; 0 for all that are kept.
+func (r *Recorder) View(since, eventsSince uint64) View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := View{Seq: r.seq, Ready: true, Reasons: []string{}, Findings: append([]Finding{}, r.found...), EventSeq: r.log.seq, History: []Point{}, Events: []Event{},
+		Loops: []Loop{}, Handles: []Run{}, Limits: []Use{}, Closes: []Count{}, Refused: []Count{}, Totals: []Value{}, Backs: []Behind{}}
+	for _, p := range r.points {
+		if p.Seq > since || since > r.seq { // since of an earlier server
+			v.History = append(v.History, p)
+		}
+	}
+	for _, e := range r.log.list {
+		if e.Seq > eventsSince || eventsSince > r.log.seq {
+			v.Events = append(v.Events, e)
+		}
+	}
+	if len(r.samples) > 0 {
+		v.fill(span{&r.samples[0], &r.samples[len(r.samples)-1]})
+	}
+	return v
+}
+
+func (v *View) fill(d span) {
+	a, b := &d.a.Engine, &d.b.Engine
+	v.At = d.b.At.UnixMilli()
+	v.Ready, v.Reasons = len(d.b.Reasons) == 0, append(v.Reasons, d.b.Reasons...)
+	v.Draining, v.Waiting, v.Starving, v.Goroutines = b.Draining, b.Waiting, b.Starving, d.b.Goroutines
+	v.Loops = loops(d)
+	v.Pool = Pool{
+		Workers: b.Pool.Workers, Idle: b.Pool.Idle, Blocked: b.Pool.Blocked, Sessions: b.Pool.Sessions, Queue: b.Pool.Queue,
+		Ran: d.rate(a.Pool.Ran, b.Pool.Ran), Refused: d.rate(a.Pool.Refused, b.Pool.Refused), Stalls: b.Pool.Stalls, Spawned: b.Pool.Spawned,
+	}
+	v.Handles, v.Others = handles(d)
+	v.Limits = limits(d.b)
+	v.Closes = counts(d, a.Closes, b.Closes, func(name string) bool { _, ok := faults[name]; return ok })
+	v.Refused = counts(d, a.Refused, b.Refused, func(string) bool { return true })
+	v.Totals = totals(d)
+	v.Backs = []Behind{}
+	for _, back := range d.b.Backs {
+		values := append([]Value{}, back.Values...)
+		for i := range values {
+			if values[i].Total {
+				values[i].Rate = d.of(values[i].Value - valueOf(d.a, back.Name, values[i].Name))
+			}
+		}
+		v.Backs = append(v.Backs, Behind{back.Name, back.Down, values})
+	}
+}
+
+func loops(d span) []Loop {
+	out := make([]Loop, len(d.b.Engine.Loops))
+	for i := range out {
+		b := &d.b.Engine.Loops[i]
+		a := &engine.LoopStats{}
+		if i < len(d.a.Engine.Loops) {
+			a = &d.a.Engine.Loops[i]
+		}
+		out[i] = Loop{
+			Loop: i, Sessions: b.Conns, Dirty: b.Dirty, Outbox: b.Outbox, Accepts: d.rate(a.Accepts, b.Accepts),
+			Frames: d.rate(a.FramesIn, b.FramesIn), Inline: d.rate(a.Inline, b.Inline),
+			BytesIn: d.rate(a.BytesIn, b.BytesIn), BytesOut: d.rate(a.BytesOut, b.BytesOut),
+			Writes: d.rate(a.Writes, b.Writes), Blocked: d.rate(a.Blocked, b.Blocked),
+			Pauses: d.rate(a.Pauses, b.Pauses), HandOver: d.rate(a.HandOver, b.HandOver),
+		}
+	}
+	return out
+}
+
+func handles(d span) (out []Run, others int) {
+	out = []Run{}
+	before := make(map[string]*Handle, len(d.a.Handles))
+	for i := range d.a.Handles {
+		before[d.a.Handles[i].Name] = &d.a.Handles[i]
+	}
+	for i := range d.b.Handles {
+		b, a := &d.b.Handles[i], before[d.b.Handles[i].Name]
+		if a == nil {
+			a = &Handle{}
+		}
+		run := b.Run.since(a.Run)
+		r := Run{
+			Handle: b.Name, Requests: d.rate(a.Requests, b.Requests), Errors: d.rate(a.Errors, b.Errors), Total: b.Requests,
+			P50: millis(run.quantile(0.5)), P99: millis(run.quantile(0.99)),
+		}
+		if n := run.count(); n > 0 { // the histogram may be of a part of the requests
+			r.Busy = r.Requests * run.upper() / float64(n)
+		}
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(x, y Run) int {
+		return cmp.Or(cmp.Compare(y.Busy, x.Busy), cmp.Compare(y.Requests, x.Requests), cmp.Compare(y.Total, x.Total), cmp.Compare(x.Handle, y.Handle))
+	})
+	if len(out) > mostHandles {
+		others = len(out) - mostHandles
+		out = out[:mostHandles]
+	}
+	return out, others
+}
+
+// upper is a bound for the sum of all that h counts, in seconds.
+func (h Hist) upper() (s float64) {
+	bound := 0.0
+	for _, b := range h {
+		if b.Le > maxSeconds {
+			b.Le = 2 * bound
+		}
+		bound = b.Le
+		s += bound * float64(b.N)
+	}
+	return s
+}
+
+func limits(s *Sample) []Use {
+	out := []Use{}
+	for _, l := range s.Limits {
+		u := Use{Flag: l.Flag, Used: l.Used, Max: l.Max, Bytes: l.Bytes, Near: l.Near, Who: l.Who}
+		if !l.Last.IsZero() {
+			u.Last = l.Last.UnixMilli()
+		}
+		out = append(out, u)
+	}
+	slices.SortStableFunc(out, func(x, y Use) int { return cmp.Compare(y.part(), x.part()) })
+	return out
+}
+
+func (u Use) part() float64 {
+	if u.Max <= 0 {
+		return 0
+	}
+	return float64(u.Used) / float64(u.Max)
+}
+
+func counts[K interface {
+	comparable
+	fmt.Stringer
+}](d span, a, b map[K]uint64, fault func(string) bool) []Count {
+	out := []Count{}
+	for _, k := range sortedNames(b) {
+		if n := b[k.key]; n > 0 {
+			out = append(out, Count{k.name, n, d.rate(a[k.key], n), fault(k.name)})
+		}
+	}
+	slices.SortStableFunc(out, func(x, y Count) int { return cmp.Or(cmp.Compare(y.Rate, x.Rate), cmp.Compare(y.Total, x.Total)) })
+	return out
+}
+
+func totals(d span) []Value {
+	a, b := &d.a.Engine, &d.b.Engine
+	out := []Value{}
+	for _, t := range []struct {
+		name string
+		a, b uint64
+	}{
+		{"accepted", a.Accepts, b.Accepts}, {"frames received", a.FramesIn, b.FramesIn}, {"broadcasts", a.Broadcasts, b.Broadcasts},
+		{"ERROR frames sent", a.Errors, b.Errors}, {"panics", a.Panics, b.Panics}, {"sends refused as busy", a.Busy, b.Busy},
+		{"sends to gone sessions", a.Stale, b.Stale}, {"strands that waited for clients", a.Parks, b.Parks},
+		{"frames dropped at close", a.Dropped, b.Dropped}, {"bytes never sent", a.LostBytes, b.LostBytes},
+		{"handles moved to workers", a.Demoted, b.Demoted}, {"closed for memory", a.Shed, b.Shed},
+		{"connections broken, kept", a.Detached, b.Detached}, {"resumed", a.Resumed, b.Resumed},
+		{"stalls on loops", a.Stalls, b.Stalls}, {"stalls on workers", a.Pool.Stalls, b.Pool.Stalls},
+	} {
+		out = append(out, Value{Name: t.name, Value: float64(t.b), Total: true, Rate: d.rate(t.a, t.b)})
+	}
+	return out
+}
