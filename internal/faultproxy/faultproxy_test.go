@@ -47,15 +47,15 @@ func TestDropLosesSingleMessages(t *testing.T) {
 		}
 	}
 	p.Drop(func(m []byte) bool { return bytes.HasPrefix(m, []byte("news")) })
-	for i := range 100 {
-		news, answer := fmt.Sprintf("news %d\n", i), fmt.Sprintf("answer %d\n", i)
-		both := news + answer
-		cut := i % len(both)
-		send(both[:cut])
+	const both = "news of the day\nanswer\n"
+	for cut := range len(both) {
+		before := fmt.Sprintf("before %d\n", cut)
+		send(before + both[:cut])
+		read(before) // and the piece that ends within the next message has come
 		send(both[cut:])
-		read(answer)
+		read("answer\n")
 	}
 	p.Heal()
-	send("news 100\n")
-	read("news 100\n")
+	send("news again\n")
+	read("news again\n")
 }

@@ -53,42 +53,52 @@ func mustLock(tb testing.TB, c services.Cache, key string, o services.LockOption
 // asks is answered, takes nobody for dead.
 func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 	srv := embedded(t)
-	const lease = time.Second
-	open(t, srv.URL(), lease) // the first of all starts alone: who makes only one of the buckets waits
-	for _, f := range []struct {
+	holder := open(t, srv.URL(), lease)
+	type waiter struct {
 		name  string
 		fault func(*faultproxy.Proxy)
-	}{
-		{"cut", (*faultproxy.Proxy).Cut},
-		{"stalled", func(p *faultproxy.Proxy) { p.Stall(faultproxy.Both) }},
-		{"hears nothing", func(p *faultproxy.Proxy) { p.Stall(faultproxy.Down) }},
-		{"hears no changes", func(p *faultproxy.Proxy) { p.Drop(watched) }},
-	} {
-		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
-			p, url := proxied(t, srv)
-			holder, waiter := open(t, srv.URL(), lease), open(t, url, lease)
-			var lost atomic.Bool
-			token := mustLock(t, holder, f.name, services.LockOptions{TTL: time.Hour, OnLost: func() { lost.Store(true) }})
-			got := make(chan uint64, 1)
-			if _, err := waiter.Lock(f.name, services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(token uint64, _ error) { got <- token }); err != nil {
-				t.Fatal(err)
-			}
-			f.fault(p)
-			time.Sleep(2 * lease) // how long the fault lasts
-			p.Heal()
+		proxy *faultproxy.Proxy
+		token uint64 // the holder's
+		lost  atomic.Bool
+		got   chan uint64
+	}
+	waiters := []*waiter{
+		{name: "cut", fault: (*faultproxy.Proxy).Cut},
+		{name: "stalled", fault: func(p *faultproxy.Proxy) { p.Stall(faultproxy.Both) }},
+		{name: "hears nothing", fault: func(p *faultproxy.Proxy) { p.Stall(faultproxy.Down) }},
+		{name: "hears no changes", fault: func(p *faultproxy.Proxy) { p.Drop(watched) }},
+	}
+	for _, w := range waiters {
+		proxy, url := proxied(t, srv)
+		c := open(t, url, lease)
+		w.proxy, w.got = proxy, make(chan uint64, 1)
+		w.token = mustLock(t, holder, w.name, services.LockOptions{TTL: time.Hour, Wait: time.Minute, OnLost: func() { w.lost.Store(true) }})
+		if _, err := c.Lock(w.name, services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(token uint64, _ error) { w.got <- token }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, w := range waiters {
+		w.fault(w.proxy)
+	}
+	time.Sleep(2 * lease) // how long the faults last
+	for _, w := range waiters {
+		w.proxy.Heal()
+	}
+	time.Sleep(2 * lease) // they would have it by now
+	for _, w := range waiters {
+		t.Run(w.name, func(t *testing.T) {
 			select {
-			case next := <-got:
-				t.Fatalf("the waiter got token %d; the holder, with %d, has lost it: %v", next, token, lost.Load())
-			case <-time.After(2 * lease): // it would have it by now
+			case next := <-w.got:
+				t.Fatalf("the waiter got token %d; the holder, with %d, has lost it: %v", next, w.token, w.lost.Load())
+			default:
 			}
-			if ok, err := holder.Unlock(background, f.name, token); !ok || err != nil || lost.Load() {
-				t.Fatalf("unlock: got %v, %v, lost %v", ok, err, lost.Load())
+			if ok, err := holder.Unlock(background, w.name, w.token); !ok || err != nil || w.lost.Load() {
+				t.Fatalf("unlock: got %v, %v, lost %v", ok, err, w.lost.Load())
 			}
 			select {
-			case next := <-got:
-				if next <= token {
-					t.Errorf("got token %d after %d", next, token)
+			case next := <-w.got:
+				if next <= w.token {
+					t.Errorf("got token %d after %d", next, w.token)
 				}
 			case <-time.After(within):
 				t.Error("the waiter was not woken")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -126,4 +127,32 @@ func (r register) then(now string) (string, bool) {
 		return "", now != ""
 	}
 	return now, r.Call == "get"
+}
+
+// The checker of locks finds what it is for, and nothing else.
+func TestTheCheckerOfLocks(t *testing.T) {
+	first := []note{{Kind: "given", Who: 0, Token: 5, From: 10, To: 20}, {Kind: "held", Who: 0, Token: 5, From: 30, To: 100}}
+	for _, c := range []struct {
+		name string
+		then []note
+		bad  bool
+	}{
+		{name: "given after the lease", then: []note{{Kind: "given", Who: 1, Token: 6, From: 15, To: 101}}},
+		{name: "given within the lease", then: []note{{Kind: "given", Who: 1, Token: 6, From: 15, To: 99}}, bad: true},
+		{name: "given within a lease that was renewed", bad: true,
+			then: []note{{Kind: "held", Token: 5, From: 40, To: 140}, {Kind: "given", Who: 1, Token: 6, From: 15, To: 120}}},
+		{name: "given when the holder unlocks", then: []note{{Kind: "unlock", Token: 5, From: 50}, {Kind: "given", Who: 1, Token: 6, From: 15, To: 51}}},
+		{name: "given before the holder unlocks", bad: true,
+			then: []note{{Kind: "unlock", Token: 5, From: 50}, {Kind: "given", Who: 1, Token: 6, From: 15, To: 49}}},
+		{name: "given twice", then: []note{{Kind: "unlock", Token: 5, From: 50}, {Kind: "given", Who: 1, Token: 5, From: 15, To: 60}}, bad: true},
+		{name: "a token falls", then: []note{{Kind: "unlock", Token: 5, From: 50}, {Kind: "given", Who: 1, Token: 4, From: 55, To: 60}}, bad: true},
+		{name: "an older token, asked for before", then: []note{{Kind: "unlock", Token: 5, From: 50}, {Kind: "given", Who: 1, Token: 4, From: 15, To: 60}}},
+		{name: "a loss that nobody is told of", then: []note{{Kind: "untold", Token: 5, From: 200}}, bad: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := checkLocks(slices.Concat(first, c.then)); (err != nil) != c.bad {
+				t.Errorf("got %v, want an error: %v", err, c.bad)
+			}
+		})
+	}
 }
