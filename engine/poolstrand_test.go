@@ -89,6 +89,40 @@ func TestStrandRunsOneAtATimeAndInOrder(t *testing.T) {
 	}
 }
 
+// Messages and functions share one order; a message that panics closes the strand.
+func TestStrandHandlesMessages(t *testing.T) {
+	p := runPool(t, PoolConfig{Workers: 2})
+	if err := p.Strand().Post(1); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("without OnMessage: %v", err)
+	}
+	var got []any
+	closed := make(chan Reason, 1)
+	s := p.StrandWith(StrandConfig{
+		OnMessage: func(msg any) { got = append(got, msg.(int)) },
+		OnClose:   func(why Reason) { closed <- why },
+	})
+	for i := range 100 {
+		if err := s.Post(2 * i); err != nil {
+			t.Fatal(err)
+		}
+		submit(t, s, func() { got = append(got, 2*i+1) })
+	}
+	if err := s.Post("no number"); err != nil {
+		t.Fatal(err)
+	}
+	if why := <-closed; why != ReasonPanic || len(got) != 200 {
+		t.Errorf("closed for %v behind %d of 200", why, len(got))
+	}
+	for i, v := range got {
+		if v != i {
+			t.Fatalf("%v came as number %d", v, i)
+		}
+	}
+	if err := s.Post(1); !errors.Is(err, ErrClosed) {
+		t.Errorf("then: %v", err)
+	}
+}
+
 // A panic, and runtime.Goexit, end their strand: what it had accepted runs, then OnClose,
 // and nothing is taken any more. The pool goes on, and says where it was.
 func TestStrandContainsPanics(t *testing.T) {
@@ -424,8 +458,8 @@ func TestCloseIfIdleLosesNothing(t *testing.T) {
 	t.Logf("closed %d times, kept %d times", closed, kept)
 }
 
-// A strand made by Next takes functions at once and runs them when those before it have
-// ended, OnClose included; so do several in a row, made in any state of the first.
+// A strand made by Next takes functions at once and runs them when the one before it has
+// ended, OnClose included, in whatever state that is then; so do several of one.
 func TestNextBeginsWhenTheLastHasEnded(t *testing.T) {
 	p := runPool(t, PoolConfig{Workers: 4})
 	for round := range 300 {
@@ -455,7 +489,7 @@ func TestNextBeginsWhenTheLastHasEnded(t *testing.T) {
 			if i == 0 {
 				all[i] = p.StrandWith(cfg)
 			} else {
-				all[i] = all[i-1-round%i].Next(cfg) // behind the last whichever it was asked of
+				all[i] = all[i-1].Next(cfg)
 			}
 			submit(t, all[i], step(i))
 			submit(t, all[i], step(i))
@@ -467,6 +501,23 @@ func TestNextBeginsWhenTheLastHasEnded(t *testing.T) {
 			t.Fatalf("round %d: ran in the order %v", round, order)
 		}
 	}
+	first := p.Strand()
+	var ended atomic.Bool
+	var wg sync.WaitGroup
+	for i := range 8 {
+		if i == 4 {
+			submit(t, first, func() { time.Sleep(time.Millisecond); ended.Store(true) })
+			first.Close()
+		}
+		wg.Add(1)
+		submit(t, first.Next(StrandConfig{}), func() {
+			if !ended.Load() {
+				t.Error("it has begun before the one in front of it has ended")
+			}
+			wg.Done()
+		})
+	}
+	wg.Wait()
 }
 
 // An idle strand is no goroutine, stands in no list, and is little more than its fields.
@@ -619,11 +670,12 @@ func BenchmarkSubmit(b *testing.B) {
 			}
 		}
 		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
+		i := 0
+		for b.Loop() {
 			if err := submit(fn); err != nil {
 				b.Fatal(err)
 			}
-			if i%burst == burst-1 {
+			if i++; i%burst == 0 {
 				<-done
 			}
 		}

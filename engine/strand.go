@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"sync/atomic"
 
 	"millrace/engine/internal/budget"
@@ -19,7 +20,7 @@ import (
 // same time, and a function that blocks holds back its own strand only. A panic is
 // contained, reported and counted, and closes the strand, as what it guards may be broken.
 //
-// A strand is about 130 bytes, and nothing else while nothing waits: no goroutine, no entry
+// A strand is about 150 bytes, and nothing else while nothing waits: no goroutine, no entry
 // in any list. One that is no longer referred to needs no Close to be collected. Its
 // methods may be called from any goroutine, also from its own functions.
 type Strand struct {
@@ -31,13 +32,17 @@ type Strand struct {
 	most    int32
 	name    string
 	onClose func(Reason)           // of the turn that ends it
+	handle  func(msg any)          // StrandConfig.OnMessage
 	next    atomic.Pointer[Strand] // begins when this one has ended; over: it has
+	beside  *Strand                // another one that begins with this one; set before that is in next
 }
 
 // StrandConfig sets up a Strand. Zero means the default that the field's comment names.
 type StrandConfig struct {
 	Name     string // for people, in reports of panics and stalls; none
-	MaxTasks int    // functions that wait; the PoolConfig's MaxTasks
+	MaxTasks int    // functions and messages that wait; the PoolConfig's MaxTasks
+	// OnMessage runs what Post is given, in the strand's order; nil: Post is an error.
+	OnMessage func(msg any)
 	// OnClose is the last that runs on the strand, once, after it was closed and what had
 	// been accepted before has run: ReasonServerClosed by Close, ReasonIdle by CloseIfIdle,
 	// ReasonPanic, or what CloseFor was given. It may be nil.
@@ -55,7 +60,7 @@ func (st *strands) init(cfg PoolConfig) {
 	st.most, st.budget = cfg.MaxTasks, budget.New(cfg.StrandMemory, nil)
 }
 
-// over stands for the one that follows where none can: the strand has ended.
+// over stands for one that follows where none need wait: the strand has ended.
 var over = new(Strand)
 
 // Strand makes a strand. It starts nothing.
@@ -66,25 +71,29 @@ func (p *Pool) StrandWith(cfg StrandConfig) *Strand {
 	if cfg.MaxTasks <= 0 {
 		cfg.MaxTasks = p.strands.most
 	}
-	s := &Strand{pool: p, name: cfg.Name, most: int32(min(cfg.MaxTasks, 1<<30)), onClose: cfg.OnClose}
+	s := &Strand{pool: p, name: cfg.Name, most: int32(min(cfg.MaxTasks, 1<<30)), onClose: cfg.OnClose, handle: cfg.OnMessage}
 	s.task.Init((*strandTurn)(s))
 	return s
 }
 
 // Next makes a strand of the same pool that takes functions at once, and begins to run them
-// when s has ended, its OnClose included: never at the same time as anything of s. With
-// several they follow one another in the order in which they were made. What it has taken
-// never runs if s has not been closed when the pool stops.
+// when s has ended, its OnClose included: never at the same time as anything of s. Several
+// made of one strand begin together then; for an order, make each the Next of the one before.
+// What it has taken never runs if s has not been closed when the pool stops.
 func (s *Strand) Next(cfg StrandConfig) *Strand {
 	n := s.pool.StrandWith(cfg)
 	n.in.Park()
-	for before := s; !before.next.CompareAndSwap(nil, n); {
-		if before = before.next.Load(); before == over {
+	for {
+		first := s.next.Load()
+		if first == over {
 			n.release()
-			break
+			return n
+		}
+		n.beside = first
+		if s.next.CompareAndSwap(first, n) {
+			return n
 		}
 	}
-	return n
 }
 
 // release lets a strand run that was made by Next. It is called by a worker, or before any
@@ -103,7 +112,18 @@ func (s *Strand) Pool() *Pool { return s.pool }
 // StrandMemory, both ErrBusy; ErrNotRunning before the pool's Start; ErrClosed once the
 // strand has closed or the pool's Stop was called. A function that was accepted runs exactly
 // once, before OnClose, also if one before it has panicked; the pool's Stop waits for it.
-func (s *Strand) Submit(fn func()) error {
+func (s *Strand) Submit(fn func()) error { return s.submit(fn, nil) }
+
+// Post has OnMessage called with msg, as Submit has a function called. It allocates nothing,
+// where a function would have to be made that knows msg.
+func (s *Strand) Post(msg any) error {
+	if s.handle == nil {
+		return fmt.Errorf("%w: Post to a strand without OnMessage", ErrUnsupported)
+	}
+	return s.submit(nil, msg)
+}
+
+func (s *Strand) submit(fn func(), msg any) error {
 	p := s.pool
 	if p.strands.budget.Used() >= p.strands.budget.Limit() && !s.shut() {
 		p.strands.refused.Add(1)
@@ -114,7 +134,7 @@ func (s *Strand) Submit(fn func()) error {
 		err = p.sched.TryPush(&s.task)
 		return err == nil
 	}
-	switch s.in.SubmitTo(push, fn, int(s.most), s.shut, p.strands.budget) {
+	switch s.in.SubmitTo(push, fn, msg, int(s.most), s.shut, p.strands.budget) {
 	case strand.Gone:
 		if err == nil {
 			err = ErrClosed
@@ -225,15 +245,19 @@ func (s *Strand) one() bool {
 	if it == nil {
 		return false
 	}
-	fn := it.Fn
+	fn, msg := it.Fn, it.Arg
 	it.Free()
-	s.guard("Strand.Submit", fn)
+	if fn != nil {
+		s.guard("Strand.Submit", fn)
+	} else {
+		s.guard("OnMessage", func() { s.handle(msg) })
+	}
 	s.step.Add(1)
 	return true
 }
 
-// finish is the strand's end: what was accepted runs, then OnClose, and the one that follows
-// may begin.
+// finish is the strand's end: what was accepted runs, then OnClose, and those that follow may
+// begin.
 func (s *Strand) finish() {
 	for s.one() {
 	}
@@ -243,8 +267,12 @@ func (s *Strand) finish() {
 		s.guard("OnClose", func() { fn(why) })
 	}
 	s.in.Finish()
-	if n := s.next.Swap(over); n != nil {
+	n := s.next.Swap(over)
+	for n != nil {
+		beside := n.beside
+		n.beside = nil
 		n.release()
+		n = beside
 	}
 }
 

@@ -66,7 +66,7 @@ func (r *Room[K, S]) Life() uint64 { return r.life }
 func (r *Room[K, S]) String() string { return r.rooms.name(r.key) }
 
 // Post is Rooms.Post to this room alone: engine.ErrClosed when it has closed. Any goroutine.
-func (r *Room[K, S]) Post(fn func(r *Room[K, S])) error { return r.post(fn, nil) }
+func (r *Room[K, S]) Post(fn func(r *Room[K, S])) error { return r.post(fn) }
 
 // Submit runs fn in the room, behind what was accepted before: it is where queries and calls
 // come back. It never blocks: engine.ErrBusy, engine.ErrClosed. What was accepted runs once,
@@ -230,43 +230,29 @@ func (r *Room[K, S]) idle() {
 	}
 }
 
-// message is what was posted, on its way. They are used again.
+// message is what PostOr was given; Post's is fn itself.
 type message[K comparable, S any] struct {
-	r    *Room[K, S]
 	fn   func(*Room[K, S])
 	lost func(error)
-	run  func() // its do
 }
 
-func (r *Room[K, S]) post(fn func(*Room[K, S]), lost func(error)) error {
-	m, _ := r.rooms.calls.Get().(*message[K, S])
-	if m == nil {
-		m = &message[K, S]{}
-		m.run = m.do
-	}
-	m.r, m.fn, m.lost = r, fn, lost
+func (r *Room[K, S]) post(msg any) error {
 	r.touch()
-	err := r.strand.Submit(m.run)
-	if err != nil {
-		m.take()
-		if errors.Is(err, engine.ErrBusy) {
-			r.rooms.busy.Add(1)
-		}
+	err := r.strand.Post(msg)
+	if err != nil && errors.Is(err, engine.ErrBusy) {
+		r.rooms.busy.Add(1)
 	}
 	return err
 }
 
-// take gives the message back, and returns what it was.
-func (m *message[K, S]) take() (r *Room[K, S], fn func(*Room[K, S]), lost func(error)) {
-	r, fn, lost = m.r, m.fn, m.lost
-	m.r, m.fn, m.lost = nil, nil, nil
-	r.rooms.calls.Put(m)
-	return r, fn, lost
-}
-
-// do is the message's turn in the room.
-func (m *message[K, S]) do() {
-	r, fn, lost := m.take()
+// handle is a message's turn in the room.
+func (r *Room[K, S]) handle(msg any) {
+	fn, plain := msg.(func(*Room[K, S]))
+	var lost func(error)
+	if !plain {
+		m := msg.(message[K, S])
+		fn, lost = m.fn, m.lost
+	}
 	if !r.made && !r.begin(lost) {
 		return
 	}

@@ -99,7 +99,6 @@ type Rooms[K comparable, S any] struct {
 	cfg    RoomsConfig[K, S]
 	seed   maphash.Seed
 	shards [roomShards]roomShard[K, S]
-	calls  sync.Pool // of *message[K, S]
 
 	tick  atomic.Uint32 // of the sweeper, a quarter of Idle each
 	state atomic.Uint32 // roomsNew and so on; changed under life
@@ -259,18 +258,30 @@ func (rs *Rooms[K, S]) shard(key K) *roomShard[K, S] {
 // ErrTooManyRooms, ErrRoomsStopped, engine.ErrNotRunning before Start. fn runs once, unless
 // the room fails before: New returns an error or panics, or a message in front of it panics.
 // Such messages are counted in Stats.Lost, and the log says how many; PostOr tells of each.
-func (rs *Rooms[K, S]) Post(key K, fn func(r *Room[K, S])) error { return rs.PostOr(key, fn, nil) }
+func (rs *Rooms[K, S]) Post(key K, fn func(r *Room[K, S])) error { return rs.post(key, fn) }
 
 // PostOr is Post for who wants to know: when it has returned nil either fn or lost is called,
 // once. lost, on a worker too, is given ErrRoomFailed or the error of New.
 func (rs *Rooms[K, S]) PostOr(key K, fn func(r *Room[K, S]), lost func(error)) error {
+	return rs.post(key, message[K, S]{fn, lost})
+}
+
+func (rs *Rooms[K, S]) post(key K, msg any) error {
 	sh := rs.shard(key)
 	for {
-		r, err := rs.roomOf(sh, key)
-		if err != nil {
-			return err
+		sh.mu.Lock()
+		r := sh.rooms[key]
+		if r == nil || r.Closed() || rs.state.Load() != roomsRunning {
+			var err error
+			if r, err = rs.newRoom(sh, key, r); err != nil {
+				sh.mu.Unlock()
+				return err
+			}
 		}
-		if err = r.post(fn, lost); err == nil {
+		sh.messages++
+		sh.mu.Unlock()
+		err := r.post(msg)
+		if err == nil {
 			return nil
 		}
 		rs.untaken.Add(1)
@@ -281,26 +292,20 @@ func (rs *Rooms[K, S]) PostOr(key K, fn func(r *Room[K, S]), lost func(error)) e
 	}
 }
 
-// roomOf finds the key's room that takes messages, or makes one.
-func (rs *Rooms[K, S]) roomOf(sh *roomShard[K, S], key K) (*Room[K, S], error) {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	switch rs.state.Load() { // under mu, so that Stop sees what is made here
+// newRoom makes the key's next room, behind the one that has closed if there is one. sh is
+// locked.
+func (rs *Rooms[K, S]) newRoom(sh *roomShard[K, S], key K, before *Room[K, S]) (*Room[K, S], error) {
+	switch rs.state.Load() { // under the lock, so that Stop sees what is made here
 	case roomsNew:
 		return nil, engine.ErrNotRunning
 	case roomsStopping:
 		return nil, ErrRoomsStopped
 	}
-	r := sh.rooms[key]
-	if r == nil || r.Closed() {
-		var err error
-		if r, err = rs.make(key, r); err != nil {
-			return nil, err
-		}
+	r, err := rs.make(key, before)
+	if err == nil {
 		sh.rooms[key] = r
 	}
-	sh.messages++
-	return r, nil
+	return r, err
 }
 
 // make makes a room of the key, which follows before if that is not nil. The shard is locked.
@@ -319,7 +324,7 @@ func (rs *Rooms[K, S]) make(key K, before *Room[K, S]) (*Room[K, S], error) {
 	}
 	r := &Room[K, S]{rooms: rs, key: key, life: rs.lives.Add(1)}
 	r.seen.Store(rs.tick.Load())
-	cfg := engine.StrandConfig{Name: rs.name(key), MaxTasks: rs.cfg.MaxTasks, OnClose: r.end}
+	cfg := engine.StrandConfig{Name: rs.name(key), MaxTasks: rs.cfg.MaxTasks, OnClose: r.end, OnMessage: r.handle}
 	if before == nil {
 		r.strand = rs.cfg.Pool.StrandWith(cfg)
 	} else {

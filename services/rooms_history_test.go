@@ -106,7 +106,7 @@ func TestRoomHistories(t *testing.T) {
 				case 3, 4:
 					r.Leave(s)
 				case 5:
-					if seq%16 == 0 {
+					if seq%4 == 0 {
 						_ = r.Close()
 					}
 				case 6:

@@ -14,6 +14,7 @@ type Buf struct {
 	Next *Buf
 	B    []byte
 	Fn   func()
+	Arg  any
 	Off  int   // bytes of B that are done with
 	Tag  uint8 // what it is
 	Flag bool
@@ -70,7 +71,7 @@ func Empty(tag uint8) *Buf {
 
 // Free gives the Buf back. Nothing may use it or its bytes afterwards.
 func (b *Buf) Free() {
-	b.Next, b.Fn, b.Off, b.Tag, b.Flag = nil, nil, 0, 0, false
+	b.Next, b.Fn, b.Arg, b.Off, b.Tag, b.Flag = nil, nil, nil, 0, 0, false
 	switch {
 	case b.class >= 0:
 		b.B = b.B[:0]

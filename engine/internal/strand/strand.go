@@ -141,7 +141,7 @@ func (s *Strand) Submit(fn func(), most int, closed func() bool, bud *budget.Bud
 	if v := s.refusal(most, closed); v != Taken {
 		return v
 	}
-	if s.putFunc(fn, bud) {
+	if s.putFunc(fn, nil, bud) {
 		return Schedule
 	}
 	return Taken
@@ -149,8 +149,8 @@ func (s *Strand) Submit(fn func(), most int, closed func() bool, bud *budget.Bud
 
 // SubmitTo is Submit to a strand whose pool may end at any time. push has an idle strand
 // scheduled, under the lock, before the function counts as taken; where it can't, the
-// verdict is Gone. It is never Schedule.
-func (s *Strand) SubmitTo(push func() bool, fn func(), most int, closed func() bool, bud *budget.Budget) Verdict {
+// verdict is Gone. It is never Schedule. arg is kept beside fn, which may be nil.
+func (s *Strand) SubmitTo(push func() bool, fn func(), arg any, most int, closed func() bool, bud *budget.Budget) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v := s.refusal(most, closed); v != Taken {
@@ -159,7 +159,7 @@ func (s *Strand) SubmitTo(push func() bool, fn func(), most int, closed func() b
 	if s.state == Idle && !push() {
 		return Gone
 	}
-	s.putFunc(fn, bud) // Begin waits for the lock, so push may come first
+	s.putFunc(fn, arg, bud) // Begin waits for the lock, so push may come first
 	return Taken
 }
 
@@ -175,9 +175,9 @@ func (s *Strand) refusal(most int, closed func() bool) Verdict {
 }
 
 // putFunc appends a function. mu is held.
-func (s *Strand) putFunc(fn func(), bud *budget.Budget) (schedule bool) {
+func (s *Strand) putFunc(fn func(), arg any, bud *budget.Budget) (schedule bool) {
 	it := bufpool.Empty(Func)
-	it.Fn = fn
+	it.Fn, it.Arg = fn, arg
 	s.tasks++
 	bud.Add(it.Held() + taskCost)
 	return s.put(it)

@@ -110,7 +110,7 @@ func TestStrandModel(t *testing.T) {
 						panic("a function out of order")
 					}
 					got++
-				}, 5, isClosed, bud)
+				}, nil, 5, isClosed, bud)
 				refused := closed || tasks == 5
 				if want := !refused && state == Idle; pushed != want {
 					t.Fatalf("scheduled: %v, state %v, closed %v", pushed, state, closed)
