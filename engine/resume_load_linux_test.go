@@ -253,13 +253,15 @@ func TestPipeliningIsNotRefusedWithResume(t *testing.T) {
 	}
 }
 
-// A session whose callback holds its loop up is taken over when that returns, and its peer
-// loses nothing.
+// A session whose callback holds its loop up is taken over when that returns, not under its
+// hands, and its peer loses nothing.
 func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 	block, inside := make(chan struct{}), make(chan struct{}, 1)
+	var moved atomic.Int64
 	h := newResumable()
 	read := h.read
 	h.read = func(s *Session, p codec.Packet) {
+		was := s.RemoteAddr()
 		if p.Sub == 7 {
 			inside <- struct{}{}
 			<-block
@@ -267,6 +269,9 @@ func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 		read(s, p)
 		if p.Sub == 7 {
 			s.Reply(p, p.Body)
+		}
+		if s.RemoteAddr() != was {
+			moved.Add(1)
 		}
 	}
 	for _, loops := range []int{1, 3} {
@@ -279,12 +284,27 @@ func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 		p.ask(1, 1, "b")
 		<-inside
 		p.close()
-		other := hello(t, srv) // another session is served meanwhile
-		other.ask(1, 1, "c")
-		other.want(t, 1)
-		joined := make(chan error)
+		var others []*resumer
+		for range 4 * loops { // some on each loop
+			others = append(others, hello(t, srv))
+		}
+		served := func() { // the others, on whichever loops they are
+			for _, o := range others {
+				o.ask(1, 1, "c")
+				o.want(t, len(o.got)+1)
+			}
+		}
+		served()
+		joined := make(chan error, 1)
 		go func() { joined <- p.connect(-1, -1) }()
-		time.Sleep(50 * time.Millisecond)
+		waitFor(t, "the HELLO that takes over", func() bool { return joining(srv) == 1 || len(joined) > 0 })
+		served() // so the loops have had their turns since
+		select {
+		case err := <-joined:
+			t.Errorf("%d loops: taken over under the callback: %v", loops, err)
+			joined <- err
+		default:
+		}
 		block <- struct{}{}
 		if err := <-joined; err != nil {
 			t.Fatal(err)
@@ -294,6 +314,27 @@ func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 			t.Errorf("%d loops: got %s", loops, got)
 		}
 	}
+	if n := moved.Load(); n > 0 {
+		t.Errorf("the address of a session changed %d times under its callback", n)
+	}
+}
+
+// joining is how many connections wait for the session that they have asked for.
+func joining(srv *Server) (n int) {
+	for _, l := range srv.allLoops() {
+		found := make(chan int)
+		l.onLoop(func(l *loop) {
+			n := 0
+			for k := range l.links {
+				if k.state == linkJoining {
+					n++
+				}
+			}
+			found <- n
+		})
+		n += <-found
+	}
+	return n
 }
 
 // What waiting sessions keep counts in the memory budget, and they end where it is exceeded.

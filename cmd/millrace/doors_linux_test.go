@@ -147,17 +147,17 @@ func TestOthersComeThroughTheDoors(t *testing.T) {
 	})
 }
 
-// Behind haproxy the address is the client's, with both versions of the header.
+// Behind haproxy the address is the client's, with both versions of the header, whatever
+// stands behind the addresses in it; and haproxy's own checks find the server up.
 func TestHAProxyInFront(t *testing.T) {
 	haproxy := tool(t, "haproxy")
 	s := serve(t, "--addr", "tcp://127.0.0.1:0", "--addr", "ws://127.0.0.1:0", "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0", "--addr", "auto://127.0.0.1:0",
 		"--tls-self-signed", "--proxy-protocol", "127.0.0.1/32,::1/128")
 	dir := t.TempDir()
-	conf := "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n"
+	conf := "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n unique-id-format one-%pid-%rt\n"
 	var fronts []string
 	for i, url := range s.ready {
-		for _, send := range []string{"send-proxy", "send-proxy-v2"} {
-			front := filepath.Join(dir, fmt.Sprint(i, send))
+		for n, send := range []string{"send-proxy check inter 100ms", "send-proxy-v2", "send-proxy-v2 check inter 100ms proxy-v2-options crc32c,unique-id,authority"} {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
@@ -169,7 +169,7 @@ func TestHAProxyInFront(t *testing.T) {
 				scheme = "wss"
 			}
 			fronts = append(fronts, scheme+"://"+addr)
-			conf += fmt.Sprintf("listen %s\n bind %s\n server s %s %s\n", filepath.Base(front), addr, hostOf(url), send)
+			conf += fmt.Sprintf("listen %s\n bind %s\n server s %s %s\n", fmt.Sprint("front", i, n), addr, hostOf(url), send)
 		}
 	}
 	file := filepath.Join(dir, "haproxy.cfg")

@@ -74,6 +74,8 @@ func checkUpgrade(r *http.Request, path string, origins []string, secure bool) *
 	switch {
 	case asks && (len(keys) != 1 || !validKey(keys[0])):
 		return &refusal{http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"}
+	case asks && r.ContentLength != 0: // whose bytes would be taken for frames
+		return &refusal{http.StatusBadRequest, "a request for a WebSocket has no body"}
 	case !asks || r.Method != http.MethodGet:
 		return &refusal{http.StatusUpgradeRequired, "this address speaks WebSocket"}
 	case r.Header.Get("Sec-Websocket-Version") != "13":
