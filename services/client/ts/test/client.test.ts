@@ -55,6 +55,7 @@ for (const { door } of doors) {
       c.call("1/1", "a"), c.call([1, 1], "b"), c.call(0x10001), c.method<{ a: number; b: number }, { sum: number }>("4/3")({ a: 20, b: 22 }),
     ]);
     assert.deepEqual([text(a), text(b), empty.length, sum], ["a", "b", 0, { sum: 42 }]);
+    assert.equal(a.buffer.byteLength, 1, "a body keeps more than its bytes");
     await assert.rejects(c.call("4/3", "no JSON"), (e) => e instanceof ServerError && e.code === 3 && e.handle === 0x40003);
     await assert.rejects(c.call("9/9"), (e) => e instanceof ServerError && e.code === 2);
 
