@@ -183,6 +183,12 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	if err != nil {
 		return p, errors.New("must be a network such as 10.0.0.0/8, an address, or unix")
 	}
+	if p.Addr().Is4In6() { // it has no IPv4 address, and such peers are that here
+		if p.Bits() < 96 {
+			return p, errors.New("must be an IPv4 network such as 10.0.0.0/8, not a part of ::ffff:0:0/96")
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
 	return p.Masked(), nil
 }
 

@@ -279,3 +279,21 @@ func TestOldHellosAndPlainRequestsOnTLS(t *testing.T) {
 		t.Errorf("%d sessions", n)
 	}
 }
+
+// Networks are what they are in either way of writing IPv4, and what would match nothing is
+// refused.
+func TestNetworksAndOriginsThatMatchNothing(t *testing.T) {
+	for network, want := range map[string]bool{"10.0.0.0/8": true, "10.1.2.3": true, "::ffff:10.0.0.0/104": true, "::ffff:10.1.2.3": true, "::/0": false, "11.0.0.0/8": false} {
+		for _, ip := range []string{"10.1.2.3", "::ffff:10.1.2.3"} {
+			if got := sources([]string{network}).Has(&net.TCPAddr{IP: net.ParseIP(ip)}); got != want {
+				t.Errorf("%s has %s: %v", network, ip, got)
+			}
+		}
+	}
+	for origin, ok := range map[string]bool{"*": true, "https://example.com": true, "https://example.com/": true, "http://[::1]:8080": true, "example.com": true, "example.com:8443": true, "[::1]": true,
+		"*.example.com": false, "https://*.example.com": false, "null": false, "example.com:99999": false, "https://example.com:0": false, "https://example.com/a": false, "example.com/": false, "https://": false, "a b": false, "https://u@example.com": false, "https://example.com?x": false} {
+		if err := (Config{Addrs: []string{"tcp://:0"}, Doors: Doors{Origins: []string{origin}}}).WithDefaults().validate(); (err == nil) != ok {
+			t.Errorf("%s: %v", origin, err)
+		}
+	}
+}

@@ -28,6 +28,7 @@ type cutConn struct {
 	net.Conn
 	up, down int
 
+	writing        sync.Mutex // held by who writes: net/http may, beside another
 	mu             sync.Mutex
 	wrote, gotDown int  // guarded by mu
 	fired          bool // guarded by mu
@@ -43,6 +44,8 @@ func (c *cutConn) fire() error {
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.mu.Lock()
 	room := len(b) + 1
 	if c.up >= 0 {
