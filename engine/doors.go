@@ -94,21 +94,24 @@ func (s *Session) sayWhy() {
 	}
 }
 
-// stalled ends a session whose peer has stood still for FrameTimeout in the middle of a TLS
-// record or a WebSocket header; false: its clocks stand still. Loop goroutine.
+// stalled ends the connection of a session whose peer has stood still for FrameTimeout in the
+// middle of a TLS record or a WebSocket header; false: its clocks stand still. Loop goroutine.
 func stalled(k netio.Sink) bool {
-	if link, ok := k.(*link); ok && link.state == linkPlain {
-		k = link.sink
+	switch k := k.(type) {
+	case *link:
+		return k.stalled()
+	case *sink:
+		return k.loop.stalled((*Session)(k))
 	}
-	own, ok := k.(*sink)
-	if !ok {
-		return false // a line's frames have their own clock
-	}
-	s := (*Session)(own)
+	return false
+}
+
+// stalled is the function of that name for a session without resume.
+func (l *loop) stalled(s *Session) bool {
 	if s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed() {
 		return true // other clocks run
 	}
-	if s.rd.paused != 0 || s.loop.busy(s) {
+	if s.rd.paused != 0 || l.busy(s) {
 		return false
 	}
 	s.closeWithError(codec.Packet{}, CodeTimeout, ReasonFrame.String(), ReasonFrame)
@@ -179,6 +182,12 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
 		return p, errors.New("must be a network such as 10.0.0.0/8, an address, or unix")
+	}
+	if p.Addr().Is4In6() { // it has no IPv4 address, and such peers are that here
+		if p.Bits() < 96 {
+			return p, errors.New("must be an IPv4 network such as 10.0.0.0/8, not a part of ::ffff:0:0/96")
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	return p.Masked(), nil
 }

@@ -41,3 +41,32 @@ func (ln *line) SetCloseCode(code uint16) {
 		})
 	}
 }
+
+// stalled is the function of that name for a link. A session that can be resumed waits for
+// the next one; it may be another loop's, so that what comes of it is not known here.
+func (k *link) stalled() bool {
+	switch k.state {
+	case linkPlain:
+		return stalled(k.sink)
+	case linkPending:
+		k.timedOut(ReasonFrame)
+	case linkJoining:
+		return false
+	case linkJoined:
+		ln := k.line
+		ln.home.with(ln.s, k.loop, func() { ln.home.linkStalled(ln, k) })
+		return false
+	}
+	return true
+}
+
+// linkStalled ends a link whose peer has stood still, unless the session's clocks do too.
+func (l *loop) linkStalled(ln *line, k *link) {
+	s := ln.s
+	switch {
+	case ln.cur != k || s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed(): // other clocks run
+	case s.rd.paused != 0 || l.busy(s) || k.mailbox.Load() > 0:
+	default:
+		l.timedOut(s, ReasonFrame)
+	}
+}

@@ -375,8 +375,13 @@ func (l *loop) sweepLinks(now int64) {
 			why = ReasonFirstFrame
 		}
 		if why != reasonNone {
-			l.srv.errors.Add(1)
-			k.turnAway(netio.Refusal{Goodbye: l.srv.encodeError(codec.Packet{}, CodeTimeout, why.String()), Code: closeCode(why)})
+			k.timedOut(why)
 		}
 	}
+}
+
+// timedOut turns away a connection that has no session yet.
+func (k *link) timedOut(why Reason) {
+	k.srv.errors.Add(1)
+	k.turnAway(netio.Refusal{Goodbye: k.srv.encodeError(codec.Packet{}, CodeTimeout, why.String()), Code: closeCode(why)})
 }

@@ -253,49 +253,6 @@ func TestPipeliningIsNotRefusedWithResume(t *testing.T) {
 	}
 }
 
-// A session whose callback holds its loop up is taken over when that returns, and its peer
-// loses nothing.
-func TestTakeoverWhileACallbackBlocks(t *testing.T) {
-	block, inside := make(chan struct{}), make(chan struct{}, 1)
-	h := newResumable()
-	read := h.read
-	h.read = func(s *Session, p codec.Packet) {
-		if p.Sub == 7 {
-			inside <- struct{}{}
-			<-block
-		}
-		read(s, p)
-		if p.Sub == 7 {
-			s.Reply(p, p.Body)
-		}
-	}
-	for _, loops := range []int{1, 3} {
-		cfg := resumeConfig("tcp://127.0.0.1:0")
-		cfg.Dispatch, cfg.Loops = Inline, loops
-		srv := serve(t, cfg, h)
-		p := hello(t, srv)
-		p.ask(1, 1, "a")
-		p.ask(1, 7, "blocks")
-		p.ask(1, 1, "b")
-		<-inside
-		p.close()
-		other := hello(t, srv) // another session is served meanwhile
-		other.ask(1, 1, "c")
-		other.want(t, 1)
-		joined := make(chan error)
-		go func() { joined <- p.connect(-1, -1) }()
-		time.Sleep(50 * time.Millisecond)
-		block <- struct{}{}
-		if err := <-joined; err != nil {
-			t.Fatal(err)
-		}
-		p.want(t, 3)
-		if got := show(p.got); got != `1/1 "a"; 1/7 "blocks"; 1/1 "b"; ` {
-			t.Errorf("%d loops: got %s", loops, got)
-		}
-	}
-}
-
 // What waiting sessions keep counts in the memory budget, and they end where it is exceeded.
 func TestWaitingSessionsAreShedForMemory(t *testing.T) {
 	var sessions sync.Map

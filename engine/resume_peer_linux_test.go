@@ -28,6 +28,7 @@ type cutConn struct {
 	net.Conn
 	up, down int
 
+	writing        sync.Mutex // held by who writes: net/http may, beside another
 	mu             sync.Mutex
 	wrote, gotDown int  // guarded by mu
 	fired          bool // guarded by mu
@@ -43,6 +44,8 @@ func (c *cutConn) fire() error {
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.mu.Lock()
 	room := len(b) + 1
 	if c.up >= 0 {
@@ -82,14 +85,18 @@ func (c *cutConn) state() (wrote, read int, fired bool) {
 	return c.wrote, c.gotDown, c.fired
 }
 
-// dialCut dials one of the server's URLs; the bytes of the socket are cut.
-func dialCut(url string, up, down int) (net.Conn, *cutConn, error) {
+// dialCut dials one of the server's URLs; the bytes of the socket are cut. preamble goes in
+// front of all, and is not counted.
+func dialCut(url, preamble string, up, down int) (net.Conn, *cutConn, error) {
 	scheme, rest, _ := strings.Cut(url, "://")
 	raw, err := net.DialTimeout("tcp", rest, 10*time.Second)
 	if err != nil {
 		return nil, nil, err
 	}
 	raw.SetDeadline(time.Now().Add(30 * time.Second))
+	if preamble != "" {
+		io.WriteString(raw, preamble)
+	}
 	c := &cutConn{Conn: raw, up: up, down: down}
 	switch scheme {
 	case "tcp":
@@ -112,6 +119,7 @@ func dialCut(url string, up, down int) (net.Conn, *cutConn, error) {
 // resumer is a client that resumes, written from the protocol alone.
 type resumer struct {
 	url      string
+	preamble string // in front of each connection, such as a PROXY header
 	conn     net.Conn
 	cut      *cutConn
 	r        *codec.Reader
@@ -129,7 +137,7 @@ var errLost = errors.New("the session is lost")
 
 // connect dials, says HELLO and reads the WELCOME; what the server lacks is sent again.
 func (p *resumer) connect(up, down int) (err error) {
-	if p.conn, p.cut, err = dialCut(p.url, up, down); err != nil {
+	if p.conn, p.cut, err = dialCut(p.url, p.preamble, up, down); err != nil {
 		return err
 	}
 	p.r = codec.NewReader(p.conn, nil)
@@ -335,7 +343,7 @@ func show(list []codec.Packet) string {
 
 // onlyHello asks for the session, and goes when it has been answered.
 func (p *resumer) onlyHello() {
-	conn, cut, err := dialCut(p.url, -1, -1)
+	conn, cut, err := dialCut(p.url, p.preamble, -1, -1)
 	if err != nil {
 		return
 	}

@@ -147,29 +147,35 @@ func TestOthersComeThroughTheDoors(t *testing.T) {
 	})
 }
 
-// Behind haproxy the address is the client's, with both versions of the header.
+// Behind haproxy the address is the client's, with both versions of the header, whatever
+// stands behind the addresses in it; and haproxy's own checks find the server up.
 func TestHAProxyInFront(t *testing.T) {
 	haproxy := tool(t, "haproxy")
 	s := serve(t, "--addr", "tcp://127.0.0.1:0", "--addr", "ws://127.0.0.1:0", "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0", "--addr", "auto://127.0.0.1:0",
 		"--tls-self-signed", "--proxy-protocol", "127.0.0.1/32,::1/128")
 	dir := t.TempDir()
-	conf := "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n"
+	conf := "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n unique-id-format one-%pid-%rt\n"
 	var fronts []string
+	var listeners []*os.File // haproxy's, so that nobody takes their ports meanwhile
 	for i, url := range s.ready {
-		for _, send := range []string{"send-proxy", "send-proxy-v2"} {
-			front := filepath.Join(dir, fmt.Sprint(i, send))
+		for n, send := range []string{"send-proxy check inter 100ms", "send-proxy-v2", "send-proxy-v2 check inter 100ms proxy-v2-options crc32c,unique-id,authority"} {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
-			addr := ln.Addr().String()
-			ln.Close()
+			defer ln.Close()
+			own, err := ln.(*net.TCPListener).File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer own.Close()
+			listeners = append(listeners, own)
 			scheme, _, _ := strings.Cut(url, "://")
 			if scheme == "auto" {
 				scheme = "wss"
 			}
-			fronts = append(fronts, scheme+"://"+addr)
-			conf += fmt.Sprintf("listen %s\n bind %s\n server s %s %s\n", filepath.Base(front), addr, hostOf(url), send)
+			fronts = append(fronts, scheme+"://"+ln.Addr().String())
+			conf += fmt.Sprintf("listen front%d-%d\n bind fd@%d\n server s %s %s\n", i, n, 2+len(listeners), hostOf(url), send)
 		}
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
@@ -177,6 +183,7 @@ func TestHAProxyInFront(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(haproxy, "-db", "-f", file)
+	cmd.ExtraFiles = listeners
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -257,6 +264,10 @@ func TestCertificatesChangeWhileItServes(t *testing.T) {
 // What can't be is told in one line that says which setting and the way out.
 func TestDoorsThatCannotBe(t *testing.T) {
 	cert, key := certificate(t, "localhost")
+	locked := filepath.Join(t.TempDir(), "locked.pem")
+	if err := os.WriteFile(locked, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		want string
@@ -269,6 +280,12 @@ func TestDoorsThatCannotBe(t *testing.T) {
 		{[]string{"--addr=ws://127.0.0.1:0/a?b"}, "the WebSocket path must begin with /"},
 		{[]string{"--addr=tls://127.0.0.1:0/a", "--tls-self-signed"}, "a TLS address has no path"},
 		{[]string{"--ws-origin=https://a/b"}, `--ws-origin "https://a/b"`},
+		{[]string{"--tls-cert=" + cert, "--tls-key=" + locked}, "the key has a passphrase"},
+		{[]string{"--addr=wsx://127.0.0.1:0"}, "tls://, ws://, wss:// or auto://"},
+		{[]string{"--ws-origin=*.example.com"}, "give each host"},
+		{[]string{"--ws-origin=null"}, `--ws-origin "null"`},
+		{[]string{"--ws-origin=example.com:99999"}, "port must be"},
+		{[]string{"--proxy-protocol=::ffff:0:0/90"}, `--proxy-protocol "::ffff:0:0/90"`},
 		{[]string{"--proxy-protocol=10.0.0.0/99"}, `--proxy-protocol "10.0.0.0/99"`},
 		{[]string{"--forwarded-for=here"}, `--forwarded-for "here"`},
 		{[]string{"--addr=auto://127.0.0.1:0", "--byte-order=little"}, "give each its own address"},

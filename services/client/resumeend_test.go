@@ -68,7 +68,7 @@ func TestACallThatWasNotWrittenGoesToTheNextConnection(t *testing.T) {
 					waits <- err
 				})
 			}
-			time.Sleep(20 * time.Millisecond) // for most to be queued, which is not what is tested
+			s.look("all are queued", func() bool { return c.Unwritten() == 5 })
 			s.mu.Lock()
 			s.sessions = nil
 			s.mu.Unlock()
@@ -83,6 +83,11 @@ func TestACallThatWasNotWrittenGoesToTheNextConnection(t *testing.T) {
 				if err := <-waits; err != nil {
 					t.Errorf("not given to it: %v", err)
 				}
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if len(s.ran) != 6 && !t.Failed() {
+				t.Errorf("ran %q, want the first and each that was not given once", s.ran)
 			}
 		})
 	}

@@ -43,16 +43,17 @@ func parseProxyV2(b []byte) (addr netip.AddrPort, size int, err error) {
 		return addr, 0, nil
 	}
 	size = 16 + int(binary.BigEndian.Uint16(b[14:]))
+	local := b[12]&15 == 0 // the proxy's own connection, such as a health check: its family means nothing
 	if b[12]>>4 != 2 || b[12]&15 > 1 || size > maxProxyV2 {
 		return addr, 0, errProxy
 	}
-	if b[13]>>4 > 3 || b[13]&15 > 2 {
+	if !local && (b[13]>>4 > 3 || b[13]&15 > 2) {
 		return addr, 0, errProxy
 	}
 	if len(b) < size {
 		return addr, 0, nil
 	}
-	if b[12]&15 == 0 { // LOCAL: the proxy's own connection
+	if local {
 		return addr, size, nil
 	}
 	at := b[16:size]

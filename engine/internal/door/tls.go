@@ -172,6 +172,9 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	t.pump()
+	if c.phase == open {
+		c.noteHalf() // it may have come with the handshake's end
+	}
 	if c.ended {
 		c.afterFIN()
 	}

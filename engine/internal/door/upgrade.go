@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -74,6 +75,8 @@ func checkUpgrade(r *http.Request, path string, origins []string, secure bool) *
 	switch {
 	case asks && (len(keys) != 1 || !validKey(keys[0])):
 		return &refusal{http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"}
+	case asks && r.ContentLength != 0: // whose bytes would be taken for frames
+		return &refusal{http.StatusBadRequest, "a request for a WebSocket has no body"}
 	case !asks || r.Method != http.MethodGet:
 		return &refusal{http.StatusUpgradeRequired, "this address speaks WebSocket"}
 	case r.Header.Get("Sec-Websocket-Version") != "13":
@@ -158,12 +161,23 @@ func hostPort(host, scheme string) string {
 
 // CheckOrigin tells what is wrong with an entry of the allowed origins.
 func CheckOrigin(s string) error {
-	u, err := url.Parse(s)
-	if s == "*" || err == nil && u.Scheme != "" && u.Host != "" && (u.Path == "" || u.Path == "/") {
-		return nil
+	whole := s
+	if !strings.Contains(s, "://") {
+		whole = "https://" + s
 	}
-	if err != nil || strings.Contains(s, "/") || s == "" || strings.Contains(s, " ") {
+	u, err := url.Parse(whole)
+	switch {
+	case s == "*":
+		return nil
+	case strings.Contains(s, "*"):
+		return errors.New("no pattern is known but * for all: give each host")
+	case err != nil || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || strings.ContainsAny(s, " ?#") || whole != s && u.Path != "" || s == "null":
 		return errors.New("must be an origin such as https://example.com, a host, or * for all")
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return errors.New("the port must be 1 to 65535")
+		}
 	}
 	return nil
 }

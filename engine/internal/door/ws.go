@@ -131,7 +131,7 @@ func (w *wsIn) quick(b []byte) (size int) {
 		}
 	}
 	w.mask, w.at = [4]byte(b[size-4:size]), 0
-	w.open, w.last, w.message = true, true, true
+	w.open, w.last, w.message, w.packed = true, true, true, false
 	return size
 }
 

@@ -154,7 +154,6 @@ func TestAutobahnCases(t *testing.T) {
 	}
 }
 
-// However a stream is cut it says the same, and its headers are what gobwas/ws makes of them.
 // silent is a session that only counts what it gets.
 type silent struct {
 	netio.Sink
@@ -184,7 +183,37 @@ func TestMessagesCostNoAllocation(t *testing.T) {
 	}
 }
 
+// messages feeds a stream whose messages may be compressed in pieces of step bytes, and returns
+// these, each with a P in front if it is, and the last one as far as it goes.
+func messages(stream []byte, step int) (list []string, h heard) {
+	h.code = -1
+	w := wsIn{inflate: true}
+	var rd bytes.Reader
+	scratch, some := make([]byte, 12), false
+	for from := 0; from < len(stream); from += step {
+		for b := bytes.Clone(stream[from:min(from+step, len(stream))]); len(b) > 0; {
+			payload, used, ended := w.feed(b, &h, &rd, scratch)
+			if len(payload) > 0 || w.over {
+				if !some {
+					list, some = append(list, map[bool]string{true: "P", false: "-"}[w.packed]), true
+				}
+				list[len(list)-1] += string(payload)
+			}
+			if w.over {
+				some = false
+			}
+			if ended {
+				return list, h
+			}
+			b = b[used:]
+		}
+	}
+	return list, h
+}
+
+// However a stream is cut it says the same, and its headers are what gobwas/ws makes of them.
 func FuzzWebSocketStream(f *testing.F) {
+	f.Add(bytes.Join([][]byte{client(0xc2, "compressed"), client(0x82, "it is not"), client(0x42, "a"), client(0x80, "b"), client(0x82, "c")}, nil), 5)
 	f.Add(append(client(0x02, "ab"), client(0x80, "c")...), 3)
 	f.Add(append(client(0x89, "ping"), client(0x88, closeBody(1000, "bye"))...), 7)
 	f.Fuzz(func(t *testing.T, stream []byte, cut int) {
@@ -196,6 +225,15 @@ func FuzzWebSocketStream(f *testing.F) {
 			}
 			if cutPayload != payload && !(h.code >= 1002 && strings.HasPrefix(cutPayload, payload)) {
 				t.Fatalf("whole %q, cut at %d %q", payload, cut, cutPayload)
+			}
+		}
+		pieces, piecesHeard := messages(stream, 1)
+		for _, step := range []int{len(stream), cut} {
+			list, h := messages(stream, max(step, 1))
+			got, all := strings.Join(list, "|"), strings.Join(pieces, "|")
+			same := got == all || h.code >= 1002 && strings.HasPrefix(all, got)
+			if !same || fmt.Sprint(h) != fmt.Sprint(piecesHeard) {
+				t.Fatalf("in steps of %d %q, %v, of 1 %q, %v", step, got, h, all, piecesHeard)
 			}
 		}
 		want, ok := reference(stream)

@@ -47,7 +47,7 @@ func ParseAddr(s string) (Addr, error) {
 	case "udp", "udp4", "udp6":
 		return Addr{}, errors.New("UDP has no sessions; only tcp:// and unix:// are served")
 	default:
-		return Addr{}, errors.New("unknown scheme; write tcp://host:port or unix:///path")
+		return Addr{}, errors.New("unknown scheme; write tcp://host:port, tls://, ws://, wss:// or auto://, or unix:///path")
 	}
 }
 

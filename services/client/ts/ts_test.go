@@ -131,12 +131,13 @@ func (r *rig) packed() {
 		"package.json":  `{"name":"user","private":true,"type":"module"}`,
 		"tsconfig.json": `{"compilerOptions":{"module":"NodeNext","moduleResolution":"NodeNext","target":"ES2022","lib":["ES2022"],"types":["node"],"typeRoots":["` + filepath.Join(r.dir, "node_modules/@types") + `"],"strict":true,"outDir":"out"}}`,
 		"use.ts": `import { connect, ServerError, type Client } from "millrace-client";
+import { Varint } from "millrace-client/varint";
 const c: Client = connect(process.argv[2]!);
 const sum = c.method<{ a: number; b: number }, { sum: number }>("4/3");
 const { sum: n } = await sum({ a: 20, b: 22 });
 const refused = await c.call("9/9").catch((e: unknown) => (e instanceof ServerError ? e.code : -1));
 c.close();
-console.log(n, refused);
+console.log(n, refused, new Varint().encode(0x10001, new Uint8Array(300)).length);
 `,
 	} {
 		err := os.MkdirAll(user, 0o755)
@@ -150,8 +151,8 @@ console.log(n, refused);
 	r.run(user, "npm install --offline --no-audit --no-fund "+filepath.Join(r.dir, packs[0].Filename))
 	r.run(user, filepath.Join(r.dir, "node_modules/.bin/tsc")+" -p .")
 	addr := r.serve()
-	if out := strings.TrimSpace(r.run(user, "node out/use.js "+addr)); out != "42 2" {
-		r.Errorf("a program that uses the package says %q, want %q", out, "42 2")
+	if out := strings.TrimSpace(r.run(user, "node out/use.js "+addr)); out != "42 2 306" {
+		r.Errorf("a program that uses the package says %q, want %q", out, "42 2 306")
 	}
 }
 

@@ -3,6 +3,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -67,6 +68,9 @@ func (s *Store) load() error {
 	for _, p := range s.pairs {
 		c, err := tls.LoadX509KeyPair(p.Cert, p.Key)
 		if err != nil {
+			if b, _ := os.ReadFile(p.Key); bytes.Contains(b, []byte("ENCRYPTED")) {
+				err = errors.New("the key has a passphrase, which nobody can give here: write it without")
+			}
 			return fmt.Errorf("%s and %s: %w", p.Cert, p.Key, reason(err))
 		}
 		list = append(list, &c)
@@ -110,12 +114,27 @@ func (s *Store) look() string {
 	return b.String()
 }
 
+// outOfDate says which of the certificates in force clients will refuse.
+func (s *Store) outOfDate(log *slog.Logger) {
+	for i, c := range *s.now.Load() {
+		leaf, now := c.Leaf, time.Now()
+		switch {
+		case leaf == nil:
+		case now.After(leaf.NotAfter):
+			log.Warn("certificate has expired: clients will refuse it until it is replaced", "file", s.pairs[i].Cert, "at", leaf.NotAfter)
+		case now.Before(leaf.NotBefore):
+			log.Warn("certificate is not valid yet: clients will refuse it until then", "file", s.pairs[i].Cert, "from", leaf.NotBefore)
+		}
+	}
+}
+
 // Watch reads the files again when they have changed, which it looks for each time every
 // has gone by, and whenever now has something. It returns when done is closed.
 func (s *Store) Watch(every time.Duration, now <-chan os.Signal, done <-chan struct{}, log *slog.Logger) {
 	if len(s.pairs) == 0 {
 		return
 	}
+	s.outOfDate(log)
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
@@ -134,6 +153,7 @@ func (s *Store) Watch(every time.Duration, now <-chan os.Signal, done <-chan str
 			continue
 		}
 		log.Info("certificates read again", "pairs", len(s.pairs))
+		s.outOfDate(log)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -73,4 +74,27 @@ func TestFilesAreReadAgain(t *testing.T) {
 		t.Fatalf("a broken key: %v", err)
 	}
 	until(string(write(t, p)))
+}
+
+// A certificate that clients will refuse is told, when it is read.
+func TestCertificatesOutOfDateAreTold(t *testing.T) {
+	for _, test := range []struct {
+		from, to time.Duration
+		want     string
+	}{{-time.Hour, time.Hour, ""}, {-2 * time.Hour, -time.Hour, "expired"}, {time.Hour, 2 * time.Hour, "not valid yet"}} {
+		s, err := SelfSigned()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pairs = []Pair{{Cert: "the.pem"}}
+		now := time.Now()
+		(*s.now.Load())[0].Leaf = &x509.Certificate{NotBefore: now.Add(test.from), NotAfter: now.Add(test.to)}
+		var log strings.Builder
+		done := make(chan struct{})
+		close(done)
+		s.Watch(time.Hour, nil, done, slog.New(slog.NewTextHandler(&log, nil)))
+		if got := log.String(); test.want == "" && got != "" || !strings.Contains(got, test.want) || test.want != "" && !strings.Contains(got, "the.pem") {
+			t.Errorf("from %v to %v: %q, want %q", test.from, test.to, got, test.want)
+		}
+	}
 }

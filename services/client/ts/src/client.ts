@@ -70,7 +70,7 @@ export class Client {
   constructor(urls: string[], options: Options) {
     this.#o = withDefaults(options);
     this.#backoff = new Backoff(this.#o.retry);
-    this.#codec = new Codec(options.layout, options.maxFrame);
+    this.#codec = options.codec ?? new Codec(options.layout, options.maxFrame);
     const ws = dialWebSocket(options.WebSocket);
     this.#dials = { "ws:": ws, "wss:": ws, ...options.dial };
     this.#urls = urls.map((u) => new URL(u));

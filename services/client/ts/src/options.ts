@@ -1,4 +1,4 @@
-import type { Layout } from "./codec.js";
+import type { Codec, Layout } from "./codec.js";
 import type { Dial, SocketConstructor } from "./transport.js";
 
 /** Values to bodies and back. */
@@ -14,6 +14,8 @@ export interface Options {
   /** Own transports, by URL scheme with its colon. */
   dial?: Record<string, Dial>;
   layout?: Layout;
+  /** Instead of a layout and maxFrame, such as a Varint of "millrace-client/varint". */
+  codec?: Codec;
   /** The most bytes behind a frame's length, 64 KiB. */
   maxFrame?: number;
   /** For method and subscribe; JSON. */

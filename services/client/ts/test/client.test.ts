@@ -9,6 +9,7 @@ import { after, before, test } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import { BusyError, ClosedError, connect, LostError, ServerError, TimeoutError, type Client, type Options } from "../src/node.js";
 import { Codec, Decoder } from "../src/codec.js";
+import { Varint } from "../src/varint.js";
 import { binary, Real } from "./real.js";
 
 const skip = binary ? false : "TEST_SERVER names no server's executable";
@@ -54,6 +55,7 @@ for (const { door } of doors) {
       c.call("1/1", "a"), c.call([1, 1], "b"), c.call(0x10001), c.method<{ a: number; b: number }, { sum: number }>("4/3")({ a: 20, b: 22 }),
     ]);
     assert.deepEqual([text(a), text(b), empty.length, sum], ["a", "b", 0, { sum: 42 }]);
+    assert.equal(a.buffer.byteLength, 1, "a body keeps more than its bytes");
     await assert.rejects(c.call("4/3", "no JSON"), (e) => e instanceof ServerError && e.code === 3 && e.handle === 0x40003);
     await assert.rejects(c.call("9/9"), (e) => e instanceof ServerError && e.code === 2);
 
@@ -179,6 +181,47 @@ test("ws: what the server closes with its own code is told", { skip }, async () 
   b.close();
   one.process.kill("SIGKILL");
 });
+
+for (const door of ["tcp", "ws"]) {
+  test(`${door}: a server with --framing varint: calls, pushes, errors, and a session that goes on`, { skip }, async () => {
+    const s = await serve([door + "://127.0.0.1:0"], "--framing", "varint", "--resume", "1m");
+    const url = new URL(s.urls[0]!);
+    const to = Number(url.port);
+    let sockets: net.Socket[] = [];
+    const between = net.createServer((a) => {
+      const b = net.connect(to, "127.0.0.1");
+      for (const x of [a, b]) x.on("error", () => {});
+      a.pipe(b).pipe(a);
+      sockets.push(a, b);
+    });
+    between.listen(0, "127.0.0.1");
+    await once(between, "listening");
+    url.port = String((between.address() as net.AddressInfo).port);
+    const c = connect(url.href, { WebSocket, codec: new Varint(), retry: { base: 5, max: 20 } });
+    const resumed: boolean[] = [];
+    c.onState((x) => x.state === "open" && resumed.push(x.resumed));
+    const heard: string[] = [];
+    let all = () => {};
+    const told = later<void>((done) => (all = done));
+    c.subscribe<{ data: string }>("1/8", (m) => heard.push(m.data) === 3 && all());
+    await c.call("1/5", '{"group":"g"}');
+    for (const n of [0, 1, 123, 124, 16379, 16380, 65532]) {
+      const body = new Uint8Array(n).map((_, i) => i * 31);
+      assert.deepEqual(await c.call("1/1", body), body);
+    }
+    await assert.rejects(c.call("9/9"), (e) => e instanceof ServerError && e.code === 2 && e.handle === 0x90009);
+    for (const data of ["one", "two", "three"]) {
+      for (const x of sockets) x.destroy();
+      sockets = [];
+      assert.equal(text(await c.call("1/7", JSON.stringify({ group: "g", data }))), '{"sent":1}');
+    }
+    await told;
+    assert.deepEqual([heard, resumed], [["one", "two", "three"], [false, true, true, true]]);
+    c.close();
+    between.close();
+    s.process.kill("SIGKILL");
+  });
+}
 
 // A server of one behaviour, over tcp: what it does with each frame is the test's.
 async function scripted(on: (handle: number, body: Uint8Array, send: (handle: number, body: Uint8Array) => void) => unknown) {
