@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 )
 
 // maxHead is how long the header of an upgrade request may be, in bytes.
@@ -58,9 +59,24 @@ func (r *refusal) answer() []byte {
 
 var errHead = &refusal{http.StatusRequestHeaderFieldsTooLarge, "the request's header is over 8 KiB"}
 
-// readRequest reads the header of a request.
+// headReader reads the header of a request.
+type headReader struct {
+	from bytes.Reader
+	buf  *bufio.Reader
+}
+
+var headReaders = sync.Pool{New: func() any { return &headReader{buf: bufio.NewReaderSize(nil, 1<<10)} }}
+
+// readRequest reads the header of a request, which has no body.
 func readRequest(head []byte) (*http.Request, *refusal) {
-	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
+	rd := headReaders.Get().(*headReader)
+	defer headReaders.Put(rd)
+	rd.from.Reset(head)
+	rd.buf.Reset(&rd.from)
+	r, err := http.ReadRequest(rd.buf)
+	if err == nil {
+		r.Body = http.NoBody // it would read from what others have next
+	}
 	if err != nil || r.Host == "" && r.ProtoAtLeast(1, 1) {
 		return nil, &refusal{http.StatusBadRequest, "not an HTTP request"}
 	}
@@ -168,10 +184,10 @@ func CheckOrigin(s string) error {
 	return nil
 }
 
-// accepted is the answer that ends the HTTP of an upgrade.
-func accepted(r *http.Request, terms deflateTerms) []byte {
+// accepted appends the answer that ends the HTTP of an upgrade.
+func accepted(b []byte, r *http.Request, terms deflateTerms) []byte {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
 	b = base64.StdEncoding.AppendEncode(b, sum[:])
 	if hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol) {
 		b = append(b, "\r\nSec-WebSocket-Protocol: "+Subprotocol...)
