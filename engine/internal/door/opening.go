@@ -39,22 +39,33 @@ func (c *conn) tryUpgrade(head []byte, tooLong bool) *refusal {
 	if tooLong {
 		return errHead
 	}
+	cfg := &c.l.h.cfg
+	forwarded := cfg.ForwardedFor.Has(c.RemoteAddr())
+	if !forwarded && cfg.OnUpgrade == nil {
+		if key, offered, ok := quickUpgrade(head, cfg, c.x.addr.Path, c.tls != nil); ok {
+			if cfg.Draining() {
+				return errDraining
+			}
+			c.accept(key, offered, deflateTerms{})
+			return nil
+		}
+	}
 	r, no := readRequest(head)
 	if no == nil {
-		no = checkUpgrade(r, c.x.addr.Path, c.l.h.cfg.Origins, c.tls != nil)
+		no = checkUpgrade(r, c.x.addr.Path, cfg.Origins, c.tls != nil)
 	}
 	if no != nil {
 		return no
 	}
-	if c.l.h.cfg.Draining() {
-		return &refusal{503, "the server is going away"}
+	if cfg.Draining() {
+		return errDraining
 	}
-	if c.l.h.cfg.ForwardedFor.Has(c.RemoteAddr()) {
-		if ip := forwardedFor(r, c.l.h.cfg.ForwardedFor); ip.IsValid() {
+	if forwarded {
+		if ip := forwardedFor(r, cfg.ForwardedFor); ip.IsValid() {
 			c.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0))
 		}
 	}
-	if hook := c.l.h.cfg.OnUpgrade; hook != nil {
+	if hook := cfg.OnUpgrade; hook != nil {
 		r.RemoteAddr = c.RemoteAddr().String()
 		r.TLS = c.TLS()
 		if err := hook(r); err != nil {
@@ -65,20 +76,26 @@ func (c *conn) tryUpgrade(head []byte, tooLong bool) *refusal {
 			return no
 		}
 	}
+	terms := deflateTerms{}
+	if cfg.Deflate {
+		terms = agree(r.Header)
+	}
+	c.accept([]byte(r.Header.Get("Sec-Websocket-Key")), hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol), terms)
+	return nil
+}
+
+// accept makes the connection a WebSocket, and tells the client.
+func (c *conn) accept(key []byte, protocol bool, terms deflateTerms) {
 	c.ws.on = true
-	var terms deflateTerms
-	if c.l.h.cfg.Deflate {
-		if terms = agree(r.Header); terms.on {
-			c.x.z = &deflated{window: 1 << terms.bits}
-			c.ws.in.inflate = true
-		}
+	if terms.on {
+		c.x.z = &deflated{window: 1 << terms.bits}
+		c.ws.in.inflate = true
 	}
 	c.l.h.st.webSockets.Add(1)
-	b := accepted(c.l.gather[:0], r, terms)
+	b := accepted(c.l.gather[:0], key, protocol, terms)
 	c.l.gather = b
 	if n, _ := c.lower(b); n < len(b) { // a broken socket is told by its Closed
 		c.x.pre = bytes.Clone(b[n:])
 	}
 	c.flush()
-	return nil
 }
