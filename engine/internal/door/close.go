@@ -18,20 +18,21 @@ func (c *conn) endLayers() {
 		return
 	}
 	c.finWait = true
-	if c.ws != nil && !c.ws.out.closed {
+	if c.ws.on && !c.ws.closed {
 		if !c.hasCode {
 			c.code, c.hasCode = 1000, true
 		}
-		c.ws.out.ctl = appendClose(c.ws.out.ctl, c.code)
-		c.ws.out.closed = true
+		x := c.more()
+		x.ctl = appendClose(x.ctl, c.code)
+		c.ws.closed = true
 	}
 }
 
 // fin sends the FIN, behind all that the layers had to send.
 func (c *conn) fin() {
 	c.finSent = true
-	if c.phase == closing && c.timer != nil {
-		c.timer.Reset(c.h.cfg.Linger) // now it is the peer's turn
+	if c.phase == closing && c.x != nil && c.x.linger != nil {
+		c.x.linger.Reset(c.l.h.cfg.Linger) // now it is the peer's turn
 	}
 	if c.ended {
 		c.kill() // the peer's came before: closing says it
@@ -62,7 +63,7 @@ func (c *conn) Detach() bool {
 // Close is the session's end.
 func (c *conn) Close() {
 	c.up, c.kept = false, false
-	if c.finSent || c.ws == nil && c.tls == nil {
+	if c.finSent || !c.ws.on && c.tls == nil {
 		c.kill()
 		return
 	}
@@ -77,12 +78,11 @@ func (c *conn) finish() {
 		return
 	}
 	c.phase = closing
-	c.stopTimer()
-	if c.midway() || c.ended && !c.own || c.aborted && c.ws != nil || !c.h.linger(c) {
+	if c.midway() || c.ended && !c.own || c.aborted && c.ws.on || !c.l.h.linger(c) {
 		c.kill()
 		return
 	}
-	c.timer = time.AfterFunc(c.h.cfg.Linger, func() { c.l.post(c, (*conn).kill) })
+	c.more().linger = time.AfterFunc(c.l.h.cfg.Linger, func() { c.l.post(c, (*conn).kill) })
 	c.endLayers()
 	if c.flush() != nil {
 		c.kill()
@@ -100,43 +100,45 @@ func (c *conn) midway() bool {
 	switch {
 	case c.tls != nil && c.tls.shake != nil:
 		return true
-	case c.ws == nil:
+	case !c.ws.on:
 		return c.tls != nil && c.tls.ahead > 0
 	}
-	return c.ws.z == nil && c.ws.out.left > len(c.head)
+	return c.deflated() == nil && c.ws.left > c.tail()
 }
 
 // Owed is how much is still to come of a message that has begun. With compression what
 // ends the layers may follow each frame, and those that have begun are here.
 func (c *conn) Owed() int {
-	if c.ws == nil || c.ws.z != nil || c.aborted || c.finWait || c.finSent {
+	if !c.ws.on || c.deflated() != nil || c.aborted || c.finWait || c.finSent {
 		return 0
 	}
-	return c.ws.out.left
+	return c.ws.left
 }
 
 // Finish is given what is owed, for Close to send in front of what ends the layers, as far
 // as that is taken within Linger. It keeps b.
 func (c *conn) Finish(b []byte) {
-	c.h.cfg.Budget.Add(cap(b) - cap(c.head))
-	c.head = b
+	x := c.more()
+	c.l.h.cfg.Budget.Add(cap(b) - cap(x.head))
+	x.head = b
 }
 
 // sendTail sends what is left of the message that had begun.
 func (c *conn) sendTail() error {
-	b := c.head
-	c.head = nil
+	b, rest := c.x.head, []byte(nil)
+	c.x.head = nil
 	n, err := c.send(b)
 	if n < len(b) {
-		c.head = b[n:]
+		rest = b[n:]
+		c.more().head = rest
 	}
-	c.h.cfg.Budget.Add(cap(c.head) - cap(b))
+	c.l.h.cfg.Budget.Add(cap(rest) - cap(b))
 	return err
 }
 
 // discard throws input away, up to a limit.
 func (c *conn) discard(n int) {
-	if c.excess += n; c.excess <= closingExcess {
+	if c.excess += int32(n); c.excess <= closingExcess {
 		return
 	}
 	if c.kept {
@@ -165,23 +167,19 @@ func (c *conn) kill() {
 // release gives back what the layers held.
 func (c *conn) release() {
 	c.phase = gone
-	c.stopTimer()
+	if c.x != nil && c.x.linger != nil {
+		c.x.linger.Stop()
+		c.x.linger = nil
+	}
 	c.drop()
 	if c.tls != nil {
 		c.tls.release()
 	}
-	if c.ws != nil && c.ws.z != nil {
-		c.ws.z.release(c)
+	if z := c.deflated(); z != nil {
+		z.release(c)
 	}
-	c.h.passed(c)
-	c.h.forget(c)
-}
-
-func (c *conn) stopTimer() {
-	if c.timer != nil {
-		c.timer.Stop()
-		c.timer = nil
-	}
+	c.l.h.passed(c)
+	c.l.h.forget(c)
 }
 
 // HungUp passes on what a stand-in has seen.
@@ -214,7 +212,7 @@ func (c *conn) closed(how netio.End) {
 		return
 	case c.up:
 		if how == netio.EndFIN && c.tls != nil && !c.finSent {
-			c.h.truncated(c)
+			c.l.h.truncated(c)
 		}
 		c.up = false
 		c.sink.Closed(how)
@@ -232,8 +230,8 @@ func (c *conn) closed(how netio.End) {
 	case c.kept:
 		if how != netio.EndReset && c.Conn.Detach() {
 			c.own = true
-			if c.notify != 0 || c.waits() {
-				c.h.wait(c)
+			if c.waits() || c.x != nil && c.x.notify != 0 {
+				c.l.h.wait(c)
 			}
 			return
 		}
@@ -241,13 +239,13 @@ func (c *conn) closed(how netio.End) {
 		c.sink.Closed(netio.EndReset)
 	case c.finWait && how == netio.EndFIN && c.Conn.Detach():
 		c.own = true
-		c.h.wait(c)
+		c.l.h.wait(c)
 		return
 	case c.phase == handshake && how == netio.EndFIN && c.Conn.Detach():
 		c.own = true // requests may stand behind the handshake
 		c.tls.noMore()
 		if c.waits() {
-			c.h.wait(c)
+			c.l.h.wait(c)
 		}
 		return
 	}
@@ -261,7 +259,7 @@ func (c *conn) afterFIN() {
 	switch {
 	case c.up:
 		if c.tls != nil {
-			c.h.truncated(c)
+			c.l.h.truncated(c)
 		}
 		c.up = false
 		c.sink.Closed(netio.EndFIN)
@@ -275,12 +273,15 @@ func (c *conn) afterFIN() {
 
 // ReadRest reads what the socket still has of a connection that has hung up.
 func (c *conn) ReadRest(take func([]byte)) bool {
-	c.take = take
-	defer func() { c.take = nil }()
-	if c.ws == nil || c.ws.z == nil {
+	c.more().take = take
+	defer func() {
+		c.x.take = nil
+		c.less()
+	}()
+	if c.deflated() == nil {
 		return c.Conn.ReadRest(c.raw)
 	}
-	z := &c.ws.z.inflating
+	z := &c.x.z.inflating
 	z.left = inflateRest
 	c.inflateOn()
 	return c.Conn.ReadRest(c.raw) && !z.cut

@@ -5,6 +5,8 @@ import (
 	"net"
 	"time"
 
+	"github.com/gobwas/ws"
+
 	"millrace/engine/internal/netio"
 )
 
@@ -23,45 +25,34 @@ const (
 )
 
 // conn is a connection with layers: a netio.Sink of the socket's, and a netio.Door for the
-// Host. Loop goroutine only, but for what netio.Conn says.
+// Host. Loop goroutine only, but for what netio.Conn says. There are many, and a broadcast
+// goes through each: so it is kept to 144 bytes, and what a connection has only for a while
+// is in extra.
 type conn struct {
 	netio.Conn // the socket's
-	h          *Host
 	l          *loop
-	addr       *Addr
-	fd         int
-	since      time.Time
-	remote     net.Addr
-	forwarded  bool // remote is what a header said
+	sink       netio.Sink   // the session's
+	x          *extra       // nil: nothing of it
+	tls        *tlsLayer    // nil: none
+	remote     *net.TCPAddr // what a header said; nil: the socket's
+	ws         wsLayer
 
+	excess int32  // bytes thrown away
+	code   uint16 // of the WebSocket close frame that we send
 	phase  phase
-	inside bool // a call of the layers is under way, which others must not disturb
-	later  []func(*conn)
-	head   []byte // what has come of a header; of a session that has gone, the rest of a message that it had begun
-	timer  *time.Timer
 
-	sink    netio.Sink   // the session's
-	up      bool         // there is a session, and it has not been told its Closed
-	kept    bool         // it has, and goes on sending
-	take    func([]byte) // in ReadRest: who gets what is read
-	ended   bool         // the socket's end has been told
-	own     bool         // after that: the descriptor is still ours
+	inside  bool // a call of the layers is under way, which others must not disturb
+	up      bool // there is a session, and it has not been told its Closed
+	kept    bool // it has, and goes on sending
+	ended   bool // the socket's end has been told
+	own     bool // after that: the descriptor is still ours
 	aborted bool
-	notify  uint64 // the id that the session waits with; 0: it does not
-	id      uint32 // that of the layers; 0: none
-	finWait bool   // the FIN follows when what ends the layers is written
+	finWait bool // the FIN follows when what ends the layers is written
 	finSent bool
-
-	masked  bool   // the session has paused reading
-	stuffed bool   // the layers have: they have too much to send by themselves
-	excess  int    // bytes thrown away
-	halfOf  uint32 // how much the peer had ended before what it has begun and not ended
-	halfAt  int64  // since when it has not, in nanoseconds of Host.now; 0: it has
-	code    uint16 // of the WebSocket close frame that we send
+	masked  bool // the session has paused reading
+	stuffed bool // the layers have: they have too much to send by themselves
+	halved  bool // it is one of loop.halves
 	hasCode bool
-
-	tls *tlsLayer
-	ws  *wsLayer
 }
 
 var (
@@ -69,12 +60,13 @@ var (
 	_ netio.Sink = (*conn)(nil)
 )
 
-// wsLayer is the WebSocket of a connection.
+// wsLayer is the WebSocket of a connection. Of what is sent it holds nothing: of a message
+// that has begun the rest is given to it again.
 type wsLayer struct {
-	in  wsIn
-	out wsOut
-	got bool      // the client's close frame
-	z   *deflated // nil: messages are not compressed
+	in     wsIn
+	left   int  // payload bytes of the message that has begun and is not through
+	closed bool // a close frame has been queued: nothing follows it
+	on     bool // false: there is none
 }
 
 // closingExcess is how much input a connection that closes throws away before it is cut.
@@ -93,10 +85,11 @@ func (c *conn) Received(b []byte) {
 // leave ends what inside protects, and does what was put off meanwhile.
 func (c *conn) leave() {
 	c.inside = false
-	for len(c.later) > 0 {
-		fn := c.later[0]
-		c.later = c.later[1:]
+	for c.x != nil && len(c.x.later) > 0 {
+		fn := c.x.later[0]
+		c.x.later = c.x.later[1:]
 		fn(c)
+		c.less()
 	}
 }
 
@@ -104,7 +97,7 @@ func (c *conn) leave() {
 func (c *conn) raw(b []byte) {
 	for c.phase < handshake && len(b) > 0 {
 		if c.phase == firstByte {
-			if c.addr.TLS || c.addr.Auto && b[0] == tlsByte && c.h.cfg.TLS != nil {
+			if a := c.x.addr; a.TLS || a.Auto && b[0] == tlsByte && c.l.h.cfg.TLS != nil {
 				c.beginTLS()
 			} else {
 				c.phase = innerByte
@@ -117,7 +110,7 @@ func (c *conn) raw(b []byte) {
 	}
 	switch {
 	case len(b) == 0:
-	case c.phase >= closing || c.phase == open && !c.up && c.take == nil:
+	case c.phase >= closing || c.phase == open && !c.up && !c.taking():
 		c.discard(len(b))
 	case c.tls != nil:
 		c.tls.received(b)
@@ -129,27 +122,27 @@ func (c *conn) raw(b []byte) {
 // proxy takes bytes of the PROXY header and returns what is behind it.
 func (c *conn) proxy(b []byte) []byte {
 	c.hold(b, maxProxyV2+len(b))
-	addr, size, err := parseProxy(c.head)
+	addr, size, err := parseProxy(c.x.head)
 	if err == nil && size == 0 {
 		return nil
 	}
-	rest := c.head[max(size, 0):]
+	rest := c.x.head[max(size, 0):]
 	c.drop()
 	if err != nil {
-		c.h.st.proxies.Add(1)
+		c.l.h.st.proxies.Add(1)
 		c.refuse(nil)
 		return nil
 	}
 	if addr.IsValid() {
-		c.remote, c.forwarded = net.TCPAddrFromAddrPort(addr), true
+		c.remote = net.TCPAddrFromAddrPort(addr)
 	}
 	c.phase = firstByte
-	if !c.addr.layered() {
+	if a := c.x.addr; !a.layered() {
 		c.phase = innerByte
 		if len(rest) == 0 {
 			c.offer() // a plain client may only want to listen
 		}
-	} else if !c.addr.Auto && !c.addr.TLS {
+	} else if !a.Auto && !a.TLS {
 		c.phase = innerByte
 	}
 	return rest
@@ -160,21 +153,24 @@ func (a *Addr) layered() bool { return a.TLS || a.WS || a.Auto }
 
 // hold keeps bytes of a header, until there are most of them.
 func (c *conn) hold(b []byte, most int) {
-	before := cap(c.head)
-	c.head = append(c.head, b[:min(len(b), max(most-len(c.head), 0))]...)
-	c.h.cfg.Budget.Add(cap(c.head) - before)
+	x := c.more()
+	before := cap(x.head)
+	x.head = append(x.head, b[:min(len(b), max(most-len(x.head), 0))]...)
+	c.l.h.cfg.Budget.Add(cap(x.head) - before)
 }
 
 // drop counts no longer what hold kept; its bytes are the caller's.
 func (c *conn) drop() {
-	c.h.cfg.Budget.Add(-cap(c.head))
-	c.head = nil
+	if c.x != nil {
+		c.l.h.cfg.Budget.Add(-cap(c.x.head))
+		c.x.head = nil
+	}
 }
 
 // inner takes the bytes inside of TLS, or those of the socket where there is none.
 func (c *conn) inner(b []byte) {
 	if c.phase == innerByte && len(b) > 0 {
-		if c.addr.WS || c.addr.Auto && methodByte(b[0]) {
+		if a := c.x.addr; a.WS || a.Auto && methodByte(b[0]) {
 			c.phase = upgrade
 		} else if !c.offer() {
 			return
@@ -184,9 +180,9 @@ func (c *conn) inner(b []byte) {
 	case len(b) == 0:
 	case c.phase == upgrade:
 		c.upgrade(b)
-	case c.phase != open || !c.up && c.take == nil:
+	case c.phase != open || !c.up && !c.taking():
 		c.discard(len(b))
-	case c.ws != nil:
+	case c.ws.on:
 		c.frames(b)
 	default:
 		c.deliver(b)
@@ -197,8 +193,8 @@ func (c *conn) inner(b []byte) {
 func (c *conn) deliver(b []byte) {
 	switch {
 	case len(b) == 0:
-	case c.take != nil:
-		c.take(b)
+	case c.taking():
+		c.x.take(b)
 	case c.up:
 		c.sink.Received(b)
 	}
@@ -206,13 +202,13 @@ func (c *conn) deliver(b []byte) {
 
 // frames takes bytes of the WebSocket stream.
 func (c *conn) frames(b []byte) {
-	if c.ws.z != nil {
+	if c.deflated() != nil {
 		c.deflatedFrames(b)
 		return
 	}
 	e := &c.l.end
 	*e = wsEnd{c: c}
-	payload, _, ended := c.ws.in.feed(b, e, &c.l.rd, c.l.small[:])
+	payload, _, ended := c.ws.in.feed(b, e, &c.l.room)
 	code := e.code // while the session has its bytes another connection may use e
 	c.deliver(payload)
 	if ended {
@@ -220,7 +216,7 @@ func (c *conn) frames(b []byte) {
 			c.code, c.hasCode = code, true
 		}
 		c.peerDone()
-	} else if len(c.ws.out.ctl) > 0 || len(c.ws.out.pre) > 0 {
+	} else if c.x.waits() {
 		c.flush()
 	}
 }
@@ -232,12 +228,13 @@ type wsEnd struct {
 }
 
 func (e *wsEnd) ping(body []byte) {
-	if o := &e.c.ws.out; !o.closed {
-		o.ctl = append(appendHeader(o.ctl, 0xA, len(body)), body...)
+	if c := e.c; !c.ws.closed {
+		x := c.more()
+		x.ctl = append(appendHeader(x.ctl, ws.OpPong, len(body)), body...)
 	}
 }
 
-func (e *wsEnd) closeFrame(code uint16) { e.code, e.c.ws.got = code, true }
+func (e *wsEnd) closeFrame(code uint16) { e.code = code }
 
 // maxControl is how many bytes of answers to PINGs may wait before their sender is not read
 // from.
@@ -245,10 +242,13 @@ const maxControl = 1 << 10
 
 // offer opens the session of a connection that has passed its layers.
 func (c *conn) offer() bool {
-	c.stopTimer()
-	c.h.passed(c)
+	c.l.h.passed(c)
 	c.phase = open
-	sink, no := c.h.host.Open(c.l.turner, c, c.fd)
+	sink, no := c.l.h.host.Open(c.l.turner, c, c.x.fd)
+	if c.x != nil {
+		c.x.opening = opening{}
+		c.less()
+	}
 	if sink != nil {
 		c.sink, c.up = sink, c.phase == open
 		return c.up
@@ -266,11 +266,11 @@ func (c *conn) offer() bool {
 // peerDone is the end of the peer's stream inside the layers: a FIN, for the session.
 func (c *conn) peerDone() {
 	if c.inflateWaits() {
-		c.ws.z.fin = true // behind that
+		c.x.z.fin = true // behind that
 		return
 	}
-	if c.take != nil {
-		c.take = func([]byte) {} // what follows is nobody's; the end itself is being told
+	if c.taking() {
+		c.noTake() // the end itself is being told
 		return
 	}
 	if c.up {
@@ -284,8 +284,8 @@ func (c *conn) peerDone() {
 
 // broken ends a connection whose layers can't go on.
 func (c *conn) broken() {
-	if c.take != nil {
-		c.take = func([]byte) {}
+	if c.taking() {
+		c.noTake()
 		return
 	}
 	if c.up {
@@ -298,8 +298,7 @@ func (c *conn) broken() {
 
 // refuse ends a connection that got no session.
 func (c *conn) refuse(answer []byte) {
-	c.stopTimer()
-	c.h.passed(c)
+	c.l.h.passed(c)
 	c.phase = open
 	if len(answer) > 0 {
 		_, _ = c.lower(answer)
@@ -310,9 +309,9 @@ func (c *conn) refuse(answer []byte) {
 // Transport names what the peer came through.
 func (c *conn) Transport() string {
 	switch {
-	case c.ws != nil && c.tls != nil:
+	case c.ws.on && c.tls != nil:
 		return "wss"
-	case c.ws != nil:
+	case c.ws.on:
 		return "ws"
 	case c.tls != nil:
 		return "tls"
@@ -322,17 +321,27 @@ func (c *conn) Transport() string {
 
 // TLS is the state of the connection's TLS; nil: it has none.
 func (c *conn) TLS() *tls.ConnectionState {
-	if c.tls == nil || c.tls.state == nil {
+	if c.tls == nil {
 		return nil
 	}
-	return c.tls.state
+	return c.tls.state()
 }
 
 // Since is when the socket was accepted.
-func (c *conn) Since() time.Time { return c.since }
+func (c *conn) Since() (t time.Time) {
+	if c.x != nil {
+		t = c.x.since
+	}
+	return t
+}
 
 // RemoteAddr is the peer's address, behind the proxies that are believed.
-func (c *conn) RemoteAddr() net.Addr { return c.remote }
+func (c *conn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.Conn.RemoteAddr()
+}
 
 // SetCloseCode says with which WebSocket code the connection is to close, unless that has
 // been said, or the peer's own close frame has come.

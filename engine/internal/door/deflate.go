@@ -178,12 +178,12 @@ func (d *deflater) message(p []byte, window int) (packed []byte, shared bool) {
 // writeDeflated is Write where messages may be compressed. It has taken what the kernel
 // has: what is encoded and not taken is the beginning of the next write.
 func (c *conn) writeDeflated(p []byte) (done int, err error) {
-	z := c.ws.z
+	z := c.x.z
 	for {
 		if err := c.flushDeflated(); err != nil {
 			return done, err
 		}
-		if len(z.out) > 0 || len(c.ws.out.pre) > 0 {
+		if len(z.out) > 0 || len(c.x.pre) > 0 {
 			return done, nil
 		}
 		n := min(z.ahead, len(p)-done)
@@ -192,7 +192,7 @@ func (c *conn) writeDeflated(p []byte) (done int, err error) {
 		switch {
 		case done == len(p):
 			return done, c.flush()
-		case c.ws.out.closed:
+		case c.ws.closed:
 			return len(p), nil
 		}
 		b, n := c.encode(p[done:])
@@ -208,7 +208,7 @@ func (c *conn) writeDeflated(p []byte) (done int, err error) {
 // encode makes a frame of the beginning of p, and tells how much that is. The frame is
 // valid until the loop writes to another connection.
 func (c *conn) encode(p []byte) (frame []byte, n int) {
-	z := c.ws.z
+	z := c.x.z
 	op, first := byte(ws.OpContinuation), z.left == 0
 	if first {
 		z.left, op = c.message(p), byte(ws.OpBinary)
@@ -223,13 +223,13 @@ func (c *conn) encode(p []byte) (frame []byte, n int) {
 		packed, shared := c.l.deflater.message(b, z.window)
 		if z.open = packed != nil; z.open {
 			b = packed
-			c.h.st.sentDeflated(n, len(b), true, shared)
+			c.l.h.st.sentDeflated(n, len(b), true, shared)
 		}
 	default:
 		if b = c.l.deflater.compress(b, z.window); last {
 			b = bytes.TrimSuffix(b, deflateTail)
 		}
-		c.h.st.sentDeflated(n, len(b), first, false)
+		c.l.h.st.sentDeflated(n, len(b), first, false)
 	}
 	if last {
 		op |= 0x80
@@ -244,7 +244,8 @@ func (c *conn) encode(p []byte) (frame []byte, n int) {
 
 // flushDeflated writes the frames that wait, and behind them control frames.
 func (c *conn) flushDeflated() error {
-	z, o := c.ws.z, &c.ws.out
+	x := c.x
+	z := x.z
 	for len(z.out) > 0 {
 		m, err := c.lower(z.out)
 		left := len(z.out) - m
@@ -253,10 +254,10 @@ func (c *conn) flushDeflated() error {
 			return err
 		}
 	}
-	for o.begin(); len(o.pre) > 0; o.begin() {
-		m, err := c.lower(o.pre)
-		o.took(m)
-		if err != nil || len(o.pre) > 0 {
+	for c.beginControl(); len(x.pre) > 0; c.beginControl() {
+		m, err := c.lower(x.pre)
+		c.took(m)
+		if err != nil || len(x.pre) > 0 {
 			return err
 		}
 	}
@@ -268,6 +269,6 @@ func (z *deflated) keep(c *conn, rest []byte) {
 	if len(rest) == 0 {
 		rest = nil
 	}
-	c.h.cfg.Budget.Add(cap(rest) - z.held)
+	c.l.h.cfg.Budget.Add(cap(rest) - z.held)
 	z.out, z.held = rest, cap(rest)
 }

@@ -14,32 +14,42 @@ func (c *conn) half() (yes bool, before uint32) {
 	if t := c.tls; t != nil {
 		yes, before = t.whole.got > 0, t.whole.ends
 	}
-	if w := c.ws; w != nil {
-		yes, before = yes || w.in.n > 0 || w.in.control, before+w.in.heads
-		if w.z != nil && w.z.box != nil && !w.z.waits {
-			yes, before = true, before+uint32(w.z.in)
+	if c.ws.on {
+		yes, before = yes || c.ws.in.part != nil, before+c.ws.in.heads
+		if z := c.deflated(); z != nil && z.box != nil && !z.waits {
+			yes, before = true, before+uint32(z.in)
 		}
 	}
 	return yes, before
 }
 
+// half is when something was begun, and how many such things had ended before.
+type half struct {
+	at int64 // in nanoseconds of Host.now
+	of uint32
+}
+
 // noteHalf looks at what a read has left behind.
 func (c *conn) noteHalf() {
-	if c.h.cfg.FrameTimeout <= 0 {
+	if c.l.frameTimeout <= 0 {
 		return
 	}
 	yes, before := c.half()
 	if !yes || !c.up {
-		if c.halfAt != 0 {
-			c.halfAt = 0
-			delete(c.l.halves, c)
-		}
+		c.l.forgetHalf(c)
 		return
 	}
-	if c.halfAt == 0 || c.halfOf != before {
-		c.halfAt, c.halfOf = c.h.now(), before
-		c.l.halves[c] = struct{}{}
+	if !c.halved || c.l.halves[c].of != before {
+		c.halved = true
+		c.l.halves[c] = half{c.l.h.now(), before}
 		c.l.lookAtHalves()
+	}
+}
+
+func (l *loop) forgetHalf(c *conn) {
+	if c.halved {
+		c.halved = false
+		delete(l.halves, c)
 	}
 }
 
@@ -61,18 +71,17 @@ func (l *loop) lookAtHalves() {
 // expireHalves tells the sessions whose peers have stood still. Loop goroutine.
 func (l *loop) expireHalves() {
 	l.looking = false
-	for c := range l.halves {
-		now := c.h.now()
-		if c.inside || now-c.halfAt < int64(l.frameTimeout) {
+	for c, h := range l.halves {
+		now := l.h.now()
+		if c.inside || now-h.at < int64(l.frameTimeout) {
 			continue
 		}
 		c.do(func(c *conn) {
-			if !c.up || c.phase != open || c.h.cfg.Stalled(c.sink) {
-				delete(l.halves, c)
-				c.halfAt = 0
+			if !c.up || c.phase != open || l.h.cfg.Stalled(c.sink) {
+				l.forgetHalf(c)
 				return
 			}
-			c.halfAt = now // the clock stands still
+			l.halves[c] = half{now, h.of} // the clock stands still
 		})
 	}
 	l.lookAtHalves()

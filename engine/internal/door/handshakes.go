@@ -45,7 +45,7 @@ const shedAfter = 250 * time.Millisecond
 func (s *handshakes) enter(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wait := s.rate.next(c.remote, time.Now())
+	wait := s.rate.next(c.RemoteAddr(), time.Now())
 	if wait > s.h.cfg.HandshakeTimeout {
 		s.h.st.limited.Add(1)
 		return false
@@ -67,7 +67,7 @@ func (s *handshakes) fullLocked() bool { return int(s.working.Load()) >= s.most 
 
 // readShake lets a handshake be read that was held for its address's rate.
 func (c *conn) readShake() {
-	s := c.h.shakes
+	s := c.l.h.shakes
 	s.mu.Lock()
 	full := c.phase == handshake && s.fullLocked()
 	if full {
@@ -82,13 +82,13 @@ func (c *conn) readShake() {
 // unholdShake lets a handshake be read; where that takes no place, the next one may be too.
 func (c *conn) unholdShake() {
 	if c.phase != handshake || !c.tls.held {
-		c.h.shakes.promote()
+		c.l.h.shakes.promote()
 		return
 	}
 	unread := c.Conn.Unread()
 	c.tls.hold(false)
 	if unread == 0 {
-		c.h.shakes.promote()
+		c.l.h.shakes.promote()
 	}
 }
 

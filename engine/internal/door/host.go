@@ -69,7 +69,6 @@ type Host struct {
 	st    counters
 
 	shakes    *handshakes
-	plain     sync.Pool // *[]byte of maxPlain
 	inflaters sync.Pool // *inflater
 	bg        sync.WaitGroup
 	epoch     time.Time
@@ -103,7 +102,6 @@ func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host
 		}
 	}
 	h.shakes = newHandshakes(h)
-	h.plain.New = func() any { b := make([]byte, maxPlain); return &b }
 	h.inflaters.New = func() any { return newInflater() }
 	h.Below = listen(sockets, h)
 	return h, nil
@@ -123,7 +121,7 @@ func (h *Host) now() int64 { return int64(time.Since(h.epoch)) + 1 }
 
 // NewLoop makes a loop of the Host's.
 func (h *Host) NewLoop(x netio.Loop) netio.Turner {
-	l := &loop{Loop: x, opening: map[*conn]struct{}{}, closers: map[*conn]struct{}{}, halves: map[*conn]struct{}{}, frameTimeout: h.cfg.FrameTimeout}
+	l := &loop{Loop: x, h: h, opening: map[*conn]struct{}{}, closers: map[*conn]struct{}{}, halves: map[*conn]half{}, frameTimeout: h.cfg.FrameTimeout}
 	l.turner = h.host.NewLoop(l)
 	return l
 }
@@ -139,15 +137,17 @@ func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Ref
 	if h.cfg.Short(fd) {
 		return nil, netio.Refusal{AtOnce: true}
 	}
-	c := &conn{Conn: x, h: h, l: l, addr: &h.addrs[i], fd: fd, since: time.Now(), remote: x.RemoteAddr()}
+	c := &conn{Conn: x, l: l}
+	a := &h.addrs[i]
+	c.more().opening = opening{addr: a, fd: fd, since: time.Now()}
 	l.opening[c] = struct{}{}
 	h.st.front.Add(1)
-	c.startTimer()
+	c.startClock()
 	switch {
 	case proxied:
-	case c.addr.Auto:
+	case a.Auto:
 		c.phase = firstByte
-	case c.addr.TLS:
+	case a.TLS:
 		c.beginTLS()
 	default:
 		c.phase = innerByte
@@ -155,25 +155,69 @@ func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Ref
 	return c, netio.Refusal{}
 }
 
-// startTimer bounds what is still in front of the session.
-func (c *conn) startTimer() {
-	c.stopTimer()
+// startClock bounds what is still in front of the session.
+func (c *conn) startClock() {
+	o, h := &c.x.opening, c.l.h
 	left := time.Duration(-1)
-	if d := c.h.cfg.FirstTimeout; d > 0 {
-		left = max(time.Until(c.since.Add(d)), 0)
+	if d := h.cfg.FirstTimeout; d > 0 {
+		left = max(d-time.Since(o.since), 0)
 	}
-	if c.phase == handshake && (left < 0 || left > c.h.cfg.HandshakeTimeout) {
-		left = c.h.cfg.HandshakeTimeout
+	if c.phase == handshake && (left < 0 || left > h.cfg.HandshakeTimeout) {
+		left = h.cfg.HandshakeTimeout
 	}
-	if left >= 0 {
-		c.timer = time.AfterFunc(left, func() { c.l.post(c, (*conn).late) })
+	if o.deadline = 0; left >= 0 {
+		o.deadline = h.now() + int64(left)
+		c.l.setAlarm(o.deadline)
+	}
+}
+
+// alarmStep is how long the openings are left alone after a look at them: a flood of them
+// would have all looked at for each.
+const alarmStep = 20 * time.Millisecond
+
+// setAlarm has the openings looked at, at a time in nanoseconds of Host.now.
+func (l *loop) setAlarm(at int64) {
+	if l.alarmAt != 0 && l.alarmAt <= at {
+		return
+	}
+	l.alarmAt = at
+	wait := time.Duration(max(at-l.h.now(), 0))
+	if l.alarm != nil {
+		l.alarm.Reset(wait)
+		return
+	}
+	l.alarm = time.AfterFunc(wait, func() {
+		l.mu.Lock()
+		l.late = true
+		l.some.Store(true)
+		l.mu.Unlock()
+		_ = l.Loop.Execute() // it fails only where the loops have ended
+	})
+}
+
+// expireOpenings ends the connections that did not become sessions in time. Loop goroutine.
+func (l *loop) expireOpenings() {
+	now, next := l.h.now(), int64(0)
+	l.alarmAt = 0
+	for c := range l.opening {
+		switch at := c.x.deadline; {
+		case at == 0:
+		case at <= now:
+			c.x.deadline = 0 // once is enough, even if it must wait
+			c.do((*conn).late)
+		case next == 0 || at < next:
+			next = at
+		}
+	}
+	if next != 0 {
+		l.setAlarm(max(next, now+int64(alarmStep)))
 	}
 }
 
 // late ends a connection that did not become a session in time.
 func (c *conn) late() {
 	if c.phase < open {
-		c.h.st.late.Add(1)
+		c.l.h.st.late.Add(1)
 		c.kill()
 	}
 }
@@ -202,29 +246,30 @@ const maxLingering = 1024
 
 // forget drops a connection that is closed.
 func (h *Host) forget(c *conn) {
-	delete(c.l.halves, c)
+	c.l.forgetHalf(c)
 	if _, ok := c.l.closers[c]; ok {
 		delete(c.l.closers, c)
 		h.idle.Add(-1)
 	}
-	if c.id != 0 {
+	if c.x != nil && c.x.id != 0 {
 		h.mu.Lock()
-		delete(h.waiting, c.id)
+		delete(h.waiting, c.x.id)
 		h.mu.Unlock()
 	}
 }
 
 // wait has c.writable called when the kernel takes bytes again.
 func (h *Host) wait(c *conn) {
-	if c.id == 0 {
+	x := c.more()
+	if x.id == 0 {
 		h.mu.Lock()
 		for h.lastID++; h.lastID == 0 || h.waiting[h.lastID] != nil; h.lastID++ {
 		}
-		c.id = h.lastID
-		h.waiting[c.id] = c
+		x.id = h.lastID
+		h.waiting[x.id] = c
 		h.mu.Unlock()
 	}
-	_ = c.Conn.NotifyWritable(uint64(c.id))
+	_ = c.Conn.NotifyWritable(uint64(x.id))
 }
 
 // Writable tells who waits. A session's ID has a round, which is never 0, in its upper half.
@@ -249,7 +294,7 @@ func (h *Host) truncated(c *conn) {
 	h.st.truncated.Add(1)
 	now := time.Now().Unix()
 	if last := h.st.toldAt.Load(); last != now && h.st.toldAt.CompareAndSwap(last, now) {
-		h.cfg.Logger.Info("TLS stream truncated: a FIN without close_notify", "peer", c.remote.String(), "total", h.st.truncated.Load())
+		h.cfg.Logger.Info("TLS stream truncated: a FIN without close_notify", "peer", c.RemoteAddr().String(), "total", h.st.truncated.Load())
 	}
 }
 

@@ -184,29 +184,29 @@ func (x *inflater) ReadByte() (byte, error) {
 
 // deflatedFrames is frames where messages may be compressed.
 func (c *conn) deflatedFrames(b []byte) {
-	z := &c.ws.z.inflating
+	z := &c.x.z.inflating
 	if z.waits {
 		z.raw = append(z.raw, b...)
 		z.count(c)
 		return
 	}
-	if c.take == nil {
+	if !c.taking() {
 		z.left = inflateTurn
 	}
 	if !c.unpack(b) {
 		return
 	}
-	if len(c.ws.out.ctl) > 0 || len(c.ws.out.pre) > 0 {
+	if c.x.waits() {
 		_ = c.flush()
 	}
 }
 
 // unpack brings the session what b is; false: a part of it waits, or the stream has ended.
 func (c *conn) unpack(b []byte) bool {
-	z := &c.ws.z.inflating
+	z := &c.x.z.inflating
 	for len(b) > 0 {
 		e, in := wsEnd{c: c}, &c.ws.in
-		payload, used, ended := in.feed(b, &e, &c.l.rd, c.l.small[:])
+		payload, used, ended := in.feed(b, &e, &c.l.room)
 		b = b[used:]
 		if ended && !c.hasCode {
 			c.code, c.hasCode = e.code, true
@@ -222,7 +222,7 @@ func (c *conn) unpack(b []byte) bool {
 			}
 			return false
 		}
-		if c.phase != open || !c.up && c.take == nil {
+		if c.phase != open || !c.up && !c.taking() {
 			return false
 		}
 		if ended {
@@ -236,21 +236,22 @@ func (c *conn) unpack(b []byte) bool {
 // inflate brings the session what a piece of a compressed message becomes; over: it is the
 // last. False: the rest waits, or the stream has ended.
 func (c *conn) inflate(b []byte, over bool) bool {
-	z := &c.ws.z.inflating
+	z := &c.x.z.inflating
 	if z.box == nil {
-		z.box = c.h.inflaters.Get().(*inflater)
+		z.box = c.l.h.inflaters.Get().(*inflater)
 		_ = z.box.fr.(flate.Resetter).Reset(z.box, nil) // it never fails
-		c.h.cfg.Budget.Add(inflaterCost)
+		c.l.h.cfg.Budget.Add(inflaterCost)
 	}
 	x := z.box
 	z.in += uint64(len(b))
 	x.b, x.over = b, over
 	for {
 		switch {
-		case c.take != nil && z.left <= 0:
-			z.cut, c.take = true, func([]byte) {}
+		case c.taking() && z.left <= 0:
+			z.cut = true
+			c.noTake()
 			return false
-		case c.take == nil && (c.masked || z.left <= 0):
+		case !c.taking() && (c.masked || z.left <= 0):
 			z.wait(c)
 			return false
 		}
@@ -258,10 +259,10 @@ func (c *conn) inflate(b []byte, over bool) bool {
 		z.out += uint64(n)
 		z.left -= n
 		c.deliver(x.buf[:n])
-		if c.phase != open || !c.up && c.take == nil {
+		if c.phase != open || !c.up && !c.taking() {
 			return false
 		}
-		if most := c.h.cfg.MaxRatio; most > 0 && z.out > inflateFree && z.out > uint64(most)*z.in {
+		if most := c.l.h.cfg.MaxRatio; most > 0 && z.out > inflateFree && z.out > uint64(most)*z.in {
 			err = errInflated
 		}
 		switch err {
@@ -270,7 +271,7 @@ func (c *conn) inflate(b []byte, over bool) bool {
 			return true
 		case io.EOF:
 			z.drop(c, true)
-			c.h.st.inflated.Add(1)
+			c.l.h.st.inflated.Add(1)
 			return true
 		default:
 			z.drop(c, false)
@@ -282,7 +283,7 @@ func (c *conn) inflate(b []byte, over bool) bool {
 
 // badDeflate ends a stream that does not inflate, or becomes far too much.
 func (c *conn) badDeflate(err error) {
-	c.h.st.badDeflates.Add(1)
+	c.l.h.st.badDeflates.Add(1)
 	code := uint16(1007)
 	if err == errInflated {
 		code = 1008
@@ -304,14 +305,14 @@ func (z *inflating) wait(c *conn) {
 }
 
 // inflateWaits tells whether a part of the stream waits to be inflated.
-func (c *conn) inflateWaits() bool { return c.ws != nil && c.ws.z != nil && c.ws.z.waits }
+func (c *conn) inflateWaits() bool { return c.x != nil && c.x.z != nil && c.x.z.waits }
 
 // inflateOn goes on with what waits.
 func (c *conn) inflateOn() {
-	if !c.inflateWaits() || c.phase != open && c.take == nil || c.take == nil && (c.masked || !c.up) {
+	if !c.inflateWaits() || c.phase != open && !c.taking() || !c.taking() && (c.masked || !c.up) {
 		return
 	}
-	z := &c.ws.z.inflating
+	z := &c.x.z.inflating
 	rest, raw, ended, fin := z.rest, z.raw, z.ended, z.fin
 	z.waits, z.rest, z.raw, z.ended, z.fin = false, nil, nil, false, false
 	z.count(c)
@@ -319,7 +320,7 @@ func (c *conn) inflateOn() {
 		rest = z.box.b
 	}
 	z.in -= uint64(len(rest)) // it has been counted
-	if c.take == nil {
+	if !c.taking() {
 		z.left = inflateTurn
 	}
 	whole := c.inflate(rest, z.over)
@@ -333,17 +334,17 @@ func (c *conn) inflateOn() {
 		return
 	}
 	c.mask()
-	if c.take == nil && c.phase == open {
+	if !c.taking() && c.phase == open {
 		c.noteHalf()
 	}
 	switch {
-	case c.phase != open || !c.up && c.take == nil:
+	case c.phase != open || !c.up && !c.taking():
 	case ended || whole && fin:
 		c.peerDone()
 	case !whole:
-	case c.ended && c.take == nil:
+	case c.ended && !c.taking():
 		c.afterFIN()
-	case len(c.ws.out.ctl) > 0 || len(c.ws.out.pre) > 0:
+	case c.x.waits():
 		_ = c.flush()
 	}
 }
@@ -354,9 +355,9 @@ func (z *inflating) drop(c *conn, whole bool) {
 		return
 	}
 	z.box.end(whole)
-	c.h.cfg.Budget.Add(-inflaterCost)
+	c.l.h.cfg.Budget.Add(-inflaterCost)
 	if whole {
-		c.h.inflaters.Put(z.box)
+		c.l.h.inflaters.Put(z.box)
 	}
 	z.box = nil
 }
@@ -372,6 +373,6 @@ func (z *deflated) release(c *conn) {
 // count keeps the budget right about what waits.
 func (z *inflating) count(c *conn) {
 	n := cap(z.rest) + cap(z.raw)
-	c.h.cfg.Budget.Add(n - z.counted)
+	c.l.h.cfg.Budget.Add(n - z.counted)
 	z.counted = n
 }

@@ -1,7 +1,6 @@
 package door
 
 import (
-	"bytes"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -13,27 +12,33 @@ import (
 // loop is a loop of the network below, as the Host sees it.
 type loop struct {
 	netio.Loop
-	turner netio.Turner // the Host's
+	h      *Host
+	turner netio.Turner // the engine's
 
 	some atomic.Bool // there are jobs
 	mu   sync.Mutex
 	jobs []job // guarded by mu
 	look bool  // guarded by mu; the halves are to be looked at
+	late bool  // guarded by mu; the openings are
 
 	// Loop goroutine only.
 	opening map[*conn]struct{} // in front of their session
 	closers map[*conn]struct{} // behind it
 	gather  []byte             // a message's header and its beginning
 	cipher  []byte             // records on their way
-	rd      bytes.Reader       // of a WebSocket header
-	small   [12]byte
-	end     wsEnd // of the stream that is taken apart
+	plain   []byte             // what a read has brought, decrypted; nil: in use
+	room    wsRoom
+	end     wsEnd  // of the stream that is taken apart
+	spare   *extra // for the next connection that needs one
 
 	deflater deflater
 
 	frameTimeout time.Duration
-	halves       map[*conn]struct{} // their peers have begun something and not ended it
-	looking      bool               // a look at them is on its way
+	halves       map[*conn]half // their peers have begun something and not ended it
+	looking      bool           // a look at them is on its way
+
+	alarm   *time.Timer // has the openings looked at
+	alarmAt int64       // when, in nanoseconds of Host.now; 0: it is not set
 }
 
 // job is what is to be done with a connection on its loop.
@@ -55,8 +60,8 @@ func (l *loop) post(c *conn, fn func(*conn)) {
 func (l *loop) Turn() {
 	if l.some.Load() {
 		l.mu.Lock()
-		jobs, look := l.jobs, l.look
-		l.jobs, l.look = nil, false
+		jobs, look, late := l.jobs, l.look, l.late
+		l.jobs, l.look, l.late = nil, false, false
 		l.some.Store(false)
 		l.mu.Unlock()
 		for _, j := range jobs {
@@ -64,6 +69,9 @@ func (l *loop) Turn() {
 		}
 		if look {
 			l.expireHalves()
+		}
+		if late {
+			l.expireOpenings()
 		}
 	}
 	l.turner.Turn()
@@ -73,7 +81,8 @@ func (l *loop) Turn() {
 // one does when it goes on.
 func (c *conn) do(fn func(*conn)) {
 	if c.inside {
-		c.later = append(c.later, fn)
+		x := c.more()
+		x.later = append(x.later, fn)
 		return
 	}
 	c.inside = true

@@ -1,23 +1,30 @@
 package door
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 )
 
 // upgrade takes bytes of the request that becomes WebSocket.
 func (c *conn) upgrade(b []byte) {
-	scanned := max(len(c.head)-3, 0)
-	c.hold(b, maxHead+len(b))
-	end := headEnd(c.head[scanned:])
-	if end == 0 && len(c.head) <= maxHead {
+	held, from := len(c.x.head) > 0, 0
+	if held { // it has come in pieces
+		from = max(len(c.x.head)-3, 0)
+		c.hold(b, maxHead+len(b))
+		b = c.x.head
+	}
+	end := headEnd(b[from:])
+	if end == 0 && len(b) <= maxHead {
+		if !held {
+			c.hold(b, maxHead)
+		}
 		return
 	}
-	end += scanned
-	head, rest := c.head, c.head[end:]
+	head, rest := b[:from+end], b[from+end:]
 	c.drop()
-	if no := c.tryUpgrade(head[:end], end == scanned || end > maxHead); no != nil {
-		c.h.st.upgrades.Add(1)
+	if no := c.tryUpgrade(head, end == 0 || len(head) > maxHead); no != nil {
+		c.l.h.st.upgrades.Add(1)
 		c.refuse(no.answer())
 		return
 	}
@@ -32,23 +39,34 @@ func (c *conn) tryUpgrade(head []byte, tooLong bool) *refusal {
 	if tooLong {
 		return errHead
 	}
+	cfg := &c.l.h.cfg
+	forwarded := cfg.ForwardedFor.Has(c.RemoteAddr())
+	if !forwarded && cfg.OnUpgrade == nil {
+		if key, offered, ok := quickUpgrade(head, cfg, c.x.addr.Path, c.tls != nil); ok {
+			if cfg.Draining() {
+				return errDraining
+			}
+			c.accept(key, offered, deflateTerms{})
+			return nil
+		}
+	}
 	r, no := readRequest(head)
 	if no == nil {
-		no = checkUpgrade(r, c.addr.Path, c.h.cfg.Origins, c.tls != nil)
+		no = checkUpgrade(r, c.x.addr.Path, cfg.Origins, c.tls != nil)
 	}
 	if no != nil {
 		return no
 	}
-	if c.h.cfg.Draining() {
-		return &refusal{503, "the server is going away"}
+	if cfg.Draining() {
+		return errDraining
 	}
-	if c.h.cfg.ForwardedFor.Has(c.remote) {
-		if ip := forwardedFor(r, c.h.cfg.ForwardedFor); ip.IsValid() {
+	if forwarded {
+		if ip := forwardedFor(r, cfg.ForwardedFor); ip.IsValid() {
 			c.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0))
 		}
 	}
-	if hook := c.h.cfg.OnUpgrade; hook != nil {
-		r.RemoteAddr = c.remote.String()
+	if hook := cfg.OnUpgrade; hook != nil {
+		r.RemoteAddr = c.RemoteAddr().String()
 		r.TLS = c.TLS()
 		if err := hook(r); err != nil {
 			no := &refusal{403, "refused"}
@@ -58,16 +76,26 @@ func (c *conn) tryUpgrade(head []byte, tooLong bool) *refusal {
 			return no
 		}
 	}
-	c.ws = &wsLayer{}
-	var terms deflateTerms
-	if c.h.cfg.Deflate {
-		if terms = agree(r.Header); terms.on {
-			c.ws.z = &deflated{window: 1 << terms.bits}
-			c.ws.in.inflate = true
-		}
+	terms := deflateTerms{}
+	if cfg.Deflate {
+		terms = agree(r.Header)
 	}
-	c.ws.out.pre = accepted(r, terms)
-	c.h.st.webSockets.Add(1)
-	c.flush()
+	c.accept([]byte(r.Header.Get("Sec-Websocket-Key")), hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol), terms)
 	return nil
+}
+
+// accept makes the connection a WebSocket, and tells the client.
+func (c *conn) accept(key []byte, protocol bool, terms deflateTerms) {
+	c.ws.on = true
+	if terms.on {
+		c.x.z = &deflated{window: 1 << terms.bits}
+		c.ws.in.inflate = true
+	}
+	c.l.h.st.webSockets.Add(1)
+	b := accepted(c.l.gather[:0], key, protocol, terms)
+	c.l.gather = b
+	if n, _ := c.lower(b); n < len(b) { // a broken socket is told by its Closed
+		c.x.pre = bytes.Clone(b[n:])
+	}
+	c.flush()
 }

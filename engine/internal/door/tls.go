@@ -1,11 +1,12 @@
 package door
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,35 +27,23 @@ const (
 // except during the handshake. So the handshake runs on a goroutine of its own, where Read
 // waits.
 type tlsLayer struct {
-	c     *conn
-	tc    *tls.Conn
-	state *tls.ConnectionState
-	shake *shake  // while the handshake runs
-	in    []byte  // what has just been received and is not decrypted
-	out   []byte  // records that the kernel has not taken
-	ahead int     // bytes of the next write that are in out already
-	kept  int     // of out, in the budget
-	left  bool    // it counts no longer as an open handshake
-	said  bool    // a close_notify, or an alert, was the last that we send
-	whole records // that have come and are not decrypted: at most so many
+	c        *conn
+	tc       *tls.Conn
+	shake    *shake  // while the handshake runs
+	in       []byte  // what has just been received and is not decrypted
+	out      []byte  // records that the kernel has not taken
+	ahead    int     // bytes of the next write that are in out already
+	kept     int     // of out, in the budget
+	left     bool    // it counts no longer as an open handshake
+	straight bool    // a record goes to the socket as crypto/tls writes it
+	said     bool    // a close_notify, or an alert, was the last that we send
+	whole    records // that have come and are not decrypted: at most so many
 
 	crowded bool // too much waits for the handshake's goroutine
 	held    bool // it is not the handshake's turn to be read
-}
 
-// shake is a handshake under way: what its goroutine and the loop have in common.
-type shake struct {
-	mu      sync.Mutex
-	more    sync.Cond
-	in, out []byte    // guarded by mu
-	shut    bool      // guarded by mu
-	eof     bool      // guarded by mu; no more will come
-	asked   bool      // guarded by mu; the loop has been asked to write out
-	started bool      // guarded by mu
-	placed  time.Time // when it got its place; its goroutine's
-	busy    bool      // guarded by mu; it counts as working
-	done    bool      // guarded by mu; the goroutine has ended
-	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
+	known atomic.Pointer[tls.ConnectionState] // its state, once somebody has asked
+	done  atomic.Bool                         // the handshake has succeeded
 }
 
 // errWait says that nothing is there now.
@@ -71,28 +60,26 @@ func (c *conn) beginTLS() {
 	c.phase = handshake
 	t := &tlsLayer{c: c, shake: &shake{waits: time.Now()}}
 	t.shake.more.L = &t.shake.mu
-	t.tc = tls.Server(t, c.h.cfg.TLS)
+	t.tc = tls.Server(t, c.l.h.cfg.TLS)
 	c.tls = t
-	c.h.st.handshaking.Add(1)
-	c.startTimer()
-	if !c.h.shakes.enter(c) {
+	c.l.h.st.handshaking.Add(1)
+	c.startClock()
+	if !c.l.h.shakes.enter(c) {
 		c.kill()
 	}
 }
 
-// hold stops the handshake from being read, or lets it be.
-func (t *tlsLayer) hold(hold bool) {
-	t.held = hold
-	since := time.Now()
-	if hold {
-		since = time.Time{} // it is not its client that it waits for
+// state is the connection's, which does not change once the handshake is done; nil before.
+// Few ask for it, and it is not small. Any goroutine.
+func (t *tlsLayer) state() *tls.ConnectionState {
+	if !t.done.Load() {
+		return nil
 	}
-	t.shake.mu.Lock()
-	if !t.shake.started {
-		t.shake.waits = since
+	if t.known.Load() == nil {
+		state := t.tc.ConnectionState()
+		t.known.CompareAndSwap(nil, &state)
 	}
-	t.shake.mu.Unlock()
-	t.c.mask()
+	return t.known.Load()
 }
 
 // received takes bytes of the socket.
@@ -107,14 +94,14 @@ func (t *tlsLayer) received(b []byte) {
 	sh.mu.Lock()
 	before := cap(sh.in)
 	sh.in = append(sh.in, b...)
-	t.c.h.cfg.Budget.Add(cap(sh.in) - before)
+	t.c.l.h.cfg.Budget.Add(cap(sh.in) - before)
 	crowded := len(sh.in) > maxHello
 	start := !sh.started
 	sh.started = true
 	sh.waits = time.Time{}
 	if !sh.busy && !sh.done {
 		sh.busy = true
-		t.c.h.shakes.working.Add(1)
+		t.c.l.h.shakes.working.Add(1)
 	}
 	sh.more.Signal()
 	sh.mu.Unlock()
@@ -123,20 +110,8 @@ func (t *tlsLayer) received(b []byte) {
 		t.c.mask()
 	}
 	if start {
-		t.c.h.bg.Go(t.run)
+		t.c.l.h.bg.Go(t.run)
 	}
-}
-
-// run is the handshake's goroutine.
-func (t *tlsLayer) run() {
-	s, sh := t.c.h.shakes, t.shake
-	sh.placed = s.places.take()
-	err := t.tc.Handshake()
-	if sh.rest(time.Time{}) {
-		s.idle()
-	}
-	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
-	s.places.leave(sh.placed)
 }
 
 // shaken ends the handshake. Loop goroutine.
@@ -151,24 +126,23 @@ func (t *tlsLayer) shaken(err error) {
 	}
 	sh := t.shake
 	t.shake = nil
-	c.h.cfg.Budget.Add(-cap(sh.in))
+	c.l.h.cfg.Budget.Add(-cap(sh.in))
 	t.in, t.crowded = sh.in, false
 	if err != nil {
 		t.said = true // crypto/tls has sent its alert
-		c.h.st.handshakeFails.Add(1)
-		c.h.cfg.Logger.Debug("TLS handshake failed", "peer", c.remote.String(), "err", err)
+		c.l.h.st.handshakeFails.Add(1)
+		c.l.h.cfg.Logger.Debug("TLS handshake failed", "peer", c.RemoteAddr().String(), "err", err)
 		c.refuse(nil)
 		return
 	}
-	c.h.st.handshakes.Add(1)
-	c.h.shakes.places.noteDone()
-	state := t.tc.ConnectionState()
-	t.state = &state
-	c.h.shakes.leave(c)
+	c.l.h.st.handshakes.Add(1)
+	c.l.h.shakes.places.noteDone()
+	t.done.Store(true)
+	c.l.h.shakes.leave(c)
 	c.phase = innerByte
-	c.startTimer()
+	c.startClock()
 	c.mask()
-	if !c.addr.WS && !c.addr.Auto && !c.offer() {
+	if a := c.x.addr; !a.WS && !a.Auto && !c.offer() {
 		return
 	}
 	t.pump()
@@ -180,47 +154,38 @@ func (t *tlsLayer) shaken(err error) {
 	}
 }
 
-// noMore says that the socket has ended: the handshake goes on with what there is.
-func (t *tlsLayer) noMore() {
-	sh := t.shake
-	sh.mu.Lock()
-	sh.eof = true
-	sh.more.Signal()
-	sh.mu.Unlock()
-}
-
 // pump decrypts what has come and hands it on, in as few pieces as it can be.
 func (t *tlsLayer) pump() {
-	c := t.c
-	box := c.h.plain.Get().(*[]byte)
-	defer c.h.plain.Put(box)
-	buf := *box
-	for end := error(nil); end == nil; {
-		n := 0
-		for end == nil && len(buf)-n >= maxRecord {
+	c, l := t.c, t.c.l
+	buf := l.plain
+	if l.plain = nil; buf == nil { // a call that brings what was in it is held up
+		buf = make([]byte, maxPlain)
+	}
+	for more := true; more; {
+		n, end := 0, error(nil)
+		for more && len(buf)-n >= maxRecord {
 			var m int
-			if m, end = t.tc.Read(buf[n:]); end == nil && t.whole.took() {
-				end = errWait{} // as the next Read would say
-			}
+			m, end = t.tc.Read(buf[n:])
 			n += m
+			more = end == nil && !t.whole.took()
 		}
 		c.inner(buf[:n])
-		var wait errWait
-		switch {
-		case c.phase >= closing || c.phase == open && !c.up && c.take == nil:
-			t.in = nil
+		if c.phase >= closing || c.phase == open && !c.up && !c.taking() {
+			t.in, l.plain = nil, buf
 			return
-		case end == nil:
-		case errors.As(end, &wait):
+		}
+		switch {
+		case more:
+		case end == nil || end == error(errWait{}):
 			t.whole.n = 0
 		case errors.Is(end, io.EOF):
-			t.in = nil
 			c.peerDone()
 		default:
-			t.in, t.said = nil, true // crypto/tls has sent its alert
+			t.said = true // crypto/tls has sent its alert
 			c.broken()
 		}
 	}
+	t.in, l.plain = nil, buf
 	if len(t.out) > 0 && c.phase != gone {
 		_ = c.flush()
 	}
@@ -229,7 +194,7 @@ func (t *tlsLayer) pump() {
 // Read is crypto/tls's view of what has come.
 func (t *tlsLayer) Read(p []byte) (int, error) {
 	if t.shake != nil {
-		return t.shake.read(p, t.c.h.shakes)
+		return t.shake.read(p, t.c.l.h.shakes)
 	}
 	if len(t.in) == 0 {
 		return 0, errWait{}
@@ -239,52 +204,18 @@ func (t *tlsLayer) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// read waits for bytes of the handshake. While it does it has no place.
-func (sh *shake) read(p []byte, s *handshakes) (int, error) {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	for len(sh.in) == 0 && !sh.shut && !sh.eof {
-		sh.mu.Unlock()
-		if sh.rest(time.Now()) {
-			s.idle()
-		}
-		s.places.leave(sh.placed)
-		sh.mu.Lock()
-		for len(sh.in) == 0 && !sh.shut && !sh.eof {
-			sh.more.Wait()
-		}
-		sh.mu.Unlock()
-		sh.placed = s.places.take()
-		sh.mu.Lock()
-	}
-	if sh.shut {
-		return 0, net.ErrClosed
-	}
-	if len(sh.in) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, sh.in)
-	sh.in = append(sh.in[:0], sh.in[n:]...)
-	return n, nil
-}
-
-// rest notes that there is nothing to work at, unless more has come; since: from when on it
-// waits for its client, zero: it has ended. It tells whether it had counted as working.
-func (sh *shake) rest(since time.Time) (was bool) {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if len(sh.in) > 0 && !since.IsZero() {
-		return false
-	}
-	was = sh.busy
-	sh.busy, sh.waits, sh.done = false, since, since.IsZero()
-	return was
-}
-
 // Write is how crypto/tls sends records.
 func (t *tlsLayer) Write(p []byte) (int, error) {
 	sh := t.shake
-	if sh == nil {
+	switch {
+	case sh != nil:
+	case t.straight && len(t.out) == 0:
+		n, err := t.c.Conn.Write(p)
+		if n < len(p) {
+			t.keep(bytes.Clone(p[n:]))
+		}
+		return len(p), err
+	default:
 		t.out = append(t.out, p...)
 		return len(p), nil
 	}
@@ -320,19 +251,33 @@ func (t *tlsLayer) write(p []byte) (done int, err error) {
 			return done, nil
 		}
 		n = min(len(p)-done, maxPlain)
-		t.out = t.c.l.cipher[:0]
-		if _, err := t.tc.Write(p[done : done+n]); err != nil {
-			t.out = nil
-			return done, err
-		}
-		t.c.l.cipher = t.out[:0]
 		t.ahead = n
-		m, err := t.c.Conn.Write(t.out)
-		t.keep(append([]byte(nil), t.out[m:]...))
-		if err != nil {
+		if err := t.seal(p[done : done+n]); err != nil || len(t.out) > 0 {
 			return done, err
 		}
 	}
+}
+
+// seal encrypts p and writes it. What the kernel does not take is kept. A single record goes
+// out of crypto/tls's own memory; several are put together for one write.
+func (t *tlsLayer) seal(p []byte) error {
+	if len(p) <= maxRecord {
+		t.straight = true
+		_, err := t.tc.Write(p)
+		t.straight = false
+		return err
+	}
+	l := t.c.l
+	t.out = l.cipher[:0]
+	if _, err := t.tc.Write(p); err != nil {
+		t.out = nil
+		return err
+	}
+	b := t.out
+	l.cipher, t.out = b[:0], nil
+	n, err := t.c.Conn.Write(b)
+	t.keep(bytes.Clone(b[n:]))
+	return err
 }
 
 // flush writes the records that wait.
@@ -365,7 +310,7 @@ func (t *tlsLayer) keep(rest []byte) {
 	if len(rest) == 0 {
 		rest = nil
 	}
-	t.c.h.cfg.Budget.Add(cap(rest) - t.kept)
+	t.c.l.h.cfg.Budget.Add(cap(rest) - t.kept)
 	t.out, t.kept = rest, cap(rest)
 }
 
@@ -379,10 +324,10 @@ func (t *tlsLayer) sayClose() {
 func (t *tlsLayer) release() {
 	t.keep(nil)
 	if sh := t.shake; sh != nil {
-		t.c.h.shakes.leave(t.c)
+		t.c.l.h.shakes.leave(t.c)
 		sh.mu.Lock()
 		sh.shut = true
-		t.c.h.cfg.Budget.Add(-cap(sh.in))
+		t.c.l.h.cfg.Budget.Add(-cap(sh.in))
 		sh.in = nil
 		sh.more.Signal()
 		sh.mu.Unlock()
@@ -391,7 +336,7 @@ func (t *tlsLayer) release() {
 
 func (t *tlsLayer) Close() error                     { return nil }
 func (t *tlsLayer) LocalAddr() net.Addr              { return t.c.LocalAddr() }
-func (t *tlsLayer) RemoteAddr() net.Addr             { return t.c.remote }
+func (t *tlsLayer) RemoteAddr() net.Addr             { return t.c.RemoteAddr() }
 func (t *tlsLayer) SetDeadline(time.Time) error      { return nil }
 func (t *tlsLayer) SetReadDeadline(time.Time) error  { return nil }
 func (t *tlsLayer) SetWriteDeadline(time.Time) error { return nil }

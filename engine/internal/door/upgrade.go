@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // maxHead is how long the header of an upgrade request may be, in bytes.
@@ -59,9 +60,26 @@ func (r *refusal) answer() []byte {
 
 var errHead = &refusal{http.StatusRequestHeaderFieldsTooLarge, "the request's header is over 8 KiB"}
 
-// readRequest reads the header of a request.
+var errDraining = &refusal{http.StatusServiceUnavailable, "the server is going away"}
+
+// headReader reads the header of a request.
+type headReader struct {
+	from bytes.Reader
+	buf  *bufio.Reader
+}
+
+var headReaders = sync.Pool{New: func() any { return &headReader{buf: bufio.NewReaderSize(nil, 1<<10)} }}
+
+// readRequest reads the header of a request, which has no body.
 func readRequest(head []byte) (*http.Request, *refusal) {
-	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
+	rd := headReaders.Get().(*headReader)
+	defer headReaders.Put(rd)
+	rd.from.Reset(head)
+	rd.buf.Reset(&rd.from)
+	r, err := http.ReadRequest(rd.buf)
+	if err == nil {
+		r.Body = http.NoBody // it would read from what others have next
+	}
 	if err != nil || r.Host == "" && r.ProtoAtLeast(1, 1) {
 		return nil, &refusal{http.StatusBadRequest, "not an HTTP request"}
 	}
@@ -90,8 +108,12 @@ func checkUpgrade(r *http.Request, path string, origins []string, secure bool) *
 }
 
 func validKey(s string) bool {
-	b, err := base64.StdEncoding.DecodeString(s)
-	return err == nil && len(b) == 16 && len(s) == 24
+	var b [18]byte
+	if len(s) != 24 {
+		return false
+	}
+	n, err := base64.StdEncoding.Decode(b[:], []byte(s))
+	return err == nil && n == 16
 }
 
 // hasToken tells whether a header that is a list has an item, whatever its case.
@@ -182,12 +204,14 @@ func CheckOrigin(s string) error {
 	return nil
 }
 
-// accepted is the answer that ends the HTTP of an upgrade.
-func accepted(r *http.Request, terms deflateTerms) []byte {
-	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
+// accepted appends the answer that ends the HTTP of an upgrade; protocol: the client offers
+// Subprotocol.
+func accepted(b, key []byte, protocol bool, terms deflateTerms) []byte {
+	var text [24 + 36]byte
+	sum := sha1.Sum(append(append(text[:0], key...), "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"...))
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
 	b = base64.StdEncoding.AppendEncode(b, sum[:])
-	if hasToken(r.Header, "Sec-Websocket-Protocol", Subprotocol) {
+	if protocol {
 		b = append(b, "\r\nSec-WebSocket-Protocol: "+Subprotocol...)
 	}
 	if terms.on {

@@ -1,6 +1,12 @@
 package door
 
-import "github.com/gobwas/ws"
+import (
+	"bytes"
+
+	"github.com/gobwas/ws"
+
+	"millrace/engine/internal/netio"
+)
 
 // gatherMost is how much of a message is copied behind its header for one write; what a
 // longer one has more is written as it stands. A second write costs more than this copy.
@@ -9,35 +15,71 @@ const gatherMost = 64 << 10
 // Write gives bytes to the layers. Where it has not taken all, the next call brings the
 // rest again.
 func (c *conn) Write(p []byte) (n int, err error) {
-	c.notify = 0
+	if c.x != nil {
+		c.x.notify = 0
+	}
 	return c.send(p)
 }
 
 func (c *conn) send(p []byte) (n int, err error) {
-	if c.ws == nil {
+	switch {
+	case !c.ws.on:
 		return c.lower(p)
-	}
-	if c.ws.z != nil {
+	case c.x == nil && c.ws.left == 0 && !c.ws.closed && !c.stuffed && len(p) > 0 && len(p) <= gatherMost:
+		if c.message(p) == len(p) {
+			return c.sendMessage(p)
+		}
+	case c.deflated() != nil:
 		return c.writeDeflated(p)
 	}
-	o := &c.ws.out
+	return c.sendMessages(p)
+}
+
+// joinLeast is from how many bytes on a message is not copied behind its header, but written
+// with it by a call that costs more.
+const joinLeast = 4 << 10
+
+// sendMessage is send where nothing waits and p is one message. Nothing waits behind it.
+func (c *conn) sendMessage(p []byte) (n int, err error) {
+	head := appendHeader(c.l.gather[:0], ws.OpBinary, len(p))
+	size := len(head) + len(p)
+	j, joins := netio.Joiner(nil), false
+	if c.tls == nil && len(p) >= joinLeast {
+		j, joins = c.Conn.(netio.Joiner)
+	}
+	if joins {
+		n, err = j.WriteJoined(head, p)
+	} else {
+		c.l.gather = append(head, p...)
+		n, err = c.lower(c.l.gather)
+	}
+	if n == size {
+		return len(p), err
+	}
+	c.ws.left = len(p)
+	c.more().pre = bytes.Clone(head)
+	return c.took(n), err
+}
+
+func (c *conn) sendMessages(p []byte) (n int, err error) {
 	for n < len(p) {
-		if o.atEnd() {
-			o.begin()
-			if o.closed {
+		if c.atEnd() {
+			c.beginControl()
+			if c.ws.closed {
 				return len(p), nil
 			}
-			o.left = c.message(p[n:])
-			o.pre = appendHeader(o.pre, ws.OpBinary, o.left)
+			c.ws.left = c.message(p[n:])
+			x := c.more()
+			x.pre = appendHeader(x.pre, ws.OpBinary, c.ws.left)
 		}
-		body := p[n : n+min(o.left, len(p)-n)]
-		if len(o.pre) > 0 {
+		body := p[n : n+min(c.ws.left, len(p)-n)]
+		if c.x != nil && len(c.x.pre) > 0 {
 			body = body[:min(len(body), gatherMost)]
-			c.l.gather = append(append(c.l.gather[:0], o.pre...), body...)
+			c.l.gather = append(append(c.l.gather[:0], c.x.pre...), body...)
 			body = c.l.gather
 		}
 		m, err := c.lower(body)
-		n += o.took(m)
+		n += c.took(m)
 		if err != nil || m < len(body) {
 			return n, err
 		}
@@ -59,7 +101,7 @@ func (c *conn) flush() error {
 	if c.ended && !c.own {
 		return nil
 	}
-	if c.phase >= open && len(c.head) > 0 {
+	if c.tail() > 0 {
 		if err := c.sendTail(); err != nil || c.phase == gone {
 			return err
 		}
@@ -68,22 +110,24 @@ func (c *conn) flush() error {
 	if err != nil {
 		return err
 	}
-	if c.finWait && c.tls != nil && !c.tls.said && (c.ws == nil || c.ws.idle()) {
+	if c.finWait && c.tls != nil && !c.tls.said && (!c.ws.on || c.idle()) {
 		c.tls.sayClose()
 		if err := c.tls.flush(); err != nil {
 			return err
 		}
 	}
 	switch {
-	case c.waits() || c.phase >= open && len(c.head) > 0:
-		if c.notify == 0 || !c.up {
-			c.h.wait(c)
+	case c.waits() || c.tail() > 0:
+		if c.x == nil || c.x.notify == 0 || !c.up {
+			c.l.h.wait(c)
 		}
 	case c.finWait:
 		c.finWait = false
 		c.fin()
+	default:
+		c.less()
 	}
-	stuffed := c.ws != nil && len(c.ws.out.ctl)+len(c.ws.out.pre) > maxControl || c.tls != nil && c.tls.ahead == 0 && len(c.tls.out) > maxCiphertext
+	stuffed := c.x != nil && len(c.x.ctl)+len(c.x.pre) > maxControl || c.tls != nil && c.tls.ahead == 0 && len(c.tls.out) > maxCiphertext
 	if stuffed != c.stuffed && !c.ended {
 		c.stuffed = stuffed
 		c.mask()
@@ -93,22 +137,18 @@ func (c *conn) flush() error {
 
 func (c *conn) flushLayers() error {
 	switch {
-	case c.ws != nil && c.ws.z != nil:
+	case c.deflated() != nil:
 		if err := c.flushDeflated(); err != nil {
 			return err
 		}
-	case c.ws != nil:
-		for o := &c.ws.out; o.left == 0; {
-			o.begin()
-			if len(o.pre) == 0 {
-				break
-			}
-			m, err := c.lower(o.pre)
-			o.took(m)
+	case c.ws.on && c.ws.left == 0:
+		for c.beginControl(); c.x != nil && len(c.x.pre) > 0; c.beginControl() {
+			m, err := c.lower(c.x.pre)
+			c.took(m)
 			if err != nil {
 				return err
 			}
-			if len(o.pre) > 0 {
+			if !c.atEnd() {
 				break
 			}
 		}
@@ -120,13 +160,16 @@ func (c *conn) flushLayers() error {
 }
 
 // idle tells whether WebSocket has nothing to send, and no message is under way.
-func (w *wsLayer) idle() bool {
-	return w.out.atEnd() && len(w.out.ctl) == 0 && (w.z == nil || len(w.z.out) == 0)
+func (c *conn) idle() bool {
+	return c.ws.left == 0 && !c.x.waits() && (c.deflated() == nil || len(c.x.z.out) == 0)
 }
 
 // waits tells whether the layers have something of their own that the kernel did not take.
 func (c *conn) waits() bool {
-	return c.ws != nil && c.ws.out.left == 0 && len(c.ws.out.pre) > 0 || c.ws != nil && c.ws.z != nil && len(c.ws.z.out) > 0 || c.tls != nil && len(c.tls.out) > 0
+	if x := c.x; x != nil && (c.ws.left == 0 && len(x.pre) > 0 || x.z != nil && len(x.z.out) > 0) {
+		return true
+	}
+	return c.tls != nil && len(c.tls.out) > 0
 }
 
 // writable is called when the kernel takes bytes again that the layers waited for.
@@ -134,19 +177,22 @@ func (c *conn) writable() {
 	if c.phase == gone {
 		return
 	}
-	id := c.notify
+	id := uint64(0)
+	if c.x != nil {
+		id = c.x.notify
+	}
 	if c.flush() != nil {
 		c.kill()
 		return
 	}
 	if id != 0 {
-		c.h.host.Writable(id)
+		c.l.h.host.Writable(id)
 	}
 }
 
 // NotifyWritable has the session told.
 func (c *conn) NotifyWritable(id uint64) error {
-	c.notify = id
+	c.more().notify = id
 	return c.Conn.NotifyWritable(id)
 }
 
@@ -171,7 +217,7 @@ func (c *conn) mask() bool {
 func (c *conn) Unread() int {
 	n := c.Conn.Unread()
 	if c.inflateWaits() {
-		n += len(c.ws.z.rest) + len(c.ws.z.raw) + 1
+		n += len(c.x.z.rest) + len(c.x.z.raw) + 1
 	}
 	return n
 }

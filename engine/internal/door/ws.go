@@ -11,21 +11,43 @@ import (
 // wsIn takes a client's WebSocket stream apart. It holds half a header or half a control
 // frame at most: the payload of data goes on as it comes.
 type wsIn struct {
-	small   [14 + 125]byte // half a header, or a control frame's payload
-	n       uint8          // bytes in small
-	control bool           // small holds the payload of a control frame
-	open    bool           // inside a data frame
-	message bool           // a message has begun and its last frame has not
-	inflate bool           // permessage-deflate has been agreed on
-	packed  bool           // the message, or the last one, is compressed
-	over    bool           // a message has just ended
-	last    bool           // the frame that is open is its message's last
-	op      ws.OpCode      // of the control frame
+	part    *wsPart // half a header, or a control frame's payload; nil: neither is under way
+	left    int64   // payload bytes of the open frame still to come
+	heads   uint32  // headers and control frames that have been whole
 	mask    [4]byte
-	heads   uint32 // headers and control frames that have been whole
-	left    int64  // payload bytes of the open frame still to come
-	at      int    // how far the mask of the open frame has been used, modulo 4
+	at      uint8     // how far the mask of the open frame has been used, modulo 4
+	n       uint8     // bytes in part
+	op      ws.OpCode // of the control frame
+	control bool      // part holds the payload of a control frame
+	open    bool      // inside a data frame
+	message bool      // a message has begun and its last frame has not
+	inflate bool      // permessage-deflate has been agreed on
+	packed  bool      // the message, or the last one, is compressed
+	over    bool      // a message has just ended
+	last    bool      // the frame that is open is its message's last
 }
+
+type wsPart [14 + 125]byte
+
+// wsRoom is what the streams of one loop share.
+type wsRoom struct {
+	rd    bytes.Reader // of a header
+	head  [12]byte
+	spare *wsPart
+}
+
+// begin gives the stream a part.
+func (w *wsIn) begin(room *wsRoom) {
+	if w.part == nil {
+		if w.part = room.spare; w.part == nil {
+			w.part = new(wsPart)
+		}
+		room.spare = nil
+	}
+}
+
+// end gives the part back: what was under way is whole.
+func (w *wsIn) end(room *wsRoom) { w.part, room.spare = nil, w.part }
 
 // wsEvents takes what wsIn finds, in order.
 type wsEvents interface {
@@ -43,19 +65,19 @@ const closeNone = 0
 // It returns the payload, without that of a message that turned out to be wrong before it
 // ended, and how much of b it has taken: all, unless messages may be compressed and one of
 // them has ended. ended: a close frame, or something wrong, was the last thing.
-func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (payload []byte, used int, ended bool) {
+func (w *wsIn) feed(b []byte, ev wsEvents, room *wsRoom) (payload []byte, used int, ended bool) {
 	out, whole := 0, 0 // payload moved to b[:out]; b[:whole] belongs to messages that have ended
 	w.over = false
 	for i := 0; i < len(b); {
 		if w.open && !w.control {
 			n := int(min(w.left, int64(len(b)-i)))
 			chunk := b[i : i+n]
-			ws.Cipher(chunk, w.mask, w.at)
+			ws.Cipher(chunk, w.mask, int(w.at))
 			if out != i {
 				copy(b[out:], chunk)
 			}
 			out, i = out+n, i+n
-			w.at = (w.at + n) & 3
+			w.at = uint8(int(w.at)+n) & 3
 			if w.left -= int64(n); w.left == 0 {
 				w.open = false
 				if w.last {
@@ -69,7 +91,7 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 			}
 			continue
 		}
-		if w.n == 0 && !w.control {
+		if w.part == nil {
 			if size := w.quick(b[i:]); size > 0 {
 				i += size
 				continue
@@ -77,8 +99,9 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 		}
 		want := w.want()
 		if int(w.n) < want { // more of a header or of a control frame's payload
+			w.begin(room)
 			n := min(want-int(w.n), len(b)-i)
-			copy(w.small[w.n:], b[i:i+n])
+			copy(w.part[w.n:], b[i:i+n])
 			w.n += uint8(n)
 			i += n
 			if int(w.n) < want || !w.control && w.want() > int(w.n) {
@@ -86,19 +109,23 @@ func (w *wsIn) feed(b []byte, ev wsEvents, rd *bytes.Reader, scratch []byte) (pa
 			}
 		}
 		if w.control {
-			if w.endControl(ev) {
+			if w.endControl(ev, room) {
 				return b[:out], len(b), true
 			}
 			continue
 		}
-		if code := w.header(rd, scratch); code != 0 {
+		code := w.header(room)
+		if !w.control {
+			w.end(room)
+		}
+		if code != 0 {
 			ev.closeFrame(code)
 			if w.message {
 				out = whole
 			}
 			return b[:out], len(b), true
 		}
-		if w.control && w.left == 0 && w.endControl(ev) {
+		if w.control && w.left == 0 && w.endControl(ev, room) {
 			return b[:out], len(b), true
 		}
 		if !w.control && w.open && w.left == 0 { // an empty frame
@@ -135,7 +162,7 @@ func (w *wsIn) quick(b []byte) (size int) {
 	return size
 }
 
-// want is how many bytes small must hold before it means something.
+// want is how many bytes part must hold before it means something.
 func (w *wsIn) want() int {
 	if w.control {
 		return int(w.left)
@@ -144,10 +171,10 @@ func (w *wsIn) want() int {
 		return 2
 	}
 	n := 2
-	if w.small[1]&0x80 != 0 {
+	if w.part[1]&0x80 != 0 {
 		n += 4
 	}
-	switch w.small[1] & 0x7f {
+	switch w.part[1] & 0x7f {
 	case 126:
 		n += 2
 	case 127:
@@ -156,12 +183,13 @@ func (w *wsIn) want() int {
 	return n
 }
 
-// header begins the frame whose header is in small. It returns the code of what is wrong.
-func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
-	rd.Reset(w.small[:w.n])
+// header begins the frame whose header is in part, which a control frame's payload then goes
+// into. It returns the code of what is wrong.
+func (w *wsIn) header(room *wsRoom) (code uint16) {
+	room.rd.Reset(w.part[:w.n])
 	w.n = 0
 	w.heads++
-	h, err := ws.ReadHeaderBuffer(rd, scratch)
+	h, err := ws.ReadHeaderBuffer(&room.rd, room.head[:])
 	if err != nil {
 		return uint16(ws.StatusProtocolError)
 	}
@@ -192,8 +220,9 @@ func (w *wsIn) header(rd *bytes.Reader, scratch []byte) (code uint16) {
 }
 
 // endControl handles a whole control frame; true: it was the last.
-func (w *wsIn) endControl(ev wsEvents) (ended bool) {
-	body := w.small[:w.n]
+func (w *wsIn) endControl(ev wsEvents, room *wsRoom) (ended bool) {
+	body := w.part[:w.n]
+	defer w.end(room)
 	ws.Cipher(body, w.mask, 0)
 	w.n, w.control, w.open = 0, false, false
 	w.heads++
@@ -248,15 +277,6 @@ func appendClose(b []byte, code uint16) []byte {
 	return binary.BigEndian.AppendUint16(appendHeader(b, ws.OpClose, 2), code)
 }
 
-// wsOut puts the bytes that are sent into messages. It holds headers and control frames
-// only: of a message that has begun the rest is given to it again.
-type wsOut struct {
-	pre    []byte // headers and control frames that the layer below has been shown and not taken
-	ctl    []byte // control frames that wait for the end of a message
-	left   int    // payload bytes of the message that has begun and is not through
-	closed bool   // a close frame has been queued: nothing follows it
-}
-
 // maxMessage is how much is put into one message, but for a frame that is longer: what ends
 // the stream waits for the end of a message.
 const maxMessage = 64 << 10
@@ -265,11 +285,11 @@ const maxMessage = 64 << 10
 // the one frame of which p is the beginning.
 func (c *conn) message(p []byte) int {
 	if len(p) > maxMessage {
-		if whole, _ := c.h.cfg.Frames(c.sink, p[:maxMessage]); whole > 0 {
+		if whole, _ := c.l.h.cfg.Frames(c.sink, p[:maxMessage]); whole > 0 {
 			return whole
 		}
 	}
-	whole, next := c.h.cfg.Frames(c.sink, p)
+	whole, next := c.l.h.cfg.Frames(c.sink, p)
 	switch {
 	case whole > 0:
 		return whole
@@ -280,29 +300,25 @@ func (c *conn) message(p []byte) int {
 }
 
 // atEnd tells whether no message is under way.
-func (w *wsOut) atEnd() bool { return w.left == 0 && len(w.pre) == 0 }
+func (c *conn) atEnd() bool { return c.ws.left == 0 && (c.x == nil || len(c.x.pre) == 0) }
 
-// begin moves the control frames that wait in front, if no message is under way.
-func (w *wsOut) begin() {
-	if w.atEnd() && len(w.ctl) > 0 {
-		w.pre, w.ctl = w.ctl, nil
+// beginControl moves the control frames that wait in front, if no message is under way.
+func (c *conn) beginControl() {
+	if x := c.x; x != nil && len(x.ctl) > 0 && c.atEnd() {
+		x.pre, x.ctl = x.ctl, nil
 	}
 }
 
-// keepPre is how much memory for pre a connection keeps: a header and a short control frame, but not the answer to its upgrade.
-const keepPre = 32
-
 // took notes that the layer below has taken n bytes of what began with pre, and returns how
 // many of them were payload.
-func (w *wsOut) took(n int) (payload int) {
-	m := min(n, len(w.pre))
-	if m == len(w.pre) {
-		if w.pre = w.pre[:0]; cap(w.pre) > keepPre {
-			w.pre = nil
+func (c *conn) took(n int) (payload int) {
+	if x := c.x; x != nil && len(x.pre) > 0 {
+		m := min(n, len(x.pre))
+		n -= m
+		if x.pre = x.pre[m:]; len(x.pre) == 0 {
+			x.pre = nil
 		}
-	} else {
-		w.pre = append(w.pre[:0], w.pre[m:]...)
 	}
-	w.left -= n - m
-	return n - m
+	c.ws.left -= n
+	return n
 }

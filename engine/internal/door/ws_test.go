@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/gobwas/ws"
 
@@ -25,14 +26,13 @@ func (h *heard) closeFrame(code uint16) { h.code = int(code) }
 func parse(stream []byte, cuts ...int) (payload string, h heard) {
 	h.code = -1
 	var w wsIn
-	var rd bytes.Reader
-	scratch := make([]byte, 12)
+	var room wsRoom
 	for i, from := 0, 0; i <= len(cuts); i++ {
 		to := len(stream)
 		if i < len(cuts) {
 			to = cuts[i]
 		}
-		b, _, ended := w.feed(bytes.Clone(stream[from:to]), &h, &rd, scratch)
+		b, _, ended := w.feed(bytes.Clone(stream[from:to]), &h, &room)
 		payload += string(b)
 		if ended {
 			break
@@ -169,7 +169,7 @@ func TestMessagesCostNoAllocation(t *testing.T) {
 	stream = append(stream, client(0x80, "and its end")...)
 	b := make([]byte, len(stream))
 	s := &silent{}
-	c := &conn{l: &loop{}, ws: &wsLayer{}, phase: open, up: true, sink: s}
+	c := &conn{l: &loop{}, ws: wsLayer{on: true}, phase: open, up: true, sink: s}
 	runs := 0
 	if n := testing.AllocsPerRun(100, func() {
 		copy(b, stream)
@@ -188,11 +188,11 @@ func TestMessagesCostNoAllocation(t *testing.T) {
 func messages(stream []byte, step int) (list []string, h heard) {
 	h.code = -1
 	w := wsIn{inflate: true}
-	var rd bytes.Reader
-	scratch, some := make([]byte, 12), false
+	var room wsRoom
+	some := false
 	for from := 0; from < len(stream); from += step {
 		for b := bytes.Clone(stream[from:min(from+step, len(stream))]); len(b) > 0; {
-			payload, used, ended := w.feed(b, &h, &rd, scratch)
+			payload, used, ended := w.feed(b, &h, &room)
 			if len(payload) > 0 || w.over {
 				if !some {
 					list, some = append(list, map[bool]string{true: "P", false: "-"}[w.packed]), true
@@ -209,6 +209,48 @@ func messages(stream []byte, step int) (list []string, h heard) {
 		}
 	}
 	return list, h
+}
+
+// taker takes what is written, and counts it.
+type taker struct {
+	netio.Conn
+	writes, bytes int
+}
+
+func (w *taker) Write(p []byte) (int, error) {
+	w.writes++
+	w.bytes += len(p)
+	return len(p), nil
+}
+
+// There are many connections that wait, and most of them are small: so is a door.
+func TestAnOpenDoorIsSmall(t *testing.T) {
+	if n := unsafe.Sizeof(conn{}); n > 144 {
+		t.Errorf("a connection holds %d bytes, want 144 at most", n)
+	}
+	w := &taker{}
+	h := &Host{cfg: Config{Frames: func(_ netio.Sink, b []byte) (int, int) { return len(b), 0 }}}
+	c := &conn{Conn: w, l: &loop{h: h}, ws: wsLayer{on: true}, phase: open, up: true, sink: &silent{}}
+	p, ping := make([]byte, 300), client(0x89, "are you there?")
+	b := make([]byte, len(ping))
+	if n := testing.AllocsPerRun(100, func() {
+		if n, err := c.Write(p); n != len(p) || err != nil {
+			t.Fatal(n, err)
+		}
+	}); n != 0 {
+		t.Errorf("a message that is sent costs %g allocations, want none", n)
+	}
+	for cut := range ping { // half a header, half a body, and its answer
+		copy(b, ping)
+		c.frames(b[:cut])
+		c.frames(b[cut:])
+	}
+	if w.writes != 101+len(ping) {
+		t.Errorf("%d writes, want %d messages and %d PONGs", w.writes, 101, len(ping))
+	}
+	if c.x != nil || c.ws.in.part != nil {
+		t.Error("a connection at rest holds what it needs for a while only")
+	}
 }
 
 // However a stream is cut it says the same, and its headers are what gobwas/ws makes of them.
@@ -293,18 +335,4 @@ func FuzzProxy(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestTheAnswerToTheUpgradeIsNotKept(t *testing.T) {
-	var o wsOut
-	for _, n := range []int{200, 4} {
-		o.pre = append(o.pre, make([]byte, n)...)
-		o.took(n / 2)
-		if o.took(n - n/2); !o.atEnd() || cap(o.pre) > keepPre {
-			t.Errorf("after %d bytes in front of messages %d are kept", n, cap(o.pre))
-		}
-	}
-	if o.pre == nil {
-		t.Error("the memory for a header is not kept: each message would allocate it")
-	}
 }

@@ -34,7 +34,10 @@ type conn struct {
 	how     netio.End
 }
 
-var _ netio.Conn = (*conn)(nil)
+var (
+	_ netio.Conn   = (*conn)(nil)
+	_ netio.Joiner = (*conn)(nil)
+)
 
 // newConn takes a connection of gnet's onto the loop.
 func (l *loop) newConn(g gnet.Conn) *conn {
@@ -66,6 +69,22 @@ func (c *conn) Write(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+func (c *conn) WriteJoined(head, body []byte) (int, error) {
+	n, err := sendJoined(int(c.fd), head, body)
+	switch {
+	case err == unix.EINTR:
+		return c.WriteJoined(head, body)
+	case err == unix.EAGAIN:
+		return 0, nil
+	case err != 0:
+		return 0, err
+	case n < len(head):
+		return n, nil
+	}
+	m, rest := c.Write(body[n-len(head):])
+	return n + m, rest
 }
 
 func (c *conn) NotifyWritable(id uint64) error {

@@ -26,6 +26,20 @@ func send(fd int, p []byte) (int, syscall.Errno) {
 	return int(n), 0
 }
 
+// sendJoined is send of two pieces, as sendmsg(2).
+func sendJoined(fd int, head, body []byte) (int, syscall.Errno) {
+	iov := [2]unix.Iovec{{Base: &head[0]}, {Base: &body[0]}}
+	iov[0].SetLen(len(head))
+	iov[1].SetLen(min(len(body), maxSend))
+	msg := unix.Msghdr{Iov: &iov[0]}
+	msg.SetIovlen(len(iov))
+	n, _, err := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), 0
+}
+
 // acks: a living peer with a closed window answers each probe, so it has at most one
 // unanswered; and each retransmission, so its last answer is no older than the timeout.
 func acks(fd int) netio.Acks {

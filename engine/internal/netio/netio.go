@@ -49,6 +49,14 @@ type Conn interface {
 	SyscallConn() (syscall.RawConn, error)
 }
 
+// Joiner is a Conn that writes two pieces as if they were one, where to put them together
+// would cost more.
+type Joiner interface {
+	// WriteJoined gives head and then body, neither of which is empty, to the kernel. It says
+	// as Write does how many of their bytes that took.
+	WriteJoined(head, body []byte) (n int, err error)
+}
+
 // Door is a Conn whose bytes pass through layers between the caller and the socket.
 type Door interface {
 	Conn
