@@ -65,6 +65,7 @@ type loopStats struct {
 	writes, blockedWrites       atomic.Uint64
 	framesIn, bytesIn, bytesOut atomic.Uint64
 	inline, pauses, handedOver  atomic.Uint64
+	conflated                   atomic.Uint64
 }
 
 // markDirty puts a session, whose outbox has just been marked so, on the dirty list and

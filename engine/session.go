@@ -97,6 +97,7 @@ type SessionStats struct {
 	FramesIn, FramesOut uint64 // whole frames, system frames included; broadcasts are counted by the server
 	BytesIn, BytesOut   uint64 // as read from and written to the socket
 	Unsent              int    // bytes that the kernel has not taken
+	Conflated           uint64 // keyed pushes that never left, as a newer one took their place
 	Pending             int    // memory of the requests that wait or are being handled, in bytes
 	Paused              Pause  // why it is not read from
 }
@@ -106,7 +107,7 @@ func (s *Session) Stats() SessionStats {
 	return SessionStats{
 		FramesIn: s.framesIn.Load(), FramesOut: s.out.Frames(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
-		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(),
+		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(), Conflated: s.out.Replaced(),
 	}
 }
 

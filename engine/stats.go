@@ -26,6 +26,7 @@ type Stats struct {
 	Parks      uint64 // strands that waited for an outbox
 	Dropped    uint64 // frames read and not handled, as their session had closed
 	LostBytes  uint64 // bytes accepted by Send that never left
+	Conflated  uint64 // keyed pushes that never left, as a newer one took their place
 	Demoted    uint64 // handles moved from the loops to the workers
 	Shed       uint64 // sessions closed for MemoryBudget, among Closes
 	Waiting    int    // sessions whose peers are away and may come back
@@ -40,20 +41,21 @@ type Stats struct {
 
 // LoopStats is one loop's part.
 type LoopStats struct {
-	Conns    int
-	Dirty    int // sessions waiting to be written
-	Outbox   int // bytes of broadcasts and group sends waiting
-	Accepts  uint64
-	FramesIn uint64
-	Inline   uint64 // of them handled on the loop
-	BytesIn  uint64
-	BytesOut uint64
-	Turns    uint64 // drains
-	Drained  uint64 // sessions with something to write, over all drains
-	Writes   uint64 // write system calls
-	Blocked  uint64 // writes that the kernel did not take whole
-	Pauses   uint64 // times reading of a session was paused
-	HandOver uint64 // times another goroutine took over because a callback held the loop up
+	Conns     int
+	Dirty     int // sessions waiting to be written
+	Outbox    int // bytes of broadcasts and group sends waiting
+	Accepts   uint64
+	FramesIn  uint64
+	Inline    uint64 // of them handled on the loop
+	BytesIn   uint64
+	BytesOut  uint64
+	Turns     uint64 // drains
+	Drained   uint64 // sessions with something to write, over all drains
+	Writes    uint64 // write system calls
+	Blocked   uint64 // writes that the kernel did not take whole
+	Pauses    uint64 // times reading of a session was paused
+	Conflated uint64 // keyed pushes whose place a newer one took
+	HandOver  uint64 // times another goroutine took over because a callback held the loop up
 
 	Late time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
 }
@@ -83,6 +85,7 @@ func (srv *Server) Stats() Stats {
 		st.FramesIn += ls.FramesIn
 		st.BytesIn += ls.BytesIn
 		st.BytesOut += ls.BytesOut
+		st.Conflated += ls.Conflated
 	}
 	return st
 }
@@ -96,7 +99,7 @@ func (l *loop) stats() LoopStats {
 		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
-		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(),
+		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(), Conflated: c.conflated.Load(),
 		Late: late,
 	}
 }

@@ -115,6 +115,19 @@ func (c *conn) Owed() int {
 	return c.ws.out.left
 }
 
+// Shown counts what is encrypted, compressed or in a message that has begun.
+func (c *conn) Shown() int {
+	switch {
+	case c.ws != nil && c.ws.z != nil:
+		return c.ws.z.ahead + c.ws.z.left
+	case c.ws != nil:
+		return c.ws.out.left
+	case c.tls != nil:
+		return c.tls.ahead
+	}
+	return 0
+}
+
 // Finish is given what is owed, for Close to send in front of what ends the layers, as far
 // as that is taken within Linger. It keeps b.
 func (c *conn) Finish(b []byte) {
