@@ -137,6 +137,8 @@ func closeCode(why Reason) uint16 {
 		return 1008
 	case ReasonPanic:
 		return 1011
+	case ReasonRate:
+		return 1013
 	}
 	return 1000
 }

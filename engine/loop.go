@@ -54,6 +54,8 @@ type loop struct {
 	view      bufpool.Buf        // the frames of an inline turn
 	links     map[*link]struct{} // connections that are no session's, or one's of another loop
 	recent    replay.Recent      // large frames that lines keep
+	slowed    []*Session         // not read from because of a rate, until a time
+	slowTimer bool               // somebody will look at them
 	postponed []postponed        // jobs of a session whose inline turn is held up
 
 	st loopStats

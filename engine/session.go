@@ -47,6 +47,7 @@ type Session struct {
 	bytesIn, bytesOut atomic.Uint64
 
 	groups *membership // guarded by srv.groups.mu; a list
+	meter  *meter      // nil: nothing is counted of it; does not change
 }
 
 // line is the session's connection where it can be resumed; nil: it can't.
@@ -125,7 +126,7 @@ const (
 	flagStep                // a frame is being handled behind which the framing may change
 	flagStepFin             // the peer's FIN has come meanwhile
 	flagAway                // its connection has broken, and it waits for the next
-	flagPaused              // the first of three: the bits of inbox.Pause, for others to see
+	flagPaused              // the first of four: the bits of inbox.Pause, for others to see
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }

@@ -37,6 +37,7 @@ type Stats struct {
 
 	Closes  map[Reason]uint64  // closed sessions
 	Refused map[Refusal]uint64 // refused connections
+	Limited map[Limit]uint64   // what held sessions up, or refused their requests
 }
 
 // LoopStats is one loop's part.
@@ -70,13 +71,16 @@ func (srv *Server) Stats() Stats {
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
 		Shed: srv.shed.Load(), GoAways: srv.goAways.Load(), Stalls: srv.stalls.Stalls(),
-		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{},
+		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{}, Limited: map[Limit]uint64{},
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
 		st.Closes[r] = srv.closes[r].Load()
 	}
 	for r := range refusalCount {
 		st.Refused[r] = srv.refused[r].Load()
+	}
+	for i := range limitCount {
+		st.Limited[i] = srv.limited[i].Load()
 	}
 	for _, l := range srv.allLoops() {
 		ls := l.stats()

@@ -16,6 +16,7 @@ type Buf struct {
 	Fn   func()
 	Arg  any
 	Off  int   // bytes of B that are done with
+	At   int64 // when it came
 	Tag  uint8 // what it is
 	Flag bool
 
