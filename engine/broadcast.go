@@ -89,7 +89,7 @@ func (s *Session) Broadcast(main, sub uint16, body []byte) error {
 // SendGroup is Group.Send for this session's callbacks: when the loops' outboxes are
 // full, the strand waits for them before its next packet.
 func (s *Session) SendGroup(g *Group, main, sub uint16, body []byte) (sent int, err error) {
-	sent, err = g.send(main, sub, body, false)
+	sent, err = g.send(codec.Packet{Main: main, Sub: sub, Body: body}, nil, false)
 	s.waitForOutbox()
 	return sent, err
 }

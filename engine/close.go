@@ -194,6 +194,7 @@ func (l *loop) forget(s *Session) {
 
 // release frees the slot of a session that has ended altogether.
 func (srv *Server) release(s *Session) {
+	s.meter.close()
 	srv.table.release(s)
 	if s.flags.has(flagOther) {
 		srv.others.drop(s)

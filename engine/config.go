@@ -127,6 +127,7 @@ type Config struct {
 
 	Limits
 	Timeouts
+	Overload
 	Socket
 	Doors
 
@@ -237,6 +238,7 @@ func (c Config) inUse() Config {
 	swap(&c.UserTimeout, Off, 0)
 	swap(&c.Heartbeat, Off, 0)
 	swap(&c.Resume, Off, 0)
+	c.Overload.inUse()
 	return c
 }
 
@@ -346,6 +348,7 @@ func (c Config) validate() error {
 		bad("Heartbeat", c.Heartbeat, "needs system frames, which NoSystemFrames turns off")
 	}
 	c.validateResume(bad)
+	c.Overload.validate(bad)
 	return errors.Join(errs...)
 }
 

@@ -46,6 +46,14 @@
 // bounded the same way by MaxPending. MemoryBudget bounds all of it together; limits
 // count the memory that is held, not the bytes that came.
 //
+// A session that is pushed more than it reads is closed. Where only the newest value is of
+// use, push it with a key ([Session.PushKeyed], [Group.SendKeyed]): it takes the place of the
+// older one that is still unsent, so a slow session is sent the latest state.
+//
+// [Overload] says what happens when there is more to do than can be done: how long requests
+// may wait, how fast connections, frames and bytes may come, how much time one session may
+// take; and [Server.CostReader] who takes it.
+//
 // # Layers
 //
 // The packages of engine/internal stand below this one and know nothing of it: bufpool and

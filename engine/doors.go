@@ -94,6 +94,14 @@ func (s *Session) sayWhy() {
 	}
 }
 
+// shown is with how many bytes that the connection has been given the next write must begin.
+func (s *Session) shown() int {
+	if d, ok := s.conn.(netio.Door); ok {
+		return d.Shown()
+	}
+	return 0
+}
+
 // stalled ends the connection of a session whose peer has stood still for FrameTimeout in the
 // middle of a TLS record or a WebSocket header; false: its clocks stand still. Loop goroutine.
 func stalled(k netio.Sink) bool {
@@ -129,6 +137,8 @@ func closeCode(why Reason) uint16 {
 		return 1008
 	case ReasonPanic:
 		return 1011
+	case ReasonRate:
+		return 1013
 	}
 	return 1000
 }

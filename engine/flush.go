@@ -41,6 +41,7 @@ func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 				l.broken(s)
 				return
 			}
+			o.Loosen(s.shown())
 		}
 	}
 	switch {

@@ -18,7 +18,8 @@ type Group struct {
 
 // memberSet is what a group with members is.
 type memberSet struct {
-	name string
+	name  string
+	scope uint32 // of its keys
 	// in has every member. list is the same for senders, who read it without a lock: nil
 	// when members have come or gone since it was made, and it is never changed in place.
 	in     map[*Session]*membership // guarded by groups.mu
@@ -37,8 +38,9 @@ type membership struct {
 
 // groups are a server's groups by name.
 type groups struct {
-	mu  sync.Mutex
-	all map[string]*memberSet // guarded by mu
+	mu     sync.Mutex
+	all    map[string]*memberSet // guarded by mu
+	scopes uint32                // guarded by mu; given out, 0 is for a session's own keys
 }
 
 // Group returns the group of that name. One without members is only a name: it takes
@@ -75,7 +77,8 @@ func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err erro
 		return 0, fmt.Errorf("%w: %d groups", ErrLimit, n)
 	}
 	if set == nil {
-		set = &memberSet{name: g.name, in: map[*Session]*membership{}}
+		gs.scopes = max(gs.scopes+1, 1)
+		set = &memberSet{name: g.name, scope: gs.scopes, in: map[*Session]*membership{}}
 		gs.all[g.name] = set
 	}
 	m := &membership{s: s, set: set, told: told, next: s.groups}
@@ -159,12 +162,12 @@ func (g *Group) Len() int {
 
 // members returns the group's members as they are now. The list is not changed any more,
 // so nobody who joins, leaves or closes waits for those who send.
-func (gs *groups) members(name string) (list, others []*membership) {
+func (gs *groups) members(name string) (list, others []*membership, scope uint32) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	set := gs.all[name]
 	if set == nil {
-		return nil, nil
+		return nil, nil, 0
 	}
 	if set.list == nil {
 		set.list, set.others = make([]*membership, 0, len(set.in)), nil
@@ -176,7 +179,7 @@ func (gs *groups) members(name string) (list, others []*membership) {
 			}
 		}
 	}
-	return set.list, set.others
+	return set.list, set.others, set.scope
 }
 
 // Send sends one packet to every member, as what they have not asked for, and returns
@@ -186,12 +189,12 @@ func (gs *groups) members(name string) (list, others []*membership) {
 // Session.SendGroup, which waits its turn instead. ErrFrameTooLarge,
 // codec.ErrBadHandle, ErrClosed.
 func (g *Group) Send(main, sub uint16, body []byte) (sent int, err error) {
-	return g.send(main, sub, body, true)
+	return g.send(codec.Packet{Main: main, Sub: sub, Body: body}, nil, true)
 }
 
-func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err error) {
+// send is Send; key: with that key, if it is not nil.
+func (g *Group) send(p codec.Packet, key *uint64, outside bool) (sent int, err error) {
 	srv, c := g.srv, g.srv.framing.codec
-	p := codec.Packet{Main: main, Sub: sub, Body: body}
 	whole := p
 	if !c.Fits(p) {
 		if c, p, err = srv.framing.fit(p); err != nil {
@@ -205,20 +208,24 @@ func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err
 		srv.busy.Add(1)
 		return 0, err
 	}
-	list, others := srv.groups.members(g.name)
+	list, others, scope := srv.groups.members(g.name)
+	of, each := outbox.Key{}, outbox.ReferCost
+	if key != nil {
+		of, each = outbox.Key{ID: *key, Scope: scope}, outbox.ReferCost+outbox.KeyCost
+	}
 	if len(others) > 0 {
-		sent = srv.others.send(whole, others)
+		sent = srv.others.send(whole, others, of)
 	}
 	if len(list) == 0 {
 		return sent, nil
 	}
-	frame := bufpool.Get(c.Overhead() + len(p.Body))
+	frame := bufpool.GetSmall(c.Overhead() + len(p.Body))
 	frame.Share()
 	srv.budget.Add(frame.Held())
 	frame.B = c.AppendFields(frame.B, p.Handle(), p.Seq, p.Body)
-	cost := outbox.ReferCost + len(frame.B)/len(list) // all together, what they hold
+	cost := each + len(frame.B)/len(list) // all together, what they hold
 	for _, m := range list {
-		if m.send(frame, cost) {
+		if m.send(frame, cost, of) {
 			sent++
 		}
 	}
@@ -228,11 +235,20 @@ func (g *Group) send(main, sub uint16, body []byte, outside bool) (sent int, err
 	return sent, nil
 }
 
-func (m *membership) send(frame *bufpool.Buf, cost int) bool {
-	s := m.s
-	switch s.out.Refer(&s.loop.out, frame, cost, &m.left) {
+// send sends a member a frame: where key has a Scope, with that key.
+func (m *membership) send(frame *bufpool.Buf, cost int, key outbox.Key) bool {
+	s, r := m.s, outbox.Staged
+	if key.Scope == 0 {
+		r = s.out.Refer(&s.loop.out, frame, cost, &m.left)
+	} else {
+		r = s.out.PushKeyed(&s.loop.out, frame, cost, &m.left, false, key)
+	}
+	switch r {
 	case outbox.Wake:
 		s.loop.markDirty(s)
+		return true
+	case outbox.Replaced:
+		s.loop.st.conflated.Add(1)
 		return true
 	case outbox.Staged:
 		return true

@@ -36,6 +36,10 @@ func (srv *Server) addLoop(x netio.Loop) *loop {
 func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Refusal) {
 	l := t.(*loop)
 	l.knowGoroutine()
+	_, behind := c.(netio.Door)
+	if why, ok := l.srv.mayAccept(c.RemoteAddr(), behind); !ok {
+		return nil, l.srv.refuse(l.srv.framingOf(c), why, "")
+	}
 	s := &Session{srv: (*Server)(h), loop: l, conn: c}
 	if f := s.srv.framingOf(c); f != s.srv.framing {
 		s.framing.Store(f)
@@ -114,18 +118,22 @@ func (h *host) AcceptFailed() { h.acceptErrors.Add(1) }
 func (h *host) Failed(err error) { (*Server)(h).fail(fmt.Errorf("engine: %w", err)) }
 
 // short tells whether a connection on descriptor fd is turned away before it has come
-// through its door: as files are short, or MaxConns are on their way already.
+// through its door: as files are short, MaxConns are on their way already, or AcceptRate is
+// used up.
 func (h *host) short(fd int) bool {
 	srv := (*Server)(h)
-	if srv.net.Stats().Opening >= srv.cfg.MaxConns {
-		srv.refused[RefusedConns].Add(1)
-		return true
-	}
-	if fd < int(srv.fdShed.Load()) {
+	why := RefusedFiles
+	switch {
+	case srv.net.Stats().Opening >= srv.cfg.MaxConns:
+		why = RefusedConns
+	case fd >= int(srv.fdShed.Load()):
+		srv.guardFiles()
+	case !srv.mayEnter():
+		why = RefusedRate
+	default:
 		return false
 	}
-	srv.guardFiles()
-	srv.refused[RefusedFiles].Add(1)
+	srv.refused[why].Add(1)
 	return true
 }
 
@@ -187,6 +195,7 @@ func (l *loop) accept(s *Session) bool {
 		s.rd.since = max(s.rd.since-(now.UnixNano()-s.accepted), 1)
 	}
 	s.ends.Store(2)
+	s.meter = srv.newMeter()
 	s.out.Open(&l.out) // its share of the log begins at the end
 	if inline {
 		s.in.Open(nil)
@@ -207,7 +216,9 @@ func (l *loop) accept(s *Session) bool {
 		s.schedule()
 		return true
 	}
-	l.beginTurn(s, srv.now())
+	now := srv.now()
+	l.beginTurn(s, now)
+	s.meter.begin(now)
 	s.acceptInline()
 	l.turn.end()
 	l.endInline(s)

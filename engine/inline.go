@@ -133,6 +133,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 	it := &l.view
 	it.B, it.Off, it.Flag = b, 0, l.srv.late(s, now)
 	l.beginTurn(s, now)
+	s.meter.begin(now)
 	used := s.framesInline(it, now)
 	l.turn.end()
 	done := it.Off
@@ -152,6 +153,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 // behind it a worker may have the strand and cork.
 func (l *loop) endInline(s *Session) {
 	l.flush(s, outbox.LookInline)
+	s.meter.end()
 	if s.in.Leave(s.closed()) {
 		s.schedule()
 	}
@@ -195,6 +197,7 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 			if s.handle.Load() != handle {
 				s.handle.Store(handle)
 			}
+			s.meter.turnTo(handle)
 		}
 		last = off
 		off += size

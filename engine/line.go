@@ -46,6 +46,7 @@ type line struct {
 	drainWish bool        // guarded by mu; the session wants to be told when nothing is left
 	fin       bool        // guarded by mu; the FIN follows what is left
 	ended     bool        // guarded by mu; Close has been called
+	hold      bool        // guarded by mu; nothing is taken while there is no link
 	loose     bool        // guarded by mu; what was sent may be forgotten although nobody has acknowledged it
 	seen      kernelView  // guarded by mu; of a link on another loop
 }
@@ -95,9 +96,12 @@ func (srv *Server) mostKept() int { return max(srv.cfg.ResumeBytes, srv.cfg.MaxO
 
 // Write keeps frames and has them written. What it does not take comes again when the peer
 // has acknowledged some of what is kept, or the kernel has taken it. While the peer is away
-// everything is taken.
+// everything is taken; but of a session with keyed pushes nothing, as they may be replaced
+// where they are.
 func (ln *line) Write(p []byte) (n int, err error) {
+	hold := ln.cur == nil && !ln.s.closed() && ln.s.out.Keyed()
 	ln.mu.Lock()
+	ln.hold = hold
 	for n < len(p) {
 		m := ln.takeFrame(p[n:], n == 0)
 		if m == 0 {
@@ -156,7 +160,9 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 func (ln *line) room(n int) bool {
 	r, most := &ln.ring, ln.srv.cfg.ResumeBytes
 	switch {
-	case ln.link == nil || r.Bytes() == 0:
+	case ln.link == nil:
+		return !ln.hold
+	case r.Bytes() == 0:
 		return true
 	case r.Unsent() >= aheadMost:
 		return false

@@ -29,6 +29,7 @@ func (ln *line) Since() time.Time { return time.Unix(0, ln.s.accepted) }
 
 // Owed and Finish: what a line has begun it ends by itself.
 func (ln *line) Owed() int     { return 0 }
+func (ln *line) Shown() int    { return 0 } // what is taken of a frame is kept
 func (ln *line) Finish([]byte) {}
 
 // SetCloseCode says what a WebSocket is to be closed with.

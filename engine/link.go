@@ -59,6 +59,10 @@ type resumeHost struct{ *host }
 func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Refusal) {
 	srv, l := (*Server)(h.host), t.(*loop)
 	l.knowGoroutine()
+	_, behind := c.(netio.Door)
+	if why, ok := srv.mayAccept(c.RemoteAddr(), behind); !ok {
+		return nil, srv.refuse(nil, why, "")
+	}
 	if srv.draining.Load() || fd >= int(srv.fdShed.Load()) || srv.pending.Load() >= int64(srv.cfg.MaxConns) {
 		why := RefusedConns
 		if refused, ok := srv.admit(fd, c.RemoteAddr()); !ok {

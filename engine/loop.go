@@ -54,6 +54,8 @@ type loop struct {
 	view      bufpool.Buf        // the frames of an inline turn
 	links     map[*link]struct{} // connections that are no session's, or one's of another loop
 	recent    replay.Recent      // large frames that lines keep
+	slowed    []*Session         // not read from because of a rate, until a time
+	slowTimer bool               // somebody will look at them
 	postponed []postponed        // jobs of a session whose inline turn is held up
 
 	st loopStats
@@ -65,6 +67,7 @@ type loopStats struct {
 	writes, blockedWrites       atomic.Uint64
 	framesIn, bytesIn, bytesOut atomic.Uint64
 	inline, pauses, handedOver  atomic.Uint64
+	conflated                   atomic.Uint64
 }
 
 // markDirty puts a session, whose outbox has just been marked so, on the dirty list and

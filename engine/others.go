@@ -51,19 +51,19 @@ func (o *others) broadcast(p codec.Packet) {
 	for _, m := range o.all {
 		list = append(list, m)
 	}
-	o.sendLocked(p, list)
+	o.sendLocked(p, list, outbox.Key{})
 }
 
 // send sends p to some of them, and returns how many it was sent to.
-func (o *others) send(p codec.Packet, list []*membership) (sent int) {
+func (o *others) send(p codec.Packet, list []*membership, key outbox.Key) (sent int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.sendLocked(p, list)
+	return o.sendLocked(p, list, key)
 }
 
 // sendLocked keeps the lock, so that no framing changes between encoding and staging: each
 // session gets p in front of the change or behind it, and as it then reads.
-func (o *others) sendLocked(p codec.Packet, list []*membership) (sent int) {
+func (o *others) sendLocked(p codec.Packet, list []*membership, key outbox.Key) (sent int) {
 	frames := map[*framing]*bufpool.Buf{}
 	for _, m := range list {
 		f := m.s.framing.Load()
@@ -72,7 +72,7 @@ func (o *others) sendLocked(p codec.Packet, list []*membership) (sent int) {
 			frame = o.encode(f, p)
 			frames[f] = frame
 		}
-		if frame != nil && m.send(frame, outbox.ReferCost+len(frame.B)/len(list)) {
+		if frame != nil && m.send(frame, outbox.ReferCost+len(frame.B)/len(list), key) {
 			sent++
 		}
 	}

@@ -54,6 +54,10 @@ func (l *loop) pause(s *Session, why inbox.Pause) {
 // overflow closes a session over its limits where reading can't be paused.
 func (l *loop) overflow(s *Session, why inbox.Pause) {
 	c := &l.srv.cfg
+	if why&inbox.PauseRate != 0 {
+		s.tooFast()
+		return
+	}
 	if s.in.Held(maxInt)/2 > c.MaxPending || s.out.Size()/2 > c.MaxOutbound || why&inbox.PauseBudget != 0 {
 		l.abort(s, ReasonOverflow)
 	}

@@ -17,7 +17,12 @@ const lingerExcess = 1 << 20
 type sink Session
 
 // Received takes what has just been read.
-func (k *sink) Received(b []byte) { k.loop.received((*Session)(k), b) }
+func (k *sink) Received(b []byte) {
+	k.loop.received((*Session)(k), b)
+	if k.meter != nil {
+		k.loop.metered((*Session)(k), len(b))
+	}
+}
 
 // HungUp is the connection's end while an inline turn of the session is held up.
 func (k *sink) HungUp(broken bool) {
@@ -158,9 +163,9 @@ func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
 	late := l.srv.late(s, now)
 	var schedule, ok bool
 	if own != nil {
-		schedule, ok = s.in.PostBlock(own, late, l.srv.budget)
+		schedule, ok = s.in.PostBlock(own, late, now, l.srv.budget)
 	} else {
-		schedule, ok = s.in.PostFrames(b, late, l.srv.budget)
+		schedule, ok = s.in.PostFrames(b, late, now, l.srv.grain(), l.srv.budget)
 	}
 	switch {
 	case !ok:

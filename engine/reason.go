@@ -30,13 +30,14 @@ const (
 	ReasonResumeOverrun        // the same, and more was to be kept for the peer than ResumeBytes, or the peer lacked what was no longer kept
 	ReasonReplaced             // of a connection, not its session: the peer has come back through another
 	ReasonKicked               // Session.Kick
+	ReasonRate                 // over FrameRate, ByteRate or SessionCPU where reading can't be paused
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "peer_closed", "peer_reset", "server_closed", "bad_frame", "first_frame_timeout", "frame_timeout",
 	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused", "memory_budget", "resume_timeout", "resume_overrun", "replaced",
-	"kicked",
+	"kicked", "rate",
 }
 
 func (r Reason) String() string { return name(reasonNames[:], int(r)) }
@@ -118,15 +119,17 @@ var (
 type Refusal uint8
 
 const (
-	RefusedConns Refusal = iota // MaxConns
-	RefusedPerIP                // MaxConnsPerIP
-	RefusedDrain                // the server stops
-	RefusedFiles                // the process is short of descriptors
-	RefusedAdmit                // Config.Admit
+	RefusedConns     Refusal = iota // MaxConns
+	RefusedPerIP                    // MaxConnsPerIP
+	RefusedDrain                    // the server stops
+	RefusedFiles                    // the process is short of descriptors
+	RefusedAdmit                    // Config.Admit
+	RefusedRate                     // AcceptRate
+	RefusedRatePerIP                // AcceptRatePerIP
 	refusalCount
 )
 
-var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files", "not_admitted"}
+var refusalNames = [refusalCount]string{"max_conns", "max_conns_per_ip", "draining", "open_files", "not_admitted", "accept_rate", "accept_rate_per_ip"}
 
 func (r Refusal) String() string { return name(refusalNames[:], int(r)) }
 
@@ -142,6 +145,10 @@ func (r Refusal) answer() (code ErrorCode, text string) {
 		return CodeLimit, "too many connections"
 	case RefusedPerIP:
 		return CodeLimit, "too many connections from this address"
+	case RefusedRate:
+		return CodeLimit, "too many new connections"
+	case RefusedRatePerIP:
+		return CodeLimit, "too many new connections from this address"
 	case RefusedDrain:
 		return CodeDraining, "the server is going away"
 	case RefusedAdmit:

@@ -282,6 +282,10 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 	kept = ln.keep()
 	switch {
 	case s.rd.life == lifeGone || s.closed():
+	case ln.away != 0 && ln.cur == nil && s.out.Blocked(): // it has keyed pushes, see Write
+		if pushed, lag := s.out.Lagging(&l.out); ln.unasked+pushed+lag > l.srv.mostKept() {
+			l.abort(s, ReasonResumeOverrun)
+		}
 	case ln.away != 0 && ln.cur == nil:
 		ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
 		ln.logPos = s.out.Pos()
@@ -312,6 +316,7 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
 		if s.rd.life == lifeOpen && ln.cur == nil {
+			s.out.Unblock() // what was held back is taken now, see line.Write
 			l.flush(s, outbox.LookWalk)
 		}
 		return false

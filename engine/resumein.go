@@ -6,6 +6,13 @@ import (
 
 // receivedLine takes what a link has read.
 func (l *loop) receivedLine(s *Session, k *link, b []byte) {
+	l.readLine(s, k, b)
+	if s.meter != nil {
+		l.metered(s, len(b))
+	}
+}
+
+func (l *loop) readLine(s *Session, k *link, b []byte) {
 	if s.line().cur != k {
 		return // another has taken its place
 	}

@@ -24,6 +24,7 @@ func (t *strandTask) Run() {
 	s.step.Store(0)
 	s.flags.clear(flagLong)
 	s.handle.Store(0)
+	s.turnBegins()
 	s.out.Cork()
 	clean := false
 	defer func() {
@@ -46,23 +47,28 @@ func (s *Session) runItems() {
 		}
 		if budget <= 0 {
 			s.uncork()
+			s.meter.end()
 			s.in.Leave(true)
 			s.schedule()
 			return
 		}
 		if s.out.MustWait() {
 			s.uncork()
+			s.meter.park()
 			if s.park() {
 				return
 			}
+			s.turnBegins()
 			s.out.Cork()
 		}
 		it := s.in.Next(s.srv.budget)
 		if it == nil {
 			s.uncork()
+			s.meter.end()
 			if s.in.Rest(s.closed) {
 				return
 			}
+			s.turnBegins()
 			s.out.Cork()
 			continue
 		}
@@ -88,7 +94,7 @@ func (s *Session) park() bool {
 // runItem runs one item, or as much of it as budget allows, and returns what it used.
 func (s *Session) runItem(it *bufpool.Buf, budget int) int {
 	if it.Tag != strand.Data {
-		s.handle.Store(0)
+		s.setHandle(0)
 	}
 	switch it.Tag {
 	case strand.Data:
@@ -170,7 +176,7 @@ func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
 			s.panicked("OnSocketRead", p, recover())
 		}
 	}()
-	c, h, learn := s.framing.Load().codec, s.srv.handler(), s.srv.handles.learns
+	c, h, learn, waits := s.framing.Load().codec, s.srv.handler(), s.srv.handles.learns, s.srv.waits
 	for it.Off < len(it.B) && used < budget {
 		if used > 0 {
 			if s.closed() || s.out.MustWait() {
@@ -190,13 +196,15 @@ func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
 			s.flags.clear(flagMore)
 		}
 		if handle := p.Handle(); handle != s.handle.Load() {
-			s.handle.Store(handle)
+			s.setHandle(handle)
 		}
 		switch {
 		case s.reserved(p):
 			s.system(p, true)
 		case it.Flag:
 			s.refuseLate(p)
+		case waits != nil && s.overdue(waits, p, it.At):
+			s.refuseOverdue(p)
 		case learn:
 			s.srv.handles.measure(s, h, p)
 		default:
@@ -228,7 +236,7 @@ func (s *Session) finish() {
 		}
 	}
 	h, why := s.srv.handler(), Reason(s.closing.Load())
-	s.handle.Store(0)
+	s.setHandle(0)
 	if s.flags.has(flagOpened) {
 		s.flags.clear(flagOpened) // a runtime.Goexit in it must not bring it about again
 		s.guard("OnSocketClose", func() { h.OnSocketClose(s, why) })
@@ -238,6 +246,7 @@ func (s *Session) finish() {
 		s.drop(it)
 		it = next
 	}
+	s.meter.end()
 	s.end()
 }
 

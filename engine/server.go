@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/engine/internal/bucket"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/door"
 	"millrace/engine/internal/perip"
@@ -36,7 +37,13 @@ type Server struct {
 	flow    flow
 	handles handles
 	perIP   perip.Counter
-	tokens  replay.Tokens[*line] // of sessions that can be resumed
+	waits   *waits // nil: requests may wait
+	costs   costs
+
+	acceptRate  bucket.Shared
+	acceptMu    sync.Mutex
+	acceptPerIP perip.Rate           // guarded by acceptMu
+	tokens      replay.Tokens[*line] // of sessions that can be resumed
 
 	adjusted atomic.Pointer[Adjustable] // replaced under mu; never changed in place
 
@@ -72,6 +79,7 @@ type Server struct {
 
 	closes    [reasonCount]atomic.Uint64
 	refused   [refusalCount]atomic.Uint64
+	limited   [limitCount]atomic.Uint64
 	stale     atomic.Uint64 // sends and submits to sessions that had gone
 	busy      atomic.Uint64 // ErrBusy
 	parks     atomic.Uint64

@@ -47,6 +47,7 @@ type Session struct {
 	bytesIn, bytesOut atomic.Uint64
 
 	groups *membership // guarded by srv.groups.mu; a list
+	meter  *meter      // nil: nothing is counted of it; does not change
 }
 
 // line is the session's connection where it can be resumed; nil: it can't.
@@ -97,6 +98,7 @@ type SessionStats struct {
 	FramesIn, FramesOut uint64 // whole frames, system frames included; broadcasts are counted by the server
 	BytesIn, BytesOut   uint64 // as read from and written to the socket
 	Unsent              int    // bytes that the kernel has not taken
+	Conflated           uint64 // keyed pushes that never left, as a newer one took their place
 	Pending             int    // memory of the requests that wait or are being handled, in bytes
 	Paused              Pause  // why it is not read from
 }
@@ -106,7 +108,7 @@ func (s *Session) Stats() SessionStats {
 	return SessionStats{
 		FramesIn: s.framesIn.Load(), FramesOut: s.out.Frames(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
-		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(),
+		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(), Conflated: s.out.Replaced(),
 	}
 }
 
@@ -124,7 +126,7 @@ const (
 	flagStep                // a frame is being handled behind which the framing may change
 	flagStepFin             // the peer's FIN has come meanwhile
 	flagAway                // its connection has broken, and it waits for the next
-	flagPaused              // the first of three: the bits of inbox.Pause, for others to see
+	flagPaused              // the first of four: the bits of inbox.Pause, for others to see
 )
 
 func (f *flags) has(bit uint32) bool { return f.bits.Load()&bit != 0 }

@@ -105,6 +105,9 @@ func New(cfg Config, h Handler) (*Server, error) {
 	srv.share.Store(int64(cfg.MaxOutbound))
 	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
 	srv.handles.init(srv)
+	srv.waits = newWaits(&srv.cfg)
+	srv.costs.init(&srv.cfg)
+	srv.acceptPerIP.Most = srv.cfg.AcceptRatePerIP
 	var err error
 	if srv.net, err = newNetwork(srv); err != nil {
 		return nil, netError(err)

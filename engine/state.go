@@ -18,12 +18,13 @@ const (
 	PauseOutbound = Pause(inbox.PauseOut)    // MaxOutbound: too much is unsent
 	PausePending  = Pause(inbox.PauseIn)     // MaxPending: too many requests wait
 	PauseMemory   = Pause(inbox.PauseBudget) // MemoryBudget
+	PauseRate     = Pause(inbox.PauseRate)   // FrameRate, ByteRate or SessionCPU
 )
 
 var pauseNames = []struct {
 	bit  Pause
 	name string
-}{{PauseOutbound, "max_outbound"}, {PausePending, "max_pending"}, {PauseMemory, "memory_budget"}}
+}{{PauseOutbound, "max_outbound"}, {PausePending, "max_pending"}, {PauseMemory, "memory_budget"}, {PauseRate, "rate"}}
 
 // Reasons names the limits that p stands for.
 func (p Pause) Reasons() []string {
@@ -41,14 +42,14 @@ func (p Pause) String() string { return strings.Join(p.Reasons(), ",") }
 // setPaused notes why the session is not read from. Loop goroutine.
 func (s *Session) setPaused(why inbox.Pause) {
 	s.rd.paused = why
-	const all = uint32(inbox.PauseOut | inbox.PauseIn | inbox.PauseBudget)
+	const all = uint32(inbox.PauseOut | inbox.PauseIn | inbox.PauseBudget | inbox.PauseRate)
 	s.flags.clear((all &^ uint32(why)) * flagPaused)
 	if why != 0 {
 		s.flags.bits.Or(uint32(why) * flagPaused)
 	}
 }
 
-func (s *Session) pausedFor() Pause { return Pause(s.flags.bits.Load() / flagPaused & 7) }
+func (s *Session) pausedFor() Pause { return Pause(s.flags.bits.Load() / flagPaused & 15) }
 
 // Loop is the number of the loop that serves the session, as in Stats.Loops.
 func (s *Session) Loop() int { return s.loop.index }

@@ -26,6 +26,7 @@ type Stats struct {
 	Parks      uint64 // strands that waited for an outbox
 	Dropped    uint64 // frames read and not handled, as their session had closed
 	LostBytes  uint64 // bytes accepted by Send that never left
+	Conflated  uint64 // keyed pushes that never left, as a newer one took their place
 	Demoted    uint64 // handles moved from the loops to the workers
 	Shed       uint64 // sessions closed for MemoryBudget, among Closes
 	Waiting    int    // sessions whose peers are away and may come back
@@ -36,24 +37,26 @@ type Stats struct {
 
 	Closes  map[Reason]uint64  // closed sessions
 	Refused map[Refusal]uint64 // refused connections
+	Limited map[Limit]uint64   // what held sessions up, or refused their requests
 }
 
 // LoopStats is one loop's part.
 type LoopStats struct {
-	Conns    int
-	Dirty    int // sessions waiting to be written
-	Outbox   int // bytes of broadcasts and group sends waiting
-	Accepts  uint64
-	FramesIn uint64
-	Inline   uint64 // of them handled on the loop
-	BytesIn  uint64
-	BytesOut uint64
-	Turns    uint64 // drains
-	Drained  uint64 // sessions with something to write, over all drains
-	Writes   uint64 // write system calls
-	Blocked  uint64 // writes that the kernel did not take whole
-	Pauses   uint64 // times reading of a session was paused
-	HandOver uint64 // times another goroutine took over because a callback held the loop up
+	Conns     int
+	Dirty     int // sessions waiting to be written
+	Outbox    int // bytes of broadcasts and group sends waiting
+	Accepts   uint64
+	FramesIn  uint64
+	Inline    uint64 // of them handled on the loop
+	BytesIn   uint64
+	BytesOut  uint64
+	Turns     uint64 // drains
+	Drained   uint64 // sessions with something to write, over all drains
+	Writes    uint64 // write system calls
+	Blocked   uint64 // writes that the kernel did not take whole
+	Pauses    uint64 // times reading of a session was paused
+	Conflated uint64 // keyed pushes whose place a newer one took
+	HandOver  uint64 // times another goroutine took over because a callback held the loop up
 
 	Late time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
 }
@@ -68,13 +71,16 @@ func (srv *Server) Stats() Stats {
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
 		Shed: srv.shed.Load(), GoAways: srv.goAways.Load(), Stalls: srv.stalls.Stalls(),
-		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{},
+		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{}, Limited: map[Limit]uint64{},
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
 		st.Closes[r] = srv.closes[r].Load()
 	}
 	for r := range refusalCount {
 		st.Refused[r] = srv.refused[r].Load()
+	}
+	for i := range limitCount {
+		st.Limited[i] = srv.limited[i].Load()
 	}
 	for _, l := range srv.allLoops() {
 		ls := l.stats()
@@ -83,6 +89,7 @@ func (srv *Server) Stats() Stats {
 		st.FramesIn += ls.FramesIn
 		st.BytesIn += ls.BytesIn
 		st.BytesOut += ls.BytesOut
+		st.Conflated += ls.Conflated
 	}
 	return st
 }
@@ -96,7 +103,7 @@ func (l *loop) stats() LoopStats {
 		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
-		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(),
+		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(), Conflated: c.conflated.Load(),
 		Late: late,
 	}
 }

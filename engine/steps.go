@@ -51,6 +51,7 @@ func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) 
 			return err
 		}
 	}
+	s.out.Fix(&s.loop.out) // nothing in the new framing takes a place in front of the change
 	s.framing.Store(next)
 	return nil
 }

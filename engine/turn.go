@@ -32,6 +32,7 @@ func (l *loop) piece() (more bool) {
 	if levelDue {
 		l.levelChanged()
 	}
+	clock := l.costClock()
 	for budget > 0 {
 		s := l.popDirty()
 		if s == nil {
@@ -39,6 +40,7 @@ func (l *loop) piece() (more bool) {
 		}
 		budget--
 		l.flush(s, outbox.LookAsked)
+		clock = l.charge(s, clock)
 	}
 	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
 	l.sweep()
@@ -60,10 +62,12 @@ func (l *loop) walk(budget int) {
 			}
 			l.walking, l.cursor, l.walkEnd = true, 0, end
 		}
+		clock := l.costClock()
 		for ; budget > 0 && l.cursor < len(l.sessions); budget-- {
 			s := l.sessions[l.cursor]
 			l.cursor++
 			l.visit(s)
+			clock = l.charge(s, clock)
 		}
 		if l.cursor < len(l.sessions) || !l.catchUp(&budget) {
 			return

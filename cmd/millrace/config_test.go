@@ -62,6 +62,9 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "accept", args: "--accept both", want: `--accept "both": must be one of reuseport, single`},
 		{name: "balance", args: "--balance random", want: `--balance "random": must be one of round-robin, least-connections, source-hash`},
 		{name: "handle", args: "--handle-dispatch 1=inline", want: `--handle-dispatch "1=inline": must be MAIN/SUB=MODE with a mode of adaptive, ordered or inline, such as 1/4=ordered`},
+		{name: "handle's wait", args: "--handle-wait 1/4", want: `--handle-wait "1/4": must be MAIN/SUB=D with a duration such as 50ms, or off, such as 1/4=off`},
+		{name: "short handle's wait", args: "--handle-wait 1/4=1us", want: `--handle-wait 1/4=1µs: must be at least 1ms, or off`},
+		{name: "byte rate", args: "--byte-rate lots", want: `--byte-rate "lots": must be bytes such as 65536, 64KiB or 1MiB, or off`},
 		{name: "log level", args: "--log-level loud", want: `--log-level must be one of "debug","info","warn","error" but got "loud"; see millrace --help`},
 		{name: "switch", args: "--no-delay=maybe", want: `--no-delay: bool value must be true, 1, yes, false, 0 or no but got "maybe"; see millrace --help`},
 		{name: "misspelt flag", args: "--max-fram 1", want: `unknown flag --max-fram, did you mean "--max-frame"?`},
@@ -227,7 +230,7 @@ func TestEveryFieldOfConfigHasItsFlag(t *testing.T) {
 	for _, of := range []reflect.Type{reflect.TypeFor[engine.Config](), reflect.TypeFor[codec.Layout]()} {
 		for _, field := range reflect.VisibleFields(of) {
 			switch name := field.Name; name {
-			case "Limits", "Timeouts", "Socket", "Doors": // their fields come one by one
+			case "Limits", "Timeouts", "Overload", "Socket", "Doors": // their fields come one by one
 			case "Layout", "Pool", "Admit", "OnStall", "OnUpgrade", "Logger", "Framings": // the frame's own flags; an embedder's
 			default:
 				if flag := "--" + flagOf(name); !strings.Contains(help, flag+"=") && !strings.Contains(help, flag+" ") && !strings.Contains(help, "--[no-]"+flagOf(name)) {

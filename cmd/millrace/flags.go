@@ -22,6 +22,7 @@ var groups = []kong.Group{
 	{Key: "doors", Title: "TLS, WebSocket, PROXY protocol"},
 	{Key: "run", Title: "Where handlers run"},
 	{Key: "limits", Title: "Limits"},
+	{Key: "load", Title: "Too much work, and whose it is"},
 	{Key: "times", Title: "Timeouts (0 or off turns one off)"},
 	{Key: "socket", Title: "Sockets and loops"},
 	{Key: "frame", Title: "The frame"},
@@ -94,6 +95,15 @@ type engineFlags struct {
 
 	ResumeBytes size `group:"limits" default:"256KiB" placeholder:"BYTES" help:"With --resume: bytes kept of one session that its client has not acknowledged; no more is sent until it has (${default})."`
 
+	WaitBudget      timeout     `group:"load" default:"off" placeholder:"D" help:"Answer requests with ERROR 4 that have waited longer for a worker, while all do (${default})."`
+	HandleWait      handleWaits `group:"load" placeholder:"MAIN/SUB=D" help:"The same for one handle; off: however long they have waited, they are handled. Repeatable."`
+	AcceptRate      limit       `group:"load" default:"off" placeholder:"N" help:"New connections in a second (${default})."`
+	AcceptRatePerIP limit       `group:"load" name:"accept-rate-per-ip" default:"off" placeholder:"N" help:"New connections from one address in a second (${default})."`
+	FrameRate       limit       `group:"load" default:"off" placeholder:"N" help:"Frames read from one session in a second: past it reading pauses (${default})."`
+	ByteRate        perSecond   `group:"load" default:"off" placeholder:"BYTES" help:"Bytes read from one session in a second: past it reading pauses (${default})."`
+	SessionCPU      timeout     `group:"load" name:"session-cpu" default:"off" placeholder:"D" help:"Time that one session's handlers, and writes to it, take in a second: past it reading pauses (${default})."`
+	Costs           bool        `group:"load" help:"Keep account of the time that each session, tag and handle takes (false)."`
+
 	FirstFrameTimeout timeout `group:"times" default:"10s" placeholder:"D" help:"From accept to the first whole frame; off for clients that only listen (${default})."`
 	FrameTimeout      timeout `group:"times" default:"10s" placeholder:"D" help:"From the first to the last byte of a frame (${default})."`
 	IdleTimeout       timeout `group:"times" default:"off" placeholder:"D" help:"Without a whole frame (${default})."`
@@ -140,6 +150,10 @@ func (f *engineFlags) config(frame *frameFlags, framer codec.Framer, handles map
 			FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout),
 			FinTimeout: time.Duration(f.FinTimeout), Linger: time.Duration(f.Linger), Resume: time.Duration(f.Resume),
 		},
+		Overload: engine.Overload{
+			WaitBudget: time.Duration(f.WaitBudget), HandleWaits: f.HandleWait.engine(), AcceptRate: int(f.AcceptRate), AcceptRatePerIP: int(f.AcceptRatePerIP),
+			FrameRate: int(f.FrameRate), ByteRate: int(f.ByteRate), SessionCPU: time.Duration(f.SessionCPU), Costs: f.Costs,
+		},
 		Socket: engine.Socket{
 			ReadBuffer: int(f.ReadBuffer), SocketRecvBuffer: int(f.SocketRecvBuffer), SocketSendBuffer: int(f.SocketSendBuffer), Delay: !f.NoDelay,
 			KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
@@ -167,8 +181,14 @@ func flagOf(field string) string {
 		return "framing"
 	case "Handles":
 		return "handle-dispatch"
+	case "HandleWaits":
+		return "handle-wait"
 	case "MaxConnsPerIP":
 		return "max-conns-per-ip"
+	case "AcceptRatePerIP":
+		return "accept-rate-per-ip"
+	case "SessionCPU":
+		return "session-cpu"
 	case "NoSystemFrames":
 		return "system-frames"
 	case "Delay":

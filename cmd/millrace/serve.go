@@ -250,6 +250,12 @@ func fileValue(f *kong.Flag) any {
 			out = append(out, r.String())
 		}
 		return out
+	case handleWaits:
+		out := []string{}
+		for _, w := range v {
+			out = append(out, w.String())
+		}
+		return out
 	case count:
 		return int(v)
 	case limit:

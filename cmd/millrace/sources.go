@@ -187,7 +187,7 @@ func text(flag *kong.Flag, v any) (any, error) {
 // isList tells whether a flag may be repeated.
 func isList(flag *kong.Flag) bool {
 	switch flag.Target.Interface().(type) {
-	case addrs, routes, texts:
+	case addrs, routes, handleWaits, texts:
 		return true
 	default:
 		return false

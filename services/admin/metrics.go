@@ -200,7 +200,7 @@ func (s sink) handles() {
 // sessions puts what can only be seen by looking at all sessions.
 func (s sink) sessions() {
 	paused := map[string]float64{}
-	for _, why := range (engine.PauseOutbound | engine.PausePending | engine.PauseMemory).Reasons() {
+	for _, why := range (engine.PauseOutbound | engine.PausePending | engine.PauseMemory | engine.PauseRate).Reasons() {
 		paused[why] = 0
 	}
 	transports := map[string]float64{}

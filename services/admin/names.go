@@ -3,20 +3,21 @@ package admin
 // names are what fields of snapshots are called where that is not their own name, by
 // "group.Field"; "-" leaves one out, for it stands elsewhere.
 var names = map[string]string{
-	"loop.Conns":    "connections",
-	"loop.Accepts":  "accepts",
-	"loop.FramesIn": "frames_received",
-	"loop.Inline":   "frames_inline",
-	"loop.BytesIn":  "received_bytes",
-	"loop.BytesOut": "sent_bytes",
-	"loop.Turns":    "loop_turns",
-	"loop.Drained":  "loop_sessions_written",
-	"loop.Dirty":    "loop_sessions_to_write",
-	"loop.Outbox":   "outbox_bytes",
-	"loop.Writes":   "writes",
-	"loop.Blocked":  "writes_blocked",
-	"loop.Pauses":   "reading_pauses",
-	"loop.HandOver": "loop_handovers",
+	"loop.Conns":     "connections",
+	"loop.Accepts":   "accepts",
+	"loop.FramesIn":  "frames_received",
+	"loop.Inline":    "frames_inline",
+	"loop.BytesIn":   "received_bytes",
+	"loop.BytesOut":  "sent_bytes",
+	"loop.Turns":     "loop_turns",
+	"loop.Drained":   "loop_sessions_written",
+	"loop.Dirty":     "loop_sessions_to_write",
+	"loop.Outbox":    "outbox_bytes",
+	"loop.Writes":    "writes",
+	"loop.Blocked":   "writes_blocked",
+	"loop.Pauses":    "reading_pauses",
+	"loop.HandOver":  "loop_handovers",
+	"loop.Conflated": "pushes_conflated",
 
 	"server.Accepts":    "-",
 	"server.FramesIn":   "-",
@@ -44,6 +45,8 @@ var names = map[string]string{
 	"server.Stalls":     "loop_stalls",
 	"server.Closes":     "closes",
 	"server.Refused":    "refused",
+	"server.Limited":    "limited",
+	"server.Conflated":  "-",
 
 	"server.Doors.Opening":       "door_opening",
 	"server.Doors.Handshaking":   "door_handshaking",
@@ -104,6 +107,7 @@ var names = map[string]string{
 var keyLabels = map[string]string{
 	"server.Closes":  "reason",
 	"server.Refused": "reason",
+	"server.Limited": "reason",
 	"db.Ended":       "outcome",
 }
 
@@ -123,6 +127,7 @@ var helps = map[string]string{
 	"writes_blocked_total":        "Writes that the kernel did not take whole.",
 	"reading_pauses_total":        "Times that reading of a session was paused.",
 	"loop_handovers_total":        "Times that another goroutine did a loop's work, as a callback held it up.",
+	"pushes_conflated_total":      "Keyed pushes that never left, as a newer one took their place.",
 	"loop_late_seconds":           "For how long a loop has not looked at its clocks though it was asked to.",
 
 	"sessions":                 "Sessions that have a slot, against max-conns.",
@@ -147,6 +152,7 @@ var helps = map[string]string{
 	"loop_stalls_total":        "Callbacks on loops that took longer than stall-after.",
 	"closes_total":             "Sessions that have closed, by reason.",
 	"refused_total":            "Connections that were refused, by reason.",
+	"limited_total":            "Requests refused for wait-budget, and times that frame-rate, byte-rate and session-cpu paused reading, by reason.",
 
 	"door_opening":                        "Connections in front of a session: a header, handshake or upgrade is under way.",
 	"door_handshaking":                    "TLS handshakes under way, against max-handshakes.",

@@ -16,6 +16,7 @@ type Buf struct {
 	Fn   func()
 	Arg  any
 	Off  int   // bytes of B that are done with
+	At   int64 // when it came
 	Tag  uint8 // what it is
 	Flag bool
 
@@ -24,6 +25,7 @@ type Buf struct {
 }
 
 const (
+	least    = 6  // 64 B, of GetSmall
 	minClass = 9  // 512 B
 	maxClass = 21 // 2 MiB; what is larger is left to the garbage collector
 	unpooled = -1
@@ -45,6 +47,19 @@ func Get(n int) *Buf {
 	if class > maxClass {
 		return &Buf{B: make([]byte, 0, n), class: unpooled}
 	}
+	if v := classes[class].Get(); v != nil {
+		return v.(*Buf)
+	}
+	return &Buf{B: make([]byte, 0, 1<<class), class: int8(class)}
+}
+
+// GetSmall is Get for what does not grow: it returns a Buf with no more room than needed,
+// down to 64 bytes.
+func GetSmall(n int) *Buf {
+	if n > 1<<(minClass-1) {
+		return Get(n)
+	}
+	class := max(bits.Len(uint(max(n, 1)-1)), least)
 	if v := classes[class].Get(); v != nil {
 		return v.(*Buf)
 	}

@@ -115,6 +115,20 @@ func (c *conn) Owed() int {
 	return c.ws.left
 }
 
+// Shown counts what is encrypted, compressed or in a message that has begun.
+func (c *conn) Shown() int {
+	if z := c.deflated(); z != nil {
+		return z.ahead + z.left
+	}
+	switch {
+	case c.ws.on:
+		return c.ws.left
+	case c.tls != nil:
+		return c.tls.ahead
+	}
+	return 0
+}
+
 // Finish is given what is owed, for Close to send in front of what ends the layers, as far
 // as that is taken within Linger. It keeps b.
 func (c *conn) Finish(b []byte) {

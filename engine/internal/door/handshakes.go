@@ -2,13 +2,13 @@ package door
 
 import (
 	"cmp"
-	"net"
-	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"millrace/engine/internal/perip"
 )
 
 // handshakes are the TLS handshakes of a Host.
@@ -27,12 +27,12 @@ type handshakes struct {
 	queue   []*conn          // guarded by mu; held, until fewer are working
 	again   *time.Timer      // guarded by mu; sheds once more
 	stopped bool             // guarded by mu
-	rate    rate             // guarded by mu
+	rate    perip.Rate       // guarded by mu
 }
 
 func newHandshakes(h *Host) *handshakes {
 	most := h.cfg.MaxHandshakes
-	s := &handshakes{h: h, most: most, open: map[*conn]*shake{}, rate: rate{most: h.cfg.HandshakeRate}}
+	s := &handshakes{h: h, most: most, open: map[*conn]*shake{}, rate: perip.Rate{Most: h.cfg.HandshakeRate}}
 	s.places.free = make(chan struct{}, max(1, min(most, 2*runtime.GOMAXPROCS(0))))
 	return s
 }
@@ -45,7 +45,7 @@ const shedAfter = 250 * time.Millisecond
 func (s *handshakes) enter(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wait := s.rate.next(c.RemoteAddr(), time.Now())
+	wait := s.rate.Next(c.RemoteAddr(), time.Now())
 	if wait > s.h.cfg.HandshakeTimeout {
 		s.h.st.limited.Add(1)
 		return false
@@ -181,51 +181,4 @@ func (s *handshakes) stop() {
 	if s.again != nil {
 		s.again.Stop()
 	}
-}
-
-// rate spaces out the handshakes of each address: most in a second, and as many at once
-// where there were none before (the generic cell rate algorithm).
-type rate struct {
-	most int // 0: no limit
-	due  map[netip.Addr]time.Time
-}
-
-// maxRated is how many addresses are remembered; those beyond it are not limited.
-const maxRated = 1 << 16
-
-// next counts a handshake from a, and tells how long it has to wait.
-func (r *rate) next(a net.Addr, now time.Time) time.Duration {
-	t, ok := a.(*net.TCPAddr)
-	if r.most <= 0 || !ok {
-		return 0
-	}
-	ip := t.AddrPort().Addr().Unmap().WithZone("")
-	if ip.Is6() { // whoever has one address of such a network has all
-		p, _ := ip.Prefix(64)
-		ip = p.Addr()
-	}
-	if r.due == nil {
-		r.due = map[netip.Addr]time.Time{}
-	}
-	at, known := r.due[ip]
-	if !known && len(r.due) >= maxRated && !r.purge(now) {
-		return 0
-	}
-	if at.Before(now) {
-		at = now
-	}
-	every := time.Second / time.Duration(r.most)
-	r.due[ip] = at.Add(every)
-	return max(at.Sub(now)-(time.Second-every), 0)
-}
-
-// purge forgets the addresses that need not wait; false: there are none.
-func (r *rate) purge(now time.Time) bool {
-	before := len(r.due)
-	for ip, at := range r.due {
-		if at.Before(now) {
-			delete(r.due, ip)
-		}
-	}
-	return len(r.due) < before
 }

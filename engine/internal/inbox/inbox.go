@@ -147,6 +147,7 @@ const (
 	PauseOut    Pause = 1 << iota // too much is unsent
 	PauseIn                       // too much waits for the handler
 	PauseBudget                   // all sessions together hold too much
+	PauseRate                     // too much has come in too short a time
 )
 
 // With adds a reason when n is at its limit and takes it away at half of it.

@@ -73,6 +73,9 @@ type Door interface {
 	// Owed is how many bytes are still to come of something that Write has begun, such as a
 	// message. Without them Close can't say goodbye.
 	Owed() int
+	// Shown is with how many bytes the next Write has to begin that an earlier one has had
+	// there: they are encrypted, or in a message whose length has been said.
+	Shown() int
 	// Finish is given what is owed, in front of Close. It keeps b.
 	Finish(b []byte)
 }

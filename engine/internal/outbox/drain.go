@@ -13,10 +13,15 @@ type taken struct {
 	refOff int // bytes of its frame written so far
 	pushed int // bytes that nobody asked for
 	lent   bool
+	keyed  bool // the box has keys: the frames of segs may change, see keys
 }
 
-// maxGather is how many bytes are copied together for one write.
-const maxGather = 256 << 10
+const (
+	// maxGather is how many bytes are copied together for one write.
+	maxGather = 256 << 10
+	// keyedGather is the same where what is copied could be replaced otherwise.
+	keyedGather = 64 << 10
+)
 
 // Look says why the loop looks at a box.
 type Look uint8
@@ -65,7 +70,7 @@ func (o *Box) Begin(sh *Shared, why Look) (closed, unfinished bool) {
 // taken. mu is held.
 func (o *Box) reach(sh *Shared) {
 	sh.upTo = o.end(sh)
-	if o.stageLen() > 0 || len(o.segs) > 0 {
+	if o.stageLen() > 0 || o.segs() > 0 {
 		sh.upTo = min(sh.upTo, o.at)
 	}
 }
@@ -73,10 +78,10 @@ func (o *Box) reach(sh *Shared) {
 // take moves what is staged to the loop. mu is held.
 func (o *Box) take(sh *Shared) {
 	st := o.stage
-	if st == nil && len(o.segs) == 0 {
+	if st == nil && o.segs() == 0 {
 		return
 	}
-	if st != nil && len(st.B) == 0 && len(o.segs) == 0 {
+	if st != nil && len(st.B) == 0 && o.segs() == 0 {
 		o.stage = nil
 		o.giveBack(sh, st, o.lent)
 		o.lent = false
@@ -90,8 +95,15 @@ func (o *Box) take(sh *Shared) {
 	if t == nil {
 		t = &taken{}
 	}
-	t.own, t.at, t.k, t.refOff, t.pushed, t.lent = st, o.at, -1, 0, int(o.pushed), o.lent
-	t.segs, o.segs = o.segs, nil
+	t.own, t.at, t.k, t.refOff, t.pushed, t.lent, t.keyed = st, o.at, -1, 0, int(o.pushed), o.lent, false
+	if m := o.mixed; m != nil {
+		t.segs, m.segs = m.segs, nil
+		if m.keys != nil {
+			m.keys.took(len(t.segs))
+			t.keyed = true
+			o.rest = o.refs + uint32(o.stageLen()) // replace goes on counting
+		}
+	}
 	o.taken = t
 	sh.pushed += t.pushed
 	o.stage, o.refs, o.pushed, o.lent = nil, 0, 0, false
@@ -125,7 +137,10 @@ func (o *Box) Next(sh *Shared) []byte {
 		if len(t.segs) == 0 && o.pos >= t.at && o.pos >= sh.upTo {
 			return t.own.Rest()
 		}
-		return o.collect(sh)
+		if t.keyed {
+			return o.collectKeyed(sh)
+		}
+		return o.collect(sh, maxGather)
 	}
 	if o.pos >= sh.upTo {
 		return nil
@@ -133,9 +148,9 @@ func (o *Box) Next(sh *Shared) []byte {
 	return sh.Log.slice(o.pos, sh.upTo)
 }
 
-// collect copies what stands one behind another, up to maxGather bytes. A shared frame
-// alone is written as it stands.
-func (o *Box) collect(sh *Shared) []byte {
+// collect copies what stands one behind another, up to most bytes. A shared frame alone is
+// written as it stands.
+func (o *Box) collect(sh *Shared, most int) []byte {
 	t, end := o.taken, sh.upTo
 	if t.own == nil && len(t.segs) == 1 && o.pos >= end {
 		return t.segs[0].ref.B[t.refOff:]
@@ -148,30 +163,30 @@ func (o *Box) collect(sh *Shared) []byte {
 	if t.own != nil {
 		off = t.own.Off
 	}
-	for k := t.k; k < len(t.segs) && len(g) < maxGather; k++ {
+	for k := t.k; k < len(t.segs) && len(g) < most; k++ {
 		at, to := t.bounds(k)
 		if at > pos {
-			g = fill(g, log[:at-pos])
+			g = fill(g, log[:at-pos], most)
 			log, pos = log[at-pos:], at
 		}
 		if k >= 0 && t.segs[k].ref != nil {
-			g = fill(g, t.segs[k].ref.B[refOff:])
+			g = fill(g, t.segs[k].ref.B[refOff:], most)
 		}
 		refOff = 0
 		if to > off {
-			g = fill(g, t.own.B[off:to])
+			g = fill(g, t.own.B[off:to], most)
 			off = to
 		}
 		if k == len(t.segs)-1 {
-			g = fill(g, log)
+			g = fill(g, log, most)
 		}
 	}
 	sh.gather = g[:0]
 	return g
 }
 
-// fill appends what of b fits into maxGather bytes.
-func fill(g, b []byte) []byte { return append(g, b[:min(len(b), maxGather-len(g))]...) }
+// fill appends what of b fits into most bytes.
+func fill(g, b []byte, most int) []byte { return append(g, b[:min(len(b), most-len(g))]...) }
 
 // bounds tells up to where in the log, and up to where in the own frames, step k goes.
 func (t *taken) bounds(k int) (at uint64, to int) {
@@ -191,14 +206,16 @@ func (t *taken) bounds(k int) (at uint64, to int) {
 // Wrote says that n of the bytes of Next have been written; all: that was everything that
 // Next gave. Loop goroutine.
 func (o *Box) Wrote(sh *Shared, n int, all bool) {
+	keyed := false
 	if o.taken != nil {
+		keyed = o.taken.keyed
 		n = o.advance(sh, n)
 	}
 	if o.taken == nil {
 		o.pos += uint64(n)
 	}
 	o.blocked = !all
-	if !all || o.rest > 0 || o.lag > 0 { // which nobody else sets
+	if keyed || !all || o.rest > 0 || o.lag > 0 { // which nobody else sets, but for keyed pushes
 		o.settle(sh)
 	}
 }
@@ -264,18 +281,22 @@ func (o *Box) freeSegs(sh *Shared) {
 		return
 	}
 	sh.Budget.Add(-segCost * len(s))
-	if cap(s) <= keepSegs {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	m := o.mixed
+	if m.segs == nil && cap(s) <= keepSegs {
 		clear(s)
-		o.mu.Lock()
-		if o.segs == nil {
-			o.segs = s[:0]
-		}
-		o.mu.Unlock()
+		m.segs = s[:0]
+	}
+	if m.keys != nil && len(m.segs) == 0 {
+		m.keys.clear(sh)
 	}
 }
 
 // settle notes what is left of what was taken.
 func (o *Box) settle(sh *Shared) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	left := 0
 	if t := o.taken; t != nil {
 		for i := max(t.k, 0); i < len(t.segs); i++ {
@@ -290,10 +311,8 @@ func (o *Box) settle(sh *Shared) {
 		}
 		t.pushed = min(t.pushed, left)
 	}
-	o.mu.Lock()
 	o.rest = uint32(left)
 	o.lag = o.lagNow(sh)
-	o.mu.Unlock()
 }
 
 // shrink copies the rest of the own frames where that is little of their memory, or the
@@ -368,6 +387,10 @@ func (o *Box) Drop(sh *Shared) (lost int) {
 	second := o.taken
 	o.taken = nil
 	o.rest, o.lag = 0, 0
+	if m := o.mixed; m != nil && m.keys != nil {
+		sh.Budget.Add(-m.keys.memory())
+		m.keys = nil
+	}
 	o.full.Store(false)
 	o.mu.Unlock()
 	for _, t := range [2]*taken{first, second} {

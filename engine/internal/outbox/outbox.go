@@ -49,7 +49,7 @@ type Box struct {
 	full   atomic.Bool  // too much is unsent: the strand waits before its next packet
 	waits  atomic.Bool  // the same for a broadcast that met a full Log
 	stage  *bufpool.Buf // guarded by mu; own frames that the loop has not yet taken
-	segs   []seg        // guarded by mu; what belongs between them
+	mixed  *mixed       // guarded by mu; what belongs between them; nil: nothing ever did
 	at     uint64       // guarded by mu; the log's end when stage and segs were begun
 	last   uint64       // guarded by mu; the log's end at the newest of them; of a closed box, at its close
 	frames uint64       // guarded by mu; ever sent, without broadcasts
@@ -73,6 +73,12 @@ type Box struct {
 	blocked bool   // the kernel took not all; NotifyWritable will tell
 	pos     uint64 // how far the session has had the log
 	taken   *taken // nil: nothing
+}
+
+// mixed is what a box has beside frames of its own alone. Few have it.
+type mixed struct {
+	segs []seg
+	keys *keys // nil: no push ever had a key
 }
 
 // seg says that ref, a frame that others have too, and then the own frames from off on
@@ -111,6 +117,7 @@ const (
 	LogFull         // the loop has MaxQueued waiting
 	NoMemory        // the budget is exceeded, and the session holds its share of it
 	Misfit          // the codec can't tell that a frame holds it
+	Replaced        // staged in the place of an older push
 )
 
 // Open begins a box at the end of its loop's log.
@@ -190,15 +197,20 @@ func (o *Box) Refer(sh *Shared, frame *bufpool.Buf, cost int, skip *bool) Result
 		return Closed
 	}
 	frame.Retain()
+	o.refer(sh, frame)
+	o.count(sh, len(frame.B), cost)
+	return o.staged(sh)
+}
+
+// refer puts a frame behind what is staged. mu is held.
+func (o *Box) refer(sh *Shared, frame *bufpool.Buf) {
 	end := sh.Log.End()
-	if o.stageLen() == 0 && len(o.segs) == 0 {
+	if o.stageLen() == 0 && o.segs() == 0 {
 		o.at = end
 	}
 	o.addSeg(sh, seg{end, o.stageLen(), frame})
 	o.last = end
 	o.refs += uint32(len(frame.B))
-	o.count(sh, len(frame.B), cost)
-	return o.staged(sh)
 }
 
 // Atomically runs fn under the box's lock, so that nothing is sent meanwhile.
@@ -249,7 +261,7 @@ func (o *Box) reserve(sh *Shared, n int) {
 	}
 	end := sh.Log.End()
 	switch {
-	case len(o.stage.B) == 0 && len(o.segs) == 0:
+	case len(o.stage.B) == 0 && o.segs() == 0:
 		o.at = end
 	case end != o.last:
 		o.addSeg(sh, seg{at: end, off: len(o.stage.B)})
@@ -269,7 +281,10 @@ func (o *Box) disown(sh *Shared, n int) {
 }
 
 func (o *Box) addSeg(sh *Shared, g seg) {
-	o.segs = append(o.segs, g)
+	if o.mixed == nil {
+		o.mixed = &mixed{}
+	}
+	o.mixed.segs = append(o.mixed.segs, g)
 	sh.Budget.Add(segCost)
 }
 

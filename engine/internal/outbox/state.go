@@ -50,7 +50,10 @@ func (o *Box) Behind(end uint64) bool {
 // goroutine.
 func (o *Box) Held() int {
 	o.mu.Lock()
-	n := o.size() + segCost*len(o.segs)
+	n := o.size() + segCost*o.segs()
+	if m := o.mixed; m != nil && m.keys != nil {
+		n += m.keys.memory()
+	}
 	if o.stage != nil && !o.lent {
 		n += o.stage.Held() - len(o.stage.B)
 	}
@@ -116,6 +119,14 @@ func (o *Box) Frames() uint64 {
 
 // size is what is unsent, in bytes. mu is held.
 func (o *Box) size() int { return int(o.rest) + int(o.refs) + int(o.lag) + o.stageLen() }
+
+// segs is how many there are. mu is held.
+func (o *Box) segs() int {
+	if o.mixed == nil {
+		return 0
+	}
+	return len(o.mixed.segs)
+}
 
 // stageLen is how long the stage is. mu is held.
 func (o *Box) stageLen() int {

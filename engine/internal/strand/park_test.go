@@ -95,7 +95,7 @@ func TestParkWakeRaces(t *testing.T) {
 	const n = 20_000
 	var at uint32
 	for range n {
-		if told, _ := s.PostFrames(frames(&at, 1), false, bud); told {
+		if told, _ := s.PostFrames(frames(&at, 1), false, 0, 0, bud); told {
 			push()
 		}
 	}

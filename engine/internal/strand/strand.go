@@ -87,35 +87,36 @@ func (s *Strand) Open(it *bufpool.Buf) {
 	s.put(it)
 }
 
-// PostFrames appends a copy of whole frames: behind those of the last block, if they are
-// of its kind and it has room.
-func (s *Strand) PostFrames(b []byte, late bool, bud *budget.Budget) (schedule, ok bool) {
+// PostFrames appends a copy of whole frames, which were read at that time: behind those of the
+// last block, if they are of its kind, it has room, and its first were read no longer than
+// grain before; 0: that does not matter.
+func (s *Strand) PostFrames(b []byte, late bool, at, grain int64, bud *budget.Budget) (schedule, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == Done {
 		return false, false
 	}
-	if t := s.tail; t != nil && t.Tag == Data && t.Flag == late && t.Spare() >= len(b) {
+	if t := s.tail; t != nil && t.Tag == Data && t.Flag == late && t.Spare() >= len(b) && (grain == 0 || at-t.At <= grain) {
 		t.B = append(t.B, b...)
 		return false, true
 	}
 	it := bufpool.Get(max(len(b), min(int(s.held.Load())/2, blockMost)))
 	it.B = append(it.B, b...)
-	return s.postBlock(it, late, bud), true
+	return s.postBlock(it, late, at, bud), true
 }
 
 // PostBlock is PostFrames for a block that becomes the strand's own.
-func (s *Strand) PostBlock(it *bufpool.Buf, late bool, bud *budget.Budget) (schedule, ok bool) {
+func (s *Strand) PostBlock(it *bufpool.Buf, late bool, at int64, bud *budget.Budget) (schedule, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == Done {
 		return false, false
 	}
-	return s.postBlock(it, late, bud), true
+	return s.postBlock(it, late, at, bud), true
 }
 
-func (s *Strand) postBlock(it *bufpool.Buf, late bool, bud *budget.Budget) (schedule bool) {
-	it.Tag, it.Flag = Data, late
+func (s *Strand) postBlock(it *bufpool.Buf, late bool, at int64, bud *budget.Budget) (schedule bool) {
+	it.Tag, it.Flag, it.At = Data, late, at
 	s.held.Add(int64(it.Held()))
 	bud.Add(it.Held())
 	return s.put(it)

@@ -61,7 +61,7 @@ func TestStrandModel(t *testing.T) {
 				}
 			},
 			"frames": func(t *rapid.T) {
-				told, ok := s.PostFrames(frames(&put, rapid.IntRange(1, 200).Draw(t, "n")), false, bud)
+				told, ok := s.PostFrames(frames(&put, rapid.IntRange(1, 200).Draw(t, "n")), false, 0, 0, bud)
 				if !ok {
 					t.Fatal("refused")
 				}
@@ -70,7 +70,7 @@ func TestStrandModel(t *testing.T) {
 			"block": func(t *rapid.T) {
 				b := bufpool.Get(12)
 				b.B = append(b.B, frames(&put, 1)...)
-				told, ok := s.PostBlock(b, false, bud)
+				told, ok := s.PostBlock(b, false, 0, bud)
 				if !ok {
 					t.Fatal("refused")
 				}
@@ -267,7 +267,7 @@ func TestStrandModel(t *testing.T) {
 			t.Fatalf("%d held, %d counted at the end", n, u)
 		}
 		var at uint32
-		if _, ok := s.PostFrames(frames(&at, 1), false, bud); ok || s.State() != Done || bud.Used() != 0 || s.Wake(isClosed) || s.Enter() {
+		if _, ok := s.PostFrames(frames(&at, 1), false, 0, 0, bud); ok || s.State() != Done || bud.Used() != 0 || s.Wake(isClosed) || s.Enter() {
 			t.Fatal("something was taken after the end")
 		}
 	})
@@ -282,7 +282,7 @@ func TestSmallReadsShareBlocks(t *testing.T) {
 		bud := budget.New(1<<30, nil)
 		const posts = 100_000
 		for i := range posts {
-			s.PostFrames(frames(&at, each), false, bud)
+			s.PostFrames(frames(&at, each), false, 0, 0, bud)
 			payload := (i + 1) * each * 12
 			if held := s.Held(1 << 30); held > payload*5/2+1<<10 || i == posts-1 && held > payload*3/2+1<<10 || held != bud.Used() {
 				t.Fatalf("%d frames a read: %d bytes are held for %d, %d counted", each, held, payload, bud.Used())
@@ -310,7 +310,7 @@ func TestLateFramesStandApart(t *testing.T) {
 	var at uint32
 	bud := budget.New(1<<30, nil)
 	for _, late := range []bool{false, false, true, true, false} {
-		s.PostFrames(frames(&at, 1), late, bud)
+		s.PostFrames(frames(&at, 1), late, 0, 0, bud)
 	}
 	var got []int
 	var flags []bool
@@ -326,7 +326,7 @@ func TestLateFramesStandApart(t *testing.T) {
 func TestFreeTellsWhoPaused(t *testing.T) {
 	var s Strand
 	bud := budget.New(1<<30, nil)
-	big := func() { s.PostFrames(make([]byte, 60_000), false, bud) }
+	big := func() { s.PostFrames(make([]byte, 60_000), false, 0, 0, bud) }
 	for range 4 {
 		big()
 	}

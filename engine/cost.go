@@ -1,0 +1,238 @@
+package engine
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/engine/internal/cputime"
+)
+
+// What a session costs is the time of its turns, on workers and on loops, and of the writes
+// to it. The clock is read when a turn begins and ends, and between two handles; what one
+// callback took is a difference of the two, and is charged to its session, to the session's
+// tag and to its handle.
+//
+// That is time on the clock, which is the time of a CPU unless the callback waits for
+// something. A handle that takes longer than longTurn may do so: from then on it is measured
+// by the clock of its thread, on which it is locked meanwhile, and the turn that showed it is
+// charged longTurn. This costs about a microsecond.
+const (
+	longTurn = time.Millisecond
+	longRuns = 64 // turns shorter than a quarter of that, and the handle is measured by the clock again
+
+	maxHandles = 1024 // with an account of their own
+	maxTags    = 1024
+)
+
+// account adds up times.
+type account struct {
+	handle uint32
+	tag    string
+	busy   atomic.Int64 // nanoseconds
+	long   atomic.Int32 // above 0: turns of the handle may wait
+}
+
+// costs are a server's accounts.
+type costs struct {
+	on bool
+
+	handles atomic.Pointer[map[uint32]*account] // copied on write
+	rest    account                             // what is no request's
+	others  account                             // of more handles than maxHandles
+
+	mu     sync.Mutex
+	tags   map[string]*account // guarded by mu
+	none   account             // of sessions without a tag
+	more   account             // of more tags than maxTags
+	closed atomic.Int64        // of sessions that have gone; moved there under mu
+}
+
+func (c *costs) init(cfg *Config) {
+	c.on = cfg.costs()
+	c.handles.Store(&map[uint32]*account{})
+	c.tags = map[string]*account{}
+}
+
+// of is the account of a handle.
+func (c *costs) of(handle uint32) *account {
+	if handle == 0 {
+		return &c.rest
+	}
+	if a := (*c.handles.Load())[handle]; a != nil {
+		return a
+	}
+	return c.open(handle)
+}
+
+// open opens an account.
+func (c *costs) open(handle uint32) *account {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := *c.handles.Load()
+	if a := old[handle]; a != nil {
+		return a
+	}
+	if len(old) >= maxHandles {
+		return &c.others
+	}
+	next := make(map[uint32]*account, len(old)+1)
+	for h, a := range old {
+		next[h] = a
+	}
+	a := &account{handle: handle}
+	next[handle] = a
+	c.handles.Store(&next)
+	return a
+}
+
+// cost is what one session costs.
+type cost struct {
+	costs *costs
+	srv   *Server
+	spent atomic.Int64 // nanoseconds; moved to costs.closed when done
+	tag   atomic.Pointer[account]
+	done  atomic.Bool // set under costs.mu
+
+	// Strand only.
+	at     int64    // since when what runs has not been charged
+	runs   *account // who is charged; nil: nothing has run in this turn
+	thread bool     // by the thread's clock, from then on:
+	from   time.Duration
+}
+
+func (c *cost) init(srv *Server) {
+	c.srv, c.costs = srv, &srv.costs
+	c.tag.Store(&srv.costs.none)
+}
+
+// begin begins a turn. Strand.
+func (m *meter) begin(now int64) {
+	if m == nil || !m.cost.costs.on {
+		return
+	}
+	m.cost.at, m.cost.runs, m.cost.thread = now, nil, false
+}
+
+// turnTo has the turn's time charged to a handle, from now on; 0: what is no request's.
+// Strand.
+func (m *meter) turnTo(handle uint32) {
+	if m != nil && m.cost.costs.on {
+		m.cost.turnTo(handle)
+	}
+}
+
+func (c *cost) turnTo(handle uint32) {
+	if c.runs != nil {
+		if c.runs.handle == handle && c.runs != &c.costs.others {
+			return
+		}
+		c.charge(c.srv.now())
+	}
+	c.runs = c.costs.of(handle)
+	if c.runs.long.Load() > 0 {
+		runtime.LockOSThread()
+		c.thread, c.from = true, cputime.Thread()
+	}
+}
+
+// end ends a turn. Strand.
+func (m *meter) end() {
+	if m != nil && m.cost.costs.on {
+		m.cost.end()
+	}
+}
+
+func (c *cost) end() {
+	if c.runs == nil {
+		c.runs = &c.costs.rest
+	}
+	c.charge(c.srv.now())
+	c.runs = nil
+}
+
+// charge charges what has run since the last charge.
+func (c *cost) charge(now int64) {
+	a, took := c.runs, time.Duration(now-c.at)
+	c.at = now
+	switch {
+	case c.thread:
+		if took < longTurn/4 {
+			a.long.Add(-1)
+		} else {
+			a.long.Store(longRuns)
+		}
+		took = cputime.Thread() - c.from
+		c.thread = false
+		runtime.UnlockOSThread()
+	case took > longTurn && cputime.Known:
+		a.long.Store(longRuns)
+		took = longTurn
+	}
+	c.add(a, int64(took))
+}
+
+// add charges n nanoseconds. Any goroutine.
+func (c *cost) add(a *account, n int64) {
+	a.busy.Add(n)
+	c.tag.Load().busy.Add(n)
+	c.spent.Add(n)
+	if c.done.Load() { // the slot is free already; a write may end a session
+		c.costs.closed.Add(c.spent.Swap(0))
+	}
+}
+
+// close moves what the session has cost to those that have gone. Nothing runs any more.
+func (m *meter) close() {
+	if m == nil || !m.cost.costs.on {
+		return
+	}
+	c := &m.cost
+	c.costs.mu.Lock()
+	defer c.costs.mu.Unlock()
+	c.done.Store(true)
+	c.costs.closed.Add(c.spent.Swap(0))
+}
+
+// costClock is now where writes are charged, and 0 where they are not.
+func (l *loop) costClock() int64 {
+	if !l.srv.costs.on {
+		return 0
+	}
+	return l.srv.now()
+}
+
+// charge charges the session for a write that began then; 0: it is not charged. It returns
+// when the next one begins.
+func (l *loop) charge(s *Session, began int64) (now int64) {
+	if began == 0 {
+		return 0
+	}
+	now = l.srv.now()
+	s.meter.cost.add(&l.srv.costs.rest, now-began)
+	return now
+}
+
+// SetTag has what the session costs from now on be added up under that name, with that of
+// others which have it: a tenant, a plan, a version of a client. A server knows 1,024 tags; what
+// is tagged otherwise is added up under "...". Nothing without Config.Costs or SessionCPU.
+func (s *Session) SetTag(tag string) {
+	if s.meter == nil {
+		return
+	}
+	c := &s.srv.costs
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := c.tags[tag]
+	switch {
+	case tag == "":
+		a = &c.none
+	case a == nil && len(c.tags) >= maxTags:
+		a = &c.more
+	case a == nil:
+		a = &account{tag: tag}
+		c.tags[tag] = a
+	}
+	s.meter.cost.tag.Store(a)
+}

@@ -1,0 +1,34 @@
+package cputime
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// A thread's time counts what it computes, and not what it waits or others compute.
+func TestThreadCountsItsOwnWork(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	stop := make(chan bool)
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	before, process := Thread(), Process()
+	<-time.After(50 * time.Millisecond)
+	if d := Thread() - before; d > 25*time.Millisecond {
+		t.Errorf("%v while it waited", d)
+	}
+	for Thread()-before < 20*time.Millisecond {
+	}
+	if d := Process() - process; d < 20*time.Millisecond {
+		t.Errorf("the process used %v, one thread more", d)
+	}
+}

@@ -1,0 +1,80 @@
+package engine
+
+import "millrace/engine/internal/bucket"
+
+// meter is what is counted of one session where a setting asks for it: who has none of
+// those settings has no meters, and pays one look at a nil pointer.
+type meter struct {
+	// Loop goroutine only.
+	frames, bytes, cpu bucket.Bucket
+	seenFrames         uint64 // of Session.framesIn, taken from frames
+	seenCPU            int64  // of cost.spent, taken from cpu
+	until              int64  // when reading goes on that a rate has paused
+	slowed             bool   // on loop.slowed
+
+	// Strand only.
+	wait   standing // its own queue
+	floor  int64    // requests that were read before count as read then
+	parked bool     // it has waited since for its peer to read: requests may take their time
+
+	cost cost
+}
+
+// newMeter is a new session's; nil: nothing asks for one.
+func (srv *Server) newMeter() *meter {
+	if !srv.cfg.metered() {
+		return nil
+	}
+	m := &meter{}
+	m.cost.init(srv)
+	return m
+}
+
+// turnBegins is called when the strand begins a turn on a worker.
+func (s *Session) turnBegins() {
+	m := s.meter
+	if m == nil {
+		return
+	}
+	if m.parked {
+		m.parked, m.floor = false, s.srv.now()
+	}
+	if m.cost.costs.on {
+		s.handle.Store(0)
+		m.begin(s.srv.now())
+	}
+}
+
+// park ends a turn whose strand waits for its peer to read. Strand.
+func (m *meter) park() {
+	if m != nil {
+		m.parked = true
+		m.end()
+	}
+}
+
+// setHandle notes whose packet is handled from now on; 0: none's. Strand.
+func (s *Session) setHandle(handle uint32) {
+	s.handle.Store(handle)
+	s.meter.turnTo(handle)
+}
+
+// Limit is what has held a session up, or refused a request of its.
+type Limit uint8
+
+const (
+	LimitWait       Limit = iota // WaitBudget and HandleWaits: requests that got ERROR 4
+	LimitFrameRate               // FrameRate: times reading was paused
+	LimitByteRate                // ByteRate: the same
+	LimitSessionCPU              // SessionCPU: the same
+	limitCount
+)
+
+var limitNames = [limitCount]string{"wait_budget", "frame_rate", "byte_rate", "session_cpu"}
+
+func (l Limit) String() string { return name(limitNames[:], int(l)) }
+
+// MarshalText makes Limit usable as a key in JSON.
+func (l Limit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+func (l *Limit) UnmarshalText(b []byte) error { return parse((*uint8)(l), limitNames[:], b) }
