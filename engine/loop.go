@@ -55,6 +55,7 @@ type loop struct {
 	links     map[*link]struct{} // connections that are no session's, or one's of another loop
 	recent    replay.Recent      // large frames that lines keep
 	postponed []postponed        // jobs of a session whose inline turn is held up
+	noted     int64              // the time, for what is noted just now; 0: it has to be looked at
 
 	st loopStats
 }

@@ -38,7 +38,17 @@ type Server struct {
 	perIP   perip.Counter
 	tokens  replay.Tokens[*line] // of sessions that can be resumed
 
-	adjusted atomic.Pointer[Adjustable] // replaced under mu; never changed in place
+	adjusted  atomic.Pointer[Adjustable] // replaced under mu; never changed in place
+	taps      bool                       // the events of sessions are noted, or shown to Config.Tap
+	flights   flights
+	kept      int // what those that are kept take of the memory budget, in bytes
+	stallLog  lastN[Stall]
+	nears     nears
+	nearCount [limitCount]atomic.Uint64
+
+	nearPending int // from how much on MaxPending is near
+	hooks       hooks
+	hooksLost   atomic.Uint64
 
 	budget *budget.Budget
 	share  atomic.Int64 // what one session may hold unsent before its strand waits

@@ -34,8 +34,11 @@ type Stats struct {
 	GoAways    uint64 // sessions told that the server drains
 	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
+	HooksLost uint64 // calls of OnFlight and OnNearMiss left out, as too many waited
+
 	Closes  map[Reason]uint64  // closed sessions
 	Refused map[Refusal]uint64 // refused connections
+	Near    map[Limit]uint64   // near misses
 }
 
 // LoopStats is one loop's part.
@@ -55,7 +58,8 @@ type LoopStats struct {
 	Pauses   uint64 // times reading of a session was paused
 	HandOver uint64 // times another goroutine took over because a callback held the loop up
 
-	Late time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
+	Late   time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
+	InTurn time.Duration // how long the callbacks have lasted that hold the loop now; 0: none do
 }
 
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
@@ -72,6 +76,10 @@ func (srv *Server) Stats() Stats {
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
 		st.Closes[r] = srv.closes[r].Load()
+	}
+	st.Near, st.HooksLost = map[Limit]uint64{}, srv.hooksLost.Load()
+	for l := range limitCount {
+		st.Near[l] = srv.nearCount[l].Load()
 	}
 	for r := range refusalCount {
 		st.Refused[r] = srv.refused[r].Load()
@@ -91,9 +99,14 @@ func (l *loop) stats() LoopStats {
 	l.mu.Lock()
 	dirty, late := l.dirtyLen, l.late
 	l.mu.Unlock()
+	inTurn := time.Duration(0)
+	if since := l.turn.since.Load(); since != 0 {
+		inTurn = time.Duration(max(l.srv.now()-max(since, -since), 1))
+	}
 	c := &l.st
 	return LoopStats{
-		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
+		InTurn: inTurn,
+		Conns:  int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
 		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(),
