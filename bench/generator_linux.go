@@ -118,6 +118,8 @@ func newDriver(spec genSpec) (driver, error) {
 		return newTimerDriver(spec), nil
 	case Mixed:
 		return newMixedDriver(spec), nil
+	case Replay:
+		return newReplayDriver(spec)
 	case Flood:
 		return newFloodDriver(spec)
 	}

@@ -130,7 +130,12 @@ func (l *loop) route(addrs []string) error {
 }
 
 // maxFrame is the longest frame that this workload can get back.
-func maxFrame(spec genSpec) int { return 2*spec.Body + 64<<10 }
+func maxFrame(spec genSpec) int {
+	if spec.Kind == Replay {
+		return 1 << 20
+	}
+	return 2*spec.Body + 64<<10
+}
 
 func (l *loop) watch(fd int, number int32) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: number}

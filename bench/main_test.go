@@ -27,7 +27,12 @@ func TestMain(m *testing.M) {
 	if code != 0 {
 		os.Exit(code)
 	}
-	if err := goleak.Find(); err != nil {
+	ignored := []goleak.Option{ // of gnet, for the life of the process, where a test starts a server in it
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).ticktock"),
+		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*goWorker).run.func1"),
+	}
+	if err := goleak.Find(ignored...); err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")
 		os.Exit(1)
 	}

@@ -29,6 +29,7 @@ const (
 	Inline    Kind = "inline"    // 4/4 sum through two calls in line
 	Cache     Kind = "cache"     // 5/1, 5/2, 5/3 in turn, Depth outstanding
 	Locks     Kind = "locks"     // 5/4 then 5/5, one outstanding
+	Replay    Kind = "replay"    // what a recording of serve --record-bodies asks, Depth outstanding, over and over
 	Flood     Kind = "flood"     // echo while Members half-open TLS handshakes stand beside it
 )
 
@@ -43,6 +44,7 @@ type Workload struct {
 	Percent float64       `json:"percent,omitempty"` // Rate as a part of what the base answers in a closed loop; see Config.Base
 	Members int           `json:"members,omitempty"` // of a group, default 10; half-open handshakes of a flood, default 500
 	Every   time.Duration `json:"every,omitempty"`   // timer period or sleep
+	File    string        `json:"file,omitempty"`    // of a replay
 }
 
 // Limits of a workload: what one generator machine can hold.
@@ -68,17 +70,21 @@ var workloadDefaults = map[Kind]Workload{
 	Inline:    {Depth: 1},
 	Cache:     {Depth: 1, Body: 64},
 	Locks:     {Depth: 1},
+	Replay:    {Depth: 1},
 	Flood:     {Depth: 1, Body: 64, Members: 500},
 }
 
 // ParseWorkload reads [DOOR[+DOOR]-]KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
-// body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group, handshakes of a flood).
+// body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group, handshakes of a flood);
+// file:PATH, the last one, is the recording of a replay.
 //
 //	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000      echo/100@50%
 //	broadcast/1000x8   idle/15000             timers/100x10/20ms
 //	tls-echo/100x32    tls-churn/64           tcp+ws-broadcast/1000x8
+//	replay/100x8/file:/tmp/traffic.pcapng
 func ParseWorkload(spec string) (Workload, error) {
-	parts := strings.Split(strings.TrimSpace(spec), "/")
+	shape, file, _ := strings.Cut(strings.TrimSpace(spec), "/file:")
+	parts := strings.Split(shape, "/")
 	door, kind, behind := strings.Cut(parts[0], "-")
 	if !behind {
 		door, kind = "", parts[0]
@@ -87,7 +93,7 @@ func ParseWorkload(spec string) (Workload, error) {
 	if !known {
 		return Workload{}, fmt.Errorf("bench: workload %q: unknown kind %q", spec, kind)
 	}
-	w.Kind, w.Door = Kind(kind), door
+	w.Kind, w.Door, w.File = Kind(kind), door, file
 	if behind && door == "" {
 		return Workload{}, fmt.Errorf("bench: workload %q: no door in front of %s, as in tls-%s", spec, kind, kind)
 	}
@@ -163,6 +169,9 @@ func (w Workload) validate() error {
 	if w.Kind == Flood {
 		between("half-open handshakes", w.Members, 1, maxDepth)
 	}
+	if (w.Kind == Replay) != (w.File != "") {
+		errs = append(errs, errors.New("a replay has a recording, as in replay/100x8/file:PATH, and nothing else has"))
+	}
 	errs = append(errs, w.checkDoor())
 	if w.open() && w.Kind != Echo && w.Kind != Flood {
 		errs = append(errs, errors.New("only echo and flood run on a fixed schedule"))
@@ -213,6 +222,9 @@ func (w Workload) String() string {
 	}
 	if w.Every != d.Every {
 		fmt.Fprintf(&b, "/%v", w.Every)
+	}
+	if w.File != "" {
+		b.WriteString("/file:" + w.File)
 	}
 	return b.String()
 }

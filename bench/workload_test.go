@@ -9,7 +9,7 @@ import (
 )
 
 func TestWorkloadSpecsRoundTrip(t *testing.T) {
-	kinds := []Kind{Echo, Broadcast, Groups, Idle, Churn, Mixed, Sleep, Timers, SetKill, Database, Services, Inline, Cache, Locks, Flood}
+	kinds := []Kind{Echo, Broadcast, Groups, Idle, Churn, Mixed, Sleep, Timers, SetKill, Database, Services, Inline, Cache, Locks, Replay, Flood}
 	rapid.Check(t, func(t *rapid.T) {
 		w := workloadDefaults[rapid.SampledFrom(kinds).Draw(t, "kind")]
 		for k, d := range workloadDefaults {
@@ -31,6 +31,9 @@ func TestWorkloadSpecsRoundTrip(t *testing.T) {
 		if w.Every > 0 {
 			w.Every = time.Duration(rapid.IntRange(1, 5000).Draw(t, "every")) * time.Millisecond
 		}
+		if w.Kind == Replay {
+			w.File = "/tmp/traffic.pcapng"
+		}
 		w.Door = rapid.SampledFrom([]string{"", "tls", "ws", "wss", "tcp+ws", "ws+tls+tcp"}).Draw(t, "door")
 		if (w.Kind == Echo || w.Kind == Flood) && rapid.Bool().Draw(t, "open") {
 			w.Rate = float64(rapid.IntRange(1, 1e6).Draw(t, "rate"))
@@ -49,7 +52,7 @@ func TestWrongSpecsAreRefused(t *testing.T) {
 	for _, spec := range []string{
 		"", "echo", "echo/", "echo/x", "echo/0", "echo/-1", "echo/1xx", "echo/1x70000", "echo/1@0", "echo/1@-5", "echo/1@NaN", "echo/1@Inf", "echo/1@0%", "echo/1@101%", "echo/1@%", "broadcast/10@50%",
 		"nonsense/1", "broadcast/10@100", "groups/5/g6", "timers/1/10us", "echo/1/-5", "echo/1/1TiB", "echo/1/64/64MiB", "sleep/1/-2ms", "echo/99999999",
-		"-echo/1", "udp-echo/1", "tls+-echo/1", "tls+tls-echo/1", "tls-/1", "flood/1/g0", "tls-broadcast/1@5",
+		"-echo/1", "udp-echo/1", "tls+-echo/1", "tls+tls-echo/1", "tls-/1", "flood/1/g0", "tls-broadcast/1@5", "replay/1", "replay/1/file:", "echo/1/file:x", "replay/1@5/file:x",
 	} {
 		if w, err := ParseWorkload(spec); err == nil {
 			t.Errorf("%q: got %+v, want an error", spec, w)
@@ -58,7 +61,7 @@ func TestWrongSpecsAreRefused(t *testing.T) {
 }
 
 func FuzzParseWorkload(f *testing.F) {
-	for _, s := range []string{"echo/100x32", "echo/1@5.5/4KiB", "timers/3x2/20ms", "groups/9x1/g3", "tls-echo/1", "tcp+ws-broadcast/9x2", "flood/5@50%/g20"} {
+	for _, s := range []string{"echo/100x32", "echo/1@5.5/4KiB", "timers/3x2/20ms", "groups/9x1/g3", "tls-echo/1", "tcp+ws-broadcast/9x2", "flood/5@50%/g20", "replay/9x3/file:/tmp/a/b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, spec string) {

@@ -230,7 +230,7 @@ func BenchmarkInlineTurn(b *testing.B) {
 			srv, s, _ := loose(b, &funcs{read: echo})
 			srv.cfg.Dispatch, s.loop.mode = d, dispatch.Mode(d)
 			if d == Adaptive {
-				srv.handles.learns = true
+				srv.handles.learns, srv.handles.timed = true, true
 				for range 8 {
 					srv.handles.table.Learn(1<<16|1, 0)
 				}

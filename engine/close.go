@@ -7,6 +7,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/budget"
+	"millrace/engine/internal/flight"
 )
 
 // beginClose closes the session for a reason, once. It may be called from anywhere.
@@ -31,6 +32,7 @@ func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, wh
 		return false
 	}
 	s.srv.errors.Add(1)
+	s.note(flight.Error, p.Handle(), uint32(code))
 	c, e := f.brief, f.errorPacket(p, code, text)
 	if f.framer != nil {
 		c, e, _ = f.fit(e) // what it can't write is nothing
@@ -45,6 +47,7 @@ func (s *Session) claimClose(why Reason) bool {
 		return false
 	}
 	s.srv.closes[why].Add(1)
+	s.noteClose(why)
 	s.endContexts(true)
 	return true
 }
@@ -154,7 +157,12 @@ func (s *Session) Kick(text string) error {
 }
 
 // schedule puts the strand, which has just become queued, onto the run queue.
-func (s *Session) schedule() { s.srv.pool.push(s) }
+func (s *Session) schedule() {
+	if s.srv.taps {
+		s.noteQueued()
+	}
+	s.srv.pool.push(s)
+}
 
 // push puts a session whose strand is queued onto the run queue.
 func (p *Pool) push(s *Session) { p.sched.Push(&s.task) }
@@ -182,6 +190,7 @@ func (l *loop) detach(s *Session) {
 // forget gives back what a session that has gone held. If nothing has begun to close it
 // but the peer's FIN, its strand does when it comes to that.
 func (l *loop) forget(s *Session) {
+	s.tapClosed()
 	l.srv.lostBytes.Add(uint64(s.out.Drop(&l.out)))
 	s.rd.partial.Drop(l.srv.budget)
 	if l.favoured == s {
@@ -195,6 +204,7 @@ func (l *loop) forget(s *Session) {
 // release frees the slot of a session that has ended altogether.
 func (srv *Server) release(s *Session) {
 	s.meter.close()
+	srv.noteEnd(s)
 	srv.table.release(s)
 	if s.flags.has(flagOther) {
 		srv.others.drop(s)

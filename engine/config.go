@@ -115,6 +115,19 @@ type Config struct {
 	StallAfter time.Duration
 	OnStall    func(Stall) `json:"-"`
 
+	// Recorder has the last events of each session noted, in 512 bytes for each that count in
+	// MemoryBudget; while that is exceeded new sessions get none. See Session.Flight and
+	// Server.Flights. RecorderOff
+	Recorder     Recorder
+	RecorderKeep int // kept of what ended or stalled, of stalls, and of near misses, of each; 64
+	// OnFlight, OnNearMiss: told of sessions that end badly or stall, where there is a Recorder,
+	// and of limits that come near; on a goroutine of their own, one call at a time. At most
+	// 1,024 calls wait. Nil: nobody.
+	OnFlight   func(Flight)   `json:"-"`
+	OnNearMiss func(NearMiss) `json:"-"`
+	// Tap is shown what all sessions read and write; nil: nobody. It has events noted as well.
+	Tap Tap `json:"-"`
+
 	// Admit may refuse a connection before it is a session, by where it comes from (what a
 	// trusted PROXY header said, where there is one). An error refuses with ERROR 8 and the
 	// error's text; a panic refuses too. It is called on a loop, of which it holds up all
@@ -199,6 +212,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.SpareWorkers, 256)
 	or(&c.MaxQueue, 8192)
 	or(&c.StallAfter, stallAfter)
+	or(&c.RecorderKeep, 64)
 	or(&c.MaxRefused, 32)
 	or(&c.MaxOutbound, 1<<20)
 	or(&c.MaxPending, 1<<20)
@@ -283,6 +297,7 @@ func (c Config) validate() error {
 		errs = append(errs, err)
 	}
 	c.validateDoors(bad)
+	within("RecorderKeep", c.RecorderKeep, 1, 1<<16)
 	within("Loops", c.Loops, 1, 1024)
 	within("Workers", c.Workers, 1, 1<<16)
 	within("SpareWorkers", c.SpareWorkers, 0, 1<<16)
@@ -340,6 +355,9 @@ func (c Config) validate() error {
 	}
 	if int(c.Accept) >= len(acceptNames) {
 		bad("Accept", uint8(c.Accept), "must be AcceptReusePort or AcceptSingle")
+	}
+	if int(c.Recorder) >= len(recorderNames) {
+		bad("Recorder", uint8(c.Recorder), "must be RecorderOff, RecorderErrors or RecorderOn")
 	}
 	if int(c.Balance) >= len(balanceNames) {
 		bad("Balance", uint8(c.Balance), "must be RoundRobin, LeastConnections or SourceHash")

@@ -54,12 +54,21 @@
 // may wait, how fast connections, frames and bytes may come, how much time one session may
 // take; and [Server.CostReader] who takes it.
 //
+// # What happened
+//
+// Config.Recorder notes each session's last events in a ring of a fixed size: frames in and
+// out, turns and how long they were waited for, pauses, timers, the end. [Session.Flight]
+// shows them at any time, [Server.Flights] those of sessions that ended badly or stalled.
+// [Server.Stalls] are the callbacks that held a goroutine up, [Server.NearMisses] the limits
+// that came near, and with whom; both are kept without a Recorder too. Config.Tap is shown
+// the bytes themselves.
+//
 // # Layers
 //
 // The packages of engine/internal stand below this one and know nothing of it: bufpool and
 // budget (memory), outbox, inbox and strand (one session's queues), replay (what a session that can be
 // resumed has sent), dispatch (what is
-// learned of handles), registry and perip, sched (the pool), netio (the seam to the
+// learned of handles), registry and perip, flight (a session's last events), sched (the pool), netio (the seam to the
 // network) and gnetio (gnet and Linux behind it). Here is what ties them together: a
 // session, its loop's turns, limits, draining.
 package engine

@@ -65,7 +65,7 @@ type DoorStats = door.Stats
 
 // Transport names what the peer came through: "tcp", "unix", "tls", "ws" or "wss".
 func (s *Session) Transport() string {
-	if d, ok := s.conn.(netio.Door); ok {
+	if d, ok := s.door(); ok {
 		return d.Transport()
 	}
 	return s.conn.LocalAddr().Network()
@@ -74,7 +74,7 @@ func (s *Session) Transport() string {
 // TLS is the state of the session's TLS, the peer's certificates included; nil where it has
 // none. It does not change and is shared.
 func (s *Session) TLS() *tls.ConnectionState {
-	if d, ok := s.conn.(netio.Door); ok {
+	if d, ok := s.door(); ok {
 		return d.TLS()
 	}
 	return nil
@@ -83,7 +83,7 @@ func (s *Session) TLS() *tls.ConnectionState {
 // sayWhy has a WebSocket close with the code that the session's reason stands for. Where a
 // message is in its way the rest of that goes first, if the peer still takes it.
 func (s *Session) sayWhy() {
-	if d, ok := s.conn.(netio.Door); ok {
+	if d, ok := s.door(); ok {
 		why := Reason(s.closing.Load())
 		d.SetCloseCode(closeCode(why))
 		if n := d.Owed(); n > 0 && why != ReasonPeerReset {
@@ -105,13 +105,11 @@ func (s *Session) shown() int {
 // stalled ends the connection of a session whose peer has stood still for FrameTimeout in the
 // middle of a TLS record or a WebSocket header; false: its clocks stand still. Loop goroutine.
 func stalled(k netio.Sink) bool {
-	switch k := k.(type) {
-	case *link:
+	if k, ok := k.(*link); ok {
 		return k.stalled()
-	case *sink:
-		return k.loop.stalled((*Session)(k))
 	}
-	return false
+	s := behindSink(k)
+	return s != nil && s.loop.stalled(s)
 }
 
 // stalled is the function of that name for a session without resume.
@@ -147,8 +145,8 @@ func closeCode(why Reason) uint16 {
 // long the frame behind them is; 0: that is not known. k is nil for one that was refused.
 func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
 	f := srv.framing
-	if s, ok := k.(*sink); ok {
-		f = (*Session)(s).framing.Load()
+	if s := behindSink(k); s != nil {
+		f = s.framing.Load()
 	}
 	for whole < len(b) {
 		size, missing, err := f.codec.Frame(b[whole:])

@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/outbox"
 )
 
@@ -95,6 +96,7 @@ func (l *loop) tell(s *Session, grace time.Duration, end time.Time) {
 	s.sendGoAway(grace)
 	l.flush(s, outbox.LookWalk)
 	l.srv.goAways.Add(1)
+	s.note(flight.GoAway, 0, uint32(min(grace.Milliseconds(), maxUint32)))
 	s.goAway.Store(uint32((l.srv.now()-l.srv.drainFrom.Load())/int64(time.Millisecond)) + 1)
 }
 

@@ -104,6 +104,9 @@ const slowAfter = time.Second
 func (l *loop) slow(s *Session) bool {
 	limit := l.srv.cfg.MaxOutbound
 	pushed, lag := s.out.Lagging(&l.out)
+	if n := max(s.out.Size(), pushed+lag); isNear(n, limit) {
+		l.srv.near(LimitOutbound, s, n, limit)
+	}
 	return pushed >= limit || pushed+lag >= limit &&
 		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || past(l.srv.now(), s.rd.progress, slowAfter))
 }

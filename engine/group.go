@@ -81,6 +81,9 @@ func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err erro
 		set = &memberSet{name: g.name, scope: gs.scopes, in: map[*Session]*membership{}}
 		gs.all[g.name] = set
 	}
+	if most := g.srv.cfg.MaxGroups; isNear(n+1, most) {
+		g.srv.near(LimitGroups, s, n+1, most)
+	}
 	m := &membership{s: s, set: set, told: told, next: s.groups}
 	set.in[s], set.list = m, nil
 	s.groups = m

@@ -13,6 +13,7 @@ type handles struct {
 	table  *dispatch.Table
 	mode   dispatch.Mode
 	learns bool // adaptive dispatch measures what runs
+	timed  bool // somebody wants to know how long inline turns take
 }
 
 func (n *handles) init(srv *Server) {
@@ -22,6 +23,7 @@ func (n *handles) init(srv *Server) {
 	}
 	n.table = dispatch.New(fixed)
 	n.srv, n.mode, n.learns = srv, dispatch.Mode(srv.cfg.Dispatch), srv.cfg.Dispatch == Adaptive
+	n.timed = n.learns || srv.taps
 }
 
 // SetDispatch fixes where a handle's packets run: Ordered for a handle that blocks,

@@ -210,7 +210,7 @@ func TestStallsOfLoopsAndWorkersAreTold(t *testing.T) {
 		if st.For < after || st.Stack == "" {
 			t.Errorf("after %v, stack %q", st.For, st.Stack)
 		}
-		st.For, st.Stack = 0, ""
+		st.At, st.For, st.Stack = time.Time{}, 0, ""
 		if st != want[st.Where] {
 			t.Errorf("got %+v, want %+v", st, want[st.Where])
 		}

@@ -51,7 +51,7 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	if no, ok := l.open(s, fd); !ok {
 		return nil, no
 	}
-	return (*sink)(s), netio.Refusal{}
+	return s.sink(), netio.Refusal{}
 }
 
 // knowGoroutine notes which goroutine is the loop's. It is that.
@@ -74,6 +74,7 @@ func (l *loop) open(s *Session, fd int) (no netio.Refusal, ok bool) {
 	}
 	if ok {
 		if l.accept(s) {
+			srv.nearAccept(s, fd)
 			return no, true
 		}
 		srv.leave(remote)
@@ -187,7 +188,8 @@ func (l *loop) accept(s *Session) bool {
 		s.framing.Store(srv.framing)
 	}
 	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve
-	s.task.Init((*strandTask)(s))
+	srv.addTap(s)
+	s.task.Init(s.owner())
 	s.rd.since = srv.now()
 	if now := time.Now(); s.accepted == 0 {
 		s.accepted = now.UnixNano()
@@ -204,8 +206,10 @@ func (l *loop) accept(s *Session) bool {
 		s.in.Open(bufpool.Empty(strand.Accept)) // now it is queued
 	}
 	if !srv.table.acquire(s) {
+		srv.dropTap(s)
 		return false
 	}
+	s.tapOpened()
 	srv.conns.Add(1)
 	l.add(s)
 	if s.flags.has(flagOther) {

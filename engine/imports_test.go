@@ -10,7 +10,7 @@ import (
 const internalDir = "millrace/engine/internal/"
 
 // alone are the layers that stand on no other one.
-var alone = []string{"sched", "dispatch", "registry", "perip"}
+var alone = []string{"sched", "dispatch", "registry", "perip", "flight"}
 
 // netModules are the modules that only engine/internal/gnetio may import, and reachesOut the
 // packages that do so beside it.

@@ -6,6 +6,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
 	"millrace/engine/internal/sched"
@@ -97,7 +98,7 @@ func (l *loop) conns(yield func(netio.Conn) bool) {
 // socket is the session's connection on its own loop, nil where there is none.
 func (s *Session) socket() netio.Conn {
 	if s.line() == nil {
-		return s.conn
+		return bare(s.conn)
 	}
 	if k := s.line().cur; k != nil && k.loop == s.loop {
 		return k.c
@@ -141,12 +142,25 @@ func (l *loop) inline(s *Session, b []byte) int {
 	if used > 0 {
 		l.saw(s, used, now)
 		l.st.inline.Add(uint64(used))
-		if l.srv.handles.learns {
-			l.srv.handles.judge(s.framing.Load().codec, b[:done], used, time.Duration(l.srv.now()-now))
+		if l.srv.handles.timed {
+			l.timeTurn(s, b[:done], used, now)
 		}
 	}
 	l.endInline(s)
 	return done
+}
+
+// timeTurn looks at how long an inline turn took that began at began, of some frames, those
+// in b.
+func (l *loop) timeTurn(s *Session, b []byte, frames int, began int64) {
+	now := l.srv.now()
+	if l.srv.handles.learns {
+		l.srv.handles.judge(s.framing.Load().codec, b, frames, time.Duration(now-began))
+	}
+	if t := s.tap(); t != nil {
+		t.ring.Sum(now, flight.Inline, s.handle.Load(), uint32(min((now-began)/1000, maxUint32)), frames)
+		l.noted = now
+	}
 }
 
 // endInline writes what an inline turn has staged and gives the strand up. In this order:
@@ -154,6 +168,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 func (l *loop) endInline(s *Session) {
 	l.flush(s, outbox.LookInline)
 	s.meter.end()
+	l.noted = 0
 	if s.in.Leave(s.closed()) {
 		s.schedule()
 	}
@@ -288,10 +303,11 @@ func (l *loop) watchTurn(since, now int64, late time.Duration) {
 			return
 		}
 		session, main, sub := (*strandTask)(s).Running()
+		s.stalls(time.Duration(now - began))
 		w.Report(sched.Suspect{
 			Where: "loop", Session: session, Main: main, Sub: sub, Goroutine: l.goroutine.Load(),
 			Since: time.Now().Add(-time.Duration(now - began)),
-			Still: still,
+			Still: still, Told: s.stalled,
 		})
 	}
 }

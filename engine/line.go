@@ -32,6 +32,7 @@ type line struct {
 	bye       bool         // the session ends with this link
 	finned    bool         // the peer has sent its FIN; what is owed goes out, then the link is left
 	away      int64        // since when the peer is away; 0: it is not
+	tap       *tap         // nil: the session's events are not noted; set before it has a slot
 	unasked   int          // bytes that nobody asked for, written since its link went
 	logPos    uint64       // how far it had the broadcasts then
 	asked     atomic.Bool  // a look at a link on another loop is under way
@@ -114,6 +115,9 @@ func (ln *line) Write(p []byte) (n int, err error) {
 	}
 	k := ln.link
 	ln.mu.Unlock()
+	if ln.tap != nil {
+		ln.tap.wrote(p, n)
+	}
 	ln.kick(k)
 	return n, nil
 }

@@ -270,6 +270,7 @@ func (k *link) plain(frame, rest []byte) {
 		k.turnAway(no)
 		return
 	}
+	k.sink = s.sink()
 	k.sink.Received(frame)
 	if len(rest) > 0 && k.state == linkPlain {
 		k.sink.Received(rest)

@@ -57,6 +57,7 @@ type loop struct {
 	slowed    []*Session         // not read from because of a rate, until a time
 	slowTimer bool               // somebody will look at them
 	postponed []postponed        // jobs of a session whose inline turn is held up
+	noted     int64              // the time, for what is noted just now; 0: it has to be looked at
 
 	st loopStats
 }

@@ -59,22 +59,22 @@ func (s *Session) setHandle(handle uint32) {
 	s.meter.turnTo(handle)
 }
 
-// Limit is what has held a session up, or refused a request of its.
-type Limit uint8
+// Throttle is what has held a session up, or refused a request of its.
+type Throttle uint8
 
 const (
-	LimitWait       Limit = iota // WaitBudget and HandleWaits: requests that got ERROR 4
-	LimitFrameRate               // FrameRate: times reading was paused
-	LimitByteRate                // ByteRate: the same
-	LimitSessionCPU              // SessionCPU: the same
-	limitCount
+	ThrottleWait       Throttle = iota // WaitBudget and HandleWaits: requests that got ERROR 4
+	ThrottleFrameRate                  // FrameRate: times reading was paused
+	ThrottleByteRate                   // ByteRate: the same
+	ThrottleSessionCPU                 // SessionCPU: the same
+	throttleCount
 )
 
-var limitNames = [limitCount]string{"wait_budget", "frame_rate", "byte_rate", "session_cpu"}
+var throttleNames = [throttleCount]string{"wait_budget", "frame_rate", "byte_rate", "session_cpu"}
 
-func (l Limit) String() string { return name(limitNames[:], int(l)) }
+func (t Throttle) String() string { return name(throttleNames[:], int(t)) }
 
-// MarshalText makes Limit usable as a key in JSON.
-func (l Limit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+// MarshalText makes Throttle usable as a key in JSON.
+func (t Throttle) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-func (l *Limit) UnmarshalText(b []byte) error { return parse((*uint8)(l), limitNames[:], b) }
+func (t *Throttle) UnmarshalText(b []byte) error { return parse((*uint8)(t), throttleNames[:], b) }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"millrace/engine/internal/budget"
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/inbox"
 )
 
@@ -9,7 +10,7 @@ import (
 func (l *loop) review(s *Session) {
 	c := &l.srv.cfg
 	in := s.in.Held(c.MaxPending)
-	if s.rd.paused == 0 && in < c.MaxPending && !s.out.Full() && !s.out.Blocked() && l.srv.budget.Level() == budget.Free {
+	if s.rd.paused == 0 && in < l.srv.nearPending && !s.out.Full() && !s.out.Blocked() && l.srv.budget.Level() == budget.Free {
 		return // the usual case: less is unsent than the strand may leave, which is at most MaxOutbound
 	}
 	out := s.out.Size()
@@ -18,6 +19,9 @@ func (l *loop) review(s *Session) {
 		want &^= inbox.PauseBudget
 	} else {
 		want = want.With(inbox.PauseBudget, in+out+s.rest(), l.srv.shareOf(level))
+	}
+	if isNear(in, c.MaxPending) {
+		l.srv.near(LimitPending, s, in, c.MaxPending)
 	}
 	switch {
 	case want == s.rd.paused:
@@ -44,6 +48,7 @@ func (l *loop) pause(s *Session, why inbox.Pause) {
 		}
 	}
 	s.setPaused(why)
+	s.note(flight.Pause, uint32(why), 0)
 	if why&inbox.PauseBudget != 0 && !s.rd.waits {
 		s.rd.waits = true
 		l.paused = append(l.paused, s)
@@ -68,6 +73,7 @@ func (l *loop) unpause(s *Session) {
 		return
 	}
 	s.setPaused(0)
+	s.note(flight.Resume, 0, 0)
 	now := l.srv.now()
 	s.rd.last = now
 	if s.rd.partial.Some() {

@@ -31,7 +31,8 @@ type Stall struct {
 	Where     string        // what the goroutine is: "worker" or "loop"
 	Session   string        // its ID; of a Strand its name; "" for a function given to Pool.Submit
 	Main, Sub uint16        // the packet that OnSocketRead handles; 0/0 in any other callback
-	For       time.Duration // so far
+	At        time.Time     // when it was reported
+	For       time.Duration // by then
 	Stack     string        // of the goroutine; "" if the callback ended just before it was taken
 }
 
@@ -49,6 +50,7 @@ type PoolStats struct {
 	Blocked  int    // of them inside one batch for more than 4 ms
 	Sessions int    // strands in the run queue, of sessions and others
 	Queue    int    // functions waiting
+	MaxQueue int    // how many may wait
 	Ran      uint64 // batches and functions run
 	Refused  uint64 // ErrOverloaded
 	Spawned  uint64 // spare workers ever started
@@ -128,7 +130,7 @@ func (p *Pool) Waits() Histogram { return p.sched.Waits() }
 func (p *Pool) Stats() PoolStats {
 	st := p.sched.Stats()
 	return PoolStats{
-		Workers: st.Workers, Idle: st.Idle, Blocked: st.Blocked, Sessions: st.Tasks, Queue: st.Queue,
+		Workers: st.Workers, Idle: st.Idle, Blocked: st.Blocked, Sessions: st.Tasks, Queue: st.Queue, MaxQueue: st.MaxQueue,
 		Ran: st.Ran, Refused: st.Refused, Spawned: st.Spawned, Panics: st.Panics, Stalls: st.Stalls,
 		StrandMemory: p.strands.budget.Used(), StrandRefused: p.strands.refused.Load(), StrandStale: p.strands.stale.Load(),
 	}

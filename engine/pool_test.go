@@ -173,7 +173,8 @@ func TestStallNamesSessionAndPacket(t *testing.T) {
 		if !strings.Contains(st.Stack, "TestStallNamesSessionAndPacket") || st.For < 40*time.Millisecond {
 			t.Errorf("after %v, stack %q", st.For, st.Stack)
 		}
-		if st.Stack, st.For = "", 0; st != want {
+		st.Stack, st.At, st.For = "", time.Time{}, 0
+		if st != want {
 			t.Errorf("got %+v, want %+v", st, want)
 		}
 		gate <- true

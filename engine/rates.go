@@ -25,23 +25,23 @@ func (l *loop) metered(s *Session, n int) {
 	}
 	m, now := s.meter, l.srv.now()
 	var longest time.Duration
-	why := limitCount
-	take := func(limit Limit, wait time.Duration) {
+	why := throttleCount
+	take := func(limit Throttle, wait time.Duration) {
 		if wait > longest {
 			longest, why = wait, limit
 		}
 	}
 	if c.FrameRate > 0 {
 		frames := s.framesIn.Load()
-		take(LimitFrameRate, m.frames.Take(now, int64(frames-m.seenFrames), int64(c.FrameRate)))
+		take(ThrottleFrameRate, m.frames.Take(now, int64(frames-m.seenFrames), int64(c.FrameRate)))
 		m.seenFrames = frames
 	}
 	if c.ByteRate > 0 {
-		take(LimitByteRate, m.bytes.Take(now, int64(n), int64(c.ByteRate)))
+		take(ThrottleByteRate, m.bytes.Take(now, int64(n), int64(c.ByteRate)))
 	}
 	if c.SessionCPU > 0 {
 		spent := m.cost.spent.Load()
-		take(LimitSessionCPU, m.cpu.Take(now, spent-m.seenCPU, int64(c.SessionCPU)))
+		take(ThrottleSessionCPU, m.cpu.Take(now, spent-m.seenCPU, int64(c.SessionCPU)))
 		m.seenCPU = spent
 	}
 	if longest < slowLeast {

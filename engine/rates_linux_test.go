@@ -46,12 +46,12 @@ func spin() {
 // can be resumed.
 func TestSessionsAreReadAtTheirRate(t *testing.T) {
 	for name, x := range map[string]struct {
-		limit Limit
+		limit Throttle
 		load  Overload
 		spend func(c *client)
 		least time.Duration // what it takes at least
 	}{
-		"frames": {LimitFrameRate, Overload{FrameRate: 1000}, func(c *client) {
+		"frames": {ThrottleFrameRate, Overload{FrameRate: 1000}, func(c *client) {
 			var b []byte
 			for range 1500 {
 				b = append(b, frame(1, 1, "")...)
@@ -61,7 +61,7 @@ func TestSessionsAreReadAtTheirRate(t *testing.T) {
 				c.answer("")
 			}
 		}, 400 * time.Millisecond},
-		"bytes": {LimitByteRate, Overload{ByteRate: 100_000}, func(c *client) {
+		"bytes": {ThrottleByteRate, Overload{ByteRate: 100_000}, func(c *client) {
 			body := string(make([]byte, 50_000))
 			for range 3 {
 				c.Write(frame(1, 1, body))
@@ -70,7 +70,7 @@ func TestSessionsAreReadAtTheirRate(t *testing.T) {
 				c.answer(body)
 			}
 		}, 400 * time.Millisecond},
-		"time": {LimitSessionCPU, Overload{SessionCPU: 20 * time.Millisecond}, func(c *client) {
+		"time": {ThrottleSessionCPU, Overload{SessionCPU: 20 * time.Millisecond}, func(c *client) {
 			for range 5 { // 50 ms, of which the last come too late to count, and the first little
 				c.ask("spin")
 			}
@@ -125,7 +125,7 @@ func TestRatesHoldNoDrainUp(t *testing.T) {
 		c.expect(1, 1, "")
 	}
 	c.send(1, 1, "not read")
-	waitFor(t, "the pause", func() bool { return srv.Stats().Limited[LimitFrameRate] > 0 })
+	waitFor(t, "the pause", func() bool { return srv.Stats().Limited[ThrottleFrameRate] > 0 })
 	if err := srv.Stop(within(t, 20*time.Second)); err != nil {
 		t.Errorf("Stop: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
@@ -86,11 +87,15 @@ func (l *loop) complete(s *Session, b []byte) []byte {
 		l.refuse(s, err)
 		return nil
 	case frame == nil:
+		if t := s.tap(); t != nil {
+			t.notePart(len(b))
+		}
 		return nil
 	}
 	if l.favoured == s {
 		l.favour(nil)
 	}
+	l.noteWhole(s, frame.B, rest)
 	if l.mayInline(s) && l.inline(s, frame.B) > 0 {
 		frame.Free()
 	} else {
@@ -215,9 +220,11 @@ func (l *loop) disconnected(s *Session, how netio.End) {
 	owed := fin && s.rd.life == lifeOpen && l.owes(s)
 	switch {
 	case fin && s.rd.life == lifeOpen && !s.closed() && s.flags.has(flagStep):
+		s.note(flight.Fin, 0, 0)
 		s.flags.set(flagStepFin) // there may be frames in front of it
 		owed = true
 	case fin && s.rd.life == lifeOpen && !s.closed():
+		s.note(flight.Fin, 0, 0)
 		l.post(s, bufpool.Empty(strand.Fin))
 	case s.rd.life != lifeLinger && !fin:
 		s.beginClose(ReasonPeerReset)

@@ -5,6 +5,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
@@ -52,6 +53,9 @@ func (ln *line) keep() (kept int) {
 	n := ln.ring.Bytes()
 	ln.mu.Unlock()
 	c, o, sh := &ln.srv.cfg, &ln.s.out, &ln.home.out
+	if isNear(n, c.ResumeBytes) {
+		ln.srv.near(LimitResumeBytes, ln.s, n, c.ResumeBytes)
+	}
 	kept = max(0, n-max(0, c.ResumeBytes-c.MaxOutbound))
 	o.Keep(sh, kept)
 	if o.Relieve(sh, kept) {
@@ -120,6 +124,7 @@ func (l *loop) attached(s *Session) {
 		l.srv.waiting.Add(-1)
 	}
 	ln.finned = false
+	s.note(flight.Back, 0, 0)
 	s.flags.clear(flagAway)
 	s.setPaused(0)
 	s.rd.heard, s.rd.last, s.rd.since, s.rd.progress, s.rd.wrote = now, now, now, 0, 0
@@ -199,6 +204,7 @@ func (l *loop) detached(s *Session) {
 		ln.away = l.srv.now()
 		l.srv.waiting.Add(1)
 		l.srv.detaches.Add(1)
+		s.note(flight.Away, 0, 0)
 		s.flags.set(flagAway)
 		if h, ok := l.srv.handler().(ResumeHandler); ok {
 			s.tell("OnSocketDetach", func() { h.OnSocketDetach(s) })

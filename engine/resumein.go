@@ -87,6 +87,7 @@ func (l *loop) takeLine(s *Session, k *link, b []byte) {
 
 // hand gives whole frames to the session.
 func (l *loop) hand(s *Session, b []byte) {
+	l.noteRead(s, b)
 	if len(b) > 0 && l.mayInline(s) {
 		b = b[l.inline(s, b):]
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/outbox"
 	"millrace/engine/internal/strand"
 )
@@ -80,6 +81,7 @@ func (s *Session) runItems() {
 // park leaves the strand to whoever drains what it waits for. False: that has been done
 // meanwhile.
 func (s *Session) park() bool {
+	s.note(flight.Park, 0, 0)
 	s.in.Park()
 	s.srv.parks.Add(1)
 	if s.out.WaitsForLog() {
@@ -100,8 +102,11 @@ func (s *Session) runItem(it *bufpool.Buf, budget int) int {
 	case strand.Data:
 		return s.handleData(it, budget)
 	case strand.Func:
-		fn := it.Fn
+		fn, waited := it.Fn, it.Off
 		it.Free()
+		if isNear(waited, s.srv.cfg.MaxTasks) {
+			s.srv.near(LimitTasks, s, waited, s.srv.cfg.MaxTasks)
+		}
 		s.guard("Session.Submit", fn)
 	case strand.Accept:
 		it.Free()
@@ -287,6 +292,7 @@ func (s *Session) guard(callback string, fn func()) {
 
 // panicked ends a session whose callback panicked.
 func (s *Session) panicked(callback string, p codec.Packet, v any) {
+	s.note(flight.Panic, p.Handle(), 0)
 	s.srv.panics.Report(callback, s.id.String(), p.Handle(), v)
 	s.closeWithError(p, CodeInternal, "internal error", ReasonPanic)
 }
@@ -329,12 +335,18 @@ func (t *strandTask) Running() (session string, main, sub uint16) {
 // the same time as a callback. It never blocks: ErrTasksFull, which is ErrBusy, when MaxTasks
 // functions wait, ErrClosed once the session has closed. A function that was accepted runs
 // exactly once, before OnSocketClose.
-func (s *Session) Submit(fn func()) error {
+func (s *Session) Submit(fn func()) error { return s.submit(fn, flight.Task) }
+
+func (s *Session) submit(fn func(), what flight.Kind) error {
+	if s.srv.taps && !s.closed() {
+		s.note(what, 0, 0)
+	}
 	switch s.in.Submit(fn, s.srv.cfg.MaxTasks, s.closed, s.srv.budget) {
 	case strand.Gone:
 		s.srv.stale.Add(1)
 		return ErrClosed
 	case strand.Full:
+		s.srv.near(LimitTasks, s, s.srv.cfg.MaxTasks, s.srv.cfg.MaxTasks)
 		s.srv.busy.Add(1)
 		return ErrTasksFull
 	case strand.Schedule:

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/engine/internal/flight"
 	"millrace/engine/internal/outbox"
 )
 
@@ -86,6 +87,10 @@ func (s *Session) sent(r outbox.Result) error {
 	case outbox.Wake:
 		s.loop.markDirty(s)
 		return nil
+	case outbox.Full:
+		s.srv.near(LimitOutbound, s, s.out.Size(), s.srv.cfg.MaxOutbound)
+	case outbox.LogFull:
+		s.srv.near(LimitOutbox, nil, int(s.loop.out.Queued.Load()), s.loop.out.MaxQueued)
 	}
 	return s.srv.refusal(r)
 }
@@ -146,6 +151,7 @@ func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind ou
 	err := s.send(f.errorPacket(p, code, text), kind)
 	if err == nil {
 		s.srv.errors.Add(1)
+		s.note(flight.Error, p.Handle(), uint32(code))
 	}
 	return err
 }

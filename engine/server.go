@@ -45,7 +45,17 @@ type Server struct {
 	acceptPerIP perip.Rate           // guarded by acceptMu
 	tokens      replay.Tokens[*line] // of sessions that can be resumed
 
-	adjusted atomic.Pointer[Adjustable] // replaced under mu; never changed in place
+	adjusted  atomic.Pointer[Adjustable] // replaced under mu; never changed in place
+	taps      bool                       // the events of sessions are noted, or shown to Config.Tap
+	flights   flights
+	kept      int // what those that are kept take of the memory budget, in bytes
+	stallLog  lastN[Stall]
+	nears     nears
+	nearCount [limitCount]atomic.Uint64
+
+	nearPending int // from how much on MaxPending is near
+	hooks       hooks
+	hooksLost   atomic.Uint64
 
 	budget *budget.Budget
 	share  atomic.Int64 // what one session may hold unsent before its strand waits
@@ -79,7 +89,7 @@ type Server struct {
 
 	closes    [reasonCount]atomic.Uint64
 	refused   [refusalCount]atomic.Uint64
-	limited   [limitCount]atomic.Uint64
+	limited   [throttleCount]atomic.Uint64
 	stale     atomic.Uint64 // sends and submits to sessions that had gone
 	busy      atomic.Uint64 // ErrBusy
 	parks     atomic.Uint64

@@ -145,7 +145,10 @@ func (f *flags) clear(bit uint32) {
 	}
 }
 
-const maxInt = int(^uint(0) >> 1)
+const (
+	maxInt    = int(^uint(0) >> 1)
+	maxUint32 = 1<<32 - 1
+)
 
 func (s *Session) closed() bool { return s.closing.Load() != 0 }
 

@@ -97,11 +97,19 @@ func New(cfg Config, h Handler) (*Server, error) {
 	}
 	srv.adjusted.Store(cfg.adjustable())
 	srv.setFramings()
+	srv.taps = cfg.Recorder != RecorderOff || cfg.Tap != nil
+	srv.stallLog.most, srv.nears.last.most = cfg.RecorderKeep, cfg.RecorderKeep
+	srv.nearPending = cfg.MaxPending - cfg.MaxPending/10
+	srv.hooks.srv = srv
+	if cfg.Recorder != RecorderOff {
+		srv.kept = cfg.RecorderKeep * flightCost
+	}
 	srv.others.srv = srv
 	srv.groups.all = map[string]*memberSet{}
 	srv.flow.srv = srv
 	srv.loops.Store(&[]*loop{})
 	srv.budget = budget.New(cfg.MemoryBudget, srv.levelMoved)
+	srv.budget.Add(srv.kept)
 	srv.share.Store(int64(cfg.MaxOutbound))
 	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
 	srv.handles.init(srv)
@@ -114,7 +122,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 	}
 	if srv.pool == nil {
 		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue, MaxTasks: cfg.MaxTasks,
-			StallAfter: cfg.given().StallAfter, OnStall: cfg.OnStall, Logger: cfg.Logger})
+			StallAfter: cfg.given().StallAfter, OnStall: srv.onPoolStall, Logger: cfg.Logger})
 		if err != nil {
 			return nil, err
 		}

@@ -35,9 +35,12 @@ type Stats struct {
 	GoAways    uint64 // sessions told that the server drains
 	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
-	Closes  map[Reason]uint64  // closed sessions
-	Refused map[Refusal]uint64 // refused connections
-	Limited map[Limit]uint64   // what held sessions up, or refused their requests
+	HooksLost uint64 // calls of OnFlight and OnNearMiss left out, as too many waited
+
+	Closes  map[Reason]uint64   // closed sessions
+	Refused map[Refusal]uint64  // refused connections
+	Limited map[Throttle]uint64 // what held sessions up, or refused their requests
+	Near    map[Limit]uint64    // near misses
 }
 
 // LoopStats is one loop's part.
@@ -58,7 +61,8 @@ type LoopStats struct {
 	Conflated uint64 // keyed pushes whose place a newer one took
 	HandOver  uint64 // times another goroutine took over because a callback held the loop up
 
-	Late time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
+	Late   time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
+	InTurn time.Duration // how long the callbacks have lasted that hold the loop now; 0: none do
 }
 
 // Stats returns a snapshot. It costs a lock for each loop and nothing per session.
@@ -71,15 +75,19 @@ func (srv *Server) Stats() Stats {
 		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
 		Shed: srv.shed.Load(), GoAways: srv.goAways.Load(), Stalls: srv.stalls.Stalls(),
-		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{}, Limited: map[Limit]uint64{},
+		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{}, Limited: map[Throttle]uint64{},
 	}
 	for r := ReasonPeerClosed; r < reasonCount; r++ {
 		st.Closes[r] = srv.closes[r].Load()
 	}
+	st.Near, st.HooksLost = map[Limit]uint64{}, srv.hooksLost.Load()
+	for l := range limitCount {
+		st.Near[l] = srv.nearCount[l].Load()
+	}
 	for r := range refusalCount {
 		st.Refused[r] = srv.refused[r].Load()
 	}
-	for i := range limitCount {
+	for i := range throttleCount {
 		st.Limited[i] = srv.limited[i].Load()
 	}
 	for _, l := range srv.allLoops() {
@@ -98,9 +106,14 @@ func (l *loop) stats() LoopStats {
 	l.mu.Lock()
 	dirty, late := l.dirtyLen, l.late
 	l.mu.Unlock()
+	inTurn := time.Duration(0)
+	if since := l.turn.since.Load(); since != 0 {
+		inTurn = time.Duration(max(l.srv.now()-max(since, -since), 1))
+	}
 	c := &l.st
 	return LoopStats{
-		Conns: int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
+		InTurn: inTurn,
+		Conns:  int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
 		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(), Conflated: c.conflated.Load(),

@@ -82,6 +82,7 @@ func (l *loop) nextStep(s *Session) {
 		l.refuse(s, err)
 	case frame != nil:
 		s.flags.set(flagStep)
+		l.noteRead(s, frame.B)
 		l.queue(s, frame.B, frame)
 		next := func() { l.onLoop(func(l *loop) { l.stepped(s) }) }
 		if s.in.Submit(next, maxInt, s.closed, l.srv.budget) == strand.Schedule {

@@ -127,6 +127,7 @@ func (srv *Server) endLoops() {
 	defer cancel()
 	_ = srv.net.Stop(ctx)
 	defer srv.dropRecent()
+	defer srv.budget.Add(-srv.kept)
 	some := false
 	for _, l := range srv.allLoops() {
 		if l.turn.since.Load() != 0 {
@@ -278,8 +279,8 @@ func (s *Session) outstanding() (frames, bytes int) {
 // inCallback tells whether the caller is a callback that this server's Stop waits for.
 func (srv *Server) inCallback() bool {
 	if owner, on := srv.pool.sched.Current(); on {
-		t, _ := owner.(*strandTask)
-		return srv.ownPool || t != nil && t.srv == srv
+		s := ownerSession(owner)
+		return srv.ownPool || s != nil && s.srv == srv
 	}
 	id := sched.GoroutineID()
 	for _, l := range srv.allLoops() {

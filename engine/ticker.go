@@ -27,7 +27,9 @@ func (srv *Server) ticker() {
 		}
 		srv.guardFiles()
 		srv.fitShare()
-		trim.look(srv.budget.TakePeak(), srv.budget.Used(), time.Now())
+		peak := srv.budget.TakePeak()
+		srv.nearNow(peak)
+		trim.look(peak, srv.budget.Used(), time.Now())
 		for _, l := range srv.allLoops() {
 			l.mu.Lock()
 			if l.sweepDue {

@@ -105,7 +105,7 @@ func (s *Session) overdue(w *waits, p codec.Packet, at int64) bool {
 
 // refuseOverdue answers a request that has waited too long.
 func (s *Session) refuseOverdue(p codec.Packet) {
-	s.srv.limited[LimitWait].Add(1)
+	s.srv.limited[ThrottleWait].Add(1)
 	_ = s.sendError(p, CodeOverloaded, "the server is overloaded: the request has waited too long", outbox.System)
 }
 

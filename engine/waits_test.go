@@ -154,7 +154,7 @@ func TestRequestsThatWaitedTooLongGetError4(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := srv.Stats().Limited[LimitWait]; served == 0 || refused == 0 || int(n) != refused {
+	if n := srv.Stats().Limited[ThrottleWait]; served == 0 || refused == 0 || int(n) != refused {
 		t.Errorf("%d served, %d refused, %d counted", served, refused, n)
 	}
 	c := dial(t, srv)

@@ -41,7 +41,7 @@ func (c *Controller) state(s *engine.Session, create bool) *sessionState {
 // set returns the session's timers, or nil without a timer service.
 func (st *sessionState) set() *timerwheel.Set {
 	if st.timers == nil && st.c.cfg.Timers != nil {
-		st.timers = st.c.cfg.Timers.For(st.s)
+		st.timers = st.c.cfg.Timers.For(st.s.Submitter(engine.EventTimer))
 	}
 	return st.timers
 }

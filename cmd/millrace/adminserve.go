@@ -83,6 +83,7 @@ func (f *adminFlags) open(token string, srv *engine.Server, b *backends, setting
 	}
 	cfg := admin.Config{
 		Addr: f.Admin, Token: token, Write: f.AdminWrite, Pprof: f.AdminPprof, Trace: time.Duration(f.AdminTrace), MaxClients: int(f.AdminClients),
+		Events: func(id engine.ID) any { return lastEvents(srv, id) },
 		Server: srv, Controller: b.services.Controller, Timers: b.timers, Settings: settings, DrainTimeout: drain, Logger: log,
 	}
 	b.tell(&cfg)
@@ -104,6 +105,14 @@ func (f *adminFlags) open(token string, srv *engine.Server, b *backends, setting
 		defer cancel()
 		_ = door.Stop(ctx) // its clients have had their time
 	}, nil
+}
+
+// lastEvents are a session's, nil without a recorder.
+func lastEvents(srv *engine.Server, id engine.ID) any {
+	if f, ok := srv.Flight(id); ok && len(f.Events) > 0 {
+		return f.Events
+	}
+	return nil
 }
 
 type dbState struct {

@@ -25,6 +25,14 @@ import (
 	"millrace/services/client"
 )
 
+// tlsFlags are a client's side of TLS.
+type tlsFlags struct {
+	TLSCA       string `name:"tls-ca" placeholder:"FILE" help:"Trust servers that these authorities vouch for, PEM (the system's)."`
+	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Our own certificate, PEM (none)."`
+	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Its key, PEM."`
+	TLSInsecure bool   `name:"tls-insecure" help:"For trying: trust any server (false)."`
+}
+
 // callCmd is millrace call.
 type callCmd struct {
 	frameFlags
@@ -33,13 +41,10 @@ type callCmd struct {
 	Handle string `arg:"" optional:"" help:"MAIN/SUB of the frame to send. With --listen it may be left out."`
 	Body   string `arg:"" optional:"" help:"The body as text; @FILE reads a file, - reads standard input."`
 
-	Resume      period `placeholder:"D" help:"Go on with the session for so long when the connection breaks, if the server has --resume too (off)."`
-	Listen      bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
-	Timeout     period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
-	TLSCA       string `name:"tls-ca" placeholder:"FILE" help:"Trust servers that these authorities vouch for, PEM (the system's)."`
-	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Our own certificate, PEM (none)."`
-	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Its key, PEM."`
-	TLSInsecure bool   `name:"tls-insecure" help:"For trying: trust any server (false)."`
+	Resume  period `placeholder:"D" help:"Go on with the session for so long when the connection breaks, if the server has --resume too (off)."`
+	Listen  bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
+	Timeout period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
+	tlsFlags
 
 	Hex      bool `help:"BODY is hexadecimal, and bodies are printed so (false)."`
 	MaxFrame size `default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame (${default})."`
@@ -226,11 +231,11 @@ func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, te
 	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
 }
 
-// checkAddr refuses an address that can't be.
-func (c *callCmd) checkAddr() error {
-	scheme, host, ok := strings.Cut(c.Addr, "://")
+// checkAddr refuses an address that can't be, by the name of what says it.
+func checkAddr(by, addr string) error {
+	scheme, host, ok := strings.Cut(addr, "://")
 	if !ok {
-		scheme, host = "tcp", c.Addr
+		scheme, host = "tcp", addr
 	}
 	switch scheme {
 	case "tcp", "tcp4", "tcp6", "tls", "ws", "wss":
@@ -238,18 +243,18 @@ func (c *callCmd) checkAddr() error {
 			host, _, _ = strings.Cut(host, "/")
 		}
 		if _, _, err := net.SplitHostPort(host); err != nil {
-			return exitf(exitUsage, "ADDR %q: must be HOST:PORT, such as 127.0.0.1:7000", c.Addr)
+			return exitf(exitUsage, "%s %q: must be HOST:PORT, such as 127.0.0.1:7000", by, addr)
 		}
 	case "unix", "tls+unix", "ws+unix", "wss+unix":
 	default:
-		return exitf(exitUsage, "ADDR %q: must be HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://, ws:// or wss://", c.Addr)
+		return exitf(exitUsage, "%s %q: must be HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://, ws:// or wss://", by, addr)
 	}
 	return nil
 }
 
 // dial connects, through whatever the address names.
 func (c *callCmd) dial() (net.Conn, error) {
-	if err := c.checkAddr(); err != nil {
+	if err := checkAddr("ADDR", c.Addr); err != nil {
 		return nil, err
 	}
 	cfg, err := c.tls()
@@ -265,7 +270,7 @@ func (c *callCmd) dial() (net.Conn, error) {
 	return conn, nil
 }
 
-func (c *callCmd) tls() (*tls.Config, error) {
+func (c *tlsFlags) tls() (*tls.Config, error) {
 	cfg := &tls.Config{InsecureSkipVerify: c.TLSInsecure}
 	if c.TLSCA != "" {
 		pool, err := certs.Pool(c.TLSCA)

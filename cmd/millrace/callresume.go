@@ -13,7 +13,7 @@ import (
 
 // resumed sends and prints in a session that outlives its connection.
 func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
-	if err := c.checkAddr(); err != nil {
+	if err := checkAddr("ADDR", c.Addr); err != nil {
 		return err
 	}
 	framer, err := c.framer(maxFrame, &sources{})

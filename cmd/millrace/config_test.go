@@ -231,7 +231,7 @@ func TestEveryFieldOfConfigHasItsFlag(t *testing.T) {
 		for _, field := range reflect.VisibleFields(of) {
 			switch name := field.Name; name {
 			case "Limits", "Timeouts", "Overload", "Socket", "Doors": // their fields come one by one
-			case "Layout", "Pool", "Admit", "OnStall", "OnUpgrade", "Logger", "Framings": // the frame's own flags; an embedder's
+			case "Layout", "Pool", "Admit", "OnStall", "OnUpgrade", "OnFlight", "OnNearMiss", "Tap", "Logger", "Framings": // the frame's own flags; an embedder's
 			default:
 				if flag := "--" + flagOf(name); !strings.Contains(help, flag+"=") && !strings.Contains(help, flag+" ") && !strings.Contains(help, "--[no-]"+flagOf(name)) {
 					t.Errorf("%s.%s has no flag %s", of, name, flag)

@@ -28,12 +28,14 @@ var groups = []kong.Group{
 	{Key: "frame", Title: "The frame"},
 	{Key: "backends", Title: "Timers, the database, the cache"},
 	{Key: "admin", Title: "The operator's door"},
+	{Key: "record", Title: "What is noted of sessions"},
 	{Key: "rest", Title: "The rest"},
 }
 
 type (
 	dispatchOption = option[engine.Dispatch, *engine.Dispatch]
 	acceptOption   = option[engine.AcceptMode, *engine.AcceptMode]
+	recorderOption = option[engine.Recorder, *engine.Recorder]
 	balanceOption  = option[engine.Balance, *engine.Balance]
 )
 
@@ -116,6 +118,9 @@ type engineFlags struct {
 	DrainRate auto   `group:"times" default:"auto" placeholder:"N" help:"Sessions told GOAWAY in a second of a drain (${default}: 200, or as many as it takes to tell all in a quarter of --drain-timeout)."`
 	DrainTo   string `group:"times" placeholder:"ADDR" help:"Where GOAWAY sends the clients: HOST:PORT, up to 256 bytes (none)."`
 
+	Recorder     recorderOption `group:"record" default:"off" placeholder:"MODE" help:"Note the last events of each session, in 512 bytes for each: off, errors (keep those of sessions that end badly or stall, and log them) or on (keep those of all that end) (${default})."`
+	RecorderKeep count          `group:"record" default:"64" placeholder:"N" help:"How many are kept of these, of stalls, and of limits that came near (${default})."`
+
 	SystemFrames     bool    `group:"socket" default:"true" help:"PING, ERROR and GOAWAY on Main 0; --system-frames=false for clients that know nothing of them (${default})."`
 	ReadBuffer       size    `group:"socket" default:"64KiB" placeholder:"BYTES" help:"Most that one read takes, per loop (${default})."`
 	SocketRecvBuffer buffer  `group:"socket" default:"off" placeholder:"BYTES" help:"SO_RCVBUF; off for the system's (${default})."`
@@ -141,6 +146,7 @@ func (f *engineFlags) config(frame *frameFlags, framer codec.Framer, handles map
 		Addrs: f.Addr, Layout: frame.layout(), Framer: framer, MaxFrame: f.maxFrame(),
 		Loops: int(f.Loops), Dispatch: f.Dispatch.v, Accept: f.Accept.v, Balance: f.Balance.v, Handles: modes,
 		Workers: int(f.Workers), SpareWorkers: f.SpareWorkers.engine(), MaxQueue: int(f.MaxQueue), StallAfter: f.StallAfter.engine(),
+		Recorder: f.Recorder.v, RecorderKeep: int(f.RecorderKeep),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		Limits: engine.Limits{
 			MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxRefused: int(f.MaxRefused), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),

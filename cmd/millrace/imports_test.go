@@ -25,24 +25,26 @@ var mayImport = map[string][]string{
 	"millrace/services/admin/page":    {},
 	"millrace/services/admin": {"millrace/services/admin/live", "millrace/services/admin/page", "millrace/engine", "millrace/services", "millrace/timerwheel", "millrace/internal/hist", "github.com/prometheus",
 		"google.golang.org/protobuf/proto"},
-	"millrace/services/otel":   {"millrace/services", "millrace/dbasync", "github.com/jackc/pgx/v5", "go.opentelemetry.io/otel"},
-	"millrace/services/events": {"millrace/services", "millrace/engine", "millrace/dbasync"},
-	"millrace/examples/chat":   {"millrace/engine", "millrace/services", "millrace/services/serial"},
-	"millrace/services/client": {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
+	"millrace/services/otel":    {"millrace/services", "millrace/dbasync", "github.com/jackc/pgx/v5", "go.opentelemetry.io/otel"},
+	"millrace/services/events":  {"millrace/services", "millrace/engine", "millrace/dbasync"},
+	"millrace/examples/chat":    {"millrace/engine", "millrace/services", "millrace/services/serial"},
+	"millrace/services/client":  {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
+	"millrace/services/capture": {"millrace/codec", "millrace/engine"},
 	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }
 
 // What must not be linked at all, however far away, by whoever imports a package.
 var mustNotLink = map[string][]string{
-	"millrace/engine":          {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io", "github.com/prometheus"},
-	"millrace/services":        {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
-	"millrace/services/admin":  {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "net/http/pprof"},
-	"millrace/services/events": {"github.com/nats-io"},
-	"millrace/services/client": {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
-	"millrace/examples/chat":   {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
-	"millrace/timerwheel":      {"millrace/engine"},
-	"millrace/dbasync":         {"millrace/engine"},
+	"millrace/engine":           {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/services":         {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/services/admin":   {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "net/http/pprof"},
+	"millrace/services/events":  {"github.com/nats-io"},
+	"millrace/services/client":  {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
+	"millrace/examples/chat":    {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
+	"millrace/timerwheel":       {"millrace/engine"},
+	"millrace/dbasync":          {"millrace/engine"},
+	"millrace/services/capture": {"millrace/dbasync", "millrace/timerwheel", "github.com/jackc", "github.com/nats-io"},
 }
 
 func goList(t *testing.T, args ...string) []string {

@@ -24,6 +24,7 @@ type commands struct {
 	Serve   serveCmd       `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
 	Call    callCmd        `cmd:"" help:"Send one frame to a server and print what comes back."`
 	Top     topcmd.Top     `cmd:"" help:"Show what a server does, and what is wrong with it, in a terminal."`
+	Replay  replayCmd      `cmd:"" help:"Play a recording of serve --record-bodies against a server, and compare the answers."`
 	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
 	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
@@ -64,6 +65,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Admin.run(ctx.Command(), stdout)
 	case "top":
 		return cli.Top.Run(stdout)
+	case "replay":
+		return cli.Replay.run(stdout)
 	case "bench", "tune":
 		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 	default:

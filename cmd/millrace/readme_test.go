@@ -41,7 +41,7 @@ func TestTheREADMEsDefaultsAreServes(t *testing.T) {
 
 func TestTheREADMENamesFlagsThatAre(t *testing.T) {
 	var help string
-	for _, cmd := range [][]string{{"serve"}, {"call"}, {"top"}, {"bench", "run"}, {"tune"}, {"admin", "x", "kick"}, {"admin", "x", "drain"}} {
+	for _, cmd := range [][]string{{"serve"}, {"call"}, {"replay"}, {"top"}, {"bench", "run"}, {"tune"}, {"admin", "x", "kick"}, {"admin", "x", "drain"}} {
 		out, _, _ := millrace(t, nil, "", append(cmd, "--help")...)
 		help += out
 	}

@@ -30,6 +30,7 @@ type serveCmd struct {
 	frameFlags
 	backendFlags
 	adminFlags
+	recordFlags
 
 	DrainTimeout timeout `group:"times" default:"30s" placeholder:"D" help:"From SIGTERM until what is left is closed; off waits for as long as it takes (${default})."`
 
@@ -94,6 +95,15 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	}
 	cfg = c.config(&c.frameFlags, framer, controller.Dispatch(), log)
 	cfg.Pool, cfg.Doors = behind.pool, doors
+	tap, stopTap, err := c.tap(&c.frameFlags, cfg.MaxFrame, src, log)
+	if err != nil {
+		return err
+	}
+	defer stopTap()
+	cfg.Tap = tap
+	if cfg.Recorder != engine.RecorderOff {
+		cfg.OnFlight = logFlights(log)
+	}
 	srv, err := engine.New(cfg, handler)
 	if err != nil {
 		return startError(err, src)

@@ -47,6 +47,8 @@ var names = map[string]string{
 	"server.Refused":    "refused",
 	"server.Limited":    "limited",
 	"server.Conflated":  "-",
+	"server.Near":       "limit_near",
+	"server.HooksLost":  "hooks_left_out",
 
 	"server.Doors.Opening":       "door_opening",
 	"server.Doors.Handshaking":   "door_handshaking",
@@ -81,6 +83,7 @@ var names = map[string]string{
 	"server.Pool.StrandRefused": "pool_strand_refused",
 	"server.Pool.StrandStale":   "pool_strand_stale",
 	"server.Pool.Stalls":        "worker_stalls",
+	"server.Pool.MaxQueue":      "pool_max_functions",
 
 	"timers.Late":       "timer_late_seconds",
 	"requests.Unknown":  "-",
@@ -108,6 +111,7 @@ var keyLabels = map[string]string{
 	"server.Closes":  "reason",
 	"server.Refused": "reason",
 	"server.Limited": "reason",
+	"server.Near":    "limit",
 	"db.Ended":       "outcome",
 }
 
@@ -129,6 +133,10 @@ var helps = map[string]string{
 	"loop_handovers_total":        "Times that another goroutine did a loop's work, as a callback held it up.",
 	"pushes_conflated_total":      "Keyed pushes that never left, as a newer one took their place.",
 	"loop_late_seconds":           "For how long a loop has not looked at its clocks though it was asked to.",
+	"loop_in_turn_seconds":        "How long the callbacks have lasted that hold the loop now.",
+	"limit_near_total":            "Times that a limit came within a tenth or was met, by limit; of one session's, one in a second.",
+	"hooks_left_out_total":        "Times that nobody was told of a session's bad end or of a near limit, as too many were waiting for that.",
+	"pool_max_functions":          "max-queue.",
 
 	"sessions":                 "Sessions that have a slot, against max-conns.",
 	"draining":                 "1 while the server drains.",

@@ -60,6 +60,17 @@ func (c *Counter) Leave(a net.Addr) {
 	}
 }
 
+// Count is how many connections come from a's address; 0 where they are not counted.
+func (c *Counter) Count(a net.Addr) int {
+	ip, ok := ipOf(a)
+	if !ok {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m[ip]
+}
+
 // Len is how many addresses have connections.
 func (c *Counter) Len() int {
 	c.mu.Lock()

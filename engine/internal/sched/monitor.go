@@ -108,7 +108,14 @@ func (p *Pool) report() {
 		o.Long()
 	}
 	for _, h := range p.held {
-		p.watch.Report(h.suspect(p.epoch))
+		s := h.suspect(p.epoch)
+		if h.t != nil {
+			if o, ok := h.t.owner.(Staller); ok {
+				o.Stalls(time.Since(s.Since))
+				s.Told = o.Stalled
+			}
+		}
+		p.watch.Report(s)
 	}
 	clear(p.long)
 	clear(p.held)

@@ -85,6 +85,7 @@ const (
 type Stats struct {
 	Workers, Idle, Blocked int    // Blocked: inside one callback, or eight quick ones, for more than BlockedAfter
 	Tasks, Queue           int    // tasks and functions that wait
+	MaxQueue               int    // how many functions may
 	Ran                    uint64 // turns and functions run
 	Refused                uint64 // ErrOverloaded
 	Spawned                uint64 // spare workers ever started
@@ -297,7 +298,7 @@ func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := Stats{
-		Workers: len(p.workers), Idle: p.idle, Tasks: p.tasks.n, Queue: p.fns.len(),
+		Workers: len(p.workers), Idle: p.idle, Tasks: p.tasks.n, Queue: p.fns.len(), MaxQueue: p.cfg.MaxQueue,
 		Ran: p.ran.Load(), Refused: p.refused.Load(), Spawned: p.spawned.Load(),
 		Panics: p.panics.Total(), Stalls: p.watch.Stalls(),
 	}

@@ -1,5 +1,7 @@
 package sched
 
+import "time"
+
 // Owner is what a Task runs. Run is called by a worker; the monitor calls the others,
 // which must return soon and are safe at any time. One that is a fmt.Stringer too is called
 // that where a Stop says what it waits for.
@@ -16,6 +18,15 @@ type Owner interface {
 	Long()
 	// Running names what the turn runs, for people: the session and the handle.
 	Running() (session string, main, sub uint16)
+}
+
+// Staller is an Owner that wants to know of its callbacks that stand still.
+type Staller interface {
+	// Stalls is called by the monitor when it has found one, that has lasted d; it must not
+	// block.
+	Stalls(d time.Duration)
+	// Stalled is called when that is reported, on the reporter's goroutine.
+	Stalled(Stall)
 }
 
 // Task is the run queue's part of its owner. It is on the queue once at most.

@@ -9,9 +9,10 @@ import (
 
 // Stall is a callback that holds its goroutine up.
 type Stall struct {
-	Where     string // what the goroutine is: "worker" or "loop"
-	Session   string // "" for a function that belongs to none
-	Main, Sub uint16 // the packet's handle; 0/0 when no packet is handled
+	Where     string    // what the goroutine is: "worker" or "loop"
+	Session   string    // "" for a function that belongs to none
+	Main, Sub uint16    // the packet's handle; 0/0 when no packet is handled
+	At        time.Time // when it was reported
 	For       time.Duration
 	Stack     string // of the goroutine; "" when the callback ended before it was taken
 }
@@ -24,6 +25,7 @@ type Suspect struct {
 	Since     time.Time   // when the callback began
 	Goroutine uint64      // see GoroutineID
 	Still     func() bool // whether it is in that callback now; any goroutine
+	Told      func(Stall) // is told of the report as the hook is, and before it; may be nil
 }
 
 const (
@@ -183,7 +185,8 @@ func (w *Watch) pause() {
 }
 
 func (w *Watch) tell(s Suspect, all []byte) {
-	st := Stall{Where: s.Where, Session: s.Session, Main: s.Main, Sub: s.Sub, For: time.Since(s.Since)}
+	now := time.Now()
+	st := Stall{Where: s.Where, Session: s.Session, Main: s.Main, Sub: s.Sub, At: now, For: now.Sub(s.Since)}
 	if s.Still() { // also after the stack was taken, so it is this callback's
 		st.Stack = stackOf(all, s.Goroutine)
 	}
@@ -191,6 +194,9 @@ func (w *Watch) tell(s Suspect, all []byte) {
 	if held, ok := w.mayLog(place); ok {
 		w.log.Warn("a callback holds its goroutine up", "where", st.Where, "session", st.Session, "main", st.Main, "sub", st.Sub,
 			"for", st.For, "place", place, "held back", held, "stack", st.Stack)
+	}
+	if s.Told != nil {
+		s.Told(st)
 	}
 	if w.hook != nil {
 		w.call(st)

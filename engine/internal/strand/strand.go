@@ -219,7 +219,7 @@ func (s *Strand) Enter() bool {
 }
 
 // Next takes the item at the head; nil when there is none. A function has been run, for
-// the limits, when Next returns it.
+// the limits, when Next returns it; its Off is how many waited, it included.
 func (s *Strand) Next(bud *budget.Budget) *bufpool.Buf {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,6 +233,7 @@ func (s *Strand) Next(bud *budget.Budget) *bufpool.Buf {
 	}
 	it.Next = nil
 	if it.Tag == Func {
+		it.Off = int(s.tasks)
 		s.tasks--
 		bud.Add(-it.Held() - taskCost)
 	}

@@ -80,7 +80,7 @@ func query(ctx *services.Context, req *queryRequest, db *dbasync.DB, ready func(
 		return services.Errorf(engine.CodeUnavailable, "the database is down")
 	}
 	s, reply := ctx.Session(), ctx.Defer()
-	err = db.Query(s.Context(), s, func(res dbasync.QueryResult) {
+	err = db.Query(s.Context(), s.Submitter(engine.EventQuery), func(res dbasync.QueryResult) {
 		if res.Stale {
 			reply.Done(nil, nil) // the session has gone, nothing is sent
 			return

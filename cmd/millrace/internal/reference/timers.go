@@ -31,7 +31,7 @@ type sessionTimers struct {
 }
 
 func newSessionTimers(service *timerwheel.Service, s *engine.Session) *sessionTimers {
-	set := service.For(s)
+	set := service.For(s.Submitter(engine.EventTimer))
 	input := s.InputContext()
 	context.AfterFunc(input, func() { set.Close() }) // also while the last request still runs
 	return &sessionTimers{set, func(f timerwheel.Firing) {

@@ -111,7 +111,7 @@ func (x *Services) register(ctx *services.Context, req *credentials, _ *register
 
 // query is DB.Query whose failure to begin is the reply's.
 func (x *Services) query(s *engine.Session, reply *services.Reply, done func(dbasync.QueryResult), stmt dbasync.Stmt, args ...any) {
-	if err := x.cfg.DB.Query(s.Context(), s, done, stmt, args...); err != nil {
+	if err := x.cfg.DB.Query(s.Context(), s.Submitter(engine.EventQuery), done, stmt, args...); err != nil {
 		reply.Done(nil, err)
 	}
 }

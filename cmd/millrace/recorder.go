@@ -1,0 +1,66 @@
+package main
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"millrace/engine"
+	"millrace/services/capture"
+)
+
+// recordFlags say what is kept of the traffic itself.
+type recordFlags struct {
+	RecordBodies      string `group:"record" placeholder:"FILE" help:"Record what all sessions read and write, bodies included, as pcapng that Wireshark opens and millrace replay plays; readable by its owner only. Passwords in bodies are recorded too. The file before is kept as FILE.1 (none)."`
+	RecordBodiesLimit size   `group:"record" default:"256MiB" placeholder:"BYTES" help:"Of FILE and FILE.1 together, 256KiB or more (${default})."`
+	RecordBodiesQueue size   `group:"record" default:"8MiB" placeholder:"BYTES" help:"That wait to be written, 64KiB or more; past it records are left out and counted (${default})."`
+}
+
+// tap begins the recording; nil: there is none. stop ends it, and says in the log what there
+// is.
+func (f *recordFlags) tap(frame *frameFlags, maxFrame int, src *sources, log *slog.Logger) (tap engine.Tap, stop func(), err error) {
+	if f.RecordBodies == "" {
+		return nil, func() {}, nil
+	}
+	for _, x := range []struct {
+		flag  string
+		value size
+		least size
+	}{{"record-bodies-limit", f.RecordBodiesLimit, 256 << 10}, {"record-bodies-queue", f.RecordBodiesQueue, 64 << 10}} {
+		if x.value < x.least {
+			return nil, nil, exitf(exitUsage, "--%s %v: must be at least %v%s", x.flag, x.value, x.least, src.from(x.flag))
+		}
+	}
+	w, err := capture.Create(capture.Config{
+		Path: f.RecordBodies, Limit: int64(f.RecordBodiesLimit), Queue: int(f.RecordBodiesQueue),
+		Framing: frame.Framing, Layout: frame.layout(), MaxFrame: maxFrame, Logger: log,
+	})
+	if err != nil {
+		return nil, nil, exitf(exitUsage, "--record-bodies %q: %w%s", f.RecordBodies, err, src.from("record-bodies"))
+	}
+	return w, func() {
+		err := w.Close()
+		st := w.Stats()
+		log.Info("recorded", "file", f.RecordBodies, "records", st.Records, "bytes", st.Bytes, "left out", st.Dropped, "files", st.Files, "err", err)
+	}, nil
+}
+
+// flightEvery is how often a flight is logged at most.
+const flightEvery = time.Second
+
+// logFlights logs what sessions did that end badly or stall.
+func logFlights(log *slog.Logger) func(engine.Flight) {
+	var mu sync.Mutex
+	var last time.Time
+	held := 0
+	return func(f engine.Flight) {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(last) < flightEvery {
+			held++
+			return
+		}
+		log.Warn("what a session did last", "session", f.Session.String(), "why", f.Why, "addr", f.Remote, "held back", held, "events", f.String())
+		last, held = time.Now(), 0
+	}
+}

@@ -1,0 +1,205 @@
+package engine
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"millrace/engine/internal/flight"
+	"millrace/engine/internal/sched"
+	"millrace/engine/internal/strand"
+)
+
+// Recorder says whether the last events of each session are noted, and which are kept.
+type Recorder uint8
+
+const (
+	// RecorderOff notes nothing. It is the default.
+	RecorderOff Recorder = iota
+	// RecorderErrors notes the last events of every session, and keeps those of sessions that
+	// end badly: for any reason but the peer's FIN, the server's own close, a drain, IdleTimeout,
+	// or a reset of one that was owed nothing.
+	RecorderErrors
+	// RecorderOn keeps those of every session that ends.
+	RecorderOn
+)
+
+var recorderNames = []string{"off", "errors", "on"}
+
+func (r Recorder) String() string { return name(recorderNames, int(r)) }
+
+// MarshalText and UnmarshalText make Recorder usable as a flag.
+func (r Recorder) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+func (r *Recorder) UnmarshalText(b []byte) error { return parse((*uint8)(r), recorderNames, b) }
+
+// flights are the kept recordings.
+type flights struct {
+	mu   sync.Mutex
+	list []keptFlight // guarded by mu; of RecorderKeep, made with the first
+	n    uint64       // guarded by mu; ever kept
+}
+
+// keptFlight is one of them. What it says of its session costs no look at that.
+type keptFlight struct {
+	id        ID
+	remote    net.Addr
+	transport string
+	accepted  int64 // unix nanoseconds
+	why       string
+	reason    Reason
+	at        int64 // on the server's clock
+	ended     bool  // nothing follows
+	events    flight.Saved
+}
+
+// flightCost is about what a kept recording takes, in bytes.
+const flightCost = 640
+
+// save copies a session's events.
+func (k *keptFlight) save(s *Session, why string) {
+	*k = keptFlight{
+		id: s.id, remote: s.RemoteAddr(), transport: s.Transport(), accepted: s.accepted, why: why,
+		reason: Reason(s.closing.Load()), at: s.srv.now(),
+	}
+	s.tap().ring.Save(&k.events)
+}
+
+// keep keeps what a session with a tap did last. ended: nothing follows.
+func (srv *Server) keep(s *Session, why string, ended bool) {
+	f := &srv.flights
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.list == nil {
+		f.list = make([]keptFlight, srv.cfg.RecorderKeep)
+	}
+	k := &f.list[f.n%uint64(len(f.list))]
+	k.save(s, why)
+	k.ended = ended
+	f.n++
+}
+
+// update has what was kept of a session as it began to end say all; false: nothing was.
+func (srv *Server) update(s *Session) bool {
+	f := &srv.flights
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.list {
+		if k := &f.list[i]; k.id == s.id && k.reason != reasonNone {
+			k.save(s, k.why)
+			k.ended = true
+			return true
+		}
+	}
+	return false
+}
+
+// tapOpened notes a new session, of which nobody has heard yet. Loop goroutine.
+func (s *Session) tapOpened() {
+	if t := s.tap(); t != nil {
+		now := s.srv.now()
+		t.ring.Add(now, flight.Open, 0, 0)
+		if show := s.srv.cfg.Tap; show != nil {
+			show.Opened(s, s.srv.clock(now))
+		}
+	}
+}
+
+// tapClosed notes that a session's descriptor is closed. Loop goroutine.
+func (s *Session) tapClosed() {
+	if t := s.tap(); t != nil {
+		now := s.srv.now()
+		t.ring.Add(now, flight.Gone, 0, 0)
+		if show := s.srv.cfg.Tap; show != nil {
+			why := Reason(s.closing.Load())
+			if why == reasonNone {
+				why = ReasonPeerClosed // the strand has still to come to it
+			}
+			show.Closed(s, s.srv.clock(now), why)
+		}
+	}
+}
+
+// noteClose notes that a session begins to close, and keeps what it did if that is no good
+// end.
+func (s *Session) noteClose(why Reason) {
+	if s.tap() == nil {
+		return
+	}
+	s.note(flight.Close, uint32(why), 0)
+	if s.srv.cfg.Recorder != RecorderOff && s.endsBadly(why) {
+		s.srv.keep(s, why.String(), false)
+		s.tellFlight(why.String())
+	}
+}
+
+// endsBadly tells whether an end is one that somebody may want to look into.
+func (s *Session) endsBadly(why Reason) bool {
+	switch why {
+	case ReasonPeerClosed, ReasonServerClosed, ReasonDrain, ReasonIdle:
+		return false
+	case ReasonPeerReset:
+		return s.in.State() != strand.Idle || s.held.Load() > 0 || s.out.Size() > 0
+	}
+	return true
+}
+
+// noteEnd ends the recording of a session that has ended altogether.
+func (srv *Server) noteEnd(s *Session) {
+	if s.tap() == nil {
+		return
+	}
+	srv.budget.Add(-tapCost)
+	if !srv.update(s) && srv.cfg.Recorder == RecorderOn {
+		srv.keep(s, Reason(s.closing.Load()).String(), true)
+	}
+}
+
+// noteQueued notes that a session waits for a worker.
+func (s *Session) noteQueued() {
+	if t := s.tap(); t != nil {
+		t.ring.Queue(s.srv.now())
+	}
+}
+
+// noteWhole notes a frame that came in pieces, and what came behind it. Loop goroutine.
+func (l *loop) noteWhole(s *Session, frame, rest []byte) {
+	if isNear(len(frame), l.srv.cfg.MaxFrame) {
+		l.srv.near(LimitFrame, s, len(frame), l.srv.cfg.MaxFrame)
+	}
+	if l.srv.taps {
+		l.noteRead(s, frame)
+		l.noteRead(s, rest)
+	}
+}
+
+// stalls notes that a callback of the session, which has lasted d, holds its goroutine up.
+func (s *Session) stalls(d time.Duration) {
+	t := s.tap()
+	if t == nil {
+		return
+	}
+	t.ring.Add(s.srv.now(), flight.Stall, s.handle.Load(), uint32(min(d.Milliseconds(), maxUint32)))
+	if s.srv.cfg.Recorder != RecorderOff {
+		s.srv.keep(s, "stall", false)
+		s.tellFlight("stall")
+	}
+}
+
+// stalled keeps the report of that.
+func (s *Session) stalled(st sched.Stall) { s.srv.stallLog.add(Stall(st)) }
+
+// Stalls and Stalled make a session's task a sched.Staller.
+func (t *strandTask) Stalls(d time.Duration) { (*Session)(t).stalls(d) }
+func (t *strandTask) Stalled(st sched.Stall) { (*Session)(t).stalled(st) }
+
+// tellFlight has Config.OnFlight told.
+func (s *Session) tellFlight(why string) {
+	hook := s.srv.cfg.OnFlight
+	if hook == nil {
+		return
+	}
+	f := s.Flight()
+	f.Why = why
+	s.srv.hooks.call("OnFlight", s.id, func() { hook(f) })
+}
