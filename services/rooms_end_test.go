@@ -38,8 +38,7 @@ func TestARoomThatFails(t *testing.T) {
 			var out syncBuffer
 			var news, submitted, closes atomic.Int32
 			gate := make(chan bool)
-			var rs *rooms
-			rs = open(t, config{Logger: slog.New(slog.NewTextHandler(&out, nil)), New: func(r *room) (*[]string, error) {
+			rs := open(t, config{Logger: slog.New(slog.NewTextHandler(&out, nil)), New: func(r *room) (*[]string, error) {
 				if news.Add(1) > 1 {
 					return new([]string), nil
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,12 +41,17 @@ func TestRoomsModel(t *testing.T) {
 			n     int
 		}
 		type room = Room[string, *said]
-		ended := map[uint64]engine.Reason{}
+		var mu sync.Mutex
+		ended := map[uint64]engine.Reason{} // guarded by mu while rooms end: two may at once
 		rs, err := NewRooms(RoomsConfig[string, *said]{
 			Pool: pool, MaxRooms: most, Idle: time.Hour, Logger: log, // the test sweeps
-			New:     func(*room) (*said, error) { return &said{}, nil },
-			OnIdle:  func(r *room) bool { return r.State.stays },
-			OnClose: func(r *room, why engine.Reason) { ended[r.Life()] = why },
+			New:    func(*room) (*said, error) { return &said{}, nil },
+			OnIdle: func(r *room) bool { return r.State.stays },
+			OnClose: func(r *room, why engine.Reason) {
+				mu.Lock()
+				defer mu.Unlock()
+				ended[r.Life()] = why
+			},
 		})
 		if err == nil {
 			err = rs.Start(context.Background())
