@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"millrace/engine"
@@ -93,7 +94,10 @@ func TestLiveTellsOfSessions(t *testing.T) {
 
 // Sessions are looked at each second only while somebody watches.
 func TestSessionsLimitsAreThereForWatchers(t *testing.T) {
-	r := open(t, nil)
+	var samples atomic.Int32 // each asks what the server needs
+	r := open(t, func(c *admin.Config, _ *engine.Config) {
+		c.Checks = []admin.Check{{Name: "counted", Ready: func() error { samples.Add(1); return nil }}}
+	})
 	p := r.dial()
 	p.send(1, 3, strings.Repeat("x", 30_000)) // is never answered, and waits for nobody
 	find := func(v *admin.Live) *live.Use {
@@ -104,6 +108,7 @@ func TestSessionsLimitsAreThereForWatchers(t *testing.T) {
 		}
 		return nil
 	}
+	eventually(t, "some samples", func() bool { return samples.Load() >= 3 })
 	var first admin.Live
 	r.get("/live", &first)
 	if find(&first) != nil {
