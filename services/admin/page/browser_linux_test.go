@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	long   = flag.Bool("long", false, "watch the page for two minutes")
+	long   = flag.Bool("long", false, "watch the page for two minutes, with a thousand sessions a second that come and go")
 	update = flag.Bool("update", false, "take the pictures in docs/images anew")
 )
 
@@ -195,7 +195,6 @@ func run(t *testing.T, dir string, env []string, args ...string) string {
 const (
 	maxConns = 1040
 	steady   = 1000
-	churners = 4 // whose sessions last for one request
 )
 
 // server is a millrace serve that can be killed and started again at the same addresses.

@@ -48,6 +48,10 @@ func startLoad(t *testing.T, addr string) *load {
 	for range 2 {
 		l.run(1, (*conn).readsSlowly)
 	}
+	churners := 4 // each has some 80 sessions a second, one after another
+	if *long {
+		churners = 20
+	}
 	l.run(churners, (*conn).comesAndGoes)
 	l.all.Go(l.crowd)
 	return l

@@ -135,7 +135,7 @@ test("it asks once a second, and stays as large as it is", async () => {
   assert.ok(asked <= took + 2, `${asked} requests in ${took} s`);
   assert.ok(asked >= took / 4, `${asked} requests in ${took} s`);
   const [heapAfter, sizeAfter] = [await heap(), await size()];
-  console.log(`# heap ${heapBefore} to ${heapAfter} bytes, ${sizeBefore} to ${sizeAfter} elements in ${took} s, ${asked} requests`);
+  console.log(`# ${await text(wide, "#sparks figure:nth-child(2) .now")} accepted, heap ${heapBefore} to ${heapAfter} bytes, ${sizeBefore} to ${sizeAfter} elements in ${took} s, ${asked} requests`);
   assert.ok(heapAfter < heapBefore + 700_000, `the heap grew from ${heapBefore} to ${heapAfter} bytes`);
   assert.ok(sizeAfter < 2500 && sizeAfter < sizeBefore + 600, `${sizeBefore} elements became ${sizeAfter}`);
 });
