@@ -189,11 +189,24 @@ func TestHistogramsAreNative(t *testing.T) {
 			if h.GetSchema() != 3 || uint64(total) != h.GetSampleCount() || total != 50 || buckets != int64(len(h.PositiveDelta)) {
 				t.Errorf("native buckets hold %d in %d of %d buckets, schema %d: %v", total, h.GetSampleCount(), buckets, h.GetSchema(), h)
 			}
-			// The first span begins where the classic buckets do not yet count everything.
-			first := h.PositiveSpan[0].GetOffset()
+			// Bucket i ends at 2^(i/8) seconds; up to where a classic one ends both count the same.
+			upTo := func(end float64) (n uint64) {
+				at, next, last := 0, int32(0), int64(0)
+				for _, s := range h.PositiveSpan {
+					next += s.GetOffset()
+					for range s.GetLength() {
+						if last += h.PositiveDelta[at]; exp2(float64(next)/8) <= end*1.0001 {
+							n += uint64(last)
+						}
+						at++
+						next++
+					}
+				}
+				return n
+			}
 			for _, b := range h.Bucket {
-				if b.GetUpperBound() < exp2(float64(first-1)/8) && b.GetCumulativeCount() != 0 {
-					t.Errorf("%d below %v s, where the native histogram has none", b.GetCumulativeCount(), b.GetUpperBound())
+				if got := upTo(b.GetUpperBound()); got != b.GetCumulativeCount() {
+					t.Errorf("%d up to %v s in the native buckets, %d in the classic ones", got, b.GetUpperBound(), b.GetCumulativeCount())
 				}
 			}
 		}

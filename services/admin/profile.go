@@ -95,7 +95,6 @@ func (r *request) seconds(def time.Duration) (time.Duration, error) {
 // record has start write to memory for a time, and sends that when it has ended. A client
 // that leaves ends it early.
 func (r *request) record(name string, d time.Duration, start func(io.Writer) error, stop func()) error {
-	_ = http.NewResponseController(r.w).SetReadDeadline(time.Time{}) // the request is there, and takes longer than Timeout
 	var b bytes.Buffer
 	if err := start(&b); err != nil {
 		return &refusal{http.StatusConflict, "it is being recorded already: " + err.Error()}

@@ -193,8 +193,8 @@ func TestPrometheusScrapesAndAlerts(t *testing.T) {
 			}
 		}
 	}
-	firing := func() (names []string) {
-		for _, s := range p.query(`ALERTS{alertstate="firing"}`) {
+	firing := func() (names []string) { // but for those of times, which a busy machine may bring about
+		for _, s := range p.query(`ALERTS{alertstate="firing",alertname!~"Millrace(WorkersBusy|HandlerSlow|Stalls|TimersLate|LoopStandsStill)"}`) {
 			names = append(names, s.Metric["alertname"]+" "+s.Metric["limit"]+s.Metric["reason"])
 		}
 		return names

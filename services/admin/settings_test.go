@@ -74,8 +74,12 @@ func TestProfilesAndTraces(t *testing.T) {
 		"/trace?seconds=0.05":              "go 1.",
 	} {
 		var b []byte
+		began := time.Now()
 		if r.get(path, &b); !bytes.HasPrefix(b, []byte(want)) {
 			t.Errorf("%s: got %.40q, want %q first", path, b, want)
+		}
+		if took := time.Since(began); strings.Contains(path, "0.6") && took < 600*time.Millisecond {
+			t.Errorf("%s was cut off after %v", path, took)
 		}
 	}
 	var list map[string][]string
