@@ -96,7 +96,7 @@ func (s *Session) sayWhy() {
 
 // shown is with how many bytes that the connection has been given the next write must begin.
 func (s *Session) shown() int {
-	if d, ok := s.conn.(netio.Door); ok {
+	if d, ok := s.door(); ok {
 		return d.Shown()
 	}
 	return 0
@@ -144,10 +144,7 @@ func closeCode(why Reason) uint16 {
 // wholeFrames is how many bytes at the start of b are whole frames of a session's, and how
 // long the frame behind them is; 0: that is not known. k is nil for one that was refused.
 func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
-	f := srv.framing
-	if s := behindSink(k); s != nil {
-		f = s.framing.Load()
-	}
+	f := srv.framingAt(k)
 	for whole < len(b) {
 		size, missing, err := f.codec.Frame(b[whole:])
 		if err != nil {
@@ -164,6 +161,14 @@ func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
 		whole += size
 	}
 	return whole, 0
+}
+
+// framingAt is a session's framing; of one that was refused the server's.
+func (srv *Server) framingAt(k netio.Sink) *framing {
+	if s := behindSink(k); s != nil {
+		return s.framing.Load()
+	}
+	return srv.framing
 }
 
 // URLs are the addresses that are listened on, as Config.Addrs takes them, with the ports

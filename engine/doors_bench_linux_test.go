@@ -225,30 +225,35 @@ func maskedMessage(p []byte) []byte {
 	return b
 }
 
-// BenchmarkDoorBroadcast brings a broadcast to 1,000 sessions, on wires that take everything.
+// BenchmarkDoorBroadcast brings broadcasts to 1,000 sessions, on wires that take everything:
+// one, or several that leave together.
 func BenchmarkDoorBroadcast(b *testing.B) {
-	for _, scheme := range []string{"tcp", "ws"} {
-		b.Run(scheme, func(b *testing.B) {
-			const conns = 1000
-			srv, d, l := looseDoor(b, scheme, &funcs{})
-			for range conns {
-				through(b, d, l, scheme)
-			}
-			body := make([]byte, 64)
-			began := cpuTime()
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := srv.Broadcast(1, 1, body); err != nil {
-					b.Fatal(err)
+	for _, casts := range []int{1, 8} {
+		for _, scheme := range []string{"tcp", "ws"} {
+			b.Run(fmt.Sprintf("%s/casts=%d", scheme, casts), func(b *testing.B) {
+				const conns = 1000
+				srv, d, l := looseDoor(b, scheme, &funcs{})
+				for range conns {
+					through(b, d, l, scheme)
 				}
-				for srv.allLoops()[0].out.Queued.Load() > 0 {
-					l.turns.Turn()
-					for len(srv.rearm) > 0 {
-						<-srv.rearm
+				body := make([]byte, 64)
+				began := cpuTime()
+				b.ReportAllocs()
+				for b.Loop() {
+					for range casts {
+						if err := srv.Broadcast(1, 1, body); err != nil {
+							b.Fatal(err)
+						}
+					}
+					for srv.allLoops()[0].out.Queued.Load() > 0 {
+						l.turns.Turn()
+						for len(srv.rearm) > 0 {
+							<-srv.rearm
+						}
 					}
 				}
-			}
-			b.ReportMetric(float64(cpuTime()-began)/float64(b.N*conns), "cpu-ns/delivery")
-		})
+				b.ReportMetric(float64(cpuTime()-began)/float64(b.N*conns), "cpu-ns/write")
+			})
+		}
 	}
 }

@@ -25,8 +25,9 @@ type loop struct {
 	opening map[*conn]struct{} // in front of their session
 	closers map[*conn]struct{} // behind it
 	gather  []byte             // a message's header and its beginning
-	cipher  []byte             // records on their way
-	plain   []byte             // what a read has brought, decrypted; nil: in use
+	framed  framed
+	cipher  []byte // records on their way
+	plain   []byte // what a read has brought, decrypted; nil: in use
 	room    wsRoom
 	end     wsEnd  // of the stream that is taken apart
 	spare   *extra // for the next connection that needs one

@@ -26,8 +26,14 @@ func (c *conn) send(p []byte) (n int, err error) {
 	case !c.ws.on:
 		return c.lower(p)
 	case c.x == nil && c.ws.left == 0 && !c.ws.closed && !c.stuffed && len(p) > 0 && len(p) <= gatherMost:
-		if c.message(p) == len(p) {
-			return c.sendMessage(p)
+		if j, ok := c.joins(p); ok {
+			head := appendHeader(c.l.gather[:0], ws.OpBinary, len(p))
+			n, err := j.WriteJoined(head, p)
+			return c.sent(head, p, n), err
+		}
+		if b := c.framed(p); b != nil {
+			n, err := c.lower(b)
+			return c.sent(b[:len(b)-len(p)], p, n), err
 		}
 	case c.deflated() != nil:
 		return c.writeDeflated(p)
@@ -39,28 +45,49 @@ func (c *conn) send(p []byte) (n int, err error) {
 // with it by a call that costs more.
 const joinLeast = 4 << 10
 
-// sendMessage is send where nothing waits and p is one message. Nothing waits behind it.
-func (c *conn) sendMessage(p []byte) (n int, err error) {
-	head := appendHeader(c.l.gather[:0], ws.OpBinary, len(p))
-	size := len(head) + len(p)
-	j, joins := netio.Joiner(nil), false
-	if c.tls == nil && len(p) >= joinLeast {
-		j, joins = c.Conn.(netio.Joiner)
+// joins tells whether p is one message that is long enough for that, and how.
+func (c *conn) joins(p []byte) (j netio.Joiner, ok bool) {
+	if len(p) < joinLeast || c.tls != nil {
+		return nil, false
 	}
-	if joins {
-		n, err = j.WriteJoined(head, p)
-	} else {
-		c.l.gather = append(head, p...)
-		n, err = c.lower(c.l.gather)
+	j, ok = c.Conn.(netio.Joiner)
+	return j, ok && c.message(p) == len(p)
+}
+
+// framed is p as one message, until the loop asks for the next; nil: it is not one.
+func (c *conn) framed(p []byte) []byte {
+	m, by := &c.l.framed, c.l.h.cfg.Framing(c.sink)
+	if len(p) == m.size && by == m.by && bytes.Equal(m.b[len(m.b)-m.size:], p) {
+		return m.b
 	}
-	if n == size {
-		return len(p), err
+	if c.message(p) != len(p) {
+		return nil
+	}
+	m.b = append(appendHeader(m.b[:0], ws.OpBinary, len(p)), p...)
+	m.by, m.size = by, len(p)
+	return m.b
+}
+
+// framed is the last message that was put together for a write: a broadcast is the same for
+// each session.
+type framed struct {
+	b    []byte // with its header
+	size int    // of its payload
+	by   any    // Config.Framing
+}
+
+// sent notes that n bytes of a message have been written, all of which nothing was in the way
+// of, and returns how many of them are p's. Where all are, nothing waits behind them.
+func (c *conn) sent(head, p []byte, n int) int {
+	if n == len(head)+len(p) {
+		return len(p)
 	}
 	c.ws.left = len(p)
 	c.more().pre = bytes.Clone(head)
-	return c.took(n), err
+	return c.took(n)
 }
 
+// sendMessages is send where something may wait, or p is not one message.
 func (c *conn) sendMessages(p []byte) (n int, err error) {
 	for n < len(p) {
 		if c.atEnd() {

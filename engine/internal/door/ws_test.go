@@ -229,7 +229,7 @@ func TestAnOpenDoorIsSmall(t *testing.T) {
 		t.Errorf("a connection holds %d bytes, want 144 at most", n)
 	}
 	w := &taker{}
-	h := &Host{cfg: Config{Frames: func(_ netio.Sink, b []byte) (int, int) { return len(b), 0 }}}
+	h := &Host{cfg: Config{Frames: func(_ netio.Sink, b []byte) (int, int) { return len(b), 0 }, Framing: func(netio.Sink) any { return nil }}}
 	c := &conn{Conn: w, l: &loop{h: h}, ws: wsLayer{on: true}, phase: open, up: true, sink: &silent{}}
 	p, ping := make([]byte, 300), client(0x89, "are you there?")
 	b := make([]byte, len(ping))
@@ -251,6 +251,58 @@ func TestAnOpenDoorIsSmall(t *testing.T) {
 	if c.x != nil || c.ws.in.part != nil {
 		t.Error("a connection at rest holds what it needs for a while only")
 	}
+}
+
+// What is sent to one after the other is put together once, and never for a session whose
+// frames end elsewhere.
+func TestTheSameMessageForMany(t *testing.T) {
+	size := map[netio.Sink]int{}
+	frames := 0
+	h := &Host{cfg: Config{
+		Frames:  func(k netio.Sink, b []byte) (int, int) { frames++; return len(b) / size[k] * size[k], size[k] },
+		Framing: func(k netio.Sink) any { return size[k] },
+	}}
+	l := &loop{h: h}
+	open := func(n int) (*conn, *keeper) {
+		w, s := &keeper{}, &silent{}
+		size[s] = n
+		return &conn{Conn: w, l: l, ws: wsLayer{on: true}, phase: open, up: true, sink: s}, w
+	}
+	a, atA := open(10)
+	b, atB := open(10)
+	c, atC := open(8)
+	for _, p := range []string{"0123456789", "0123456789", "9876543210", strings.Repeat("x", 20)} {
+		for _, to := range []*conn{a, b, c} {
+			if n, err := to.Write([]byte(p)); n != len(p) || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+	}
+	const want = "\x82\x0a0123456789\x82\x0a0123456789\x82\x0a9876543210\x82\x14xxxxxxxxxxxxxxxxxxxx"
+	if got := string(atA.b); got != want || string(atB.b) != want {
+		t.Errorf("got %q and %q, want %q", got, atB.b, want)
+	}
+	if !strings.HasPrefix(string(atC.b), "\x82\x0801234567\x82\x08") {
+		t.Errorf("frames of 8 were sent as %q", atC.b)
+	}
+	frames = 0
+	for _, to := range []*conn{a, b, a, b} {
+		to.Write([]byte("aaaaaaaaaa"))
+	}
+	if frames != 1 {
+		t.Errorf("one message for four was looked at %d times, want once", frames)
+	}
+}
+
+// keeper takes what is written, and keeps it.
+type keeper struct {
+	netio.Conn
+	b []byte
+}
+
+func (w *keeper) Write(p []byte) (int, error) {
+	w.b = append(w.b, p...)
+	return len(p), nil
 }
 
 // However a stream is cut it says the same, and its headers are what gobwas/ws makes of them.
