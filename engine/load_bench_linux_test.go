@@ -23,7 +23,7 @@ func BenchmarkKeyedFeed(b *testing.B) {
 		deaf  int
 	}{{false, 0}, {true, 0}, {true, subscribers / 10}} {
 		b.Run(fmt.Sprintf("keyed=%v/deaf=%d", x.keyed, x.deaf), func(b *testing.B) {
-			d := newDesk(b, Config{Limits: Limits{MemoryBudget: 4 << 30}, Timeouts: Timeouts{FirstFrameTimeout: Off}, Socket: Socket{UserTimeout: Off}}, &funcs{})
+			d := newDesk(b, Config{Limits: Limits{MemoryBudget: 1 << 30}, Timeouts: Timeouts{FirstFrameTimeout: Off}, Socket: Socket{UserTimeout: Off}}, &funcs{})
 			d.table = newTable(2 * subscribers)
 			g := d.Group("feed")
 			for i := range subscribers {
