@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -186,14 +185,4 @@ func (r *request) object(v any) error {
 		return badRequest("the body is not the JSON that is asked for here: %v", err)
 	}
 	return nil
-}
-
-// index names what there is.
-func index(r *request) (any, error) {
-	var paths []string
-	for p := range r.d.paths {
-		paths = append(paths, p)
-	}
-	slices.Sort(paths)
-	return map[string]any{"paths": paths}, nil
 }
