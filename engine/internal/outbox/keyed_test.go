@@ -184,7 +184,7 @@ func TestKeyedPushesTakeTheirPlaces(t *testing.T) {
 		for i, r := range all {
 			if rapid.Bool().Draw(t, "all") {
 				r.Writable()
-				for r.list != nil && len(r.list) > 0 {
+				for len(r.list) > 0 {
 					write(t, r, 1<<30, nil)
 				}
 				if !bytes.Equal(r.got, r.want) || len(r.list) > 0 {
