@@ -118,6 +118,7 @@ func TestASessionGoesOnThroughAnotherDoor(t *testing.T) {
 // waits, and what was lost on the way comes again.
 func TestADeadPeerIsABreak(t *testing.T) {
 	t.Parallel()
+	var wg sync.WaitGroup
 	for _, c := range []struct {
 		name, scheme string
 		change       func(*Config)
@@ -130,8 +131,7 @@ func TestADeadPeerIsABreak(t *testing.T) {
 		{"no PONG", "tcp", func(c *Config) { c.Heartbeat, c.IdleTimeout = 100*time.Millisecond, 500*time.Millisecond }, false, ReasonIdle},
 		{"no PONG, ws", "ws", func(c *Config) { c.Heartbeat, c.IdleTimeout = 100*time.Millisecond, 500*time.Millisecond }, false, ReasonIdle},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+		wg.Go(func() {
 			h := newResumable()
 			var s atomic.Pointer[Session]
 			h.accept = func(x *Session) { s.Store(x) }
@@ -161,13 +161,14 @@ func TestADeadPeerIsABreak(t *testing.T) {
 			p.ask(1, 1, "b")
 			p.want(t, strings.Count(want, ";")+2)
 			if got := show(p.got); got != want+`2/4 "while away"; 1/1 "b"; ` {
-				t.Errorf("got %s", got)
+				t.Errorf("%s: got %s", c.name, got)
 			}
 			if st := srv.Stats(); st.Closes[c.why] != 1 || st.Conns != 1 || s.Load() != x {
-				t.Errorf("%d sessions, closed %v", st.Conns, st.Closes)
+				t.Errorf("%s: %d sessions, closed %v", c.name, st.Conns, st.Closes)
 			}
 		})
 	}
+	wg.Wait()
 }
 
 // stopConn lets room bytes more through and drops what else is written; below 0: nothing is.
@@ -215,7 +216,7 @@ func TestHalfRecordsOfResumedSessionsHaveATime(t *testing.T) {
 	cfg := resumeConfig("tls://127.0.0.1:0", "ws://127.0.0.1:0", "wss://127.0.0.1:0")
 	cfg.FrameTimeout, cfg.FirstFrameTimeout, cfg.Loops = limit, Off, 3
 	srv := serve(t, cfg, h)
-	peer := func(t *testing.T, url string) *resumer {
+	peer := func(url string) *resumer {
 		p := &resumer{url: url, ackEvery: 1 << 60}
 		t.Cleanup(func() { p.close() })
 		p.reconnect(t)
@@ -226,63 +227,62 @@ func TestHalfRecordsOfResumedSessionsHaveATime(t *testing.T) {
 		return p
 	}
 	var ended atomic.Int64
-	t.Run("all", func(t *testing.T) {
-		for i, url := range srv.URLs() {
-			room := []int{7, 3, 7}[i] // half a record, or half a header
-			for n := range 5 {
-				t.Run(fmt.Sprint(url[:3], n), func(t *testing.T) {
-					t.Parallel()
-					p := peer(t, url)
-					switch n {
-					case 0: // between two records for longer than that
-						time.Sleep(2 * limit)
-					case 1: // owed an answer
-						p.ask(1, 5, url)
-						var release any
-						waitFor(t, "the request", func() (ok bool) { release, ok = held.Load(url); return ok })
-						p.cut.Conn = &stopConn{p.cut.Conn, room}
-						p.ask(1, 1, "b")
-						time.Sleep(3 * limit)
-						release.(func())()
-						p.brokenOff(t, 1008)
-					default:
-						p.cut.Conn = &stopConn{p.cut.Conn, room}
-						p.ask(1, 1, "b")
-						p.brokenOff(t, 1008)
-					}
-					want := map[int]string{0: "", 1: fmt.Sprintf("1/5 %.20q; ", url)}[n]
-					if n > 0 {
-						want += `0/3 "\x00\x05\x00\x00\x00\x00frame_timeout"; 1/1 "b"; `
-						ended.Add(1)
-						p.close()
-						p.reconnect(t)
-					}
-					p.ask(1, 1, "c")
-					p.want(t, strings.Count(want, ";")+2)
-					if got := show(p.got); got != `1/1 "a"; `+want+`1/1 "c"; ` {
-						t.Errorf("got %s", got)
-					}
-				})
-			}
-			t.Run(url[:3]+" new", func(t *testing.T) {
-				t.Parallel()
-				conn, cut, err := dialCut(url, "", -1, -1)
-				if err != nil {
-					t.Fatal(err)
+	var wg sync.WaitGroup
+	for i, url := range srv.URLs() {
+		room := []int{7, 3, 7}[i] // half a record, or half a header
+		for n := range 4 {
+			wg.Go(func() {
+				p := peer(url)
+				switch n {
+				case 0: // between two records for longer than that
+					time.Sleep(2 * limit)
+				case 1: // owed an answer
+					p.ask(1, 5, url)
+					var release any
+					waitFor(t, "the request", func() (ok bool) { release, ok = held.Load(url); return ok })
+					p.cut.Conn = &stopConn{p.cut.Conn, room}
+					p.ask(1, 1, "b")
+					time.Sleep(3 * limit)
+					release.(func())()
+					p.brokenOff(t, 1008)
+				default:
+					p.cut.Conn = &stopConn{p.cut.Conn, room}
+					p.ask(1, 1, "b")
+					p.brokenOff(t, 1008)
 				}
-				defer cut.Conn.Close()
-				if c, ok := conn.(interface{ Handshake() error }); ok {
-					c.Handshake()
+				want := map[int]string{0: "", 1: fmt.Sprintf("1/5 %.20q; ", url)}[n]
+				if n > 0 {
+					want += `0/3 "\x00\x05\x00\x00\x00\x00frame_timeout"; 1/1 "b"; `
+					ended.Add(1)
+					p.close()
+					p.reconnect(t)
 				}
-				cut.Conn = &stopConn{cut.Conn, room}
-				conn.Write(frame(0, SubHello, "\x01\x00"))
-				p, err := codec.NewReader(conn, nil).Next()
-				if err != nil || p.Sub != SubError || string(p.Body) != "\x00\x05\x00\x00\x00\x00frame_timeout" {
-					t.Errorf("without a session: %v %v", p, err)
+				p.ask(1, 1, "c")
+				p.want(t, strings.Count(want, ";")+2)
+				if got := show(p.got); got != `1/1 "a"; `+want+`1/1 "c"; ` {
+					t.Errorf("%s %d: got %s", url, n, got)
 				}
 			})
 		}
-	})
+		wg.Go(func() {
+			conn, cut, err := dialCut(url, "", -1, -1)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer cut.Conn.Close()
+			if c, ok := conn.(interface{ Handshake() error }); ok {
+				c.Handshake()
+			}
+			cut.Conn = &stopConn{cut.Conn, room}
+			conn.Write(frame(0, SubHello, "\x01\x00"))
+			p, err := codec.NewReader(conn, nil).Next()
+			if err != nil || p.Sub != SubError || string(p.Body) != "\x00\x05\x00\x00\x00\x00frame_timeout" {
+				t.Errorf("%s without a session: %v %v", url, p, err)
+			}
+		})
+	}
+	wg.Wait()
 	if n := srv.Stats().Closes[ReasonFrame]; n != uint64(ended.Load()) {
 		t.Errorf("%d closed for half of something, want %d", n, ended.Load())
 	}
