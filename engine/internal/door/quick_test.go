@@ -32,7 +32,10 @@ func FuzzQuickUpgrade(f *testing.F) {
 		{"HTTP/1.1", "HTTP/1.0"}, {"/chat", "/chat?x"}, {"\r\n", "\n"}, {"Host: ", "Host : "}, {"Origin: http", "Origin: https"},
 		{"8080\r\nUp", "\r\nUp"}, {": 13", ": 13\r\nSec-WebSocket-Version: 12"}, {"Upgrade: w", "upgrade:\tfoo,W"}, {"AA==", "AB=="},
 		{"User-Agent: ", "Content-Length: 3\r\nX: "}, {"User-Agent: ", " "}, {"Sec-WebSocket-Key", "Sec_WebSocket_Key"}, {"x/1", "\x7f"}, {"keep-alive, Upgrade", "close"},
+		{": 13", ": 12"}, {"Sec-WebSocket-Key:", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Key:"},
+		{"User-Agent: ", "Transfer-Encoding: x\r\nX: "}, {"http://example", "http://other"}, {"websocket", "websockets"}, {"GET", "PUT"},
 	} {
+		f.Add(strings.Replace(plainRequest, pair[0], pair[1], 1), "/chat", false, "")
 		f.Add(strings.Replace(plainRequest, pair[0], pair[1], 1), "/chat", false, "*")
 		f.Add(strings.ReplaceAll(plainRequest, pair[0], pair[1]), "/chat", true, "http://example.com")
 	}
