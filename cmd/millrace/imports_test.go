@@ -17,7 +17,7 @@ var mayImport = map[string][]string{
 	"millrace/dbasync/pgembed":        {},
 	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal", "millrace/internal/hist"},
 	"millrace/engine/internal/netio":  {},
-	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "github.com/gobwas/ws"},
+	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "millrace/engine/internal/perip", "github.com/gobwas/ws"},
 	"millrace/engine/internal/gnetio": {"millrace/engine/internal/netio", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
 	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
 	"millrace/services":               {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/services/serial", "millrace/internal/hist"},

@@ -55,6 +55,20 @@ scrape_configs:
   - job_name: millrace
     static_configs: [{targets: ['%s']}]
 `, write("alerts.yml", quick), addr))
+	args := append([]string{"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(dir, "data")}, flags...)
+	var p *prometheus
+	for try := 0; p == nil; try++ { // a free port may be somebody else's a moment later
+		if p = launch(t, program, args); p == nil && try == 9 {
+			t.Fatal("Prometheus ends ten times")
+		}
+	}
+	eventually(t, "Prometheus to have scraped", func() bool { return len(p.query(`count_over_time(up{job="millrace"}[1m]) >= 3`)) > 0 })
+	return p
+}
+
+// launch starts one on a free port and waits until it answers; nil: it has ended.
+func launch(t testing.TB, program string, args []string) *prometheus {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -63,8 +77,7 @@ scrape_configs:
 	ln.Close()
 	ctx, cancel := context.WithCancel(background)
 	var log strings.Builder
-	cmd := exec.CommandContext(ctx, program, append([]string{"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(dir, "data"),
-		"--web.listen-address=" + listen}, flags...)...)
+	cmd := exec.CommandContext(ctx, program, append(args, "--web.listen-address="+listen)...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -79,15 +92,24 @@ scrape_configs:
 			t.Logf("%.4000s", log.String())
 		}
 	})
-	p := &prometheus{t, "http://" + listen}
-	eventually(t, "Prometheus to have scraped", func() bool {
+	p, up := &prometheus{t, "http://" + listen}, false
+	eventually(t, "Prometheus to be ready", func() bool {
 		select {
 		case <-ended:
-			t.Fatal("Prometheus has ended")
+			return true
 		default:
 		}
-		return len(p.query(`count_over_time(up{job="millrace"}[1m]) >= 3`)) > 0
+		res, err := http.Get(p.url + "/-/ready")
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		up = res.StatusCode == http.StatusOK
+		return up
 	})
+	if !up {
+		return nil
+	}
 	return p
 }
 
