@@ -3,6 +3,8 @@ package admin
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"runtime"
@@ -15,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/engine"
 	"millrace/internal/hist"
 	"millrace/services/admin/live"
 	"millrace/services/admin/page"
@@ -109,6 +112,7 @@ func (d *Door) sample(now time.Time, sessions bool) live.Sample {
 	for _, l := range d.limits(sessions) {
 		s.Limits = append(s.Limits, live.Limit{Flag: l.Name, Used: int64(l.Used), Max: int64(l.Max), Bytes: inBytes[l.Name], Who: l.Who})
 	}
+	s.Limits = nearMisses(s.Limits, s.Engine.Near, srv.NearMisses())
 	if d.cfg.Timers != nil {
 		s.Backs = append(s.Backs, d.behind("timers", d.cfg.Timers.Stats()))
 	}
@@ -119,6 +123,37 @@ func (d *Door) sample(now time.Time, sessions bool) live.Sample {
 		s.Backs = append(s.Backs, d.behind("cluster", d.cfg.Cluster()))
 	}
 	return s
+}
+
+// nearMisses adds to limits how often each came within a tenth, by the engine's counts, and
+// whose it was the last time. What is not in the list is put there once it has.
+func nearMisses(all []live.Limit, counts map[engine.Limit]uint64, last []engine.NearMiss) []live.Limit {
+	for _, limit := range slices.Sorted(maps.Keys(counts)) {
+		n := counts[limit]
+		flag := strings.ReplaceAll(limit.String(), "_", "-")
+		i := slices.IndexFunc(all, func(l live.Limit) bool { return l.Flag == flag })
+		if i < 0 {
+			if n == 0 {
+				continue
+			}
+			i = len(all)
+			all = append(all, live.Limit{Flag: flag})
+		}
+		l := &all[i]
+		l.Near, l.Counted = n, true
+		for _, miss := range last { // the oldest first
+			if miss.Limit != limit {
+				continue
+			}
+			if l.Last = miss.At; l.Max == 0 {
+				l.Max = int64(miss.Most)
+			}
+			if miss.Session != 0 {
+				l.Who = fmt.Sprintf("%v of %s", miss.Session, miss.Remote)
+			}
+		}
+	}
+	return all
 }
 
 // inBytes are the limits that count bytes.

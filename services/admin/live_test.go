@@ -63,7 +63,7 @@ func TestLiveSaysWhatIsWrong(t *testing.T) {
 }
 
 func TestLiveTellsOfSessions(t *testing.T) {
-	r := open(t, func(c *admin.Config, e *engine.Config) { c.Write = true })
+	r := open(t, func(c *admin.Config, e *engine.Config) { c.Write, e.MaxConnsPerIP = true, 5 })
 	var all []*peer
 	for range 5 {
 		all = append(all, r.dial())
@@ -82,6 +82,11 @@ func TestLiveTellsOfSessions(t *testing.T) {
 	if v.Found != 1 || len(v.Sessions) != 1 || v.Sessions[0].Addr != all[1].LocalAddr().String() {
 		t.Errorf("found %s", pretty(v.Sessions))
 	}
+	r.live("", "that an address came near its limit", func(v *admin.Live) bool {
+		return slices.ContainsFunc(v.Limits, func(l live.Use) bool {
+			return l.Flag == "max-conns-per-ip" && l.Max == 5 && l.Near > 0 && l.Last > 0 && strings.Contains(l.Who, "127.0.0.1:")
+		})
+	})
 	r.post("/sessions/"+id+"/kick", map[string]string{"reason": "too loud"}, nil)
 	v = r.live("sort=ended&open="+id, "that it ended", func(v *admin.Live) bool { return len(v.Sessions) == 1 })
 	if v.One != nil || v.Sessions[0].Reason != "kicked" {

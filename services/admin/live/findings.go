@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"millrace/engine"
 )
 
 // The kinds of findings, in the order in which they are shown.
@@ -108,6 +110,7 @@ var faults = map[string]struct{ level, do string }{
 	"bad_frame":           {Warn, "what came was no frame: another protocol, or --max-frame"},
 	"first_frame_timeout": {Warn, "connected and sent no frame: --first-frame-timeout"},
 	"frame_timeout":       {Warn, "began a frame and did not end it: --frame-timeout"},
+	"rate":                {Warn, "they sent faster than they may"},
 	"resume_overrun":      {Warn, "more was kept for them than --resume-bytes"},
 	"stopped":             {Warn, "cut off before they were done: --drain-timeout"},
 }
@@ -168,6 +171,9 @@ func (f *found) refused() {
 			}
 			f.add(Refused, way.level, r.name, way.do, "connections refused: %s", f.often(n))
 		}
+	}
+	if n := f.grew(a.Limited[engine.ThrottleWait], b.Limited[engine.ThrottleWait]); n > 0 {
+		f.add(Refused, Warn, "wait_budget", "requests waited longer than --wait-budget or --handle-wait, and got ERROR 4", "requests refused: %s", f.often(n))
 	}
 	if n := f.grew(a.AcceptErrs, b.AcceptErrs); n > 0 {
 		f.add(Refused, Bad, "accept failed", "for want of files or memory: connections wait in the system's queue", "%s", f.often(n))
@@ -243,6 +249,11 @@ func (f *found) paused() {
 	}
 	if n := f.grew(pauses(f.a), pauses(f.b)); n > 0 {
 		f.add(Paused, Warn, "reading", "sessions send faster than handlers work or leave answers unread: --max-pending, --max-outbound", "reading of a session paused: %s", f.often(n))
+	}
+	for _, r := range sortedNames(b.Limited) {
+		if n := f.grew(a.Limited[r.key], b.Limited[r.key]); n > 0 && r.key != engine.ThrottleWait {
+			f.add(Paused, Warn, r.name, "sessions take more than --"+dashes(r.name)+" gives them", "reading of a session paused: %s", f.often(n))
+		}
 	}
 	if n := f.grew(a.Parks, b.Parks); n > 0 {
 		f.add(Paused, Warn, "outboxes", "strands wait until clients have read: --max-outbound", "a strand waited for its client: %s", f.often(n))

@@ -24,7 +24,7 @@ type server struct {
 
 func newServer(t testing.TB) *server {
 	s := &server{TB: t, rec: NewRecorder(), now: start}
-	s.Engine = engine.Stats{Closes: map[engine.Reason]uint64{}, Refused: map[engine.Refusal]uint64{}, Loops: make([]engine.LoopStats, 2), Pool: engine.PoolStats{Workers: 4, Idle: 4}}
+	s.Engine = engine.Stats{Closes: map[engine.Reason]uint64{}, Refused: map[engine.Refusal]uint64{}, Limited: map[engine.Throttle]uint64{}, Loops: make([]engine.LoopStats, 2), Pool: engine.PoolStats{Workers: 4, Idle: 4}}
 	s.tick(1)
 	return s
 }
@@ -38,6 +38,7 @@ func (s *server) tick(n int, move ...func()) {
 		c := s.Sample
 		c.At = s.now
 		c.Engine.Closes, c.Engine.Refused = copyOf(c.Engine.Closes), copyOf(c.Engine.Refused)
+		c.Engine.Limited = copyOf(c.Engine.Limited)
 		c.Engine.Loops, c.Handles, c.Limits, c.Backs = slices.Clone(c.Engine.Loops), slices.Clone(c.Handles), slices.Clone(c.Limits), slices.Clone(c.Backs)
 		s.rec.Add(c)
 		s.now = s.now.Add(time.Second)
@@ -104,8 +105,10 @@ func TestFindingsNameWhatIsWrong(t *testing.T) {
 			s.Limits = []Limit{{Flag: "memory-budget", Used: 92 << 20, Max: 100 << 20, Bytes: true}}
 		}, "warn full memory-budget", "92.0 MiB of 100 MiB, 92 %"},
 		{"a limit that came near", func(s *server) {
-			s.Limits = []Limit{{Flag: "max-pending", Used: 1, Max: 100, Near: uint64(seconds(s)), Who: "3.1"}}
+			s.Limits = []Limit{{Flag: "max-pending", Used: 1, Max: 100, Near: uint64(seconds(s)), Counted: true, Who: "3.1"}}
 		}, "warn full max-pending", ", 3.1"},
+		{"requests that waited too long", func(s *server) { s.Engine.Limited[engine.ThrottleWait] += 9 }, "warn refused wait_budget", "9 a second"},
+		{"a session that is too fast", func(s *server) { s.Engine.Limited[engine.ThrottleFrameRate] += 3 }, "warn paused frame_rate", "3 a second"},
 		{"not read for memory", func(s *server) { s.Engine.Starving = 4 }, "bad paused memory budget", "4 sessions"},
 		{"reading pauses", func(s *server) { s.Engine.Loops[1].Pauses += 5 }, "warn paused reading", "5 a second"},
 		{"strands wait", func(s *server) { s.Engine.Parks++ }, "warn paused outboxes", "1 a second"},

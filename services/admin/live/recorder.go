@@ -62,7 +62,7 @@ func (r *Recorder) Add(s Sample) {
 func (r *Recorder) countNear(s *Sample) {
 	for i := range s.Limits {
 		l := &s.Limits[i]
-		if l.Near > 0 {
+		if l.Counted {
 			continue
 		}
 		n := r.near[l.Flag]

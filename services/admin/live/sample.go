@@ -33,13 +33,14 @@ type Handle struct {
 
 // Limit is how much of a limit is used.
 type Limit struct {
-	Flag  string // without its dashes
-	Used  int64
-	Max   int64
-	Bytes bool      // both are bytes
-	Near  uint64    // times that it was within a tenth; 0: the samples that found it so are counted
-	Last  time.Time // the last of these
-	Who   string    // whose that was; "" if nobody's in particular
+	Flag    string // without its dashes
+	Used    int64
+	Max     int64
+	Bytes   bool   // both are bytes
+	Near    uint64 // times that it was within a tenth, if Counted; else the samples that found it so are
+	Counted bool
+	Last    time.Time // the last of these
+	Who     string    // whose that was; "" if nobody's in particular
 }
 
 // Back is a part behind the handlers: the database, the cluster, the timers.
