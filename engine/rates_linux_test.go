@@ -33,11 +33,11 @@ func (c *client) ask(body string) {
 	c.answer(body)
 }
 
-// spin uses 10 ms of a CPU.
+// spin uses 2 ms of a CPU.
 func spin() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	for end := cputime.Thread() + 10*time.Millisecond; cputime.Thread() < end; {
+	for end := cputime.Thread() + 2*time.Millisecond; cputime.Thread() < end; {
 	}
 }
 
@@ -48,10 +48,10 @@ func TestSessionsAreReadAtTheirRate(t *testing.T) {
 	for name, x := range map[string]struct {
 		limit Throttle
 		load  Overload
-		spend func(c *client)
+		spend func(srv *Server, c *client)
 		least time.Duration // what it takes at least
 	}{
-		"frames": {ThrottleFrameRate, Overload{FrameRate: 1000}, func(c *client) {
+		"frames": {ThrottleFrameRate, Overload{FrameRate: 1000}, func(_ *Server, c *client) {
 			var b []byte
 			for range 1500 {
 				b = append(b, frame(1, 1, "")...)
@@ -61,7 +61,7 @@ func TestSessionsAreReadAtTheirRate(t *testing.T) {
 				c.answer("")
 			}
 		}, 400 * time.Millisecond},
-		"bytes": {ThrottleByteRate, Overload{ByteRate: 100_000}, func(c *client) {
+		"bytes": {ThrottleByteRate, Overload{ByteRate: 100_000}, func(_ *Server, c *client) {
 			body := string(make([]byte, 50_000))
 			for range 3 {
 				c.Write(frame(1, 1, body))
@@ -70,11 +70,14 @@ func TestSessionsAreReadAtTheirRate(t *testing.T) {
 				c.answer(body)
 			}
 		}, 400 * time.Millisecond},
-		"time": {ThrottleSessionCPU, Overload{SessionCPU: 20 * time.Millisecond}, func(c *client) {
-			for range 5 { // 50 ms, of which the last come too late to count, and the first little
+		"time": {ThrottleSessionCPU, Overload{SessionCPU: 6 * time.Millisecond}, func(srv *Server, c *client) {
+			for n := 0; srv.Stats().Limited[ThrottleSessionCPU] == 0 && n < 1000; n++ {
 				c.ask("spin")
 			}
-		}, 400 * time.Millisecond},
+			for range 3 { // a second's worth; the last comes too late to count
+				c.ask("spin")
+			}
+		}, 550 * time.Millisecond},
 	} {
 		for _, resume := range []time.Duration{0, time.Minute} {
 			t.Run(name+" "+resume.String(), func(t *testing.T) {
@@ -93,7 +96,7 @@ func TestSessionsAreReadAtTheirRate(t *testing.T) {
 					c.send(0, SubHello, "\x01\x00")
 				}
 				began := time.Now()
-				x.spend(c)
+				x.spend(srv, c)
 				c.send(1, 1, "late")
 				waitFor(t, "the pause", func() bool { return srv.Stats().Limited[x.limit] > 0 })
 				other := dial(t, srv)

@@ -1,0 +1,64 @@
+package outbox
+
+// Rest is the next n bytes that are to be written, for who has to end what he has begun with
+// them. They count as written. nil: there are not so many. Loop goroutine; nothing but Drop
+// follows.
+func (o *Box) Rest(sh *Shared, n int) []byte {
+	o.blocked = false
+	o.Begin(sh, LookWalk)
+	b := make([]byte, 0, n)
+	for len(b) < n {
+		next := o.Next(sh)
+		if len(next) == 0 && !o.Again(sh) {
+			return nil
+		}
+		m := min(len(next), n-len(b))
+		b = append(b, next[:m]...)
+		o.Wrote(sh, m, true)
+	}
+	return b
+}
+
+// Drop gives back everything and returns how many bytes were not sent, of the log those
+// that a blocked session had not had. Loop goroutine; nothing is taken afterwards.
+func (o *Box) Drop(sh *Shared) (lost int) {
+	o.mu.Lock()
+	if !o.closed {
+		o.closed, o.last = true, sh.Log.End()
+	}
+	o.lag = o.lagNow(sh)
+	lost = o.size()
+	if o.queued > 0 {
+		sh.Queued.Add(-int64(o.queued))
+		o.queued = 0
+	}
+	first := o.taken
+	o.taken = nil
+	o.take(sh)
+	second := o.taken
+	o.taken = nil
+	o.rest, o.lag = 0, 0
+	if m := o.mixed; m != nil && m.keys != nil {
+		sh.Budget.Add(-m.keys.memory())
+		m.keys = nil
+	}
+	o.full.Store(false)
+	o.mu.Unlock()
+	for _, t := range [2]*taken{first, second} {
+		if t == nil {
+			continue
+		}
+		if t.own != nil {
+			o.giveBack(sh, t.own, t.lent)
+		}
+		sh.Budget.Add(-segCost * len(t.segs))
+		for _, g := range t.segs {
+			if g.ref != nil {
+				if held, last := g.ref.Release(); last {
+					sh.Budget.Add(-held)
+				}
+			}
+		}
+	}
+	return lost
+}
