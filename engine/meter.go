@@ -14,6 +14,7 @@ type meter struct {
 
 	// Strand only.
 	wait   standing // its own queue
+	first  bool     // no request with a budget has run in this turn
 	floor  int64    // requests that were read before count as read then
 	parked bool     // it has waited since for its peer to read: requests may take their time
 
@@ -36,6 +37,7 @@ func (s *Session) turnBegins() {
 	if m == nil {
 		return
 	}
+	m.first = true
 	if m.parked {
 		m.parked, m.floor = false, s.srv.now()
 	}

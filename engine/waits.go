@@ -16,7 +16,9 @@ import (
 // the others are handled: those for which somebody still waits.
 //
 // A queue here is a session's own strand, and that of all sessions together for the handles
-// that have a budget in common: either may stand.
+// that have a budget in common: either may stand. What all wait for is a worker, so of that
+// queue only the first request of a turn tells: another may have come while its session had
+// one, and waited for nobody.
 const (
 	waitInterval = 100 * time.Millisecond
 	waitForget   = 10 * waitInterval // without a request that was over the budget
@@ -46,6 +48,12 @@ func (q *standing) leaves(waited, budget, now int64) (stands bool) {
 		return false
 	}
 	return now-since >= int64(waitInterval)
+}
+
+// stands tells whether the queue does.
+func (q *standing) stands(now int64) bool {
+	since := q.since.Load()
+	return since != 0 && now-since >= int64(waitInterval) && now-q.last.Load() <= int64(waitForget)
 }
 
 // waits are a server's budgets.
@@ -99,8 +107,12 @@ func (s *Session) overdue(w *waits, p codec.Packet, at int64) bool {
 	}
 	m, now := s.meter, s.srv.now()
 	waited := now - max(at, m.floor)
-	own, all := m.wait.leaves(waited, c.budget, now), c.queue.leaves(waited, c.budget, now)
-	return own || all
+	own := m.wait.leaves(waited, c.budget, now)
+	if m.first {
+		m.first = false
+		return c.queue.leaves(waited, c.budget, now) || own
+	}
+	return own || waited > c.budget && c.queue.stands(now)
 }
 
 // refuseOverdue answers a request that has waited too long.

@@ -188,3 +188,27 @@ func TestWhoReadsLateIsNotRefused(t *testing.T) {
 		}
 	}
 }
+
+// Of the queue that all have in common only the first request of a turn tells: one that came
+// while its session had a worker has waited for nobody, and ends no overload.
+func TestOnlyTheFirstOfATurnTellsOfTheQueue(t *testing.T) {
+	d := newDesk(t, Config{Overload: Overload{WaitBudget: 50 * time.Millisecond}}, &funcs{})
+	d.epoch = d.epoch.Add(-time.Hour)
+	s, _ := d.open(-1)
+	d.settleAll()
+	p, q := codec.Packet{Main: 1, Sub: 1}, &d.waits.rest.queue
+	now := d.now()
+	q.since.Store(now - int64(time.Second))
+	q.last.Store(now)
+	s.meter.first = false
+	if s.overdue(d.waits, p, d.now()) || q.since.Load() == 0 {
+		t.Error("a request within a turn has ended the overload")
+	}
+	if !s.overdue(d.waits, p, now-int64(time.Second)) {
+		t.Error("a request within a turn that has waited for a second was not refused")
+	}
+	s.turnBegins()
+	if s.overdue(d.waits, p, d.now()) || q.since.Load() != 0 {
+		t.Error("the first request of a turn did not wait, and the overload goes on")
+	}
+}
