@@ -167,7 +167,7 @@ func TestRequestsThatWaitedTooLongGetError4(t *testing.T) {
 // Requests of a client that leaves its answers unread wait for the client, and are handled
 // when it reads.
 func TestWhoReadsLateIsNotRefused(t *testing.T) {
-	const budget, requests, size = 300 * time.Millisecond, 150, 60 << 10
+	const budget, requests, size = 300 * time.Millisecond, 60, 60 << 10
 	cfg := Config{Dispatch: Ordered, MaxFrame: 1 << 20, Socket: Socket{SocketSendBuffer: 8 << 10}, Overload: Overload{WaitBudget: budget}}
 	srv := serve(t, cfg, &funcs{read: func(s *Session, p codec.Packet) { s.Reply(p, make([]byte, size)) }})
 	c := dial(t, srv)
@@ -179,7 +179,7 @@ func TestWhoReadsLateIsNotRefused(t *testing.T) {
 	waitFor(t, "the strand to wait", func() bool { return srv.Stats().Parks > 0 })
 	c.SetDeadline(time.Now().Add(time.Minute))
 	for i := range requests {
-		if i%75 == 0 {
+		if i%40 == 0 {
 			<-time.After(2 * budget)
 		}
 		p, err := c.r.Next()
