@@ -419,6 +419,17 @@ func TestSubmittersAreToldApart(t *testing.T) {
 	}
 }
 
+// Each reason for which nothing is read has its name.
+func TestPausesSayWhy(t *testing.T) {
+	k := newDesk(t, Config{Recorder: RecorderOn, Timeouts: Timeouts{FirstFrameTimeout: Off}}, &funcs{})
+	s, _ := k.open(-1)
+	for _, p := range pauseNames {
+		s.note(flight.Pause, uint32(p.bit), 0)
+	}
+	s.note(flight.Pause, uint32(PauseOutbound|PauseRate), 0)
+	inOrder(t, s.Flight(), "pause max_outbound", "pause max_pending", "pause memory_budget", "pause rate", "pause max_outbound,rate")
+}
+
 // A recording reads as text and as JSON, with the same events.
 func TestFlightAsTextAndJSON(t *testing.T) {
 	srv := serve(t, Config{Recorder: RecorderOn, Dispatch: Ordered}, &funcs{read: echo})
