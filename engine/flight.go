@@ -9,7 +9,6 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/flight"
-	"millrace/engine/internal/inbox"
 )
 
 // Flight is what one session did last, of which Config.Recorder has notes.
@@ -153,7 +152,7 @@ func (srv *Server) event(e flight.Event) Event {
 			x.Took = micros(e.B)
 		}
 	case flight.Pause:
-		x.Detail = pauseText(inbox.Pause(e.A))
+		x.Detail = Pause(e.A).String()
 	case flight.GoAway:
 		x.Detail = "within " + millis(e.B).String()
 	case flight.Error:
@@ -170,20 +169,6 @@ func (srv *Server) event(e flight.Event) Event {
 		x.Detail = Reason(e.A).String()
 	}
 	return x
-}
-
-// pauseText says why reading pauses.
-func pauseText(why inbox.Pause) string {
-	var words []string
-	for _, x := range []struct {
-		bit  inbox.Pause
-		text string
-	}{{inbox.PauseOut, LimitOutbound.String()}, {inbox.PauseIn, LimitPending.String()}, {inbox.PauseBudget, LimitMemory.String()}} {
-		if why&x.bit != 0 {
-			words = append(words, x.text)
-		}
-	}
-	return strings.Join(words, ",")
 }
 
 // hasHandle tells whether the event's handle means something.
