@@ -63,7 +63,7 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "balance", args: "--balance random", want: `--balance "random": must be one of round-robin, least-connections, source-hash`},
 		{name: "handle", args: "--handle-dispatch 1=inline", want: `--handle-dispatch "1=inline": must be MAIN/SUB=MODE with a mode of adaptive, ordered or inline, such as 1/4=ordered`},
 		{name: "handle's wait", args: "--handle-wait 1/4", want: `--handle-wait "1/4": must be MAIN/SUB=D with a duration such as 50ms, or off, such as 1/4=off`},
-		{name: "short handle's wait", args: "--handle-wait 1/4=1us", want: `--handle-wait 1/4=1µs: must be at least 1ms, or off`},
+		{name: "short handle's wait", args: "--handle-wait 1/4=1us", want: `--handle-wait "1/4=1µs": must be at least 1ms, or off`},
 		{name: "byte rate", args: "--byte-rate lots", want: `--byte-rate "lots": must be bytes such as 65536, 64KiB or 1MiB, or off`},
 		{name: "log level", args: "--log-level loud", want: `--log-level must be one of "debug","info","warn","error" but got "loud"; see millrace --help`},
 		{name: "switch", args: "--no-delay=maybe", want: `--no-delay: bool value must be true, 1, yes, false, 0 or no but got "maybe"; see millrace --help`},

@@ -28,6 +28,7 @@ func TestEachSettingServes(t *testing.T) {
 		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-slow": "2", "db-slow-queue": "8", "db-queue-bytes": "1MiB", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
 		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off", "drain-rate": "9", "drain-to": "127.0.0.1:1",
 		"admin": "127.0.0.1:0", "admin-token-file": tokenFile(t), "admin-write": "true", "admin-pprof": "true", "admin-trace": "1s", "admin-clients": "2",
+		"recorder": "errors", "recorder-keep": "9", "record-bodies": filepath.Join(t.TempDir(), "bodies"), "record-bodies-limit": "1MiB", "record-bodies-queue": "128KiB",
 		"unsafe-demo": "true", "log-level": "debug", "log-format": "json",
 	}
 	alone := map[string]string{ // these change the frame, or what others may be; the echo that they make
