@@ -13,7 +13,8 @@ import (
 	"millrace/dbasync/internal/pgfault"
 )
 
-// behindProxy opens a DB of one lane and one slow connection behind a fault proxy.
+// behindProxy opens a DB of one lane and one slow connection behind a fault proxy. The lane
+// has said all that it says at its beginning.
 func behindProxy(t *testing.T, change func(*Config)) (*DB, *pgfault.Proxy) {
 	t.Helper()
 	at := newPost(t, server(t).URL())
@@ -25,6 +26,7 @@ func behindProxy(t *testing.T, change func(*Config)) (*DB, *pgfault.Proxy) {
 		}
 	})
 	t.Cleanup(at.proxy.Heal)
+	ask(t, db, Stmt{SQL: "select 'the lane is up'"})
 	return db, at.proxy
 }
 

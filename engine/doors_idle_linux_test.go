@@ -18,12 +18,21 @@ type bareConn int
 
 func (c bareConn) Read(p []byte) (int, error) {
 	n, err := syscall.Read(int(c), p)
+	for err == syscall.EINTR {
+		n, err = syscall.Read(int(c), p)
+	}
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
 	return max(n, 0), err
 }
-func (c bareConn) Write(p []byte) (int, error)    { return syscall.Write(int(c), p) }
+func (c bareConn) Write(p []byte) (int, error) {
+	n, err := syscall.Write(int(c), p)
+	for err == syscall.EINTR {
+		n, err = syscall.Write(int(c), p)
+	}
+	return n, err
+}
 func (c bareConn) Close() error                   { return syscall.Close(int(c)) }
 func (bareConn) LocalAddr() net.Addr              { return nil }
 func (bareConn) RemoteAddr() net.Addr             { return nil }
