@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // bareConn is the client's end of a connection, with no more memory behind it than its
@@ -55,13 +56,22 @@ func dialBare(t testing.TB, addr net.Addr) bareConn {
 	return bareConn(fd)
 }
 
-// heap is what is in use, in bytes.
+// heap is what is in use, in bytes, once nothing else is let go of any more.
 func heap() int {
 	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC() // what the first one has only found
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
+	last := 0
+	for range 50 {
+		runtime.GC()
+		runtime.GC() // what the first one has only found
+		runtime.ReadMemStats(&m)
+		now := int(m.HeapAlloc)
+		if last-now < 1<<10 && now-last < 1<<10 {
+			return now
+		}
+		last = now
+		<-time.After(10 * time.Millisecond)
+	}
+	return last
 }
 
 // A connection that waits holds little, whatever it came through: behind WebSocket what is
@@ -105,23 +115,25 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 		for range 4 { // what a loop has once for all
 			defer open(door, scheme).Close()
 		}
-		fds := make([]bareConn, 0, conns)
-		before := heap()
-		for range conns {
-			fds = append(fds, open(door, scheme))
+		// What earlier tests have left may go meanwhile: then it is less than a session alone.
+		for try := 0; try < 5 && cost[scheme] < int(unsafe.Sizeof(Session{})); try++ {
+			fds := make([]bareConn, 0, conns)
+			before := heap()
+			for range conns {
+				fds = append(fds, open(door, scheme))
+			}
+			cost[scheme] = (heap() - before) / conns
+			for _, c := range fds {
+				c.Close()
+			}
+			waitFor(t, "the closes", func() bool { return srv.Stats().Conns <= 4*(door+1) })
 		}
-		cost[scheme] = (heap() - before) / conns
-		for _, c := range fds {
-			c.Close()
-		}
-		waitFor(t, "the closes", func() bool { return srv.Stats().Conns <= 4*(door+1) })
 	}
 	t.Logf("bytes for a connection: %v", cost)
-	plain := cost["tcp"]
 	for _, c := range []struct {
 		scheme string
 		most   int
-	}{{"tcp", 1100}, {"ws", plain + 200}, {"tls", 11 << 10}, {"wss", 11 << 10}} {
+	}{{"tcp", 1100}, {"ws", 1200}, {"tls", 11 << 10}, {"wss", 11 << 10}} {
 		if cost[c.scheme] > c.most {
 			t.Errorf("%s: %d bytes, want %d at most", c.scheme, cost[c.scheme], c.most)
 		}
