@@ -1,7 +1,7 @@
 # Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, run.
 
 GO         ?= go
-FUZZTIME   ?= 3s
+FUZZTIME   ?= 2s
 TIMEOUT    ?= 8m
 BENCH      ?= .
 COUNT      ?= 6
@@ -25,7 +25,9 @@ test: build lint cross narrow held peers fuzz race
 held:
 	$(GO) test ./engine/heldtest
 
+# What is compiled first uses every core.
 race:
+	$(GO) build -race ./...
 	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./...
 
 lint:
