@@ -11,7 +11,8 @@ import (
 const maxIdleWatches = 1024
 
 // watches ends queries with their contexts. A context is registered once for all its
-// queries: context.AfterFunc for each of them would be three allocations a query.
+// queries: context.AfterFunc for each of them would be three allocations a query. No method of
+// a context is called under mu.
 type watches struct {
 	mu    sync.Mutex
 	byCtx map[<-chan struct{}]*watch // by the Done channel; guarded by mu
@@ -22,9 +23,10 @@ type watches struct {
 // watch is one context, by its Done channel: those that share it end together.
 type watch struct {
 	done         <-chan struct{}
-	stop         func() bool
-	head         *request // its queries
-	older, newer *watch   // while it is idle
+	stop         func() bool // guarded by watches.mu; nil: it is being registered
+	gone         bool        // guarded by watches.mu; forgotten or ended
+	head         *request    // its queries
+	older, newer *watch      // while it is idle
 }
 
 func (ws *watches) init() {
@@ -34,15 +36,16 @@ func (ws *watches) init() {
 
 // add has r end when ctx does. The registration has a reference of its own.
 func (ws *watches) add(r *request, ctx context.Context) {
+	done := ctx.Done()
 	r.refs.Add(1)
 	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	w := ws.byCtx[ctx.Done()]
-	if w == nil {
-		w = &watch{done: ctx.Done()}
-		ws.byCtx[w.done] = w
-		w.stop = context.AfterFunc(ctx, func() { ws.ended(w, context.Cause(ctx)) })
-	} else if w.head == nil {
+	w := ws.byCtx[done]
+	known := w != nil
+	switch {
+	case !known:
+		w = &watch{done: done}
+		ws.byCtx[done] = w
+	case w.head == nil:
 		ws.unlink(w)
 	}
 	r.watch, r.nextWatched, r.prevWatched = w, w.head, nil
@@ -50,6 +53,18 @@ func (ws *watches) add(r *request, ctx context.Context) {
 		w.head.prevWatched = r
 	}
 	w.head = r
+	ws.mu.Unlock()
+	if known {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { ws.ended(w, context.Cause(ctx)) })
+	ws.mu.Lock()
+	w.stop = stop
+	gone := w.gone
+	ws.mu.Unlock()
+	if gone {
+		stop()
+	}
 }
 
 // remove ends what add began, unless the context has ended.
@@ -70,21 +85,26 @@ func (ws *watches) remove(r *request) {
 		w.head = r.nextWatched
 	}
 	r.nextWatched, r.prevWatched = nil, nil
+	var stop func() bool
 	if w.head == nil {
-		ws.rest(w)
+		stop = ws.rest(w)
 	}
 	ws.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
 	r.release()
 }
 
-// rest keeps w for its next query, in place of the one that has been idle for longest. mu is
-// held.
-func (ws *watches) rest(w *watch) {
+// rest keeps w for its next query, in place of the one that has been idle for longest, of
+// which it returns what forget does. mu is held.
+func (ws *watches) rest(w *watch) (stop func() bool) {
 	w.newer, w.older = &ws.idle, ws.idle.older
 	w.older.newer, ws.idle.older = w, w
 	if ws.nIdle++; ws.nIdle > maxIdleWatches {
-		ws.forget(ws.idle.newer)
+		return ws.forget(ws.idle.newer)
 	}
+	return nil
 }
 
 // unlink takes w off the idle ones. mu is held.
@@ -94,16 +114,19 @@ func (ws *watches) unlink(w *watch) {
 	ws.nIdle--
 }
 
-// forget ends the registration of an idle w. mu is held.
-func (ws *watches) forget(w *watch) {
+// forget takes out an idle w, and returns what ends its registration, for the caller to call
+// without mu; nil: add does. mu is held.
+func (ws *watches) forget(w *watch) (stop func() bool) {
 	ws.unlink(w)
 	delete(ws.byCtx, w.done)
-	w.stop()
+	w.gone = true
+	return w.stop
 }
 
 // ended ends the queries of w, on a goroutine of its own.
 func (ws *watches) ended(w *watch, cause error) {
 	ws.mu.Lock()
+	w.gone = true
 	if ws.byCtx[w.done] == w {
 		delete(ws.byCtx, w.done)
 	}
@@ -127,9 +150,19 @@ func (ws *watches) ended(w *watch, cause error) {
 
 // close ends the registrations that no query needs any more.
 func (ws *watches) close() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for ws.nIdle > 0 {
-		ws.forget(ws.idle.newer)
+	for {
+		var stop func() bool
+		ws.mu.Lock()
+		left := ws.nIdle > 0
+		if left {
+			stop = ws.forget(ws.idle.newer)
+		}
+		ws.mu.Unlock()
+		if !left {
+			return
+		}
+		if stop != nil {
+			stop()
+		}
 	}
 }

@@ -81,6 +81,47 @@ func TestContextsAreKeptRegistered(t *testing.T) {
 	}
 }
 
+// asking is a context whose registration, and its end, ask the database themselves.
+type asking struct {
+	context.Context
+	ask func()
+}
+
+func (c asking) Value(any) any { return nil }
+
+func (c asking) AfterFunc(f func()) func() bool {
+	c.ask()
+	stop := context.AfterFunc(c.Context, f)
+	return func() bool {
+		c.ask()
+		return stop()
+	}
+}
+
+// TestContextsAreCalledWithoutALock: a context's own methods may use the DB.
+func TestContextsAreCalledWithoutALock(t *testing.T) {
+	db := open(t, func(c *Config) { c.Lanes = 1 })
+	plain, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan QueryResult, 3*maxIdleWatches)
+	query := func(ctx context.Context) {
+		if err := db.Query(ctx, nil, func(r QueryResult) { ended <- r }, Stmt{SQL: "select 1"}); err != nil {
+			t.Error(err)
+		}
+	}
+	const contexts = maxIdleWatches + 2 // so that two registrations end too
+	for range contexts {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		query(asking{ctx, func() { query(plain) }})
+		for range 2 {
+			if r := wait(t, ended); r.Outcome != OK {
+				t.Fatal(r.Outcome, r.Err)
+			}
+		}
+	}
+}
+
 // TestAQueryOfAKnownContextAllocatesNoMore than one without a context that may end.
 func TestAQueryOfAKnownContextAllocatesNoMore(t *testing.T) {
 	if raceEnabled {
