@@ -25,10 +25,14 @@ test: build lint cross narrow held peers fuzz race
 held:
 	$(GO) test ./engine/heldtest
 
-# What is compiled first uses every core.
+# What is compiled first uses every core. What failed is told once more at the end: a test
+# that hangs prints thousands of lines behind its name.
 race:
 	$(GO) build -race ./...
-	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./...
+	@out=$$(mktemp); { $(GO) test -race -p 1 -timeout $(TIMEOUT) ./... 2>&1; echo $$? >$$out.rc; } | tee $$out; \
+	rc=$$(cat $$out.rc); test $$rc -eq 0 || { echo "What failed:"; \
+	grep -aE -A3 '^ *--- FAIL|^panic:|^\s+running tests:|DATA RACE|^FAIL' $$out | grep -av '^ok' | head -100; }; \
+	rm -f $$out $$out.rc; exit $$rc
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }

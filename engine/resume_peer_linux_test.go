@@ -129,6 +129,7 @@ type resumer struct {
 	ackEvery uint64
 	sent     [][]byte // not acknowledged
 	acked    uint64
+	resumed  uint64         // WELCOMEs that went on with the session
 	got      []codec.Packet // counted frames
 	opened   [2]int         // bytes up and down when the first WELCOME had come
 }
@@ -164,6 +165,7 @@ func (p *resumer) connect(up, down int) (err error) {
 		p.ack(had)
 		p.tokens = [][]byte{token, p.tokens[0]}
 		p.told = p.received
+		p.resumed++
 	case len(p.tokens) > 1: // the server has not had what used the older one up
 		p.tokens = p.tokens[1:]
 		p.write(SubBye, nil)
