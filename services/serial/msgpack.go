@@ -11,11 +11,11 @@ import (
 )
 
 // MessagePack reads and writes with github.com/vmihailenco/msgpack, by the
-// `json` tags of a struct. Before that library sees a body it is walked once:
-// every length must fit into the bytes that are left, strings must be UTF-8,
-// and the limits hold; and once beside the type it is for: a number that the
-// type can't hold is an error, a nil only stands for a pointer, slice, map or
-// any, an array has the length of its type. A field that is missing is left zero.
+// `json` tags of a struct. Before that library sees a body it is walked beside
+// the type it is for: every length must fit into the bytes that are left,
+// strings must be UTF-8, and the limits hold; a number that the type can't hold
+// is an error, a nil only stands for a pointer, slice, map or any, an array has
+// the length of its type. A field that is missing is left zero.
 func MessagePack(l Limits) Serializer { return msgpackSerializer{l.withDefaults()} }
 
 type msgpackSerializer struct{ lim Limits }
@@ -31,6 +31,7 @@ type msgpackWriter struct {
 type msgpackReader struct {
 	in  bytes.Reader
 	dec *msgpack.Decoder
+	of  *msgpackType // the type that was last asked for
 }
 
 var (
@@ -66,15 +67,11 @@ func (s msgpackSerializer) Decode(body []byte, v any) error {
 	if len(body) > s.lim.MaxSize {
 		return bad("%d bytes", len(body))
 	}
-	if err := checkMsgpack(body, s.lim); err != nil {
+	r := msgpackReaders.Get().(*msgpackReader)
+	if err := r.check(body, v, s.lim); err != nil {
+		msgpackReaders.Put(r)
 		return err
 	}
-	if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Pointer {
-		if _, err := msgpackFits(body, msgpackTypeOf(t.Elem())); err != nil {
-			return err
-		}
-	}
-	r := msgpackReaders.Get().(*msgpackReader)
 	r.in.Reset(body)
 	err := r.dec.Decode(v)
 	r.in.Reset(nil)
@@ -85,38 +82,66 @@ func (s msgpackSerializer) Decode(body []byte, v any) error {
 	return nil
 }
 
-// checkMsgpack walks one value that must fill the body. It keeps the number of
-// values that are to come at each depth, and allocates nothing.
-func checkMsgpack(b []byte, lim Limits) error {
-	left := make([]uint64, 1, 40)
-	left[0] = 1
-	i, items := 0, 0
-	for len(left) > 0 {
-		top := len(left) - 1
-		if left[top] == 0 {
-			left = left[:top]
-			continue
+// check walks what is to be decoded into v.
+func (r *msgpackReader) check(body []byte, v any, lim Limits) (err error) {
+	w := msgpackWalk{b: body, lim: lim}
+	if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Pointer {
+		if t = t.Elem(); r.of == nil || r.of.t != t {
+			r.of = msgpackTypeOf(t)
 		}
-		left[top]--
-		if items++; items > lim.MaxItems {
-			return bad("msgpack: too many values")
+		err = w.fits(r.of, 0)
+	} else {
+		err = w.skip(1, 0)
+	}
+	if err == nil && w.i != len(body) {
+		err = bad("msgpack: bytes behind the value")
+	}
+	return err
+}
+
+// msgpackWalk goes through a body. It allocates nothing.
+type msgpackWalk struct {
+	b     []byte
+	i     int // what is in front of it has been looked at
+	items int // values that have been
+	lim   Limits
+}
+
+// next takes the head of the next value, which is depth containers deep, and its bytes if
+// it is none itself. inside is how many values are to come in it: no more than bytes are left.
+func (w *msgpackWalk) next(depth int) (own []byte, inside uint64, err error) {
+	if w.items++; w.items > w.lim.MaxItems {
+		return nil, 0, bad("msgpack: too many values")
+	}
+	var n int
+	if b := w.b[w.i:]; len(b) > 0 && (b[0] <= 0x7f || b[0] >= 0xe0) {
+		n = 1
+	} else if n, inside, err = msgpackValue(b); err != nil {
+		return nil, 0, err
+	}
+	own = w.b[w.i : w.i+n]
+	w.i += n
+	if inside > 0 {
+		if inside > uint64(len(w.b)-w.i) {
+			return nil, 0, bad("msgpack: a length is over what is left")
 		}
-		n, inside, err := msgpackValue(b[i:])
+		if depth >= w.lim.MaxDepth {
+			return nil, 0, bad("msgpack: nested too deep")
+		}
+	}
+	return own, inside, nil
+}
+
+// skip goes over n values, which are depth containers deep.
+func (w *msgpackWalk) skip(n uint64, depth int) error {
+	for ; n > 0; n-- {
+		_, inside, err := w.next(depth)
+		if err == nil && inside > 0 {
+			err = w.skip(inside, depth+1)
+		}
 		if err != nil {
 			return err
 		}
-		i += n
-		if inside > uint64(len(b)-i) {
-			return bad("msgpack: a length is over what is left")
-		}
-		if inside > 0 {
-			if left = append(left, inside); len(left)-1 > lim.MaxDepth {
-				return bad("msgpack: nested too deep")
-			}
-		}
-	}
-	if i != len(b) {
-		return bad("msgpack: bytes behind the value")
 	}
 	return nil
 }

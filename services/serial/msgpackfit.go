@@ -21,16 +21,25 @@ var (
 	msgpackTypes sync.Map // reflect.Type to *msgpackType
 )
 
-// msgpackType is what msgpackFits has to know of a type. It does not change.
+// msgpackType is what fits has to know of a type. It does not change.
 type msgpackType struct {
 	t      reflect.Type
 	kind   reflect.Kind
 	bits   int // of a number
-	self   bool
-	key    *msgpackType            // of a map
-	elem   *msgpackType            // of a pointer, slice, array or map
-	fields map[string]*msgpackType // of a struct, by their names in a body
+	time   bool
+	self   bool           // it decodes itself
+	key    *msgpackType   // of a map
+	elem   *msgpackType   // of a pointer, slice, array or map
+	fields []msgpackField // of a struct, in its order
+	byName map[string]*msgpackType
 }
+
+type msgpackField struct {
+	name string // in a body
+	is   *msgpackType
+}
+
+func (m *msgpackType) field(name []byte) *msgpackType { return m.byName[string(name)] }
 
 // msgpackTypeOf looks t up, or finds out.
 func msgpackTypeOf(t reflect.Type) *msgpackType {
@@ -51,7 +60,10 @@ func newMsgpackType(t reflect.Type, found map[reflect.Type]*msgpackType) *msgpac
 	}
 	m := &msgpackType{t: t, kind: t.Kind()}
 	found[t] = m
-	if m.self = decodesItself(t); m.self || t == timeType {
+	if m.time = t == timeType; m.time {
+		return m
+	}
+	if m.self = decodesItself(t); m.self {
 		return m
 	}
 	switch k := m.kind; {
@@ -60,9 +72,11 @@ func newMsgpackType(t reflect.Type, found map[reflect.Type]*msgpackType) *msgpac
 	case k == reflect.Pointer || k == reflect.Slice || k == reflect.Array:
 		m.elem = newMsgpackType(t.Elem(), found)
 	case k == reflect.Struct:
-		m.fields = make(map[string]*msgpackType)
-		for name, ft := range fieldTypes(t) {
-			m.fields[name] = newMsgpackType(ft, found)
+		m.byName = make(map[string]*msgpackType)
+		names, types := fieldTypes(t)
+		for _, name := range names {
+			f := newMsgpackType(types[name], found)
+			m.fields, m.byName[name] = append(m.fields, msgpackField{name, f}), f
 		}
 	case k >= reflect.Int && k <= reflect.Float64:
 		m.bits = t.Bits()
@@ -79,120 +93,105 @@ func decodesItself(t reflect.Type) bool {
 	return false
 }
 
-// msgpackFits walks the value at the front of b beside the type that it will be decoded
-// into and returns what is behind it. The library converts numbers without asking whether
-// they fit. b has passed checkMsgpack: its lengths are right and it is not too deep.
-func msgpackFits(b []byte, m *msgpackType) ([]byte, error) {
-	size, inside, err := msgpackValue(b)
+// fits takes the next value, which is depth containers deep, beside the type that it will be
+// decoded into. The library converts numbers without asking whether they fit.
+func (w *msgpackWalk) fits(m *msgpackType, depth int) error {
+	for m.kind == reflect.Pointer && !m.self {
+		if w.i < len(w.b) && w.b[w.i] == 0xc0 {
+			return w.skip(1, depth)
+		}
+		m = m.elem
+	}
+	own, inside, err := w.next(depth)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c, own, rest := b[0], b[:size], b[size:]
+	c, k := own[0], m.kind
 	switch {
-	case m.t == timeType:
-		return rest, timeFits(c, own)
 	case m.self:
-		return skipMsgpack(rest, inside)
-	}
-	switch k := m.kind; k {
-	case reflect.Pointer:
-		if c == 0xc0 {
-			return rest, nil
+	case m.time:
+		return timeFits(c, own)
+	case k >= reflect.Int && k <= reflect.Uintptr:
+		if !intFits(own, k, m.bits) {
+			return bad("msgpack: number does not fit %v", m.t)
 		}
-		return msgpackFits(b, m.elem)
-	case reflect.Interface:
-		return skipMsgpack(rest, inside)
-	case reflect.Slice, reflect.Map:
-		if c == 0xc0 {
-			return rest, nil
+	case k == reflect.Struct || k == reflect.Array || k == reflect.Slice || k == reflect.Map:
+		if c == 0xc0 && (k == reflect.Struct || k == reflect.Array) {
+			return bad("msgpack: nil for %v", m.t)
 		}
-		return insideFits(rest, m, c, inside)
-	case reflect.Array, reflect.Struct:
-		if c == 0xc0 {
-			return nil, bad("msgpack: nil for %v", m.t)
-		}
-		return insideFits(rest, m, c, inside)
-	case reflect.Bool:
+		return w.inside(m, c, inside, depth+1)
+	case k == reflect.Bool:
 		if c != 0xc2 && c != 0xc3 {
-			return nil, bad("msgpack: no bool")
+			return bad("msgpack: no bool")
 		}
-	case reflect.String:
+	case k == reflect.String:
 		if c == 0xc0 {
-			return nil, bad("msgpack: nil for a string")
+			return bad("msgpack: nil for a string")
 		}
-	case reflect.Float32, reflect.Float64:
+	case k == reflect.Float32 || k == reflect.Float64:
 		if !floatFits(own, m.bits) {
-			return nil, bad("msgpack: number does not fit %v", m.t)
-		}
-	default:
-		if k >= reflect.Int && k <= reflect.Uintptr && !intFits(own, k, m.bits) {
-			return nil, bad("msgpack: number does not fit %v", m.t)
+			return bad("msgpack: number does not fit %v", m.t)
 		}
 	}
-	return skipMsgpack(rest, inside)
+	return w.skip(inside, depth+1)
 }
 
-// skipMsgpack returns what is behind n values.
-func skipMsgpack(b []byte, n uint64) ([]byte, error) {
-	for ; n > 0; n-- {
-		size, inside, err := msgpackValue(b)
-		if err != nil {
-			return nil, err
-		}
-		b = b[size:]
-		n += inside
-	}
-	return b, nil
-}
-
-// insideFits walks the n values in a slice, array, map or struct.
-func insideFits(b []byte, m *msgpackType, c byte, n uint64) ([]byte, error) {
+// inside takes the n values in a slice, array, map or struct, whose first byte is c.
+func (w *msgpackWalk) inside(m *msgpackType, c byte, n uint64, depth int) (err error) {
 	isMap := c&0xf0 == 0x80 || c == 0xde || c == 0xdf
 	isArray := c&0xf0 == 0x90 || c == 0xdc || c == 0xdd
-	var err error
 	switch {
-	case m.kind == reflect.Array && isArray && n != uint64(m.t.Len()):
-		return nil, bad("msgpack: %d values for %v", n, m.t)
+	case isMap && m.kind == reflect.Struct:
+		return w.members(m, n, depth)
+	case isArray && m.kind == reflect.Struct:
+		return bad("msgpack: an array for %v", m.t)
+	case isArray && m.kind == reflect.Array && n != uint64(m.t.Len()):
+		return bad("msgpack: %d values for %v", n, m.t)
 	case isArray && (m.kind == reflect.Slice || m.kind == reflect.Array):
 		for ; n > 0 && err == nil; n-- {
-			b, err = msgpackFits(b, m.elem)
+			err = w.fits(m.elem, depth)
 		}
-		return b, err
+		return err
 	case isMap && m.kind == reflect.Map:
 		for ; n > 0 && err == nil; n -= 2 {
-			if b, err = msgpackFits(b, m.key); err == nil {
-				b, err = msgpackFits(b, m.elem)
+			if err = w.fits(m.key, depth); err == nil {
+				err = w.fits(m.elem, depth)
 			}
 		}
-		return b, err
-	case isMap && m.kind == reflect.Struct:
-		return fieldsFit(b, m.fields, n)
-	case isArray && m.kind == reflect.Struct:
-		return nil, bad("msgpack: an array for %v", m.t)
+		return err
 	}
-	return skipMsgpack(b, n) // the library refuses it, or it is bytes
+	return w.skip(n, depth) // the library refuses it, or it is bytes
 }
 
-func fieldsFit(b []byte, fields map[string]*msgpackType, n uint64) ([]byte, error) {
+// members takes the n names and values of a struct. Most bodies have them in its order.
+func (w *msgpackWalk) members(m *msgpackType, n uint64, depth int) error {
+	likely := 0
 	for ; n > 0; n -= 2 {
-		size, inside, err := msgpackValue(b)
+		own, inside, err := w.next(depth)
+		if err == nil && inside > 0 {
+			err = w.skip(inside, depth+1)
+		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		name := msgpackText(b[:size])
-		if b, err = skipMsgpack(b[size:], inside); err != nil {
-			return nil, err
-		}
-		if f := fields[string(name)]; f != nil {
-			b, err = msgpackFits(b, f)
+		name := msgpackText(own)
+		var f *msgpackType
+		if likely < len(m.fields) && m.fields[likely].name == string(name) {
+			f = m.fields[likely].is
 		} else {
-			b, err = skipMsgpack(b, 1)
+			f = m.field(name)
+		}
+		likely++
+		if f != nil {
+			err = w.fits(f, depth)
+		} else {
+			err = w.skip(1, depth)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // msgpackText is a string's or bytes' own bytes.
@@ -210,9 +209,10 @@ func msgpackText(b []byte) []byte {
 	return nil
 }
 
-// fieldTypes are the fields of a struct by their names in a body, those of embedded
-// structs included, as the library sees them: a msgpack tag, else a json tag, else the name.
-func fieldTypes(t reflect.Type) map[string]reflect.Type {
+// fieldTypes are the fields of a struct by their names in a body, and these in the struct's
+// order, those of embedded structs included, as the library sees them: a msgpack tag, else a
+// json tag, else the name.
+func fieldTypes(t reflect.Type) (names []string, m map[string]reflect.Type) {
 	m, depth := map[string]reflect.Type{}, map[string]int{}
 	for _, f := range reflect.VisibleFields(t) {
 		tag := f.Tag.Get("msgpack")
@@ -226,11 +226,15 @@ func fieldTypes(t reflect.Type) map[string]reflect.Type {
 		if name == "" {
 			name = f.Name
 		}
-		if d, ok := depth[name]; !ok || len(f.Index) < d {
+		d, ok := depth[name]
+		if !ok {
+			names = append(names, name)
+		}
+		if !ok || len(f.Index) < d {
 			m[name], depth[name] = f.Type, len(f.Index)
 		}
 	}
-	return m
+	return names, m
 }
 
 // msgpackInt reads an integer: its bits, and whether they are those of a negative one.
