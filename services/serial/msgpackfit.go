@@ -39,8 +39,6 @@ type msgpackField struct {
 	is   *msgpackType
 }
 
-func (m *msgpackType) field(name []byte) *msgpackType { return m.byName[string(name)] }
-
 // msgpackTypeOf looks t up, or finds out.
 func msgpackTypeOf(t reflect.Type) *msgpackType {
 	if m, ok := msgpackTypes.Load(t); ok {
@@ -112,9 +110,10 @@ func (w *msgpackWalk) fits(m *msgpackType, depth int) error {
 	case m.time:
 		return timeFits(c, own)
 	case k >= reflect.Int && k <= reflect.Uintptr:
-		if !intFits(own, k, m.bits) {
+		if c > 0x7f && !intFits(own, k, m.bits) {
 			return bad("msgpack: number does not fit %v", m.t)
 		}
+		return nil
 	case k == reflect.Struct || k == reflect.Array || k == reflect.Slice || k == reflect.Map:
 		if c == 0xc0 && (k == reflect.Struct || k == reflect.Array) {
 			return bad("msgpack: nil for %v", m.t)
@@ -167,21 +166,21 @@ func (w *msgpackWalk) inside(m *msgpackType, c byte, n uint64, depth int) (err e
 func (w *msgpackWalk) members(m *msgpackType, n uint64, depth int) error {
 	likely := 0
 	for ; n > 0; n -= 2 {
-		own, inside, err := w.next(depth)
-		if err == nil && inside > 0 {
-			err = w.skip(inside, depth+1)
-		}
-		if err != nil {
-			return err
-		}
-		name := msgpackText(own)
 		var f *msgpackType
-		if likely < len(m.fields) && m.fields[likely].name == string(name) {
+		if likely < len(m.fields) && w.isName(m.fields[likely].name) {
 			f = m.fields[likely].is
 		} else {
-			f = m.field(name)
+			own, inside, err := w.next(depth)
+			if err == nil && inside > 0 {
+				err = w.skip(inside, depth+1)
+			}
+			if err != nil {
+				return err
+			}
+			f = m.byName[string(msgpackText(own))]
 		}
 		likely++
+		var err error
 		if f != nil {
 			err = w.fits(f, depth)
 		} else {
@@ -192,6 +191,17 @@ func (w *msgpackWalk) members(m *msgpackType, n uint64, depth int) error {
 		}
 	}
 	return nil
+}
+
+// isName takes the next value if it is a short string that is name.
+func (w *msgpackWalk) isName(name string) bool {
+	b, n := w.b[w.i:], len(name)
+	if n >= 32 || len(b) <= n || b[0] != 0xa0|byte(n) || string(b[1:1+n]) != name || w.items >= w.lim.MaxItems {
+		return false
+	}
+	w.items++
+	w.i += 1 + n
+	return true
 }
 
 // msgpackText is a string's or bytes' own bytes.
