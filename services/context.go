@@ -235,9 +235,13 @@ func (ctx *Context) send(a answer) {
 	if ctx.s == nil {
 		return
 	}
+	if r := ctx.reply; r != nil && r.turns != nil && !r.st.closed {
+		r.st.enqueue(a, r)
+		return
+	}
 	if ctx.c.nSessions.Load() > 0 {
-		if st := ctx.c.state(ctx.s, false); st != nil && len(st.queues[a.packet.Handle()]) > 0 {
-			st.enqueue(a, ctx.reply)
+		if st := ctx.c.state(ctx.s, false); st != nil && len(st.queues[a.packet.Handle()].owed()) > 0 {
+			st.enqueue(a, nil)
 			return
 		}
 	}

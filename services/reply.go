@@ -13,8 +13,10 @@ import (
 type Reply struct {
 	ctx   *Context // nil for an answer that only waits for its turn
 	st    *sessionState
+	turns *turns      // where it waits for its turn; nil: nowhere
 	claim atomic.Bool // Done, the timeout or the end has it
 
+	timed bool // there may be a timer
 	mu    sync.Mutex
 	timer *time.Timer // guarded by mu
 	back  bool        // guarded by mu: the stage that called Defer has returned
@@ -64,6 +66,7 @@ func (ctx *Context) Defer() *Reply {
 		timeout = ctx.c.cfg.Timeout
 	}
 	if timeout > 0 && !r.claim.Load() {
+		r.timed = true
 		r.mu.Lock()
 		r.timer = time.AfterFunc(timeout, func() { r.Done(nil, Errorf(engine.CodeTimeout, "no answer in time")) })
 		r.mu.Unlock()
@@ -137,10 +140,12 @@ func (r *Reply) claimed() bool {
 	if r.claim.Swap(true) {
 		return false
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.timer != nil {
-		r.timer.Stop()
+	if r.timed {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.timer != nil {
+			r.timer.Stop()
+		}
 	}
 	return true
 }
@@ -205,7 +210,7 @@ func (r *Reply) rest(res any, err error) {
 func (r *Reply) nothing() {
 	if r.st != nil && !r.ready {
 		r.silent, r.ready = true, true
-		r.st.flush(r.packet.Handle())
+		r.st.flush(r.turns)
 	}
 }
 

@@ -17,8 +17,8 @@ type sessionState struct {
 	s       *engine.Session
 	ser     serial.Serializer
 	timers  *timerwheel.Set
-	queues  map[uint32][]*Reply // by handle: answers owed, in the order of their requests
-	owed    int                 // in all queues, refusals not counted
+	queues  map[uint32]*turns // by handle
+	owed    int               // in all queues, refusals not counted
 	buckets map[*limiter]*bucket
 	ended   bool // the peer's FIN, or close
 	closed  bool
@@ -56,7 +56,7 @@ func (st *sessionState) end() {
 		st.timers.Close()
 	}
 	for _, q := range st.queues {
-		for _, r := range append([]*Reply(nil), q...) { // onEnd may finish it
+		for _, r := range append([]*Reply(nil), q.owed()...) { // onEnd may finish it
 			if fn := r.onEnd; fn != nil {
 				r.onEnd = nil
 				fn()
@@ -70,7 +70,7 @@ func (st *sessionState) close() {
 	st.closed = true
 	st.end()
 	for _, q := range st.queues {
-		for _, r := range q {
+		for _, r := range q.owed() {
 			r.drop()
 		}
 	}

@@ -14,19 +14,58 @@ const refusedAtOnce = 1024
 // full tells whether the session is owed as many answers as it may be.
 func (st *sessionState) full() bool { return st.owed >= st.c.cfg.MaxDeferred }
 
+// turns are the answers owed on one handle, in the order of their requests.
+type turns struct {
+	list []*Reply // those in front of head have been answered
+	head int
+}
+
+func (q *turns) owed() []*Reply {
+	if q == nil {
+		return nil
+	}
+	return q.list[q.head:]
+}
+
+// pop drops the first. What is left keeps a place for the next, unless it was long.
+func (q *turns) pop() {
+	q.list[q.head] = nil
+	q.head++
+	switch {
+	case q.head < len(q.list):
+		if q.head > keptTurns && q.head > len(q.list)/2 {
+			q.list = append([]*Reply(nil), q.owed()...)
+			q.head = 0
+		}
+	case cap(q.list) > keptTurns:
+		q.list, q.head = nil, 0
+	default:
+		q.list, q.head = q.list[:0], 0
+	}
+}
+
+// keptTurns is room for so many answers that a queue may keep while it is empty.
+const keptTurns = 16
+
 // busy tells whether answers are owed on p's handle and no further one may be: such a
 // request is refused before it is served.
 func (st *sessionState) busy(p codec.Packet) bool {
-	return st.full() && len(st.queues[p.Handle()]) > 0
+	return st.full() && len(st.queues[p.Handle()].owed()) > 0
 }
 
 // push adds r to the end of its handle's queue.
 func (st *sessionState) push(r *Reply) {
-	if st.queues == nil {
-		st.queues = map[uint32][]*Reply{}
-	}
 	h := r.packet.Handle()
-	st.queues[h] = append(st.queues[h], r)
+	q := st.queues[h]
+	if q == nil {
+		if st.queues == nil {
+			st.queues = map[uint32]*turns{}
+		}
+		q = &turns{}
+		st.queues[h] = q
+	}
+	q.list = append(q.list, r)
+	r.turns = q
 	if r.refuses == 0 {
 		st.owed++
 	}
@@ -38,7 +77,7 @@ func (st *sessionState) push(r *Reply) {
 func (st *sessionState) refuse(p codec.Packet, code engine.ErrorCode, text string) {
 	st.c.failed.Add(1)
 	p.Body = nil
-	q := st.queues[p.Handle()]
+	q := st.queues[p.Handle()].owed()
 	if len(q) == 0 || p.Seq != 0 {
 		answer{packet: p, code: code, text: text}.write(st.c, st.s)
 		return
@@ -50,48 +89,48 @@ func (st *sessionState) refuse(p codec.Packet, code engine.ErrorCode, text strin
 	st.push(&Reply{st: st, packet: p, refuses: 1, ready: true, code: code, text: text, release: st.s.Hold()})
 }
 
-// enqueue keeps an answer until it is its turn. r is the reply that it is of; nil: of a
-// later request that was answered at once.
+// enqueue sends an answer, or keeps it until it is its turn. r is the reply that it is of;
+// nil: of a later request that was answered at once.
 func (st *sessionState) enqueue(a answer, r *Reply) {
-	h := a.packet.Handle()
+	first := r != nil && r.turns.owed()[0] == r
 	var kept func()
-	if q := st.queues[h]; r == nil || q[0] != r { // it waits
+	if !first {
 		var err error
 		if kept, err = st.s.TryHold(len(a.body)); err != nil && r == nil {
 			st.refuse(a.packet, engine.CodeOverloaded, tooMuchOwed)
 			return
 		}
+		a.body = bytes.Clone(a.body)
 	}
 	if r == nil {
 		r = &Reply{st: st, packet: a.packet}
 		st.push(r)
 	}
 	r.kept = kept
-	r.body, r.code, r.text, r.ready = bytes.Clone(a.body), a.code, a.text, true
-	st.flush(h)
+	r.body, r.code, r.text, r.ready = a.body, a.code, a.text, true
+	if first {
+		st.flush(r.turns)
+	}
 }
 
-// flush sends what is ready at the head of the handle's queue. The session is
-// let go last: with its FIN behind it, that is its end.
-func (st *sessionState) flush(h uint32) {
-	var answered []*Reply
-	for q := st.queues[h]; len(q) > 0 && q[0].ready; {
-		r := q[0]
+// flush sends what is ready at the head of the queue. The session is let go last: with its
+// FIN behind it, that is its end.
+func (st *sessionState) flush(q *turns) {
+	var room [8]*Reply
+	answered := room[:0]
+	for len(q.owed()) > 0 && q.owed()[0].ready {
+		r := q.owed()[0]
 		if r.refuses > 0 && !st.flushRefusals(r) {
 			break
 		}
-		q[0] = nil
-		if q = q[1:]; len(q) == 0 {
-			delete(st.queues, h)
-		} else {
-			st.queues[h] = q
-		}
+		q.pop()
 		if r.refuses == 0 {
 			st.owed--
 		}
 		if !r.silent {
 			answer{packet: r.packet, body: r.body, code: r.code, text: r.text}.write(st.c, st.s)
 		}
+		r.body = nil
 		if r.ctx != nil {
 			st.c.deferred.Add(-1)
 		}
@@ -112,7 +151,7 @@ func (st *sessionState) flush(h uint32) {
 func (st *sessionState) flushRefusals(r *Reply) bool {
 	for n := 1; r.refuses > 1; n++ {
 		if n == refusedAtOnce {
-			deliver(st.s, func() { st.flush(r.packet.Handle()) }, nil)
+			deliver(st.s, func() { st.flush(r.turns) }, nil)
 			return false
 		}
 		answer{packet: r.packet, code: r.code, text: r.text}.write(st.c, st.s)
