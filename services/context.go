@@ -93,7 +93,13 @@ func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *i
 
 // reset forgets what the last call has left.
 func (ctx *Context) reset() {
-	ctx.ser, ctx.reply, ctx.done, ctx.cancel, ctx.values, ctx.trace = nil, nil, nil, nil, nil, nil
+	ctx.ser, ctx.reply, ctx.done, ctx.cancel = nil, nil, nil, nil
+	if ctx.values != nil {
+		ctx.values = nil
+	}
+	if ctx.trace != nil {
+		ctx.trace = nil
+	}
 }
 
 // release ends what Lasting has made.

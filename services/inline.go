@@ -30,12 +30,7 @@ func Inline[Req, Res any](ctx *Context, handle uint32, req Req) (Res, error) {
 	k := r.calls.Get().(*call[Req, Res])
 	k.req, k.next = req, atPre
 	k.ctx.inline(ctx, &r.info)
-	var err error
-	if r.c.cfg.Tracer != nil {
-		k.ctx.traced(TraceCall, func() { err = k.steps() })
-	} else {
-		err = k.steps()
-	}
+	err := k.inline()
 	if err == Answer {
 		err = nil
 	}
@@ -49,6 +44,18 @@ func Inline[Req, Res any](ctx *Context, handle uint32, req Req) (Res, error) {
 	}
 	r.put(k)
 	return res, err
+}
+
+func (k *call[Req, Res]) inline() error {
+	if k.r.c.cfg.Tracer == nil {
+		return k.steps()
+	}
+	return k.tracedInline() // a function of its own, as what it captures is allocated
+}
+
+func (k *call[Req, Res]) tracedInline() (err error) {
+	k.ctx.traced(TraceCall, func() { err = k.steps() })
+	return err
 }
 
 // inline makes ctx that of a call from parent.
