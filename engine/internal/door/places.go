@@ -9,7 +9,7 @@ import (
 //
 // A flood of handshakes that nobody means to finish could still keep every processor busy, for those that are shed come
 // again at once. So while more are shed than done, a place stays empty for a while after each turn in it: all handshakes
-// together then take a quarter of the processors, and the loops have the rest. Clients of many sessions that come back
+// together then take a tenth of the processors, and the loops have the rest. Clients of many sessions that come back
 // together finish their handshakes, and are not slowed down.
 type places struct {
 	free  chan struct{}
@@ -21,9 +21,9 @@ const (
 	wasteMost  = 256
 	wasteFlood = 16          // from here on it is a flood
 	wasteAge   = time.Second // without one shed: forgotten
-	// restFactor makes a quarter of the processors of twice as many places.
-	restFactor = 7
-	restMost   = 20 * time.Millisecond
+	// restFactor makes a tenth of the processors of twice as many places.
+	restFactor = 19
+	restMost   = 50 * time.Millisecond
 )
 
 // take waits for a place, and returns when it was taken.

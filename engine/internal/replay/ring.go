@@ -30,6 +30,9 @@ type Ring struct {
 	first  uint64 // the first frame kept
 	end    uint64 // behind the last whole frame
 	most   uint64 // behind the last frame that any connection was written whole
+	under  uint64 // behind the last frame of what Next has given and Wrote not told of; 0: nothing
+	might  uint64 // behind the last frame that was under way when its connection was left
+	acked  uint64 // an acknowledgement that came before Wrote told of its frames
 
 	// The cursor: of pieces[at] the bytes below off have been written. sent is a frame that
 	// may not have been written whole, and mark where it begins in pieces[at].
@@ -148,6 +151,7 @@ func (r *Ring) Next() (b []byte, buf *bufpool.Buf) {
 			if r.open > 0 && r.at == len(r.pieces)-1 {
 				return nil, nil
 			}
+			r.under = p.last
 			return p.buf.B[r.off:], p.buf
 		}
 		if r.at == len(r.pieces)-1 {
@@ -168,10 +172,23 @@ func (r *Ring) enter(at int) {
 	r.mark = r.off
 }
 
-// Wrote says that n of the bytes of Next have been written.
+// Wrote says that n of the bytes of Next have been written. The peer may have had them, and
+// have told so, on this connection or another, before that.
 func (r *Ring) Wrote(n int) {
 	r.off += n
 	r.unsent -= n
+	r.under = 0
+	if r.acked > r.first {
+		r.free(min(r.acked, r.Sent()))
+	}
+}
+
+// leave ends what is under way to a connection: of what Wrote does not tell any more, the
+// peer may have everything.
+func (r *Ring) leave() {
+	r.Sent()
+	r.might = max(r.might, r.under)
+	r.under, r.acked = 0, 0
 }
 
 // Sent is the number behind the last frame that the present connection was written whole.
@@ -200,16 +217,20 @@ func (r *Ring) Sent() uint64 {
 // Ack frees the frames below n: the peer has them. False: that many were not sent. One that
 // says less than another before it changes nothing.
 func (r *Ring) Ack(n uint64) bool {
-	if n > r.Sent() {
+	sent := r.Sent()
+	if n > max(sent, r.under) {
 		return false
 	}
-	r.free(n)
+	if n > sent {
+		r.acked = max(r.acked, n)
+	}
+	r.free(min(n, sent))
 	return true
 }
 
 // Park says that there is no connection until Rewind.
 func (r *Ring) Park() {
-	r.Sent()
+	r.leave()
 	r.parked, r.unsent = true, 0
 }
 
@@ -217,9 +238,11 @@ func (r *Ring) Park() {
 // nothing changes: some of what it lacks is no longer kept, or it claims what was not sent.
 func (r *Ring) Rewind(n uint64) bool {
 	r.Sent()
-	if n < r.first || n > r.most {
+	if n < r.first || n > max(r.most, r.under, r.might) {
 		return false
 	}
+	r.leave()
+	r.most = max(r.most, n)
 	r.parked = true // the cursor, wherever it is, does not count
 	r.free(n)
 	r.parked = false

@@ -148,6 +148,49 @@ func TestRingAgainstAModel(t *testing.T) {
 	})
 }
 
+// A peer may have, and tell of, what a write brings it before who writes has been told.
+func TestPeersKnowOfAWriteBeforeItReturns(t *testing.T) {
+	for name, tell := range map[string]func(r *Ring) bool{
+		"acknowledged":             func(r *Ring) bool { return r.Ack(3) && r.First() == 0 },
+		"acknowledged bit by bit":  func(r *Ring) bool { return r.Ack(3) && r.Ack(1) },
+		"on the next connection":   func(r *Ring) bool { return r.Rewind(3) },
+		"when this one has ended":  func(r *Ring) bool { r.Park(); return r.Rewind(3) },
+		"later, on the one behind": func(r *Ring) bool { return r.Rewind(1) && r.Rewind(3) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bud := budget.New(1<<30, nil)
+			r := newRing(bud)
+			for n := range 3 {
+				r.Append(text(n, 10), nil)
+			}
+			b, _ := r.Next()
+			r.Append(text(3, 10), nil)
+			if r.Ack(4) || r.Rewind(4) {
+				t.Fatal("a frame is known that was not under way")
+			}
+			if !tell(r) {
+				t.Fatal("what the write brought is not known")
+			}
+			if r.at == 0 && r.off == 0 && r.First() < 3 {
+				r.Wrote(len(b)) // the same connection
+			}
+			if r.First() != 3 {
+				t.Fatalf("frames from %d on are kept, want 3", r.First())
+			}
+			if got := write(r, 100); !bytes.Equal(got, text(3, 10)) {
+				t.Fatalf("then %d bytes are written", len(got))
+			}
+			if !r.Ack(4) || r.Bytes() != 0 {
+				t.Fatalf("%d bytes are kept", r.Bytes())
+			}
+			r.Close()
+			if n := bud.Used(); n != 0 {
+				t.Fatalf("%d bytes still counted", n)
+			}
+		})
+	}
+}
+
 // A large frame that many rings are given is held once; small ones cost no more than their
 // bytes and a half.
 func TestRingsShareLargeFrames(t *testing.T) {
