@@ -275,10 +275,12 @@ func TestConnectionWaitsWhileEveryLoopIsHeldUp(t *testing.T) {
 		c.send("new")
 		cs = append(cs, c)
 	}
-	for i, giveBack := range giveBacks {
+	for _, giveBack := range giveBacks {
 		giveBack()
-		h.gate <- true
-		busy[i].gets("S")
+	}
+	close(h.gate) // one at a time might let the other's callback go on
+	for _, c := range busy {
+		c.gets("S")
 	}
 	for _, c := range cs {
 		c.gets("new")
