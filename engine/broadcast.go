@@ -131,11 +131,15 @@ func (f *flow) wake() {
 	}
 }
 
-// cutLog forgets what every session has had of the log.
+// cutLog forgets what every session has had of the log. In the middle of a walk who lags is
+// behind where that ends.
 func (l *loop) cutLog() {
-	least, still := l.walked, l.lagging[:0]
+	least, end, still := l.walked, l.walked, l.lagging[:0]
+	if l.walking {
+		end = l.walkEnd
+	}
 	for _, s := range l.lagging {
-		if s.rd.life == lifeGone || !s.out.Behind(l.walked) {
+		if s.rd.life == lifeGone || !s.out.Behind(end) {
 			s.rd.lagging = false
 			continue
 		}

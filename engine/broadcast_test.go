@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -106,6 +107,44 @@ func TestWalkIsBoundedAndJoinsWhatWaits(t *testing.T) {
 	}
 	if turns < sessions/budget {
 		t.Errorf("%d turns for %d sessions", turns, sessions)
+	}
+}
+
+// A sweep within a walk does not lose who was found behind in it.
+func TestASweepWithinAWalkKeepsWhatTheSlowLack(t *testing.T) {
+	const budget = 4
+	for slowest := range 2 * budget { // in front of the walk or behind it when the sweep comes
+		d := newDesk(t, Config{DrainBudget: budget}, &funcs{})
+		var wires []*fakeWire
+		for i := range 4 * budget {
+			room := -1
+			if i == slowest {
+				room = 0
+			}
+			_, w := d.open(room)
+			wires = append(wires, w)
+		}
+		d.settleAll()
+		for round := range 3 {
+			if err := d.Broadcast(1, uint16(round), []byte("to all")); err != nil {
+				t.Fatal(err)
+			}
+			d.sweepNow()
+			d.turn()
+			if !d.l.walking {
+				t.Fatal("the walk has ended before the sweep")
+			}
+			d.settleAll()
+		}
+		slow := wires[slowest]
+		slow.room = -1
+		slow.s.canWrite()
+		d.settleAll()
+		for i, w := range wires {
+			if !bytes.Equal(w.got, wires[len(wires)-1].got) || len(w.got) != 3*14 {
+				t.Fatalf("slowest %d: session %d was written %d bytes: %q", slowest, i, len(w.got), w.got)
+			}
+		}
 	}
 }
 
