@@ -191,8 +191,15 @@ func TestJSONEqualIsLinear(t *testing.T) {
 			}
 			return best
 		}
-		if short, long := best(c.n/4), best(c.n); long > 10*short && long > 20*time.Millisecond {
-			t.Errorf("%s: %v for %d, %v for %d", c.name, short, c.n/4, long, c.n)
+		for try := 0; ; try++ { // a busy machine may make any one of them late
+			short, long := best(c.n/4), best(c.n)
+			if long <= 10*short || long <= 20*time.Millisecond {
+				break
+			}
+			if try == 4 {
+				t.Errorf("%s: %v for %d, %v for %d", c.name, short, c.n/4, long, c.n)
+				break
+			}
 		}
 	}
 	for _, c := range []struct {
