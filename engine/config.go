@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"millrace/codec"
+	"millrace/engine/internal/perip"
 )
 
 // Dispatch says where a packet's OnSocketRead runs.
@@ -155,11 +156,15 @@ type Config struct {
 type Limits struct {
 	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
 	MaxConnsPerIP int // connections from one address; 0 or Off = no limit
-	MaxRefused    int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
-	MaxOutbound   int // bytes a session may leave unsent; 1 MiB
-	MaxPending    int // bytes of memory of the requests that wait for one session's handler; 1 MiB
-	MaxTasks      int // functions that wait in one Session.Submit; 1,024
-	MaxOutbox     int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
+	// IPv6Prefix is how many bits of an IPv6 address count where something is limited for each
+	// address (MaxConnsPerIP, AcceptRatePerIP, HandshakeRate): whoever has one address of a
+	// network can use all of them. 1 to 128; 64. An IPv4 address counts whole, mapped or not.
+	IPv6Prefix  int
+	MaxRefused  int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
+	MaxOutbound int // bytes a session may leave unsent; 1 MiB
+	MaxPending  int // bytes of memory of the requests that wait for one session's handler; 1 MiB
+	MaxTasks    int // functions that wait in one Session.Submit; 1,024
+	MaxOutbox   int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
 	// MemoryBudget is what all sessions together may hold, in bytes: requests that wait,
 	// beginnings of frames, functions that wait, answers that are owed (see Session.Hold),
 	// and answers, pushes and broadcasts that are unsent; 256 MiB. Past it, whoever holds
@@ -213,6 +218,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.MaxQueue, 8192)
 	or(&c.StallAfter, stallAfter)
 	or(&c.RecorderKeep, 64)
+	or(&c.IPv6Prefix, perip.DefaultBits)
 	or(&c.MaxRefused, 32)
 	or(&c.MaxOutbound, 1<<20)
 	or(&c.MaxPending, 1<<20)
@@ -305,6 +311,7 @@ func (c Config) validate() error {
 	within("MaxFrame", c.MaxFrame, 0, 1<<30)
 	within("MaxConns", c.MaxConns, 0, 1<<24)
 	within("MaxConnsPerIP", c.MaxConnsPerIP, 0, 1<<24)
+	within("IPv6Prefix", c.IPv6Prefix, 1, 128)
 	within("MaxRefused", c.MaxRefused, 1, 1<<24)
 	within("MaxOutbound", c.MaxOutbound, 1<<10, 1<<30)
 	within("MaxPending", c.MaxPending, 1<<10, 1<<30)

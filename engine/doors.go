@@ -29,7 +29,7 @@ type Doors struct {
 	MaxHandshakes int
 	// HandshakeRate is how many TLS handshakes one address may begin in a second; more wait,
 	// or are closed if they would wait for longer than HandshakeTimeout. 0 or Off = no limit.
-	// An IPv6 network of 64 bits counts as one address.
+	// An IPv6 network of IPv6Prefix counts as one address.
 	HandshakeRate int
 
 	// ProxyFrom are networks whose connections begin with a header of the PROXY protocol,

@@ -118,9 +118,7 @@ func (srv *Server) near(what Limit, s *Session, used, most int) {
 		switch what {
 		case LimitConns, LimitFiles:
 		case LimitConnsPerIP:
-			if a, ok := remote.(*net.TCPAddr); ok {
-				key.ip = a.AddrPort().Addr()
-			}
+			key.ip, _ = srv.perIP.Key(remote)
 		default:
 			key.id = s.id
 		}

@@ -19,7 +19,7 @@ func newNetwork(srv *Server) (network, error) {
 		sessions = resumeHost{h}
 	}
 	return door.New(door.Config{
-		Addrs: c.Addrs, TLS: c.TLS, HandshakeTimeout: c.HandshakeTimeout, MaxHandshakes: c.MaxHandshakes, HandshakeRate: c.HandshakeRate,
+		Addrs: c.Addrs, TLS: c.TLS, HandshakeTimeout: c.HandshakeTimeout, MaxHandshakes: c.MaxHandshakes, HandshakeRate: c.HandshakeRate, IPv6Prefix: c.IPv6Prefix,
 		FirstTimeout: c.FirstFrameTimeout, FrameTimeout: c.FrameTimeout, Linger: c.Linger, Deflate: c.Deflate, MaxRatio: c.MaxRatio,
 		Proxies: sources(c.ProxyFrom), ForwardedFor: sources(c.ForwardedFrom), Origins: c.Origins, OnUpgrade: c.OnUpgrade,
 		Frames: srv.wholeFrames, Framing: func(k netio.Sink) any { return srv.framingAt(k) }, Draining: srv.draining.Load, Stalled: stalled, Short: h.short, Budget: srv.budget, Logger: c.Logger,

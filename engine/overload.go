@@ -21,7 +21,7 @@ type Overload struct {
 	HandleWaits map[uint32]time.Duration
 
 	// AcceptRate is how many connections may come in a second, and AcceptRatePerIP from one
-	// address, an IPv6 network of 64 bits counting as one; a second's worth may come at once.
+	// address, an IPv6 network of IPv6Prefix counting as one; a second's worth may come at once.
 	// More are refused with ERROR 12. Where TLS or a WebSocket stands in front, AcceptRate
 	// closes them in front of that. 0 or Off = no limit.
 	AcceptRate, AcceptRatePerIP int

@@ -115,7 +115,8 @@ func New(cfg Config, h Handler) (*Server, error) {
 	srv.handles.init(srv)
 	srv.waits = newWaits(&srv.cfg)
 	srv.costs.init(&srv.cfg)
-	srv.acceptPerIP.Most = srv.cfg.AcceptRatePerIP
+	srv.perIP.Bits = cfg.IPv6Prefix
+	srv.acceptPerIP.Most, srv.acceptPerIP.Bits = cfg.AcceptRatePerIP, cfg.IPv6Prefix
 	var err error
 	if srv.net, err = newNetwork(srv); err != nil {
 		return nil, netError(err)

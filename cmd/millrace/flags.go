@@ -86,6 +86,7 @@ type engineFlags struct {
 	MaxFrame      size  `group:"limits" default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame: all behind the length field (${default})."`
 	MaxConns      auto  `group:"limits" default:"auto" placeholder:"N" help:"Connections (${default}: 10000, or what the open-file limit holds if that is less)."`
 	MaxConnsPerIP limit `group:"limits" name:"max-conns-per-ip" default:"off" placeholder:"N" help:"Connections from one address (${default})."`
+	IPv6Prefix    count `group:"limits" name:"ipv6-prefix" default:"64" placeholder:"BITS" help:"Bits of an IPv6 address that count in --max-conns-per-ip, --accept-rate-per-ip and --handshake-rate: a network counts as one address (${default})."`
 	MaxRefused    count `group:"limits" default:"32" placeholder:"N" help:"Refused connections kept open, at most for --linger, so that the ERROR reaches a client that sends meanwhile; each needs an open file (${default})."`
 	MaxOutbound   size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes that one session may leave unread: past it reading pauses, and a consumer of what it has not asked for is closed (${default})."`
 	MaxPending    size  `group:"limits" default:"1MiB" placeholder:"BYTES" help:"Bytes of requests that wait for one session's handler: past it reading pauses (${default})."`
@@ -149,7 +150,7 @@ func (f *engineFlags) config(frame *frameFlags, framer codec.Framer, handles map
 		Recorder: f.Recorder.v, RecorderKeep: int(f.RecorderKeep),
 		NoSystemFrames: !f.SystemFrames, Heartbeat: time.Duration(f.Heartbeat),
 		Limits: engine.Limits{
-			MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), MaxRefused: int(f.MaxRefused), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
+			MaxConns: int(f.MaxConns), MaxConnsPerIP: int(f.MaxConnsPerIP), IPv6Prefix: int(f.IPv6Prefix), MaxRefused: int(f.MaxRefused), MaxOutbound: int(f.MaxOutbound), MaxPending: int(f.MaxPending),
 			MaxTasks: int(f.MaxTasks), MaxOutbox: int(f.MaxOutbox), MemoryBudget: int(f.MemoryBudget), MaxGroups: int(f.MaxGroups), ResumeBytes: int(f.ResumeBytes),
 		},
 		Timeouts: engine.Timeouts{
@@ -191,6 +192,8 @@ func flagOf(field string) string {
 		return "handle-wait"
 	case "MaxConnsPerIP":
 		return "max-conns-per-ip"
+	case "IPv6Prefix":
+		return "ipv6-prefix"
 	case "AcceptRatePerIP":
 		return "accept-rate-per-ip"
 	case "SessionCPU":

@@ -21,7 +21,7 @@ func TestTheREADMEsDefaultsAreServes(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("--print-config: exit code %d", code)
 	}
-	rows := regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\| ([^ ]+) \\|").FindAllStringSubmatch(readme(t), -1)
+	rows := regexp.MustCompile("(?m)^\\| `--([a-z0-9-]+)` \\| ([^ ]+) \\|").FindAllStringSubmatch(readme(t), -1)
 	if len(rows) < 15 {
 		t.Fatalf("%d rows of limits, want 15 or more", len(rows))
 	}
@@ -45,7 +45,7 @@ func TestTheREADMENamesFlagsThatAre(t *testing.T) {
 		out, _, _ := millrace(t, nil, "", append(cmd, "--help")...)
 		help += out
 	}
-	for _, flag := range regexp.MustCompile(`--[a-z]+(-[a-z]+)*`).FindAllString(readme(t), -1) {
+	for _, flag := range regexp.MustCompile(`--[a-z0-9]+(-[a-z0-9]+)*`).FindAllString(readme(t), -1) {
 		if !strings.Contains(help, flag) && !strings.Contains(help, "--[no-]"+flag[2:]) {
 			t.Errorf("no command has a flag %s", flag)
 		}

@@ -14,7 +14,7 @@ func TestEachSettingServes(t *testing.T) {
 	cert, key := certificate(t, "localhost")
 	other := map[string]string{
 		"addr": "tcp://localhost:0", "accept": "single", "balance": "source-hash", "loops": "1", "workers": "1", "spare-workers": "1", "stall-after": "off",
-		"dispatch": "inline", "handle-dispatch": "1/1=ordered", "max-frame": "1KiB", "max-conns": "9", "max-conns-per-ip": "9", "max-outbound": "64KiB",
+		"dispatch": "inline", "handle-dispatch": "1/1=ordered", "max-frame": "1KiB", "max-conns": "9", "max-conns-per-ip": "9", "ipv6-prefix": "56", "max-outbound": "64KiB",
 		"max-pending": "64KiB", "memory-budget": "8MiB", "max-outbox": "1MiB", "max-queue": "64", "max-tasks": "64", "max-groups": "2", "max-refused": "9",
 		"wait-budget": "9s", "handle-wait": "1/4=off", "accept-rate": "999", "accept-rate-per-ip": "999", "frame-rate": "9999", "byte-rate": "1MiB", "session-cpu": "900ms", "costs": "true",
 		"first-frame-timeout": "off", "frame-timeout": "off", "idle-timeout": "9s", "heartbeat": "9s", "linger": "1s", "fin-timeout": "9s", "resume": "9s", "resume-bytes": "64KiB",

@@ -32,7 +32,7 @@ type handshakes struct {
 
 func newHandshakes(h *Host) *handshakes {
 	most := h.cfg.MaxHandshakes
-	s := &handshakes{h: h, most: most, open: map[*conn]*shake{}, rate: perip.Rate{Most: h.cfg.HandshakeRate}}
+	s := &handshakes{h: h, most: most, open: map[*conn]*shake{}, rate: perip.Rate{Most: h.cfg.HandshakeRate, Bits: h.cfg.IPv6Prefix}}
 	s.places.free = make(chan struct{}, max(1, min(most, 2*runtime.GOMAXPROCS(0))))
 	return s
 }

@@ -22,6 +22,7 @@ type Config struct {
 	HandshakeTimeout time.Duration // of TLS
 	MaxHandshakes    int           // TLS handshakes that are worked at, and that are open
 	HandshakeRate    int           // of one address in a second; 0: no limit
+	IPv6Prefix       int           // bits of an IPv6 address that count for that; 0: perip.DefaultBits
 	FrameTimeout     time.Duration // for a record or a WebSocket header, as for a frame; 0: none
 	FirstTimeout     time.Duration // from accept to the first frame, through all layers; 0: none
 	Linger           time.Duration // for the peer's FIN behind ours

@@ -1,4 +1,5 @@
-// Package perip counts connections by the address they come from.
+// Package perip counts connections by the address they come from. An IPv6 network counts as
+// one address: whoever has one of its addresses has all.
 package perip
 
 import (
@@ -7,20 +8,38 @@ import (
 	"sync"
 )
 
+// DefaultBits of an IPv6 address count where nothing else is said: what a site is given, at
+// least.
+const DefaultBits = 64
+
 // Counter counts the connections of each IP address. What has none, such as a unix
 // socket, is not counted. The zero Counter is ready; any goroutine may use it.
 type Counter struct {
+	Bits int // of an IPv6 address that count, set before use; 0: DefaultBits
+
 	mu sync.Mutex
 	m  map[netip.Addr]int // guarded by mu
 }
 
-func ipOf(a net.Addr) (netip.Addr, bool) {
+// Key is what connections from a are counted by; false: they are not counted.
+func (c *Counter) Key(a net.Addr) (netip.Addr, bool) { return key(a, c.Bits) }
+
+// key is an IPv4 address whole, also where it is written as an IPv6 one (::ffff:192.0.2.1),
+// and of an IPv6 address the first bits.
+func key(a net.Addr, bits int) (netip.Addr, bool) {
 	t, ok := a.(*net.TCPAddr)
 	if !ok || t == nil {
 		return netip.Addr{}, false
 	}
 	ip, ok := netip.AddrFromSlice(t.IP)
-	return ip.Unmap(), ok
+	if ip = ip.Unmap(); !ok || ip.Is4() {
+		return ip, ok
+	}
+	if bits == 0 {
+		bits = DefaultBits
+	}
+	p, err := ip.Prefix(bits)
+	return p.Addr(), err == nil
 }
 
 // Enter counts a connection from a; false, and not counted, when limit are there
@@ -29,7 +48,7 @@ func (c *Counter) Enter(a net.Addr, limit int) bool {
 	if limit == 0 {
 		return true
 	}
-	ip, ok := ipOf(a)
+	ip, ok := c.Key(a)
 	if !ok {
 		return true
 	}
@@ -47,7 +66,7 @@ func (c *Counter) Enter(a net.Addr, limit int) bool {
 
 // Leave undoes one Enter that was true.
 func (c *Counter) Leave(a net.Addr) {
-	ip, ok := ipOf(a)
+	ip, ok := c.Key(a)
 	if !ok {
 		return
 	}
@@ -60,9 +79,10 @@ func (c *Counter) Leave(a net.Addr) {
 	}
 }
 
-// Count is how many connections come from a's address; 0 where they are not counted.
+// Count is how many connections come from a's address or network; 0 where they are not
+// counted.
 func (c *Counter) Count(a net.Addr) int {
-	ip, ok := ipOf(a)
+	ip, ok := c.Key(a)
 	if !ok {
 		return 0
 	}
@@ -71,7 +91,7 @@ func (c *Counter) Count(a net.Addr) int {
 	return c.m[ip]
 }
 
-// Len is how many addresses have connections.
+// Len is how many addresses and networks have connections.
 func (c *Counter) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,6 +2,7 @@ package perip
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 )
 
@@ -45,5 +46,33 @@ func TestCounterWithoutLimitOrAddress(t *testing.T) {
 	c.Leave(&net.UnixAddr{Name: "x"})
 	if c.Len() != 0 {
 		t.Errorf("%d addresses", c.Len())
+	}
+}
+
+// Of an IPv6 address the first bits count, and of an IPv4 address all, mapped or not.
+func TestNetworksAreOne(t *testing.T) {
+	for _, x := range []struct {
+		bits int
+		a, b string
+		same bool
+	}{
+		{0, "2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true}, {0, "2001:db8::1", "2001:db8:0:1::1", false},
+		{128, "2001:db8::1", "2001:db8::2", false}, {56, "2001:db8::1", "2001:db8:0:ff::1", true}, {56, "2001:db8::1", "2001:db8:0:100::1", false},
+		{1, "10.0.0.1", "10.0.0.2", false}, {1, "10.0.0.1", "::ffff:10.0.0.1", true}, {128, "10.0.0.1", "::ffff:10.0.0.2", false},
+		{64, "fe80::1%lo", "fe80::2%eth0", true}, {64, "::1", "10.0.0.1", false},
+	} {
+		c := Counter{Bits: x.bits}
+		addr := func(s string) net.Addr {
+			a := netip.MustParseAddr(s)
+			return &net.TCPAddr{IP: a.AsSlice(), Zone: a.Zone()}
+		}
+		a, ok1 := c.Key(addr(x.a))
+		b, ok2 := c.Key(addr(x.b))
+		if !ok1 || !ok2 || (a == b) != x.same {
+			t.Errorf("%s and %s by %d bits: %v and %v, want the same: %v", x.a, x.b, x.bits, a, b, x.same)
+		}
+		if c.Enter(addr(x.a), 1); c.Enter(addr(x.b), 1) == x.same {
+			t.Errorf("%s behind %s by %d bits: let in %v", x.b, x.a, x.bits, !x.same)
+		}
 	}
 }

@@ -7,13 +7,13 @@ import (
 )
 
 // Rate spaces out what comes from each address: Most in a second, and as many at once where
-// there was nothing before (the generic cell rate algorithm, ITU-T I.371). An IPv6 network of
-// 64 bits counts as one address, as whoever has one of its addresses has all. What has no
+// there was nothing before (the generic cell rate algorithm, ITU-T I.371). What has no
 // address, such as a unix socket, is not limited. The caller's lock guards it.
 type Rate struct {
 	Most int // in a second; 0: no limit
-	due  map[netip.Addr]time.Time
+	Bits int // of an IPv6 address that count; 0: DefaultBits
 
+	due    map[netip.Addr]time.Time
 	purged time.Time // when purge looked last
 }
 
@@ -58,12 +58,8 @@ func (r *Rate) find(a net.Addr, now time.Time) (ip netip.Addr, at time.Time, ok 
 	if r.Most <= 0 {
 		return ip, at, false
 	}
-	if ip, ok = ipOf(a); !ok {
+	if ip, ok = key(a, r.Bits); !ok {
 		return ip, at, false
-	}
-	if ip = ip.WithZone(""); ip.Is6() {
-		p, _ := ip.Prefix(64)
-		ip = p.Addr()
 	}
 	if r.due == nil {
 		r.due = map[netip.Addr]time.Time{}

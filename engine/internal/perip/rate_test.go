@@ -32,6 +32,9 @@ func TestRateLetsSoManyComeInASecond(t *testing.T) {
 	if n := took("2001:db8:0:1::1", 50); n != 10 {
 		t.Errorf("%d of the next network, want 10", n)
 	}
+	if wide := (Rate{Most: 1, Bits: 48}); !wide.Allow(tcp("2001:db8::1"), now) || wide.Allow(tcp("2001:db8:0:ffff::1"), now) || !wide.Allow(tcp("2001:db8:1::1"), now) {
+		t.Error("networks of 48 bits are not told apart so")
+	}
 	now = now.Add(300 * time.Millisecond)
 	if n := took("10.0.0.1", 50); n != 3 {
 		t.Errorf("%d after 300 ms, want 3: who is refused is not counted", n)
