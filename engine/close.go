@@ -161,6 +161,9 @@ func (s *Session) schedule() {
 	if s.srv.taps {
 		s.noteQueued()
 	}
+	if s.meter != nil {
+		s.meter.queues(s.srv.now())
+	}
 	s.srv.pool.push(s)
 }
 

@@ -24,6 +24,8 @@ const (
 
 	maxHandles = 1024 // with an account of their own
 	maxTags    = 1024
+
+	moreTags = "..." // stands for the tags behind them
 )
 
 // account adds up times.
@@ -32,27 +34,52 @@ type account struct {
 	tag    string
 	busy   atomic.Int64 // nanoseconds
 	long   atomic.Int32 // above 0: turns of the handle may wait
+
+	held int         // of a tag: sessions that have it; guarded by costs.mu
+	gone atomic.Bool // of a tag: another has its place, and what comes late goes to costs.more
 }
 
 // costs are a server's accounts.
+//
+// A handle has an account of its own if Config.Handles or SetDispatch names it, or if the
+// handler knows it (HandleKnower); of a handler that doesn't say, the first maxHandles have
+// one. So handles that peers invent take no account away from those that are served.
 type costs struct {
-	on bool
+	on  bool
+	srv *Server
 
 	handles atomic.Pointer[map[uint32]*account] // copied on write
 	rest    account                             // what is no request's
-	others  account                             // of more handles than maxHandles
+	others  account                             // of handles that nobody knows, and of more than maxHandles
 
 	mu     sync.Mutex
 	tags   map[string]*account // guarded by mu
 	none   account             // of sessions without a tag
-	more   account             // of more tags than maxTags
+	more   account             // of more tags than maxTags, and of those that gave way
 	closed atomic.Int64        // of sessions that have gone; moved there under mu
 }
 
-func (c *costs) init(cfg *Config) {
-	c.on = cfg.costs()
+func (c *costs) init(srv *Server) {
+	c.on, c.srv = srv.cfg.costs(), srv
 	c.handles.Store(&map[uint32]*account{})
 	c.tags = map[string]*account{}
+	c.more.tag = moreTags
+	for handle := range srv.cfg.Handles {
+		c.name(handle)
+	}
+}
+
+// name opens the account of a handle that the program has named.
+func (c *costs) name(handle uint32) {
+	if c.on && handle != 0 {
+		c.open(handle)
+	}
+}
+
+// known tells whether a handle is one that is served.
+func (c *costs) known(handle uint32) bool {
+	h, ok := c.srv.handler().(HandleKnower)
+	return !ok || h.Knows(handle)
 }
 
 // of is the account of a handle.
@@ -60,8 +87,12 @@ func (c *costs) of(handle uint32) *account {
 	if handle == 0 {
 		return &c.rest
 	}
-	if a := (*c.handles.Load())[handle]; a != nil {
+	all := *c.handles.Load()
+	if a := all[handle]; a != nil {
 		return a
+	}
+	if len(all) >= maxHandles || !c.known(handle) { // without the lock, as any packet may say so
+		return &c.others
 	}
 	return c.open(handle)
 }
@@ -176,7 +207,10 @@ func (c *cost) charge(now int64) {
 // add charges n nanoseconds. Any goroutine.
 func (c *cost) add(a *account, n int64) {
 	a.busy.Add(n)
-	c.tag.Load().busy.Add(n)
+	tag := c.tag.Load()
+	if tag.busy.Add(n); tag.gone.Load() { // it has just given way
+		c.costs.more.busy.Add(tag.busy.Swap(0))
+	}
 	c.spent.Add(n)
 	if c.done.Load() { // the slot is free already; a write may end a session
 		c.costs.closed.Add(c.spent.Swap(0))
@@ -192,6 +226,7 @@ func (m *meter) close() {
 	c.costs.mu.Lock()
 	defer c.costs.mu.Unlock()
 	c.done.Store(true)
+	c.tag.Load().held--
 	c.costs.closed.Add(c.spent.Swap(0))
 }
 
@@ -214,25 +249,59 @@ func (l *loop) charge(s *Session, began int64) (now int64) {
 	return now
 }
 
+// Tag is what SetTag has set; "" without one, and "..." where there were too many.
+func (s *Session) Tag() string {
+	if s.meter == nil || !s.meter.cost.costs.on {
+		return ""
+	}
+	return s.meter.cost.tag.Load().tag
+}
+
 // SetTag has what the session costs from now on be added up under that name, with that of
-// others which have it: a tenant, a plan, a version of a client. A server knows 1,024 tags; what
-// is tagged otherwise is added up under "...". Nothing without Config.Costs or SessionCPU.
+// others which have it: a tenant, a plan, a version of a client. A server knows 1,024 tags, of
+// which those that no session has give way to new ones; what they cost, and what is tagged
+// otherwise, is added up under "...". Nothing without Config.Costs or SessionCPU.
 func (s *Session) SetTag(tag string) {
 	if s.meter == nil {
 		return
 	}
-	c := &s.srv.costs
+	c, m := &s.srv.costs, &s.meter.cost
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := c.tags[tag]
-	switch {
-	case tag == "":
-		a = &c.none
-	case a == nil && len(c.tags) >= maxTags:
-		a = &c.more
-	case a == nil:
-		a = &account{tag: tag}
-		c.tags[tag] = a
+	if !c.on || m.done.Load() {
+		return
 	}
-	s.meter.cost.tag.Store(a)
+	a, old := c.tagged(tag), m.tag.Load()
+	a.held++
+	old.held--
+	m.tag.Store(a)
+}
+
+// tagged is the account of a tag. mu is held.
+func (c *costs) tagged(tag string) *account {
+	if tag == "" {
+		return &c.none
+	}
+	if a := c.tags[tag]; a != nil {
+		return a
+	}
+	if len(c.tags) >= maxTags && !c.giveWay() {
+		return &c.more
+	}
+	a := &account{tag: tag}
+	c.tags[tag] = a
+	return a
+}
+
+// giveWay forgets a tag that no session has; false: there is none. mu is held.
+func (c *costs) giveWay() bool {
+	for name, a := range c.tags {
+		if a.held == 0 {
+			delete(c.tags, name)
+			a.gone.Store(true)
+			c.more.busy.Add(a.busy.Swap(0))
+			return true
+		}
+	}
+	return false
 }

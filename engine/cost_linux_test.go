@@ -190,37 +190,3 @@ func TestOneAmongManyIsNamed(t *testing.T) {
 		t.Errorf("%s is named, with %v, of %v", addr, got.Sessions, got.Busy)
 	}
 }
-
-// Handles and tags without end have no account without end.
-func TestAccountsAreBounded(t *testing.T) {
-	srv := serve(t, Config{Overload: Overload{Costs: true}}, &funcs{read: func(s *Session, p codec.Packet) {
-		s.SetTag(fmt.Sprint(p.Sub))
-		s.Reply(p, nil)
-	}})
-	c := dial(t, srv)
-	r := srv.CostReader()
-	const n = 2 * maxHandles
-	for from := 0; from < n; from += 64 {
-		var b []byte
-		for i := range 64 {
-			b = append(b, frame(1, uint16(from+i), "")...)
-		}
-		c.Write(b)
-		for i := range 64 {
-			c.expect(1, uint16(from+i), "")
-		}
-	}
-	got := r.Next(10_000)
-	if len(got.Handles) > maxHandles+2 || len(got.Tags) > maxTags+2 {
-		t.Errorf("%d handles, %d tags have accounts", len(got.Handles), len(got.Tags))
-	}
-	var others time.Duration
-	for _, x := range got.Handles {
-		if x.Other {
-			others = x.Busy
-		}
-	}
-	if others == 0 {
-		t.Error("handles without an account cost nothing")
-	}
-}

@@ -31,8 +31,8 @@ type SessionCost struct {
 }
 
 // HandleCost is what the requests of one handle cost. 0/0 is what is no request's: the other
-// callbacks, functions given to Session.Submit, and writes. Other is set for that of all
-// handles behind the first 1,024 together.
+// callbacks, functions given to Session.Submit, and writes. Other is set for that of the
+// handles together which nobody knows (see HandleKnower) or which are behind the first 1,024.
 type HandleCost struct {
 	Main, Sub uint16
 	Other     bool
@@ -68,17 +68,40 @@ func (srv *Server) CostReader() *CostReader {
 // Next returns what was spent since it was called last, with at most top entries in each
 // list. It looks at every session.
 func (r *CostReader) Next(top int) Costs {
-	c := &r.srv.costs
 	at, process := time.Now(), cputime.Process()
 	out := Costs{For: at.Sub(r.at), Process: process - r.process}
 	r.at, r.process = at, process
 	r.readSessions(&out)
+	r.readAccounts(&out)
+	out.Sessions = dearest(out.Sessions, top, func(x SessionCost) time.Duration { return x.Busy })
+	out.Handles = dearest(out.Handles, top, func(x HandleCost) time.Duration { return x.Busy })
+	out.Tags = dearest(out.Tags, top, func(x TagCost) time.Duration { return x.Busy })
+	return out
+}
+
+// Costs is what they cost since the server was made, without the list of sessions: what each
+// of those cost stands in its Stats. It looks at no session.
+func (srv *Server) Costs() Costs {
+	process := cputime.Process()
+	out := Costs{For: time.Duration(srv.now()), Process: process, Closed: time.Duration(srv.costs.closed.Load())}
+	r := &CostReader{srv: srv}
+	r.readAccounts(&out)
+	const all = maxHandles + maxTags
+	out.Handles = dearest(out.Handles, all, func(x HandleCost) time.Duration { return x.Busy })
+	out.Tags = dearest(out.Tags, all, func(x TagCost) time.Duration { return x.Busy })
+	return out
+}
+
+// readAccounts reads what handles and tags have spent.
+func (r *CostReader) readAccounts(out *Costs) {
+	c := &r.srv.costs
 	accounts := map[*account]int64{}
 	since := func(a *account) time.Duration {
 		now := a.busy.Load()
 		accounts[a] = now
 		return time.Duration(now - r.accounts[a])
 	}
+	moved := time.Duration(0) // of tags that have given way, what was read before
 	handle := func(a *account, other bool) {
 		if d := since(a); d > 0 {
 			main, sub := codec.Split(a.handle)
@@ -91,23 +114,25 @@ func (r *CostReader) Next(top int) Costs {
 	for _, a := range *c.handles.Load() {
 		handle(a, false)
 	}
-	tag := func(a *account, name string) {
-		if d := since(a); d > 0 {
+	tag := func(d time.Duration, name string) {
+		if d > 0 {
 			out.Tags = append(out.Tags, TagCost{name, d})
 		}
 	}
 	c.mu.Lock()
-	tag(&c.none, "")
-	tag(&c.more, "...")
+	tag(since(&c.none), "")
 	for name, a := range c.tags {
-		tag(a, name)
+		tag(since(a), name)
 	}
+	more := since(&c.more)
 	c.mu.Unlock()
+	for a, n := range r.accounts {
+		if _, ok := accounts[a]; !ok { // accounts of handles stay
+			moved += time.Duration(n)
+		}
+	}
+	tag(more-moved, moreTags)
 	r.accounts = accounts
-	out.Sessions = dearest(out.Sessions, top, func(x SessionCost) time.Duration { return x.Busy })
-	out.Handles = dearest(out.Handles, top, func(x HandleCost) time.Duration { return x.Busy })
-	out.Tags = dearest(out.Tags, top, func(x TagCost) time.Duration { return x.Busy })
-	return out
 }
 
 // readSessions reads what each session has spent, and those that have gone.

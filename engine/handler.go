@@ -20,6 +20,13 @@ type Handler interface {
 	OnSocketClose(s *Session, why Reason)
 }
 
+// HandleKnower is a Handler that says which handles it serves. With Costs the others share one
+// account: peers that ask for what there is not can't use up those of the handles that are.
+// Knows is called from any goroutine, and must be quick.
+type HandleKnower interface {
+	Knows(handle uint32) bool
+}
+
 // FinHandler is a Handler that wants to know of a peer's FIN: no more requests will
 // come, but answers may still be owed (see Session.Hold). It runs in the session's
 // order, after what was read before the FIN; OnSocketClose follows when nothing is owed.

@@ -31,6 +31,7 @@ func (n *handles) init(srv *Server) {
 // packet on, whatever the server's own dispatch.
 func (srv *Server) SetDispatch(handle uint32, d Dispatch) {
 	srv.handles.table.Fix(handle, dispatch.Mode(d))
+	srv.costs.name(handle)
 }
 
 // RunsInline tells whether a handle's packets run on the loops now, where their sessions'

@@ -1,6 +1,11 @@
 package engine
 
-import "millrace/engine/internal/bucket"
+import (
+	"sync/atomic"
+	"time"
+
+	"millrace/engine/internal/bucket"
+)
 
 // meter is what is counted of one session where a setting asks for it: who has none of
 // those settings has no meters, and pays one look at a nil pointer.
@@ -18,7 +23,26 @@ type meter struct {
 	floor  int64    // requests that were read before count as read then
 	parked bool     // it has waited since for its peer to read: requests may take their time
 
+	queued atomic.Int64 // since when it has waited for a worker; 0: it does not
+	waited atomic.Int64 // nanoseconds that it waited before
+
 	cost cost
+}
+
+// queues notes that the strand waits for a worker from now on. Any goroutine, before it does.
+func (m *meter) queues(now int64) {
+	if m != nil && m.cost.costs.on {
+		m.queued.Store(now)
+	}
+}
+
+// waits is how long the strand has waited for workers, with how long it does now.
+func (m *meter) waits(now int64) time.Duration {
+	n := m.waited.Load()
+	if at := m.queued.Load(); at != 0 {
+		n += max(now-at, 0)
+	}
+	return time.Duration(n)
 }
 
 // newMeter is a new session's; nil: nothing asks for one.
@@ -42,8 +66,13 @@ func (s *Session) turnBegins() {
 		m.parked, m.floor = false, s.srv.now()
 	}
 	if m.cost.costs.on {
+		now := s.srv.now()
+		if at := m.queued.Load(); at != 0 {
+			m.waited.Add(now - at)
+			m.queued.Store(0)
+		}
 		s.handle.Store(0)
-		m.begin(s.srv.now())
+		m.begin(now)
 	}
 }
 

@@ -36,6 +36,10 @@ type Stall struct {
 	Stack     string        // of the goroutine; "" if the callback ended just before it was taken
 }
 
+// Place is where in the code it stands: the innermost function of Stack that is not the
+// standard library's, with its line; "" without a Stack.
+func (s Stall) Place() string { return sched.StackPlace(s.Stack) }
+
 // Pool is the worker pool: strands and submitted functions run on it. It may be shared
 // by several servers.
 type Pool struct {

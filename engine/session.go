@@ -101,15 +101,23 @@ type SessionStats struct {
 	Conflated           uint64 // keyed pushes that never left, as a newer one took their place
 	Pending             int    // memory of the requests that wait or are being handled, in bytes
 	Paused              Pause  // why it is not read from
+
+	// With Config.Costs or SessionCPU, else 0:
+	Busy   time.Duration // its callbacks, and writes to it, have taken so long
+	Waited time.Duration // its requests have waited so long for a worker, with how long they do now
 }
 
 // Stats returns a snapshot.
 func (s *Session) Stats() SessionStats {
-	return SessionStats{
+	st := SessionStats{
 		FramesIn: s.framesIn.Load(), FramesOut: s.out.Frames(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
 		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(), Conflated: s.out.Replaced(),
 	}
+	if m := s.meter; m != nil && m.cost.costs.on {
+		st.Busy, st.Waited = time.Duration(m.cost.spent.Load()), m.waits(s.srv.now())
+	}
+	return st
 }
 
 // flags are what has happened to a session, as bits that any goroutine may set.

@@ -114,7 +114,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 	srv.stalls = sched.NewWatch(cfg.StallAfter, cfg.Logger, onStall(cfg.OnStall), srv.panics)
 	srv.handles.init(srv)
 	srv.waits = newWaits(&srv.cfg)
-	srv.costs.init(&srv.cfg)
+	srv.costs.init(srv)
 	srv.perIP.Bits = cfg.IPv6Prefix
 	srv.acceptPerIP.Most, srv.acceptPerIP.Bits = cfg.AcceptRatePerIP, cfg.IPv6Prefix
 	var err error

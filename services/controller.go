@@ -175,6 +175,12 @@ func (c *Controller) Handles() []uint32 {
 	return all
 }
 
+// Knows implements engine.HandleKnower: peers can ask for the handle.
+func (c *Controller) Knows(handle uint32) bool {
+	sv := c.lookup(handle)
+	return sv != nil && !sv.meta().internal
+}
+
 // Dispatch says which of them block (see Blocking) and so must run on workers:
 // for engine.Config.Handles.
 func (c *Controller) Dispatch() map[uint32]engine.Dispatch {

@@ -49,9 +49,9 @@ func stackOf(all []byte, id uint64) string {
 // waiting are the beginnings of functions that others wait in: they are no place.
 var waiting = []string{"runtime.", "internal/", "sync.", "time.", "syscall.", "net.", "net/http.", "os.", "os/exec.", "io.", "bufio.", "crypto/", "database/sql.", "golang.org/x/sys/"}
 
-// stackPlace is where a stack stands: the innermost function that is not the standard
+// StackPlace is where a stack stands: the innermost function that is not the standard
 // library's, and its line.
-func stackPlace(stack string) string {
+func StackPlace(stack string) string {
 	lines := strings.Split(stack, "\n")
 	first := ""
 	for i := 1; i+1 < len(lines); i += 2 {

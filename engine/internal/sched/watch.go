@@ -190,7 +190,7 @@ func (w *Watch) tell(s Suspect, all []byte) {
 	if s.Still() { // also after the stack was taken, so it is this callback's
 		st.Stack = stackOf(all, s.Goroutine)
 	}
-	place := stackPlace(st.Stack)
+	place := StackPlace(st.Stack)
 	if held, ok := w.mayLog(place); ok {
 		w.log.Warn("a callback holds its goroutine up", "where", st.Where, "session", st.Session, "main", st.Main, "sub", st.Sub,
 			"for", st.For, "place", place, "held back", held, "stack", st.Stack)

@@ -260,7 +260,7 @@ func TestStackOfAndItsPlace(t *testing.T) {
 	all := "goroutine 12 [running]:\nmain.a()\n\t/x/a.go:1 +0x1\n\ngoroutine 1 [sleep, 2 minutes]:\ntime.Sleep(0x5)\n\t/go/src/runtime/time.go:363 +0xc5\nsync.(*Mutex).Lock(...)\n\t/go/src/sync/m.go:3\n" +
 		"millrace/x.(*T[...]).Work(0xc0, {0x1, 0x2})\n\t/home/u/x.go:77 +0x2a\nmillrace/engine.run()\n\t/e.go:9 +0x1\n\ngoroutine 2 [select]:\ntime.Sleep(0x5)\n\t/go/src/runtime/time.go:363 +0xc5\n"
 	for id, want := range map[uint64]string{12: "main.a:1", 1: "millrace/x.(*T[...]).Work:77", 2: "time.Sleep:363", 3: ""} {
-		if got := stackPlace(stackOf([]byte(all), id)); got != want {
+		if got := StackPlace(stackOf([]byte(all), id)); got != want {
 			t.Errorf("goroutine %d stands at %q, want %q", id, got, want)
 		}
 	}
