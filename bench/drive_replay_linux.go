@@ -3,7 +3,6 @@ package bench
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 
 	"millrace/services/capture"
 )
@@ -24,14 +23,14 @@ type replayDriver struct {
 }
 
 func newReplayDriver(spec genSpec) (*replayDriver, error) {
-	f, err := os.Open(spec.File)
+	f, err := capture.OpenSet(spec.File)
 	if err != nil {
 		return nil, fmt.Errorf("bench: the recording: %w", err)
 	}
 	defer f.Close()
-	rec, err := capture.Index(f)
+	rec, err := f.Index()
 	if err != nil {
-		return nil, fmt.Errorf("bench: %s: %w", spec.File, err)
+		return nil, fmt.Errorf("bench: the recording: %w", err)
 	}
 	if !rec.Plain {
 		return nil, fmt.Errorf("bench: %s: its frames have another layout than the default, which is all that is measured", spec.File)

@@ -76,7 +76,7 @@ var workloadDefaults = map[Kind]Workload{
 
 // ParseWorkload reads [DOOR[+DOOR]-]KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
 // body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group, handshakes of a flood);
-// file:PATH, the last one, is the recording of a replay.
+// file:PATH, the last one, is the recording of a replay, or a folder of its files.
 //
 //	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000      echo/100@50%
 //	broadcast/1000x8   idle/15000             timers/100x10/20ms

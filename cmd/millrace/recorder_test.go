@@ -72,6 +72,33 @@ func TestReplayPlaysWhatServeRecords(t *testing.T) {
 	}
 }
 
+// Several files are one recording: a rotated one, by its files or by its folder.
+func TestReplayPlaysSeveralFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "traffic.pcapng")
+	for run := range 2 { // what the first run has recorded becomes FILE.1
+		s := serve(t, "--record-bodies", file)
+		for range run + 1 {
+			c := s.dial()
+			c.echo("hello")
+			c.send(9, 9, "")
+			c.wantError(2, 9, 9)
+			c.Close()
+		}
+		s.stop()
+	}
+	if err := os.WriteFile(filepath.Join(dir, "notes"), []byte("what this is"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	same := serve(t)
+	for _, args := range [][]string{{file, file + ".1"}, {dir}} {
+		out, stderr, code := millrace(t, nil, "", append([]string{"replay", "--addr", same.ready[0], "--speed=max", "--wait=20s"}, args...)...)
+		if code != 0 || !strings.Contains(out, "3 sessions, 6 requests") || !strings.Contains(out, "6 recorded, 6 came") || !strings.Contains(out, "2 files, the first "+file+".1, the last "+file) {
+			t.Errorf("%v: exit code %d, %s%s", args, code, out, stderr)
+		}
+	}
+}
+
 func TestAWrongRecordingIsOneLine(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "diary")
 	if err := os.WriteFile(text, []byte("dear diary"), 0o600); err != nil {
@@ -89,6 +116,7 @@ func TestAWrongRecordingIsOneLine(t *testing.T) {
 		{[]string{"serve", "--recorder-keep=100000"}, `--recorder-keep 100000: must be 1 to 65536`, exitUsage},
 		{[]string{"replay", text, "--addr", "127.0.0.1:1"}, `capture: not a recording: it does not begin as pcapng`, exitUsage},
 		{[]string{"replay", text + "x", "--addr", "127.0.0.1:1"}, `no such file`, exitUsage},
+		{[]string{"replay", filepath.Dir(text), "--addr", "127.0.0.1:1"}, `no file in it is one`, exitUsage},
 		{[]string{"replay", text, "--addr", "127.0.0.1:1", "--speed=fast"}, `--speed "fast": must be a factor of 0.001 to 1000000, such as 1 or 10, or max`, exitUsage},
 	} {
 		_, stderr, code := millrace(t, nil, "", c.args...)

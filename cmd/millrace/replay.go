@@ -21,7 +21,7 @@ import (
 
 // replayCmd is millrace replay.
 type replayCmd struct {
-	File string `arg:"" help:"What serve --record-bodies has recorded."`
+	File []string `arg:"" help:"What serve --record-bodies has recorded: files, or folders of them, that are one recording, in the order of their times."`
 
 	Addr     string `required:"" placeholder:"ADDR" help:"The server: HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://HOST:PORT, ws://HOST:PORT[/PATH] or wss://HOST:PORT[/PATH]."`
 	Speed    speed  `default:"1" placeholder:"N" help:"How many times as fast as it was recorded: 1, 10, 0.5, or max for as fast as it goes, where the order among sessions is not kept (${default})."`
@@ -58,14 +58,14 @@ func (s *speed) Decode(ctx *kong.DecodeContext) error {
 }
 
 func (c *replayCmd) run(stdout io.Writer) error {
-	f, err := os.Open(c.File)
+	f, err := capture.OpenSet(c.File...)
 	if err != nil {
-		return exitf(exitUsage, "FILE %q: %w", c.File, err)
+		return exitf(exitUsage, "FILE: %w", err)
 	}
 	defer f.Close()
-	rec, err := capture.Index(f)
+	rec, err := f.Index()
 	if err != nil {
-		return exitf(exitUsage, "FILE %q: %w; name what serve --record-bodies has written", c.File, err)
+		return exitf(exitUsage, "FILE: %w; name what serve --record-bodies has written", err)
 	}
 	if err := checkAddr("--addr", c.Addr); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (c *replayCmd) run(stdout io.Writer) error {
 	first.Close()
 	report, err := capture.Play(ctx, f, rec, capture.PlayConfig{Dial: dial, Speed: float64(c.Speed), Sessions: int(c.Sessions), Wait: time.Duration(c.Wait)})
 	if report != nil {
-		if perr := c.print(stdout, rec, report); perr != nil {
+		if perr := c.print(stdout, f, rec, report); perr != nil {
 			return perr
 		}
 	}
@@ -102,7 +102,7 @@ func (c *replayCmd) run(stdout io.Writer) error {
 }
 
 // print writes the report.
-func (c *replayCmd) print(w io.Writer, rec *capture.Recording, r *capture.Report) error {
+func (c *replayCmd) print(w io.Writer, set *capture.Set, rec *capture.Recording, r *capture.Report) error {
 	if c.JSON {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
@@ -110,6 +110,9 @@ func (c *replayCmd) print(w io.Writer, rec *capture.Recording, r *capture.Report
 	}
 	fmt.Fprintf(w, "%d sessions, %d requests over %v, recorded; %d sessions, %d requests in %v, played (at most %v late)\n",
 		len(rec.Sessions), rec.Requests, rec.Length.Round(time.Millisecond), r.Sessions, r.Requests, r.Took.Round(time.Millisecond), r.Late.Round(time.Microsecond))
+	if files := set.Files(); len(files) > 1 || set.Left() > 0 {
+		fmt.Fprintf(w, "%d files, the first %s, the last %s; other files left out: %d\n", len(files), files[0], files[len(files)-1], set.Left())
+	}
 	if rec.Dropped > 0 || rec.Cut || r.Unsure > 0 {
 		fmt.Fprintf(w, "the recording lacks %d records; cut at its end: %v; %d sessions are not compared\n", rec.Dropped, rec.Cut, r.Unsure)
 	}

@@ -144,15 +144,20 @@ func index(t testing.TB, path string) (*Recording, *os.File) {
 	return rec, f
 }
 
+// dialer connects to a server.
+func dialer(srv *engine.Server) func(context.Context) (net.Conn, error) {
+	a := srv.Addrs()[0]
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, a.Network(), a.String())
+	}
+}
+
 // play plays a recording against a server.
 func play(t testing.TB, path string, srv *engine.Server, cfg PlayConfig) *Report {
 	t.Helper()
 	rec, f := index(t, path)
-	a := srv.Addrs()[0]
-	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, a.Network(), a.String())
-	}
+	cfg.Dial = dialer(srv)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	r, err := Play(ctx, f, rec, cfg)

@@ -16,6 +16,8 @@
 // Loops never wait for the file: what they show waits in a queue of a fixed size, and what
 // finds no room there is left out and counted, in the file too. A Writer has one goroutine.
 //
+// A server's FILE.1 and FILE, and what is kept of them, are one recording to [OpenSet].
+//
 // [Play] opens a connection for each session of a file and sends what its peer sent, at the
 // same times, faster, or as fast as it goes, and compares how many answers of each handle,
 // and ERRORs of each code, come back.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func sample() []byte {
 	a, b := netip.MustParseAddrPort("192.0.2.1:1234"), netip.MustParseAddrPort("192.0.2.2:7000")
 	at := time.Unix(1_700_000_000, 123456789)
 	frame := codec.Packet{Main: 1, Sub: 1, Body: []byte("hello")}.Append(nil)
-	f := appendHead(nil, form{1, "length", codec.Layout{}, codec.DefaultMaxFrame})
+	f := appendHead(nil, form{1, "length", codec.Layout{}, codec.DefaultMaxFrame, ""})
 	f = appendPacket(f, at, true, packet{from: a, to: b, flags: flagSYN}, "session 1.1")
 	f = appendPacket(f, at, true, packet{from: a, to: b, seq: 1, ack: 1, flags: flagACK | flagPSH, payload: frame}, "")
 	f = appendPacket(f, at.Add(time.Second), false, packet{from: b, to: a, seq: 1, ack: 14, flags: flagACK | flagPSH, payload: frame}, "")
@@ -138,14 +139,15 @@ func TestPacketsReadBack(t *testing.T) {
 	})
 }
 
-// FuzzReader: whatever a file holds, it is read to its end or refused, in an amount of memory
-// that its length bounds.
+// FuzzReader: whatever files hold, they are read to their end or refused, in an amount of
+// memory that their length bounds; also one behind another.
 func FuzzReader(f *testing.F) {
-	f.Add(sample())
-	f.Add(turned(sample()))
-	f.Add(sample()[:100])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add(sample(), []byte{})
+	f.Add(turned(sample()), sample())
+	f.Add(sample()[:100], []byte{})
+	f.Add(sample()[:300], turned(sample()))
+	f.Add([]byte{}, sample())
+	f.Fuzz(func(t *testing.T, b, behind []byte) {
 		r, err := NewReader(bytes.NewReader(b))
 		for n := 0; err == nil; n++ {
 			var e Record
@@ -162,15 +164,44 @@ func FuzzReader(f *testing.F) {
 				t.Fatalf("record %d at %v", n, e.At)
 			}
 		}
-		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrFormat) {
-			t.Fatalf("got %v", err)
-		}
-		rec, err := Index(bytes.NewReader(b))
+		wantFault(t, err)
+		x, err := NewReader(bytes.NewReader(b))
 		if err != nil {
 			return
 		}
-		if _, err := rec.Scripts(bytes.NewReader(b)); err != nil && !errors.Is(err, ErrNothingToAsk) {
+		in := newIndexer(x)
+		if _, _, err := in.read(); err != nil {
+			return
+		}
+		if len(behind) > 0 {
+			err := x.goOn(bytes.NewReader(behind), int64(len(b)))
+			if err == nil {
+				_, _, err = in.read()
+			}
+			if err != nil {
+				wantFault(t, err)
+				return
+			}
+		}
+		rec, all := in.end(), slices.Concat(b, behind)
+		for i := range rec.Sessions {
+			for _, p := range rec.Sessions[i].pieces {
+				end := p.offset + int64(p.size)
+				if p.offset < 0 || end > int64(len(all)) || p.offset < int64(len(b)) && end > int64(len(b)) || p.at < 0 {
+					t.Fatalf("session %d has %d bytes at %d, of %d and %d", i, p.size, p.offset, len(b), len(behind))
+				}
+			}
+		}
+		if _, err := rec.Scripts(bytes.NewReader(all)); err != nil && !errors.Is(err, ErrNothingToAsk) {
 			t.Fatalf("got %v", err)
 		}
 	})
+}
+
+// wantFault wants one of the errors that reading a file ends with.
+func wantFault(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrFormat) {
+		t.Fatalf("got %v", err)
+	}
 }

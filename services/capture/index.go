@@ -18,7 +18,7 @@ type Recording struct {
 	Answers  int           // frames that they were sent, PING and GOAWAY left out
 	Length   time.Duration // from the first record to the last
 	Dropped  uint64        // records that the server left out
-	Cut      bool          // the file ends within a block
+	Cut      bool          // a file ends within a block
 }
 
 // Session is one session of a recording.
@@ -51,43 +51,73 @@ const (
 	endServer               // the server closed it
 )
 
-// Index reads a whole recording. It keeps some 24 bytes for each record, and no bodies.
+// Index reads a whole recording of one file. It keeps some 24 bytes for each record, and no
+// bodies. For several files see Set.
 func Index(r io.Reader) (*Recording, error) {
 	x, err := NewReader(r)
 	if err != nil {
 		return nil, err
 	}
-	rec := &Recording{Codec: x.codec, Plain: x.form.plain()}
-	counts := map[int]*counts{}
-	var first time.Time
+	in := newIndexer(x)
+	if _, _, err := in.read(); err != nil {
+		return nil, err
+	}
+	return in.end(), nil
+}
+
+// indexer makes a Recording of what a Reader reads.
+type indexer struct {
+	x      *Reader
+	rec    *Recording
+	counts map[int]*counts // of the sessions that have not ended
+	first  time.Time
+}
+
+func newIndexer(x *Reader) *indexer {
+	return &indexer{x: x, rec: &Recording{Codec: x.codec, Plain: x.form.plain()}, counts: map[int]*counts{}}
+}
+
+// read reads a file to its end. It returns the times of its first record and its newest one.
+func (in *indexer) read() (first, newest time.Time, err error) {
+	rec := in.rec
 	for {
-		e, err := x.Next()
+		e, err := in.x.Next()
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			rec.Cut = !errors.Is(err, io.EOF)
-			break
+			rec.Cut = rec.Cut || !errors.Is(err, io.EOF)
+			return first, newest, nil
 		}
 		if err != nil {
-			return nil, err
+			return first, newest, err
 		}
 		if first.IsZero() {
 			first = e.At
 		}
-		at := max(e.At.Sub(first), 0)
+		if e.At.After(newest) {
+			newest = e.At
+		}
+		if in.first.IsZero() {
+			in.first = e.At
+		}
+		at := max(e.At.Sub(in.first), 0)
 		rec.Length = max(rec.Length, at)
 		if e.Session == len(rec.Sessions) {
 			rec.Sessions = append(rec.Sessions, Session{opened: at, closed: -1, unsure: e.Kind != Opened})
-			counts[e.Session] = newCounts(rec.Codec)
+			in.counts[e.Session] = newCounts(rec.Codec)
 		}
-		if rec.Sessions[e.Session].take(e, at, counts[e.Session]) {
-			rec.Sessions[e.Session].settle(rec, counts[e.Session])
-			delete(counts, e.Session)
+		if rec.Sessions[e.Session].take(e, at, in.counts[e.Session]) {
+			rec.Sessions[e.Session].settle(rec, in.counts[e.Session])
+			delete(in.counts, e.Session)
 		}
 	}
-	for i, c := range counts {
-		rec.Sessions[i].settle(rec, c)
+}
+
+// end is all that was read.
+func (in *indexer) end() *Recording {
+	for i, c := range in.counts {
+		in.rec.Sessions[i].settle(in.rec, c)
 	}
-	rec.Dropped = x.Dropped()
-	return rec, nil
+	in.rec.Dropped = in.x.Dropped()
+	return in.rec
 }
 
 // counts are a session's frames in both directions while its recording is read.

@@ -39,6 +39,7 @@ type form struct {
 	Framing  string       `json:"framing"` // as codec.ParseFramer takes it
 	Layout   codec.Layout `json:"layout"`
 	MaxFrame int          `json:"max_frame"`
+	Run      string       `json:"run,omitempty"` // the same in all files that one Writer has written
 }
 
 // plain tells whether the frames are those of the default layout.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
@@ -44,13 +45,15 @@ var ErrFormat = errors.New("capture: not a recording")
 // Reader reads a recording. It is used by one goroutine.
 type Reader struct {
 	r       *bufio.Reader
+	base    int64 // offset of the file's first byte
 	at      int64 // offset of the next byte
 	buf     []byte
 	order   binary.ByteOrder
 	form    form
 	codec   *codec.Codec
 	scale   uint64 // nanoseconds of the time stamps' unit
-	dropped uint64
+	dropped uint64 // of the run that the file is of, as far as it has said by now
+	earlier uint64 // of the runs before
 
 	streams map[tuple]*readStream
 	n       int // sessions met
@@ -72,37 +75,62 @@ const (
 
 // NewReader begins to read a file.
 func NewReader(r io.Reader) (*Reader, error) {
-	x := &Reader{r: bufio.NewReaderSize(r, 64<<10), streams: map[tuple]*readStream{}}
-	typ, body, err := x.block()
-	switch {
-	case errors.Is(err, io.EOF):
-		return nil, fmt.Errorf("%w: it is empty", ErrFormat)
-	case err != nil:
-		return nil, err
-	case typ != blockSection:
-		return nil, x.bad("it does not begin as pcapng")
-	}
-	if err := x.section(body); err != nil {
-		return nil, err
-	}
-	if typ, body, err = x.block(); err != nil || typ != blockInterface {
-		return nil, x.bad("no interface")
-	}
-	if err := x.iface(body); err != nil {
+	x := &Reader{streams: map[tuple]*readStream{}}
+	if err := x.begin(r); err != nil {
 		return nil, err
 	}
 	return x, nil
 }
 
+// begin begins to read a file, whose first byte has the offset x.at.
+func (x *Reader) begin(r io.Reader) error {
+	x.r, x.base, x.order = bufio.NewReaderSize(r, 64<<10), x.at, nil
+	typ, body, err := x.block()
+	switch {
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: it is empty", ErrFormat)
+	case err != nil:
+		return err
+	case typ != blockSection:
+		return x.bad("it does not begin as pcapng")
+	}
+	if err := x.section(body); err != nil {
+		return err
+	}
+	if typ, body, err = x.block(); err != nil || typ != blockInterface {
+		return x.bad("no interface")
+	}
+	return x.iface(body)
+}
+
+// goOn reads another file behind the one that has been read, where its offsets begin at base.
+// Sessions that have not ended go on in it if it is of the same run of a server.
+func (x *Reader) goOn(r io.Reader, base int64) error {
+	before := x.form
+	x.at, x.form = base, form{}
+	if err := x.begin(r); err != nil {
+		return err
+	}
+	run := x.form.Run
+	if x.form.Run = before.Run; !reflect.DeepEqual(x.form, before) {
+		return fmt.Errorf("%w: its frames are told apart in another way than those of the file before", ErrFormat)
+	}
+	if x.form.Run = run; run != before.Run {
+		x.earlier, x.dropped = x.earlier+x.dropped, 0
+		clear(x.streams)
+	}
+	return nil
+}
+
 func (x *Reader) bad(why string) error {
-	return fmt.Errorf("%w: %s, at byte %d", ErrFormat, why, x.at)
+	return fmt.Errorf("%w: %s, at byte %d", ErrFormat, why, x.at-x.base)
 }
 
 // Codec is that of the file's frames.
 func (x *Reader) Codec() *codec.Codec { return x.codec }
 
 // Dropped is how many records the server left out, as far as the file has said so by now.
-func (x *Reader) Dropped() uint64 { return x.dropped }
+func (x *Reader) Dropped() uint64 { return x.earlier + x.dropped }
 
 // Sessions is how many were met by now.
 func (x *Reader) Sessions() int { return x.n }

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,8 @@ type Config struct {
 	MaxFrame int // the codec's default
 
 	Logger *slog.Logger // hears of a file that can't be written any more; slog.Default()
+
+	run string // names the Writer in its files
 }
 
 func (c Config) withDefaults() Config {
@@ -55,7 +58,7 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-func (c Config) form() form { return form{1, c.Framing, c.Layout, c.MaxFrame} }
+func (c Config) form() form { return form{1, c.Framing, c.Layout, c.MaxFrame, c.run} }
 
 // Stats counts what a Writer was shown. Counters only grow.
 type Stats struct {
@@ -131,6 +134,7 @@ func Create(cfg Config) (*Writer, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	cfg.run = rand.Text()[:10]
 	f, err := createFile(cfg)
 	if err != nil {
 		return nil, err
