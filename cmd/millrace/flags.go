@@ -105,7 +105,7 @@ type engineFlags struct {
 	FrameRate       limit       `group:"load" default:"off" placeholder:"N" help:"Frames read from one session in a second: past it reading pauses (${default})."`
 	ByteRate        perSecond   `group:"load" default:"off" placeholder:"BYTES" help:"Bytes read from one session in a second: past it reading pauses (${default})."`
 	SessionCPU      timeout     `group:"load" name:"session-cpu" default:"off" placeholder:"D" help:"Time that one session's handlers, and writes to it, take in a second: past it reading pauses (${default})."`
-	Costs           bool        `group:"load" help:"Keep account of the time that each session, tag and handle takes (false)."`
+	Costs           bool        `group:"load" help:"Keep account of the time that each session, tag and handle takes, for --admin and top (false)."`
 
 	FirstFrameTimeout timeout `group:"times" default:"10s" placeholder:"D" help:"From accept to the first whole frame; off for clients that only listen (${default})."`
 	FrameTimeout      timeout `group:"times" default:"10s" placeholder:"D" help:"From the first to the last byte of a frame (${default})."`

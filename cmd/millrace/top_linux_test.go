@@ -81,6 +81,39 @@ func TestTopShowsTheServerOnce(t *testing.T) {
 	}
 }
 
+// With --costs it says who takes the time: session, handle and tag.
+func TestTopSaysWhoCostsWhat(t *testing.T) {
+	door := freeAddr(t)
+	s := operated(t, door, "--costs")
+	c := s.dial()
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				c.echo(strings.Repeat("x", 10_000))
+			}
+		}
+	}()
+	defer func() { close(stop); <-ended }()
+	out := topOnce(t, []string{"COLUMNS=160"}, []string{door, "--sort", "cpu"}, func(out string) bool {
+		return strings.Contains(out, "WHO COSTS WHAT: ") && strings.Contains(out, "1/1")
+	})
+	addr := regexp.QuoteMeta(c.LocalAddr().String())
+	for _, want := range []string{
+		`(?m)^WHO COSTS WHAT: [\d.]+(µs|ms|s) of [\d.]+(ms|s) a second, that of the process$`,
+		`(?m)^\d+\.\d+ +` + addr + ` +[\d.]+(µs|ms) +(1/1|none) +[\d.]+(µs|ms) +without +[\d.]+(µs|ms)$`,
+		`(?m)^BY CPU `,
+	} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("it does not say %s:\n%s", want, out)
+		}
+	}
+}
+
 func TestTopAsksThroughASocketAndWithAToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	file := filepath.Join(t.TempDir(), "token")

@@ -18,6 +18,8 @@
 //	/sessions                ?limit=, ?sort=, ?q= (part of an address or ID), ?closed=1
 //	/sessions/INDEX.ROUND    one of them; POST …/kick ends it
 //	/loops /handles /pool /timers /db /cache /cluster /limits
+//	/costs                   ?seconds=1, ?limit=: which sessions, handles and tags took the time
+//	/stalls /near            ?limit=: the last stalls, and limits that came within a tenth
 //	/config                  the settings; POST changes some
 //	/drain /undrain          POST
 //	/trace                   what the runtime has traced lately, for go tool trace
@@ -38,8 +40,9 @@
 // # What it costs
 //
 // Between two requests: a look at the counters a second, for /live, and what is remembered of
-// sessions that have ended. While somebody watches, that look takes in each session.
+// sessions that have ended. While somebody watches, that look takes in each session, and
+// 50 bytes for each where the server keeps account of costs.
 // A request reads counters that are there anyway; /sessions and /metrics look at each
-// session once. Nothing here runs on a loop but for /sessions/INDEX.ROUND. All of it is
+// session once, /costs twice. Nothing here runs on a loop but for /sessions/INDEX.ROUND. All of it is
 // safe for any goroutine; Start and Stop block.
 package admin

@@ -3,7 +3,6 @@ package admin
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -33,7 +32,7 @@ type Live struct {
 	Started int64    `json:"started"` // milliseconds of Unix time
 	Write   bool     `json:"write"`   // kick and drain are allowed
 
-	Sorts    []string  `json:"sorts"` // what ?sort= takes
+	Sorts    []string  `json:"sorts"` // what ?sort= takes, as far as it is counted
 	Sessions []Session `json:"sessions"`
 	Found    int       `json:"found"` // that fit ?q=, listed or not
 	Total    int       `json:"total"` // that are there
@@ -53,6 +52,8 @@ type watcher struct {
 	rec     *live.Recorder
 	started time.Time
 	watched atomic.Int64 // Unix nanoseconds of the last /live
+	costs   costWatch    // the goroutine's own, as is
+	noted   noted
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -61,7 +62,7 @@ type watcher struct {
 func (d *Door) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.watcher.cancel, d.watcher.started = cancel, time.Now()
-	d.watcher.rec.Add(d.sample(time.Now(), false))
+	d.look(d.watcher.started, false)
 	d.watcher.done.Go(func() {
 		tick := time.NewTicker(sampleEvery)
 		defer tick.Stop()
@@ -70,10 +71,19 @@ func (d *Door) watch() {
 			case <-ctx.Done():
 				return
 			case now := <-tick.C:
-				d.watcher.rec.Add(d.sample(now, now.UnixNano()-d.watcher.watched.Load() < int64(watchedFor)))
+				d.look(now, now.UnixNano()-d.watcher.watched.Load() < int64(watchedFor))
 			}
 		}
 	})
+}
+
+// look takes a sample; watched: with what each session has to be looked at for.
+func (d *Door) look(now time.Time, watched bool) {
+	w := &d.watcher
+	s := d.sample(now, watched)
+	s.Costs = w.costs.read(d, watched)
+	w.noted.tell(d)
+	w.rec.Add(s)
 }
 
 func (d *Door) unwatch() {
@@ -130,7 +140,7 @@ func (d *Door) sample(now time.Time, sessions bool) live.Sample {
 func nearMisses(all []live.Limit, counts map[engine.Limit]uint64, last []engine.NearMiss) []live.Limit {
 	for _, limit := range slices.Sorted(maps.Keys(counts)) {
 		n := counts[limit]
-		flag := strings.ReplaceAll(limit.String(), "_", "-")
+		flag := limitFlag(limit)
 		i := slices.IndexFunc(all, func(l live.Limit) bool { return l.Flag == flag })
 		if i < 0 {
 			if n == 0 {
@@ -149,7 +159,7 @@ func nearMisses(all []live.Limit, counts map[engine.Limit]uint64, last []engine.
 				l.Max = int64(miss.Most)
 			}
 			if miss.Session != 0 {
-				l.Who = fmt.Sprintf("%v of %s", miss.Session, miss.Remote)
+				l.Who = who(miss.Session.String(), miss.Remote)
 			}
 		}
 	}
@@ -158,7 +168,7 @@ func nearMisses(all []live.Limit, counts map[engine.Limit]uint64, last []engine.
 
 // inBytes are the limits that count bytes.
 var inBytes = map[string]bool{
-	"memory-budget": true, "max-outbox": true, "max-outbound": true, "max-pending": true, "cache-bytes": true, "db-queue-bytes": true,
+	"memory-budget": true, "max-outbox": true, "max-outbound": true, "max-pending": true, "max-frame": true, "resume-bytes": true, "cache-bytes": true, "db-queue-bytes": true,
 }
 
 // behind is a snapshot of a part as a list of its figures. Those of maps are named by their
@@ -238,7 +248,7 @@ func getLive(r *request) (any, error) {
 	}
 	out := Live{
 		View: d.watcher.rec.View(since, events), Node: cmp.Or(d.cfg.Node, hostname()), Version: version(), Addrs: d.cfg.Server.URLs(), Started: d.watcher.started.UnixMilli(), Write: d.cfg.Write,
-		Sorts: append(sorted(orders), sortEnded),
+		Sorts: d.sorts(),
 	}
 	var list Sessions
 	if by == sortEnded {

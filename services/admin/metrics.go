@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -24,7 +25,7 @@ func metrics(r *request) (any, error) {
 // newMetrics makes what serves /metrics, with a registry of its own.
 func (d *Door) newMetrics() http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collector{d: d, descs: map[string]*prometheus.Desc{}}, collectors.NewGoCollector(),
+	reg.MustRegister(&collector{d: d, descs: map[string]*prometheus.Desc{}, handles: labels{most: maxHandles - 2}, tags: labels{most: maxHandles - 1}}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: promLog{d}, MaxRequestsInFlight: d.cfg.MaxClients})
 }
@@ -45,6 +46,8 @@ type collector struct {
 	d     *Door
 	mu    sync.Mutex
 	descs map[string]*prometheus.Desc // guarded by mu; by name
+
+	handles, tags labels // guarded by mu; of what they cost
 }
 
 // Describe says nothing: what there is depends on what the process has.
@@ -62,6 +65,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	waits := d.cfg.Server.Pool().Waits()
 	out.histogram("strand_wait_seconds", nil, nil, &waits)
 	out.handles()
+	out.costs()
 	out.sessions()
 	for _, l := range d.limits(true) {
 		out.put("limit_used", prometheus.GaugeValue, l.Used, []string{"limit"}, l.Name)
@@ -112,6 +116,13 @@ func (c *collector) desc(name string, labels []string) *prometheus.Desc {
 
 func (s sink) put(name string, kind prometheus.ValueType, v float64, labels []string, values ...string) {
 	s.ch <- prometheus.MustNewConstMetric(s.c.desc(name, labels), kind, v, values...)
+}
+
+// seconds puts a counter of times for each value of a label.
+func (s sink) seconds(name, label string, all map[string]time.Duration) {
+	for value, d := range all {
+		s.put(name, prometheus.CounterValue, d.Seconds(), []string{label}, value)
+	}
 }
 
 func (s sink) histogram(name string, labels, values []string, h *hist.Snapshot) {

@@ -115,7 +115,8 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 
 // No figure of a snapshot is left without a metric that says what it is.
 func TestEveryFigureHasAMetricWithHelp(t *testing.T) {
-	r := open(t, func(c *admin.Config, _ *engine.Config) {
+	r := open(t, func(c *admin.Config, e *engine.Config) {
+		e.Costs = true
 		c.DB = func() any { return dbFigures() }
 		c.Cache = func() any { return services.CacheStats{} }
 		c.Cluster = func() any {
@@ -293,7 +294,7 @@ func TestStateAsJSON(t *testing.T) {
 	if cluster["configured"] != false {
 		t.Errorf("/cluster %v", cluster)
 	}
-	for p := range strings.FieldsSeq("/ /live /healthz /readyz /metrics /stats /sessions /loops /handles /pool /timers /db /cache /cluster /limits /config") {
+	for p := range strings.FieldsSeq("/ /live /healthz /readyz /metrics /stats /sessions /loops /handles /pool /timers /db /cache /cluster /limits /costs?seconds=0.01 /stalls /near /config") {
 		if got, text := r.status("GET", p); got != 200 {
 			t.Errorf("%s: %d %s", p, got, text)
 		}

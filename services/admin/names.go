@@ -199,6 +199,8 @@ var helps = map[string]string{
 	"handle_requests_total":      "Requests by handle; other: to handles that nobody serves, and those beyond 64.",
 	"handle_errors_total":        "Requests answered with an ERROR, by handle.",
 	"handle_seconds":             "How long requests took in their handler, by handle; a sample.",
+	"handle_busy_seconds_total":  "Time that the requests of a handle took in callbacks; none: what is no request's; other: of handles that nobody serves, and those beyond 64.",
+	"tag_busy_seconds_total":     "Time that callbacks and writes took of the sessions with a tag; other: of those beyond 64.",
 	"request_errors_total":       "Requests answered with an ERROR, by its code.",
 	"requests_deferred":          "Answers that are owed and come later.",
 	"requests_stale_total":       "Answers whose session had gone.",

@@ -170,7 +170,7 @@ func dashboardQueries(t testing.TB) map[string][]string {
 func TestPrometheusScrapesAndAlerts(t *testing.T) {
 	t.Parallel()
 	r := open(t, func(c *admin.Config, e *engine.Config) {
-		e.MaxConns = 4
+		e.MaxConns, e.Costs = 4, true
 		c.DB = func() any {
 			return struct {
 				dbasync.Stats
@@ -268,7 +268,8 @@ func TestAlertRulesAreWellFormed(t *testing.T) {
 
 // Without Prometheus too: every name that rules and dashboard use is one that is scraped.
 func TestRulesAndDashboardNameWhatIsScraped(t *testing.T) {
-	r := open(t, func(c *admin.Config, _ *engine.Config) {
+	r := open(t, func(c *admin.Config, e *engine.Config) {
+		e.Costs = true
 		c.DB = func() any {
 			return struct {
 				dbasync.Stats

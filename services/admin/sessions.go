@@ -34,6 +34,11 @@ type Session struct {
 	Paused      []string  `json:"paused"` // the limits for which it is not read from
 	Away        bool      `json:"away"`   // its connection broke, and its peer may come back
 
+	// Where the server keeps account, else 0 and empty. Times are in seconds, since it connected.
+	CPU  float64 `json:"cpu_seconds"`  // its callbacks, and writes to it, have taken so long
+	Wait float64 `json:"wait_seconds"` // its requests have waited so long for a worker
+	Tag  string  `json:"tag"`
+
 	ClosedAt *time.Time `json:"closed_at,omitempty"` // of ?closed=1
 	Reason   string     `json:"reason,omitempty"`    // of ?closed=1
 }
@@ -42,6 +47,7 @@ type Session struct {
 type Sessions struct {
 	Sessions []Session `json:"sessions"`
 	Total    int       `json:"total"` // that fit, listed or not
+	Note     string    `json:"note,omitempty"`
 }
 
 // SessionDetail is /sessions/INDEX.ROUND.
@@ -83,6 +89,7 @@ func (d *Door) describe(s *engine.Session) Session {
 		ID: d.sessionID(s), Index: s.Index(), Round: s.Round(), Addr: s.RemoteAddr().String(), Transport: s.Transport(), ConnectedAt: s.ConnectedAt(),
 		FramesIn: st.FramesIn, FramesOut: st.FramesOut, BytesIn: st.BytesIn, BytesOut: st.BytesOut, Unsent: st.Unsent, Pending: st.Pending,
 		Loop: s.Loop(), Paused: append([]string{}, st.Paused.Reasons()...), Away: s.Detached(),
+		CPU: st.Busy.Seconds(), Wait: st.Waited.Seconds(), Tag: tagText(s.Tag()),
 	}
 }
 
@@ -94,6 +101,20 @@ var orders = map[string]func(s *engine.Session) uint64{
 	"frames":  func(s *engine.Session) uint64 { st := s.Stats(); return st.FramesIn + st.FramesOut },
 	"paused":  func(s *engine.Session) uint64 { return uint64(s.Stats().Paused) },
 	"age":     func(s *engine.Session) uint64 { return uint64(max(time.Since(s.ConnectedAt()), 0)) },
+	"cpu":     func(s *engine.Session) uint64 { return uint64(s.Stats().Busy) },
+	"wait":    func(s *engine.Session) uint64 { return uint64(s.Stats().Waited) },
+}
+
+// byCost are the orders that need an account.
+var byCost = []string{"cpu", "wait"}
+
+// sorts are the orders that say something here.
+func (d *Door) sorts() []string {
+	all := sorted(orders)
+	if !d.counted() {
+		all = slices.DeleteFunc(all, func(by string) bool { return slices.Contains(byCost, by) })
+	}
+	return append(all, sortEnded)
 }
 
 // defaultList is how many sessions are listed when no limit is asked for.
@@ -115,7 +136,11 @@ func sessions(r *request) (any, error) {
 	if by != "" && order == nil {
 		return nil, badRequest("sort=%q: must be one of %s", by, strings.Join(sorted(orders), ", "))
 	}
-	return r.d.listSessions(limit, q.Get("q"), order), nil
+	out := r.d.listSessions(limit, q.Get("q"), order)
+	if slices.Contains(byCost, by) && !r.d.counted() {
+		out.Note = "sort=" + by + ": " + notCounted
+	}
+	return out, nil
 }
 
 // listSessions lists the sessions that fit, the first in order if there is one.

@@ -1,9 +1,23 @@
 package live
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // maxEvents is how many events are kept.
 const maxEvents = 200
+
+// Stalls and near misses are listed one by one. They come in crowds, and have half of the
+// log at most, so that they don't push out what is rare.
+const (
+	Stalled = "stall"
+	Near    = "near"
+
+	maxNoted = maxEvents / 2
+)
+
+func noted(kind string) bool { return kind == Stalled || kind == Near }
 
 // The levels of findings and events.
 const (
@@ -39,9 +53,23 @@ func (e *events) add(at time.Time, level, kind, text string) {
 			return
 		}
 	}
+	if noted(kind) && e.noted() >= maxNoted {
+		i := slices.IndexFunc(e.list, func(x Event) bool { return noted(x.Kind) })
+		e.list = slices.Delete(e.list, i, i+1)
+	}
 	if len(e.list) == maxEvents {
 		copy(e.list, e.list[1:])
 		e.list = e.list[:maxEvents-1]
 	}
 	e.list = append(e.list, Event{Seq: e.seq, At: at.UnixMilli(), Level: level, Kind: kind, Text: text, N: 1})
+}
+
+// noted is how many stalls and near misses there are.
+func (e *events) noted() (n int) {
+	for i := range e.list {
+		if noted(e.list[i].Kind) {
+			n++
+		}
+	}
+	return n
 }

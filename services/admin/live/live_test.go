@@ -342,3 +342,29 @@ func TestQuantiles(t *testing.T) {
 		t.Errorf("merge: %v, want %v", got, want)
 	}
 }
+
+// Stalls and near misses come in crowds: they have half of the log at most, and what is rare
+// stays.
+func TestCrowdsDoNotPushOutWhatIsRare(t *testing.T) {
+	r := NewRecorder()
+	at := time.Unix(1000, 0)
+	r.Event(at, Info, "kick", "somebody")
+	for i := range 1000 {
+		kind := []string{Stalled, Near}[i%2]
+		r.Event(at.Add(time.Duration(i)*time.Millisecond), Warn, kind, fmt.Sprint("number ", i))
+	}
+	v := r.View(0, 0)
+	if len(v.Events) != 1+maxNoted || v.Events[0].Kind != "kick" || v.Events[1].Text != fmt.Sprint("number ", 1000-maxNoted) || v.Events[maxNoted].Text != "number 999" {
+		t.Errorf("%d events, the first %+v, the last %+v", len(v.Events), v.Events[:2], v.Events[len(v.Events)-1])
+	}
+	for i := range 2 * maxEvents {
+		r.Event(at, Info, "drain", fmt.Sprint("number ", i))
+	}
+	if v = r.View(0, 0); len(v.Events) != maxEvents || v.Events[0].Text != fmt.Sprint("number ", maxEvents) {
+		t.Errorf("%d events, the first %+v", len(v.Events), v.Events[0])
+	}
+	r.Event(at, Warn, Near, "one more")
+	if v = r.View(0, v.EventSeq); len(v.Events) != 1 || v.Events[0].Text != "one more" {
+		t.Errorf("what is new: %+v", v.Events)
+	}
+}

@@ -21,6 +21,27 @@ type Sample struct {
 	Limits  []Limit  // those that have a limit
 	Backs   []Back   // what stands behind the handlers
 	Reasons []string // why the server is not ready; empty when it is
+	Costs   *Costs   // who cost what since the sample before; nil: nobody keeps account
+}
+
+// Costs is who took the time of callbacks and writes to sockets. Times are milliseconds a
+// second, so that 1,000 is a CPU. Each list has those that took most first.
+type Costs struct {
+	Known    bool    `json:"known"`   // false: it is looked at from now on, as somebody watches
+	Process  float64 `json:"process"` // CPU time of the whole process
+	Busy     float64 `json:"busy"`    // of all callbacks and writes
+	Closed   float64 `json:"closed"`  // of it that of sessions that have closed
+	Sessions []Cost  `json:"sessions"`
+	Handles  []Cost  `json:"handles"`
+	Tags     []Cost  `json:"tags"`
+}
+
+// Cost is what one of them took.
+type Cost struct {
+	Name string  `json:"name"` // INDEX.ROUND; MAIN/SUB, none for what is no request's, or other; a tag
+	Addr string  `json:"addr,omitempty"`
+	Tag  string  `json:"tag,omitempty"`
+	Busy float64 `json:"busy"`
 }
 
 // Handle is what has been counted of one handle.

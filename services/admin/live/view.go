@@ -30,7 +30,8 @@ type View struct {
 	Refused  []Count   `json:"refused"`
 	Totals   []Value   `json:"totals"`
 	Backs    []Behind  `json:"backs"`
-	Events   []Event   `json:"events"` // the oldest first
+	Costs    *Costs    `json:"costs,omitempty"` // of the last second; none: nobody keeps account
+	Events   []Event   `json:"events"`          // the oldest first
 	EventSeq uint64    `json:"event_seq"`
 
 	Goroutines int `json:"goroutines"`
@@ -143,6 +144,7 @@ func (v *View) fill(d span) {
 	v.Closes = counts(d, a.Closes, b.Closes, func(name string) bool { _, ok := faults[name]; return ok })
 	v.Refused = counts(d, a.Refused, b.Refused, func(string) bool { return true })
 	v.Totals = totals(d)
+	v.Costs = d.b.Costs.view()
 	v.Backs = []Behind{}
 	for _, back := range d.b.Backs {
 		values := append([]Value{}, back.Values...)
@@ -153,6 +155,18 @@ func (v *View) fill(d span) {
 		}
 		v.Backs = append(v.Backs, Behind{back.Name, back.Down, values})
 	}
+}
+
+// view is c with lists where there are none.
+func (c *Costs) view() *Costs {
+	if c == nil {
+		return nil
+	}
+	out := *c
+	for _, list := range []*[]Cost{&out.Sessions, &out.Handles, &out.Tags} {
+		*list = append([]Cost{}, *list...)
+	}
+	return &out
 }
 
 func loops(d span) []Loop {

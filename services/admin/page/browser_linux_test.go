@@ -56,9 +56,9 @@ func TestThePage(t *testing.T) {
 	l := startLoad(t, s.addr)
 	control := httptest.NewServer(s.control(l))
 	defer control.Close()
-	seconds, shots := "3", ""
+	seconds, churn, shots := "3", "100", ""
 	if *long {
-		seconds = "120"
+		seconds, churn = "120", "1000"
 	}
 	if *update {
 		shots, _ = filepath.Abs("../../../docs/images")
@@ -66,7 +66,7 @@ func TestThePage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out := run(t, dir, []string{"TEST_URL=http://" + s.admin + "/", "TEST_CONTROL=" + control.URL + "/", "TEST_BROWSER=" + browser, "TEST_SHOTS=" + shots, "TEST_SECONDS=" + seconds},
+	out := run(t, dir, []string{"TEST_URL=http://" + s.admin + "/", "TEST_CONTROL=" + control.URL + "/", "TEST_BROWSER=" + browser, "TEST_SHOTS=" + shots, "TEST_SECONDS=" + seconds, "TEST_CHURN=" + churn},
 		"node", "--test", "--test-force-exit", "--test-reporter=spec", "page.test.mjs")
 	t.Log("\n" + out)
 	if *update {
@@ -230,7 +230,7 @@ func (s *server) start(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	args := []string{"serve", "--addr", "tcp://" + s.addr, "--admin", s.admin, "--admin-write", "--loops", "2", "--workers", "8", "--max-conns", strconv.Itoa(maxConns),
-		"--max-outbound", "64KiB", "--socket-send-buffer", "16KiB", "--log-level", "error"}
+		"--costs", "--max-outbound", "64KiB", "--socket-send-buffer", "16KiB", "--log-level", "error"}
 	if token != "" {
 		file := filepath.Join(s.dir, "token")
 		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {

@@ -183,10 +183,11 @@ $("sorts").addEventListener("click", (/** @type {Event} */ e) => {
   for (const b of $("sorts").children) setAttr(b, "aria-pressed", String(b.dataset.sort === sort));
   round();
 });
-$("sessions").addEventListener("click", (/** @type {Event} */ e) => {
-  const id = /** @type {HTMLElement} */ (e.target).dataset.open;
-  if (id) openOne(id);
-});
+for (const table of ["sessions", "cost-sessions"])
+  $(table).addEventListener("click", (/** @type {Event} */ e) => {
+    const id = /** @type {HTMLElement} */ (e.target).dataset.open;
+    if (id) openOne(id);
+  });
 $("search").addEventListener("submit", (/** @type {Event} */ e) => e.preventDefault());
 $("q").addEventListener("input", () => {
   found = $("q").value.trim();

@@ -59,6 +59,37 @@ const handles = new Table($("handles"), [
   { head: "in all", text: (h) => number(h.total), kind: "far" },
 ], "no requests yet");
 
+let dearest = 1;
+const share = (/** @type {any} */ c) => c.busy / dearest;
+const costSessions = new Table($("cost-sessions"), [
+  { head: "Session", text: (c) => c.name, open: (c) => (c.addr ? c.name : "") },
+  { head: "Address", text: (c) => c.addr || "gone", kind: "name left" },
+  { head: "Tag", text: (c) => c.tag || "", kind: "name left" },
+  { head: "Time/s", text: (c) => duration(c.busy) },
+  { head: "", bar: share },
+], "no session took any time");
+const costHandles = new Table($("cost-handles"), [
+  { head: "Handle", text: (c) => (c.name === "none" ? "no request" : c.name), kind: "left" },
+  { head: "Time/s", text: (c) => duration(c.busy) },
+  { head: "", bar: share },
+], "no handle took any time");
+const costTags = new Table($("cost-tags"), [
+  { head: "Tag", text: (c) => c.name || "without", kind: "name left" },
+  { head: "Time/s", text: (c) => duration(c.busy) },
+  { head: "", bar: share },
+], "no tag took any time");
+
+/** @param {any} c who took the time of the last second, or null */
+function showCosts(c) {
+  $("s-costs").hidden = !c;
+  if (!c?.known) return; // not yet
+  dearest = Math.max(1e-9, c.busy);
+  setText($("busy"), `${duration(c.busy)} of ${duration(c.process)} a second, that of the process`);
+  costSessions.show(c.sessions);
+  costHandles.show(c.handles);
+  costTags.show(c.tags);
+}
+
 /** Why a session is not read from, or has ended.
  * @param {any} s */
 function stateOf(s) {
@@ -79,6 +110,8 @@ const sessions = new Table($("sessions"), [
   { head: "Loop", text: (s) => String(s.loop), kind: "far" },
   { head: "State", text: stateOf, kind: "name left", cls: (s) => (s.paused.length ? "warn" : s.reason ? "bad" : "") },
   { head: "for", text: (s) => duration((s.closed_at ? Date.parse(s.closed_at) : shown.at) - Date.parse(s.connected_at)), kind: "far" },
+  { head: "CPU", text: (s) => (s.cpu_seconds ? duration(1000 * s.cpu_seconds) : ""), kind: "far" },
+  { head: "Waited", text: (s) => (s.wait_seconds ? duration(1000 * s.wait_seconds) : ""), kind: "far" },
 ], "none");
 
 const reasons = new Table($("reasons"), [
@@ -117,6 +150,7 @@ function show(v) {
   setText($("others"), v.others ? `and ${v.others} more` : "");
   const tag = (/** @type {string} */ what) => (/** @type {any} */ r) => ({ ...r, what });
   reasons.show([...v.refused.map(tag("refused")), ...v.closes.map(tag("closed"))]);
+  showCosts(v.costs);
   showBehind(v);
   showEvents(v.events);
   shown.events = v.event_seq;

@@ -85,6 +85,7 @@ func (t *top) draw(s screen) []byte {
 	t.drawLimits(p)
 	t.drawLoops(p)
 	t.drawHandles(p)
+	t.drawCosts(p)
 	t.drawSessions(p)
 	t.drawBacks(p)
 	t.drawLog(p)
@@ -260,6 +261,36 @@ func (t *top) drawHandles(p *page) {
 			code = yellow
 		}
 		p.line(code, "%-9s %11s %10s %10s %10s %12d", h.Handle, number(h.Requests), ms(h.P50), ms(h.P99), number(h.Errors), h.Total)
+	}
+}
+
+// mostCosts is how many sessions, handles and tags are shown that cost most.
+const mostCosts = 5
+
+// drawCosts shows who took the time of the last second: sessions, handles and tags, side by
+// side.
+func (t *top) drawCosts(p *page) {
+	c := t.seen.Costs
+	if c == nil || !c.Known {
+		return
+	}
+	const row = "%-14s %-26s %-12s %9s   %-9s %9s   %-12s %9s"
+	p.head("WHO COSTS WHAT: %s of %s a second, that of the process", ms(c.Busy), ms(c.Process))
+	p.line(bold, row, "SESSION", "ADDRESS", "TAG", "TIME/S", "HANDLE", "TIME/S", "TAG", "TIME/S")
+	for i := range min(max(len(c.Sessions), len(c.Handles), len(c.Tags)), mostCosts, t.Limit) {
+		at := func(list []live.Cost) (live.Cost, string) {
+			if i < len(list) {
+				return list[i], ms(list[i].Busy)
+			}
+			return live.Cost{}, ""
+		}
+		s, sessionTime := at(c.Sessions)
+		h, handleTime := at(c.Handles)
+		g, tagTime := at(c.Tags)
+		if tagTime != "" && g.Name == "" {
+			g.Name = "without"
+		}
+		p.line("", row, s.Name, s.Addr, s.Tag, sessionTime, h.Name, handleTime, g.Name, tagTime)
 	}
 }
 

@@ -22,6 +22,7 @@ func answer() admin.Live {
 			Findings: []live.Finding{{Kind: live.Refused, Level: live.Bad, What: "max_conns", Text: hostile, Do: hostile}},
 			Loops:    []live.Loop{{Loop: 0, Pauses: 3}}, Handles: []live.Run{{Handle: hostile}}, Limits: []live.Use{{Flag: hostile, Used: 1, Max: 2, Who: hostile}},
 			Backs:  []live.Behind{{Name: hostile, Down: hostile, Values: []live.Value{{Name: hostile}}}},
+			Costs:  &live.Costs{Known: true, Sessions: []live.Cost{{Name: hostile, Addr: hostile, Tag: hostile}, {}}, Handles: []live.Cost{{Name: hostile}}, Tags: []live.Cost{{}, {Name: hostile}}},
 			Events: []live.Event{{Level: live.Bad, Kind: hostile, Text: hostile, N: 3}},
 		},
 		Sessions: []admin.Session{{Addr: hostile, Reason: hostile}, {Addr: hostile, Paused: []string{hostile}}},

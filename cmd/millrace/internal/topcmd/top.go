@@ -26,7 +26,7 @@ type Top struct {
 
 	Once     bool          `help:"Print it once and end, for scripts (false)."`
 	Interval time.Duration `default:"1s" placeholder:"D" help:"From one look to the next (${default})."`
-	Sort     string        `default:"unsent" placeholder:"BY" help:"Sessions with the most of it: unsent, pending, bytes, frames, paused or age; or ended for the last that have closed (${default})."`
+	Sort     string        `default:"unsent" placeholder:"BY" help:"Sessions with the most of it: unsent, pending, bytes, frames, paused or age, with the server's --costs also cpu or wait; or ended for the last that have closed (${default})."`
 	Limit    int           `default:"10" placeholder:"N" help:"Sessions and handles that are shown (${default})."`
 	Timeout  time.Duration `default:"5s" placeholder:"D" help:"For an answer (${default})."`
 }
@@ -35,7 +35,7 @@ type Top struct {
 const leastInterval = 50 * time.Millisecond
 
 // keys change what top shows while it runs.
-var keys = map[byte]string{'u': "unsent", 'p': "pending", 'b': "bytes", 'f': "frames", 'a': "age", 'e': "ended"}
+var keys = map[byte]string{'u': "unsent", 'p': "pending", 'b': "bytes", 'f': "frames", 'a': "age", 'c': "cpu", 'w': "wait", 'e': "ended"}
 
 // top shows a server's live view in a terminal.
 type top struct {
@@ -86,8 +86,22 @@ func (c *Top) check() error {
 
 // once prints one answer.
 func (t *top) once(w io.Writer, s screen) error {
-	if err := t.look(context.Background()); err != nil {
-		return t.word(err)
+	end := time.NewTimer(t.Timeout)
+	defer end.Stop()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for waits := true; waits; {
+		if err := t.look(context.Background()); err != nil {
+			return t.word(err)
+		}
+		if waits = t.seen.Costs != nil && !t.seen.Costs.Known; !waits {
+			break
+		}
+		select { // what sessions cost is looked at from the first question on
+		case <-again.C:
+		case <-end.C:
+			waits = false
+		}
 	}
 	_, err := w.Write(t.draw(s))
 	return err
