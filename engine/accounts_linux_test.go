@@ -79,7 +79,7 @@ func TestInventedHandlesTakeNoAccount(t *testing.T) {
 				}
 			}
 			if got := len(*srv.costs.handles.Load()); got != 1 {
-				t.Errorf("%d accounts behind %d handles that nobody serves, want that of 7/7", got, n)
+				t.Fatalf("%d accounts behind %d handles that nobody serves, want that of 7/7", got, n)
 			}
 			for range 20 {
 				c.send(1, 1, "x")

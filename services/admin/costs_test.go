@@ -141,8 +141,8 @@ func TestTagsAreBounded(t *testing.T) {
 		}
 		return all
 	}
-	tag("first")
-	tag("last")
+	tag("zz first")
+	tag("zz last")
 	before := read()
 	for _, hostile := range []string{"other", "a\xffb", "\"}\n# x", strings.Repeat("long", 100), ""} {
 		tag(hostile)
