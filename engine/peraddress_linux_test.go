@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -22,7 +21,7 @@ func comes(t *testing.T, srv *Server, from string) bool {
 	c := &client{Conn: dialDoor(t, srv.URLs()[0], "tcp", fmt.Sprintf("PROXY %s %s %s 5000 7000\r\n", kind, from, to)), t: t}
 	c.r = codec.NewReader(c, nil)
 	c.SetDeadline(time.Now().Add(time.Minute))
-	io.WriteString(c, string(frame(1, 1, "hello")))
+	c.Write(frame(1, 1, "hello"))
 	p, err := c.r.Next()
 	switch {
 	case err != nil:
