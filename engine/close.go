@@ -161,9 +161,7 @@ func (s *Session) schedule() {
 	if s.srv.taps {
 		s.noteQueued()
 	}
-	if s.meter != nil {
-		s.meter.queues(s.srv.now())
-	}
+	s.meter.queues()
 	s.srv.pool.push(s)
 }
 

@@ -30,9 +30,9 @@ type meter struct {
 }
 
 // queues notes that the strand waits for a worker from now on. Any goroutine, before it does.
-func (m *meter) queues(now int64) {
+func (m *meter) queues() {
 	if m != nil && m.cost.costs.on {
-		m.queued.Store(now)
+		m.queued.Store(m.cost.srv.now())
 	}
 }
 
