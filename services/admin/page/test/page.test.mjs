@@ -146,6 +146,7 @@ test("colours are the reader's, and nothing is wider than a phone", async () => 
   }
   if (shots) {
     await pause(3000);
+    await wide.evaluate(() => scrollTo(0, 0));
     await wide.screenshot({ path: join(shots, "live-light.png"), fullPage: true });
     await wide.emulateMedia({ colorScheme: "dark" });
     await wide.screenshot({ path: join(shots, "live-dark.png"), fullPage: true });
