@@ -177,6 +177,11 @@ func TestBadRequestsGetTheirError(t *testing.T) {
 			}}))
 	})
 	c := r.dial(nil)
+	for handle, want := range map[uint32]bool{hSum: true, hPush: false, services.Handle(77, 1): false} {
+		if r.c.Knows(handle) != want {
+			t.Errorf("%#x is known: %v, want %v", handle, !want, want)
+		}
+	}
 	refused(t, c, services.Handle(77, 1), pair{}, engine.CodeUnknownHandle)
 	refused(t, c, hPush, pair{}, engine.CodeUnknownHandle)
 	refused(t, c, hSum, map[string]any{"a": 1}, engine.CodeBadBody)
