@@ -212,9 +212,14 @@ func TestStallsAndNearMissesAreListed(t *testing.T) {
 	}
 	began := time.Now()
 	var st admin.Stalls
-	eventually(t, "the stall", func() bool { r.get("/stalls", &st); return len(st.Stalls) == 1 })
-	s := st.Stalls[0]
-	if s.Handle != "7/2" || s.Where != "worker" || s.Addr != stuck.LocalAddr().String() || s.Seconds < 0.02 || st.Total != 1 || began.Sub(s.At).Abs() > patience ||
+	at := -1 // a busy machine may have others
+	eventually(t, "the stall", func() bool {
+		r.get("/stalls", &st)
+		at = slices.IndexFunc(st.Stalls, func(s admin.Stall) bool { return s.Handle == "7/2" })
+		return at >= 0
+	})
+	s := st.Stalls[at]
+	if s.Where != "worker" || s.Addr != stuck.LocalAddr().String() || s.Seconds < 0.02 || st.Total < 1 || began.Sub(s.At).Abs() > patience ||
 		!strings.Contains(s.Place, "TestStallsAndNearMissesAreListed") {
 		t.Errorf("/stalls: %s", pretty(st))
 	}
@@ -243,11 +248,16 @@ func TestStallsAndNearMissesAreListed(t *testing.T) {
 	if e := find(&v, live.Near, "max-conns"); !strings.Contains(e.Text, nm.Near[0].Session+" of "+nm.Near[0].Addr) || e.At != nm.Near[0].At.UnixMilli() {
 		t.Errorf("the log: %s, the near miss: %s", pretty(e), pretty(nm.Near[0]))
 	}
-	n := len(v.Events)
 	v = r.live(fmt.Sprintf("since=%d", v.Seq), "two seconds later", func(l *admin.Live) bool { return l.Seq >= v.Seq+2 })
-	for _, kind := range []string{live.Stalled, live.Near} {
-		if got := slices.IndexFunc(v.Events[min(n, len(v.Events)):], func(e live.Event) bool { return e.Kind == kind }); got >= 0 {
-			t.Errorf("a %s was told twice: %s", kind, pretty(v.Events))
+	for _, text := range []string{"7/2 held a worker up", "max-conns: 9 of 10"} {
+		told := 0
+		for _, e := range v.Events {
+			if strings.HasPrefix(e.Text, text) && (e.Kind == live.Stalled || e.Kind == live.Near) {
+				told += e.N
+			}
+		}
+		if told != 1 {
+			t.Errorf("%q was told %d times: %s", text, told, pretty(v.Events))
 		}
 	}
 	close(gate)
