@@ -260,7 +260,8 @@ func (s *Session) Tag() string {
 // SetTag has what the session costs from now on be added up under that name, with that of
 // others which have it: a tenant, a plan, a version of a client. A server knows 1,024 tags, of
 // which those that no session has give way to new ones; what they cost, and what is tagged
-// otherwise, is added up under "...". Nothing without Config.Costs or SessionCPU.
+// otherwise, is added up under "...". The requests of one turn and handle are charged together,
+// to the tag that there is then. Nothing without Config.Costs or SessionCPU.
 func (s *Session) SetTag(tag string) {
 	if s.meter == nil {
 		return
