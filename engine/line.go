@@ -36,6 +36,7 @@ type line struct {
 	unasked   int          // bytes that nobody asked for, written since its link went
 	logPos    uint64       // how far it had the broadcasts then
 	asked     atomic.Bool  // a look at a link on another loop is under way
+	hasty     bool         // the peer's acknowledgements have stood behind its requests
 
 	mu        sync.Mutex
 	ring      replay.Ring // guarded by mu

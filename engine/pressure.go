@@ -20,6 +20,7 @@ const (
 	glutStill  = glutTime / 2 // without a byte read, for a session to be closed
 	spentStill = time.Second  // the same while the budget is spent
 	glutRest   = 8            // an eighth must be free before nobody is closed any more
+	idleHeld   = 4 << 10      // to close one that holds no more helps nobody
 )
 
 // levelMoved is called by the budget, by whoever moved it and under his locks.
@@ -118,7 +119,8 @@ func (l *loop) weigh(s *Session, now int64) {
 	case s.closed() || s.rd.life != lifeOpen:
 	case s.rd.progress != 0 && past(now, s.rd.progress, still), s.line().gone(),
 		s.rd.partial.Some() && past(now, s.rd.begun(now), still) && s.conn.Unread() == 0:
-		if l.held(s) >= l.srv.shareOf(budget.Tight) || l.srv.spent() {
+		// Many that are away may hold little each.
+		if held := l.held(s); held >= l.srv.shareOf(budget.Tight) || l.srv.spent() || held > idleHeld && s.line().gone() {
 			l.stuffed = append(l.stuffed, s)
 		}
 	}

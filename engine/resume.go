@@ -343,12 +343,17 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	if ln.received != ln.told && now-ln.owedSince > int64(ackTime)-2*int64(l.srv.tick()) {
 		ln.acknowledge()
 	}
+	if s.rd.paused&inbox.PauseBudget != 0 {
+		l.forgetTaken(s)
+	}
 	if s.rd.progress == 0 || !ln.starved() {
 		return false
 	}
 	if v := ln.view(); v.unread > 0 && s.rd.paused != 0 {
-		// What the peer acknowledges may stand behind requests for which there is no room.
-		if past(now, s.rd.progress, ackTime) {
+		// What the peer acknowledges may stand behind requests for which there is no room. Once
+		// that was so it is likely to be again, and then the kernel's word is enough.
+		if past(now, s.rd.progress, ackTime) || ln.hasty && v.unacked == 0 {
+			ln.hasty = true
 			ln.mu.Lock()
 			ln.loose = true
 			ln.mu.Unlock()
@@ -358,6 +363,25 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		l.timedOut(s, ReasonFrame)
 	}
 	return false
+}
+
+// forgetTaken forgets what the kernel says that the peer has, of a session that is not read
+// from as it holds too much of the memory budget: the acknowledgement may stand behind
+// requests that so are not read.
+func (l *loop) forgetTaken(s *Session) {
+	ln := s.line()
+	if v := ln.view(); v.unread == 0 || v.unacked > 0 {
+		return
+	}
+	ln.mu.Lock()
+	before := ln.ring.Bytes()
+	ln.ring.Forget(0)
+	less := ln.ring.Bytes() < before
+	ln.mu.Unlock()
+	if less {
+		ln.keep()
+		l.review(s)
+	}
 }
 
 // endWaiting ends the sessions of a server that stops whose peers are away.
