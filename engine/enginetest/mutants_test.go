@@ -63,19 +63,6 @@ func (m mutant) apply(root, dir string) (overlay string, err error) {
 	return overlay, os.WriteFile(overlay, text, 0o600)
 }
 
-// Every mutant's place is still there.
-func TestMutantsApply(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range mutants(t) {
-		if _, err := m.apply(root, t.TempDir()); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 var failedSeed = regexp.MustCompile(`enginetest: seed (\d+): (.*)`)
 
 // Each mutant is found by the scenarios, in so many seeds; with -long. -run TestMutants/NAME
