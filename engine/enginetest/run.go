@@ -107,6 +107,11 @@ type result struct {
 // runOnce is one run in a bubble.
 func runOnce(t *testing.T, o Options, seed uint64, c *choices, keep bool, fn func(*World)) (r result) {
 	t.Helper()
+	defer func() {
+		if v := recover(); v != nil && r.failed == "" {
+			r.failed, r.rec = fmt.Sprint(v), c.rec // goroutines are left behind
+		}
+	}()
 	synctest.Test(t, func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, seed)
 		w := newWorld(t, o, c, keep || o.Trace)

@@ -25,12 +25,21 @@ var scenarios = []struct {
 	{"crowd", Options{Files: 60}, crowdWorld},
 }
 
-// echo answers each frame with itself.
+// echo answers each frame with itself; those of Main 4 in a function that it submits.
 type echo struct{}
 
-func (echo) OnSocketAccept(*engine.Session)                   {}
-func (echo) OnSocketRead(s *engine.Session, p codec.Packet)   { _ = s.Reply(p, p.Body) }
-func (echo) OnSocketClose(_ *engine.Session, _ engine.Reason) {}
+func (echo) OnSocketAccept(*engine.Session) {}
+func (echo) OnSocketRead(s *engine.Session, p codec.Packet) {
+	if p.Main == 4 {
+		q, release := p.Clone(), s.Hold()
+		if s.Submit(func() { _ = s.Reply(q, q.Body); release() }) != nil {
+			release()
+		}
+		return
+	}
+	_ = s.Reply(p, p.Body)
+}
+func (echo) OnSocketClose(*engine.Session, engine.Reason) {}
 
 // number is a body that tells which frame it is of, and is so long in all.
 func number(n, size int) []byte {
@@ -115,12 +124,13 @@ func echoWorld(w *World) {
 		case 14:
 			c.CloseWrite()
 			wantEchoes(w, c, 1)
+			wantEchoes(w, c, 4)
 			clients[i] = w.Dial(srv)
 		case 15:
 			w.Advance(w.Between(0, 20*time.Millisecond))
 		default:
 			for range 1 + w.Pick(4) {
-				c.Send(1, uint16(w.Pick(3)), number(n, size(w, 30_000)))
+				c.Send(uint16(1+3*w.Pick(2)), uint16(w.Pick(3)), number(n, size(w, 30_000)))
 			}
 		}
 		if w.Chance(3) {
@@ -129,6 +139,7 @@ func echoWorld(w *World) {
 	}
 	for _, c := range clients {
 		wantEchoes(w, c, 1)
+		wantEchoes(w, c, 4)
 	}
 }
 
@@ -249,6 +260,17 @@ func roomsWorld(w *World) {
 			}
 		}
 	}
+	for _, m := range members { // who is told his own words hears them in front of the answer
+		told := map[string]bool{}
+		for _, p := range m.Frames() {
+			switch {
+			case p.Main != 1:
+				told[string(p.Body)] = true
+			case p.Sub == 4 && !told[string(p.Body)]:
+				w.Fatalf("client %d is answered in front of its broadcast %.8q", m.conn.ID(), p.Body)
+			}
+		}
+	}
 	for _, m := range members {
 		last := map[[2]uint16]uint32{} // of each speaker, in each way of speaking
 		for _, p := range m.Frames() {
@@ -279,6 +301,7 @@ func (c *Client) id() (n int, hurt bool) { return c.conn.ID(), c.hurt || c.Ended
 // logins answers 1 with the name that its body has once the database has said yes.
 type logins struct {
 	w     *World
+	srv   *Server
 	db    *Database
 	users map[string]int
 	// Answers that were asked for, came, and came too late for their session.
@@ -307,6 +330,7 @@ func (h *logins) OnSocketRead(s *engine.Session, p codec.Packet) {
 	}, func(error) {
 		release()
 		h.stale++
+		_ = h.srv.Send(s.ID(), p.Main, p.Sub, p.Body) // to nobody
 	})
 }
 func (h *logins) OnSocketClose(s *engine.Session, _ engine.Reason) {}
@@ -317,6 +341,7 @@ func loginsWorld(w *World) {
 	h := &logins{w: w, db: w.Database(), users: map[string]int{}}
 	h.db.NotRun, h.db.Lost = 10, 10
 	srv := w.Server(engine.Config{Dispatch: dispatch(w), Limits: engine.Limits{MaxConns: 3}}, h)
+	h.srv = srv
 	var now [3]*Client
 	for n := range 10 + w.Pick(30) {
 		i := w.Pick(len(now))
@@ -580,6 +605,7 @@ func (pushy) OnSocketRead(s *engine.Session, p codec.Packet) {
 func drainWorld(w *World) {
 	h := &logins{w: w, db: w.Database(), users: map[string]int{}}
 	srv := w.Server(engine.Config{Dispatch: dispatch(w)}, h)
+	h.srv = srv
 	var clients []*Client
 	for range 1 + w.Pick(5) {
 		clients = append(clients, w.Dial(srv))

@@ -11,12 +11,13 @@ import (
 // runner is a goroutine that does steps: a loop's own, that of one that stands in for a
 // loop, or one of those for what belongs to no loop.
 type runner struct {
+	w    *World
 	todo chan func()
 	busy bool // a step lasts that has begun; set by the world, cleared by the runner while the world waits
 }
 
 func (w *World) newRunner() *runner {
-	r := &runner{todo: make(chan func())}
+	r := &runner{w: w, todo: make(chan func())}
 	w.runners = append(w.runners, r)
 	go r.run()
 	return r
@@ -25,10 +26,14 @@ func (w *World) newRunner() *runner {
 func (r *runner) run() {
 	clean := false
 	defer func() {
-		if !clean { // runtime.Goexit in a callback
-			r.busy = false
-			go r.run()
+		if clean {
+			return
 		}
+		if v := recover(); v != nil { // else it is a runtime.Goexit in a callback
+			r.w.Errorf("panic: %v\n%s", v, stack())
+		}
+		r.busy = false
+		go r.run()
 	}()
 	for fn := range r.todo {
 		fn()
@@ -83,7 +88,7 @@ func (w *World) actions() []action {
 	return list
 }
 
-// stepTime is about how long a step takes. No two fall into one nanosecond, nor does one
+// stepTime is about how long a step takes where the machine is at its fastest. No two fall into one nanosecond, nor does one
 // into that of a tick: so timers that callbacks start are due at times of their own.
 const stepTime = 1000
 
@@ -97,7 +102,7 @@ func (w *World) step() bool {
 	if w.steps > w.opt.MaxSteps {
 		w.Fatalf("the run does not end: %d steps in %v", w.steps, w.Now())
 	}
-	time.Sleep(stepTime + time.Duration(w.steps*7919%997))
+	time.Sleep(w.pace*stepTime + time.Duration(w.steps*7919%997))
 	w.settle()
 	list := w.actions()
 	if len(list) == 0 {

@@ -37,6 +37,7 @@ type World struct {
 	runners  []*runner
 	idle     []*runner // of steps that belong to no loop
 	steps    int
+	pace     time.Duration // how many times stepTime a step takes
 	lookedAt time.Time
 	list     []action
 	netSteps []simnet.Step
@@ -84,6 +85,7 @@ func newWorld(t testing.TB, opt Options, c *choices, keep bool) *World {
 	w := &World{t: t, choices: c, opt: opt, path: opt.Path.withDefaults(), hand: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
 	w.trace.sum, w.trace.keep, w.trace.start = fnvOffset, keep, time.Now()
 	w.lookedAt = time.Now()
+	w.pace = [...]time.Duration{1, 1, 10, 100}[w.Pick(4)]
 	return w
 }
 
