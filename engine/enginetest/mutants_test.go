@@ -91,9 +91,9 @@ func TestMutants(t *testing.T) {
 			}
 			if how := m.hunt(t, bin); how != "" {
 				found++
-				t.Log("found: " + how)
+				t.Logf("found: %s: %s", m.name, how)
 			} else {
-				t.Error("not found")
+				t.Errorf("not found: %s", m.name)
 			}
 		})
 	}

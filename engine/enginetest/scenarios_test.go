@@ -444,10 +444,13 @@ func resumeWorld(w *World) {
 		switch w.Pick(6) {
 		case 3, 4:
 			for range 1 + w.Pick(3) {
-				if w.Chance(2) {
-					p.Reset()
-				} else if w.Chance(2) {
+				switch w.Pick(4) {
+				case 1: // the new connection takes over in the middle of a frame
+					p.conn.Send([]byte{0, 0, 0, 50, 0, 1})
+				case 2:
 					p.Vanish()
+				case 3:
+					p.Reset()
 				}
 				w.Advance(w.Between(0, 3*time.Second))
 				check(p)
@@ -604,6 +607,7 @@ func (pushy) OnSocketRead(s *engine.Session, p codec.Packet) {
 // answered, or refused with a word.
 func drainWorld(w *World) {
 	h := &logins{w: w, db: w.Database(), users: map[string]int{}}
+	h.db.To = w.Between(50*time.Millisecond, 2*time.Second)
 	srv := w.Server(engine.Config{Dispatch: dispatch(w)}, h)
 	h.srv = srv
 	var clients []*Client
