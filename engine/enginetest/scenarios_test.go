@@ -23,6 +23,7 @@ var scenarios = []struct {
 	{"pressure", Options{}, pressureWorld},
 	{"drain", Options{}, drainWorld},
 	{"crowd", Options{Files: 60}, crowdWorld},
+	{"idle", Options{}, idleWorld},
 }
 
 // echo answers each frame with itself; those of Main 4 in a function that it submits.
@@ -543,7 +544,7 @@ func blockingWorld(w *World) {
 
 // pressureWorld has clients that ask more than they read, and limits that are small.
 func pressureWorld(w *World) {
-	limits := engine.Limits{MaxOutbound: 8 << 10, MaxPending: 4 << 10, MemoryBudget: 96<<10 + w.Pick(2)*(1<<20), MaxOutbox: 32 << 10}
+	limits := engine.Limits{MaxOutbound: 8 << 10, MaxPending: 4 << 10, MemoryBudget: 96<<10 + w.Pick(2)*(1<<20), MaxOutbox: 4 << 10}
 	srv := w.Server(engine.Config{Dispatch: dispatch(w), Limits: limits, MaxFrame: 8 << 10, Socket: engine.Socket{ReadBuffer: 4 << 10}}, pushy{})
 	path := Path{SendBuffer: 4 << 10, RecvBuffer: 4 << 10}
 	var clients []*Client
@@ -683,5 +684,48 @@ func crowdWorld(w *World) {
 			c.Send(1, 1, number(n, size(w, 500)))
 		}
 		w.Advance(w.Between(0, 300*time.Millisecond))
+	}
+}
+
+// idleWorld has answers that take longer than a client may be idle: it is not while the
+// server owes it something, and is closed, with a word, when it has been for so long.
+func idleWorld(w *World) {
+	const idle = 600 * time.Millisecond
+	h := &logins{w: w, db: w.Database(), users: map[string]int{}}
+	h.db.To = 3 * time.Second
+	h.srv = w.Server(engine.Config{Dispatch: dispatch(w), Timeouts: engine.Timeouts{IdleTimeout: idle, FirstFrameTimeout: idle}}, h)
+	for range 1 + w.Pick(3) {
+		c := w.Dial(h.srv)
+		w.Until(c.conn.Accepted)
+		last, seen := w.Now(), 0
+		pass := func(d time.Duration, cond func() bool) { // and note when an answer comes
+			w.UntilWithin(d, func() bool {
+				if n := c.answers(1) + c.answers(engine.SystemMain); n != seen && !c.Ended() {
+					last, seen = w.Now(), n
+				}
+				return cond()
+			})
+		}
+		n := w.Pick(4)
+		for i := range n {
+			c.Send(1, 1, fmt.Appendf(nil, "user %d of client %d", i, c.conn.ID()))
+			last = w.Now()
+			pass(w.Between(0, idle/2), c.Ended)
+			if c.Ended() {
+				w.Fatalf("client %d was closed in less than %v since it was heard of", c.conn.ID(), idle/2)
+			}
+		}
+		pass(10*time.Second, func() bool { return c.Ended() || seen >= n })
+		if seen < n {
+			w.Fatalf("client %d was closed with %d of %d answers", c.conn.ID(), seen, n)
+		}
+		w.Until(c.Ended)
+		// The clocks have a tick of an eighth.
+		if took := w.Now() - last; took < idle*6/8 || took > 2*idle {
+			w.Fatalf("client %d was closed %v after the last that was heard of it; IdleTimeout is %v", c.conn.ID(), took, idle)
+		}
+		if c.Count(engine.SystemMain, engine.SubError) != 1 {
+			w.Fatalf("client %d was closed without a word", c.conn.ID())
+		}
 	}
 }
