@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	"millrace/codec"
@@ -24,6 +25,7 @@ type Client struct {
 	life   *life
 	hurt   bool // something was done to the connection after which not all arrives
 	finned bool
+	ended  bool // the ERROR about a bad frame has come
 	// answered: the server's FIN has come, and was answered or not; over: it was.
 	answered, over bool
 
@@ -58,7 +60,7 @@ func (w *World) DialPath(srv *Server, p Path) *Client {
 
 func (c *Client) connect() {
 	c.conn = c.srv.net.Dial(0, simnet.Traits{Latency: c.path.Latency, Jitter: c.path.Jitter, SendBuffer: c.path.SendBuffer, RecvBuffer: c.path.RecvBuffer})
-	c.in, c.hurt, c.finned, c.answered, c.over = nil, false, false, false, false
+	c.in, c.hurt, c.finned, c.ended, c.answered, c.over = nil, false, false, false, false, false
 	c.srv.check.expect(c.conn.RemoteAddr().String(), c.life)
 }
 
@@ -172,6 +174,10 @@ func (c *Client) read() {
 		if size == 0 || missing > 0 {
 			return
 		}
+		if c.ended {
+			c.w.Errorf("client %d was sent %d/%d behind the ERROR about a bad frame, which is the last frame", c.conn.ID(), p.Main, p.Sub)
+		}
+		c.ended = isLast(p) && !c.srv.cfg.NoSystemFrames
 		p = p.Clone()
 		c.in = append([]byte(nil), c.in[size:]...)
 		if c.resume != nil && c.resumed(p) {
@@ -179,6 +185,12 @@ func (c *Client) read() {
 		}
 		c.frames = append(c.frames, p)
 	}
+}
+
+// isLast tells whether a frame is an ERROR that nothing follows: that about a bad frame.
+func isLast(p codec.Packet) bool {
+	return p.Main == engine.SystemMain && p.Sub == engine.SubError && len(p.Body) >= 6 &&
+		binary.BigEndian.Uint16(p.Body) == uint16(engine.CodeBadFrame) && binary.BigEndian.Uint32(p.Body[2:]) == 0
 }
 
 // answerFIN closes the connection when the server has, as most clients do.

@@ -221,6 +221,11 @@ func roomsWorld(w *World) {
 			members[i] = join()
 		case 5:
 			m.Stall(w.Chance(2))
+			if w.Chance(3) {
+				m.Write([]byte{255, 0, 0, 0})
+				m.hurt = true // it is as good as gone
+				members[i] = join()
+			}
 		default:
 			m.said++
 			x := word{uint16(2 + w.Pick(2)), room, m.conn.ID(), m.said, map[*member]int{}}
@@ -352,9 +357,16 @@ func loginsWorld(w *World) {
 		c := now[i]
 		c.Send(1, 1, fmt.Appendf(nil, "user %d of client %d", n, c.conn.ID()))
 		w.Advance(w.Between(0, 30*time.Millisecond))
-		switch w.Pick(4) {
+		switch w.Pick(5) {
 		case 1:
 			c.Reset()
+			now[i] = nil
+		case 4: // what stands in front of a bad frame is answered
+			c.Write([]byte{255, 0, 0, 0})
+			w.Until(c.Ended)
+			if got, want := c.answers(1)+c.answers(engine.SystemMain), len(c.life.sent)+1; got != want && !refused(c) {
+				w.Fatalf("client %d has sent a bad frame and was answered %d times, want %d", c.conn.ID(), got, want)
+			}
 			now[i] = nil
 		case 2:
 			c.CloseWrite()
