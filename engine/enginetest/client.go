@@ -25,6 +25,7 @@ type Client struct {
 	life   *life
 	hurt   bool // something was done to the connection after which not all arrives
 	finned bool
+	silent bool // nothing comes any more
 	ended  bool // the ERROR about a bad frame has come
 	// answered: the server's FIN has come, and was answered or not; over: it was.
 	answered, over bool
@@ -60,7 +61,7 @@ func (w *World) DialPath(srv *Server, p Path) *Client {
 
 func (c *Client) connect() {
 	c.conn = c.srv.net.Dial(0, simnet.Traits{Latency: c.path.Latency, Jitter: c.path.Jitter, SendBuffer: c.path.SendBuffer, RecvBuffer: c.path.RecvBuffer})
-	c.in, c.hurt, c.finned, c.ended, c.answered, c.over = nil, false, false, false, false, false
+	c.in, c.hurt, c.finned, c.ended, c.answered, c.over, c.silent = nil, false, false, false, false, false, false
 	c.srv.check.expect(c.conn.RemoteAddr().String(), c.life)
 }
 
@@ -100,7 +101,7 @@ func (l *life) add(b []byte) {
 		if p.Main != engine.SystemMain || l.client.srv.cfg.NoSystemFrames {
 			l.sent = append(l.sent, p.Clone())
 		}
-		l.raw = append([]byte(nil), l.raw[size:]...)
+		l.raw = l.raw[size:]
 	}
 }
 
@@ -179,7 +180,7 @@ func (c *Client) read() {
 		}
 		c.ended = isLast(p) && !c.srv.cfg.NoSystemFrames
 		p = p.Clone()
-		c.in = append([]byte(nil), c.in[size:]...)
+		c.in = c.in[size:]
 		if c.resume != nil && c.resumed(p) {
 			continue
 		}
@@ -195,7 +196,9 @@ func isLast(p codec.Packet) bool {
 
 // answerFIN closes the connection when the server has, as most clients do.
 func (c *Client) answerFIN() {
-	if fin, _ := c.conn.Ended(); fin && !c.answered {
+	fin, reset := c.conn.Ended()
+	c.silent = fin || reset
+	if fin && !c.answered {
 		c.answered = true
 		if !c.w.Chance(4) {
 			c.over = true

@@ -124,11 +124,12 @@ func (w *World) step() bool {
 		w.trace.note("event", 0, 0, 0, nil)
 		w.free().do(fn)
 	}
-	if w.steps%16 == 0 && !w.ending {
+	if w.steps%64 == 0 && !w.ending {
 		for _, s := range w.servers {
 			s.checkLimits()
 		}
 	}
+	w.goOn()
 	return true
 }
 
@@ -240,16 +241,14 @@ func (w *World) UntilWithin(d time.Duration, cond func() bool) bool {
 }
 
 func (w *World) runUntil(end time.Time, cond func() bool) bool {
-	for {
-		w.settle()
-		if cond() {
-			return true
-		}
+	for w.settle(); !cond(); {
 		if !time.Now().Before(end) {
 			return false
 		}
 		if !w.step() {
 			w.wait(end)
+			w.settle()
 		}
 	}
+	return true
 }

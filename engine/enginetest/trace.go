@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"strings"
 	"sync"
@@ -27,6 +28,8 @@ const (
 	fnvPrime  = 1099511628211
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // note adds an event: what happened, to which server's what, and the bytes that belong to it.
 func (t *trace) note(what string, a, b, c int, data []byte) {
 	at := time.Since(t.start)
@@ -34,17 +37,9 @@ func (t *trace) note(what string, a, b, c int, data []byte) {
 	defer t.mu.Unlock()
 	t.count++
 	h := t.sum
-	for _, v := range [...]int{int(at), a, b, c, len(data)} {
-		for range 8 {
-			h = (h ^ uint64(v&0xff)) * fnvPrime
-			v >>= 8
-		}
-	}
-	for i := range len(what) {
-		h = (h ^ uint64(what[i])) * fnvPrime
-	}
-	for _, x := range data {
-		h = (h ^ uint64(x)) * fnvPrime
+	for _, v := range [...]uint64{uint64(at), uint64(a), uint64(b), uint64(c), uint64(crc32.Checksum([]byte(what), castagnoli)), uint64(len(data)), uint64(crc32.Checksum(data, castagnoli))} {
+		h = (h ^ v) * fnvPrime
+		h ^= h >> 29
 	}
 	t.sum = h
 	if t.keep {

@@ -232,8 +232,15 @@ func (w *World) settle() {
 		}
 	}
 	for _, c := range w.clients {
-		c.read()
+		if !c.silent {
+			c.read()
+		}
 	}
+	w.goOn()
+}
+
+// goOn ends a run that has failed.
+func (w *World) goOn() {
 	if !w.ending && w.failure() != "" {
 		panic(abort{})
 	}

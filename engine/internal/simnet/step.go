@@ -107,7 +107,7 @@ func (c *Conn) receive() {
 		l.buf = nil // the goroutine that is held up still uses it
 	}
 	l.buf = append(l.buf[:0], c.in.ready[:most]...)
-	c.in.ready = append([]byte(nil), c.in.ready[most:]...)
+	c.in.ready = c.in.ready[most:]
 	b, sink := l.buf, c.sink
 	c.within = true
 	n.note("read", c, most, b)
