@@ -132,4 +132,3 @@ func (pushy) OnSocketRead(s *engine.Session, p codec.Packet) {
 	}
 	_ = s.Reply(p, p.Body)
 }
-

@@ -169,4 +169,3 @@ func drainWorld(w *World) {
 		}
 	}
 }
-

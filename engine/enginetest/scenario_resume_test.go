@@ -86,4 +86,3 @@ func resumeWorld(w *World) {
 		w.Until(func() bool { check(p); return p.seen == p.asked })
 	}
 }
-

@@ -167,4 +167,3 @@ func spoke[M interface{ id() (int, bool) }](members []M, id int) bool {
 }
 
 func (c *Client) id() (n int, hurt bool) { return c.conn.ID(), c.hurt || c.Ended() }
-

@@ -142,4 +142,3 @@ func echoWorld(w *World) {
 		wantEchoes(w, c, 4)
 	}
 }
-

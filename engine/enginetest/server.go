@@ -55,6 +55,7 @@ func (w *World) Go(fn func()) {
 	done := false
 	finished := make(chan struct{})
 	go func() {
+		defer w.wake()
 		defer close(finished)
 		fn()
 	}()
@@ -168,6 +169,7 @@ func (w *World) tearDown() {
 func (w *World) goWithin(d time.Duration, fn func()) {
 	done := make(chan struct{})
 	go func() {
+		defer w.wake()
 		defer close(done)
 		fn()
 	}()
