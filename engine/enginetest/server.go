@@ -22,7 +22,7 @@ type Server struct {
 }
 
 // Server makes a server and starts it. A zero in cfg is the engine's default, but for these:
-// Addrs is one tcp:// address, Loops 2, Workers 4; stalls are not reported, as nothing takes
+// Addrs is one tcp:// address, Loops 2, Workers 4, MaxConns 256; stalls are not reported, as nothing takes
 // time that does not say so; what is logged goes to the trace. The callbacks of h are
 // checked: see the package's comment.
 func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
@@ -31,6 +31,7 @@ func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
 	}
 	or(&cfg.Loops, 2)
 	or(&cfg.Workers, 4)
+	or(&cfg.MaxConns, 256)
 	or(&cfg.StallAfter, engine.Off)
 	or(&cfg.Logger, w.Logger())
 	s := &Server{w: w, cfg: cfg}
