@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, run.
 
 GO         ?= go
 FUZZTIME   ?= 2s
@@ -10,9 +10,10 @@ VET        := linux/386 darwin/arm64 windows/amd64
 NARROW     := ./codec ./services/serial ./timerwheel ./engine/internal/...
 COUNTS     := Limit|Memory|Budget|Held|Outbound|Pending|Size|Config|Stat|Tick|Wrap|Bounded
 STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+SEEDS      ?= 20000
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted run clean
+.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted sim mutants run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -85,6 +86,15 @@ histories:
 
 planted:
 	$(GO) test ./services/cluster -run Planted -long -v -timeout 30m
+
+# The simulation, from SEEDS seeds of each scenario; that a seed is one run with the race
+# detector too; and how many seeds it takes to find each of a list of planted bugs.
+sim:
+	ENGINETEST_SEEDS=$(SEEDS) $(GO) test ./engine/enginetest -run '^TestSim$$' -v -timeout 0
+	$(GO) test ./engine/enginetest -run '^TestSameSeed' -long -timeout 30m
+
+mutants:
+	$(GO) test ./engine/enginetest -run '^TestMutants$$' -long -v -timeout 0
 
 # make bench, change something, then make benchcmp: both runs side by side.
 benchcmp:

@@ -15,10 +15,10 @@ func (srv *Server) reserve() int { return ownFiles + srv.cfg.MaxRefused }
 
 // fitFiles fits MaxConns to the open-file limit.
 func (srv *Server) fitFiles() error {
-	limit := gnetio.OpenFileLimit()
+	limit := srv.openFiles()
 	backlog := 0
 	if srv.cfg.Accept == AcceptSingle || srv.hasUnix() {
-		backlog = gnetio.Backlog() // the single acceptor takes a whole backlog before a loop can refuse
+		backlog = srv.backlog() // the single acceptor takes a whole backlog before a loop can refuse
 	}
 	kept := srv.reserve()
 	most := limit - kept - backlog
@@ -45,8 +45,24 @@ func (srv *Server) shedAt(limit int) {
 
 // guardFiles looks after the open files; the limit may have been changed meanwhile.
 func (srv *Server) guardFiles() {
-	srv.shedAt(gnetio.OpenFileLimit())
+	srv.shedAt(srv.openFiles())
 	srv.net.Guard()
+}
+
+// openFiles is how many descriptors may be open, backlog how many connections may wait for
+// one listener.
+func (srv *Server) openFiles() int {
+	if srv.machine != nil {
+		return srv.machine.Files()
+	}
+	return gnetio.OpenFileLimit()
+}
+
+func (srv *Server) backlog() int {
+	if srv.machine != nil {
+		return srv.machine.Backlog()
+	}
+	return gnetio.Backlog()
 }
 
 func (srv *Server) hasUnix() bool {

@@ -22,18 +22,19 @@ type memberSet struct {
 	scope uint32 // of its keys
 	// in has every member. list is the same for senders, who read it without a lock: nil
 	// when members have come or gone since it was made, and it is never changed in place.
-	in     map[*Session]*membership // guarded by groups.mu
-	list   []*membership            // guarded by groups.mu; without others
-	others []*membership            // guarded by groups.mu; those with a framing of their own
+	in     []*membership // guarded by groups.mu
+	list   []*membership // guarded by groups.mu; without others
+	others []*membership // guarded by groups.mu; those with a framing of their own
 }
 
 // membership is one session's in one group.
 type membership struct {
-	s    *Session
-	set  *memberSet
-	left bool           // guarded by the lock of the session's outbox
-	told func(*Session) // of JoinWith; nil: nobody is told
-	next *membership    // guarded by groups.mu; the session's next one
+	s     *Session
+	set   *memberSet
+	place int            // guarded by groups.mu; in set.in
+	left  bool           // guarded by the lock of the session's outbox
+	told  func(*Session) // of JoinWith; nil: nobody is told
+	next  *membership    // guarded by groups.mu; the session's next one
 }
 
 // groups are a server's groups by name.
@@ -66,11 +67,11 @@ func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err erro
 		return 0, ErrClosed
 	}
 	set := gs.all[g.name]
-	if set != nil && set.in[s] != nil {
-		return len(set.in), nil
-	}
 	n := 0
 	for m := s.groups; m != nil; m = m.next {
+		if m.set == set {
+			return len(set.in), nil
+		}
 		n++
 	}
 	if n >= g.srv.cfg.MaxGroups {
@@ -78,14 +79,14 @@ func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err erro
 	}
 	if set == nil {
 		gs.scopes = max(gs.scopes+1, 1)
-		set = &memberSet{name: g.name, scope: gs.scopes, in: map[*Session]*membership{}}
+		set = &memberSet{name: g.name, scope: gs.scopes}
 		gs.all[g.name] = set
 	}
 	if most := g.srv.cfg.MaxGroups; isNear(n+1, most) {
 		g.srv.near(LimitGroups, s, n+1, most)
 	}
-	m := &membership{s: s, set: set, told: told, next: s.groups}
-	set.in[s], set.list = m, nil
+	m := &membership{s: s, set: set, place: len(set.in), told: told, next: s.groups}
+	set.in, set.list = append(set.in, m), nil
 	s.groups = m
 	return len(set.in), nil
 }
@@ -114,7 +115,11 @@ func (g *Group) Leave(s *Session) (members int, err error) {
 func (gs *groups) drop(m *membership) {
 	m.s.out.Atomically(func() { m.left = true })
 	set := m.set
-	delete(set.in, m.s)
+	last := len(set.in) - 1
+	moved := set.in[last]
+	set.in[m.place], moved.place = moved, m.place
+	set.in[last] = nil
+	set.in = set.in[:last]
 	set.list = nil
 	if len(set.in) == 0 {
 		delete(gs.all, set.name)

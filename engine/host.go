@@ -251,6 +251,5 @@ func newLoop(srv *Server, index int, io netio.Loop) *loop {
 	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
 	l.out.Budget, l.out.Share = srv.budget, &srv.share
 	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)
-	l.links = map[*link]struct{}{}
 	return l
 }

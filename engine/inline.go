@@ -88,7 +88,7 @@ func (l *loop) conns(yield func(netio.Conn) bool) {
 			return
 		}
 	}
-	for k := range l.links {
+	for _, k := range l.links {
 		if !yield(k.c) {
 			return
 		}
@@ -279,13 +279,22 @@ func (srv *Server) watchLoops() {
 		}
 		late := min(time.Since(began)-every, 5*standInAfter) // a machine that stands still is no handler that blocks
 		quietLooks++
-		for _, l := range srv.allLoops() {
-			if since := l.turn.since.Load(); since != 0 {
-				quietLooks = 0
-				l.watchTurn(since, srv.now(), late)
-			}
+		if srv.lookAtLoops(late) {
+			quietLooks = 0
 		}
 	}
+}
+
+// lookAtLoops looks at the turns that last, and tells whether there are any. late is how late
+// it comes.
+func (srv *Server) lookAtLoops(late time.Duration) (some bool) {
+	for _, l := range srv.allLoops() {
+		if since := l.turn.since.Load(); since != 0 {
+			some = true
+			l.watchTurn(since, srv.now(), late)
+		}
+	}
+	return some
 }
 
 // watchTurn looks at a turn that began at since, or -since if its loop's work has been

@@ -18,6 +18,7 @@ type link struct {
 	loop     *loop
 	c        netio.Conn
 	fd       int
+	place    int // in loop.links, and 1; 0: it is not there
 	accepted time.Time
 	state    linkState
 	sink     netio.Sink // of a plain session
@@ -78,7 +79,7 @@ func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, neti
 		k.accepted = d.Since()
 	}
 	srv.pending.Add(1)
-	l.links[k] = struct{}{}
+	l.addLink(k)
 	return k, netio.Refusal{}
 }
 
@@ -157,7 +158,7 @@ func (k *link) gone() {
 	k.passed()
 	k.state = linkGone
 	k.stash = nil
-	delete(k.loop.links, k)
+	k.loop.dropLink(k)
 }
 
 // passed ends the time in which the first frame is waited for.
@@ -191,7 +192,7 @@ func (k *link) finish(code uint16) {
 		k.close()
 		return
 	}
-	k.loop.links[k] = struct{}{}
+	k.loop.addLink(k)
 	k.paused, k.crowded = false, false
 	k.c.PauseReading(false)
 	if !k.finSent {
@@ -263,7 +264,7 @@ func (k *link) badFrame(err error) {
 func (k *link) plain(frame, rest []byte) {
 	s := &Session{srv: k.srv, loop: k.loop, conn: k.c, accepted: k.accepted.UnixNano()}
 	k.state, k.sink = linkPlain, (*sink)(s)
-	delete(k.loop.links, k)
+	k.loop.dropLink(k)
 	no, ok := k.loop.open(s, k.fd)
 	if !ok {
 		k.state = linkJoining // nothing is read on this path; finish closes it
@@ -281,7 +282,7 @@ func (k *link) plain(frame, rest []byte) {
 func (k *link) fresh(seq uint32, rest []byte) {
 	ln := newLine(k)
 	k.state, k.line = linkJoined, ln
-	delete(k.loop.links, k)
+	k.loop.dropLink(k)
 	ln.welcome(false, seq)
 	k.srv.tokens.Put(ln.token, ln)
 	no, ok := k.loop.open(ln.s, k.fd)
@@ -351,7 +352,7 @@ func (k *link) joined(ln *line) {
 	}
 	k.state = linkJoined
 	if ln.home == k.loop {
-		delete(k.loop.links, k)
+		k.loop.dropLink(k)
 	}
 	k.pump()
 	k.deliver(k.unstash())
@@ -365,10 +366,32 @@ func (k *link) ended() {
 	}
 }
 
+// addLink notes a connection that has no session, or another loop's.
+func (l *loop) addLink(k *link) {
+	if k.place == 0 {
+		l.links = append(l.links, k)
+		k.place = len(l.links)
+	}
+}
+
+// dropLink forgets it.
+func (l *loop) dropLink(k *link) {
+	if k.place == 0 {
+		return
+	}
+	last := len(l.links) - 1
+	moved := l.links[last]
+	l.links[k.place-1], moved.place = moved, k.place
+	l.links[last] = nil
+	l.links = l.links[:last]
+	k.place = 0
+}
+
 // sweepLinks applies the clocks to the connections that have no session, or another loop's.
 func (l *loop) sweepLinks(now int64) {
 	c, a := &l.srv.cfg, l.srv.adjusted.Load()
-	for k := range l.links {
+	for i := len(l.links) - 1; i >= 0; i-- { // one that goes leaves its place to one that was looked at
+		k := l.links[i]
 		why := reasonNone
 		switch {
 		case k.state == linkClosing && past(now, k.since, c.Linger):

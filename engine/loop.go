@@ -46,18 +46,18 @@ type loop struct {
 	lagging   []*Session // may not have had the log up to walked
 	sweeping  bool
 	sweepAt   int
-	sweepNow  int64              // when the sweep began that runs or ran last
-	sweepFrom int64              // when the one before did
-	stuffed   []*Session         // seen by the sweep: hold memory that their peers don't take
-	paused    []*Session         // not read from because of MemoryBudget
-	favoured  *Session           // may finish its frame although the budget is tight
-	view      bufpool.Buf        // the frames of an inline turn
-	links     map[*link]struct{} // connections that are no session's, or one's of another loop
-	recent    replay.Recent      // large frames that lines keep
-	slowed    []*Session         // not read from because of a rate, until a time
-	slowTimer bool               // somebody will look at them
-	postponed []postponed        // jobs of a session whose inline turn is held up
-	noted     int64              // the time, for what is noted just now; 0: it has to be looked at
+	sweepNow  int64         // when the sweep began that runs or ran last
+	sweepFrom int64         // when the one before did
+	stuffed   []*Session    // seen by the sweep: hold memory that their peers don't take
+	paused    []*Session    // not read from because of MemoryBudget
+	favoured  *Session      // may finish its frame although the budget is tight
+	view      bufpool.Buf   // the frames of an inline turn
+	links     []*link       // connections that are no session's, or one's of another loop
+	recent    replay.Recent // large frames that lines keep
+	slowed    []*Session    // not read from because of a rate, until a time
+	slowTimer bool          // somebody will look at them
+	postponed []postponed   // jobs of a session whose inline turn is held up
+	noted     int64         // the time, for what is noted just now; 0: it has to be looked at
 
 	st loopStats
 }

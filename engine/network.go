@@ -6,6 +6,7 @@ import (
 
 	"millrace/engine/internal/door"
 	"millrace/engine/internal/gnetio"
+	"millrace/engine/internal/machine"
 	"millrace/engine/internal/netio"
 )
 
@@ -24,6 +25,11 @@ func newNetwork(srv *Server) (network, error) {
 		Proxies: sources(c.ProxyFrom), ForwardedFor: sources(c.ForwardedFrom), Origins: c.Origins, OnUpgrade: c.OnUpgrade,
 		Frames: srv.wholeFrames, Framing: func(k netio.Sink) any { return srv.framingAt(k) }, Draining: srv.draining.Load, Stalled: stalled, Short: h.short, Budget: srv.budget, Logger: c.Logger,
 	}, sessions, func(sockets []string, below netio.Host) door.Below {
+		if srv.machine != nil {
+			return srv.machine.Network(machine.Network{
+				Addrs: sockets, Loops: c.Loops, ReadBuffer: c.ReadBuffer, MaxRefused: c.MaxRefused, Linger: c.Linger, Logger: c.Logger,
+			}, below)
+		}
 		return gnetio.New(gnetio.Config{
 			Addrs: sockets, Loops: c.Loops, Single: c.Accept == AcceptSingle, Balance: gnetio.Balance(c.Balance),
 			ReadBuffer: c.ReadBuffer, SocketRecvBuffer: c.SocketRecvBuffer, SocketSendBuffer: c.SocketSendBuffer, Delay: c.Delay,

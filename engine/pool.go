@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"millrace/engine/internal/machine"
 	"millrace/engine/internal/sched"
 	"millrace/internal/hist"
 )
@@ -79,7 +80,10 @@ func (c PoolConfig) WithDefaults() PoolConfig {
 }
 
 // NewPool checks the settings; Start starts the workers.
-func NewPool(cfg PoolConfig) (*Pool, error) {
+func NewPool(cfg PoolConfig) (*Pool, error) { return newPool(nil, cfg) }
+
+// newPool is NewPool on a machine; nil: the operating system.
+func newPool(on machine.Machine, cfg PoolConfig) (*Pool, error) {
 	cfg = cfg.WithDefaults()
 	swap(&cfg.Spare, Off, 0)
 	swap(&cfg.StallAfter, Off, 0)
@@ -90,9 +94,16 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.MaxTasks < 1 || cfg.StrandMemory < 1 {
 		return nil, fmt.Errorf("engine: pool with MaxTasks %d, StrandMemory %d: both must be at least 1; 0 is the default", cfg.MaxTasks, cfg.StrandMemory)
 	}
-	p := &Pool{sched: sched.New(sched.Config{
+	c := sched.Config{
 		Workers: cfg.Workers, Spare: cfg.Spare, MaxQueue: cfg.MaxQueue, StallAfter: cfg.StallAfter, OnStall: onStall(cfg.OnStall), Logger: cfg.Logger,
-	})}
+	}
+	if on != nil {
+		c.Manual = on.Hand()
+	}
+	p := &Pool{sched: sched.New(c)}
+	if on != nil {
+		on.Workers(p.sched)
+	}
 	p.strands.init(cfg)
 	return p, nil
 }

@@ -393,11 +393,13 @@ func (l *loop) endWaiting() {
 	}
 }
 
-// dropRecent gives back what the loops keep for the lines of a server that has stopped.
-func (srv *Server) dropRecent() {
+// dropKept gives back what the loops of a server that has stopped keep for the lines and in
+// their logs.
+func (srv *Server) dropKept() {
 	for _, l := range srv.allLoops() {
 		if l.turn.since.Load() == 0 {
 			l.recent.Close(srv.budget)
+			srv.budget.Add(-l.out.Log.Close())
 		}
 	}
 }

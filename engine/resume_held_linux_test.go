@@ -79,7 +79,7 @@ func joining(srv *Server) (n int) {
 		found := make(chan int)
 		l.onLoop(func(l *loop) {
 			n := 0
-			for k := range l.links {
+			for _, k := range l.links {
 				if k.state == linkJoining {
 					n++
 				}

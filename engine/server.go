@@ -11,6 +11,7 @@ import (
 	"millrace/engine/internal/bucket"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/door"
+	"millrace/engine/internal/machine"
 	"millrace/engine/internal/perip"
 	"millrace/engine/internal/replay"
 	"millrace/engine/internal/sched"
@@ -25,6 +26,7 @@ type Server struct {
 	pool     *Pool
 	ownPool  bool
 	net      network
+	machine  machine.Machine // what it runs on; nil: the operating system
 	panics   *sched.Panics
 	stalls   *sched.Watch // of inline turns; nil: they are not reported
 	epoch    time.Time

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"millrace/engine/internal/budget"
+	"millrace/engine/internal/machine"
 	"millrace/engine/internal/sched"
 )
 
@@ -38,10 +39,15 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 	} else if !srv.pool.Running() {
 		return srv.unstart(fmt.Errorf("engine: Config.Pool: %w", ErrNotRunning))
 	}
-	srv.bg.Add(3)
+	srv.bg.Add(2)
 	go srv.rearmer()
 	go srv.ticker()
-	go srv.watchLoops()
+	if srv.machine == nil {
+		srv.bg.Add(1)
+		go srv.watchLoops()
+	} else {
+		srv.machine.Loops(func() { srv.lookAtLoops(0) })
+	}
 	srv.serving.Store(true)
 	if err := srv.net.Start(ctx); err != nil {
 		return srv.unstart(netError(err))
@@ -82,7 +88,10 @@ func (srv *Server) unstart(err error) error {
 
 // New checks the settings and makes a server; Start starts it. The error names every
 // field that can't be, each as a *ConfigError.
-func New(cfg Config, h Handler) (*Server, error) {
+func New(cfg Config, h Handler) (*Server, error) { return newServer(nil, cfg, h) }
+
+// newServer is New on a machine; nil: the operating system.
+func newServer(on machine.Machine, cfg Config, h Handler) (*Server, error) {
 	cfg = cfg.WithDefaults().inUse()
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -91,7 +100,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 		return nil, &ConfigError{"Handler", nil, "give one"}
 	}
 	srv := &Server{
-		cfg: cfg, table: &table{}, epoch: time.Now(), panics: sched.NewPanics(cfg.Logger), pool: cfg.Pool,
+		cfg: cfg, machine: on, table: &table{}, epoch: time.Now(), panics: sched.NewPanics(cfg.Logger), pool: cfg.Pool,
 		quit: make(chan struct{}), started: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}), tickNow: make(chan struct{}, 1),
 		rearm: make(chan *loop, 4096), watch: make(chan struct{}, 1),
 	}
@@ -122,7 +131,7 @@ func New(cfg Config, h Handler) (*Server, error) {
 		return nil, netError(err)
 	}
 	if srv.pool == nil {
-		p, err := NewPool(PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue, MaxTasks: cfg.MaxTasks,
+		p, err := newPool(on, PoolConfig{Workers: cfg.Workers, Spare: cfg.given().SpareWorkers, MaxQueue: cfg.MaxQueue, MaxTasks: cfg.MaxTasks,
 			StallAfter: cfg.given().StallAfter, OnStall: srv.onPoolStall, Logger: cfg.Logger})
 		if err != nil {
 			return nil, err

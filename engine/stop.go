@@ -126,7 +126,7 @@ func (srv *Server) endLoops() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
 	_ = srv.net.Stop(ctx)
-	defer srv.dropRecent()
+	defer srv.dropKept()
 	defer srv.budget.Add(-srv.kept)
 	some := false
 	for _, l := range srv.allLoops() {

@@ -64,6 +64,15 @@ func (l *Log) Cut(to uint64) (freed int) {
 	return before - cap(l.b)
 }
 
+// Close forgets everything, and returns how much memory it gave back.
+func (l *Log) Close() (freed int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	freed = cap(l.b)
+	l.b, l.base = nil, l.end.Load()
+	return freed
+}
+
 // Len is how many bytes the log holds.
 func (l *Log) Len() int {
 	l.mu.Lock()

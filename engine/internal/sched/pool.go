@@ -33,6 +33,9 @@ type Config struct {
 	StallAfter time.Duration
 	OnStall    func(Stall) // may be nil
 	Logger     *slog.Logger
+	// Manual makes the pool a manual one, and is told, if it has room, when something is
+	// queued; nil: the workers take what there is.
+	Manual chan struct{}
 }
 
 // Pool runs tasks and functions on its workers.
@@ -58,14 +61,18 @@ type Pool struct {
 	retire  int       // guarded by mu; spare workers that should end
 	state   state     // guarded by mu
 
-	poke     chan struct{} // wakes the monitor; capacity 1
+	poke     chan struct{} // wakes the monitor; capacity 1. Config.Manual, if it is not nil
 	watching atomic.Bool   // the monitor is awake
 	empty    chan struct{} // closed when the last worker of a pool that stops has ended
 	ended    chan struct{} // closed when the monitor has ended too
 
-	// The monitor's own.
-	long []Owner // turns that last long
-	held []heldUp
+	free []*worker // guarded by mu; of a manual pool, those that wait to be given something, the oldest first
+	made int       // guarded by mu; workers of a manual pool ever started
+
+	// The monitor's own, or Look's.
+	long   []Owner // turns that last long
+	held   []heldUp
+	needed time.Time // when spare workers of a manual pool were last needed
 
 	stopping              atomic.Bool // state is past stateRunning; set under mu
 	ran, refused, spawned atomic.Uint64
@@ -100,6 +107,9 @@ func New(cfg Config) *Pool {
 		poke: make(chan struct{}, 1), empty: make(chan struct{}), ended: make(chan struct{}),
 	}
 	p.watch = NewWatch(cfg.StallAfter, cfg.Logger, cfg.OnStall, p.panics)
+	if cfg.Manual != nil {
+		p.poke = cfg.Manual
+	}
 	p.wake = sync.NewCond(&p.mu)
 	p.fns.max = cfg.MaxQueue
 	return p
@@ -126,7 +136,11 @@ func (p *Pool) Start(ctx context.Context) error {
 	for range p.cfg.Workers {
 		p.spawn()
 	}
-	go p.monitor()
+	if p.cfg.Manual != nil {
+		go p.await()
+	} else {
+		go p.monitor()
+	}
 	return nil
 }
 
@@ -149,6 +163,9 @@ func (p *Pool) Stop(ctx context.Context) error {
 		p.wake.Broadcast()
 	}
 	p.mu.Unlock()
+	if p.cfg.Manual != nil {
+		p.hint()
+	}
 	select {
 	case <-p.ended:
 		return nil
@@ -285,10 +302,15 @@ func (p *Pool) signal() {
 	}
 	p.mu.Unlock()
 	if !p.watching.Load() {
-		select {
-		case p.poke <- struct{}{}:
-		default:
-		}
+		p.hint()
+	}
+}
+
+// hint wakes the monitor, or who has the pool in hand.
+func (p *Pool) hint() {
+	select {
+	case p.poke <- struct{}{}:
+	default:
 	}
 }
 

@@ -16,6 +16,9 @@ type worker struct {
 	task  atomic.Pointer[Task] // whose turn it is
 	fn    atomic.Uintptr       // the code of the function that it runs
 
+	give   chan order // of a manual pool, as is number: the how manieth it is
+	number int
+
 	seen int64  // the since of the monitor's last look; the monitor's own, as are these
 	step uint32 // the task's step then
 	at   int64  // when that step was first seen, or its turn began
@@ -24,7 +27,7 @@ type worker struct {
 
 // spawn starts a worker. mu is held.
 func (p *Pool) spawn() {
-	w := new(worker)
+	w := p.newWorker()
 	p.workers = append(p.workers, w)
 	go p.work(w)
 }
@@ -76,6 +79,9 @@ func (p *Pool) forget(w *worker) {
 
 // next waits for work; both nil end the worker.
 func (p *Pool) next(w *worker) (*Task, func()) {
+	if w.give != nil {
+		return p.given(w)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {

@@ -1,0 +1,268 @@
+package enginetest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/engine/internal/simnet"
+)
+
+// Client is a peer of a server's: one connection, or with DialResume one after the other. It
+// reads all the time, unless Stall says otherwise. Its methods are called as World's are.
+type Client struct {
+	w     *World
+	srv   *Server
+	path  Path
+	conn  *simnet.Conn
+	codec *codec.Codec
+
+	in     []byte // of what has come, no whole frame yet
+	frames []codec.Packet
+	next   int // the first of them that Next has not had
+	life   *life
+	hurt   bool // something was done to the connection after which not all arrives
+	finned bool
+	silent bool // nothing comes any more
+	ended  bool // the ERROR about a bad frame has come
+	// answered: the server's FIN has come, and was answered or not; over: it was.
+	answered, over bool
+
+	resume *resumer // nil: the session ends with its connection
+}
+
+// life is one session from its client's side: what it has sent.
+type life struct {
+	client *Client
+	raw    []byte         // of what was sent, no whole frame yet
+	sent   []codec.Packet // frames for the handler
+	broken bool           // what was sent is no frames any more
+	finned bool           // the FIN is behind them
+	hurt   bool           // not all of it need arrive
+}
+
+// Dial connects to the server's first address.
+func (w *World) Dial(srv *Server) *Client { return w.DialPath(srv, w.path) }
+
+// DialPath is Dial with a path of its own.
+func (w *World) DialPath(srv *Server, p Path) *Client {
+	max := srv.cfg.MaxFrame
+	or(&max, 64<<10)
+	c, err := codec.New(srv.cfg.Layout, max)
+	w.Check(err)
+	x := &Client{w: w, srv: srv, path: p.withDefaults(), codec: c}
+	w.clients = append(w.clients, x)
+	x.life = &life{client: x}
+	x.connect()
+	return x
+}
+
+func (c *Client) connect() {
+	c.conn = c.srv.net.Dial(0, simnet.Traits{Latency: c.path.Latency, Jitter: c.path.Jitter, SendBuffer: c.path.SendBuffer, RecvBuffer: c.path.RecvBuffer})
+	c.in, c.hurt, c.finned, c.ended, c.answered, c.over, c.silent = nil, false, false, false, false, false, false
+	c.srv.check.expect(c.conn.RemoteAddr().String(), c.life)
+}
+
+// Send sends a frame. The body is copied.
+func (c *Client) Send(main, sub uint16, body []byte) {
+	if c.resume != nil && main != engine.SystemMain {
+		c.sendCounted(main, sub, body)
+		return
+	}
+	b, err := c.codec.Append(nil, codec.Packet{Main: main, Sub: sub, Body: body})
+	c.w.Check(err)
+	c.Write(b)
+}
+
+// Write sends bytes, which need not be frames.
+func (c *Client) Write(b []byte) {
+	if !c.hurt && !c.finned && !c.over {
+		c.life.add(b)
+	}
+	c.conn.Send(b)
+}
+
+// add notes what is sent.
+func (l *life) add(b []byte) {
+	if l.broken {
+		return
+	}
+	l.raw = append(l.raw, b...)
+	for {
+		p, size, missing, err := l.client.codec.Decode(l.raw)
+		if err != nil {
+			l.broken, l.raw = true, nil
+		}
+		if err != nil || size == 0 || missing > 0 {
+			return
+		}
+		if p.Main != engine.SystemMain || l.client.srv.cfg.NoSystemFrames {
+			l.sent = append(l.sent, p.Clone())
+		}
+		l.raw = l.raw[size:]
+	}
+}
+
+// CloseWrite sends a FIN: nothing more is asked. The client goes on reading.
+func (c *Client) CloseWrite() {
+	c.finned = true
+	c.life.finned = true
+	c.conn.SendFIN()
+}
+
+// harm notes that not all that is on its way need arrive.
+func (c *Client) harm() {
+	c.hurt = true
+	if c.resume == nil {
+		c.life.hurt = true
+	}
+}
+
+// Close closes the connection as a process does that ends: what is unread then is lost.
+func (c *Client) Close() {
+	c.harm()
+	c.conn.Shut()
+}
+
+// Reset breaks the connection.
+func (c *Client) Reset() {
+	c.harm()
+	c.conn.SendReset()
+}
+
+// Vanish has the network lose everything from now on, both ways, without a word.
+func (c *Client) Vanish() {
+	c.harm()
+	c.conn.Vanish()
+}
+
+// Stall has the client read nothing more, or go on.
+func (c *Client) Stall(stall bool) { c.conn.Stall(stall) }
+
+// Connected tells whether the server has accepted the connection and the client has seen no
+// end of it.
+func (c *Client) Connected() bool { return c.conn.Accepted() && !c.Ended() }
+
+// Ended tells whether the server has closed the connection, as far as the client has seen:
+// with a FIN behind everything that it has read, or a reset.
+func (c *Client) Ended() bool {
+	fin, reset := c.conn.Ended()
+	return fin || reset
+}
+
+// WasReset tells whether it was a reset.
+func (c *Client) WasReset() bool {
+	_, reset := c.conn.Ended()
+	return reset
+}
+
+// read takes what has come apart.
+func (c *Client) read() {
+	b := c.conn.Take()
+	if len(b) == 0 {
+		c.answerFIN()
+		return
+	}
+	c.in = append(c.in, b...)
+	for len(c.in) > 0 {
+		p, size, missing, err := c.codec.Decode(c.in)
+		if err != nil {
+			c.w.Errorf("client %d was sent no frame: %v", c.conn.ID(), err)
+			return
+		}
+		if size == 0 || missing > 0 {
+			return
+		}
+		if c.ended {
+			c.w.Errorf("client %d was sent %d/%d behind the ERROR about a bad frame, which is the last frame", c.conn.ID(), p.Main, p.Sub)
+		}
+		c.ended = isLast(p) && !c.srv.cfg.NoSystemFrames
+		p = p.Clone()
+		c.in = c.in[size:]
+		if c.resume != nil && c.resumed(p) {
+			continue
+		}
+		c.frames = append(c.frames, p)
+	}
+}
+
+// isLast tells whether a frame is an ERROR that nothing follows: that about a bad frame.
+func isLast(p codec.Packet) bool {
+	return p.Main == engine.SystemMain && p.Sub == engine.SubError && len(p.Body) >= 6 &&
+		binary.BigEndian.Uint16(p.Body) == uint16(engine.CodeBadFrame) && binary.BigEndian.Uint32(p.Body[2:]) == 0
+}
+
+// answerFIN closes the connection when the server has, as most clients do.
+func (c *Client) answerFIN() {
+	fin, reset := c.conn.Ended()
+	c.silent = fin || reset
+	if fin && !c.answered {
+		c.answered = true
+		if !c.w.Chance(4) {
+			c.over = true
+			c.conn.Shut()
+		}
+	}
+}
+
+// Frames are all frames that have come, in their order.
+func (c *Client) Frames() []codec.Packet { return c.frames }
+
+// Count is how many frames of a handle have come.
+func (c *Client) Count(main, sub uint16) (n int) {
+	for _, p := range c.frames {
+		if p.Main == main && p.Sub == sub {
+			n++
+		}
+	}
+	return n
+}
+
+// Received is a condition for Until: a frame of that handle has come which Next has not had.
+func (c *Client) Received(main, sub uint16) func() bool {
+	return func() bool { return c.find(main, sub) >= 0 }
+}
+
+func (c *Client) find(main, sub uint16) int {
+	for i := c.next; i < len(c.frames); i++ {
+		if p := c.frames[i]; p.Main == main && p.Sub == sub {
+			return i
+		}
+	}
+	return -1
+}
+
+// Next waits for a frame of that handle and returns it; those in front of it are passed over,
+// and it fails as Until does.
+func (c *Client) Next(main, sub uint16) codec.Packet {
+	if !c.w.UntilWithin(c.w.opt.Patience, c.Received(main, sub)) {
+		c.w.Fatalf("client %d: no frame %d/%d in %v; since the last one there came %s", c.conn.ID(), main, sub, c.w.opt.Patience, c.brief())
+	}
+	i := c.find(main, sub)
+	c.next = i + 1
+	return c.frames[i]
+}
+
+// Want is Next, and fails the run if the body is another one.
+func (c *Client) Want(main, sub uint16, body []byte) {
+	if p := c.Next(main, sub); !bytes.Equal(p.Body, body) {
+		c.w.Fatalf("client %d: got %d/%d %.100q, want %.100q", c.conn.ID(), main, sub, p.Body, body)
+	}
+}
+
+// brief tells which frames Next has not had.
+func (c *Client) brief() string {
+	if c.next == len(c.frames) {
+		return "none"
+	}
+	s := ""
+	for i, p := range c.frames[c.next:] {
+		if i == 8 {
+			return s + fmt.Sprintf(" and %d more", len(c.frames)-c.next-i)
+		}
+		s += fmt.Sprintf(" %d/%d %.32q", p.Main, p.Sub, p.Body)
+	}
+	return s[1:]
+}

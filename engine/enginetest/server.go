@@ -1,0 +1,193 @@
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"millrace/engine"
+	"millrace/engine/internal/simnet"
+)
+
+// Server is an engine.Server in a World: the real one, on a network and workers that the
+// World has. Its Stop and Drain wait for the world to go on; call them through World.Go.
+type Server struct {
+	*engine.Server
+	w       *World
+	cfg     engine.Config
+	net     *simnet.Net
+	runners []*loopRunners
+	check   checker
+	stopped bool
+}
+
+// Server makes a server and starts it. A zero in cfg is the engine's default, but for these:
+// Addrs is one tcp:// address, Loops 2, Workers 4, MaxConns 256; stalls are not reported, as nothing takes
+// time that does not say so; what is logged goes to the trace. The callbacks of h are
+// checked: see the package's comment.
+func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
+	if len(cfg.Addrs) == 0 {
+		cfg.Addrs = []string{"tcp://10.0.0.1:7000"}
+	}
+	or(&cfg.Loops, 2)
+	or(&cfg.Workers, 4)
+	or(&cfg.MaxConns, 256)
+	or(&cfg.StallAfter, engine.Off)
+	or(&cfg.Logger, w.Logger())
+	s := &Server{w: w, cfg: cfg}
+	s.check.init(s)
+	srv, err := engine.NewOn((*onMachine)(w), cfg, s.check.wrap(h))
+	w.Check(err)
+	s.Server, s.net = srv, w.made
+	w.servers = append(w.servers, s)
+	w.Check(srv.Start(w.t.Context()))
+	s.check.began = srv.Stats().Memory
+	for range s.net.Loops() {
+		s.runners = append(s.runners, &loopRunners{own: w.newRunner(), standIn: w.newRunner()})
+	}
+	return s
+}
+
+func (s *Server) runnersOf(loop int) *loopRunners { return s.runners[loop] }
+
+// Go runs fn, which may wait for what happens in the world, on a goroutine of its own, and
+// lets time go by until it has returned. Any number of simulated seconds may pass.
+func (w *World) Go(fn func()) {
+	done := false
+	finished := make(chan struct{})
+	go func() {
+		defer w.wake()
+		defer close(finished)
+		fn()
+	}()
+	w.Until(func() bool {
+		select {
+		case <-finished:
+			done = true
+		default:
+		}
+		return done
+	})
+}
+
+// StopWithin stops the server, with so much time to drain, and returns Stop's error.
+func (s *Server) StopWithin(d time.Duration) (err error) {
+	s.stopped = true
+	s.w.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), d)
+		defer cancel()
+		err = s.Server.Stop(ctx)
+	})
+	return err
+}
+
+// end takes down what the run has left behind: first what was promised to go on does, then
+// the servers stop, and nothing may be left.
+func (w *World) end() {
+	for _, c := range w.clients {
+		c.Stall(false)
+	}
+	w.UntilWithin(w.opt.Patience, w.calm)
+	for _, s := range w.servers {
+		s.checkDelivered()
+	}
+	for _, s := range w.servers {
+		if s.stopped {
+			continue
+		}
+		var loss *engine.LossError
+		if err := s.StopWithin(min(w.opt.Patience/2, lastDrain)); err != nil && !(errors.As(err, &loss) && s.check.disturbed()) {
+			w.Fatalf("Stop, although no client was disturbed: %v", err)
+		}
+	}
+	w.stopPools()
+	for _, s := range w.servers {
+		s.checkEnd()
+	}
+}
+
+// lastDrain is how long a server may drain at the end of a run. More is no use: by then the
+// engine gives up peers that have gone without a word.
+const lastDrain = 20 * time.Second
+
+// calm tells whether every client that can has been answered what it has asked.
+func (w *World) calm() bool {
+	for _, s := range w.servers {
+		if !s.check.quiet() {
+			return false
+		}
+	}
+	for _, s := range w.servers {
+		if _, some := s.net.Next(); some || len(s.net.Steps(nil)) > 0 {
+			return false
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.events) == 0
+}
+
+// stopPools ends the pools that are no server's own; the others have ended.
+func (w *World) stopPools() {
+	for _, p := range w.pools {
+		w.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), w.opt.Patience/2)
+			defer cancel()
+			if err := p.Stop(ctx); err != nil {
+				w.Errorf("a pool does not stop: %v", err)
+			}
+		})
+	}
+}
+
+// tearDown ends a run that has failed as far as it goes, and judges nothing.
+func (w *World) tearDown() {
+	w.ending = true
+	w.mu.Lock()
+	w.events = nil
+	w.mu.Unlock()
+	defer func() { _ = recover() }()
+	for _, s := range w.servers {
+		if !s.stopped {
+			w.goWithin(time.Minute, func() {
+				ctx, cancel := context.WithCancel(context.Background())
+				cancel()
+				_ = s.Server.Stop(ctx)
+			})
+		}
+	}
+	for _, p := range w.pools {
+		w.goWithin(time.Minute, func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = p.Stop(ctx)
+		})
+	}
+	w.opt.MaxSteps += 1 << 20
+	w.UntilWithin(time.Minute, func() bool { return false })
+}
+
+func (w *World) goWithin(d time.Duration, fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer w.wake()
+		defer close(done)
+		fn()
+	}()
+	w.UntilWithin(d, func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// close ends the world's own goroutines.
+func (w *World) close() {
+	w.timer.Stop()
+	for _, r := range w.runners {
+		close(r.todo)
+	}
+}
