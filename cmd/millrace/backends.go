@@ -121,6 +121,9 @@ const waitMemory = 2 << 10
 func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engine.Config, measure bool) (err error) {
 	log := cfg.Logger
 	shared := f.Cluster != ""
+	if f.Node != "" && !nodes.IsName(f.Node) {
+		return badNode(f.Node)
+	}
 	if shared {
 		err = b.joinCluster(f, cfg.Addrs, log)
 	} else {

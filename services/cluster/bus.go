@@ -94,7 +94,7 @@ func (c *Cache) NewBus(cfg BusConfig) (*Bus, error) {
 	if cfg.MaxAsks == 0 {
 		cfg.MaxAsks = 1 << 16
 	}
-	return &Bus{c: c, cfg: cfg, prefix: c.cfg.Bucket + ".", asks: map[uint64]*ask{}}, nil
+	return &Bus{c: c, cfg: cfg, prefix: c.cfg.Bucket + ".", asks: map[uint64]*ask{}, out: make(chan outgoing, cfg.MaxOutbound)}, nil
 }
 
 // Start connects, or has it connect when the servers can be reached: it waits for them a
@@ -106,7 +106,7 @@ func (b *Bus) Start(ctx context.Context) error {
 		return errors.New("cluster: the bus has been started before")
 	}
 	b.run, b.end = context.WithCancel(context.Background())
-	b.out = make(chan outgoing, b.cfg.MaxOutbound)
+	b.forgetOutgoing()
 	first := make(chan struct{})
 	var once sync.Once
 	up := func(nc *nats.Conn) {
@@ -146,6 +146,17 @@ func (b *Bus) Start(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// forgetOutgoing drops what an earlier run has not written.
+func (b *Bus) forgetOutgoing() {
+	for {
+		select {
+		case <-b.out:
+		default:
+			return
+		}
+	}
 }
 
 // Stop ends the connection, and all questions under way with ErrLost. It may be called

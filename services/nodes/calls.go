@@ -123,7 +123,7 @@ func anySubject(handle uint32) string { return "c." + strconv.FormatUint(uint64(
 
 // subscribe takes calls of any node. mu is held.
 func (c *calls) subscribe(handle uint32) error {
-	sub, err := c.n.asked.Subscribe(anySubject(handle), "any")
+	sub, err := c.n.asked.Load().Subscribe(anySubject(handle), "any")
 	if err == nil {
 		c.subs[handle] = sub
 	}

@@ -34,7 +34,7 @@ func (n *Node) deliver(m cluster.Message) {
 	case envelope.Broadcast:
 		if n.fresh(&n.heard, e, subjectAll) {
 			main, sub := split(e.Handle)
-			n.patiently(func() error { return n.server().Broadcast(main, sub, e.Body) })
+			n.patiently(func() error { return n.broadcastHere(main, sub, e.Body) })
 		}
 	case envelope.Group:
 		n.groups.deliver(e)

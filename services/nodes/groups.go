@@ -127,16 +127,15 @@ func (n *Node) Leave(s *engine.Session, name string) (members int, err error) {
 // returns how many these are, as far as is known. s is the session whose callback sends; nil:
 // none does. What this node's members are sent decides the error: engine.Group.Send's.
 func (n *Node) SendGroup(ctx context.Context, s *engine.Session, name string, main, sub uint16, body []byte) (sent int, err error) {
-	here := n.server().Group(name)
 	if n.bus == nil {
-		return sendHere(here, s, main, sub, body)
+		return n.sendHere(name, s, main, sub, body)
 	}
 	g, err := n.groups.get(name)
 	if err != nil {
 		return 0, err
 	}
 	n.groups.listenTo(ctx, g, false)
-	if sent, err = sendHere(here, s, main, sub, body); err != nil {
+	if sent, err = n.sendHere(name, s, main, sub, body); err != nil {
 		return sent, err
 	}
 	g.mu.Lock()
@@ -153,11 +152,15 @@ func (n *Node) SendGroup(ctx context.Context, s *engine.Session, name string, ma
 	return sent + others, nil
 }
 
-func sendHere(g *engine.Group, s *engine.Session, main, sub uint16, body []byte) (int, error) {
-	if s != nil {
-		return s.SendGroup(g, main, sub, body)
+func (n *Node) sendHere(name string, s *engine.Session, main, sub uint16, body []byte) (int, error) {
+	switch srv := n.server(); {
+	case srv == nil:
+		return 0, nil
+	case s != nil:
+		return s.SendGroup(srv.Group(name), main, sub, body)
+	default:
+		return srv.Group(name).Send(main, sub, body)
 	}
-	return g.Send(main, sub, body)
 }
 
 // listenTo subscribes to what others say of the group, and to what they send to it if it has
@@ -198,10 +201,10 @@ func (gs *groups) subscribe(g *group, frames bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.news == nil {
-		g.news, _ = gs.n.in.Subscribe(newsSubject(g.name), "") // it fails only behind Stop
+		g.news, _ = gs.n.in.Load().Subscribe(newsSubject(g.name), "") // it fails only behind Stop
 	}
 	if frames && g.frames == nil {
-		g.frames, _ = gs.n.in.Subscribe(frameSubject(g.name), "")
+		g.frames, _ = gs.n.in.Load().Subscribe(frameSubject(g.name), "")
 	}
 }
 
@@ -321,7 +324,7 @@ func (gs *groups) deliver(e envelope.Envelope) {
 	}
 	main, sub := split(e.Handle)
 	gs.n.patiently(func() error {
-		_, err := gs.n.server().Group(e.Key).Send(main, sub, e.Body)
+		_, err := gs.n.sendHere(e.Key, nil, main, sub, e.Body)
 		return err
 	})
 }

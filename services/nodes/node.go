@@ -35,7 +35,7 @@ type Node struct {
 	again chan struct{} // has the membership looked after now
 	anew  atomic.Bool   // the bus is up again, and the others are to be told
 
-	in, asked *cluster.Inbox // made by Start
+	in, asked atomic.Pointer[cluster.Inbox] // made by Start
 
 	mu     sync.Mutex
 	token  uint64               // guarded by mu; 0: no member
@@ -154,15 +154,16 @@ func (n *Node) Start(ctx context.Context) error {
 
 // listen makes the inboxes, and subscribes to what is always this node's.
 func (n *Node) listen() error {
-	n.in = n.bus.Inbox(n.cfg.MaxInbound, n.deliver)
-	n.asked = n.bus.Inbox(n.cfg.MaxInbound, n.serve)
-	_, err := n.in.Subscribe(nodeSubject(n.process), "")
+	in, asked := n.bus.Inbox(n.cfg.MaxInbound, n.deliver), n.bus.Inbox(n.cfg.MaxInbound, n.serve)
+	_, err := in.Subscribe(nodeSubject(n.process), "")
 	if err == nil {
-		_, err = n.in.Subscribe(subjectAll, "")
+		_, err = in.Subscribe(subjectAll, "")
 	}
 	if err == nil {
-		_, err = n.asked.Subscribe(askSubject(n.process), "")
+		_, err = asked.Subscribe(askSubject(n.process), "")
 	}
+	n.in.Store(in)
+	n.asked.Store(asked)
 	return errors.Join(err, n.calls.listen())
 }
 
@@ -281,9 +282,11 @@ func (n *Node) Stats() Stats {
 		Joins: c.joins.Load(), Lost: c.lostName.Load(), Beats: c.beats.Load(), Bad: c.bad.Load(), Gaps: c.gaps.Load(), Missed: c.missed.Load(),
 		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
 	}
-	if n.bus != nil && n.bus.Running() {
+	if n.bus != nil {
 		st.Bus = n.bus.Stats()
-		st.Inbound = n.in.Len() + n.asked.Len()
+		if in, asked := n.in.Load(), n.asked.Load(); in != nil && asked != nil {
+			st.Inbound = in.Len() + asked.Len()
+		}
 	}
 	return st
 }

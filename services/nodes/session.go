@@ -72,12 +72,19 @@ func (n *Node) Broadcast(s *engine.Session, main, sub uint16, body []byte) error
 	case s != nil:
 		err = s.Broadcast(main, sub, body)
 	default:
-		err = n.server().Broadcast(main, sub, body)
+		err = n.broadcastHere(main, sub, body)
 	}
 	if err != nil || n.bus == nil {
 		return err
 	}
 	n.lose(n.all.publish(n, subjectAll, envelope.Envelope{Kind: envelope.Broadcast, Handle: handle(main, sub), Body: body}))
+	return nil
+}
+
+func (n *Node) broadcastHere(main, sub uint16, body []byte) error {
+	if srv := n.server(); srv != nil {
+		return srv.Broadcast(main, sub, body)
+	}
 	return nil
 }
 

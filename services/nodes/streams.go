@@ -2,8 +2,10 @@ package nodes
 
 import (
 	"context"
+	"errors"
 	"sync"
 
+	"millrace/services/cluster"
 	"millrace/services/nodes/internal/envelope"
 )
 
@@ -13,7 +15,8 @@ type outbound struct {
 	last uint64 // guarded by mu
 }
 
-// publish numbers e and sends it. What could not be sent has no number.
+// publish numbers e and sends it. What could not be sent now has a number too: its receivers
+// are told that they have missed it.
 func (o *outbound) publish(n *Node, subject string, e envelope.Envelope) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -22,7 +25,7 @@ func (o *outbound) publish(n *Node, subject string, e envelope.Envelope) error {
 	if err != nil {
 		return err
 	}
-	if err = n.bus.Publish(subject, b); err == nil {
+	if err = n.bus.Publish(subject, b); !errors.Is(err, cluster.ErrTooLarge) {
 		o.last++
 	}
 	return err

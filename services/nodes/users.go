@@ -257,7 +257,8 @@ func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body
 		case userBusy:
 			return false, cluster.ErrOverloaded
 		}
-		if ctx.Err() != nil { // stale: another bind has come in between, so the store knows more
+		// Stale: another bind has come in between, so the store knows more.
+		if !sleep(ctx, time.Millisecond) {
 			return false, cluster.ErrUnavailable
 		}
 	}
