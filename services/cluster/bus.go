@@ -43,7 +43,8 @@ type BusStats struct {
 // them by one Inbox. It has a connection of its own, beside that of the Cache, and keeps
 // nothing for later: while the servers are away a message is refused at once.
 //
-// Publish and Ask never block on the network: a goroutine of the bus writes.
+// Publish and Post never block on the network: a goroutine of the bus writes, and so keeps
+// the order. Ask and Answer write themselves, in no order with these.
 type Bus struct {
 	c      *Cache
 	cfg    BusConfig
@@ -233,13 +234,8 @@ func (b *Bus) Publish(subject string, data []byte) error {
 }
 
 func (b *Bus) put(o outgoing) error {
-	nc := b.conn.Load()
-	switch {
-	case nc == nil || !b.up.Load():
-		b.failed.Add(1)
-		return ErrUnavailable
-	case int64(len(o.data)) > nc.MaxPayload():
-		return ErrTooLarge
+	if _, err := b.check(o); err != nil {
+		return err
 	}
 	select {
 	case b.out <- o:
@@ -250,7 +246,30 @@ func (b *Bus) put(o outgoing) error {
 	}
 }
 
-// writer's goroutine is the only one that writes, so what is sent keeps its order.
+// check returns the connection for a message, if there is one that can take it.
+func (b *Bus) check(o outgoing) (*nats.Conn, error) {
+	nc := b.conn.Load()
+	switch {
+	case nc == nil || !b.up.Load():
+		b.failed.Add(1)
+		return nil, ErrUnavailable
+	case int64(len(o.data)) > nc.MaxPayload():
+		return nil, ErrTooLarge
+	}
+	return nc, nil
+}
+
+// now writes a message on the caller's goroutine, which may block for Config.Timeout where
+// the servers take nothing.
+func (b *Bus) now(o outgoing) error {
+	nc, err := b.check(o)
+	if err == nil {
+		err = b.write(nc, o)
+	}
+	return err
+}
+
+// writer's goroutine writes what was put, in its order.
 func (b *Bus) writer() {
 	nc := b.conn.Load()
 	for {
@@ -258,15 +277,15 @@ func (b *Bus) writer() {
 		case <-b.run.Done():
 			return
 		case o := <-b.out:
-			b.write(nc, o)
+			_ = b.write(nc, o) // who asked has been told
 		}
 	}
 }
 
-func (b *Bus) write(nc *nats.Conn, o outgoing) {
+func (b *Bus) write(nc *nats.Conn, o outgoing) error {
 	if o.flushed != nil {
 		o.flushed <- nc.FlushTimeout(b.c.cfg.Timeout)
-		return
+		return nil
 	}
 	if o.ask != nil {
 		b.mu.Lock()
@@ -285,9 +304,10 @@ func (b *Bus) write(nc *nats.Conn, o outgoing) {
 		if o.ask != nil {
 			o.ask.fail(ErrUnavailable)
 		}
-		return
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	b.sent.Add(1)
+	return nil
 }
 
 // Flush returns when the servers have had all that was sent, and the subscriptions that
@@ -319,7 +339,7 @@ func (b *Bus) Ask(ctx context.Context, subject string, data []byte) (answer []by
 
 // AskMany is Ask for that many answers; each is called for every one, on this goroutine.
 func (b *Bus) AskMany(ctx context.Context, subject string, data []byte, want int, each func(answer []byte)) error {
-	q, err := b.Post(subject, data, want)
+	q, err := b.post(subject, data, want, b.now)
 	if err != nil {
 		return err
 	}
@@ -335,6 +355,10 @@ type Question struct {
 
 // Post sends a question whose answers Wait waits for. It never blocks; errors are Publish's.
 func (b *Bus) Post(subject string, data []byte, want int) (Question, error) {
+	return b.post(subject, data, want, b.put)
+}
+
+func (b *Bus) post(subject string, data []byte, want int, put func(outgoing) error) (Question, error) {
 	a := &ask{answers: make(chan []byte, want), failed: make(chan error, 1)}
 	b.mu.Lock()
 	if len(b.asks) >= b.cfg.MaxAsks {
@@ -347,7 +371,7 @@ func (b *Bus) Post(subject string, data []byte, want int) (Question, error) {
 	b.asks[a.id] = a
 	b.mu.Unlock()
 	reply := b.prefix + "r." + b.c.proc + "." + strconv.FormatUint(a.id, 16)
-	if err := b.put(outgoing{subject: subject, data: data, ask: a, reply: reply}); err != nil {
+	if err := put(outgoing{subject: subject, data: data, ask: a, reply: reply}); err != nil {
 		b.forget(a)
 		return Question{}, err
 	}

@@ -18,13 +18,18 @@ type Message struct {
 // Asks tells whether the message is a question.
 func (m Message) Asks() bool { return m.reply != "" }
 
-// Answer answers a question. It never blocks; errors are those of Publish. To a message
-// that asks nothing, it does nothing.
-func (m Message) Answer(data []byte) error {
+// Answer answers a question, on this goroutine: see Bus. Errors are those of Publish. To a
+// message that asks nothing, it does nothing.
+func (m Message) Answer(data []byte) error { return m.answer(data, m.bus.now) }
+
+// AnswerLater is Answer by the bus's goroutine: it never blocks.
+func (m Message) AnswerLater(data []byte) error { return m.answer(data, m.bus.put) }
+
+func (m Message) answer(data []byte, put func(outgoing) error) error {
 	if m.reply == "" {
 		return nil
 	}
-	return m.bus.put(outgoing{subject: m.reply[len(m.bus.prefix):], data: data})
+	return put(outgoing{subject: m.reply[len(m.bus.prefix):], data: data})
 }
 
 // Inbox takes messages one at a time, in the order in which they came, whatever their

@@ -25,7 +25,7 @@ func (n *Node) deliver(m cluster.Message) {
 		}
 	case envelope.User:
 		if n.fresh(&n.direct, e, "node") {
-			n.answer(m, n.users.deliver(e))
+			n.answer(m.AnswerLater, n.users.deliver(e))
 		}
 	case envelope.Replaced:
 		if n.fresh(&n.direct, e, "node") {
@@ -42,7 +42,7 @@ func (n *Node) deliver(m cluster.Message) {
 		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<31)))
 	case envelope.Count:
 		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<31)))
-		n.answer(m, envelope.Envelope{Kind: envelope.Members, Key: e.Key, Epoch: uint64(n.groups.members(e.Key))})
+		n.answer(m.AnswerLater, envelope.Envelope{Kind: envelope.Members, Key: e.Key, Epoch: uint64(n.groups.members(e.Key))})
 	case envelope.Alive:
 		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))
 		n.hear(e)
@@ -51,7 +51,7 @@ func (n *Node) deliver(m cluster.Message) {
 			b, err := n.alive()
 			n.all.mu.Unlock()
 			if err == nil {
-				err = m.Answer(b)
+				err = m.AnswerLater(b)
 			}
 			n.lose(err)
 		}
@@ -113,11 +113,11 @@ func (n *Node) patiently(send func() error) {
 	}
 }
 
-// answer answers a question.
-func (n *Node) answer(m cluster.Message, e envelope.Envelope) {
+// answer answers a question by to.
+func (n *Node) answer(to func([]byte) error, e envelope.Envelope) {
 	b, err := n.seal(e)
 	if err == nil {
-		err = m.Answer(b)
+		err = to(b)
 	}
 	n.lose(err)
 }
@@ -134,15 +134,15 @@ func (n *Node) serve(m cluster.Message) {
 	case n.expired(e.Expires):
 		// Nobody waits for it any more, and its caller has been told that it may have run.
 	case !n.calls.admit():
-		n.answer(m, refusal(engine.CodeOverloaded, "the node has as many calls as it takes"))
+		n.answer(m.AnswerLater, refusal(engine.CodeOverloaded, "the node has as many calls as it takes"))
 	default:
 		left := time.Duration(e.Left) * time.Millisecond
 		go func() {
 			defer n.calls.done()
 			if e.Kind == envelope.Call {
-				n.answer(m, n.calls.run(e, left))
+				n.answer(m.Answer, n.calls.run(e, left))
 			} else {
-				n.answer(m, n.homes.serve(e, left))
+				n.answer(m.Answer, n.homes.serve(e, left))
 			}
 		}()
 	}
