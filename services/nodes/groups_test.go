@@ -216,6 +216,9 @@ func TestWhatAnEarlierCutHasSwallowedIsTold(t *testing.T) {
 	}
 	send("before")
 	c.want("1/2 before", "1/8 before")
+	if sent, err := a.SendGroup(background, nil, "new", 1, 8, nil); sent != 0 || err != nil {
+		t.Fatalf("to an empty group: %d, %v", sent, err) // a knows now that nobody is there
+	}
 	proxy.Cut()
 	b.knows("b=up")
 	for range 5 {
@@ -252,6 +255,30 @@ func TestWhatAnEarlierCutHasSwallowedIsTold(t *testing.T) {
 		return sent == 1 && err == nil
 	})
 	late.want("1/2 after", "1/8 hello")
+}
+
+// What a node has found empty may have got members while it was cut off.
+func TestAJoinElsewhereIsKnownAfterACut(t *testing.T) {
+	srv := servers(t)
+	proxy, cut := through(t, srv)
+	a, b := start(t, cut, "a"), start(t, srv, "b", func(s *settings) { s.Timeout = 200 * time.Millisecond })
+	a.knows("a=up b=up")
+	b.knows("a=up b=up")
+	if sent, err := a.SendGroup(background, nil, "tea", 1, 8, nil); sent != 0 || err != nil {
+		t.Fatalf("to an empty group: %d, %v", sent, err)
+	}
+	proxy.Cut()
+	a.knows("a=up")
+	c := b.dial()
+	if n, err := b.Join(background, c.s, "tea"); n != 1 || err != nil {
+		t.Fatalf("join: %d, %v", n, err)
+	}
+	proxy.Heal()
+	a.knows("a=up b=up")
+	if sent, err := a.SendGroup(background, nil, "tea", 1, 8, []byte("hello")); sent != 1 || err != nil {
+		t.Errorf("sent %d, %v, want 1", sent, err)
+	}
+	c.want("1/8 hello")
 }
 
 // A node alone does all this without servers.

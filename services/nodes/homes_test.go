@@ -205,6 +205,50 @@ func TestAHomeThatIsCutOffStopsBeforeTheNextBegins(t *testing.T) {
 	})
 }
 
+// What waits in a room when its lease ends does not run there any more.
+func TestWhatWaitsInARoomDoesNotRunBehindItsLease(t *testing.T) {
+	proxy, cut := through(t, servers(t))
+	var homes *nodes.Homes[int]
+	var ran atomic.Int32
+	inside := make(chan struct{})
+	start(t, cut, "a", lease(time.Second), func(s *settings) {
+		s.Timeout = 30 * time.Second
+		s.before = func(n *nodes.Node) {
+			var err error
+			homes, err = nodes.NewHomes(n, nodes.HomesConfig[int]{Handle: func(r *nodes.Home[int], _ []byte) ([]byte, error) {
+				if ran.Add(1) == 1 {
+					close(inside)
+					for r.Held() {
+						time.Sleep(5 * time.Millisecond)
+					}
+				}
+				return nil, nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	var all sync.WaitGroup
+	all.Go(func() {
+		if _, err := homes.Ask(background, "one", nil); !errors.Is(err, cluster.ErrLost) {
+			t.Errorf("what ran while the lease ended: got %v, want ErrLost", err)
+		}
+	})
+	<-inside
+	all.Go(func() {
+		if _, err := homes.Ask(background, "one", nil); !errors.Is(err, cluster.ErrUnavailable) {
+			t.Errorf("what waited: got %v, want ErrUnavailable", err)
+		}
+	})
+	time.Sleep(100 * time.Millisecond) // it waits by then, mostly
+	proxy.Cut()
+	all.Wait()
+	if n := ran.Load(); n != 1 {
+		t.Errorf("%d messages ran, want the first only", n)
+	}
+}
+
 func TestRoomsOfANodeAlone(t *testing.T) {
 	on := map[string]*counters{}
 	start(t, "", "a", withCounters(t, on, false))

@@ -207,3 +207,23 @@ func TestUsersOfANodeAlone(t *testing.T) {
 	eventually(t, "ann is free", func() bool { return a.Stats().Users == 0 })
 	a.sendUser("ann", "3", false)
 }
+
+// A sender that has read the store before another bind is refused by the epoch that it read.
+func TestAFrameByAnOlderEpochIsRefused(t *testing.T) {
+	a := start(t, servers(t), "a")
+	x, y := a.dial(), a.dial()
+	first := a.bind(x, "bob")
+	if taken, _ := a.TakeUser(x.s.ID(), "bob", first); !taken {
+		t.Error("by the epoch that stands: refused")
+	}
+	if taken, _ := a.TakeUser(x.s.ID(), "bob", first+1); !taken {
+		t.Error("by a later one, that the node has not heard of: refused")
+	}
+	if _, stale := a.TakeUser(x.s.ID(), "bob", first-1); !stale {
+		t.Error("by an earlier one: not refused")
+	}
+	if taken, _ := a.TakeUser(y.s.ID(), "bob", first-1); taken {
+		t.Error("for a session that had him before: taken")
+	}
+	x.want("6/6 ", "6/6 ")
+}
