@@ -44,6 +44,7 @@ func (n *Node) deliver(m cluster.Message) {
 		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<31)))
 		n.answer(m.AnswerLater, envelope.Envelope{Kind: envelope.Members, Key: e.Key, Epoch: uint64(n.groups.members(e.Key))})
 	case envelope.Alive:
+		n.heard.trim(n)
 		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))
 		n.hear(e)
 		if m.Asks() {
@@ -62,6 +63,7 @@ func (n *Node) deliver(m cluster.Message) {
 
 // fresh tells whether e is new in its stream, and tells of what is missing in front of it.
 func (n *Node) fresh(in *inbound, e envelope.Envelope, stream string) bool {
+	in.trim(n)
 	fresh, missed := in.take(e.Source, e.Number)
 	n.missed(e.Source, stream, missed)
 	if !fresh {

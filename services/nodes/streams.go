@@ -31,13 +31,6 @@ func (o *outbound) publish(n *Node, subject string, e envelope.Envelope) error {
 	return err
 }
 
-// number is the last one that was given.
-func (o *outbound) number() uint64 {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.last
-}
-
 // inbound are the streams of one kind from others to this node: the last number of each
 // process. Only the goroutine that delivers uses it.
 type inbound struct {
@@ -83,10 +76,20 @@ func (in *inbound) set(from, number uint64) {
 	in.last[from] = number
 }
 
-// keep forgets processes that are no more.
-func (in *inbound) keep(living func(uint64) bool) {
+// maxStreams is how many processes are remembered before those are forgotten that are no more.
+const maxStreams = 4096
+
+// trim forgets processes that don't live, if there are many.
+func (in *inbound) trim(n *Node) {
+	if len(in.last) <= maxStreams {
+		return
+	}
+	living := map[uint64]bool{}
+	for _, m := range n.others() {
+		living[m.Process] = true
+	}
 	for p := range in.last {
-		if !living(p) {
+		if !living[p] {
 			delete(in.last, p)
 		}
 	}
