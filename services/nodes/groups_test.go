@@ -144,7 +144,7 @@ func TestGroupFramesComeOnceAndInOrder(t *testing.T) {
 	if *long {
 		each = 5000
 	}
-	all := together(t, servers(t), "a b c")
+	all := together(t, servers(t), "a b c", func(s *settings) { s.MaxInbound = 6 * each }) // nobody waits for the slowest
 	var clients []*client
 	for _, m := range all {
 		for range 3 {
