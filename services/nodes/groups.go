@@ -230,7 +230,7 @@ func (gs *groups) ask(ctx context.Context, g *group) {
 		}
 		err = gs.n.bus.AskMany(ctx, subjectAll, b, len(others), func(got []byte) {
 			if e, err := envelope.Parse(got); err == nil && e.Kind == envelope.Members && e.Key == g.name {
-				gs.learn(e.Key, e.Source, int(min(e.Epoch, 1<<31)))
+				gs.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
 			}
 		})
 		if err != nil {
