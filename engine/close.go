@@ -156,6 +156,17 @@ func (s *Session) Kick(text string) error {
 	return nil
 }
 
+// CloseWithError closes the session for a reason of the caller's, behind an ERROR about p
+// where there are system frames. No further OnSocketRead begins; what was sent before is
+// still written. The peer of one that could be resumed can't come back to it. It returns at
+// once; ErrClosed when the session closes already.
+func (s *Session) CloseWithError(p codec.Packet, code ErrorCode, text string, why Reason) error {
+	if !s.closeWithError(p, code, strings.ToValidUTF8(text, "\ufffd"), why) {
+		return ErrClosed
+	}
+	return nil
+}
+
 // schedule puts the strand, which has just become queued, onto the run queue.
 func (s *Session) schedule() {
 	if s.srv.taps {

@@ -28,7 +28,7 @@ const (
 	ReasonMemory               // MemoryBudget was exceeded, and the session held memory that its peer did not take
 	ReasonResumeTimeout        // its connection broke, and the peer did not come back within Resume
 	ReasonResumeOverrun        // the same, and more was to be kept for the peer than ResumeBytes, or the peer lacked what was no longer kept
-	ReasonReplaced             // of a connection, not its session: the peer has come back through another
+	ReasonReplaced             // the session's user has a newer one; of a connection: the peer has come back through another
 	ReasonKicked               // Session.Kick
 	ReasonRate                 // over FrameRate, ByteRate or SessionCPU where reading can't be paused
 	reasonCount

@@ -189,6 +189,9 @@ func (srv *Server) Session(id ID) *Session {
 	return nil
 }
 
+// Conns is how many sessions have a slot.
+func (srv *Server) Conns() int { return srv.table.count() }
+
 // Sessions calls fn for every session that has not begun to close, until it returns
 // false, on the caller's goroutine.
 func (srv *Server) Sessions(fn func(*Session) bool) {

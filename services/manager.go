@@ -52,7 +52,7 @@ type Config struct {
 
 	Mode   Mode
 	Memory MemoryConfig // of OneProcess
-	Shared Cache        // of ManyProcesses
+	Shared Cache        // of ManyProcesses; nodes.Shared(node) makes one of several nodes of it
 
 	// Services are the program's own. Rooms among them get the manager's pool and timers.
 	Services []Spec
@@ -177,7 +177,7 @@ func New(cfg Config) (*Manager, error) {
 
 // make makes the manager's own services.
 func (m *Manager) make() error {
-	var errs [6]error
+	var errs [5]error
 	cfg := &m.cfg
 	m.pool, errs[0] = engine.NewPool(cfg.Pool)
 	m.timers, errs[1] = timerwheel.New(cfg.Timers, m.pool)
@@ -197,12 +197,20 @@ func (m *Manager) make() error {
 	cc := cfg.Controller
 	cc.Timers, cc.DB, cc.Cache, cc.Durable, cc.Pool = m.timers, m.db, m.cache, m.events, m.pool
 	m.controller, errs[4] = NewController(cc)
-	if err := errors.Join(errs[:]...); err != nil || cfg.Server == nil {
-		return err
+	err := errors.Join(errs[:]...)
+	if err == nil && cfg.Server != nil {
+		m.server, err = m.makeServer()
 	}
-	m.server, errs[5] = m.makeServer()
-	return errs[5]
+	if more, ok := cfg.Shared.(Extender); ok && err == nil && cfg.Mode == ManyProcesses {
+		cfg.Services = append(cfg.Services, more.Extend(m)...)
+	}
+	return err
 }
+
+// Extender is a Config.Shared that is more than a cache: the services that Extend returns,
+// which may use what the manager has made, are started behind the cache and in front of the
+// server, if there is one.
+type Extender interface{ Extend(m *Manager) []Spec }
 
 // makeServer makes the server. Handles of services that are registered between
 // New and Start are set at Start.

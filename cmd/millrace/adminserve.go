@@ -20,6 +20,7 @@ import (
 	"millrace/engine"
 	"millrace/services"
 	"millrace/services/admin"
+	"millrace/services/nodes"
 )
 
 // adminFlags set up the operator's door.
@@ -83,8 +84,9 @@ func (f *adminFlags) open(token string, srv *engine.Server, b *backends, setting
 	}
 	cfg := admin.Config{
 		Addr: f.Admin, Token: token, Write: f.AdminWrite, Pprof: f.AdminPprof, Trace: time.Duration(f.AdminTrace), MaxClients: int(f.AdminClients),
-		Events: func(id engine.ID) any { return lastEvents(srv, id) },
-		Server: srv, Controller: b.services.Controller, Timers: b.timers, Settings: settings, DrainTimeout: drain, Logger: log,
+		Events:    func(id engine.ID) any { return lastEvents(srv, id) },
+		SessionID: func(s *engine.Session) string { return b.node.ID(s).String() },
+		Server:    srv, Controller: b.services.Controller, Timers: b.timers, Settings: settings, DrainTimeout: drain, Logger: log,
 	}
 	b.tell(&cfg)
 	door, err := admin.New(cfg)
@@ -123,6 +125,7 @@ type dbState struct {
 type clusterState struct {
 	services.CacheStats
 	Connected bool
+	Node      nodes.Stats
 }
 
 // tell has the door tell of what stands behind the handlers.
@@ -138,7 +141,7 @@ func (b *backends) tell(cfg *admin.Config) {
 		}})
 	}
 	if f.Cluster != "" {
-		cfg.Cluster = func() any { return clusterState{b.cache.Stats(), b.cache.Running()} }
+		cfg.Cluster = func() any { return clusterState{b.cache.Stats(), b.cache.Running(), b.node.Stats()} }
 		cfg.Checks = append(cfg.Checks, admin.Check{Name: "cluster", Ready: func() error {
 			if !b.cache.Running() {
 				return errors.New("not connected")

@@ -20,6 +20,7 @@ import (
 	"millrace/internal/mask"
 	"millrace/services"
 	"millrace/services/cluster"
+	"millrace/services/nodes"
 	"millrace/timerwheel"
 )
 
@@ -42,6 +43,11 @@ type backendFlags struct {
 
 	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process or join the one of --cluster-dir (none: they are this process's)."`
 	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's place for state)."`
+	ClusterLease    period `group:"backends" default:"3s" placeholder:"D" help:"How long what a node has, its name, users and rooms, outlives it (${default})."`
+	ClusterPrefix   string `group:"backends" default:"millrace" placeholder:"NAME" help:"Keeps clusters on one NATS apart (${default})."`
+	Node            string `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process where the port is not known yet)."`
+	MaxClusterWork  count  `group:"backends" default:"4096" placeholder:"N" help:"Requests to other nodes, 6/2 to 6/5, that are under way; past it ERROR 4 (${default})."`
+	MaxRooms        count  `group:"backends" default:"32768" placeholder:"N" help:"Rooms of 6/5 whose home is this node; past it ERROR 4 (${default})."`
 	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Keys in the cache of this process (${default})."`
 	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Keys and values in the cache of this process (${default})."`
 	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Different keys that one session may set (${default})."`
@@ -62,6 +68,7 @@ type backends struct {
 	pg     *pgembed.Server   // of --db=embedded
 	nats   *cluster.Embedded // of --cluster=embedded
 	cache  cacheService
+	node   *nodes.Node // alone without --cluster
 	cancel context.CancelFunc
 	bg     sync.WaitGroup
 }
@@ -114,8 +121,11 @@ const waitMemory = 2 << 10
 func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engine.Config, measure bool) (err error) {
 	log := cfg.Logger
 	shared := f.Cluster != ""
+	if f.Node != "" && !nodes.IsName(f.Node) {
+		return badNode(f.Node)
+	}
 	if shared {
-		err = b.joinCluster(f, log)
+		err = b.joinCluster(f, cfg.Addrs, log)
 	} else {
 		b.cache, err = services.NewMemory(services.MemoryConfig{
 			MaxEntries: int(f.MaxKeys), MaxBytes: int64(f.CacheBytes), MaxPerOwner: int(f.MaxSessionLocks),
@@ -124,6 +134,11 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	}
 	if err != nil {
 		return err
+	}
+	if !shared {
+		if b.node, err = nodes.New(nodes.Config{Name: f.nodeName(cfg.Addrs), Logger: log}); err != nil {
+			return badNode(f.Node)
+		}
 	}
 	err = b.cache.Start(ctx)
 	switch {
@@ -137,6 +152,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	b.services, err = refservices.New(refservices.Config{
 		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
 		MaxKeys: int(f.MaxSessionKeys), MaxDelayed: int(f.MaxDelayed), Measure: measure, Logger: log,
+		Node: b.node, MaxWork: int(f.MaxClusterWork), MaxRooms: int(f.MaxRooms),
 	})
 	return err
 }
@@ -144,7 +160,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 // serve registers the handles 1/* to 3/* beside those of the services.
 func (b *backends) serve(unsafe bool) error {
 	c := b.services.Controller
-	return errors.Join(reference.Basics(c, unsafe), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
+	return errors.Join(reference.Basics(c, unsafe, b.reach()), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
 }
 
 // joinWhenUp keeps trying to start the shared cache.
@@ -164,7 +180,7 @@ func (b *backends) joinWhenUp(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
+func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger) (err error) {
 	url := f.Cluster
 	if url == "embedded" {
 		dir, err := dataDir(f.ClusterDir, "cluster")
@@ -177,11 +193,17 @@ func (b *backends) joinCluster(f *backendFlags, log *slog.Logger) (err error) {
 		}
 		url = b.nats.URL()
 	}
-	c, err := cluster.New(cluster.Config{URL: url, MaxPerOwner: int(f.MaxSessionLocks), Logger: log})
+	c, err := cluster.New(cluster.Config{
+		URL: url, Bucket: f.ClusterPrefix, Lease: time.Duration(f.ClusterLease), MaxPerOwner: int(f.MaxSessionLocks),
+		MaxLocks: 1<<16 + int(f.MaxRooms), Logger: log,
+	})
 	if err != nil {
-		return badBackend("cluster", f.Cluster, err)
+		return f.badCluster(err)
 	}
 	b.cache = c
+	if b.node, err = nodes.New(nodes.Config{Name: f.nodeName(addrs), Cache: c, Addrs: addrs, Logger: log}); err != nil {
+		return badNode(f.Node)
+	}
 	return nil
 }
 
@@ -314,10 +336,13 @@ func dataDir(dir, what string) (string, error) {
 	return filepath.Join(home, ".local", "state", "millrace", what), nil
 }
 
-// stop ends the timers, the cache, the database and the pool, in this order, within ctx.
+// stop ends the node, the timers, the cache, the database and the pool, in this order, within ctx.
 func (b *backends) stop(ctx context.Context) {
 	b.cancel()
 	b.bg.Wait()
+	if b.node != nil {
+		_ = b.node.Stop(ctx)
+	}
 	if b.timers != nil {
 		_ = b.timers.Stop(ctx)
 	}

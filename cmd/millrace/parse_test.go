@@ -54,7 +54,7 @@ func TestHandleDispatchWinsOverTheServersOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := reference.Basics(c, false); err != nil {
+	if err := reference.Basics(c, false, reference.Here{}); err != nil {
 		t.Fatal(err)
 	}
 	own := c.Dispatch()

@@ -153,7 +153,7 @@ func TestSystemFrames(t *testing.T) {
 func TestUnknownAndPushHandlesAreRefused(t *testing.T) {
 	dispatches(t, func(t *testing.T, mode string) {
 		c := serve(t, mode).dial()
-		for _, h := range []handle{{1, 8}, {1, 0}, {1, 10}, {2, 4}, {4, 6}, {6, 1}, {65535, 65535}, {1, 9}} {
+		for _, h := range []handle{{1, 8}, {1, 0}, {1, 10}, {2, 4}, {4, 6}, {6, 0}, {6, 6}, {6, 8}, {65535, 65535}, {1, 9}} {
 			c.send(h.main, h.sub, "{}")
 			c.wantError(2, h.main, h.sub)
 		}

@@ -108,6 +108,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if err != nil {
 		return startError(err, src)
 	}
+	if err := behind.startNode(context.Background(), srv); err != nil {
+		return err
+	}
 	if err := srv.Start(context.Background()); err != nil {
 		return startError(err, src)
 	}
@@ -125,12 +128,12 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		return exitf(exitFailed, "the engine failed: %w", srv.Err())
 	case <-signals:
 	}
-	err = drain(srv, time.Duration(c.DrainTimeout), signals)
+	err = drain(srv, behind, time.Duration(c.DrainTimeout), signals)
 	return err
 }
 
 // drain stops srv as kindly as d allows. A second signal ends the process at once.
-func drain(srv *engine.Server, d time.Duration, signals <-chan os.Signal) error {
+func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan os.Signal) error {
 	ctx := context.Background()
 	if d > 0 {
 		var cancel context.CancelFunc
@@ -138,7 +141,10 @@ func drain(srv *engine.Server, d time.Duration, signals <-chan os.Signal) error 
 		defer cancel()
 	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- srv.Stop(ctx) }()
+	go func() {
+		behind.leaveNode(ctx, d)
+		stopped <- srv.Stop(ctx)
+	}()
 	select {
 	case err := <-stopped:
 		var loss *engine.LossError

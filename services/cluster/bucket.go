@@ -102,7 +102,7 @@ const markerTTL = 10 * time.Second
 
 // subjectKey encodes any key as one subject token that is never empty.
 func subjectKey(key string) string {
-	return "k" + base64.RawURLEncoding.EncodeToString([]byte(key))
+	return spaceKeys + base64.RawURLEncoding.EncodeToString([]byte(key))
 }
 
 // write is one message to a bucket.

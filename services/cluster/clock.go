@@ -31,3 +31,13 @@ func (c *clock) past(t time.Time) bool {
 	defer c.mu.Unlock()
 	return !c.said.Add(timeNow().Sub(c.at)).Before(t)
 }
+
+// now is the servers' time as far as is known; zero: they have not said.
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() {
+		return time.Time{}
+	}
+	return c.said.Add(timeNow().Sub(c.at))
+}

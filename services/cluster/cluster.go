@@ -26,7 +26,8 @@ type Config struct {
 	// URL of the servers, comma separated: nats://host:port.
 	URL string
 	// Bucket names the two JetStream key-value buckets (Bucket and
-	// Bucket_locks); default "millrace".
+	// Bucket_locks), and stands in front of the subjects of a Bus: it keeps clusters on one
+	// NATS apart. Up to 64 letters, digits, '-' and '_'; default "millrace".
 	Bucket string
 	// Replicas of each bucket that Start creates; default 1.
 	Replicas int
@@ -91,12 +92,20 @@ func (c Config) validate() error {
 	for u := range strings.SplitSeq(c.URL, ",") {
 		bad(!isServer(strings.TrimSpace(u)), "a URL must be nats://host:port")
 	}
+	bad(!isBucket(c.Bucket), "a bucket's name must be 1 to 64 letters, digits, '-' and '_'")
 	bad(c.Replicas < 0 || c.Replicas > 5, "replicas out of range")
 	bad(c.Lease != 0 && c.Lease < 100*time.Millisecond, "lease under 100 ms")
 	bad(c.Timeout < 0, "negative timeout")
 	bad(c.MaxBytes < 0 || c.MaxKey < 0 || c.MaxValue < 0 || c.MaxLocks < 0 ||
 		c.MaxPerOwner < 0 || c.MaxWatches < 0, "a limit is negative")
 	return errors.Join(errs...)
+}
+
+// isBucket: the name is a part of subjects, too. None is the default's.
+func isBucket(s string) bool {
+	return len(s) <= 64 && strings.IndexFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+	}) < 0
 }
 
 // isServer: the client's library would take anything for a host's name.
@@ -198,13 +207,9 @@ func (c *Cache) Start(ctx context.Context) error {
 	}
 	l := &connection{again: newSignal()}
 	var err error
-	l.nc, err = nats.Connect(c.cfg.URL,
-		nats.Name("millrace "+c.proc), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
-		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ReconnectBufSize(-1), // what can't be sent now fails now, and is not sent later
+	l.nc, err = nats.Connect(c.cfg.URL, append(c.options("store"),
 		nats.ReconnectHandler(func(*nats.Conn) { l.again.fire() }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.cfg.Logger.Debug("cluster: nats", "err", err) }))
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.cfg.Logger.Debug("cluster: nats", "err", err) }))...)
 	if err != nil {
 		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, mask.Error(err))
 	}
@@ -214,6 +219,16 @@ func (c *Cache) Start(ctx context.Context) error {
 	}
 	c.live.Store(l)
 	return nil
+}
+
+// options are those of every connection of this process.
+func (c *Cache) options(what string) []nats.Option {
+	return []nats.Option{
+		nats.Name("millrace " + c.proc + " " + what), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		nats.PingInterval(2 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(-1), // what can't be sent now fails now, and is not sent later
+	}
 }
 
 func (c *Cache) begin(ctx context.Context, l *connection) (err error) {

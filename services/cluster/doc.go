@@ -1,5 +1,6 @@
 // Package cluster is the services.Cache that several processes share, on NATS
-// JetStream key-value. Nothing else of the project links NATS.
+// JetStream key-value, and the Bus that carries messages between them. Nothing else of
+// the project imports NATS. Package nodes makes one of the processes.
 //
 //	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir}) // or any NATS 2.11 or later
 //	c, err := cluster.New(cluster.Config{URL: srv.URL()})

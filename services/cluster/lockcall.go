@@ -12,6 +12,10 @@ import (
 
 // Lock implements services.Cache: one exchange when the lock is free.
 func (c *Cache) Lock(key string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
+	return c.lockAt(key, subjectKey(key), o, done)
+}
+
+func (c *Cache) lockAt(key, subject string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
 	if o.TTL < time.Millisecond || o.Wait < 0 {
 		return nil, fmt.Errorf("cluster: lock for %v, wait %v: out of range", o.TTL, o.Wait)
 	}
@@ -19,10 +23,10 @@ func (c *Cache) Lock(key string, o services.LockOptions, done func(uint64, error
 	if err != nil {
 		return nil, err
 	}
-	return n.locks.lock(key, o, done)
+	return n.locks.lock(subject, o, done)
 }
 
-func (l *locks) lock(key string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
+func (l *locks) lock(subject string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
 	if o.Renew {
 		o.TTL = longestTTL * time.Millisecond / 4 // the lease of this process ends it
 	}
@@ -36,10 +40,9 @@ func (l *locks) lock(key string, o services.LockOptions, done func(uint64, error
 		l.c.refused.Add(1)
 		return nil, services.ErrCacheFull
 	}
-	k := l.keys[subjectKey(key)]
+	k := l.keys[subject]
 	if k == nil {
-		k = &lockKey{key: subjectKey(key)}
-		l.keys[k.key] = k
+		k = l.addKey(subject)
 	}
 	it := &lockItem{o: o, done: done, key: k, until: later(o.Wait), once: o.Wait == 0}
 	if set == nil {
@@ -106,11 +109,15 @@ func (c *Cache) Release(owner services.Owner) int {
 // Unlock implements services.Cache: one exchange, two when another process
 // holds the lock.
 func (c *Cache) Unlock(ctx context.Context, key string, token uint64) (bool, error) {
+	return c.unlockAt(ctx, key, subjectKey(key), token)
+}
+
+func (c *Cache) unlockAt(ctx context.Context, key, subject string, token uint64) (bool, error) {
 	n, err := c.check(key, 0)
 	if err != nil || token == 0 || token >= 1<<53 {
 		return false, err
 	}
-	return n.locks.unlock(ctx, subjectKey(key), token)
+	return n.locks.unlock(ctx, subject, token)
 }
 
 func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, error) {

@@ -38,22 +38,23 @@ type locks struct {
 	n *connection
 	b *bucket
 
-	mu     sync.Mutex
-	keys   map[string]*lockKey // by subject token
-	procs  map[string]*lockProc
-	owners map[services.Owner]map[*lockItem]struct{}
-	alive  time.Time   // this process's lease ends; zero before the first renewal
-	lapse  *time.Timer // runs then
-	from   time.Time   // no lock is taken before: a store that was lost is waited out
-	round  int         // of what follow tells
-	echo   uint64      // the last write of our own lease that follow has told
-	held   int64
-	waits  int64
-	closed bool
-	work   []*lockKey // to be looked at; each at most once
-	wake   *sync.Cond
-	losses []*lockItem // whose OnLost is to be called
-	told   *sync.Cond
+	mu      sync.Mutex
+	keys    map[string]*lockKey // by subject token
+	members map[string]*lockKey // of keys, those of members
+	procs   map[string]*lockProc
+	owners  map[services.Owner]map[*lockItem]struct{}
+	alive   time.Time   // this process's lease ends; zero before the first renewal
+	lapse   *time.Timer // runs then
+	from    time.Time   // no lock is taken before: a store that was lost is waited out
+	round   int         // of what follow tells
+	echo    uint64      // the last write of our own lease that follow has told
+	held    int64
+	waits   int64
+	closed  bool
+	work    []*lockKey // to be looked at; each at most once
+	wake    *sync.Cond
+	losses  []*lockItem // whose OnLost is to be called
+	told    *sync.Cond
 
 	own uint64 // the sequence of our lease; the renewing goroutine's
 
@@ -102,7 +103,7 @@ type lockValue struct {
 }
 
 func newLocks(c *Cache, n *connection, b *bucket) *locks {
-	l := &locks{c: c, n: n, b: b, keys: map[string]*lockKey{}, procs: map[string]*lockProc{},
+	l := &locks{c: c, n: n, b: b, keys: map[string]*lockKey{}, members: map[string]*lockKey{}, procs: map[string]*lockProc{},
 		owners: map[services.Owner]map[*lockItem]struct{}{}}
 	l.wake, l.told = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
 	l.run, l.cancel = context.WithCancel(context.Background())
@@ -265,8 +266,7 @@ func (l *locks) see(key string, r record) {
 		if !r.present {
 			return
 		}
-		k = &lockKey{key: key, idle: timeNow()}
-		l.keys[key] = k
+		k = l.addKey(key)
 	}
 	k.round = l.round
 	if r.rev > k.rev {
@@ -354,7 +354,7 @@ func (l *locks) tidy() {
 			if k.timer != nil {
 				k.timer.Stop()
 			}
-			delete(l.keys, k.key)
+			l.dropKey(k)
 		case k.taken && n < most && (l.free(k, past) || (k.proc != l.c.proc && l.silent(k).Before(past))):
 			n++
 			l.kick(k)

@@ -53,11 +53,15 @@ func (r record) entry() services.Entry {
 // Get implements services.Cache. It asks the leader of the bucket's stream, one
 // exchange: see the package comment for what that promises.
 func (c *Cache) Get(ctx context.Context, key string) (services.Entry, error) {
+	return c.get(ctx, key, subjectKey(key))
+}
+
+func (c *Cache) get(ctx context.Context, key, subject string) (services.Entry, error) {
 	l, err := c.check(key, 0)
 	if err != nil {
 		return services.Entry{}, err
 	}
-	r, err := l.values.get(ctx, subjectKey(key))
+	r, err := l.values.get(ctx, subject)
 	if err != nil {
 		return services.Entry{}, err
 	}
@@ -101,7 +105,7 @@ func (c *Cache) Delete(ctx context.Context, key string) (bool, error) {
 // CompareAndSet implements services.Cache: two exchanges, more while others
 // change the key in between.
 func (c *Cache) CompareAndSet(ctx context.Context, key string, expect, val []byte, ttl time.Duration) (bool, services.Entry, error) {
-	return c.change(ctx, key, val, ttl, func(r record) bool {
+	return c.change(ctx, key, subjectKey(key), val, ttl, func(r record) bool {
 		if !r.present || expect == nil {
 			return !r.present && expect == nil
 		}
@@ -112,12 +116,16 @@ func (c *Cache) CompareAndSet(ctx context.Context, key string, expect, val []byt
 // CompareAndSetRevision implements services.Cache: one exchange when it
 // succeeds on a value that does not expire, else two.
 func (c *Cache) CompareAndSetRevision(ctx context.Context, key string, rev uint64, val []byte, ttl time.Duration) (bool, services.Entry, error) {
+	return c.compareRevision(ctx, key, subjectKey(key), rev, val, ttl)
+}
+
+func (c *Cache) compareRevision(ctx context.Context, key, subject string, rev uint64, val []byte, ttl time.Duration) (bool, services.Entry, error) {
 	l, err := c.checkWrite(key, val, ttl)
 	if err != nil {
 		return false, services.Entry{}, err
 	}
 	if rev != 0 && rev&1 == 0 {
-		seq, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: int64(rev >> 1)})
+		seq, err := l.values.put(ctx, write{key: subject, value: val, ttl: ttl, expect: int64(rev >> 1)})
 		if err == nil {
 			return true, services.Entry{Value: bytes.Clone(val), Revision: revision(seq, ttl)}, nil
 		}
@@ -125,24 +133,24 @@ func (c *Cache) CompareAndSetRevision(ctx context.Context, key string, rev uint6
 			return false, services.Entry{}, l.accept(err)
 		}
 	}
-	return c.change(ctx, key, val, ttl, func(r record) bool { return r.entry().Revision == rev })
+	return c.change(ctx, key, subject, val, ttl, func(r record) bool { return r.entry().Revision == rev })
 }
 
 // change reads, asks want, and writes if nobody has written in between.
-func (c *Cache) change(ctx context.Context, key string, val []byte, ttl time.Duration, want func(record) bool) (bool, services.Entry, error) {
+func (c *Cache) change(ctx context.Context, key, subject string, val []byte, ttl time.Duration, want func(record) bool) (bool, services.Entry, error) {
 	l, err := c.checkWrite(key, val, ttl)
 	if err != nil {
 		return false, services.Entry{}, err
 	}
 	for {
-		r, err := l.values.get(ctx, subjectKey(key))
+		r, err := l.values.get(ctx, subject)
 		if err != nil {
 			return false, services.Entry{}, l.accept(err)
 		}
 		if !want(r) {
 			return false, r.entry(), nil
 		}
-		seq, err := l.values.put(ctx, write{key: subjectKey(key), value: val, ttl: ttl, expect: int64(r.rev)})
+		seq, err := l.values.put(ctx, write{key: subject, value: val, ttl: ttl, expect: int64(r.rev)})
 		if err == nil {
 			return true, services.Entry{Value: bytes.Clone(val), Revision: revision(seq, ttl)}, nil
 		}

@@ -3,7 +3,6 @@ package reference
 import (
 	"errors"
 	"math"
-	"strconv"
 	"time"
 
 	"millrace/codec"
@@ -37,17 +36,22 @@ const lookUp = 100 * time.Millisecond
 var json = serial.JSON(serial.Limits{})
 
 // Basics registers 1/1 to 1/9: echo, broadcast, whoami, sleep, groups and, with unsafe,
-// the panic.
-func Basics(c *services.Controller, unsafe bool) error {
+// the panic. to is how far broadcasts and groups go.
+func Basics(c *services.Controller, unsafe bool, to Reach) error {
+	g := groups{to}
+	var wait []services.Option // of what may ask other nodes, and is answered in its turn
+	if to.Spans() {
+		wait = append(wait, services.Blocking())
+	}
 	err := errors.Join(
 		c.Raw(services.Handle(basics, subEcho), echo, services.Name("echo")),
-		c.Raw(services.Handle(basics, subBroadcast), broadcast, services.Name("broadcast")),
+		c.Raw(services.Handle(basics, subBroadcast), g.broadcast, services.Name("broadcast")),
 		services.Register(c, services.Handle(basics, subWhoami), services.Stages[services.None, whoamiReply]{Handle: whoami}, services.Name("whoami")),
 		services.Register(c, services.Handle(basics, subSleep), services.Stages[sleepRequest, sleepReply]{Handle: sleep},
 			services.Name("sleep"), services.Blocking()),
-		services.Register(c, services.Handle(basics, subJoin), services.Stages[groupRequest, membersReply]{Handle: join}, services.Name("join")),
-		services.Register(c, services.Handle(basics, subLeave), services.Stages[groupRequest, membersReply]{Handle: leave}, services.Name("leave")),
-		services.Register(c, services.Handle(basics, subGroupSend), services.Stages[sendRequest, sentReply]{Handle: groupSend}, services.Name("group send")))
+		services.Register(c, services.Handle(basics, subJoin), services.Stages[groupRequest, membersReply]{Handle: g.join}, append(wait, services.Name("join"))...),
+		services.Register(c, services.Handle(basics, subLeave), services.Stages[groupRequest, membersReply]{Handle: g.leave}, services.Name("leave")),
+		services.Register(c, services.Handle(basics, subGroupSend), services.Stages[sendRequest, sentReply]{Handle: g.send}, append(wait, services.Name("group send"))...))
 	if unsafe {
 		err = errors.Join(err, c.Raw(services.Handle(basics, subPanic), func(*engine.Session, codec.Packet) error {
 			panic("1/9: a panic on purpose")
@@ -57,11 +61,6 @@ func Basics(c *services.Controller, unsafe bool) error {
 }
 
 func echo(s *engine.Session, p codec.Packet) error { return s.Reply(p, p.Body) }
-
-// broadcast sends p to every session; the sender's copy is its answer.
-func broadcast(s *engine.Session, p codec.Packet) error {
-	return sendError(s.Broadcast(p.Main, p.Sub, p.Body))
-}
 
 type whoamiReply struct {
 	Index       uint32 `json:"index"`
@@ -108,79 +107,4 @@ func sleep(ctx *services.Context, req *sleepRequest, res *sleepReply) error {
 	}
 	res.SleptMS = req.MS
 	return nil
-}
-
-type groupRequest struct {
-	Group string `json:"group"`
-}
-
-// Validate checks the name.
-func (r *groupRequest) Validate() error { return validGroup(r.Group) }
-
-type membersReply struct {
-	Members int `json:"members"`
-}
-
-func join(ctx *services.Context, req *groupRequest, res *membersReply) (err error) {
-	s := ctx.Session()
-	res.Members, err = s.Server().Group(req.Group).Join(s)
-	return sendError(err)
-}
-
-func leave(ctx *services.Context, req *groupRequest, res *membersReply) (err error) {
-	s := ctx.Session()
-	res.Members, err = s.Server().Group(req.Group).Leave(s)
-	return sendError(err)
-}
-
-type sendRequest struct {
-	Group string `json:"group"`
-	Data  string `json:"data"`
-}
-
-// Validate checks the name.
-func (r *sendRequest) Validate() error { return validGroup(r.Group) }
-
-type sentReply struct {
-	Sent int `json:"sent"`
-}
-
-type groupPush struct {
-	Group string `json:"group"`
-	From  uint32 `json:"from"`
-	Round uint32 `json:"round"`
-	Data  string `json:"data"`
-}
-
-func groupSend(ctx *services.Context, req *sendRequest, res *sentReply) error {
-	s := ctx.Session()
-	body, err := json.Append(nil, &groupPush{Group: req.Group, From: s.Index(), Round: s.Round(), Data: req.Data})
-	if err != nil {
-		return err
-	}
-	res.Sent, err = s.SendGroup(s.Server().Group(req.Group), basics, subGroupPush, body)
-	return sendError(err)
-}
-
-func validGroup(name string) error {
-	if len(name) > maxGroupName {
-		return &services.Error{Code: engine.CodeLimit, Text: "a group's name has at most " + strconv.Itoa(maxGroupName) + " bytes"}
-	}
-	return nil
-}
-
-// sendError says what it means to the peer that something could not be sent, or a group
-// not be joined; nil when the session has gone, as then nobody is left to tell.
-func sendError(err error) error {
-	switch {
-	case err == nil, errors.Is(err, engine.ErrClosed):
-		return nil
-	case errors.Is(err, engine.ErrLimit):
-		return &services.Error{Code: engine.CodeLimit, Text: "too many groups", Err: err}
-	case errors.Is(err, engine.ErrFrameTooLarge):
-		return &services.Error{Code: engine.CodeLimit, Text: "what would be sent does not fit a frame", Err: err}
-	case errors.Is(err, engine.ErrBusy):
-		return &services.Error{Code: engine.CodeOverloaded, Text: "too much waits to be sent; try again later", Err: err}
-	}
-	return err
 }

@@ -92,7 +92,7 @@ func started(b testing.TB, bare bool) net.Conn {
 	if !bare {
 		c, err := services.NewController(services.ControllerConfig{Logger: quiet})
 		if err == nil {
-			err = errors.Join(Basics(c, false), Timers(c, timers))
+			err = errors.Join(Basics(c, false, Here{}), Timers(c, timers))
 		}
 		if err != nil {
 			b.Fatal(err)

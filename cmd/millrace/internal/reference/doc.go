@@ -3,7 +3,7 @@
 // internal to the command, so that nobody who embeds the engine links it.
 //
 //	c, err := services.NewController(services.ControllerConfig{})
-//	err = reference.Basics(c, false)     // 1/1 to 1/9
+//	err = reference.Basics(c, false, reference.Here{}) // 1/1 to 1/9
 //	err = reference.Timers(c, timers)    // 2/1 to 2/3
 //	err = reference.Queries(c, db, ready) // 3/1
 //	srv, err := engine.New(engine.Config{Addrs: addrs, Handles: c.Dispatch()}, c)

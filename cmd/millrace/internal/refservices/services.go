@@ -12,6 +12,7 @@ import (
 	"millrace/dbasync"
 	"millrace/engine"
 	"millrace/services"
+	"millrace/services/nodes"
 	"millrace/timerwheel"
 )
 
@@ -43,6 +44,14 @@ type Config struct {
 	MaxDelayed int
 	// Measure counts the requests of each handle: services.ControllerConfig.Measure.
 	Measure bool
+	// Node is this process among others, or alone; nil: 6/* are not served. It is to be
+	// started by the caller, behind New.
+	Node *nodes.Node
+	// MaxWork bounds the requests to other nodes (6/2 to 6/5) that are under way; default
+	// 4,096. One more gets ERROR overloaded.
+	MaxWork int
+	// MaxRooms bounds the rooms whose home is this node; default 32,768.
+	MaxRooms int
 	// Logger; default slog.Default().
 	Logger *slog.Logger
 }
@@ -57,6 +66,8 @@ type Services struct {
 	hasher  *hasher
 	keys    sync.Map // *engine.Session to *keySet
 	lockers sync.Map // *engine.Session that has asked for a lock
+	rooms   *nodes.Homes[int64]
+	work    chan struct{} // a place for each request to other nodes
 }
 
 // handles of the services.
@@ -74,6 +85,12 @@ var (
 	hCompare  = services.Handle(5, 3)
 	hLock     = services.Handle(5, 4)
 	hUnlock   = services.Handle(5, 5)
+	hNodes    = services.Handle(6, 1)
+	hCallOn   = services.Handle(6, 2)
+	hBind     = services.Handle(6, 3)
+	hSendUser = services.Handle(6, 4)
+	hRoom     = services.Handle(6, 5)
+	hWhere    = services.Handle(6, 7)
 )
 
 // Limits of what one session waits for.
@@ -90,10 +107,13 @@ func New(cfg Config) (*Services, error) {
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = 1 << 16
 	}
+	if cfg.MaxWork == 0 {
+		cfg.MaxWork = 4096
+	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() bool { return true }
 	}
-	x := &Services{cfg: cfg, Cache: cfg.Cache, hasher: newHasher()}
+	x := &Services{cfg: cfg, Cache: cfg.Cache, hasher: newHasher(), work: make(chan struct{}, cfg.MaxWork)}
 	var err error
 	if x.Cache == nil {
 		if x.Cache, err = services.NewMemory(cfg.Memory); err != nil {
@@ -114,7 +134,7 @@ func New(cfg Config) (*Services, error) {
 		x.keys.Delete(s)
 		x.lockers.Delete(s)
 	})
-	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache())
+	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache(), x.nodes())
 }
 
 // endLocksWith has the session's locks given back when its peer will ask for nothing more,

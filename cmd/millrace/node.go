@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"millrace/cmd/millrace/internal/reference"
+	"millrace/engine"
+	"millrace/internal/mask"
+	"millrace/services/cluster"
+	"millrace/services/nodes"
+)
+
+// nodeName is the node's name as given, or one of the host and the port, which no other
+// process of the host has.
+func (f *backendFlags) nodeName(addrs []string) string {
+	if f.Node != "" {
+		return f.Node
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "node"
+	}
+	end := "-p" + strconv.Itoa(os.Getpid())
+	for _, a := range addrs {
+		if u, err := url.Parse(a); err == nil && u.Port() != "" && u.Port() != "0" {
+			end = "-" + u.Port()
+			break
+		}
+	}
+	const most = 64
+	return nodes.AsName(host[:min(len(host), most-len(end))] + end)
+}
+
+// badNode words a name that can't be.
+func badNode(name string) error {
+	return exitf(exitUsage, "--node %q: must be 1 to 64 letters, digits, - and _", name)
+}
+
+// badCluster words the settings of a cluster that can't be.
+func (f *backendFlags) badCluster(err error) error {
+	switch {
+	case strings.Contains(err.Error(), "a bucket's name"):
+		return exitf(exitUsage, "--cluster-prefix %q: must be 1 to 64 letters, digits, - and _", f.ClusterPrefix)
+	case strings.Contains(err.Error(), "lease under"):
+		return exitf(exitUsage, "--cluster-lease %v: must be at least 100ms", f.ClusterLease)
+	}
+	return badBackend("cluster", f.Cluster, err)
+}
+
+// nodeReach has broadcasts and groups reach all nodes.
+type nodeReach struct{ *nodes.Node }
+
+func (r nodeReach) Spans() bool      { return true }
+func (r nodeReach) NodeName() string { return r.Name() }
+
+// namedReach is one server that has a name.
+type namedReach struct {
+	reference.Here
+	name string
+}
+
+func (r namedReach) NodeName() string { return r.name }
+
+// reach is how far broadcasts and groups go.
+func (b *backends) reach() reference.Reach {
+	switch {
+	case b.flags.Cluster != "":
+		return nodeReach{b.node}
+	case b.flags.Node != "":
+		return namedReach{name: b.node.Name()}
+	}
+	return reference.Here{}
+}
+
+// startNode has the node join, with the server's sessions as its own.
+func (b *backends) startNode(ctx context.Context, srv *engine.Server) error {
+	b.node.Attach(srv, b.pool)
+	err := b.node.Start(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, cluster.ErrName):
+		return exitf(exitNoServer, "--node %q: another node of the cluster has this name; give another --node", b.node.Name())
+	}
+	return exitf(exitFailed, "--cluster %q: %w", mask.Conn(b.flags.Cluster), mask.Error(err))
+}
+
+// leaveNode tells the others that this node goes, and has its rooms move, for a part of the
+// time that the drain has.
+func (b *backends) leaveNode(ctx context.Context, d time.Duration) {
+	most := 5 * time.Second
+	if d > 0 {
+		most = min(most, d/4)
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	b.node.Drain(ctx)
+}

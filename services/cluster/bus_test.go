@@ -1,0 +1,210 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/internal/faultproxy"
+	"millrace/services"
+	"millrace/services/cluster"
+)
+
+func bus(t testing.TB, url string, cfg cluster.BusConfig) (*cluster.Bus, *cluster.Cache) {
+	t.Helper()
+	c := open(t, url, steady)
+	b, err := c.NewBus(cfg)
+	if err == nil {
+		err = b.Start(background)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Stop(background); err != nil {
+			t.Error(err)
+		}
+	})
+	return b, c
+}
+
+// within a minute it is so.
+func soon(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not within a minute: " + what)
+		}
+	}
+}
+
+func TestABusKeepsTheOrderOverSubjects(t *testing.T) {
+	url := embedded(t).URL()
+	a, _ := bus(t, url, cluster.BusConfig{})
+	b, _ := bus(t, url, cluster.BusConfig{})
+	const total = 3000
+	got := make(chan string, total)
+	in := b.Inbox(total, func(m cluster.Message) { got <- m.Subject + " " + string(m.Data) })
+	for _, subject := range []string{"x", "y", "z"} {
+		if _, err := in.Subscribe(subject, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Flush(background); err != nil {
+		t.Fatal(err)
+	}
+	want := func(i int) (subject, text string) { return string("xyz"[i*i%3]), fmt.Sprint(i) }
+	for i := range total {
+		subject, text := want(i)
+		if err := a.Publish(subject, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range total {
+		subject, text := want(i)
+		if m := <-got; m != subject+" "+text {
+			t.Fatalf("message %d: got %q", i, m)
+		}
+	}
+}
+
+func TestAQuestionHasOneOutcome(t *testing.T) {
+	srv := embedded(t)
+	host := srv.URL()[strings.Index(srv.URL(), "@")+1:]
+	proxy := faultproxy.New(t, host)
+	a, _ := bus(t, strings.Replace(srv.URL(), host, proxy.Addr(), 1), cluster.BusConfig{MaxAsks: 1})
+	b, _ := bus(t, srv.URL(), cluster.BusConfig{})
+	at := time.Now()
+	if _, err := a.Ask(background, "nobody", nil); !errors.Is(err, cluster.ErrUnavailable) || time.Since(at) > within {
+		t.Errorf("nobody there: %v after %v", err, time.Since(at))
+	}
+	var heard atomic.Int32
+	in := b.Inbox(8, func(m cluster.Message) {
+		heard.Add(1)
+		if string(m.Data) != "silence" {
+			_ = m.Answer(append([]byte("re: "), m.Data...))
+		}
+	})
+	if _, err := in.Subscribe("q", "some"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Flush(background); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := a.Ask(background, "q", []byte("1")); string(got) != "re: 1" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	short, cancel := context.WithTimeout(background, 50*time.Millisecond)
+	defer cancel()
+	if _, err := a.Ask(short, "q", []byte("silence")); !errors.Is(err, cluster.ErrNoAnswer) {
+		t.Errorf("no answer: got %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Ask(background, "q", []byte("silence"))
+		done <- err
+	}()
+	soon(t, "it has been heard", func() bool { return heard.Load() == 3 })
+	if _, err := a.Ask(background, "q", nil); !errors.Is(err, cluster.ErrOverloaded) {
+		t.Errorf("past MaxAsks: got %v", err)
+	}
+	proxy.Cut()
+	if err := <-done; !errors.Is(err, cluster.ErrLost) {
+		t.Errorf("when the connection goes: got %v, want ErrLost", err)
+	}
+	soon(t, "the bus is down", func() bool { return !a.Up() })
+	for range 100 {
+		if err := a.Publish("q", []byte("late")); !errors.Is(err, cluster.ErrUnavailable) {
+			t.Fatalf("while it is down: got %v", err)
+		}
+	}
+	proxy.Heal()
+	soon(t, "the bus is up", a.Up)
+	if got, err := a.Ask(background, "q", []byte("2")); string(got) != "re: 2" || err != nil {
+		t.Errorf("after: got %q, %v", got, err)
+	}
+	if n := heard.Load(); n != 4 {
+		t.Errorf("%d questions were heard, want 4: nothing of the time in between", n)
+	}
+	if err := a.Publish("q", make([]byte, 2<<20)); !errors.Is(err, cluster.ErrTooLarge) {
+		t.Errorf("2 MiB: got %v", err)
+	}
+}
+
+// What waits is bounded on both sides.
+func TestABusIsBounded(t *testing.T) {
+	srv := embedded(t)
+	slow := make(chan struct{}, 1)
+	a, _ := bus(t, srv.URL(), cluster.BusConfig{MaxOutbound: 4})
+	b, _ := bus(t, srv.URL(), cluster.BusConfig{OnSlow: func() {
+		select {
+		case slow <- struct{}{}:
+		default:
+		}
+	}})
+	release := make(chan struct{})
+	in := b.Inbox(4, func(cluster.Message) { <-release })
+	if _, err := in.Subscribe("x", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Flush(background); err != nil {
+		t.Fatal(err)
+	}
+	full, told := false, false
+	soon(t, "both sides are full", func() bool {
+		for range 64 {
+			full = errors.Is(a.Publish("x", nil), cluster.ErrOverloaded) || full
+		}
+		select {
+		case <-slow:
+			told = true
+		default:
+		}
+		return full && told
+	})
+	if a.Stats().Refused == 0 || b.Stats().Slow == 0 {
+		t.Errorf("counted: %+v and %+v", a.Stats(), b.Stats())
+	}
+	if in.Len() > 4 {
+		t.Errorf("%d wait, want 4 at most", in.Len())
+	}
+	close(release)
+}
+
+// What clients name is not what the nodes name.
+func TestSpacesAreApart(t *testing.T) {
+	c := open(t, embedded(t).URL(), steady)
+	if _, err := c.Set(background, "ann", []byte("a client's"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Users().Get(background, "ann"); !errors.Is(err, services.ErrNotFound) {
+		t.Errorf("a user by a client's key: %v", err)
+	}
+	if ok, e, err := c.Users().CompareAndSetRevision(background, "ann", 0, []byte("bound"), 0); !ok || err != nil || cluster.Revision(cluster.Epoch(e.Revision)) != e.Revision {
+		t.Errorf("%v, %+v, %v", ok, e, err)
+	}
+	if e, err := c.Get(background, "ann"); string(e.Value) != "a client's" || err != nil {
+		t.Errorf("the client's key is %q, %v", e.Value, err)
+	}
+	o := services.LockOptions{TTL: time.Hour}
+	token, err := c.Rooms().Lock(background, "x", o)
+	if err != nil || token == 0 || !c.Rooms().Held("x", token) || c.Rooms().Held("x", token+1) {
+		t.Errorf("%d, %v", token, err)
+	}
+	if other, err := services.LockAndWait(background, c, "x", o); other == 0 || err != nil {
+		t.Errorf("a client's lock of the same name: %d, %v", other, err)
+	}
+	if name, err := c.Join(background, "x", 0, nil); name == 0 || err != nil || len(c.Members()) != 1 {
+		t.Errorf("%d, %v, members %+v", name, err, c.Members())
+	}
+	if ok, err := c.Unlock(background, "x", token); ok || err != nil {
+		t.Errorf("a room's lock, given back as a client's: %v, %v", ok, err)
+	}
+	if h := c.Rooms().Holder("x"); !h.Alive || h.Token != token || h.Process != c.Process() {
+		t.Errorf("the room's holder is %+v", h)
+	}
+}

@@ -1,0 +1,362 @@
+package nodes
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// calls are the services of this node that others may call, and those of others that run.
+type calls struct {
+	n *Node
+
+	mu      sync.Mutex
+	served  map[uint32]callee                // guarded by mu
+	sorted  atomic.Pointer[[]uint32]         // their handles; never changed in place
+	subs    map[uint32]*cluster.Subscription // guarded by mu; to calls of any node
+	started bool                             // guarded by mu
+
+	running atomic.Int64
+	refused atomic.Uint64
+}
+
+// callee is a service of this node.
+type callee struct {
+	typed any // func(context.Context, *Req) (Res, error), for callers of this node
+	bytes func(ctx context.Context, body []byte) ([]byte, error)
+}
+
+// Caller is who has called, as the context of a service that runs has it.
+type Caller struct {
+	Node    string    // "" if it is not known any more
+	Session SessionID // zero: none
+	User    string
+	Trace   [16]byte
+
+	hops uint8 // that are left
+}
+
+type callerKey struct{}
+
+// CallerOf is who has called the service that ctx is given to; false: nobody has, by a call.
+func CallerOf(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(callerKey{}).(Caller)
+	return c, ok
+}
+
+// CallOptions say who is called and for whom. The zero value: any node that serves it, this
+// one if it does.
+type CallOptions struct {
+	// Node is the name of the one that is called.
+	Node string
+	// Key chooses one of the nodes that serve the handle and don't drain, always the same
+	// while these are the same.
+	Key string
+	// Session and User travel along, for CallerOf. In a service that was called they are its
+	// caller's if they are not given.
+	Session *engine.Session
+	User    string
+	// Trace travels along too.
+	Trace [16]byte
+}
+
+// ErrHops: calls have led to one another too often, as those in a circle do.
+var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: a call has led to too many others, one through the other"}
+
+func (c *calls) init(n *Node) {
+	c.n, c.served, c.subs = n, map[uint32]callee{}, map[uint32]*cluster.Subscription{}
+	c.sorted.Store(&[]uint32{})
+}
+
+// handles are those served, ascending.
+func (c *calls) handles() []uint32 { return *c.sorted.Load() }
+
+// Serve has fn answer calls of the handle. It runs on a goroutine of its own, or on that of
+// a caller of this node; ctx ends at the deadline. An error is told to the caller as
+// services.ErrorOf says; a panic is an internal one. A second one on the handle is an error.
+func Serve[Req, Res any](n *Node, handle uint32, fn func(ctx context.Context, req *Req) (Res, error)) error {
+	return n.calls.serve(handle, callee{typed: fn, bytes: func(ctx context.Context, body []byte) ([]byte, error) {
+		var req Req
+		if err := n.cfg.Serializer.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		res, err := fn(ctx, &req)
+		if err != nil {
+			return nil, err
+		}
+		return n.cfg.Serializer.Append(nil, &res)
+	}})
+}
+
+func (c *calls) serve(handle uint32, to callee) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, taken := c.served[handle]; taken {
+		return fmt.Errorf("nodes: calls of %d/%d are served already", handle>>16, handle&0xffff)
+	}
+	if len(c.served) >= maxHandles {
+		return fmt.Errorf("nodes: %d handles are served: at most so many", len(c.served))
+	}
+	c.served[handle] = to
+	all := append(slices.Clone(c.handles()), handle)
+	slices.Sort(all)
+	c.sorted.Store(&all)
+	if !c.started {
+		return nil
+	}
+	return c.subscribe(handle)
+}
+
+func anySubject(handle uint32) string { return "c." + strconv.FormatUint(uint64(handle), 16) }
+
+// subscribe takes calls of any node. mu is held.
+func (c *calls) subscribe(handle uint32) error {
+	sub, err := c.n.asked.Load().Subscribe(anySubject(handle), "any")
+	if err == nil {
+		c.subs[handle] = sub
+	}
+	return err
+}
+
+// listen begins to take calls.
+func (c *calls) listen() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.started = true
+	var errs []error
+	for handle := range c.served {
+		if c.subs[handle] == nil {
+			errs = append(errs, c.subscribe(handle))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// announce: of a node that drains only calls by its name are taken.
+func (c *calls) announce(s State) {
+	if c.n.bus == nil || !c.n.bus.Running() {
+		return
+	}
+	if s == Up {
+		_ = c.listen() // it fails only behind Stop
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.end()
+}
+
+// end ends the subscriptions. mu is held.
+func (c *calls) end() {
+	for _, sub := range c.subs {
+		sub.End()
+	}
+	clear(c.subs)
+	c.started = false
+}
+
+func (c *calls) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.subs)
+	c.started = false
+}
+
+// admit takes a place for a call of another node.
+func (c *calls) admit() bool {
+	if c.running.Add(1) > int64(c.n.cfg.MaxCalls) {
+		c.running.Add(-1)
+		c.refused.Add(1)
+		return false
+	}
+	return true
+}
+
+func (c *calls) done() { c.running.Add(-1) }
+
+func (c *calls) find(handle uint32) (callee, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to, ok := c.served[handle]
+	return to, ok
+}
+
+// run runs a call of another node, and returns the answer.
+func (c *calls) run(e envelope.Envelope, left time.Duration) envelope.Envelope {
+	to, ok := c.find(e.Handle)
+	if !ok {
+		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
+	}
+	ctx := context.WithValue(c.n.run, callerKey{}, Caller{
+		Node: c.n.known(e.Source), Session: SessionID{e.Source, engine.ID(e.Session)}, User: e.Key, Trace: e.Trace, hops: e.Hops,
+	})
+	ctx, cancel := context.WithTimeout(ctx, min(left, time.Hour))
+	defer cancel()
+	body, err := c.safely(func() ([]byte, error) { return to.bytes(ctx, e.Body) })
+	if err != nil {
+		return failure(err)
+	}
+	return envelope.Envelope{Kind: envelope.Answer, Body: body}
+}
+
+// safely makes an error of a panic.
+func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.n.cfg.Logger.Error("nodes: a call panicked", "panic", v, "stack", string(debug.Stack()))
+			err = &services.Error{Code: engine.CodeInternal, Text: "internal error"}
+		}
+	}()
+	return fn()
+}
+
+// Call calls the service at handle: of this node without bytes in between, if it serves it and
+// is the one to call. It has one outcome: the answer; the callee's error, a *services.Error;
+// or cluster.ErrUnavailable (at once, when nobody is there), ErrOverloaded, ErrLost,
+// ErrNoAnswer, which say whether it may have run. Without a deadline of ctx's it takes
+// Config.Timeout at most.
+func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o CallOptions) (res Res, err error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = n.bounded(ctx)
+		defer cancel()
+	}
+	process, here, err := n.callee(handle, o)
+	if err != nil {
+		return res, err
+	}
+	e := envelope.Envelope{Kind: envelope.Call, Handle: handle}
+	from, err := n.caller(ctx, o, &e)
+	if err != nil {
+		return res, err
+	}
+	if here {
+		to, _ := n.calls.find(handle)
+		fn, ok := to.typed.(func(context.Context, *Req) (Res, error))
+		if !ok {
+			return res, fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
+		}
+		_, err = n.calls.safely(func() (_ []byte, err error) {
+			res, err = fn(context.WithValue(ctx, callerKey{}, from), &req)
+			return nil, err
+		})
+		return res, err
+	}
+	if e.Body, err = n.cfg.Serializer.Append(nil, &req); err != nil {
+		return res, err
+	}
+	subject := anySubject(handle)
+	if process != 0 {
+		subject = askSubject(process)
+	}
+	body, err := n.question(ctx, subject, e)
+	if errors.Is(err, errElsewhere) {
+		err = fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
+	}
+	if err != nil {
+		return res, err
+	}
+	if err = n.cfg.Serializer.Decode(body, &res); err != nil {
+		return res, fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
+	}
+	return res, nil
+}
+
+// callee says who is called: here, or the process, 0 for any.
+func (n *Node) callee(handle uint32, o CallOptions) (process uint64, here bool, err error) {
+	_, served := n.calls.find(handle)
+	switch {
+	case o.Node != "":
+		m, ok := n.byName(o.Node)
+		if !ok || m.Self && !served {
+			return 0, false, cluster.ErrUnavailable
+		}
+		return m.Process, m.Self, nil
+	case o.Key != "":
+		among := slices.DeleteFunc(n.List(), func(m Member) bool {
+			_, serves := slices.BinarySearch(m.handles, handle)
+			return !serves || m.State != Up
+		})
+		m, ok := place(o.Key, among)
+		if !ok {
+			return 0, false, cluster.ErrUnavailable
+		}
+		return m.Process, m.Self, nil
+	case served:
+		return 0, true, nil
+	case n.bus == nil:
+		return 0, false, cluster.ErrUnavailable
+	}
+	return 0, false, nil
+}
+
+// caller says who calls, in e and for a service of this node.
+func (n *Node) caller(ctx context.Context, o CallOptions, e *envelope.Envelope) (Caller, error) {
+	from := Caller{User: o.User, Trace: o.Trace, hops: uint8(n.cfg.MaxHops)}
+	if before, ok := CallerOf(ctx); ok {
+		if before.hops == 0 {
+			return from, ErrHops
+		}
+		from.hops, from.Session = before.hops-1, before.Session
+		if from.User == "" {
+			from.User = before.User
+		}
+		if from.Trace == ([16]byte{}) {
+			from.Trace = before.Trace
+		}
+	}
+	from.Node = n.cfg.Name
+	if o.Session != nil {
+		from.Session = n.ID(o.Session)
+	}
+	e.Hops, e.Trace, e.Key, e.Session = from.hops, from.Trace, from.User, uint64(from.Session.Session)
+	return from, nil
+}
+
+// question asks, and reads the answer. The deadline of ctx travels along.
+func (n *Node) question(ctx context.Context, subject string, e envelope.Envelope) ([]byte, error) {
+	if n.bus == nil {
+		return nil, cluster.ErrUnavailable
+	}
+	if at, ok := ctx.Deadline(); ok {
+		left := time.Until(at)
+		if left < time.Millisecond {
+			return nil, fmt.Errorf("%w: no time was left", cluster.ErrUnavailable)
+		}
+		e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
+		if now := n.cache.ServerTime(); !now.IsZero() {
+			e.Expires = uint64(now.Add(left).UnixMicro())
+		}
+	}
+	b, err := n.seal(e)
+	if err != nil {
+		return nil, err
+	}
+	got, err := n.bus.Ask(ctx, subject, b)
+	if err != nil {
+		return nil, err
+	}
+	return parseAnswer(got)
+}
+
+// NewTrace makes a trace of 32 hexadecimal digits, as W3C's traceparent has it.
+func NewTrace(text string) (t [16]byte, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(t) {
+		return t, fmt.Errorf("nodes: trace %q: must be 32 hexadecimal digits", text)
+	}
+	copy(t[:], b)
+	return t, nil
+}

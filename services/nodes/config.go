@@ -1,0 +1,169 @@
+package nodes
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"millrace/services/cluster"
+	"millrace/services/serial"
+)
+
+// Config sets up a Node. Zero fields mean the defaults.
+type Config struct {
+	// Name is the node's: 1 to 64 letters, digits, '-' and '_'; default the host's name,
+	// what is none of these replaced.
+	Name string
+	// Cache are the locks, the store and the way to the others. It is to be started before
+	// the node; if its servers are away then, the node joins when they come. Nil: the node is
+	// alone.
+	Cache *cluster.Cache
+	// Addrs are told to the others; at most 16, of 256 bytes each.
+	Addrs []string
+	// Serializer is for calls; default JSON.
+	Serializer serial.Serializer
+
+	// Timeout bounds what is asked of other nodes, but for calls with a deadline; default 2 s.
+	Timeout time.Duration
+	// Patience is how long what has come from others waits while the engine's outboxes are
+	// full; default 1 s. Then it is lost: counted, and told as a Gap.
+	Patience time.Duration
+	// NameWait is how long Start waits for a name that is taken; default two leases.
+	NameWait time.Duration
+	// GroupIdle is how long a group is kept that has no members here, and is not sent to;
+	// default 10 s.
+	GroupIdle time.Duration
+
+	MaxInbound      int // messages from others that wait for their turn, of each kind; 8,192
+	MaxOutbound     int // messages to others that wait; 8,192
+	MaxAsks         int // questions to others under way; 65,536
+	MaxCalls        int // calls of others that run here; 1,024
+	MaxHops         int // calls that one call may lead to, one through the other; 8
+	MaxGroups       int // groups with members here, or sent to from here; 100,000
+	MaxUsers        int // users bound to sessions here; 1,000,000
+	MaxSessionUsers int // of one session; 64
+
+	// OnGap is told of messages that were sent to this node and have not come. It must not
+	// block.
+	OnGap func(Gap)
+
+	// Logger; default slog.Default().
+	Logger *slog.Logger
+}
+
+// Gap is a loss in a stream of messages.
+type Gap struct {
+	Node   string // the sender's name; "" if it is not known any more
+	Stream string // "node", "all", or "group " and its name
+	Missed uint64 // messages
+}
+
+func (c Config) withDefaults() Config {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.MaxInbound, 8192)
+	def(&c.MaxOutbound, 8192)
+	def(&c.MaxAsks, 1<<16)
+	def(&c.MaxCalls, 1024)
+	def(&c.MaxHops, 8)
+	def(&c.MaxGroups, 100_000)
+	def(&c.MaxUsers, 1_000_000)
+	def(&c.MaxSessionUsers, 64)
+	if c.Name == "" {
+		c.Name = hostName()
+	}
+	if c.Serializer == nil {
+		c.Serializer = serial.JSON(serial.Limits{})
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 2 * time.Second
+	}
+	if c.Patience == 0 {
+		c.Patience = time.Second
+	}
+	if c.NameWait == 0 && c.Cache != nil {
+		c.NameWait = 2 * c.Cache.Lease()
+	}
+	if c.GroupIdle == 0 {
+		c.GroupIdle = 10 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.Addrs = slices.Clone(c.Addrs)
+	return c
+}
+
+func (c Config) validate() error {
+	var errs []error
+	want := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("nodes: "+format, args...))
+		}
+	}
+	want(IsName(c.Name), "Name %q: must be 1 to %d letters, digits, '-' and '_'", c.Name, maxName)
+	want(areAddrs(c.Addrs), "Addrs %q: must be at most %d, of 1 to %d bytes each", c.Addrs, maxAddrs, maxAddr)
+	for _, d := range []struct {
+		name string
+		d    time.Duration
+	}{{"Timeout", c.Timeout}, {"Patience", c.Patience}, {"NameWait", c.NameWait}, {"GroupIdle", c.GroupIdle}} {
+		want(d.d >= 0, "%s %v: must be above 0; 0 is the default", d.name, d.d)
+	}
+	for _, l := range []struct {
+		name string
+		n    int
+	}{
+		{"MaxInbound", c.MaxInbound}, {"MaxOutbound", c.MaxOutbound}, {"MaxAsks", c.MaxAsks}, {"MaxCalls", c.MaxCalls}, {"MaxHops", c.MaxHops},
+		{"MaxGroups", c.MaxGroups}, {"MaxUsers", c.MaxUsers}, {"MaxSessionUsers", c.MaxSessionUsers},
+	} {
+		want(l.n > 0, "%s %d: must be at least 1; 0 is the default", l.name, l.n)
+	}
+	want(c.MaxHops <= 255, "MaxHops %d: must be at most 255", c.MaxHops)
+	return errors.Join(errs...)
+}
+
+const (
+	maxName    = 64
+	maxAddrs   = 16
+	maxAddr    = 256
+	maxHandles = 4096
+)
+
+// IsName tells whether a node may have the name.
+func IsName(s string) bool {
+	return len(s) > 0 && len(s) <= maxName && strings.IndexFunc(s, notInName) < 0
+}
+
+func notInName(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+}
+
+func areAddrs(addrs []string) bool {
+	return len(addrs) <= maxAddrs && !slices.ContainsFunc(addrs, func(a string) bool { return a == "" || len(a) > maxAddr })
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		name = "node"
+	}
+	return AsName(name)
+}
+
+// AsName makes a name of any text: what a name has no place for becomes '-'.
+func AsName(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if notInName(r) {
+			return '-'
+		}
+		return r
+	}, text)
+	return text[:min(len(text), maxName)]
+}

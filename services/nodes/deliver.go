@@ -1,0 +1,196 @@
+package nodes
+
+import (
+	"errors"
+	"time"
+
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// deliver takes in what others send to sessions of this node, and what they say of
+// themselves. It is the function of the first inbox: one message at a time, in their order.
+func (n *Node) deliver(m cluster.Message) {
+	e, err := envelope.Parse(m.Data)
+	if err != nil || e.Source == n.process {
+		n.counts.bad.Add(1)
+		return
+	}
+	switch e.Kind {
+	case envelope.Send:
+		if n.fresh(&n.direct, e, "node") {
+			n.deliverSend(e)
+		}
+	case envelope.User:
+		if n.fresh(&n.direct, e, "node") {
+			n.answer(m.AnswerLater, n.users.deliver(e))
+		}
+	case envelope.Replaced:
+		if n.fresh(&n.direct, e, "node") {
+			n.users.replace(engine.ID(e.Session), e.Key, e.Epoch)
+		}
+	case envelope.Broadcast:
+		if n.fresh(&n.heard, e, subjectAll) {
+			main, sub := split(e.Handle)
+			n.patiently(func() error { return n.broadcastHere(main, sub, e.Body) })
+		}
+	case envelope.Group:
+		n.groups.deliver(e)
+	case envelope.Members:
+		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
+	case envelope.Count:
+		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
+		n.answer(m.AnswerLater, envelope.Envelope{Kind: envelope.Members, Key: e.Key, Epoch: uint64(n.groups.members(e.Key))})
+	case envelope.Alive:
+		n.heard.trim(n)
+		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))
+		n.hear(e)
+		if m.Asks() {
+			n.all.mu.Lock()
+			b, err := n.alive()
+			n.all.mu.Unlock()
+			if err == nil {
+				err = m.AnswerLater(b)
+			}
+			n.lose(err)
+		}
+	default:
+		n.counts.bad.Add(1)
+	}
+}
+
+// fresh tells whether e is new in its stream, and tells of what is missing in front of it.
+func (n *Node) fresh(in *inbound, e envelope.Envelope, stream string) bool {
+	in.trim(n)
+	fresh, missed := in.take(e.Source, e.Number)
+	n.missed(e.Source, stream, missed)
+	if !fresh {
+		n.counts.doubled.Add(1)
+	}
+	return fresh
+}
+
+// missed tells of messages that have not come. What they were may have been that a session
+// has lost its user.
+func (n *Node) missed(from uint64, stream string, count uint64) {
+	if count == 0 {
+		return
+	}
+	n.counts.gaps.Add(1)
+	n.counts.missed.Add(count)
+	gap := Gap{Node: n.known(from), Stream: stream, Missed: count}
+	n.cfg.Logger.Warn("nodes: messages of another node have not come", "from", gap.Node, "stream", stream, "missed", count)
+	n.users.recheck()
+	if n.cfg.OnGap != nil {
+		n.cfg.OnGap(gap)
+	}
+}
+
+func (n *Node) deliverSend(e envelope.Envelope) {
+	s := n.session(engine.ID(e.Session))
+	if s == nil {
+		return // it has gone: what was meant for it reaches nobody
+	}
+	main, sub := split(e.Handle)
+	n.patiently(func() error { return s.Push(main, sub, e.Body) })
+}
+
+// patiently hands a frame to the engine, again while its outboxes are full: what comes
+// behind it waits meanwhile.
+func (n *Node) patiently(send func() error) {
+	const least, most = time.Millisecond, 20 * time.Millisecond
+	until := time.Now().Add(n.cfg.Patience)
+	for wait := least; ; wait = min(2*wait, most) {
+		err := send()
+		if !errors.Is(err, engine.ErrOutboxFull) && !errors.Is(err, engine.ErrMemory) {
+			return // it is sent, or its receiver has gone or does not read
+		}
+		if time.Now().After(until) || !sleep(n.run, wait) {
+			n.counts.shed.Add(1)
+			n.cfg.Logger.Warn("nodes: a message of another node is given up: the outboxes are full", "err", err)
+			return
+		}
+	}
+}
+
+// answer answers a question by to.
+func (n *Node) answer(to func([]byte) error, e envelope.Envelope) {
+	b, err := n.seal(e)
+	if err == nil {
+		err = to(b)
+	}
+	n.lose(err)
+}
+
+// serve takes in questions: calls and messages to rooms. It is the function of the second
+// inbox.
+func (n *Node) serve(m cluster.Message) {
+	e, err := envelope.Parse(m.Data)
+	switch {
+	case err != nil || e.Source == n.process:
+		n.counts.bad.Add(1)
+	case e.Kind != envelope.Call && e.Kind != envelope.Room:
+		n.counts.bad.Add(1)
+	case n.expired(e.Expires):
+		// Nobody waits for it any more, and its caller has been told that it may have run.
+	case !n.calls.admit():
+		n.answer(m.AnswerLater, refusal(engine.CodeOverloaded, "the node has as many calls as it takes"))
+	default:
+		left := time.Duration(e.Left) * time.Millisecond
+		go func() {
+			defer n.calls.done()
+			if e.Kind == envelope.Call {
+				n.answer(m.Answer, n.calls.run(e, left))
+			} else {
+				n.answer(m.Answer, n.homes.serve(e, left))
+			}
+		}()
+	}
+}
+
+// expired tells whether a time of the servers' clock has passed, as far as is known.
+func (n *Node) expired(at uint64) bool {
+	if at == 0 {
+		return false
+	}
+	now := n.cache.ServerTime()
+	return !now.IsZero() && now.UnixMicro() > int64(at)
+}
+
+// refusal is the answer to what has not run and won't.
+func refusal(code engine.ErrorCode, text string) envelope.Envelope {
+	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(code), Body: []byte(text)}
+}
+
+// failure is the answer to what has run and failed.
+func failure(err error) envelope.Envelope {
+	e := services.ErrorOf(err)
+	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Failed, Handle: uint32(e.Code), Body: []byte(e.Text)}
+}
+
+// errElsewhere: what a question is for is not on the node that was asked.
+var errElsewhere = errors.New("nodes: not here")
+
+// parseAnswer reads an answer. An error that is a *services.Error is the other node's.
+func parseAnswer(b []byte) (body []byte, err error) {
+	e, err := envelope.Parse(b)
+	if err != nil || e.Kind != envelope.Answer {
+		return nil, cluster.ErrLost
+	}
+	switch e.Flags {
+	case envelope.OK:
+		return e.Body, nil
+	case envelope.Elsewhere:
+		return nil, errElsewhere
+	case envelope.Refused:
+		if engine.ErrorCode(e.Handle) == engine.CodeOverloaded {
+			return nil, cluster.ErrOverloaded
+		}
+		return nil, cluster.ErrUnavailable
+	case envelope.Failed:
+		return nil, &services.Error{Code: engine.ErrorCode(e.Handle), Text: string(e.Body)}
+	}
+	return nil, cluster.ErrLost
+}

@@ -1,0 +1,13 @@
+package nodes
+
+import (
+	"millrace/engine"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// TakeUser is what the node does with a frame for a user's session that another has sent by
+// that epoch: whether it takes it, or knows of a newer one.
+func (n *Node) TakeUser(id engine.ID, user string, epoch uint64) (taken, stale bool) {
+	a := n.users.deliver(envelope.Envelope{Kind: envelope.User, Session: uint64(id), Key: user, Epoch: epoch, Handle: 6<<16 | 6})
+	return a.Flags == userTaken, a.Flags == userStale
+}

@@ -1,0 +1,215 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+func parseProcess(s string) uint64 {
+	p, _ := strconv.ParseUint(s, 16, 64) // 0 is no process's
+	return p
+}
+
+func (hs *homes) list() []homed {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return slices.Clone(hs.all)
+}
+
+func (hs *homes) start() error {
+	for _, h := range hs.list() {
+		if err := h.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (hs *homes) stop(ctx context.Context) error {
+	var errs []error
+	for _, h := range hs.list() {
+		errs = append(errs, h.stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func (hs *homes) move(ctx context.Context) {
+	for _, h := range hs.list() {
+		h.move(ctx)
+	}
+}
+
+func (hs *homes) len() (rooms int) {
+	for _, h := range hs.list() {
+		rooms += h.len()
+	}
+	return rooms
+}
+
+// serve answers a message of another node to a room.
+func (hs *homes) serve(e envelope.Envelope, left time.Duration) envelope.Envelope {
+	name, key, ok := strings.Cut(e.Key, "\x00")
+	list := hs.list()
+	i := slices.IndexFunc(list, func(h homed) bool { return h.name() == name })
+	if !ok || i < 0 {
+		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), min(left, time.Hour))
+	defer cancel()
+	body, err := list[i].serve(ctx, key, e)
+	var told *services.Error
+	switch {
+	case err == nil:
+		return envelope.Envelope{Kind: envelope.Answer, Body: body}
+	case errors.Is(err, errElsewhere), errors.Is(err, cluster.ErrUnavailable):
+		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
+	case errors.Is(err, cluster.ErrOverloaded):
+		return refusal(4, "the room has as many messages as it takes")
+	case errors.As(err, &told):
+		return failure(told)
+	case errors.Is(err, cluster.ErrLost), errors.Is(err, cluster.ErrNoAnswer):
+		return envelope.Envelope{Kind: envelope.Answer, Flags: maybe}
+	}
+	return failure(err)
+}
+
+// maybe is the flag of an answer that says: it may have been done.
+const maybe = 255
+
+// serve handles a message that another node has sent here.
+func (h *Homes[S]) serve(ctx context.Context, key string, e envelope.Envelope) ([]byte, error) {
+	process, free := h.where(key)
+	switch {
+	case e.Flags&envelope.State != 0:
+		return nil, h.receive(ctx, e.Source, key, e.Body)
+	case process != h.n.process && !(free && e.Flags&envelope.Take != 0):
+		return nil, errElsewhere
+	}
+	return h.handle(ctx, key, e.Body)
+}
+
+// receive takes in the state of a room that moves here, and begins to wait for its lock. It
+// returns before it has that: its last home lets it go now.
+func (h *Homes[S]) receive(ctx context.Context, from uint64, key string, saved []byte) error {
+	if at := h.n.cache.Rooms().Holder(h.lock(key)); !at.Alive || parseProcess(at.Process) != from {
+		return errElsewhere // it has not been its home
+	}
+	if h.here() == nil || h.n.draining() || ctx.Err() != nil {
+		return errElsewhere
+	}
+	h.mu.Lock()
+	if len(h.incoming) >= h.cfg.MaxRooms {
+		h.mu.Unlock()
+		return cluster.ErrOverloaded
+	}
+	h.incoming[key] = arrival{saved, time.Now()}
+	h.mu.Unlock()
+	h.expect(key, 3)
+	return nil
+}
+
+// arrival is the state of a room that moves here.
+type arrival struct {
+	saved []byte
+	at    time.Time
+}
+
+// expect has the room opened that moves here. One that has failed to open for want of the
+// lock may be in its way.
+func (h *Homes[S]) expect(key string, tries int) {
+	rooms := h.here()
+	if rooms == nil || tries == 0 {
+		h.arrival(key) // it begins anew
+		return
+	}
+	again := func(error) {
+		h.mu.Lock()
+		_, waits := h.incoming[key]
+		h.mu.Unlock()
+		if waits {
+			time.AfterFunc(10*time.Millisecond, func() { h.expect(key, tries-1) })
+		}
+	}
+	if err := rooms.PostOr(key, func(*services.Room[string, *Home[S]]) {}, again); err != nil {
+		again(err)
+	}
+}
+
+// movers is how many rooms move at once.
+const movers = 16
+
+// move has every room of this node go to another.
+func (h *Homes[S]) move(ctx context.Context) {
+	rooms := h.here()
+	if rooms == nil || h.n.cache == nil {
+		return
+	}
+	var all []*services.Room[string, *Home[S]]
+	rooms.Each(func(r *services.Room[string, *Home[S]]) bool {
+		all = append(all, r)
+		return true
+	})
+	places := make(chan struct{}, movers)
+	var moving sync.WaitGroup
+	for _, r := range all {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		moving.Add(1)
+		over := func() {
+			<-places
+			moving.Done()
+		}
+		if r.Post(func(r *services.Room[string, *Home[S]]) {
+			defer over()
+			h.send(ctx, r)
+		}) != nil {
+			over() // it has closed, or is full and stays
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		moving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// send sends a room's state to its next home, and closes it. In the room.
+func (h *Homes[S]) send(ctx context.Context, room *services.Room[string, *Home[S]]) {
+	r := room.State
+	to, ok := place(h.lock(r.key), h.n.ups())
+	if !ok || r.moved || !r.Held() {
+		return // there is nowhere to go
+	}
+	if h.cfg.Save != nil {
+		if saved, err := h.cfg.Save(r.State); err != nil {
+			h.n.cfg.Logger.Error("nodes: a room's state is not saved; it begins anew elsewhere", "room", r.key, "err", err)
+		} else {
+			ctx, cancel := h.n.bounded(ctx)
+			_, err = h.n.question(ctx, askSubject(to.Process), envelope.Envelope{Kind: envelope.Room, Flags: envelope.State, Key: h.lock(r.key), Body: saved})
+			cancel()
+			if err != nil {
+				h.n.cfg.Logger.Warn("nodes: a room's state is not taken; it begins anew elsewhere", "room", r.key, "node", to.Name, "err", err)
+			}
+		}
+	}
+	r.moved = true
+	_ = room.Close() // it fails only where it was closed before
+}

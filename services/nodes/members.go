@@ -1,0 +1,369 @@
+package nodes
+
+import (
+	"context"
+
+	"encoding/json"
+	"fmt"
+
+	"hash/fnv"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"millrace/services"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// State is what a node says of itself.
+type State string
+
+// The states.
+const (
+	Up       State = "up"
+	Draining State = "draining" // it goes away: nothing new is sent there
+)
+
+// Member is a living node, as this one sees it.
+type Member struct {
+	Name     string
+	Process  uint64
+	Token    uint64 // grows with each process that has the name; 0: this one, while it is no member
+	State    State
+	Sessions int // as of its last sign of life
+	Addrs    []string
+	Self     bool
+
+	handles []uint32
+}
+
+// beat is a node's sign of life, three in a lease. That it lives at all is told by the lock
+// of its name; this tells how.
+type beat struct {
+	State    State    `json:"state"`
+	Sessions int      `json:"sessions"`
+	Addrs    []string `json:"addrs,omitempty"`
+	Handles  []uint32 `json:"handles,omitempty"` // of calls, ascending
+}
+
+const (
+	subjectAll = "all"
+	maxBeat    = 64 << 10
+)
+
+func nodeSubject(process uint64) string { return "s." + hexOf(process) }
+func askSubject(process uint64) string  { return "n." + hexOf(process) }
+
+// hexOf is how cluster.Cache.Process writes it.
+func hexOf(process uint64) string {
+	s := strconv.FormatUint(process, 16)
+	return "0000000000000000"[len(s):] + s
+}
+
+// self is this node.
+func (n *Node) self() Member {
+	m := Member{Name: n.cfg.Name, Process: n.process, Addrs: n.cfg.Addrs, Self: true, handles: n.calls.handles()}
+	if srv := n.server(); srv != nil {
+		m.Sessions = srv.Conns()
+	}
+	n.mu.Lock()
+	token := n.token
+	n.mu.Unlock()
+	m.State = n.stateNow()
+	if token != 0 && n.cache.Joined(n.cfg.Name, token) {
+		m.Token = token
+	}
+	return m
+}
+
+// List are the living nodes that can be reached as far as this process knows, this one
+// always, sorted by their names. A node that has died is on it for a tenth more than a lease.
+func (n *Node) List() []Member {
+	all := append(n.others(), n.self())
+	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// others are the living nodes beside this one, in no order.
+func (n *Node) others() []Member {
+	if n.bus == nil || !n.bus.Up() || !n.cache.Running() {
+		return nil
+	}
+	var all []Member
+	for _, m := range n.cache.Members() {
+		process, err := strconv.ParseUint(m.Process, 16, 64)
+		if err != nil || process == n.process || !IsName(m.Name) {
+			continue
+		}
+		all = append(all, Member{Name: m.Name, Process: process, Token: m.Token, State: Up})
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range all {
+		if b, ok := n.beats[all[i].Process]; ok {
+			m := &all[i]
+			m.State, m.Sessions, m.Addrs, m.handles = b.State, b.Sessions, b.Addrs, b.Handles
+		}
+	}
+	return all
+}
+
+// ups are the others that don't drain.
+func (n *Node) ups() []Member {
+	return slices.DeleteFunc(n.others(), func(m Member) bool { return m.State != Up })
+}
+
+// stateNow is what SetState said, or that the server drains.
+func (n *Node) stateNow() State {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if srv := n.server(); srv != nil && srv.Draining() {
+		return Draining
+	}
+	return n.state
+}
+
+func (n *Node) draining() bool { return n.stateNow() == Draining }
+
+func (n *Node) byProcess(process uint64) (Member, bool) {
+	for _, m := range n.others() {
+		if m.Process == process {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+func (n *Node) byName(name string) (Member, bool) {
+	if name == n.cfg.Name {
+		return n.self(), true
+	}
+	for _, m := range n.others() {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// place chooses one of the nodes for a key, such that of n nodes one that comes or goes
+// moves an n-th of the keys (the highest random weight of D. Thaler and C. Ravishankar, 1998).
+func place(key string, among []Member) (Member, bool) {
+	var best Member
+	top := uint64(0)
+	for i, m := range among {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(key))
+		_, _ = h.Write([]byte{0})
+		_, _ = h.Write([]byte(m.Name))
+		if w := mix(h.Sum64()); i == 0 || w > top || w == top && m.Name < best.Name {
+			best, top = m, w
+		}
+	}
+	return best, len(among) > 0
+}
+
+// mix spreads what differs in few bits (the finalizer of MurmurHash3).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>33) * 0xff51afd7ed558ccd
+	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+// SetState tells the others what they may expect of this node: before it drains, that it
+// does. They know a moment later.
+func (n *Node) SetState(s State) {
+	n.mu.Lock()
+	n.state = s
+	n.mu.Unlock()
+	n.calls.announce(n.stateNow())
+	n.beat()
+}
+
+// Drain tells the others that this node goes, and has its rooms move: those that can be saved
+// with their state. It returns when they have, or when ctx ends. SetState(Up) takes it back.
+func (n *Node) Drain(ctx context.Context) {
+	n.SetState(Draining)
+	n.homes.move(ctx)
+}
+
+// join takes the name.
+func (n *Node) join(ctx context.Context, wait time.Duration) error {
+	const gone = ^uint64(0)
+	var got atomic.Uint64 // the token; gone: it was lost before it was noted
+	token, err := n.cache.Join(ctx, n.cfg.Name, wait, func() {
+		if was := got.Swap(gone); was != 0 {
+			n.lost(was)
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case !got.CompareAndSwap(0, token):
+		return fmt.Errorf("%w: the lease has ended", services.ErrCacheDown)
+	}
+	n.mu.Lock()
+	if got.Load() == token {
+		n.token = token
+	}
+	n.mu.Unlock()
+	n.counts.joins.Add(1)
+	return nil
+}
+
+// lost is told that the name, which this node had by that token, has gone.
+func (n *Node) lost(token uint64) {
+	n.mu.Lock()
+	was := n.token == token
+	if was {
+		n.token = 0
+	}
+	n.mu.Unlock()
+	if !was {
+		return // it was given up
+	}
+	n.counts.lostName.Add(1)
+	n.groups.doubt()
+	n.cfg.Logger.Warn("nodes: no member of the cluster any more: the lease has ended", "node", n.cfg.Name)
+	n.hurry()
+}
+
+// reached: the bus is up, again or for the first time.
+func (n *Node) reached() {
+	n.groups.doubt()
+	n.anew.Store(true)
+	n.hurry()
+	n.users.recheck()
+}
+
+func (n *Node) hurry() {
+	select {
+	case n.again <- struct{}{}:
+	default:
+	}
+}
+
+// membership's goroutine gives signs of life, and joins again when the name was lost.
+func (n *Node) membership() {
+	t := time.NewTicker(n.cache.Lease() / 3)
+	defer t.Stop()
+	state := Up
+	for {
+		select {
+		case <-n.run.Done():
+			return
+		case <-n.again:
+		case <-t.C:
+		}
+		if n.anew.Swap(false) {
+			n.greet(n.run)
+			n.groups.tellAll(n.run)
+		}
+		if !n.member() && n.cache.Running() {
+			switch err := n.join(n.run, n.cache.Lease()); {
+			case err == nil:
+				n.cfg.Logger.Info("nodes: joined", "node", n.cfg.Name)
+				n.greet(n.run)
+				n.users.recheck()
+			case n.run.Err() == nil:
+				n.cfg.Logger.Warn("nodes: not joined", "node", n.cfg.Name, "err", err)
+			}
+		}
+		if now := n.stateNow(); now != state {
+			state = now
+			n.calls.announce(now)
+			if now == Draining {
+				n.bg.Go(func() { n.homes.move(n.run) })
+			}
+		}
+		n.beat()
+	}
+}
+
+// beat gives a sign of life.
+func (n *Node) beat() {
+	if n.bus == nil || !n.bus.Up() {
+		return
+	}
+	n.all.mu.Lock() // so that what it says of the stream is true where it comes in it
+	defer n.all.mu.Unlock()
+	if b, err := n.alive(); err == nil {
+		n.lose(n.bus.Publish(subjectAll, b))
+	}
+}
+
+// alive is a sign of life. n.all.mu is held.
+func (n *Node) alive() ([]byte, error) {
+	self := n.self()
+	body, err := json.Marshal(beat{State: self.State, Sessions: self.Sessions, Addrs: self.Addrs, Handles: self.handles})
+	if err != nil {
+		return nil, err
+	}
+	return n.seal(envelope.Envelope{Kind: envelope.Alive, Epoch: n.all.last, Body: body})
+}
+
+// greet asks the others how they are.
+func (n *Node) greet(ctx context.Context) {
+	others := n.others()
+	if len(others) == 0 {
+		return
+	}
+	n.all.mu.Lock()
+	b, err := n.alive()
+	n.all.mu.Unlock()
+	if err != nil {
+		return
+	}
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	// Those that don't answer now do by their next sign of life.
+	_ = n.bus.AskMany(ctx, subjectAll, b, len(others), func(got []byte) {
+		if e, err := envelope.Parse(got); err == nil && e.Kind == envelope.Alive {
+			n.hear(e)
+		}
+	})
+}
+
+// hear takes in a sign of life.
+func (n *Node) hear(e envelope.Envelope) {
+	var b beat
+	if len(e.Body) > maxBeat || json.Unmarshal(e.Body, &b) != nil || !areAddrs(b.Addrs) || len(b.Handles) > maxHandles ||
+		b.Sessions < 0 || b.State != Up && b.State != Draining || !slices.IsSorted(b.Handles) {
+		n.counts.bad.Add(1)
+		return
+	}
+	n.counts.beats.Add(1)
+	living := map[uint64]bool{}
+	for _, m := range n.cache.Members() {
+		if process, err := strconv.ParseUint(m.Process, 16, 64); err == nil {
+			living[process] = true
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.beats) > 2*len(living)+16 { // bounded by those that live
+		for p := range n.beats {
+			if !living[p] {
+				delete(n.beats, p)
+				delete(n.peers, p)
+			}
+		}
+	}
+	if len(n.beats) <= 2*len(living)+16 {
+		n.beats[e.Source] = b
+	}
+}
+
+// known is what a number of another process means in a log: its node's name.
+func (n *Node) known(process uint64) string {
+	m, _ := n.byProcess(process)
+	return m.Name
+}
+
+// slow: messages were lost as the inbox was full. What they were is not known.
+func (n *Node) slow() {
+	n.groups.doubt()
+	n.users.recheck()
+}

@@ -1,0 +1,97 @@
+package nodes_test
+
+import (
+	"errors"
+	"net/url"
+	"testing"
+	"time"
+
+	"millrace/internal/faultproxy"
+	"millrace/services/cluster"
+	"millrace/services/nodes"
+)
+
+// through is the URL of the servers behind a proxy.
+func through(t testing.TB, servers string) (*faultproxy.Proxy, string) {
+	t.Helper()
+	u, err := url.Parse(servers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := faultproxy.New(t, u.Host)
+	u.Host = p.Addr()
+	return p, u.String()
+}
+
+func TestNodesKnowWhoLivesAndHow(t *testing.T) {
+	srv := servers(t)
+	all := together(t, srv, "a b c")
+	a, b, c := all[0], all[1], all[2]
+	cl := b.dial()
+	defer cl.Close()
+	b.SetState(nodes.Draining)
+	a.knows("a=up b=draining c=up")
+	c.knows("a=up b=draining c=up")
+	b.SetState(nodes.Up)
+	a.knows("a=up b=up c=up")
+	var seen nodes.Member
+	for _, m := range a.List() {
+		if m.Name == "b" {
+			seen = m
+		}
+	}
+	if seen.Sessions != 1 || seen.Self || seen.Token == 0 || seen.Process == a.ID(cl.s).Process {
+		t.Errorf("a sees %+v, want one session and a process of its own", seen)
+	}
+	cl.Close()
+	b.stop() // the name is free at once, whatever the lease
+	a.knows("a=up c=up")
+	again := start(t, srv, "b")
+	a.knows("a=up b=up c=up")
+	for _, m := range again.List() {
+		if m.Name == "b" && (m.Token <= seen.Token || m.Process == seen.Process || !m.Self) {
+			t.Errorf("the second b is %+v after %+v, want a higher token and another process", m, seen)
+		}
+	}
+}
+
+func TestANameHasOneLivingNode(t *testing.T) {
+	srv := servers(t)
+	start(t, srv, "a")
+	if _, err := tryStart(t, srv, "a", func(s *settings) { s.NameWait = 100 * time.Millisecond }); !errors.Is(err, cluster.ErrName) {
+		t.Errorf("a second a: got %v, want ErrName", err)
+	}
+}
+
+func TestANodeThatIsCutOffIsOffTheListsAndComesBack(t *testing.T) {
+	srv := servers(t)
+	proxy, cut := through(t, srv)
+	a := start(t, srv, "a", lease(time.Second))
+	b := start(t, cut, "b", lease(time.Second))
+	a.knows("a=up b=up")
+	b.knows("a=up b=up")
+	before := b.List()[1]
+	proxy.Cut()
+	b.knows("b=up") // at once: it knows that it reaches nobody
+	a.knows("a=up")
+	eventually(t, "b is no member", func() bool { return !b.Running() })
+	proxy.Heal()
+	a.knows("a=up b=up")
+	b.knows("a=up b=up")
+	eventually(t, "b is a member", b.Running)
+	if now := b.List()[1]; now.Process != before.Process || now.Token <= before.Token {
+		t.Errorf("b came back as %+v after %+v, want the same process and a higher token", now, before)
+	}
+}
+
+func TestSettingsAreChecked(t *testing.T) {
+	for _, cfg := range []nodes.Config{{Name: "a b"}, {Name: "a.b"}, {Name: string(make([]byte, 65))}, {Addrs: []string{""}}, {Timeout: -1}, {MaxCalls: -1}, {MaxHops: 256}} {
+		if _, err := nodes.New(cfg); err == nil {
+			t.Errorf("%+v: want an error", cfg)
+		}
+	}
+	n, err := nodes.New(nodes.Config{})
+	if err != nil || !nodes.IsName(n.Name()) {
+		t.Errorf("without a name: %v, %v", n, err)
+	}
+}

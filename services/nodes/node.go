@@ -1,0 +1,304 @@
+package nodes
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// Node is this process as one of a cluster. Make it with New, give it its server with Attach,
+// then Start. Its methods may be called from any goroutine.
+type Node struct {
+	cfg     Config
+	process uint64
+	cache   *cluster.Cache // nil: alone
+	bus     *cluster.Bus   // nil: alone
+
+	srv  atomic.Pointer[engine.Server]
+	pool atomic.Pointer[engine.Pool]
+
+	life  sync.Mutex // Start and Stop
+	run   context.Context
+	end   context.CancelFunc // guarded by life; nil while stopped
+	bg    sync.WaitGroup
+	again chan struct{} // has the membership looked after now
+	anew  atomic.Bool   // the bus is up again, and the others are to be told
+
+	in, asked atomic.Pointer[cluster.Inbox] // made by Start
+
+	mu     sync.Mutex
+	token  uint64               // guarded by mu; 0: no member
+	state  State                // guarded by mu
+	beats  map[uint64]beat      // guarded by mu; by process
+	peers  map[uint64]*outbound // guarded by mu; streams to other nodes
+	all    outbound
+	heard  inbound // of broadcasts
+	direct inbound // to this node
+
+	groups groups
+	users  users
+	calls  calls
+	homes  homes
+
+	counts counts
+}
+
+// counts are the counters of Stats.
+type counts struct{ joins, beats, bad, gaps, missed, doubled, shed, unsent, lostName atomic.Uint64 }
+
+var _ services.Service = (*Node)(nil)
+
+// New checks the settings; it exchanges nothing.
+func New(cfg Config) (*Node, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, cache: cfg.Cache, process: rand.Uint64(), state: Up, again: make(chan struct{}, 1),
+		beats: map[uint64]beat{}, peers: map[uint64]*outbound{}, direct: inbound{whole: true}}
+	n.groups.init(n)
+	n.users.init(n)
+	n.calls.init(n)
+	if n.cache == nil {
+		return n, nil
+	}
+	b, err := hex.DecodeString(n.cache.Process())
+	if err != nil || len(b) != 8 {
+		return nil, fmt.Errorf("nodes: a process is named %q", n.cache.Process())
+	}
+	n.process = binary.BigEndian.Uint64(b)
+	n.bus, err = n.cache.NewBus(cluster.BusConfig{MaxOutbound: cfg.MaxOutbound, MaxAsks: cfg.MaxAsks, OnUp: n.reached, OnSlow: n.slow})
+	return n, err
+}
+
+// Attach gives the node the server whose sessions are its own, and the pool that rooms run
+// on; nil: the server's. It is called before Start.
+func (n *Node) Attach(srv *engine.Server, pool *engine.Pool) {
+	if pool == nil && srv != nil {
+		pool = srv.Pool()
+	}
+	n.srv.Store(srv)
+	n.pool.Store(pool)
+}
+
+func (n *Node) server() *engine.Server { return n.srv.Load() }
+
+// session is one of this node's that is open; nil: it is not, or not any more.
+func (n *Node) session(id engine.ID) *engine.Session {
+	if srv := n.server(); srv != nil {
+		return srv.Session(id)
+	}
+	return nil
+}
+
+// Name is the node's.
+func (n *Node) Name() string { return n.cfg.Name }
+
+// Start joins the cluster. cluster.ErrName when another living node has the name. If the
+// servers of the cache are away it returns, and the node joins when they come: that the name
+// is taken is then logged, and tried again.
+func (n *Node) Start(ctx context.Context) error {
+	n.life.Lock()
+	defer n.life.Unlock()
+	if n.end != nil {
+		return errors.New("nodes: the node has been started before")
+	}
+	n.run, n.end = context.WithCancel(context.Background())
+	n.mu.Lock()
+	n.state = Up
+	n.mu.Unlock()
+	n.users.start()
+	n.bg.Go(n.groups.sweeper)
+	err := n.homes.start()
+	if n.bus == nil && err == nil {
+		return nil
+	}
+	if err == nil {
+		start, cancel := context.WithCancel(ctx)
+		if !n.cache.Running() {
+			cancel() // its servers are away: there is nothing to wait for
+		}
+		err = n.bus.Start(start)
+		cancel()
+	}
+	if err == nil {
+		err = n.listen()
+	}
+	if err == nil && n.cache.Running() {
+		_ = n.bus.Flush(ctx) // before it is known, it hears
+		err = n.join(ctx, n.cfg.NameWait)
+		if err != nil && !errors.Is(err, cluster.ErrName) && ctx.Err() == nil {
+			n.cfg.Logger.Warn("nodes: not joined yet", "node", n.cfg.Name, "err", err)
+			err = nil
+		}
+	}
+	if err != nil {
+		_ = n.leave(context.WithoutCancel(ctx)) // the lease ends what this can't
+		return fmt.Errorf("nodes: start %s: %w", n.cfg.Name, err)
+	}
+	n.bg.Go(n.membership)
+	n.greet(ctx)
+	return nil
+}
+
+// listen makes the inboxes, and subscribes to what is always this node's.
+func (n *Node) listen() error {
+	in, asked := n.bus.Inbox(n.cfg.MaxInbound, n.deliver), n.bus.Inbox(n.cfg.MaxInbound, n.serve)
+	_, err := in.Subscribe(nodeSubject(n.process), "")
+	if err == nil {
+		_, err = in.Subscribe(subjectAll, "")
+	}
+	if err == nil {
+		_, err = asked.Subscribe(askSubject(n.process), "")
+	}
+	n.in.Store(in)
+	n.asked.Store(asked)
+	return errors.Join(err, n.calls.listen())
+}
+
+// Stop leaves the cluster: rooms end, users are unbound, the name is free at once, if the
+// servers can be reached. Call Drain and stop the server before. It may be called twice, and
+// before Start.
+func (n *Node) Stop(ctx context.Context) error {
+	n.life.Lock()
+	defer n.life.Unlock()
+	if n.end == nil {
+		return nil
+	}
+	if err := n.leave(ctx); err != nil {
+		return fmt.Errorf("nodes: stop %s: %w", n.cfg.Name, err)
+	}
+	return nil
+}
+
+func (n *Node) leave(ctx context.Context) error {
+	n.mu.Lock()
+	token := n.token
+	n.token, n.state = 0, Draining
+	n.mu.Unlock()
+	err := errors.Join(n.homes.stop(ctx), n.users.stop(ctx))
+	n.end()
+	n.end = nil
+	if n.bus != nil {
+		err = errors.Join(err, n.bus.Stop(ctx))
+	}
+	n.bg.Wait()
+	n.calls.stop()
+	n.groups.stop()
+	if token != 0 {
+		err = errors.Join(err, n.cache.Leave(ctx, n.cfg.Name, token))
+	}
+	return err
+}
+
+// Running tells whether it has been started, and is a member of the cluster if it is to be
+// one of several.
+func (n *Node) Running() bool {
+	if n.bus == nil {
+		n.life.Lock()
+		defer n.life.Unlock()
+		return n.end != nil
+	}
+	return n.member()
+}
+
+// member tells whether the node has its name now.
+func (n *Node) member() bool {
+	n.mu.Lock()
+	token := n.token
+	n.mu.Unlock()
+	return token != 0 && n.cache.Joined(n.cfg.Name, token)
+}
+
+// seal makes the bytes of e, which comes from this process.
+func (n *Node) seal(e envelope.Envelope) ([]byte, error) {
+	e.Source = n.process
+	return e.Append(make([]byte, 0, envelope.HeaderLen+len(e.Key)+len(e.Body)))
+}
+
+// to is the stream to another node.
+func (n *Node) to(process uint64) *outbound {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	o := n.peers[process]
+	if o == nil {
+		o = &outbound{}
+		n.peers[process] = o
+	}
+	return o
+}
+
+// lose counts a message that could not be sent, where nobody is told.
+func (n *Node) lose(err error) {
+	if err != nil {
+		n.counts.unsent.Add(1)
+	}
+}
+
+// bounded is ctx for Timeout at most.
+func (n *Node) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, n.cfg.Timeout)
+}
+
+// Stats is a snapshot of a Node. Counters only grow.
+type Stats struct {
+	Members int // living nodes, this one included
+	Groups  int // known here
+	Users   int // bound to sessions here
+	Rooms   int // homed here
+	Inbound int // messages from others that wait
+	Calls   int // that run here
+
+	Joins      uint64 // how often it has become a member
+	Lost       uint64 // how often it was one no more
+	Beats      uint64 // signs of life of others
+	Bad        uint64 // messages that are none, or can't be
+	Gaps       uint64 // OnGap
+	Missed     uint64 // messages, in all gaps
+	Doubled    uint64 // messages that came twice, or too late
+	Shed       uint64 // messages given up after Patience
+	Unsent     uint64 // messages that could not be sent, where nobody was told
+	Overloaded uint64 // calls refused past MaxCalls
+	Replaced   uint64 // sessions that lost their user
+	Bus        cluster.BusStats
+}
+
+// Stats returns it.
+func (n *Node) Stats() Stats {
+	c := &n.counts
+	st := Stats{
+		Members: len(n.List()), Groups: n.groups.len(), Users: n.users.len(), Rooms: n.homes.len(), Calls: int(n.calls.running.Load()),
+		Joins: c.joins.Load(), Lost: c.lostName.Load(), Beats: c.beats.Load(), Bad: c.bad.Load(), Gaps: c.gaps.Load(), Missed: c.missed.Load(),
+		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
+	}
+	if n.bus != nil {
+		st.Bus = n.bus.Stats()
+		if in, asked := n.in.Load(), n.asked.Load(); in != nil && asked != nil {
+			st.Inbound = in.Len() + asked.Len()
+		}
+	}
+	return st
+}
+
+// sleep waits for d; false: ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

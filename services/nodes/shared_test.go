@@ -1,0 +1,74 @@
+package nodes_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes"
+)
+
+// A manager of many processes starts the node with the cache, and its server's sessions are
+// the node's.
+func TestAManagerStartsItsNode(t *testing.T) {
+	url := servers(t)
+	other := start(t, url, "other")
+	cache, err := cluster.New(cluster.Config{URL: url, Lease: time.Minute, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := nodes.New(nodes.Config{Name: "managed", Cache: cache, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := services.New(services.Config{
+		Mode: services.ManyProcesses, Shared: nodes.Shared(node), Logger: quiet,
+		Server: &engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := services.Register(m.Controller(), services.Handle(1, 5), services.Stages[services.None, services.None]{
+		Handle: func(ctx *services.Context, _ *services.None, _ *services.None) error {
+			_, err := node.Join(ctx, ctx.Session(), "tea")
+			return err
+		},
+	}, services.Blocking()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Start(background); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Stop(background); err != nil {
+			t.Error(err)
+		}
+		other.knows("other=up")
+	}()
+	other.knows("managed=up other=up")
+	if m.Service(nodes.ServiceName) != services.Service(node) || m.Healthy() != nil {
+		t.Errorf("the manager has %v, health %v", m.Service(nodes.ServiceName), m.Healthy())
+	}
+	conn, err := net.Dial("tcp", m.TCP().Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := &client{t: t, Conn: conn, r: codec.NewReader(conn, nil)}
+	if _, err := conn.Write(codec.Packet{Main: 1, Sub: 5}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	c.want("1/5 ")
+	if sent, err := other.SendGroup(background, nil, "tea", 1, 8, []byte("hi")); sent != 1 || err != nil {
+		t.Errorf("sent %d, %v", sent, err)
+	}
+	c.want("1/8 hi")
+	alone, err := nodes.New(nodes.Config{})
+	if err != nil || nodes.Shared(alone) != nil {
+		t.Errorf("a node without a cache is shared as %v, %v", nodes.Shared(alone), err)
+	}
+}

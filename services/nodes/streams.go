@@ -1,0 +1,118 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// outbound is a stream of this node's to others: what is sent is numbered from 1.
+type outbound struct {
+	mu   sync.Mutex
+	last uint64 // guarded by mu
+}
+
+// publish numbers e and sends it. What could not be sent now has a number too: its receivers
+// are told that they have missed it.
+func (o *outbound) publish(n *Node, subject string, e envelope.Envelope) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e.Number = o.last + 1
+	b, err := n.seal(e)
+	if err != nil {
+		return err
+	}
+	if err = n.bus.Publish(subject, b); !errors.Is(err, cluster.ErrTooLarge) {
+		o.last++
+	}
+	return err
+}
+
+// inbound are the streams of one kind from others to this node: the last number of each
+// process. Only the goroutine that delivers uses it.
+type inbound struct {
+	last map[uint64]uint64
+	// whole: they begin with 1 for this process, so what was missed in front of the first
+	// one that comes is known.
+	whole bool
+}
+
+// take tells whether a message is new, and how many in front of it have not come.
+func (in *inbound) take(from, number uint64) (fresh bool, missed uint64) {
+	last, known := in.last[from]
+	switch {
+	case number == 0:
+		return true, 0
+	case number == 1: // it begins, again if the sender had let the group go
+	case !known && !in.whole:
+	case number <= last:
+		return false, 0
+	default:
+		missed = number - last - 1
+	}
+	in.set(from, number)
+	return true, missed
+}
+
+// at takes in that a stream is at a number, and tells how many up to it have not come.
+func (in *inbound) at(from, number uint64) (missed uint64) {
+	last, known := in.last[from]
+	if known && number > last {
+		missed = number - last
+	}
+	if !known || number > last {
+		in.set(from, number)
+	}
+	return missed
+}
+
+func (in *inbound) set(from, number uint64) {
+	if in.last == nil {
+		in.last = map[uint64]uint64{}
+	}
+	in.last[from] = number
+}
+
+// maxStreams is how many processes are remembered before those are forgotten that are no more.
+const maxStreams = 4096
+
+// trim forgets processes that don't live, if there are many.
+func (in *inbound) trim(n *Node) {
+	if len(in.last) <= maxStreams {
+		return
+	}
+	living := map[uint64]bool{}
+	for _, m := range n.others() {
+		living[m.Process] = true
+	}
+	for p := range in.last {
+		if !living[p] {
+			delete(in.last, p)
+		}
+	}
+}
+
+// ask is publish for what is answered.
+func (o *outbound) ask(ctx context.Context, n *Node, subject string, e envelope.Envelope) ([]byte, error) {
+	o.mu.Lock()
+	e.Number = o.last + 1
+	b, err := n.seal(e)
+	if err != nil {
+		o.mu.Unlock()
+		return nil, err
+	}
+	q, err := n.bus.Post(subject, b, 1)
+	if err == nil {
+		o.last++
+	}
+	o.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var got []byte
+	err = q.Wait(ctx, func(b []byte) { got = b })
+	return got, err
+}

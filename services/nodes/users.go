@@ -1,0 +1,323 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// MaxUser is the longest name of a user, in bytes.
+const MaxUser = 256
+
+// users are those bound to sessions of this node. The truth is the store's: what stands here
+// is what this node knows of it, a moment later.
+type users struct {
+	n *Node
+
+	mu       sync.Mutex
+	bound    map[string]binding                  // guarded by mu
+	sessions map[*engine.Session]map[string]bool // guarded by mu; the users of each
+	doubts   map[string][]byte                   // guarded by mu; what stood in the store before a bind whose outcome is not known
+	replaced atomic.Uint64
+	alone    uint64 // guarded by mu; the last epoch of a node that is alone
+
+	about sync.Map // *engine.Session to the codec.Packet by which it was bound
+	todo  *chores
+}
+
+// binding is a user's session on this node, by the epoch that the store gave.
+type binding struct {
+	s     *engine.Session
+	epoch uint64
+}
+
+func (u *users) init(n *Node) {
+	u.n, u.bound, u.sessions = n, map[string]binding{}, map[*engine.Session]map[string]bool{}
+	u.doubts = map[string][]byte{}
+	u.alone = uint64(time.Now().UnixMicro())
+	u.todo = newChores(n)
+}
+
+func (u *users) len() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.bound)
+}
+
+// Bind makes s the one session of a user in the cluster, and returns the binding's epoch,
+// which grows. Another session that had the user, of any node, is told (ERROR conflict about
+// p, the request) and closed with engine.ReasonReplaced. Binding what s has gives a new epoch.
+// The binding ends with s, or with its peer's FIN. Errors: services.ErrCacheDown, and
+// services.ErrCacheUnknown when it may have happened; engine.ErrLimit, engine.ErrClosed.
+func (n *Node) Bind(ctx context.Context, s *engine.Session, p codec.Packet, user string) (epoch uint64, err error) {
+	if len(user) == 0 || len(user) > MaxUser {
+		return 0, services.Errorf(engine.CodeBadBody, "a user has 1 to %d bytes", MaxUser)
+	}
+	if err := n.users.reserve(s, user); err != nil {
+		return 0, err
+	}
+	n.users.about.Store(s, codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq})
+	if n.cache == nil {
+		return n.users.bindAlone(s, user)
+	}
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	id := n.ID(s)
+	for {
+		e, err := n.cache.Users().Get(ctx, user)
+		if err != nil && !errors.Is(err, services.ErrNotFound) {
+			n.users.release(s, user)
+			return 0, err
+		}
+		swapped, now, err := n.cache.Users().CompareAndSetRevision(ctx, user, e.Revision, id.bytes(), 0)
+		switch {
+		case errors.Is(err, services.ErrCacheUnknown):
+			n.users.doubt(user, e.Value) // it may have happened: then it is made good
+			return 0, err
+		case err != nil:
+			n.users.release(s, user)
+			return 0, err
+		case !swapped:
+			continue
+		}
+		n.users.won(s, user, cluster.Epoch(now.Revision), e.Value)
+		return cluster.Epoch(now.Revision), nil
+	}
+}
+
+// won: the store has s as the user's session, in the place of what stood there before.
+func (u *users) won(s *engine.Session, user string, epoch uint64, before []byte) {
+	u.note(s, user, epoch)
+	old, err := sessionID(before)
+	if err != nil || old == u.n.ID(s) {
+		return // nobody had it
+	}
+	if old.Process == u.n.process {
+		u.replace(old.Session, user, epoch)
+		return
+	}
+	// It may not hear of it: what is sent to it by its epoch is refused all the same, and its
+	// node asks the store when it has missed something.
+	u.n.lose(u.n.to(old.Process).publish(u.n, nodeSubject(old.Process), envelope.Envelope{
+		Kind: envelope.Replaced, Session: uint64(old.Session), Key: user, Epoch: epoch,
+	}))
+}
+
+// reserve makes room for the user at the session, and has it unbound when that ends.
+func (u *users) reserve(s *engine.Session, user string) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	of := u.sessions[s]
+	switch {
+	case of[user]:
+		return nil
+	case len(of) >= u.n.cfg.MaxSessionUsers:
+		return fmt.Errorf("%w: %d users of one session", engine.ErrLimit, len(of))
+	case len(u.bound) >= u.n.cfg.MaxUsers:
+		return fmt.Errorf("%w: %d users on this node", engine.ErrLimit, len(u.bound))
+	case !s.Connected():
+		return engine.ErrClosed
+	}
+	if of == nil {
+		of = map[string]bool{}
+		u.sessions[s] = of
+		context.AfterFunc(s.InputContext(), func() { u.ended(s) })
+	}
+	of[user] = true
+	return nil
+}
+
+// release takes back what reserve has done, if the session does not have the user.
+func (u *users) release(s *engine.Session, user string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.bound[user].s != s {
+		delete(u.sessions[s], user)
+	}
+}
+
+// doubt: a bind may have put a session in the place of what stood before.
+func (u *users) doubt(user string, before []byte) {
+	u.mu.Lock()
+	u.doubts[user] = before
+	u.mu.Unlock()
+	u.todo.add(user)
+}
+
+// note takes in a binding that the store has, unless a newer one is known.
+func (u *users) note(s *engine.Session, user string, epoch uint64) {
+	u.mu.Lock()
+	if u.bound[user].epoch < epoch {
+		u.bound[user] = binding{s, epoch}
+	}
+	gone := u.sessions[s] == nil // it has ended meanwhile
+	u.mu.Unlock()
+	if gone {
+		u.todo.add(user)
+	}
+}
+
+// ended: the session asks for nothing any more. Its users are unbound.
+func (u *users) ended(s *engine.Session) {
+	u.mu.Lock()
+	of := u.sessions[s]
+	delete(u.sessions, s)
+	u.mu.Unlock()
+	u.about.Delete(s)
+	for user := range of {
+		u.todo.add(user)
+	}
+}
+
+// replace tells a session of this node that its user is another's, and closes it.
+func (u *users) replace(id engine.ID, user string, epoch uint64) {
+	u.mu.Lock()
+	if b, ok := u.bound[user]; ok && b.s.ID() == id && b.epoch < epoch {
+		delete(u.bound, user)
+	}
+	u.mu.Unlock()
+	s := u.n.session(id)
+	if s == nil {
+		return
+	}
+	p, _ := u.about.Load(s)
+	about, _ := p.(codec.Packet)
+	if s.CloseWithError(about, engine.CodeConflict, "the user has a newer session", engine.ReasonReplaced) == nil {
+		u.replaced.Add(1)
+	}
+}
+
+// Bound is the user's session in the cluster, as the store has it, if its node lives; false:
+// there is none. Errors: services.ErrCacheDown.
+func (n *Node) Bound(ctx context.Context, user string) (id SessionID, epoch uint64, ok bool, err error) {
+	if n.cache == nil {
+		n.users.mu.Lock()
+		defer n.users.mu.Unlock()
+		b, ok := n.users.bound[user]
+		if !ok {
+			return SessionID{}, 0, false, nil
+		}
+		return n.ID(b.s), b.epoch, true, nil
+	}
+	e, err := n.cache.Users().Get(ctx, user)
+	if errors.Is(err, services.ErrNotFound) {
+		return SessionID{}, 0, false, nil
+	}
+	if err != nil {
+		return SessionID{}, 0, false, err
+	}
+	if id, err = sessionID(e.Value); err != nil {
+		return SessionID{}, 0, false, nil // it was unbound
+	}
+	if id.Process != n.process {
+		_, ok = n.byProcess(id.Process)
+	}
+	return id, cluster.Epoch(e.Revision), ok || id.Process == n.process, nil
+}
+
+// What a node says of a frame for a user: the flags of the answer.
+const (
+	userTaken = envelope.OK
+	userGone  = envelope.Failed
+	userStale = envelope.Elsewhere
+	userBusy  = envelope.Refused
+)
+
+// SendUser sends a frame to the user's session, wherever it is. True: the session's node has
+// taken it for a session that is open. False: the user has none. It asks the store, so that
+// what is sent after a Bind has returned reaches the new session or nobody. Errors:
+// services.ErrCacheDown, cluster.ErrUnavailable, ErrLost, ErrNoAnswer, ErrOverloaded.
+func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body []byte) (bool, error) {
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	for {
+		id, epoch, ok, err := n.Bound(ctx, user)
+		if err != nil || !ok {
+			return false, err
+		}
+		e := envelope.Envelope{Kind: envelope.User, Session: uint64(id.Session), Key: user, Epoch: epoch, Handle: handle(main, sub), Body: body}
+		flags := uint8(0)
+		if id.Process == n.process {
+			flags = n.users.deliver(e).Flags
+		} else if flags, err = n.askUser(ctx, id.Process, e); err != nil {
+			return false, err
+		}
+		switch flags {
+		case userTaken, userGone:
+			return flags == userTaken, nil
+		case userBusy:
+			return false, cluster.ErrOverloaded
+		}
+		// Stale: another bind has come in between, so the store knows more.
+		if !sleep(ctx, time.Millisecond) {
+			return false, cluster.ErrUnavailable
+		}
+	}
+}
+
+func (n *Node) askUser(ctx context.Context, process uint64, e envelope.Envelope) (uint8, error) {
+	got, err := n.to(process).ask(ctx, n, nodeSubject(process), e)
+	if err != nil {
+		return 0, err
+	}
+	a, err := envelope.Parse(got)
+	if err != nil || a.Kind != envelope.Answer {
+		return 0, cluster.ErrLost
+	}
+	return a.Flags, nil
+}
+
+// deliver pushes a frame to a user's session, unless the user is known to have a newer one.
+func (u *users) deliver(e envelope.Envelope) envelope.Envelope {
+	a := envelope.Envelope{Kind: envelope.Answer, Flags: userGone}
+	s := u.n.session(engine.ID(e.Session))
+	if s == nil {
+		return a
+	}
+	u.mu.Lock()
+	b := u.bound[e.Key]
+	lost := b.epoch > e.Epoch
+	ended := u.sessions[s] == nil
+	u.mu.Unlock()
+	switch {
+	case lost:
+		a.Flags = userStale
+		return a
+	case ended:
+		return a // its peer has sent its FIN
+	}
+	main, sub := split(e.Handle)
+	switch err := s.Push(main, sub, e.Body); {
+	case err == nil:
+		a.Flags = userTaken
+	case errors.Is(err, engine.ErrBusy):
+		a.Flags = userBusy
+	}
+	return a
+}
+
+// bindAlone is Bind where there is no other node.
+func (u *users) bindAlone(s *engine.Session, user string) (uint64, error) {
+	u.mu.Lock()
+	u.alone++
+	epoch, old := u.alone, u.bound[user]
+	u.bound[user] = binding{s, epoch}
+	gone := u.sessions[s] == nil
+	u.mu.Unlock()
+	if gone {
+		u.todo.add(user)
+	}
+	if old.s != nil && old.s != s {
+		u.replace(old.s.ID(), user, epoch)
+	}
+	return epoch, nil
+}
