@@ -2,6 +2,7 @@ package gnetio
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -27,12 +28,24 @@ type ears struct {
 }
 
 // listening is one listening descriptor in an epoll set.
-type listening struct{ epfd, fd int }
+type listening struct {
+	epfd, fd int
+	alone    bool // a goroutine of its own accepts from it, for all loops
+}
 
 // acceptFailed is called on the goroutine that accepts. The connection stays in the
 // backlog. The listeners are masked until the guard's next look, or the poller might
 // report them again at once.
-func (n *Network) acceptFailed() {
+func (n *Network) acceptFailed(r *reactor) {
+	select {
+	case <-n.quit: // and so it should
+		select {
+		case r.acceptEnd <- struct{}{}:
+		default:
+		}
+		return
+	default:
+	}
 	n.host.AcceptFailed()
 	if !n.deafen() {
 		time.Sleep(acceptPause)
@@ -72,9 +85,98 @@ func (n *Network) noteListeners(epfd int, members []int, ours func(fd int) bool)
 	for _, fd := range members {
 		on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		if err == nil && on == 1 && (ours == nil || ours(fd)) {
-			n.ears.listening = append(n.ears.listening, listening{epfd, fd})
+			n.ears.listening = append(n.ears.listening, listening{epfd, fd, ours != nil})
 		}
 	}
+}
+
+// acceptEnding is how long the goroutines that accept may take to notice their end.
+const acceptEnding = time.Second
+
+// endAccept ends accepting where a goroutine of its own does it. What it has accepted is with its
+// loop when this returns: one that came to a loop that has ended would be closed by nobody.
+func (n *Network) endAccept(reactors []*reactor) {
+	n.ears.mu.Lock()
+	all := slices.Clone(n.ears.listening)
+	n.ears.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), acceptEnding)
+	defer cancel()
+	for _, r := range reactors {
+		if !r.single || r.hasEnded() {
+			continue
+		}
+		epfd := -1
+		for _, l := range all {
+			if l.alone && n.shutListener(l.fd, r.unix) {
+				epfd = l.epfd
+			}
+		}
+		if epfd >= 0 {
+			r.passBy(ctx, epfd)
+		}
+	}
+}
+
+// passBy waits until the goroutine that accepts has come by, behind everything that it has accepted
+// before: its epoll set gets a descriptor from which nothing can be accepted, and acceptFailed tells
+// that it was tried.
+func (r *reactor) passBy(ctx context.Context, epfd int) {
+	for len(r.acceptEnd) > 0 {
+		<-r.acceptEnd
+	}
+	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(fd)}) != nil {
+		return
+	}
+	select {
+	case <-r.acceptEnd:
+	case <-r.ended:
+	case <-ctx.Done():
+	}
+}
+
+// shutListener shuts a listener of one kind down and closes what waits; false: it is none, or of
+// the other kind. The descriptor may be somebody else's by now: what is looked at is a copy, and so
+// is what is shut.
+func (n *Network) shutListener(fd int, onUnix bool) bool {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || on != 1 {
+		return false
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	at := socket.SockaddrToTCPOrUnixAddr(sa)
+	if _, is := at.(*net.UnixAddr); is != onUnix || !n.isBound(at) || unix.Shutdown(fd, unix.SHUT_RDWR) != nil {
+		return false
+	}
+	for {
+		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			_ = unix.Close(c)
+		case unix.EINTR, unix.ECONNABORTED:
+		default:
+			return true // there is none, or accepting fails for ever
+		}
+	}
+}
+
+// isBound says whether one of the addresses is bound there.
+func (n *Network) isBound(at net.Addr) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.claims, func(c *claim) bool { return c.bound != nil && sameAddr(c.bound, at) })
 }
 
 // listeners are those in one epoll set, and whether accepting is stopped.

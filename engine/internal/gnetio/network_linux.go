@@ -150,6 +150,7 @@ func (n *Network) startReactor(ctx context.Context, claims []*claim, single bool
 		return ctx.Err()
 	}
 	r := n.newReactor(single)
+	r.unix = claims[0].unix()
 	var addrs []string
 	for _, c := range claims {
 		addrs = append(addrs, c.gnet)
@@ -269,6 +270,7 @@ func (n *Network) wind() {
 	for _, c := range claims {
 		c.unlink() // while it is listened on, so that nobody replaces it meanwhile
 	}
+	n.endAccept(reactors)
 	for _, r := range reactors {
 		r.stop()
 	}

@@ -18,18 +18,21 @@ type reactor struct {
 	gnet.BuiltinEventEngine
 	n       *Network
 	single  bool // one goroutine accepts
+	unix    bool // its addresses are unix sockets
 	reserve bool // nobody does; see reserve
 	eng     gnet.Engine
 	log     *gnetLog
-	up      chan struct{} // closed when every loop is there
-	upOnce  sync.Once
-	ended   chan struct{} // closed when gnet's Run has returned and what it left is cleared away
-	err     error         // why gnet ended; read after ended
-	loops   sync.Map      // gnet.EventLoop → *loop
+
+	acceptEnd chan struct{} // accept has failed behind Stop
+	up        chan struct{} // closed when every loop is there
+	upOnce    sync.Once
+	ended     chan struct{} // closed when gnet's Run has returned and what it left is cleared away
+	err       error         // why gnet ended; read after ended
+	loops     sync.Map      // gnet.EventLoop → *loop
 }
 
 func (n *Network) newReactor(single bool) *reactor {
-	r := &reactor{n: n, single: single, up: make(chan struct{}), ended: make(chan struct{})}
+	r := &reactor{n: n, single: single, acceptEnd: make(chan struct{}, 16), up: make(chan struct{}), ended: make(chan struct{})}
 	r.log = newGnetLog(r)
 	return r
 }
@@ -73,6 +76,15 @@ func (r *reactor) supervise() {
 	case <-r.n.quit:
 	case <-r.ended:
 		r.n.fail(fmt.Errorf("the event loops have ended: %w", r.err))
+	}
+}
+
+func (r *reactor) hasEnded() bool {
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
 	}
 }
 

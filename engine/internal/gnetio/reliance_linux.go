@@ -21,6 +21,9 @@ import (
 //
 //   - Loops leave on errors.Is(err, ErrAcceptSocket), which is a variable: TestAcceptWithoutFilesEndsNothing.
 //   - A failed accept is logged as "Accept() failed …", on the goroutine that accepts: TestAcceptWithoutFilesEndsNothing.
+//   - What was accepted is given to its loop before the next accept, and in front of the loop's
+//     end; whatever is readable in the set of the goroutine that accepts, accept is tried on it:
+//     TestStopClosesWhatWasAccepted.
 //   - Connections and listeners are level-triggered in the epoll set of their loop, their
 //     event's data is the descriptor, nothing but the end is told of one masked, and
 //     /proc/self/fdinfo shows the set: TestPausedReadingHoldsBytesBack, TestLoopsAreFound.
@@ -164,7 +167,7 @@ func (g *gnetLog) Errorf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	g.last.Store(&text)
 	if r := g.log(text); r != nil && strings.HasPrefix(text, acceptFailedText) {
-		r.n.acceptFailed()
+		r.n.acceptFailed(r)
 	}
 }
 func (g *gnetLog) Fatalf(format string, args ...any) { g.Errorf(format, args...) }

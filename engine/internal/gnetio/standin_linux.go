@@ -230,7 +230,7 @@ func (si *standIn) accept(fd int) {
 	case unix.EAGAIN, unix.EINTR, unix.ECONNABORTED, unix.ECONNRESET:
 		return
 	default:
-		si.l.n.acceptFailed()
+		si.l.n.acceptFailed(si.l.r)
 		return
 	}
 	c, err := si.l.n.netConn(nfd)

@@ -1,0 +1,132 @@
+package engine
+
+import (
+	"context"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// openFiles counts this process's descriptors.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	return len(d)
+}
+
+// liveHeap is what is reachable.
+func liveHeap() int {
+	var m runtime.MemStats
+	for range 3 { // what a finalizer or a pool held goes with the next
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// Sessions that come, ask and go leave nothing: the heap, the goroutines and the descriptors
+// are the same after a few thousand as after four times as many.
+func TestSessionsThatComeAndGoLeaveNothing(t *testing.T) {
+	n := 1000
+	if *long {
+		n = 50_000
+	}
+	srv := serve(t, Config{Limits: Limits{MaxConns: 100}, Recorder: RecorderErrors, Timeouts: Timeouts{Linger: 20 * time.Millisecond}}, &funcs{
+		accept: func(s *Session) { srv := s.Server(); srv.Group("all").Join(s); s.SetValue(make([]byte, 100)) },
+		read:   echo,
+	})
+	round := func(n int) {
+		var all sync.WaitGroup
+		for i := range 4 {
+			all.Go(func() {
+				for k := range n / 4 {
+					c, err := net.DialTimeout("tcp", srv.Addrs()[0].String(), 30*time.Second)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					c.SetDeadline(time.Now().Add(30 * time.Second))
+					c.Write(frame(1, 1, "here"))
+					if got, err := c.Read(make([]byte, 100)); err != nil {
+						t.Errorf("%d bytes, %v", got, err)
+					}
+					if (k+i)%3 == 0 {
+						c.(*net.TCPConn).SetLinger(0)
+					}
+					c.Close()
+				}
+			})
+		}
+		all.Wait()
+		waitFor(t, "the sessions to end", func() bool { return srv.table.count() == 0 })
+	}
+	round(n)
+	heap, routines, files := liveHeap(), runtime.NumGoroutine(), openFiles(t)
+	round(3 * n)
+	more := heap/20 + 100<<10
+	var heap2, routines2, files2 int
+	waitFor(t, "heap, goroutines and descriptors to be as before", func() bool {
+		heap2, routines2, files2 = liveHeap(), runtime.NumGoroutine(), openFiles(t)
+		return heap2 <= heap+more && routines2 <= routines && files2 <= files
+	})
+	t.Logf("after %d sessions heap %d, %d goroutines, %d files; after %d more %d, %d, %d", n, heap, routines, files, 3*n, heap2, routines2, files2)
+}
+
+// A server that is stopped while connections pour in closes every one of them, and leaves no
+// descriptor and no goroutine.
+func TestStopInABurstLeavesNothing(t *testing.T) {
+	files, routines := 0, 0
+	for i := range 7 {
+		if i == 1 { // the first start made what stays
+			files, routines = openFiles(t), runtime.NumGoroutine()
+		}
+		srv, err := New(Config{Addrs: []string{[]string{"tcp://127.0.0.1:0", "unix://" + t.TempDir() + "/s"}[i/2%2]}, Accept: AcceptMode(i % 2), Limits: Limits{MaxConns: 200}, Timeouts: Timeouts{Linger: 20 * time.Millisecond}, Logger: quiet}, &funcs{read: echo})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := srv.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		at := srv.Addrs()[0]
+		var all sync.WaitGroup
+		stop := make(chan struct{})
+		for range 8 {
+			all.Go(func() {
+				var mine []net.Conn
+				for {
+					select {
+					case <-stop:
+						for _, c := range mine {
+							c.Close()
+						}
+						return
+					default:
+					}
+					if c, err := net.DialTimeout(at.Network(), at.String(), time.Second); err == nil {
+						mine = append(mine, c)
+					}
+					if len(mine) > 20 {
+						mine[0].Close()
+						mine = mine[1:]
+					}
+				}
+			})
+		}
+		waitFor(t, "the burst", func() bool { return srv.Stats().Accepts > 100 })
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		err = srv.Stop(ctx)
+		cancel()
+		close(stop)
+		all.Wait()
+		if err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+	}
+	waitFor(t, "goroutines and descriptors to be as before", func() bool { return openFiles(t) <= files && runtime.NumGoroutine() <= routines })
+}
