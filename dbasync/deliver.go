@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"millrace/internal/seldom"
 )
 
 // groupSize is how many completions one task of the DB's pool runs at most: enough
@@ -172,6 +174,7 @@ type late struct {
 	waiting atomic.Int64
 	last    atomic.Bool // the pool has gone: run them here
 	kick    chan struct{}
+	panics  seldom.Line
 
 	mu sync.Mutex
 	rs []*request // guarded by mu
@@ -224,7 +227,9 @@ func (l *late) retry() {
 func (l *late) runHere(r *request) {
 	defer func() {
 		if p := recover(); p != nil {
-			l.db.cfg.Logger.Error("dbasync: panic in a callback", "panic", p)
+			if held, ok := l.panics.Due(); ok {
+				l.db.cfg.Logger.Error("dbasync: panic in a callback", "panic", p, "held back", held)
+			}
 		}
 	}()
 	r.run()

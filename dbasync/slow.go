@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"millrace/internal/seldom"
 )
 
 // job is work that needs an ordinary connection for itself.
@@ -24,6 +26,8 @@ type slowPool struct {
 	db   *DB
 	pool *pgxpool.Pool
 	wg   sync.WaitGroup
+
+	panics seldom.Line
 }
 
 func (s *slowPool) start(ctx context.Context) error {
@@ -140,7 +144,9 @@ func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o O
 		}
 		var p *panicError
 		if errors.As(err, &p) {
-			s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p.value, "stack", string(p.stack))
+			if held, ok := s.panics.Due(); ok {
+				s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p.value, "stack", string(p.stack), "held back", held)
+			}
 		}
 	}()
 	return r.job(ctx, c)

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+
+	"millrace/internal/seldom"
 )
 
 var errWorkersFull = errors.New("dbasync: pool full")
@@ -13,6 +15,7 @@ var errWorkersFull = errors.New("dbasync: pool full")
 type workers struct {
 	logger *slog.Logger
 	limit  int
+	panics seldom.Line
 
 	mu     sync.Mutex
 	cond   sync.Cond
@@ -69,7 +72,9 @@ func (w *workers) work() {
 func (w *workers) run(fn func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			w.logger.Error("dbasync: panic in a callback", "panic", p, "stack", string(debug.Stack()))
+			if held, ok := w.panics.Due(); ok {
+				w.logger.Error("dbasync: panic in a callback", "panic", p, "stack", string(debug.Stack()), "held back", held)
+			}
 		}
 	}()
 	fn()

@@ -11,6 +11,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/internal/seldom"
 	"millrace/services/serial"
 	"millrace/timerwheel"
 )
@@ -141,6 +142,8 @@ type info struct {
 	internal bool
 	oneWay   bool
 	meter    *meter // nil: not measured
+
+	failures seldom.Line // of the log
 }
 
 // NewController returns a controller without services.
@@ -370,7 +373,9 @@ func (c *Controller) fail(ctx *Context, err error) {
 	ctx.info.meter.failed(e.Code)
 	if e.Code == engine.CodeInternal {
 		c.internal.Add(1)
-		ctx.Logger().Error("services: request failed", "err", err)
+		if held, ok := ctx.info.failures.Due(); ok {
+			ctx.Logger().Error("services: request failed", "err", err, "held back", held)
+		}
 	}
 	ctx.send(answer{packet: ctx.packet, code: e.Code, text: e.Text})
 }

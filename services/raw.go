@@ -63,8 +63,10 @@ func (r *raw) failed(s *engine.Session, p codec.Packet, err error) {
 	r.info.meter.failed(e.Code)
 	if e.Code == engine.CodeInternal {
 		r.c.internal.Add(1)
-		r.c.cfg.Logger.Error("services: request failed", "handle", handleText(r.info.handle), "service", r.info.name,
-			"session", s.ID().String(), "err", err)
+		if held, ok := r.info.failures.Due(); ok {
+			r.c.cfg.Logger.Error("services: request failed", "handle", handleText(r.info.handle), "service", r.info.name,
+				"session", s.ID().String(), "err", err, "held back", held)
+		}
 	}
 	answer{packet: p, code: e.Code, text: e.Text}.write(r.c, s)
 }
@@ -74,7 +76,9 @@ func (r *raw) setMiddleware([]use) {}
 // fireBytes: a durable event was meant for a service that stood here before.
 func (r *raw) fireBytes(f fireContext, _ []byte) {
 	err := fmt.Errorf("%w: %s", ErrTypes, handleText(r.info.handle))
-	r.c.cfg.Logger.Error("services: delay event failed", "handle", handleText(r.info.handle), "err", err)
+	if held, ok := r.info.failures.Due(); ok {
+		r.c.cfg.Logger.Error("services: delay event failed", "handle", handleText(r.info.handle), "err", err, "held back", held)
+	}
 	if f.ended != nil {
 		f.ended(err)
 	}

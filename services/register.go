@@ -278,7 +278,9 @@ func (k *call[Req, Res]) finishEvent(body []byte, err error) {
 	case err == Stop:
 		err = nil
 	case err != nil:
-		ctx.Logger().Error("services: delay event failed", "err", err)
+		if held, ok := ctx.info.failures.Due(); ok {
+			ctx.Logger().Error("services: delay event failed", "err", err, "held back", held)
+		}
 	case ctx.s != nil && !k.r.noResult:
 		if err := ctx.s.Push(ctx.packet.Main, ctx.packet.Sub, body); err != nil {
 			ctx.c.dropped.Add(1)

@@ -318,7 +318,9 @@ func (r *Room[K, S]) end(why engine.Reason) {
 		r.timers.Close()
 	}
 	if r.lost > 0 {
-		r.rooms.cfg.Logger.Warn("services: a room failed, and messages to it were not handled", "room", r.String(), "messages", r.lost, "why", why.String(), "err", r.failed)
+		if held, ok := r.rooms.failures.Due(); ok {
+			r.rooms.cfg.Logger.Warn("services: a room failed, and messages to it were not handled", "room", r.String(), "messages", r.lost, "why", why.String(), "err", r.failed, "held back", held)
+		}
 	}
 	if fn := r.rooms.cfg.OnClose; fn != nil && r.opened {
 		fn(r, why)

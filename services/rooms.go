@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/engine"
+	"millrace/internal/seldom"
 	"millrace/timerwheel"
 )
 
@@ -115,6 +116,8 @@ type Rooms[K comparable, S any] struct {
 	refused, busy, untaken, lost, livedOn atomic.Uint64
 
 	ended [maxReason]atomic.Uint64
+
+	failures seldom.Line // of the log
 }
 
 const (

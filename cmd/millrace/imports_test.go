@@ -12,7 +12,7 @@ import (
 var mayImport = map[string][]string{
 	"millrace/codec":                  {},
 	"millrace/timerwheel":             {"github.com/RussellLuo/timingwheel"},
-	"millrace/dbasync":                {"github.com/jackc/pgx/v5", "millrace/internal/mask"},
+	"millrace/dbasync":                {"github.com/jackc/pgx/v5", "millrace/internal/mask", "millrace/internal/seldom"},
 	"millrace/dbasync/migrate":        {"github.com/jackc/pgx/v5", "millrace/internal/mask"},
 	"millrace/dbasync/pgembed":        {},
 	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal", "millrace/internal/hist"},
@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "millrace/engine/internal/perip", "github.com/gobwas/ws"},
 	"millrace/engine/internal/gnetio": {"millrace/engine/internal/netio", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
 	"millrace/services/serial":        {"github.com/vmihailenco/msgpack/v5", "google.golang.org/protobuf"},
-	"millrace/services":               {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/services/serial", "millrace/internal/hist"},
+	"millrace/services":               {"millrace/codec", "millrace/engine", "millrace/timerwheel", "millrace/services/serial", "millrace/internal/hist", "millrace/internal/seldom"},
 	"millrace/services/admin/live":    {"millrace/engine"},
 	"millrace/services/admin/page":    {},
 	"millrace/services/admin": {"millrace/services/admin/live", "millrace/services/admin/page", "millrace/engine", "millrace/services", "millrace/timerwheel", "millrace/internal/hist", "github.com/prometheus",

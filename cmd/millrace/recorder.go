@@ -2,10 +2,9 @@ package main
 
 import (
 	"log/slog"
-	"sync"
-	"time"
 
 	"millrace/engine"
+	"millrace/internal/seldom"
 	"millrace/services/capture"
 )
 
@@ -45,22 +44,12 @@ func (f *recordFlags) tap(frame *frameFlags, maxFrame int, src *sources, log *sl
 	}, nil
 }
 
-// flightEvery is how often a flight is logged at most.
-const flightEvery = time.Second
-
 // logFlights logs what sessions did that end badly or stall.
 func logFlights(log *slog.Logger) func(engine.Flight) {
-	var mu sync.Mutex
-	var last time.Time
-	held := 0
+	var line seldom.Line
 	return func(f engine.Flight) {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Since(last) < flightEvery {
-			held++
-			return
+		if held, ok := line.Due(); ok {
+			log.Warn("what a session did last", "session", f.Session.String(), "why", f.Why, "addr", f.Remote, "held back", held, "events", f.String())
 		}
-		log.Warn("what a session did last", "session", f.Session.String(), "why", f.Why, "addr", f.Remote, "held back", held, "events", f.String())
-		last, held = time.Now(), 0
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"millrace/engine"
+	"millrace/internal/seldom"
 	"millrace/services"
 	"millrace/timerwheel"
 )
@@ -30,7 +31,7 @@ type sessionTimers struct {
 	fire func(timerwheel.Firing)
 }
 
-func newSessionTimers(service *timerwheel.Service, s *engine.Session) *sessionTimers {
+func newSessionTimers(service *timerwheel.Service, s *engine.Session, dropped *seldom.Line) *sessionTimers {
 	set := service.For(s.Submitter(engine.EventTimer))
 	input := s.InputContext()
 	context.AfterFunc(input, func() { set.Close() }) // also while the last request still runs
@@ -43,7 +44,9 @@ func newSessionTimers(service *timerwheel.Service, s *engine.Session) *sessionTi
 		body = strconv.AppendUint(append(body, `,"n":`...), f.N, 10)
 		body = strconv.AppendInt(append(body, `,"left":`...), f.Left, 10)
 		if err := s.Push(timers, subFired, append(body, '}')); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.Logger().Warn("2/4 dropped", "err", err)
+			if held, ok := dropped.Due(); ok {
+				s.Logger().Warn("2/4 dropped", "err", err, "held back", held)
+			}
 		}
 	}}
 }
@@ -91,6 +94,7 @@ type killAllReply struct {
 // Timers registers 2/1 to 2/3: each session has timers of its own, which fire in its
 // order and end with it, or with the peer's FIN.
 func Timers(c *services.Controller, service *timerwheel.Service) error {
+	var dropped seldom.Line
 	c.OnClose(func(s *engine.Session, _ engine.Reason) {
 		if t := timersOf(s); t != nil {
 			t.Close()
@@ -100,17 +104,17 @@ func Timers(c *services.Controller, service *timerwheel.Service) error {
 		services.Register(c, services.Handle(timers, subSetTimer), services.Stages[setTimerRequest, timerReply]{
 			Handle: func(ctx *services.Context, req *setTimerRequest, res *timerReply) error {
 				res.ID = req.ID
-				return setTimer(service, ctx.Session(), req)
+				return setTimer(service, ctx.Session(), req, &dropped)
 			},
 		}, services.Name("set timer")),
 		services.Register(c, services.Handle(timers, subKillTimer), services.Stages[timerRequest, killReply]{Handle: killTimer}, services.Name("kill timer")),
 		services.Register(c, services.Handle(timers, subKillAll), services.Stages[services.None, killAllReply]{Handle: killAll}, services.Name("kill all timers")))
 }
 
-func setTimer(service *timerwheel.Service, s *engine.Session, req *setTimerRequest) error {
+func setTimer(service *timerwheel.Service, s *engine.Session, req *setTimerRequest, dropped *seldom.Line) error {
 	t := timersOf(s)
 	if t == nil {
-		t = newSessionTimers(service, s)
+		t = newSessionTimers(service, s, dropped)
 		s.SetValue(t)
 	}
 	err := t.SetTimer(timerwheel.TimerID(req.ID), time.Duration(req.MS)*time.Millisecond, int(req.Repeat), t.fire)
