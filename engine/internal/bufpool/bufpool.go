@@ -87,6 +87,7 @@ func Empty(tag uint8) *Buf {
 // Free gives the Buf back. Nothing may use it or its bytes afterwards.
 func (b *Buf) Free() {
 	b.Next, b.Fn, b.Arg, b.Off, b.Tag, b.Flag = nil, nil, nil, 0, 0, false
+	poison(b.B)
 	switch {
 	case b.class >= 0:
 		b.B = b.B[:0]
