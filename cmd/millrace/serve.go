@@ -73,6 +73,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	manager := newNotifier(os.Environ())
 	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, c.Admin != "", map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
 	if err != nil {
 		return err
@@ -123,11 +124,13 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	}
 	defer stopDoor()
 	fmt.Fprintln(stdout, "ready "+strings.Join(srv.URLs(), " "))
+	defer manager.ready(func() bool { return lives(srv) })()
 	select {
 	case <-srv.Done():
 		return exitf(exitFailed, "the engine failed: %w", srv.Err())
 	case <-signals:
 	}
+	manager.say("STOPPING=1")
 	err = drain(srv, behind, time.Duration(c.DrainTimeout), signals)
 	return err
 }
