@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, run.
 
 GO         ?= go
 FUZZTIME   ?= 2s
@@ -11,9 +11,12 @@ NARROW     := ./codec ./services/serial ./timerwheel ./engine/internal/...
 COUNTS     := Limit|Memory|Budget|Held|Outbound|Pending|Size|Config|Stat|Tick|Wrap|Bounded
 STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SEEDS      ?= 20000
+SOAK       ?= 10m
+VULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+VULNDB     ?= https://vuln.go.dev
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted sim mutants run clean
+.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -97,6 +100,35 @@ sim:
 
 mutants:
 	$(GO) test ./engine/enginetest -run '^TestMutants$$' -long -v -timeout 0
+# The server with its database through everything at once, for so long; soak.json is the report.
+soak:
+	$(GO) test ./cmd/millrace/soak -run '^TestSoak$$' -count 1 -soak $(SOAK) -report $(CURDIR)/soak.json -v -timeout 0
+
+# The tests that docs/hazards.md names, and no others.
+hazards:
+	@set -e; grep -E '^\| [0-9]+ \|' docs/hazards.md | cut -d'|' -f5 | tr ';' '\n' | tr -d '`,' | \
+	awk '{ sub(":", "", $$1); for (i = 2; i <= NF; i++) t[$$1] = t[$$1] "|" $$i } END { for (p in t) print p, substr(t[p], 2) }' | sort | \
+	while read -r pkg tests; do $(GO) test -count 1 -timeout $(TIMEOUT) -run "^($$tests)\$$" ./$$pkg </dev/null; done
+
+# Asks the network for the tool and its database; VULNDB=file:///DIR is a copy of the latter.
+govulncheck:
+	$(GO) run $(VULNCHECK) -db $(VULNDB) -test ./...
+
+# Writes docs/licences.md; a test compares it.
+licences:
+	$(GO) run ./internal/licences -w docs/licences.md
+
+# The last commit, built in two places, from nothing, by differing environments: the same bytes.
+reproducible:
+	@set -e; top=$$(mktemp -d); trap 'rm -rf "$$top"' EXIT; export CGO_ENABLED=0 GOFLAGS=; \
+	for at in one "another place/deeper"; do \
+		mkdir -p "$$top/$$at"; git clone -q --no-hardlinks . "$$top/$$at/src"; \
+		(cd "$$top/$$at/src" && GOCACHE="$$top/$$at/cache" $(GO) build -trimpath -buildvcs=true -ldflags=-buildid= -o ../millrace ./cmd/millrace); \
+		export TZ=Asia/Tokyo GOMAXPROCS=1 USER=somebody; umask 077; sleep 1; \
+	done; \
+	sha256sum "$$top"/*/millrace "$$top"/*/*/millrace | sed "s,$$top/,,"; \
+	cmp "$$top/one/millrace" "$$top/another place/deeper/millrace"; \
+	"$$top/one/millrace" version
 
 # make bench, change something, then make benchcmp: both runs side by side.
 benchcmp:
@@ -109,4 +141,4 @@ run: build
 	./millrace bench --quick
 
 clean:
-	rm -f millrace bench.out bench-before.out fuzz.out
+	rm -f millrace bench.out bench-before.out fuzz.out soak.json

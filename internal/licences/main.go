@@ -1,0 +1,253 @@
+// Licences lists the modules that this one is built and tested with, each with its version,
+// its licence and what it is for, as docs/licences.md has it.
+//
+//	go run ./internal/licences -w docs/licences.md
+//
+// It reads the LICENSE files of the module cache, and fails at a licence that it doesn't know
+// or that isn't allowed: whoever adds a module sees here what comes with it.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+func main() {
+	out := flag.String("w", "", "write there, not to stdout")
+	flag.Parse()
+	if err := run(*out); err != nil {
+		fmt.Fprintln(os.Stderr, "licences:", err)
+		os.Exit(1)
+	}
+}
+
+func run(out string) error {
+	mods, err := modules(".")
+	if err != nil {
+		return err
+	}
+	text, err := page(mods)
+	if err != nil {
+		return err
+	}
+	if out == "" {
+		_, err = os.Stdout.Write(text)
+		return err
+	}
+	return os.WriteFile(out, text, 0o644)
+}
+
+// module is one that go.mod requires.
+type module struct {
+	Path, Version, Dir string
+
+	licences []string // SPDX's names
+	notice   bool     // a NOTICE file goes with copies
+	use      string
+}
+
+// What a module is for.
+const (
+	inCommand  = "command"  // linked into millrace
+	inPackages = "packages" // linked by those who import one of the packages
+	inTests    = "tests"    // and tools; part of nothing that is built
+)
+
+// allowed are the licences that a module may have, and what it may then be for: MPL asks
+// for the source of what is changed, which nothing that is only run by tests is.
+var allowed = map[string][]string{
+	"Apache-2.0":   {inCommand, inPackages, inTests},
+	"MIT":          {inCommand, inPackages, inTests},
+	"ISC":          {inCommand, inPackages, inTests},
+	"BSD-2-Clause": {inCommand, inPackages, inTests},
+	"BSD-3-Clause": {inCommand, inPackages, inTests},
+	"MPL-2.0":      {inTests},
+}
+
+// modules are those that the go.mod of dir requires, ascending.
+func modules(dir string) ([]*module, error) {
+	mod, err := command(dir, "mod", "edit", "-json")
+	if err != nil {
+		return nil, err
+	}
+	var file struct {
+		Require []struct{ Path, Version string }
+	}
+	if err := json.Unmarshal(mod, &file); err != nil {
+		return nil, fmt.Errorf("go.mod: %w", err)
+	}
+	var paths []string
+	for _, r := range file.Require {
+		paths = append(paths, r.Path)
+	}
+	list, err := inCache(dir, paths)
+	if err != nil {
+		return nil, err
+	}
+	uses, err := uses(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []*module
+	for _, m := range list {
+		m.use = inTests
+		if u, ok := uses[m.Path]; ok {
+			m.use = u
+		}
+		if err := m.read(); err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(a, b *module) int { return strings.Compare(strings.ToLower(a.Path), strings.ToLower(b.Path)) })
+	return all, nil
+}
+
+// inCache finds modules in the module cache. What is for another system may not be there yet.
+func inCache(dir string, paths []string) (all []*module, err error) {
+	for try := 0; ; try++ {
+		out, err := command(dir, append([]string{"list", "-m", "-f", "{{.Path}}\t{{.Version}}\t{{.Dir}}"}, paths...)...)
+		if err != nil {
+			return nil, err
+		}
+		var missing []string
+		all = all[:0]
+		for line := range strings.Lines(string(out)) {
+			f := strings.Split(strings.TrimRight(line, "\n"), "\t")
+			if all = append(all, &module{Path: f[0], Version: f[1], Dir: f[2]}); f[2] == "" {
+				missing = append(missing, f[0])
+			}
+		}
+		if len(missing) == 0 {
+			return all, nil
+		}
+		if try > 0 {
+			return nil, fmt.Errorf("not in the module cache: %s", strings.Join(missing, ", "))
+		}
+		if _, err := command(dir, append([]string{"mod", "download"}, missing...)...); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// uses tells which modules what is built here links, on Linux.
+func uses(dir string) (map[string]string, error) {
+	all := map[string]string{}
+	for _, x := range []struct{ pattern, use string }{{"./...", inPackages}, {"./cmd/millrace", inCommand}} {
+		out, err := command(dir, "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", x.pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range strings.Fields(string(out)) {
+			all[path] = x.use
+		}
+	}
+	return all, nil
+}
+
+// command runs the go command, the same for everybody.
+func command(dir string, args ...string) ([]byte, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go %s: %w: %s", args[0], err, errs.Bytes())
+	}
+	return out, nil
+}
+
+var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying)(\.(txt|md))?$`)
+
+// read finds the licences in a module's root.
+func (m *module) read() error {
+	files, err := os.ReadDir(m.Dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if strings.HasPrefix(strings.ToUpper(f.Name()), "NOTICE") {
+			m.notice = true
+		}
+		if !licenceFile.MatchString(f.Name()) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(m.Dir, f.Name()))
+		if err != nil {
+			return err
+		}
+		m.licences = append(m.licences, licences(text)...)
+	}
+	slices.Sort(m.licences)
+	m.licences = slices.Compact(m.licences)
+	return nil
+}
+
+// licences names the licences that a text holds, as far as it knows them.
+func licences(text []byte) (names []string) {
+	s := strings.ToLower(strings.Join(strings.Fields(string(text)), " "))
+	for _, x := range []struct {
+		name      string
+		has, less string
+	}{
+		{"Apache-2.0", "apache license version 2.0", ""},
+		{"MPL-2.0", "mozilla public license version 2.0", ""},
+		{"ISC", "permission to use, copy, modify, and distribute this software for any purpose with or without fee", ""},
+		{"MIT", "permission is hereby granted, free of charge, to any person obtaining a copy of this software", ""},
+		{"BSD-3-Clause", "neither the name of", ""},
+		{"BSD-2-Clause", "redistribution and use in source and binary forms", "neither the name of"},
+	} {
+		if strings.Contains(s, x.has) && (x.less == "" || !strings.Contains(s, x.less)) {
+			names = append(names, x.name)
+		}
+	}
+	return names
+}
+
+// check says what is wrong with a module.
+func (m *module) check() error {
+	if len(m.licences) == 0 {
+		return fmt.Errorf("%s %s: no licence that is known in %s: read it", m.Path, m.Version, m.Dir)
+	}
+	for _, l := range m.licences {
+		if !slices.Contains(allowed[l], m.use) {
+			return fmt.Errorf("%s %s: %s is not allowed for %s", m.Path, m.Version, l, m.use)
+		}
+	}
+	return nil
+}
+
+// page is docs/licences.md.
+func page(all []*module) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteString(`# Modules and their licences
+
+What go.mod requires. *command*: linked into ` + "`millrace`" + `; *packages*: by who imports one of the packages that need it; *tests*: part of
+nothing that is built. A notice is a NOTICE file that goes with copies. The Go standard library is under BSD-3-Clause. ` + "`make licences`" + ` writes
+this page from the module cache, and a test fails when it is not what go.mod says, or when a licence comes that nobody has allowed.
+
+| module | version | licence | for |
+| --- | --- | --- | --- |
+`)
+	for _, m := range all {
+		if err := m.check(); err != nil {
+			return nil, err
+		}
+		notice := ""
+		if m.notice {
+			notice = ", with a notice"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s%s | %s |\n", m.Path, m.Version, strings.Join(m.licences, ", "), notice, m.use)
+	}
+	return b.Bytes(), nil
+}
