@@ -100,6 +100,7 @@ sim:
 
 mutants:
 	$(GO) test ./engine/enginetest -run '^TestMutants$$' -long -v -timeout 0
+
 # The server with its database through everything at once, for so long; soak.json is the report.
 soak:
 	$(GO) test ./cmd/millrace/soak -run '^TestSoak$$' -count 1 -soak $(SOAK) -report $(CURDIR)/soak.json -v -timeout 0

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 const (
 	handlerGrace = time.Second
 	stopGrace    = 500 * time.Millisecond
+	slowGrace    = 10 * time.Second // for loops that nobody holds up, on a machine that stands still
 )
 
 // LossError tells what a Stop lost whose context ended before everything was done. It
@@ -123,9 +125,7 @@ func (srv *Server) endLoops() {
 	for _, l := range srv.allLoops() {
 		l.bury()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
-	defer cancel()
-	_ = srv.net.Stop(ctx)
+	srv.stopNetwork()
 	defer srv.dropKept()
 	defer srv.budget.Add(-srv.kept)
 	some := false
@@ -140,6 +140,20 @@ func (srv *Server) endLoops() {
 	}
 	if some {
 		srv.waitEmptyFor(stopGrace)
+	}
+}
+
+// stopNetwork ends the loops, and waits for them: as long as one lives its sessions are nobody
+// else's to end. Those that a callback holds up are not waited for.
+func (srv *Server) stopNetwork() {
+	heldUp := func(l *loop) bool { return l.turn.since.Load() != 0 }
+	for end := time.Now().Add(slowGrace); ; {
+		ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+		err := srv.net.Stop(ctx)
+		cancel()
+		if err == nil || slices.ContainsFunc(srv.allLoops(), heldUp) || time.Now().After(end) {
+			return
+		}
 	}
 }
 

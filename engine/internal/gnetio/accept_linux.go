@@ -90,8 +90,9 @@ func (n *Network) noteListeners(epfd int, members []int, ours func(fd int) bool)
 	}
 }
 
-// acceptEnding is how long the goroutines that accept may take to notice their end.
-const acceptEnding = time.Second
+// acceptEnding is how long the goroutines that accept may take to notice their end: they run nobody
+// else's code, but the machine may stand still.
+const acceptEnding = 10 * time.Second
 
 // endAccept ends accepting where a goroutine of its own does it. What it has accepted is with its
 // loop when this returns: one that came to a loop that has ended would be closed by nobody.
