@@ -28,6 +28,7 @@ func TestDripsEndWhenTheirTimeIsOver(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range n {
 		all.Go(func() {
+			from := time.Now() // the server begins to count later
 			c, err := s.try(0)
 			if err != nil {
 				t.Errorf("dial: %v", err)
@@ -39,8 +40,8 @@ func TestDripsEndWhenTheirTimeIsOver(t *testing.T) {
 					t.Errorf("echo: %v", err)
 					return
 				}
+				from = time.Now()
 			}
-			from := time.Now()
 			go func() {
 				for b := wire(nil, 1, 1, "a frame that takes for ever"); len(b) > 1 && c.put(b[:1], time.Second) == nil; b = b[1:] {
 					<-time.After(200 * time.Millisecond)
