@@ -22,8 +22,11 @@ var ownOrder = []string{"Value", "SetValue", "SetFramer"}
 
 // anywhere calls each of the others.
 var anywhere = map[string]func(s *Session, g *Group){
-	"Broadcast":      func(s *Session, _ *Group) { s.Broadcast(1, 2, nil) },
-	"Close":          func(s *Session, _ *Group) { s.Close() },
+	"Broadcast": func(s *Session, _ *Group) { s.Broadcast(1, 2, nil) },
+	"Close":     func(s *Session, _ *Group) { s.Close() },
+	"CloseWithError": func(s *Session, _ *Group) {
+		s.CloseWithError(codec.Packet{Main: 1, Sub: 2}, CodeConflict, "at random", ReasonServerClosed)
+	},
 	"Connected":      func(s *Session, _ *Group) { s.Connected() },
 	"ConnectedAt":    func(s *Session, _ *Group) { s.ConnectedAt() },
 	"Context":        func(s *Session, _ *Group) { s.Context().Err() },
@@ -66,6 +69,7 @@ var anywhere = map[string]func(s *Session, g *Group){
 			raw.Control(func(uintptr) {})
 		}
 	},
+	"Tag":       func(s *Session, _ *Group) { s.Tag() },
 	"TLS":       func(s *Session, _ *Group) { s.TLS() },
 	"Transport": func(s *Session, _ *Group) { s.Transport() },
 	"TryHold": func(s *Session, _ *Group) {
@@ -105,7 +109,7 @@ func TestEveryMethodAtAnyTime(t *testing.T) {
 		calls = 20_000
 	}
 	called := make([]atomic.Int64, len(names))
-	ends := []int{slices.Index(names, "Close"), slices.Index(names, "Kick")}
+	ends := []int{slices.Index(names, "Close"), slices.Index(names, "CloseWithError"), slices.Index(names, "Kick")}
 	var all, clients sync.WaitGroup
 	stop := make(chan struct{})
 	for i := range 4 {
