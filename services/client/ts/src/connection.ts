@@ -40,6 +40,7 @@ export class Connection {
   #connecting: ReturnType<typeof setTimeout> | undefined;
   #acking: ReturnType<typeof setTimeout> | undefined;
   #ackSince = 0;
+  #unacked = 0; // bytes of bodies that no ACK has told of
 
   readonly #o: Settings;
   readonly #codec: Codec;
@@ -205,20 +206,22 @@ export class Connection {
         return;
       }
     }
-    if (this.resuming) this.#count();
+    if (this.resuming) this.#count(p.body.length);
     this.#up.packet(p, err);
   }
 
-  // Acknowledges after 64 frames or a second; by the clock too, where timers are throttled.
-  #count(): void {
+  // Acknowledges after 64 frames, 64 KiB or a second: a server sends no further than what its
+  // ring holds. By the clock too, where timers are throttled.
+  #count(bytes: number): void {
     const r = this.#ring;
     if (r.received++ === r.told) this.#ackSince = now();
     const ack = () => {
       this.#acking = clearTimeout(this.#acking) as undefined;
       r.told = r.received;
+      this.#unacked = 0;
       this.control(sys.ACK, sys.count(r.received, this.#codec.layout.littleEndian));
     };
-    if (r.received - r.told >= 64 || now() - this.#ackSince >= 1000) ack();
+    if ((this.#unacked += bytes) >= 65536 || r.received - r.told >= 64 || now() - this.#ackSince >= 1000) ack();
     else this.#acking ??= setTimeout(ack, 1000);
   }
 }

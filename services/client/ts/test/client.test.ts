@@ -8,9 +8,9 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import { BusyError, ClosedError, connect, LostError, ServerError, TimeoutError, type Client, type Options } from "../src/node.js";
-import { Codec, Decoder } from "../src/codec.js";
 import { Varint } from "../src/varint.js";
 import { binary, Real } from "./real.js";
+import { scripted } from "./scripted.js";
 
 const skip = binary ? false : "TEST_SERVER names no server's executable";
 const certs = process.env["TEST_CERTS"]; // ca.pem, cert.pem and key.pem, which it has signed for localhost
@@ -221,21 +221,6 @@ for (const door of ["tcp", "ws"]) {
     between.close();
     s.process.kill("SIGKILL");
   });
-}
-
-// A server of one behaviour, over tcp: what it does with each frame is the test's.
-async function scripted(on: (handle: number, body: Uint8Array, send: (handle: number, body: Uint8Array) => void) => unknown) {
-  const codec = new Codec();
-  const server = net.createServer((s) => {
-    const d = new Decoder(codec);
-    s.on("error", () => {});
-    s.on("data", (b) => {
-      for (const p of d.push(b)) on(p.handle, p.body, (h, x) => s.write(codec.encode(h, x)));
-    });
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return { url: `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`, close: () => server.close() };
 }
 
 test("GOAWAY: calls under way are finished, then the address that it tells is gone to", async () => {

@@ -6,7 +6,9 @@ import { test } from "node:test";
 import { WebSocket } from "ws";
 import { connect, ServerError } from "../src/node.js";
 import { Real, binary } from "./real.js";
+import { scripted } from "./scripted.js";
 import { ResumeServer, type Cuts } from "./server.js";
+import * as sys from "../src/system.js";
 
 // One exchange; what the caller saw and what the server ran, in order.
 async function exchange(cuts: Cuts) {
@@ -75,6 +77,32 @@ test("a server without resume is served without", async () => {
   assert.equal(Buffer.from(await c.call("1/1", "y")).toString(), "y");
   c.close();
   server.close();
+});
+
+test("what has come is acknowledged after 64 frames or 64 KiB, before anything else is said", async () => {
+  const loads = [[64, 1], [2, 32 << 10], [3, 30_000], [64, 0]] as const; // frames, bytes of each
+  const acks: number[] = [];
+  const known: (number | undefined)[] = []; // at each PONG
+  let done = () => {};
+  const all = new Promise<void>((r) => (done = r));
+  const s = await scripted((h, b, send) => {
+    if (h === sys.HELLO) send(sys.WELCOME, new Uint8Array(25));
+    else if (h === sys.ACK) acks.push(sys.readCount(b));
+    else if (h === sys.PONG && known.push(acks.at(-1)) === loads.length) done();
+    else if (h === 0x20009) {
+      for (const [frames, size] of loads) {
+        for (let n = 0; n < frames; n++) send(0x20004, new Uint8Array(size));
+        send(sys.PING, Buffer.from("here?"));
+      }
+    }
+  });
+  const c = connect(s.url, { heartbeat: false });
+  c.send("2/9");
+  await all;
+  assert.deepEqual(known, [64, 66, 69, 133]);
+  assert.ok(acks.length < 10, `${acks.length} ACKs of 133 frames`);
+  c.close();
+  s.close();
 });
 
 const resumes = binary && spawnSync(binary, ["serve", "--help"]).stdout.toString().includes("--resume");
@@ -146,3 +174,24 @@ for (const door of ["tcp", "ws"]) {
     real.process.kill("SIGKILL");
   });
 }
+
+test("with the real server, 3 MB of pushes and 6 MB of answers come as fast as they are read", { skip, timeout: 60_000 }, async () => {
+  const real = await Real.start(["tcp://127.0.0.1:0"], "--resume", "30s");
+  const c = connect(real.urls[0]!, { timeout: 0, maxQueue: 1 << 25 });
+  const says = connect(real.urls[0]!, { timeout: 0, resume: false });
+  await c.call("1/5", '{"group":"g"}');
+  const states: string[] = [];
+  c.onState((s) => states.push(`${s.state} ${s.reason}`));
+  const heard: number[] = [];
+  const all = new Promise<void>((done) => c.subscribe<{ data: string }>("1/8", ({ data }) => heard.push(parseInt(data)) === 100 && done()));
+  const ends = new Promise<void>((done) => c.onState(() => done()));
+  const want = Array.from({ length: 100 }, (_, n) => n);
+  for (const n of want) await says.call("1/7", JSON.stringify({ group: "g", data: `${n} ` + "x".repeat(30_000) }));
+  await Promise.race([all, ends]);
+  assert.deepEqual([heard, states], [want, []]);
+  const body = new Uint8Array(50_000).fill(7);
+  for (const b of await Promise.all(want.map(() => c.call("1/1", body)))) assert.deepEqual(b, body);
+  c.close();
+  says.close();
+  real.process.kill("SIGKILL");
+});
