@@ -176,7 +176,7 @@ export class Client {
       };
       const abort = () => give(signal!.reason);
       const call: Call = {
-        handle: h, seq: seq ? (this.#seq = (this.#seq % 0xffffffff) + 1) : 0, over: false,
+        handle: h, seq: seq ? (this.#seq = (this.#seq % 0xffffffff) + 1) : 0, over: false, pos: 0,
         finish: (b, err) => {
           if (call.over) return;
           call.over = true;
@@ -250,7 +250,9 @@ export class Client {
       this.#queue.delete(out);
       this.#queued -= out.frame.length;
       c.put(out.frame);
-      if (out.call) this.#calls.add(out.call.seq || out.handle, out.call);
+      if (!out.call) continue;
+      out.call.pos = this.#ring.sent;
+      this.#calls.add(out.call.seq || out.handle, out.call);
     }
     c.flush();
     clearTimeout(this.#later);
@@ -314,8 +316,10 @@ export class Client {
     const handle = err ? err.handle : p.handle;
     if (err?.code === 12 && !handle) this.#full = true;
     const call = this.#codec.seq && !p.seq ? undefined : this.#calls.next(p.seq || handle);
-    if (call) call.finish(err ? undefined : p.body, err);
-    else if (err) emit(this.#onError, err);
+    if (call) {
+      if (c.resuming) this.#ring.ack(call.pos); // the server has had it, and so all in front of it
+      call.finish(err ? undefined : p.body, err);
+    } else if (err) emit(this.#onError, err);
     else if (this.#called.has(handle) && !this.#codec.seq) c.broken(new Error(`millrace: ${name(handle)} answers what was not asked: whose an answer is can't be known`));
     else emit(this.#listeners.get(handle), p);
   }

@@ -5,6 +5,8 @@ export interface Call {
   seq: number;
   /** Settled for its caller. It stays in line as a tombstone: its answer is still to come. */
   over: boolean;
+  /** Its frame is the pos-th that the session has sent; only with resume. */
+  pos: number;
   finish(body: Uint8Array | undefined, err?: unknown): void;
 }
 
@@ -60,6 +62,9 @@ export class Ring {
     this.tokens = [];
   }
 
+  /** Frames that were sent since the session began. */
+  get sent(): number { return this.acked + this.frames.length; }
+
   push(frame: Uint8Array): void {
     this.frames.push(frame);
     this.bytes += frame.length;
@@ -67,7 +72,7 @@ export class Ring {
 
   /** False if the server counts what was never sent. One that counts less than before is ignored. */
   ack(n: number): boolean {
-    if (!(n <= this.acked + this.frames.length)) return false;
+    if (!(n <= this.sent)) return false;
     for (const f of this.frames.splice(0, Math.max(0, n - this.acked))) this.bytes -= f.length;
     this.acked = Math.max(this.acked, n);
     return true;

@@ -105,6 +105,27 @@ test("what has come is acknowledged after 64 frames or 64 KiB, before anything e
   s.close();
 });
 
+test("an answer acknowledges its request: what waits for room does not wait for an ACK too", { timeout: 30_000 }, async () => {
+  const ran: string[] = [];
+  const s = await scripted((h, b, send) => {
+    if (h === sys.HELLO) send(sys.WELCOME, new Uint8Array(25));
+    if (h >>> 16) ran.push(Buffer.from(b).toString()); // and no ACK, ever
+    if (h === 0x10001) send(h, b);
+    else if (h === 0x30001) send(sys.ERROR, Buffer.from([0, 6, 0, 3, 0, 1]));
+  });
+  const c = connect(s.url, { heartbeat: false, resumeBytes: 1, timeout: 0 }); // one frame
+  const want = Array.from({ length: 50 }, (_, n) => "call " + n);
+  const answers = await Promise.all(want.map((b, n) => c.call(n % 5 ? "1/1" : "3/1", b).catch((e) => e)));
+  answers.forEach((a, n) => n % 5 ? assert.equal(Buffer.from(a).toString(), want[n]) : assert.equal(a.code, 6));
+  assert.deepEqual(ran, want);
+  c.send("2/9", "said");
+  c.send("2/9", "waits"); // what has no answer does wait for an ACK
+  await new Promise((r) => setTimeout(r, 50));
+  assert.deepEqual([ran.slice(50), c.writable], [["said"], false]);
+  c.close();
+  s.close();
+});
+
 const resumes = binary && spawnSync(binary, ["serve", "--help"]).stdout.toString().includes("--resume");
 const skip = binary ? (resumes ? false : "the server has no --resume") : "TEST_SERVER names no server's executable";
 
