@@ -131,7 +131,9 @@ export class Connection {
   #lost(code: number, reason: string): void {
     if (this.#over) return;
     this.end("abort");
-    this.#up.lost(code, reason);
+    // One that has no room, say, has some for a session that it knows. After 1012 it has ordered a wait.
+    if (this.#hello && this.#ring.turn() && code !== 1012) this.#up.again();
+    else this.#up.lost(code, reason);
   }
 
   #open(resumed: boolean): void {
@@ -153,12 +155,13 @@ export class Connection {
     if (!w || !this.#hello || this.#held.length) return this.broken(new Error("millrace: a WELCOME that can't be"));
     const tried = ring.tokens[0];
     if (tried && !w.resumed && ring.tokens.length > 1) {
-      ring.tokens.shift(); // the server has not had what used the older one up
+      ring.tokens.shift(); // this one finds nothing: the other one is to
       this.control(sys.BYE);
       this.end("close");
       return this.#up.again();
     }
     this.resuming = true;
+    ring.turned = false;
     const resumed = !!tried && w.resumed;
     if (resumed) {
       if (w.received < ring.acked || !ring.ack(w.received)) {
@@ -190,7 +193,7 @@ export class Connection {
       case sys.WELCOME:
         return this.#welcome(p.body);
       case sys.ACK:
-        if (this.resuming && !ring.ack(sys.readCount(p.body, little))) this.broken(new Error("millrace: an ACK of what was not sent"));
+        if (this.resuming && !ring.ack(sys.readCount(p.body, little))) this.broken(new Error("millrace: the server counts what was not sent"));
         return;
       case sys.GOAWAY:
         return this.#up.goAway(sys.readGoAway(p.body, little).address);

@@ -55,6 +55,13 @@ export class Ring {
    * the new one.
    */
   tokens: Uint8Array[] = [];
+  turned = false;
+
+  /** Has the other token tried next. True: at once, as it is the first of the two that was tried in vain. */
+  turn(): boolean {
+    this.tokens.reverse();
+    return (this.turned = !this.turned && this.tokens.length > 1);
+  }
 
   /** The session is gone. */
   reset(): void {

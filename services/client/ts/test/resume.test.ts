@@ -79,6 +79,52 @@ test("a server without resume is served without", async () => {
   server.close();
 });
 
+for (const how of ["ERROR 12", "end"] as const) {
+  test(`${how} without a WELCOME: the other of two tokens is tried at once, then both in turn`, { timeout: 60_000 }, async () => {
+    const server = await ResumeServer.start([{}, { down: 33 }]); // the second WELCOME, and nothing behind it
+    // Waits are a tenth of a second and more after ERROR 12, and none after an end.
+    const c = connect(server.url, { timeout: 0, heartbeat: false, retry: { base: 1, max: how === "end" ? 2 : 200 } });
+    const resumed: boolean[] = [];
+    c.onState((s) => s.state === "open" && resumed.push(s.resumed));
+    await c.call("1/1");
+    server.refuse = (known) => known ? undefined : how; // no room but for a session that it has
+    const { token } = server.sessions[0]!;
+    server.sessions[0]!.conn!.destroy();
+    assert.equal(Buffer.from(await c.call("1/1", "x")).toString(), "x");
+    const next = () => server.tried.splice(0).map((t) => t === token.toString("hex") ? "older" : "newer");
+    server.tried.shift(); // the first HELLO has none
+    assert.deepEqual([next(), resumed], [["older", "newer", "older"], [false, true, true]]);
+
+    // Once more, and the older one is refused three times too.
+    const was = server.sessions[0]!;
+    server.cuts[server.connections] = { down: 33 };
+    let times = 7;
+    server.refuse = () => server.tried.length > 1 && times-- > 0 ? how : undefined;
+    const before = was.token.toString("hex");
+    was.conn!.destroy();
+    assert.equal(Buffer.from(await c.call("1/1", "y")).toString(), "y");
+    const [a, b, ...rest] = server.tried;
+    assert.deepEqual([a, rest.filter((t) => t === b).length, rest.filter((t) => t === before).length], [before, 3, 4]);
+    assert.ok(!resumed.slice(1).includes(false), "the session was lost");
+    c.close();
+    server.close();
+  });
+}
+
+test("a full server is asked twice at most before each wait", async () => {
+  const server = await ResumeServer.start([{}, { down: 33 }]);
+  const c = connect(server.url, { heartbeat: false, retry: { base: 1, max: 600_000 } });
+  await c.call("1/1");
+  server.refuse = () => server.tried.length > 2 ? "ERROR 12" : undefined;
+  server.sessions[0]!.conn!.destroy();
+  const ends = new Promise<void>((done) => c.onState((s) => s.state === "reconnecting" && server.tried.length === 4 && done()));
+  await ends;
+  await new Promise((r) => setTimeout(r, 100));
+  assert.equal(server.connections, 4);
+  c.close();
+  server.close();
+});
+
 test("what has come is acknowledged after 64 frames or 64 KiB, before anything else is said", async () => {
   const loads = [[64, 1], [2, 32 << 10], [3, 30_000], [64, 0]] as const; // frames, bytes of each
   const acks: number[] = [];

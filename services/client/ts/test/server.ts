@@ -30,6 +30,9 @@ export class ResumeServer {
   readonly ran: string[] = []; // each request that was run
   readonly sessions: Session[] = [];
   connections = 0;
+  readonly tried: string[] = []; // the token of each HELLO
+  /** What a HELLO gets instead of a WELCOME. */
+  refuse: (known: boolean) => "ERROR 12" | "end" | undefined = () => undefined;
   up: number[] = []; // bytes of each connection
   down: number[] = [];
   #server: net.Server;
@@ -77,7 +80,7 @@ export class ResumeServer {
       session!.ring.push(frame);
       write(frame);
     };
-    const packet = (p: Packet) => {
+    const packet = (p: Packet): unknown => {
       if (session && frames++ === 0 && session.next) {
         session.token = session.next; // a frame behind the HELLO
         session.next = undefined;
@@ -87,6 +90,13 @@ export class ResumeServer {
           if (!this.resume) return write(codec.encode(sys.ERROR, error(2, sys.HELLO)));
           const token = Buffer.from(p.body.subarray(2, 18));
           const old = p.body.length === 26 ? this.sessions.find((s) => s.token.equals(token)) : undefined;
+          this.tried.push(token.toString("hex"));
+          const refusal = this.refuse(!!old);
+          if (refusal) {
+            if (refusal === "ERROR 12") write(codec.encode(sys.ERROR, error(12, 0)));
+            broken = true;
+            return c.end();
+          }
           if (old) {
             old.conn?.destroy();
             old.conn = c;
