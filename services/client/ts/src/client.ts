@@ -330,12 +330,18 @@ export class Client {
     if (this.#leaving && c?.opened && !this.#calls.size && !(c.resuming && this.#ring.frames.length)) this.#lost(0, "the server drains", "close");
   }
 
-  // Where a GOAWAY sends us: never from an encrypted connection to one that is not.
+  // Where a GOAWAY sends us, a bare HOST:PORT with our scheme and path: never from an encrypted
+  // connection to one that is not.
   #where(address: string): URL | undefined {
-    const safe = (s: string | undefined) => s === "wss:" || s === "tls:";
+    const safe = (u: URL) => u.protocol === "wss:" || u.protocol === "tls:";
+    const at = this.#at!;
     try {
-      const url = address ? new URL(address.includes("://") ? address : this.#at!.protocol + "//" + address) : undefined;
-      if (url && this.#dials[url.protocol] && (safe(url.protocol) || !safe(this.#at?.protocol))) return url;
+      const url = new URL(address.includes("://") ? address : "//" + address, at);
+      if (at.host && !address.includes("/")) {
+        url.pathname = at.pathname;
+        url.search = at.search;
+      }
+      if (address && this.#dials[url.protocol] && (safe(url) || !safe(at))) return url;
     } catch {
       // an address that is none
     }

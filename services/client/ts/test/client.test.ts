@@ -146,6 +146,33 @@ for (const { door } of doors) {
   });
 }
 
+for (const door of ["tcp", "tls", "ws", "wss"]) {
+  test(`${door}: a drain to HOST:PORT goes on through the same kind of door, to a URL through that one, and never in the clear`, { skip: skips(door), timeout: 60_000 }, async () => {
+    const addr = door + "://127.0.0.1:0" + (door.startsWith("ws") ? "/chat" : "");
+    const start = (...to: string[]) => serve([addr], ...to, ...(secure(door) ? ["--tls-cert", join(certs!, "cert.pem"), "--tls-key", join(certs!, "key.pem")] : []));
+    let clear = 0;
+    const plain = net.createServer((s) => { clear++; s.destroy(); }).listen(0, "127.0.0.1");
+    await once(plain, "listening");
+    const b = await start();
+    const { host } = new URL(b.urls[0]!);
+    const away = `${door === "wss" ? "ws" : "tcp"}://127.0.0.1:${(plain.address() as net.AddressInfo).port}`;
+    for (const to of [host, b.urls[0]!, ...(secure(door) ? [away] : [])]) {
+      const a = await start("--drain-to", to);
+      const urls = to === away ? [a.urls[0]!, b.urls[0]!] : a.urls;
+      const c = connect(urls, { WebSocket: Trusting, ...(ca ? { tls: { ca } } : {}), retry: { base: 5, max: 20 }, timeout: 30_000 });
+      await c.call("1/1");
+      const moved = later<void>((done) => c.onState((s) => s.state === "open" && done()));
+      a.process.kill("SIGTERM");
+      await moved;
+      assert.equal(text(await c.call("1/1", to)), to);
+      c.close();
+    }
+    assert.equal(clear, 0, "what was encrypted went on in the clear");
+    plain.close();
+    b.process.kill("SIGKILL");
+  });
+}
+
 for (const door of ["tls", "wss"]) {
   test(`${door}: a server whose certificate nobody vouches for is told nothing`, { skip: skips(door) }, async () => {
     const c = connect(urlOf(door), { WebSocket, retry: { base: 5, max: 10, attempts: 2 } });
