@@ -1,5 +1,7 @@
 package client
 
+var Follow = follow
+
 // Unwritten is how many packets are queued that no connection was given.
 func (c *Client) Unwritten() int {
 	c.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"millrace/codec"
@@ -160,13 +161,20 @@ func (s *session) older() bool {
 	return true
 }
 
-// turn has the other token tried first, after an attempt that told nothing of this one.
-func (s *session) turn() {
+// turn has the other token, if any, tried first, after an attempt that has ended in front of a
+// WELCOME: a server that is full, say, has room for a session that it knows. False: there is
+// but one. s may be nil.
+func (s *session) turn() bool {
+	if s == nil {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.resume.tokens; len(t) == 2 {
-		t[0], t[1] = t[1], t[0]
+	if s.err != nil || len(s.resume.tokens) < 2 {
+		return false
 	}
+	slices.Reverse(s.resume.tokens)
+	return true
 }
 
 // open gives a new connection its session: kept, where the server goes on with it, or a new
@@ -180,10 +188,6 @@ func (l *link) open(kept *session) error {
 	w, err := l.greet(hello)
 	switch {
 	case err != nil:
-		var refusal *Error
-		if hello.Resume && errors.As(err, &refusal) {
-			kept.turn()
-		}
 		return err
 	case w != nil && w.Resumed && !hello.Resume:
 		return errors.New("client: the server goes on with a session that there has not been")

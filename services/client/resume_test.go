@@ -239,6 +239,49 @@ func TestTheOlderTokenWorksUntilTheNewerIsConfirmed(t *testing.T) {
 	}
 }
 
+// A server that has no room but for sessions that it knows refuses the newer token of two; so
+// does one that ends the connection without a word. The older one is tried there at once: with
+// tokens and addresses both in turn, each address might see but one of the two.
+func TestAfterARefusalTheOtherTokenIsTriedAtTheSameAddress(t *testing.T) {
+	for _, how := range []string{"ERROR 12", "end"} {
+		t.Run(how, func(t *testing.T) {
+			refuse := func(c *peerConn, how string) bool {
+				if how == "ERROR 12" {
+					c.write(refusal(12, 0, "full"))
+				}
+				_ = c.raw.Close()
+				return false
+			}
+			full, asked := newResumer(t, "tcp"), 0
+			full.greet = func(c *peerConn, _ codec.Hello) bool {
+				if asked++; asked == 2 {
+					return refuse(c, "end")
+				}
+				return refuse(c, "ERROR 12")
+			}
+			s := newResumer(t, "tcp", cut{}, cut{down: 33}) // the WELCOME, and nothing behind it
+			c := s.dial(func(cfg *client.Config) { cfg.Addrs = append(cfg.Addrs, "tcp://"+full.ln.Addr().String()) })
+			if _, err := c.Do(soon(t), hEcho, nil); err != nil {
+				t.Fatal(err)
+			}
+			s.mu.Lock()
+			s.greet = func(c *peerConn, h codec.Hello) bool {
+				return slices.ContainsFunc(s.sessions, func(x *stored) bool { return x.token == h.Token }) || refuse(c, how)
+			}
+			s.mu.Unlock()
+			s.breakAll()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // of the minute that the session has
+			defer cancel()
+			if b, err := c.Do(ctx, hEcho, []byte("x")); string(b) != "x" || err != nil {
+				t.Errorf("got %q, %v", b, err)
+			}
+			if st := c.ResumeStats(); st.Lost != 0 || st.Resumed == 0 {
+				t.Errorf("got %+v", st)
+			}
+		})
+	}
+}
+
 // OnConnect's calls survive a reconnect as others do, and it does not run again.
 func TestOnConnectGoesOnOverAReconnect(t *testing.T) {
 	s := newResumer(t, "tcp")

@@ -31,7 +31,7 @@ func (c *Client) run(first chan<- error) {
 				}
 			}
 			if !c.cfg.NoFollow {
-				told = l.s.to // nobody writes it any more
+				told = follow(addr, l.s.to) // nobody writes it any more
 			}
 			if time.Since(start) > c.cfg.MaxBackoff {
 				backoff = c.cfg.MinBackoff // it was not refused at once
@@ -60,9 +60,9 @@ func (c *Client) run(first chan<- error) {
 }
 
 // dial opens a connection and gives it a session: kept, if any and if the server goes on with
-// it, or a new one.
+// it, or a new one. Where two tokens may find kept, both are tried.
 func (c *Client) dial(addr string, kept *session) (*link, error) {
-	for {
+	for turned := false; ; {
 		ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
 		conn, err := Connect(ctx, addr, c.cfg.TLS, c.cfg.Dialer)
 		if err != nil {
@@ -79,7 +79,11 @@ func (c *Client) dial(addr string, kept *session) (*link, error) {
 			return l, nil
 		}
 		abort(conn)
-		if !errors.Is(err, errOlder) {
+		switch {
+		case errors.Is(err, errOlder):
+		case kept.turn() && !turned:
+			turned = true
+		default:
 			return nil, err
 		}
 	}
