@@ -117,7 +117,7 @@ type engineFlags struct {
 	Resume timeout `group:"times" default:"off" placeholder:"D" help:"Keep a session so long whose connection breaks, for a client that began with a HELLO frame to come back; off for none (${default})."`
 
 	DrainRate auto   `group:"times" default:"auto" placeholder:"N" help:"Sessions told GOAWAY in a second of a drain (${default}: 200, or as many as it takes to tell all in a quarter of --drain-timeout)."`
-	DrainTo   string `group:"times" placeholder:"ADDR" help:"Where GOAWAY sends the clients: HOST:PORT, up to 256 bytes (none)."`
+	DrainTo   string `group:"times" placeholder:"ADDR" help:"Where GOAWAY sends the clients: HOST:PORT, or a URL such as ws://HOST:PORT/PATH; up to 256 bytes (none)."`
 
 	Recorder     recorderOption `group:"record" default:"off" placeholder:"MODE" help:"Note the last events of each session, in 512 bytes for each: off, errors (keep those of sessions that end badly or stall, and log them) or on (keep those of all that end) (${default})."`
 	RecorderKeep count          `group:"record" default:"64" placeholder:"N" help:"How many are kept of these, of stalls, and of limits that came near (${default})."`

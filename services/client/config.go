@@ -58,7 +58,9 @@ type Config struct {
 	// on the handle was answered. Default 2 min: servers end what they owe sooner.
 	MaxLate time.Duration
 	// NoFollow has the client stay with Addrs whatever address a GOAWAY names. Else it goes
-	// there next, and back to Addrs if nobody answers there.
+	// there next, to a bare HOST:PORT with the scheme and path of the address that it is at, and
+	// back to Addrs if nobody answers there. It never leaves an encrypted connection for one that
+	// is not.
 	NoFollow bool
 	// OnConnect runs on each new connection, with Resume for each new session, before other
 	// calls may use it, to log in, say: calls and Sends made with its ctx use this one, and all
