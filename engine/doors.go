@@ -142,9 +142,10 @@ func closeCode(why Reason) uint16 {
 }
 
 // wholeFrames is how many bytes at the start of b are whole frames of a session's, and how
-// long the frame behind them is; 0: that is not known. k is nil for one that was refused.
-func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
-	f := srv.framingAt(k)
+// long the frame behind them is; 0: that is not known. k is nil for
+// one that is being accepted or was refused. Loop goroutine.
+func (srv *Server) wholeFrames(conn netio.Conn, k netio.Sink, b []byte) (whole, next int) {
+	f := srv.framingAt(conn, k)
 	for whole < len(b) {
 		size, missing, err := f.codec.Frame(b[whole:])
 		if err != nil {
@@ -163,12 +164,13 @@ func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
 	return whole, 0
 }
 
-// framingAt is a session's framing; of one that was refused the server's.
-func (srv *Server) framingAt(k netio.Sink) *framing {
+// framingAt is the framing of what a session writes next; where there is no session yet, that
+// of the connection's address.
+func (srv *Server) framingAt(conn netio.Conn, k netio.Sink) *framing {
 	if s := behindSink(k); s != nil {
-		return s.framing.Load()
+		return s.written()
 	}
-	return srv.framing
+	return srv.framingOf(conn)
 }
 
 // URLs are the addresses that are listened on, as Config.Addrs takes them, with the ports
