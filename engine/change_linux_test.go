@@ -150,15 +150,19 @@ func TestMessagesWhileTheFramingChanges(t *testing.T) {
 								select {
 								case <-stop:
 									return
-								case <-time.After(100 * time.Microsecond):
-								}
-								switch i % 3 {
-								case 0:
-									s.Push(0, 0, []byte("aside"))
-								case 1:
-									s.PushKeyed(1, 0, 0, []byte("aside"))
 								default:
-									srv.Broadcast(0, 0, []byte("aside"))
+								}
+								err := error(nil)
+								switch i % 8 {
+								case 0:
+									err = srv.Broadcast(0, 0, []byte("aside"))
+								case 1, 2:
+									err = s.PushKeyed(1, 0, 0, []byte("aside"))
+								default:
+									err = s.Push(0, 0, []byte("aside"))
+								}
+								if err != nil || i%64 == 0 {
+									time.Sleep(100 * time.Microsecond) // others are to have their turn
 								}
 							}
 						}()
@@ -236,7 +240,7 @@ func TestMessagesInFrontOfTheSession(t *testing.T) {
 	addr := "ws://127.0.0.1:0"
 	v := must(codec.Varint(0))
 	for _, d := range []Dispatch{Ordered, Inline} {
-		srv := serve(t, Config{Dispatch: d, Addrs: []string{addr}, Framings: map[string]Framing{addr: {Framer: v}}, Limits: Limits{MaxConns: 1}},
+		srv := serve(t, Config{Dispatch: d, Addrs: []string{addr}, Framer: must(codec.Fixed(5, 0)), Framings: map[string]Framing{addr: {Framer: v}}, Limits: Limits{MaxConns: 1}},
 			&funcs{accept: func(s *Session) { s.Send(1, 1, []byte("welcome")) }})
 		ctx := within(t, 30*time.Second)
 		for _, want := range []byte{1, SubError} {
