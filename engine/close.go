@@ -24,7 +24,8 @@ func (s *Session) beginClose(why Reason) bool {
 // frame about p where there are system frames. Nothing is sent behind that. False: it
 // closes already.
 func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, why Reason) bool {
-	f := s.framing.Load()
+	f, held := s.holdFraming()
+	defer held.release()
 	if !f.system {
 		return s.beginClose(why)
 	}

@@ -24,7 +24,9 @@ import (
 //
 // Errors are Push's; none of them for a newer push that is no longer than the older.
 func (s *Session) PushKeyed(key uint64, main, sub uint16, body []byte) error {
-	f, p := s.framing.Load(), codec.Packet{Main: main, Sub: sub, Body: body}
+	p := codec.Packet{Main: main, Sub: sub, Body: body}
+	f, held := s.holdFraming()
+	defer held.release()
 	c := f.codec
 	if !c.Fits(p) {
 		var err error

@@ -17,8 +17,9 @@ import (
 // Doors are what stands between a socket and its session where an address asks for it. A
 // session is the same behind each of them.
 type Doors struct {
-	// TLS is needed by tls:// and wss://, and used by auto:// where it is set. The least
-	// version is 1.2 unless it says another. It must not be changed any more; for other
+	// TLS is needed by tls:// and wss://, and used by auto:// where it is set; one whose
+	// ClientAuth requires a certificate can't be with auto://, which takes clients without TLS
+	// too. The least version is 1.2 unless it says another. It must not be changed any more; for other
 	// certificates later give it a GetCertificate, which like its other hooks is called on a
 	// goroutine of the handshake's.
 	TLS              *tls.Config   `json:"-"`
@@ -142,9 +143,10 @@ func closeCode(why Reason) uint16 {
 }
 
 // wholeFrames is how many bytes at the start of b are whole frames of a session's, and how
-// long the frame behind them is; 0: that is not known. k is nil for one that was refused.
-func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
-	f := srv.framingAt(k)
+// long the frame behind them is; 0: that is not known. k is nil for
+// one that is being accepted or was refused. Loop goroutine.
+func (srv *Server) wholeFrames(conn netio.Conn, k netio.Sink, b []byte) (whole, next int) {
+	f := srv.framingAt(conn, k)
 	for whole < len(b) {
 		size, missing, err := f.codec.Frame(b[whole:])
 		if err != nil {
@@ -163,12 +165,13 @@ func (srv *Server) wholeFrames(k netio.Sink, b []byte) (whole, next int) {
 	return whole, 0
 }
 
-// framingAt is a session's framing; of one that was refused the server's.
-func (srv *Server) framingAt(k netio.Sink) *framing {
+// framingAt is the framing of what a session writes next; where there is no session yet, that
+// of the connection's address.
+func (srv *Server) framingAt(conn netio.Conn, k netio.Sink) *framing {
 	if s := behindSink(k); s != nil {
-		return s.framing.Load()
+		return s.written()
 	}
-	return srv.framing
+	return srv.framingOf(conn)
 }
 
 // URLs are the addresses that are listened on, as Config.Addrs takes them, with the ports
@@ -225,6 +228,8 @@ func (c *Config) validateDoors(bad func(field string, v any, why string)) {
 			bad("Addrs", s, "needs a certificate: set TLS")
 		case a.Auto && c.Framer != nil:
 			bad("Addrs", s, "needs frames that begin with their length, which tells them from TLS and HTTP: give each its own address")
+		case a.Auto && c.TLS != nil && (c.TLS.ClientAuth == tls.RequireAnyClientCert || c.TLS.ClientAuth == tls.RequireAndVerifyClientCert):
+			bad("Addrs", s, "takes clients without TLS too, who would get past TLS.ClientAuth: give tls://, or wss:// on an address of its own")
 		case a.Auto:
 			if b, ok := c.ambiguous(); ok {
 				bad("Addrs", s, fmt.Sprintf("a frame of this layout may begin with the byte %#02x, as TLS or HTTP do: give each its own address", b))

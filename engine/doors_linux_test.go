@@ -343,6 +343,12 @@ func TestRefusedWebSocketsAreToldWhy(t *testing.T) {
 			t.Errorf("%s %.60q: got %.60q, want %s", c.first, c.rest, got, c.want)
 		}
 	}
+	for first, rest := range map[string]string{"HEAD /chat": "", "HEAD /other": key + "Sec-WebSocket-Version: 13\r\n", "HEAD /long": strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 9)} {
+		got, like := ask(first, rest), ask("POST"+strings.TrimPrefix(first, "HEAD"), rest)
+		if head, body, ok := strings.Cut(like, "\r\n\r\n"); !ok || body == "" || got != head+"\r\n\r\n" {
+			t.Errorf("%s: got %q, want what POST gets without the body: %q", first, got, like)
+		}
+	}
 	open := func() *websocket.Conn {
 		c, _, err := websocket.Dial(within(t, 20*time.Second), "ws://"+host+"/chat", nil)
 		if err != nil {

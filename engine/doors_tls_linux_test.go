@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -91,6 +92,16 @@ func TestClientCertificates(t *testing.T) {
 	pool.AddCert(leaf)
 	cfg := serverTLS()
 	cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, pool
+	for auth, refused := range map[tls.ClientAuthType]bool{tls.RequireAnyClientCert: true, tls.RequireAndVerifyClientCert: true, tls.RequestClientCert: false, tls.VerifyClientCertIfGiven: false} {
+		x := cfg.Clone()
+		x.ClientAuth = auth
+		for addr, both := range map[string]bool{"auto://127.0.0.1:0": true, "auto+unix:///a.sock": true, "wss://127.0.0.1:0": false} {
+			var bad *ConfigError
+			if _, err := New(Config{Addrs: []string{"tls://127.0.0.1:0", addr}, Doors: Doors{TLS: x, ProxyFrom: []string{"unix"}}}, &funcs{}); (err != nil) != (refused && both) || err != nil && (!errors.As(err, &bad) || bad.Value != addr) {
+				t.Errorf("%s with %v: got %v", addr, auth, err)
+			}
+		}
+	}
 	srv := serve(t, Config{Addrs: []string{"tls://127.0.0.1:0"}, Doors: Doors{TLS: cfg}}, &funcs{read: func(s *Session, p codec.Packet) {
 		s.Reply(p, []byte(s.TLS().PeerCertificates[0].Subject.CommonName))
 	}})

@@ -23,9 +23,13 @@ func (s *Session) Send(main, sub uint16, body []byte) error {
 // than 0 where the layout has none.
 func (s *Session) SendPacket(p codec.Packet) error {
 	// As send, which a call less makes noticeably cheaper.
-	r := s.out.Send(&s.loop.out, s.framing.Load().codec, p.Handle(), p.Seq, p.Body, outbox.Answer)
+	f := s.framing.Load()
+	if f.switches {
+		return s.send(p, outbox.Answer)
+	}
+	r := s.out.Send(&s.loop.out, f.codec, p.Handle(), p.Seq, p.Body, outbox.Answer)
 	if r != outbox.Staged {
-		return s.notStaged(p, outbox.Answer, r)
+		return s.notStaged(f, p, outbox.Answer, r)
 	}
 	return nil
 }
@@ -51,27 +55,30 @@ func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error 
 
 // send stages a packet and maps what became of it.
 func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
-	return s.notStaged(p, kind, s.out.Send(&s.loop.out, s.framing.Load().codec, p.Handle(), p.Seq, p.Body, kind))
+	f, c := s.holdFraming()
+	defer c.release()
+	return s.sendAs(f, p, kind)
+}
+
+// sendAs is send in the session's framing, which stays until it returns.
+func (s *Session) sendAs(f *framing, p codec.Packet, kind outbox.Kind) error {
+	return s.notStaged(f, p, kind, s.out.Send(&s.loop.out, f.codec, p.Handle(), p.Seq, p.Body, kind))
 }
 
 // notStaged goes on with a packet that may not have been staged.
-func (s *Session) notStaged(p codec.Packet, kind outbox.Kind, r outbox.Result) error {
+func (s *Session) notStaged(f *framing, p codec.Packet, kind outbox.Kind, r outbox.Result) error {
 	if r == outbox.Misfit {
-		return s.sendMisfit(p, kind)
+		return s.sendMisfit(f, p, kind)
 	}
 	return s.sent(r)
 }
 
 // sendMisfit is send for a packet of which the codec can't tell that it fits.
-func (s *Session) sendMisfit(p codec.Packet, kind outbox.Kind) error {
-	f := s.framing.Load()
+func (s *Session) sendMisfit(f *framing, p codec.Packet, kind outbox.Kind) error {
 	if f.framer != nil {
 		return f.encode(p, func(p codec.Packet) error {
 			return s.sent(s.out.SendFitting(&s.loop.out, verbatim, 0, 0, p.Body, kind))
 		})
-	}
-	if f.codec.Fits(p) { // it has been changed meanwhile
-		return s.send(p, kind)
 	}
 	if c := f.brief; p.Main == SystemMain && c.Fits(p) {
 		return s.sent(s.out.SendFitting(&s.loop.out, c, p.Handle(), p.Seq, p.Body, kind))

@@ -224,4 +224,5 @@ type contexts struct {
 	badText           atomic.Pointer[string] // what the ERROR about a bad frame is to say
 	session, input    context.Context
 	endSession, endIn context.CancelCauseFunc
+	changes           changes
 }

@@ -6,6 +6,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
+	"millrace/engine/internal/outbox"
 	"millrace/engine/internal/strand"
 )
 
@@ -19,8 +20,9 @@ var ErrFixedFraming = errors.New("engine: the session's framing is fixed")
 // whose Framing.Switches is set, and to be called in OnSocketRead.
 //
 // The answers are sent first, the last frames in the old framing: broadcasts and group sends
-// are written in front of them in the old one or behind them in the new one. What other
-// goroutines send to this session alone meanwhile may be written in either.
+// are written in front of them in the old one or behind them in the new one. So is
+// what other goroutines send to this session alone, and a WebSocket message has frames of one
+// framing.
 //
 // Until a last change the session's frames come one by one: the next is looked for when
 // OnSocketRead has returned for the one before. last: no other change follows, and frames are
@@ -40,18 +42,22 @@ func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) 
 	o := &srv.others
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	c := &s.contexts().changes
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := s.framing.Load()
 	switch {
-	case !s.framing.Load().switches:
+	case !old.switches:
 		return ErrFixedFraming
 	case s.closed():
 		return ErrClosed
 	}
 	for _, p := range answers {
-		if err := s.SendPacket(p); err != nil {
+		if err := s.sendAs(old, p, outbox.Answer); err != nil {
 			return err
 		}
 	}
-	s.out.Fix(&s.loop.out) // nothing in the new framing takes a place in front of the change
+	c.addLocked(old, next, s.out.Divide(&s.loop.out))
 	s.framing.Store(next)
 	return nil
 }

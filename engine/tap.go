@@ -116,7 +116,7 @@ func (t *tap) wrote(p []byte, n int) {
 	if show := s.srv.cfg.Tap; show != nil && n > 0 {
 		show.Wrote(s, s.srv.clock(now), p[:n], min(at, n))
 	}
-	f := s.framing.Load()
+	f := s.written()
 	out := alike{r: r, now: now, kind: flight.Out}
 	for looked := 0; at < n; looked++ {
 		if looked == lookMost {

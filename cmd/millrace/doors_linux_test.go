@@ -277,6 +277,8 @@ func TestDoorsThatCannotBe(t *testing.T) {
 		{[]string{"--tls-cert=" + cert, "--tls-key=" + cert}, "name a certificate and its key"},
 		{[]string{"--tls-cert=" + cert}, "give them in pairs"},
 		{[]string{"--tls-client-ca=/nowhere", "--tls-self-signed"}, `--tls-client-ca "/nowhere"`},
+		{[]string{"--addr=tls://127.0.0.1:0", "--addr=auto://127.0.0.1:0", "--tls-self-signed", "--tls-client-ca=" + cert}, `--addr "auto://127.0.0.1:0": takes clients without TLS too, who would get past --tls-client-ca: give tls://, or wss:// on an address of its own`},
+		{[]string{"--addr=auto+unix:///tmp/a.sock", "--proxy-protocol=unix", "--tls-self-signed", "--tls-client-ca=" + cert}, "who would get past --tls-client-ca"},
 		{[]string{"--addr=ws://127.0.0.1:0/a?b"}, "the WebSocket path must begin with /"},
 		{[]string{"--addr=tls://127.0.0.1:0/a", "--tls-self-signed"}, "a TLS address has no path"},
 		{[]string{"--ws-origin=https://a/b"}, `--ws-origin "https://a/b"`},

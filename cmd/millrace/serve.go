@@ -191,7 +191,7 @@ func startError(err error, src *sources) error {
 }
 
 // inFlags writes what the engine says of its fields in the command's terms.
-var inFlags = strings.NewReplacer("NoSystemFrames", "--system-frames=false", "set TLS", "give --tls-cert and --tls-key, or --tls-self-signed")
+var inFlags = strings.NewReplacer("NoSystemFrames", "--system-frames=false", "set TLS", "give --tls-cert and --tls-key, or --tls-self-signed", "TLS.ClientAuth", "--tls-client-ca")
 
 // codecText words a fault that codec.New found in the layout.
 func codecText(field, rest string) string {

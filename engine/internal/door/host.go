@@ -35,11 +35,11 @@ type Config struct {
 	OnUpgrade    func(*http.Request) error // runs on the loop
 
 	// Frames says how many bytes at the start of b, which a session sends, are whole frames,
-	// and how long the frame behind them is; 0: that is not known yet. The Sink is nil for a
-	// connection that was refused.
-	Frames func(k netio.Sink, b []byte) (whole, next int)
+	// and how long the frame behind them is; 0: that is not known yet. The Sink is nil while a
+	// connection is being accepted, and where it was refused.
+	Frames func(conn netio.Conn, k netio.Sink, b []byte) (whole, next int)
 	// Framing is what Frames goes by: where it is the same, the same bytes are the same frames.
-	Framing  func(k netio.Sink) any
+	Framing  func(conn netio.Conn, k netio.Sink) any
 	Draining func() bool
 	// Stalled tells the session that its peer has stood still for FrameTimeout in the middle
 	// of what is no frame yet; false: its clocks stand still too.

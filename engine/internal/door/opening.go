@@ -25,7 +25,7 @@ func (c *conn) upgrade(b []byte) {
 	c.drop()
 	if no := c.tryUpgrade(head, end == 0 || len(head) > maxHead); no != nil {
 		c.l.h.st.upgrades.Add(1)
-		c.refuse(no.answer())
+		c.refuse(no.answer(bytes.HasPrefix(head, []byte("HEAD "))))
 		return
 	}
 	if !c.offer() {

@@ -48,13 +48,17 @@ type refusal struct {
 	text   string
 }
 
-func (r *refusal) answer() []byte {
+// answer is the response; to a HEAD it has no body, though it says how long that would be.
+func (r *refusal) answer(head bool) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n", r.status, http.StatusText(r.status), len(r.text)+1)
 	if r.status == http.StatusUpgradeRequired {
 		b.WriteString("Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
 	}
-	fmt.Fprintf(&b, "\r\n%s\n", r.text)
+	b.WriteString("\r\n")
+	if !head {
+		fmt.Fprintf(&b, "%s\n", r.text)
+	}
 	return b.Bytes()
 }
 

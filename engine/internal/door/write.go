@@ -56,7 +56,7 @@ func (c *conn) joins(p []byte) (j netio.Joiner, ok bool) {
 
 // framed is p as one message, until the loop asks for the next; nil: it is not one.
 func (c *conn) framed(p []byte) []byte {
-	m, by := &c.l.framed, c.l.h.cfg.Framing(c.sink)
+	m, by := &c.l.framed, c.l.h.cfg.Framing(c.Conn, c.sink)
 	if len(p) == m.size && by == m.by && bytes.Equal(m.b[len(m.b)-m.size:], p) {
 		return m.b
 	}

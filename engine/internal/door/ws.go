@@ -285,11 +285,11 @@ const maxMessage = 64 << 10
 // the one frame of which p is the beginning.
 func (c *conn) message(p []byte) int {
 	if len(p) > maxMessage {
-		if whole, _ := c.l.h.cfg.Frames(c.sink, p[:maxMessage]); whole > 0 {
+		if whole, _ := c.l.h.cfg.Frames(c.Conn, c.sink, p[:maxMessage]); whole > 0 {
 			return whole
 		}
 	}
-	whole, next := c.l.h.cfg.Frames(c.sink, p)
+	whole, next := c.l.h.cfg.Frames(c.Conn, c.sink, p)
 	switch {
 	case whole > 0:
 		return whole

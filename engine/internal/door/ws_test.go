@@ -229,7 +229,7 @@ func TestAnOpenDoorIsSmall(t *testing.T) {
 		t.Errorf("a connection holds %d bytes, want 144 at most", n)
 	}
 	w := &taker{}
-	h := &Host{cfg: Config{Frames: func(_ netio.Sink, b []byte) (int, int) { return len(b), 0 }, Framing: func(netio.Sink) any { return nil }}}
+	h := &Host{cfg: Config{Frames: func(_ netio.Conn, _ netio.Sink, b []byte) (int, int) { return len(b), 0 }, Framing: func(netio.Conn, netio.Sink) any { return nil }}}
 	c := &conn{Conn: w, l: &loop{h: h}, ws: wsLayer{on: true}, phase: open, up: true, sink: &silent{}}
 	p, ping := make([]byte, 300), client(0x89, "are you there?")
 	b := make([]byte, len(ping))
@@ -259,8 +259,11 @@ func TestTheSameMessageForMany(t *testing.T) {
 	size := map[netio.Sink]int{}
 	frames := 0
 	h := &Host{cfg: Config{
-		Frames:  func(k netio.Sink, b []byte) (int, int) { frames++; return len(b) / size[k] * size[k], size[k] },
-		Framing: func(k netio.Sink) any { return size[k] },
+		Frames: func(_ netio.Conn, k netio.Sink, b []byte) (int, int) {
+			frames++
+			return len(b) / size[k] * size[k], size[k]
+		},
+		Framing: func(_ netio.Conn, k netio.Sink) any { return size[k] },
 	}}
 	l := &loop{h: h}
 	open := func(n int) (*conn, *keeper) {

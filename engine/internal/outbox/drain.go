@@ -14,6 +14,8 @@ type taken struct {
 	pushed int // bytes that nobody asked for
 	lent   bool
 	keyed  bool // the box has keys: the frames of segs may change, see keys
+
+	divided bool // there is a division in segs
 }
 
 const (
@@ -95,9 +97,10 @@ func (o *Box) take(sh *Shared) {
 	if t == nil {
 		t = &taken{}
 	}
-	t.own, t.at, t.k, t.refOff, t.pushed, t.lent, t.keyed = st, o.at, -1, 0, int(o.pushed), o.lent, false
+	t.own, t.at, t.k, t.refOff, t.pushed, t.lent, t.keyed, t.divided = st, o.at, -1, 0, int(o.pushed), o.lent, false, false
 	if m := o.mixed; m != nil {
 		t.segs, m.segs = m.segs, nil
+		t.divided, m.divided = m.divided, false
 		if m.keys != nil {
 			m.keys.took(len(t.segs))
 			t.keyed = true
@@ -132,6 +135,9 @@ func (o *Box) end(sh *Shared) uint64 {
 func (o *Box) Next(sh *Shared) []byte {
 	if o.blocked {
 		return nil
+	}
+	if o.taken != nil && o.taken.divided {
+		o.advance(sh, 0) // past a division that nothing stands in front of
 	}
 	if t := o.taken; t != nil {
 		if len(t.segs) == 0 && o.pos >= t.at && o.pos >= sh.upTo {
@@ -170,6 +176,9 @@ func (o *Box) collect(sh *Shared, most int) []byte {
 			log, pos = log[at-pos:], at
 		}
 		if k >= 0 && t.segs[k].ref != nil {
+			if t.segs[k].ref == division && len(g) > 0 {
+				break
+			}
 			g = fill(g, t.segs[k].ref.B[refOff:], most)
 		}
 		refOff = 0
@@ -242,7 +251,9 @@ func (o *Box) advance(sh *Shared, n int) int {
 			}
 			t.segs[t.k].ref = nil
 			t.refOff = 0
-			if held, last := ref.Release(); last {
+			if ref == division {
+				o.pass()
+			} else if held, last := ref.Release(); last {
 				sh.Budget.Add(-held)
 			}
 		}

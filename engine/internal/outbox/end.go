@@ -53,7 +53,7 @@ func (o *Box) Drop(sh *Shared) (lost int) {
 		}
 		sh.Budget.Add(-segCost * len(t.segs))
 		for _, g := range t.segs {
-			if g.ref != nil {
+			if g.ref != nil && g.ref != division {
 				if held, last := g.ref.Release(); last {
 					sh.Budget.Add(-held)
 				}

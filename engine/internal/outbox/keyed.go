@@ -157,15 +157,6 @@ func (o *Box) Replaced() uint64 {
 	return o.mixed.keys.replaced
 }
 
-// Fix has nothing that is staged now be replaced any more.
-func (o *Box) Fix(sh *Shared) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.mixed != nil && o.mixed.keys != nil {
-		o.mixed.keys.clear(sh)
-	}
-}
-
 // collectKeyed is collect where pushes that are taken may be replaced until they are in what
 // it returns.
 func (o *Box) collectKeyed(sh *Shared) []byte {

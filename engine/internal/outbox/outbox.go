@@ -77,12 +77,14 @@ type Box struct {
 
 // mixed is what a box has beside frames of its own alone. Few have it.
 type mixed struct {
-	segs []seg
-	keys *keys // nil: no push ever had a key
+	segs    []seg
+	keys    *keys  // nil: no push ever had a key
+	divided bool   // there is a division in segs
+	passed  uint64 // divisions that everything in front of has been written
 }
 
 // seg says that ref, a frame that others have too, and then the own frames from off on
-// were sent when the log ended at at. ref may be nil.
+// were sent when the log ended at at. ref may be nil, or division.
 type seg struct {
 	at  uint64
 	off int
