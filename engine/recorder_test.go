@@ -130,10 +130,10 @@ func TestFlightOfAStall(t *testing.T) {
 			f := flightsOf(t, srv, "stall", 1, false)[0]
 			inOrder(t, f, "open", "in 1/1, 14 bytes", "out 1/1, 14 bytes", "in 1/4, 8 bytes", "stall 1/4, ")
 			if c.mode == Ordered {
-				inOrder(t, f, "in 1/4", "work after ", "stall")
+				// It may be the turn that has answered what came before.
 				i := slices.IndexFunc(f.Events, func(e Event) bool { return e.Kind == EventStall })
-				if e := f.Events[i-1]; !e.Running || !strings.HasSuffix(e.String(), "still running") {
-					t.Errorf("in front of the stall: %v, want a turn that runs", e)
+				if !slices.ContainsFunc(f.Events[:i], func(e Event) bool { return e.Running && strings.HasSuffix(e.String(), "still running") }) {
+					t.Errorf("in front of the stall is no turn that runs: %v", f.Events[:i])
 				}
 			}
 			if f.Ended || f.Reason != 0 {
