@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"container/list"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,7 @@ type link struct {
 	since   int64         // when it was accepted; later, when it began to close
 	partial inbox.Partial // of the first frame
 	begun   int64         // when that began
+	queued  *list.Element // in loop.silent, while its first frame is to come
 	stash   []byte        // what came behind a HELLO whose session is asked elsewhere
 	excess  int           // bytes thrown away
 	fin     bool          // the peer's FIN has come; the descriptor is the engine's own duplicate
@@ -64,7 +66,7 @@ func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, neti
 	if why, ok := srv.mayAccept(c.RemoteAddr(), behind); !ok {
 		return nil, srv.refuse(nil, why, "")
 	}
-	if srv.draining.Load() || fd >= int(srv.fdShed.Load()) || srv.pending.Load() >= int64(srv.cfg.MaxConns) {
+	if srv.draining.Load() || fd >= int(srv.fdShed.Load()) || !l.roomForLink() {
 		why := RefusedConns
 		if refused, ok := srv.admit(fd, c.RemoteAddr()); !ok {
 			why = refused
@@ -80,6 +82,7 @@ func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, neti
 	}
 	srv.pending.Add(1)
 	l.addLink(k)
+	k.queued = l.silent.PushBack(k)
 	return k, netio.Refusal{}
 }
 
@@ -165,6 +168,8 @@ func (k *link) gone() {
 func (k *link) passed() {
 	if k.state == linkPending {
 		k.srv.pending.Add(-1)
+		k.loop.silent.Remove(k.queued)
+		k.queued = nil
 		k.partial.Drop(k.srv.budget)
 	}
 }
@@ -364,27 +369,6 @@ func (k *link) ended() {
 	if k.fin && k.state == linkJoined {
 		k.line.toldEnd(k, true)
 	}
-}
-
-// addLink notes a connection that has no session, or another loop's.
-func (l *loop) addLink(k *link) {
-	if k.place == 0 {
-		l.links = append(l.links, k)
-		k.place = len(l.links)
-	}
-}
-
-// dropLink forgets it.
-func (l *loop) dropLink(k *link) {
-	if k.place == 0 {
-		return
-	}
-	last := len(l.links) - 1
-	moved := l.links[last]
-	l.links[k.place-1], moved.place = moved, k.place
-	l.links[last] = nil
-	l.links = l.links[:last]
-	k.place = 0
 }
 
 // sweepLinks applies the clocks to the connections that have no session, or another loop's.

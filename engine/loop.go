@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"container/list"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,7 @@ type loop struct {
 	paused    []*Session    // not read from because of MemoryBudget
 	favoured  *Session      // may finish its frame although the budget is tight
 	view      bufpool.Buf   // the frames of an inline turn
+	silent    list.List     // of *link, whose first frame is to come, in the order in which they came
 	links     []*link       // connections that are no session's, or one's of another loop
 	recent    replay.Recent // large frames that lines keep
 	slowed    []*Session    // not read from because of a rate, until a time

@@ -75,6 +75,9 @@ const closingExcess = 1 << 20
 // Received takes what the socket has brought.
 func (c *conn) Received(b []byte) {
 	c.inside = true
+	if c.phase < open {
+		c.queue()
+	}
 	c.raw(b)
 	if c.phase == open {
 		c.noteHalf()

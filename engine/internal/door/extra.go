@@ -1,6 +1,9 @@
 package door
 
-import "time"
+import (
+	"container/list"
+	"time"
+)
 
 // extra is what a connection has in front of its session, at its end, and while something
 // of its layers waits. An idle one has none.
@@ -23,6 +26,8 @@ type opening struct {
 	fd       int
 	since    time.Time // when it was accepted
 	deadline int64     // of what comes next, in nanoseconds of Host.now; 0: it has none
+	heard    int64     // when it last sent something, or was accepted, in nanoseconds of Host.now
+	place    *list.Element
 }
 
 // more is extra, to put something in.

@@ -45,10 +45,13 @@ type Config struct {
 	// of what is no frame yet; false: its clocks stand still too.
 	Stalled func(netio.Sink) bool
 	// Short tells whether a connection on descriptor fd must be turned away at once, as files
-	// are short or too many connections are in front of their sessions.
-	Short  func(fd int) bool
-	Budget *budget.Budget
-	Logger *slog.Logger
+	// are short, or it is crowded: MaxOpening are in front of their sessions, and none of them
+	// gives up its place.
+	Short      func(fd int, crowded bool) bool
+	MaxOpening func() int // connections in front of their sessions
+	Shed       func()     // one of them has given up its place
+	Budget     *budget.Budget
+	Logger     *slog.Logger
 }
 
 // Below is the network that connections come from.
@@ -137,13 +140,14 @@ func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Ref
 	if i < 0 || !h.addrs[i].layered() && !proxied {
 		return h.host.Open(l.turner, x, fd)
 	}
-	if h.cfg.Short(fd) {
+	if h.cfg.Short(fd, !l.roomForOpening()) {
 		return nil, netio.Refusal{AtOnce: true}
 	}
 	c := &conn{Conn: x, l: l}
 	a := &h.addrs[i]
 	c.more().opening = opening{addr: a, fd: fd, since: time.Now()}
 	l.opening[c] = struct{}{}
+	c.queue()
 	h.st.front.Add(1)
 	c.startClock()
 	switch {
@@ -229,6 +233,7 @@ func (c *conn) late() {
 func (h *Host) passed(c *conn) {
 	if _, ok := c.l.opening[c]; ok {
 		delete(c.l.opening, c)
+		c.unqueue()
 		h.st.front.Add(-1)
 	}
 	h.shakes.leave(c)

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"container/list"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type loop struct {
 
 	// Loop goroutine only.
 	opening map[*conn]struct{} // in front of their session
+	silent  list.List          // the same, *conn, by when they were last heard
 	closers map[*conn]struct{} // behind it
 	gather  []byte             // a message's header and its beginning
 	framed  framed

@@ -137,6 +137,11 @@ func (o *Box) Next(sh *Shared) []byte {
 		return nil
 	}
 	if o.taken != nil && o.taken.divided {
+		if o.taken.keyed {
+			o.mu.Lock()
+			o.fix(1)
+			o.mu.Unlock()
+		}
 		o.advance(sh, 0) // past a division that nothing stands in front of
 	}
 	if t := o.taken; t != nil {

@@ -163,7 +163,7 @@ func (o *Box) collectKeyed(sh *Shared) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	b := o.collect(sh, keyedGather)
-	o.fix(len(b))
+	o.fix(len(b) + 1) // to go past what b ends with is to look at what follows
 	return b
 }
 
