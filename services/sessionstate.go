@@ -73,6 +73,7 @@ func (st *sessionState) close() {
 		for _, r := range q.owed() {
 			r.drop()
 		}
+		*q = turns{} // replies still have it
 	}
 	st.queues = nil
 }
