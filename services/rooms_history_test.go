@@ -76,6 +76,7 @@ func TestRoomHistories(t *testing.T) {
 	var places [keys]place
 	at := func(r *room) *place { return &places[r.Key()[0]-'a'] }
 	var rs *rooms
+	var idles atomic.Int64
 	var mu sync.Mutex
 	var accepted [keys][sessions][]int // guarded by mu
 	r := serve(t, func(cc *services.ControllerConfig, ec *engine.Config) {
@@ -136,6 +137,7 @@ func TestRoomHistories(t *testing.T) {
 			return nil, nil
 		},
 		OnIdle: func(r *room) bool {
+			idles.Add(1)
 			at(r).run(t, entry{r.Life(), 'i', 0, 0})
 			return r.Life()%3 == 0
 		},
@@ -173,6 +175,10 @@ func TestRoomHistories(t *testing.T) {
 	}
 	wg.Wait()
 	eventually(t, "the sessions to end", func() bool { return r.srv.Stats().Conns == 0 })
+	for k := range keys { // they may have been busy all the time
+		must(t, rs.Post(string(rune('a'+k)), func(*room) {}))
+	}
+	eventually(t, "a room to be idle", func() bool { return idles.Load() > 0 })
 	must(t, rs.Stop(limited(t)))
 	count := map[byte]int{}
 	for k := range places {
