@@ -32,16 +32,17 @@ held:
 	$(GO) test ./engine/enginetest -run '^TestSim$$'
 
 # What is compiled first uses every core. Two packages at a time, but for those that measure
-# times. What failed is told once more at the end: a test that hangs prints thousands of
-# lines behind its name.
+# times. What failed is told once more at the end, the packages last: a test that hangs prints
+# thousands of lines behind its name. It is all well only if both runs have said so.
 race:
 	$(GO) build -race ./...
-	@out=$$(mktemp); \
-	{ $(GO) test -race -p 2 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -vE '/($(ALONE))$$') 2>&1 || echo 1 >$$out.rc; \
-	$(GO) test -race -p 1 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -E '/($(ALONE))$$') 2>&1 || echo 1 >$$out.rc; } | tee $$out; \
-	rc=0; test ! -e $$out.rc || { rc=1; echo "What failed:"; \
-	grep -aE -A3 '^ *--- FAIL|^panic:|^\s+running tests:|DATA RACE|^FAIL' $$out | grep -av '^ok' | head -100; }; \
-	rm -f $$out $$out.rc; exit $$rc
+	@out=$$(mktemp) || exit 1; \
+	{ $(GO) test -race -p 2 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -vE '/($(ALONE))$$') 2>&1; first=$$?; \
+	$(GO) test -race -p 1 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -E '/($(ALONE))$$') 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
+	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
+	grep -aE -A3 '^ *--- FAIL|^panic:|^fatal error:|^\s+running tests:|DATA RACE|^(vet: )?[^ ]+\.go:[0-9]+:[0-9]+:' $$out | grep -avE '^(ok|FAIL)' | head -100; \
+	grep -aE '^FAIL\s' $$out | head -50; }; \
+	rm -f $$out $$out.ok; exit $$rc
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
