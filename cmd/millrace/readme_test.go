@@ -52,6 +52,15 @@ func TestTheREADMENamesFlagsThatAre(t *testing.T) {
 	}
 }
 
+// A row that stands by itself, behind an empty line, is shown as text.
+func TestTheREADMEsRowsAreInTables(t *testing.T) {
+	for _, block := range strings.Split(readme(t), "\n\n") {
+		if lines := strings.SplitN(block, "\n", 3); strings.HasPrefix(block, "|") && (len(lines) < 3 || !strings.HasPrefix(lines[1], "| ---")) {
+			t.Errorf("a table without a head: %.80s", block)
+		}
+	}
+}
+
 // The hello world of the README stands, line by line, in an example that is compiled
 // and run.
 func TestTheREADMEsHelloWorldIsShort(t *testing.T) {
