@@ -45,7 +45,7 @@ race:
 	rm -f $$out $$out.ok; exit $$rc
 
 lint:
-	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
+	@files=$$(git ls-files '*.go'); out=$$(gofmt -l $${files:-.}) || exit 1; test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATIC) ./...
 
