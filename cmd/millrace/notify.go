@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -39,7 +40,8 @@ func newNotifier(environ []string) *notifier {
 	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
 		_ = os.Unsetenv(name) // of a good name
 	}
-	if us, err := strconv.ParseInt(usec, 10, 64); err == nil && us > 0 && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
+	const most = int64(math.MaxInt64 / time.Microsecond) // a longer time is no watchdog
+	if us, err := strconv.ParseInt(usec, 10, 64); err == nil && us > 0 && us <= most && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
 		n.every = time.Duration(us) * time.Microsecond / 2
 	}
 	return n

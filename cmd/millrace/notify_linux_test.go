@@ -90,5 +90,10 @@ func TestWhoDoesNotLiveIsNotSaidTo(t *testing.T) {
 	if n := newNotifier([]string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=20000", "WATCHDOG_PID=1"}); n.every != 0 {
 		t.Error("another process's watchdog is fed")
 	}
+	for _, usec := range []string{"", "0", "-1", "soon", "9223372036854775807", "18446744073709551615"} {
+		if n := newNotifier([]string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=" + usec}); n.every != 0 {
+			t.Errorf("WATCHDOG_USEC=%s: every %v, want never", usec, n.every)
+		}
+	}
 	newNotifier(nil).ready(func() bool { return true })()
 }
