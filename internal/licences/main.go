@@ -50,6 +50,7 @@ type module struct {
 	Path, Version, Dir string
 
 	licences []string // SPDX's names
+	unknown  string   // a file of a licence that has no name here
 	notice   bool     // a NOTICE file goes with copies
 	use      string
 }
@@ -186,7 +187,11 @@ func (m *module) read() error {
 		if err != nil {
 			return err
 		}
-		m.licences = append(m.licences, licences(text)...)
+		names := licences(text)
+		if len(names) == 0 {
+			m.unknown = f.Name()
+		}
+		m.licences = append(m.licences, names...)
 	}
 	slices.Sort(m.licences)
 	m.licences = slices.Compact(m.licences)
@@ -216,8 +221,8 @@ func licences(text []byte) (names []string) {
 
 // check says what is wrong with a module.
 func (m *module) check() error {
-	if len(m.licences) == 0 {
-		return fmt.Errorf("%s %s: no licence that is known in %s: read it", m.Path, m.Version, m.Dir)
+	if len(m.licences) == 0 || m.unknown != "" {
+		return fmt.Errorf("%s %s: no licence that is known in %s: read it", m.Path, m.Version, filepath.Join(m.Dir, m.unknown))
 	}
 	for _, l := range m.licences {
 		if !slices.Contains(allowed[l], m.use) {

@@ -35,6 +35,7 @@ func TestUnknownLicencesAreRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text, use, want string // want is part of the error; "" for none
 	}{
+		"one of two":        {"Permission is hereby granted, free of charge, to any person obtaining a copy of this software\fGNU GENERAL PUBLIC LICENSE", inTests, "COPYING"},
 		"MIT":               {"MIT License\n\nPermission is hereby granted, free of charge,\nto any person obtaining a copy of this software", inCommand, ""},
 		"BSD, three":        {"Redistribution and use in source and binary forms\n * Neither the name of X", inCommand, ""},
 		"two in one":        {"Apache License\nVersion 2.0\n\nNeither the name of", inPackages, ""},
@@ -45,8 +46,10 @@ func TestUnknownLicencesAreRefused(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		if tc.text != "" {
-			if err := os.WriteFile(filepath.Join(dir, "LICENSE"), []byte(tc.text), 0o600); err != nil {
-				t.Fatal(err)
+			for i, text := range strings.Split(tc.text, "\f") {
+				if err := os.WriteFile(filepath.Join(dir, []string{"LICENSE", "COPYING"}[i]), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		m := &module{Path: "example.org/m", Version: "v1.0.0", Dir: dir, use: tc.use}
