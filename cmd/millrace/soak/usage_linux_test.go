@@ -46,10 +46,14 @@ func (s *soak) usage(v *server, collect bool) (u usage, err error) {
 	if err = v.get("/sessions?limit=1", &list); err != nil {
 		return u, err
 	}
-	return usage{
+	u = usage{
 		Second: time.Since(s.began).Seconds(), Sessions: list.Total, Heap: metric(text, "go_memstats_heap_alloc_bytes"), Goroutines: metric(text, "go_goroutines"),
 		RSS: v.status("VmRSS"), Peak: v.status("VmHWM"), Files: v.files(),
-	}, nil
+	}
+	if min(u.Heap, u.Goroutines, u.RSS, u.Peak, u.Files) <= 0 { // no server holds so little
+		return u, fmt.Errorf("figures are missing: %v", u)
+	}
+	return u, nil
 }
 
 // metric is a value of Prometheus's text.
@@ -105,7 +109,7 @@ func (s *soak) watch(v *server, stop <-chan struct{}) {
 			select {
 			case <-stop: // and so is the server
 			default:
-				s.violation("the operator's door does not answer: %v", err)
+				s.violation("the operator's door: %v", err)
 			}
 			continue
 		}
