@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,10 +15,11 @@ var long = flag.Bool("long", false, "run the long form of the load over three no
 
 // record is what one client has seen of a group: of each sender the last number.
 type record struct {
-	last  map[string]int
-	seen  int
-	bad   []string
-	close error
+	end  int          // a sender's last number
+	ends atomic.Int64 // how many of them have come
+	last map[string]int
+	seen int
+	bad  []string
 }
 
 // listen takes 1/8 until the connection ends: each sender's numbers only grow.
@@ -26,7 +28,6 @@ func (r *record) listen(c *peer) {
 	for {
 		f, err := c.next()
 		if err != nil {
-			r.close = err
 			return
 		}
 		if f.main != 1 || f.sub != 8 {
@@ -43,6 +44,9 @@ func (r *record) listen(c *peer) {
 		}
 		r.last[from] = n
 		r.seen++
+		if n == r.end {
+			r.ends.Add(1)
+		}
 	}
 }
 
@@ -71,7 +75,7 @@ func TestAGroupOverThreeNodesOneOfWhichIsKilled(t *testing.T) {
 			if _, code := c.ask(1, 5, `{"group":"load"}`); code != 0 {
 				t.Fatalf("1/5: ERROR %d", code)
 			}
-			r := &record{}
+			r := &record{end: rounds}
 			records[i] = append(records[i], r)
 			listening.Go(func() { r.listen(c) })
 		}
@@ -111,7 +115,12 @@ func TestAGroupOverThreeNodesOneOfWhichIsKilled(t *testing.T) {
 		}
 		sent[i].Store(int64(rounds))
 	}
-	time.Sleep(500 * time.Millisecond) // to be read; what is missing then is told below
+	whole := func() bool {
+		return !slices.ContainsFunc(slices.Concat(records[:2]...), func(r *record) bool { return r.ends.Load() < 2 })
+	}
+	for end := time.Now().Add(patience); !whole() && time.Now().Before(end); { // what is missing then is told below
+		time.Sleep(10 * time.Millisecond)
+	}
 	for _, s := range all[:2] {
 		s.stop()
 	}
