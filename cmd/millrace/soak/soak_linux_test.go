@@ -184,17 +184,21 @@ func (s *soak) checkLogs() {
 // checkBooks wants that every kind of client was served, that each request has an outcome, and that
 // nothing forbidden was seen.
 func (s *soak) checkBooks() {
-	var requests, answers, refused, unknown uint64
+	var requests, answers, refused, unknown, resumed uint64
 	for _, t := range s.tallies {
 		if t.visits.Load() == 0 || t.requests.Load() > 0 && t.answers.Load() == 0 {
 			s.check(t.name, false, "was never served")
 		}
 		requests, answers, unknown = requests+t.requests.Load(), answers+t.answers.Load(), unknown+t.unknown.Load()
+		resumed += t.resumed.Load()
 		for _, n := range t.refused {
 			refused += n
 		}
 	}
 	s.check("outcomes", answers > 0 && requests == answers+refused+unknown, fmt.Sprintf("%d requests: %d answered, %d refused, %d unknown", requests, answers, refused, unknown))
+	if cuts := s.struck["clients cut off"]; cuts >= 3 { // fewer may have hit nobody
+		s.check("sessions that were resumed", resumed > 0, fmt.Sprintf("%d, by clients that were cut off %d times", resumed, cuts))
+	}
 	for _, f := range faults {
 		if s.struck[f.name] == 0 {
 			s.Logf("there was no time for: %s", f.name)
