@@ -275,15 +275,8 @@ func TestANodeThatIsKilledOrStandsStill(t *testing.T) {
 				}
 				return code == 0
 			})
-			for { // and the session that had the user is told
-				f, err := x.next()
-				if err != nil {
-					break
-				}
-				if code, about, ok := parseErrorFrame(f); ok && (code != 9 || about != 6<<16|3) {
-					t.Errorf("got %v", f)
-				}
-			}
+			x.wantError(9, 6, 3) // and the session that had the user is told
+			x.wantEnd()
 		})
 	}
 }
