@@ -46,24 +46,6 @@ const codeReplaced = 4000
 // resumes tells whether sessions of the server can be resumed.
 func (srv *Server) resumes() bool { return srv.cfg.Resume > 0 }
 
-// keep has the session's outbox count what is kept against its limits, and returns how much
-// of it counts.
-func (ln *line) keep() (kept int) {
-	ln.mu.Lock()
-	n := ln.ring.Bytes()
-	ln.mu.Unlock()
-	c, o, sh := &ln.srv.cfg, &ln.s.out, &ln.home.out
-	if isNear(n, c.ResumeBytes) {
-		ln.srv.near(LimitResumeBytes, ln.s, n, c.ResumeBytes)
-	}
-	kept = max(0, n-max(0, c.ResumeBytes-c.MaxOutbound))
-	o.Keep(sh, kept)
-	if o.Relieve(sh, kept) {
-		ln.s.wakeStrand()
-	}
-	return kept
-}
-
 // attach takes a link for the session's. Home loop's goroutine. False: the session can't go
 // on, for this peer.
 func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
@@ -282,39 +264,6 @@ func (l *loop) timedOut(s *Session, why Reason) {
 	l.leave(s, closeCode(why))
 }
 
-// relieveLine is relieve for what a line adds.
-func (l *loop) relieveLine(s *Session) (kept int) {
-	ln := s.line()
-	kept = ln.keep()
-	switch {
-	case s.rd.life == lifeGone || s.closed():
-	case ln.away != 0 && ln.cur == nil && s.out.Blocked(): // it has keyed pushes, see Write
-		if pushed, lag := s.out.Lagging(&l.out); ln.unasked+pushed+lag > l.srv.mostKept() {
-			l.abort(s, ReasonResumeOverrun)
-		}
-	case ln.away != 0 && ln.cur == nil:
-		ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
-		ln.logPos = s.out.Pos()
-		if ln.unasked > l.srv.cfg.ResumeBytes {
-			l.abort(s, ReasonResumeOverrun)
-		}
-	case ln.finned:
-		l.leaveFinned(s)
-	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
-		l.pause(s, s.rd.paused)
-	}
-	return kept
-}
-
-// mayPause is what of why holds for a session whose acknowledgements stand behind its
-// requests: what waits for them alone is no reason not to read on.
-func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
-	if why&inbox.PauseOut != 0 && ln.starved() {
-		why &^= inbox.PauseOut
-	}
-	return why
-}
-
 // inspectLine applies the clocks that only such a session has, and tells whether it waits
 // for its peer: then no others run.
 func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
@@ -365,41 +314,11 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	return false
 }
 
-// forgetTaken forgets what the kernel says that the peer has, of a session that is not read
-// from as it holds too much of the memory budget: the acknowledgement may stand behind
-// requests that so are not read.
-func (l *loop) forgetTaken(s *Session) {
-	ln := s.line()
-	if v := ln.view(); v.unread == 0 || v.unacked > 0 {
-		return
-	}
-	ln.mu.Lock()
-	before := ln.ring.Bytes()
-	ln.ring.Forget(0)
-	less := ln.ring.Bytes() < before
-	ln.mu.Unlock()
-	if less {
-		ln.keep()
-		l.review(s)
-	}
-}
-
 // endWaiting ends the sessions of a server that stops whose peers are away.
 func (l *loop) endWaiting() {
 	for i := len(l.sessions) - 1; i >= 0; i-- {
 		if s := l.sessions[i]; s.line() != nil && s.line().away != 0 {
 			l.abort(s, ReasonDrain)
-		}
-	}
-}
-
-// dropKept gives back what the loops of a server that has stopped keep for the lines and in
-// their logs.
-func (srv *Server) dropKept() {
-	for _, l := range srv.allLoops() {
-		if l.turn.since.Load() == 0 {
-			l.recent.Close(srv.budget)
-			srv.budget.Add(-l.out.Log.Close())
 		}
 	}
 }
