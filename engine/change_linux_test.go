@@ -251,3 +251,38 @@ func TestMessagesInFrontOfTheSession(t *testing.T) {
 		}
 	}
 }
+
+// Who is told that a member has gone may send to whom he likes, also where the framing of the
+// member may change.
+func TestWhoIsToldOfACloseMaySend(t *testing.T) {
+	for name, f := range changing() {
+		t.Run(name, func(t *testing.T) {
+			addr, did := "tcp://127.0.0.1:0", make(chan string, 2)
+			h := &funcs{}
+			srv := serve(t, Config{Addrs: []string{addr}, Framings: map[string]Framing{addr: {Framer: f, Switches: true}}}, h)
+			g := srv.Group("room")
+			h.accept = func(s *Session) {
+				g.JoinWith(s, func(s *Session) {
+					s.Push(1, 1, []byte("still?"))
+					g.Send(1, 1, []byte("aside"))
+					srv.Broadcast(1, 1, []byte("aside"))
+					did <- "told"
+				})
+				s.CloseWithError(codec.Packet{}, CodeConflict, "over", ReasonServerClosed)
+				did <- "closed"
+			}
+			c := must(net.Dial("tcp", srv.Addrs()[0].String()))
+			defer c.Close()
+			for _, want := range []string{"told", "closed"} {
+				select {
+				case got := <-did:
+					if got != want {
+						t.Errorf("%s, want %s", got, want)
+					}
+				case <-time.After(20 * time.Second):
+					t.Fatalf("not %s", want)
+				}
+			}
+		})
+	}
+}

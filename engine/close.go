@@ -24,13 +24,19 @@ func (s *Session) beginClose(why Reason) bool {
 // frame about p where there are system frames. Nothing is sent behind that. False: it
 // closes already.
 func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, why Reason) bool {
-	f, held := s.holdFraming()
-	defer held.release()
-	if !f.system {
-		return s.beginClose(why)
-	}
 	if !s.claimClose(why) {
 		return false
+	}
+	s.afterClose(s.closeOutbox(p, code, text))
+	return true
+}
+
+// closeOutbox closes the outbox behind an ERROR about p where there are system frames.
+func (s *Session) closeOutbox(p codec.Packet, code ErrorCode, text string) (wake bool) {
+	f, held := s.holdFraming()
+	defer held.release() // before afterClose, which calls foreign code
+	if !f.system {
+		return s.out.Close(&s.loop.out)
 	}
 	s.srv.errors.Add(1)
 	s.note(flight.Error, p.Handle(), uint32(code))
@@ -38,9 +44,7 @@ func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, wh
 	if f.framer != nil {
 		c, e, _ = f.fit(e) // what it can't write is nothing
 	}
-	wake := s.out.SendLast(&s.loop.out, c, e)
-	s.afterClose(wake)
-	return true
+	return s.out.SendLast(&s.loop.out, c, e)
 }
 
 func (s *Session) claimClose(why Reason) bool {
