@@ -8,13 +8,13 @@ var division = &bufpool.Buf{}
 
 // Divide divides what has been staged from what follows: Next gives no bytes of both at once,
 // and no push in front is replaced any more. It is for boxes that have left the log. fresh:
-// it is one more division; else nothing has been staged since the last one, or the box is
-// closed.
+// it is one more division; else nothing has been staged since the last one. Of a closed box it
+// is one that Divisions never counts, as nothing follows.
 func (o *Box) Divide(sh *Shared) (fresh bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
-		return false
+		return true
 	}
 	if m := o.mixed; m != nil {
 		if m.keys != nil {
