@@ -119,14 +119,11 @@ func (h *host) AcceptFailed() { h.acceptErrors.Add(1) }
 func (h *host) Failed(err error) { (*Server)(h).fail(fmt.Errorf("engine: %w", err)) }
 
 // short tells whether a connection on descriptor fd is turned away before it has come
-// through its door: as files are short, MaxConns are on their way already and it is crowded,
-// or AcceptRate is used up.
-func (h *host) short(fd int, crowded bool) bool {
+// through its door: as files are short, or AcceptRate is used up.
+func (h *host) short(fd int) bool {
 	srv := (*Server)(h)
 	why := RefusedFiles
 	switch {
-	case crowded:
-		why = RefusedConns
 	case fd >= int(srv.fdShed.Load()):
 		srv.guardFiles()
 	case !srv.mayEnter():
@@ -138,8 +135,8 @@ func (h *host) short(fd int, crowded bool) bool {
 	return true
 }
 
-// yielded counts a connection that has given up its place in front of its session.
-func (h *host) yielded() { h.refused[RefusedConns].Add(1) }
+// crowded counts a connection that has given up its place in front of its session, or got none.
+func (h *host) crowded() { h.refused[RefusedConns].Add(1) }
 
 // admit says whether a connection on descriptor fd may come in. The number of a new
 // descriptor is the lowest free one: when it is high, files are short.

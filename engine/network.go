@@ -23,7 +23,7 @@ func newNetwork(srv *Server) (network, error) {
 		Addrs: c.Addrs, TLS: c.TLS, HandshakeTimeout: c.HandshakeTimeout, MaxHandshakes: c.MaxHandshakes, HandshakeRate: c.HandshakeRate, IPv6Prefix: c.IPv6Prefix,
 		FirstTimeout: c.FirstFrameTimeout, FrameTimeout: c.FrameTimeout, Linger: c.Linger, Deflate: c.Deflate, MaxRatio: c.MaxRatio,
 		Proxies: sources(c.ProxyFrom), ForwardedFor: sources(c.ForwardedFrom), Origins: c.Origins, OnUpgrade: c.OnUpgrade,
-		Frames: srv.wholeFrames, Framing: func(conn netio.Conn, k netio.Sink) any { return srv.framingAt(conn, k) }, Draining: srv.draining.Load, Stalled: stalled, Short: h.short, MaxOpening: func() int { return srv.cfg.MaxConns }, Shed: h.yielded, Budget: srv.budget, Logger: c.Logger,
+		Frames: srv.wholeFrames, Framing: func(conn netio.Conn, k netio.Sink) any { return srv.framingAt(conn, k) }, Draining: srv.draining.Load, Stalled: stalled, Short: h.short, MaxOpening: func() int { return srv.cfg.MaxConns }, Shed: h.crowded, Budget: srv.budget, Logger: c.Logger,
 	}, sessions, func(sockets []string, below netio.Host) door.Below {
 		if srv.machine != nil {
 			return srv.machine.Network(machine.Network{

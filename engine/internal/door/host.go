@@ -45,11 +45,10 @@ type Config struct {
 	// of what is no frame yet; false: its clocks stand still too.
 	Stalled func(netio.Sink) bool
 	// Short tells whether a connection on descriptor fd must be turned away at once, as files
-	// are short, or it is crowded: MaxOpening are in front of their sessions, and none of them
-	// gives up its place.
-	Short      func(fd int, crowded bool) bool
+	// are short or too many come.
+	Short      func(fd int) bool
 	MaxOpening func() int // connections in front of their sessions
-	Shed       func()     // one of them has given up its place
+	Shed       func()     // one too many has been closed: who has given up its place, or who came
 	Budget     *budget.Budget
 	Logger     *slog.Logger
 }
@@ -140,7 +139,11 @@ func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Ref
 	if i < 0 || !h.addrs[i].layered() && !proxied {
 		return h.host.Open(l.turner, x, fd)
 	}
-	if h.cfg.Short(fd, !l.roomForOpening()) {
+	if h.cfg.Short(fd) { // who may not come takes nobody's place
+		return nil, netio.Refusal{AtOnce: true}
+	}
+	if !l.roomForOpening() {
+		h.cfg.Shed()
 		return nil, netio.Refusal{AtOnce: true}
 	}
 	c := &conn{Conn: x, l: l}
