@@ -65,6 +65,15 @@ func (m mutant) apply(root, dir string) (overlay string, err error) {
 
 var failedSeed = regexp.MustCompile(`enginetest: seed (\d+): (.*)`)
 
+// Each mutant still fits the code: what it replaces stands there once.
+func TestMutantsFit(t *testing.T) {
+	for _, m := range mutants(t) {
+		if _, err := m.apply("../..", t.TempDir()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Each mutant is found by the scenarios, in so many seeds; with -long. -run TestMutants/NAME
 // is one of them alone.
 func TestMutants(t *testing.T) {
