@@ -143,6 +143,12 @@ func (c checked) OnSocketClose(s *engine.Session, why engine.Reason) {
 	c.h.OnSocketClose(s, why)
 }
 
+// Knows is the handler's word; one that has none knows all.
+func (c checked) Knows(handle uint32) bool {
+	h, ok := c.h.(engine.HandleKnower)
+	return !ok || h.Knows(handle)
+}
+
 func (c checkedFinPart) OnSocketFin(s *engine.Session) {
 	_, leave := c.c.k.enter(s, "OnSocketFin")
 	defer leave()

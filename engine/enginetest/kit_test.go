@@ -137,6 +137,32 @@ func (d does) OnSocketRead(s *engine.Session, _ codec.Packet) {
 }
 func (d does) OnSocketClose(*engine.Session, engine.Reason) {}
 
+// knower is a handler that takes its time, and serves nothing but 1/1.
+type knower struct{ does }
+
+func (knower) Knows(handle uint32) bool { return handle == 1<<16|1 }
+
+// The engine hears which handles a handler knows.
+func TestAHandlerIsAskedWhatItKnows(t *testing.T) {
+	Run(t, Options{Seeds: 1}, func(w *World) {
+		srv := w.Server(engine.Config{Overload: engine.Overload{Costs: true}}, knower{does{read: func(*engine.Session) { time.Sleep(time.Millisecond) }}})
+		c := w.Dial(srv)
+		c.Send(9, 1, nil)
+		c.Send(1, 1, nil)
+		w.Advance(time.Second)
+		known, others := false, false
+		for _, x := range srv.Costs().Handles {
+			known, others = known || x.Main == 1, others || x.Other
+			if x.Main == 9 {
+				w.Errorf("%d/%d has an account", x.Main, x.Sub)
+			}
+		}
+		if !known || !others {
+			w.Errorf("accounts: %+v, want that of 1/1 and the others", srv.Costs().Handles)
+		}
+	})
+}
+
 // Ten thousand simulated seconds with open connections are soon over.
 func TestIdleTimeIsCheap(t *testing.T) {
 	Run(t, Options{Seeds: 1}, func(w *World) {
