@@ -1,10 +1,6 @@
 package engine
 
-import "time"
-
-// yieldAfter is how long a connection's first frame may be waited for where others want its
-// place.
-const yieldAfter = 250 * time.Millisecond
+import "millrace/engine/internal/door"
 
 // roomForLink tells whether one more connection may wait for its first frame, which may ask
 // for a session that has its place already. Where MaxConns wait the one of the loop's that has
@@ -19,7 +15,7 @@ func (l *loop) roomForLink() bool {
 		return true
 	}
 	k := first.Value.(*link)
-	if !past(srv.now(), k.since, yieldAfter) {
+	if !past(srv.now(), k.since, door.YieldAfter) {
 		return false
 	}
 	no := srv.refuse(nil, RefusedConns, "")

@@ -23,9 +23,9 @@ func (c *conn) unqueue() {
 	}
 }
 
-// yieldAfter is how long a connection in front of its session may say nothing where others
+// YieldAfter is how long a connection in front of its session may say nothing where others
 // want its place.
-const yieldAfter = 250 * time.Millisecond
+const YieldAfter = 250 * time.Millisecond
 
 // roomForOpening tells whether one more connection may stand in front of its session. Where there are
 // MaxOpening the one of the loop's that has been silent longest is closed for it; a loop that
@@ -40,7 +40,7 @@ func (l *loop) roomForOpening() bool {
 		return true
 	}
 	c := first.Value.(*conn)
-	if time.Duration(h.now()-c.x.heard) < yieldAfter || c.tls != nil && c.tls.held {
+	if time.Duration(h.now()-c.x.heard) < YieldAfter || c.tls != nil && c.tls.held {
 		return false // it may be we that keep it waiting
 	}
 	h.passed(c)

@@ -71,7 +71,7 @@ func TestOneThatMayComeTakesAPlace(t *testing.T) {
 	check("the second", come(), true, 0, 0)
 	h.epoch = h.epoch.Add(time.Hour)
 	check("before their time is up", come(), false, 0, 1)
-	h.epoch = h.epoch.Add(-time.Hour - 2*yieldAfter)
+	h.epoch = h.epoch.Add(-time.Hour - 2*YieldAfter)
 	short = true
 	check("where no more may come", come(), false, 0, 1)
 	short = false
@@ -80,7 +80,7 @@ func TestOneThatMayComeTakesAPlace(t *testing.T) {
 		t.Error("the one that was silent longest has kept its place")
 	}
 	all[1].heard(l)
-	h.epoch = h.epoch.Add(-2 * yieldAfter)
+	h.epoch = h.epoch.Add(-2 * YieldAfter)
 	check("behind one that was heard", come(), true, 2, 3)
 	if all[1].closed {
 		t.Error("the one that was heard last has lost its place")
