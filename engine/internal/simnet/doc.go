@@ -10,7 +10,7 @@
 //	n.Do(steps[choose(len(steps))])  // on the goroutine of that step's loop
 //
 // and when there is nothing to do waits until Next, or Hooks.Wake. Steps of one loop are done
-// one at a time. What TCP promises holds: bytes arrive once and in order behind a FIN
+// one at a time. What TCP promises holds: bytes arrive once and in order, behind a FIN
 // nothing comes, a reset destroys what its receiver has not read, and a receiver that does
 // not read stops its sender.
 package simnet

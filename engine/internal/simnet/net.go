@@ -165,26 +165,28 @@ func (n *Net) takes(t Traits) time.Duration {
 	return t.Latency + time.Duration(n.hooks.Choose(8))*t.Jitter/8
 }
 
+// firstFile is the first descriptor that is free: a process has some open by itself.
+const firstFile = 8
+
 // open gives out the lowest free descriptor; false: there is none. mu is held.
 func (n *Net) open() (fd int, ok bool) {
-	const first = 8 // what a process has open by itself
 	for fd = range n.files {
 		if !n.files[fd] {
 			n.files[fd] = true
-			return fd + first, true
+			return fd + firstFile, true
 		}
 	}
-	if len(n.files)+first >= n.hooks.Files() {
+	if len(n.files)+firstFile >= n.hooks.Files() {
 		return -1, false
 	}
 	n.files = append(n.files, true)
-	return len(n.files) - 1 + first, true
+	return len(n.files) - 1 + firstFile, true
 }
 
 // free takes a descriptor back. mu is held.
 func (n *Net) free(fd int) {
 	if fd >= 0 {
-		n.files[fd-8] = false
+		n.files[fd-firstFile] = false
 	}
 }
 
