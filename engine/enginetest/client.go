@@ -76,7 +76,7 @@ func (c *Client) Send(main, sub uint16, body []byte) {
 	c.Write(b)
 }
 
-// Write sends bytes, which need not be frames.
+// Write sends bytes, which need not be frames. They are copied.
 func (c *Client) Write(b []byte) {
 	if !c.hurt && !c.finned && !c.over {
 		c.life.add(b)
@@ -207,7 +207,8 @@ func (c *Client) answerFIN() {
 	}
 }
 
-// Frames are all frames that have come, in their order.
+// Frames are all frames that have come, in their order. They are not to be changed, and stay
+// as they are when more come.
 func (c *Client) Frames() []codec.Packet { return c.frames }
 
 // Count is how many frames of a handle have come.
@@ -234,7 +235,7 @@ func (c *Client) find(main, sub uint16) int {
 	return -1
 }
 
-// Next waits for a frame of that handle and returns it; those in front of it are passed over,
+// Next waits for a frame of that handle and returns it, which stays valid; those in front of it are passed over,
 // and it fails as Until does.
 func (c *Client) Next(main, sub uint16) codec.Packet {
 	if !c.w.UntilWithin(c.w.opt.Patience, c.Received(main, sub)) {
