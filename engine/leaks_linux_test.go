@@ -20,16 +20,6 @@ func openFiles(t testing.TB) int {
 	return len(d)
 }
 
-// liveHeap is what is reachable.
-func liveHeap() int {
-	var m runtime.MemStats
-	for range 3 { // what a finalizer or a pool held goes with the next
-		runtime.GC()
-	}
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
-}
-
 // Sessions that come, ask and go leave nothing: the heap, the goroutines and the descriptors
 // are the same after a few thousand as after four times as many.
 func TestSessionsThatComeAndGoLeaveNothing(t *testing.T) {
@@ -67,15 +57,15 @@ func TestSessionsThatComeAndGoLeaveNothing(t *testing.T) {
 		waitFor(t, "the sessions to end", func() bool { return srv.table.count() == 0 })
 	}
 	round(n)
-	heap, routines, files := liveHeap(), runtime.NumGoroutine(), openFiles(t)
+	before, routines, files := heap(), runtime.NumGoroutine(), openFiles(t)
 	round(3 * n)
-	more := heap/20 + 100<<10
+	more := before/20 + 100<<10
 	var heap2, routines2, files2 int
 	waitFor(t, "heap, goroutines and descriptors to be as before", func() bool {
-		heap2, routines2, files2 = liveHeap(), runtime.NumGoroutine(), openFiles(t)
-		return heap2 <= heap+more && routines2 <= routines && files2 <= files
+		heap2, routines2, files2 = heap(), runtime.NumGoroutine(), openFiles(t)
+		return heap2 <= before+more && routines2 <= routines && files2 <= files
 	})
-	t.Logf("after %d sessions heap %d, %d goroutines, %d files; after %d more %d, %d, %d", n, heap, routines, files, 3*n, heap2, routines2, files2)
+	t.Logf("after %d sessions heap %d, %d goroutines, %d files; after %d more %d, %d, %d", n, before, routines, files, 3*n, heap2, routines2, files2)
 }
 
 // A server that is stopped while connections pour in closes every one of them, and leaves no
