@@ -252,7 +252,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 			res, err = fn(context.WithValue(ctx, callerKey{}, from), &req)
 			return nil, err
 		})
-		return res, err
+		return res, calleeError(err)
 	}
 	if e.Body, err = n.cfg.Serializer.Append(nil, &req); err != nil {
 		return res, err

@@ -164,6 +164,21 @@ func refusal(code engine.ErrorCode, text string) envelope.Envelope {
 	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(code), Body: []byte(text)}
 }
 
+// calleeError is err of a function that has run, as its caller is told, also on the same
+// node: what it wraps stays behind as text, for it may say of another message that it was not
+// done. Nil is nil.
+func calleeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	e := services.ErrorOf(err)
+	told := &services.Error{Code: e.Code, Text: e.Text}
+	if e.Err != nil {
+		told.Err = errors.New(e.Err.Error())
+	}
+	return told
+}
+
 // failure is the answer to what has run and failed.
 func failure(err error) envelope.Envelope {
 	e := services.ErrorOf(err)

@@ -370,5 +370,5 @@ func (h *Homes[S]) message(ctx context.Context, room *services.Room[string, *Hom
 		_ = room.Close()
 		return nil, cluster.ErrLost
 	}
-	return answer, err
+	return answer, calleeError(err)
 }

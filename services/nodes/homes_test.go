@@ -261,3 +261,43 @@ func TestRoomsOfANodeAlone(t *testing.T) {
 		token = got.Token
 	}
 }
+
+// What a handler returns of a message of its own that another node has not taken is its
+// error: it has run, and does not run again.
+func TestAHandlersErrorIsNoOutcomeOfItsMessage(t *testing.T) {
+	var ran atomic.Int32
+	fail := func() error {
+		ran.Add(1)
+		return &services.Error{Code: engine.CodeUnavailable, Text: "what it asks is away", Err: cluster.ErrUnavailable}
+	}
+	var mu sync.Mutex
+	on := map[string]*nodes.Homes[int]{}
+	all := together(t, servers(t), "a b", func(s *settings) {
+		s.before = func(n *nodes.Node) {
+			h, err := nodes.NewHomes(n, nodes.HomesConfig[int]{Handle: func(*nodes.Home[int], []byte) ([]byte, error) { return nil, fail() }})
+			if err == nil {
+				err = nodes.Serve(n, hSum, func(context.Context, *sum) (total, error) { return total{}, fail() })
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			on[n.Name()] = h
+		}
+	})
+	wrong := func(err error) bool {
+		e := services.ErrorOf(err)
+		return errors.Is(err, cluster.ErrUnavailable) || e.Code != engine.CodeUnavailable || e.Text != "what it asks is away"
+	}
+	for _, m := range all {
+		_, err := on[m.Name()].Ask(background, "one", nil)
+		if n := ran.Swap(0); wrong(err) || n != 1 {
+			t.Errorf("%s asks the room: it ran %d times, %v", m.Name(), n, err)
+		}
+		_, err = m.call(nodes.CallOptions{Node: "b"})
+		if n := ran.Swap(0); wrong(err) || n != 1 {
+			t.Errorf("%s calls b: it ran %d times, %v", m.Name(), n, err)
+		}
+	}
+}
