@@ -211,7 +211,8 @@ func (u *users) holds(id engine.ID, user string) bool {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.sessions[s][user]
+	of := u.sessions[s]
+	return of != nil && of.users[user]
 }
 
 // unbind takes the binding of a session that has ended out of the store, if it still stands

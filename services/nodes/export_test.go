@@ -11,3 +11,10 @@ func (n *Node) TakeUser(id engine.ID, user string, epoch uint64) (taken, stale b
 	a := n.users.deliver(envelope.Envelope{Kind: envelope.User, Session: uint64(id), Key: user, Epoch: epoch, Handle: 6<<16 | 6})
 	return a.Flags == userTaken, a.Flags == userStale
 }
+
+// Tenures is of how many sessions the node keeps that they have users.
+func (n *Node) Tenures() int {
+	n.users.mu.Lock()
+	defer n.users.mu.Unlock()
+	return len(n.users.sessions)
+}

@@ -24,14 +24,19 @@ type users struct {
 	n *Node
 
 	mu       sync.Mutex
-	bound    map[string]binding                  // guarded by mu
-	sessions map[*engine.Session]map[string]bool // guarded by mu; the users of each
-	doubts   map[string][]byte                   // guarded by mu; what stood in the store before a bind whose outcome is not known
+	bound    map[string]binding          // guarded by mu
+	sessions map[*engine.Session]*tenure // guarded by mu; those that have users, while their peers ask for more
+	doubts   map[string][]byte           // guarded by mu; what stood in the store before a bind whose outcome is not known
 	replaced atomic.Uint64
 	alone    uint64 // guarded by mu; the last epoch of a node that is alone
 
-	about sync.Map // *engine.Session to the codec.Packet by which it was bound
-	todo  *chores
+	todo *chores
+}
+
+// tenure is what a session has.
+type tenure struct {
+	users map[string]bool
+	about codec.Packet // by which it was bound last; without a body
 }
 
 // binding is a user's session on this node, by the epoch that the store gave.
@@ -41,7 +46,7 @@ type binding struct {
 }
 
 func (u *users) init(n *Node) {
-	u.n, u.bound, u.sessions = n, map[string]binding{}, map[*engine.Session]map[string]bool{}
+	u.n, u.bound, u.sessions = n, map[string]binding{}, map[*engine.Session]*tenure{}
 	u.doubts = map[string][]byte{}
 	u.alone = uint64(time.Now().UnixMicro())
 	u.todo = newChores(n)
@@ -62,10 +67,9 @@ func (n *Node) Bind(ctx context.Context, s *engine.Session, p codec.Packet, user
 	if len(user) == 0 || len(user) > MaxUser {
 		return 0, services.Errorf(engine.CodeBadBody, "a user has 1 to %d bytes", MaxUser)
 	}
-	if err := n.users.reserve(s, user); err != nil {
+	if err := n.users.reserve(s, codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq}, user); err != nil {
 		return 0, err
 	}
-	n.users.about.Store(s, codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq})
 	if n.cache == nil {
 		return n.users.bindAlone(s, user)
 	}
@@ -113,26 +117,27 @@ func (u *users) won(s *engine.Session, user string, epoch uint64, before []byte)
 }
 
 // reserve makes room for the user at the session, and has it unbound when that ends.
-func (u *users) reserve(s *engine.Session, user string) error {
+func (u *users) reserve(s *engine.Session, about codec.Packet, user string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	of := u.sessions[s]
 	switch {
-	case of[user]:
+	case of != nil && of.users[user]:
+		of.about = about
 		return nil
-	case len(of) >= u.n.cfg.MaxSessionUsers:
-		return fmt.Errorf("%w: %d users of one session", engine.ErrLimit, len(of))
+	case of != nil && len(of.users) >= u.n.cfg.MaxSessionUsers:
+		return fmt.Errorf("%w: %d users of one session", engine.ErrLimit, len(of.users))
 	case len(u.bound) >= u.n.cfg.MaxUsers:
 		return fmt.Errorf("%w: %d users on this node", engine.ErrLimit, len(u.bound))
 	case !s.Connected():
 		return engine.ErrClosed
 	}
 	if of == nil {
-		of = map[string]bool{}
+		of = &tenure{users: map[string]bool{}}
 		u.sessions[s] = of
 		context.AfterFunc(s.InputContext(), func() { u.ended(s) })
 	}
-	of[user] = true
+	of.users[user], of.about = true, about
 	return nil
 }
 
@@ -140,8 +145,8 @@ func (u *users) reserve(s *engine.Session, user string) error {
 func (u *users) release(s *engine.Session, user string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.bound[user].s != s {
-		delete(u.sessions[s], user)
+	if of := u.sessions[s]; of != nil && u.bound[user].s != s {
+		delete(of.users, user)
 	}
 }
 
@@ -172,25 +177,29 @@ func (u *users) ended(s *engine.Session) {
 	of := u.sessions[s]
 	delete(u.sessions, s)
 	u.mu.Unlock()
-	u.about.Delete(s)
-	for user := range of {
+	if of == nil {
+		return
+	}
+	for user := range of.users {
 		u.todo.add(user)
 	}
 }
 
 // replace tells a session of this node that its user is another's, and closes it.
 func (u *users) replace(id engine.ID, user string, epoch uint64) {
+	s := u.n.session(id)
 	u.mu.Lock()
 	if b, ok := u.bound[user]; ok && b.s.ID() == id && b.epoch < epoch {
 		delete(u.bound, user)
 	}
+	var about codec.Packet
+	if of := u.sessions[s]; of != nil {
+		about = of.about
+	}
 	u.mu.Unlock()
-	s := u.n.session(id)
 	if s == nil {
 		return
 	}
-	p, _ := u.about.Load(s)
-	about, _ := p.(codec.Packet)
 	if s.CloseWithError(about, engine.CodeConflict, "the user has a newer session", engine.ReasonReplaced) == nil {
 		u.replaced.Add(1)
 	}

@@ -3,6 +3,7 @@ package nodes_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -226,4 +227,23 @@ func TestAFrameByAnOlderEpochIsRefused(t *testing.T) {
 		t.Error("for a session that had him before: taken")
 	}
 	x.want("6/6 ", "6/6 ")
+}
+
+// A request to bind may run when its peer has sent its FIN: nothing is kept of it.
+func TestABindBehindTheFINLeavesNothing(t *testing.T) {
+	a := start(t, "", "a")
+	x := a.dial()
+	release := x.s.Hold()
+	if err := x.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	<-x.s.InputContext().Done()
+	for i := range 200 {
+		if _, err := a.Bind(background, x.s, about, fmt.Sprint(i%3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "nothing is kept", func() bool { return a.Tenures() == 0 && a.Stats().Users == 0 })
+	release()
+	x.want("end")
 }
