@@ -29,9 +29,6 @@ const (
 // maxGroupName is the longest name of a group, in bytes.
 const maxGroupName = 256
 
-// lookUp is how often a sleeping handler looks whether its session is still there.
-const lookUp = 100 * time.Millisecond
-
 // json is how 1/8 is written: as all answers are.
 var json = serial.JSON(serial.Limits{})
 
@@ -100,10 +97,11 @@ func validMS(ms int64) error {
 // sleep blocks its worker, which is what it is for. It ends early when nobody is left
 // to answer, so that clients that leave don't use up the spare workers.
 func sleep(ctx *services.Context, req *sleepRequest, res *sleepReply) error {
-	s := ctx.Session()
-	until := time.Now().Add(time.Duration(req.MS) * time.Millisecond)
-	for left := time.Until(until); left > 0 && s.Connected(); left = time.Until(until) {
-		time.Sleep(min(left, lookUp))
+	t := time.NewTimer(time.Duration(req.MS) * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Session().Context().Done():
 	}
 	res.SleptMS = req.MS
 	return nil
