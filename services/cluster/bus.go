@@ -56,6 +56,7 @@ type Bus struct {
 	end  context.CancelFunc
 	up   atomic.Bool
 	conn atomic.Pointer[nats.Conn]
+	most atomic.Int64 // the servers' max_payload, as of the last connection: nats.Conn.MaxPayload waits behind a write
 	out  chan outgoing
 
 	mu   sync.Mutex
@@ -101,6 +102,7 @@ func (b *Bus) Start(ctx context.Context) error {
 	first := make(chan struct{})
 	var once sync.Once
 	up := func(nc *nats.Conn) {
+		b.most.Store(nc.MaxPayload())
 		b.up.Store(true)
 		b.reached.Add(1)
 		once.Do(func() { close(first) })
@@ -243,7 +245,7 @@ func (b *Bus) check(o outgoing) (*nats.Conn, error) {
 	case nc == nil || !b.up.Load():
 		b.failed.Add(1)
 		return nil, ErrUnavailable
-	case int64(len(o.data)) > nc.MaxPayload():
+	case int64(len(o.data)) > b.most.Load():
 		return nil, ErrTooLarge
 	}
 	return nc, nil

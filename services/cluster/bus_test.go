@@ -14,9 +14,9 @@ import (
 	"millrace/services/cluster"
 )
 
-func bus(t testing.TB, url string, cfg cluster.BusConfig) (*cluster.Bus, *cluster.Cache) {
+func bus(t testing.TB, url string, cfg cluster.BusConfig, change ...func(*cluster.Config)) (*cluster.Bus, *cluster.Cache) {
 	t.Helper()
-	c := open(t, url, steady)
+	c := open(t, url, steady, change...)
 	b, err := c.NewBus(cfg)
 	if err == nil {
 		err = b.Start(background)
@@ -173,6 +173,41 @@ func TestABusIsBounded(t *testing.T) {
 		t.Errorf("%d wait, want 4 at most", in.Len())
 	}
 	close(release)
+}
+
+// While servers that are there take nothing, a write of the bus waits; who publishes does not.
+func TestPublishDoesNotWaitForAWrite(t *testing.T) {
+	srv := embedded(t)
+	host := srv.URL()[strings.Index(srv.URL(), "@")+1:]
+	proxy := faultproxy.New(t, host)
+	a, _ := bus(t, strings.Replace(srv.URL(), host, proxy.Addr(), 1), cluster.BusConfig{},
+		func(cfg *cluster.Config) { cfg.Timeout = 2 * time.Minute })
+	proxy.Stall(faultproxy.Both)
+	defer proxy.Heal()
+	data := make([]byte, 1<<20)
+	for range 64 { // more than the sockets in between hold
+		if err := a.Publish("x", data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	was := a.Stats()
+	soon(t, "a write waits", func() bool {
+		time.Sleep(100 * time.Millisecond)
+		now := a.Stats()
+		same := now == was && now.Outbound > 0
+		was = now
+		return same
+	})
+	published := make(chan error, 1)
+	go func() { published <- a.Publish("x", data) }()
+	select {
+	case err := <-published:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits")
+	}
 }
 
 // What clients name is not what the nodes name.

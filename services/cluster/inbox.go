@@ -71,7 +71,8 @@ type Subscription struct{ sub *nats.Subscription }
 
 // Subscribe has what is sent to the subject come to the inbox: from the next Flush that
 // succeeds on, and again after each reconnect. Of those who have subscribed with one queue,
-// which may be empty, each message goes to one.
+// which may be empty, each message goes to one. It may block for Config.Timeout where the
+// servers take nothing, as End may. ErrUnavailable behind Stop.
 func (in *Inbox) Subscribe(subject, queue string) (*Subscription, error) {
 	nc := in.b.conn.Load()
 	if nc == nil {
