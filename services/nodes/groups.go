@@ -26,7 +26,7 @@ type groups struct {
 type group struct {
 	name string
 
-	joining sync.Mutex // makes the subscriptions, and asks; taken before mu
+	joining sync.Mutex // makes and ends the subscriptions, and asks; taken before mu
 	out     outbound
 
 	mu     sync.Mutex
@@ -197,15 +197,21 @@ func (gs *groups) listenTo(ctx context.Context, g *group, frames bool) {
 	}
 }
 
+// subscribe makes what is missing. g.joining is held, and mu is not: while the servers take
+// nothing it waits, which must not hold up what this node sends to its own.
 func (gs *groups) subscribe(g *group, frames bool) {
 	g.mu.Lock()
+	news, own := g.news, g.frames
+	g.mu.Unlock()
+	if news == nil {
+		news, _ = gs.n.in.Load().Subscribe(newsSubject(g.name), "") // it fails only behind Stop
+	}
+	if frames && own == nil {
+		own, _ = gs.n.in.Load().Subscribe(frameSubject(g.name), "")
+	}
+	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.news == nil {
-		g.news, _ = gs.n.in.Load().Subscribe(newsSubject(g.name), "") // it fails only behind Stop
-	}
-	if frames && g.frames == nil {
-		g.frames, _ = gs.n.in.Load().Subscribe(frameSubject(g.name), "")
-	}
+	g.news, g.frames = news, own
 }
 
 // ask asks all others how many members they have, and tells them how many there are here. A
@@ -341,7 +347,7 @@ func (gs *groups) sweep(before time.Time) {
 	var idle []*group
 	for _, g := range gs.all {
 		g.mu.Lock()
-		if g.used.Before(before) && gs.members(g.name) == 0 {
+		if gs.idle(g, before) {
 			idle = append(idle, g)
 		}
 		g.mu.Unlock()
@@ -352,29 +358,36 @@ func (gs *groups) sweep(before time.Time) {
 	}
 }
 
-// letGo ends a group's subscriptions if it has not been used meanwhile.
+// letGo ends a group's subscriptions if it has not been used meanwhile, and then forgets it:
+// who uses it in between waits for joining, and makes new ones.
 func (gs *groups) letGo(g *group, before time.Time) {
 	g.joining.Lock()
 	defer g.joining.Unlock()
+	g.mu.Lock()
+	if !gs.idle(g, before) {
+		g.mu.Unlock()
+		return
+	}
+	subs := []*cluster.Subscription{g.frames, g.news}
+	g.frames, g.news, g.sure = nil, nil, false
+	g.mu.Unlock()
+	for _, sub := range subs {
+		if sub != nil {
+			sub.End() // it may wait, as subscribe
+		}
+	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.used.After(before) || gs.members(g.name) > 0 {
-		return
+	if gs.idle(g, before) {
+		delete(gs.all, g.name)
 	}
-	delete(gs.all, g.name)
-	g.end()
 }
 
-// end ends the subscriptions. mu is held.
-func (g *group) end() {
-	for _, sub := range []*cluster.Subscription{g.frames, g.news} {
-		if sub != nil {
-			sub.End()
-		}
-	}
-	g.frames, g.news, g.sure = nil, nil, false
+// idle tells whether the group has no members here, and is not used. g.mu is held.
+func (gs *groups) idle(g *group, before time.Time) bool {
+	return g.used.Before(before) && gs.members(g.name) == 0
 }
 
 // stop forgets everything: the subscriptions have ended with the bus.

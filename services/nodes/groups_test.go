@@ -1,12 +1,14 @@
 package nodes_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	"millrace/engine"
+	"millrace/internal/faultproxy"
 	"millrace/services/cluster"
 	"millrace/services/nodes"
 )
@@ -279,6 +281,90 @@ func TestAJoinElsewhereIsKnownAfterACut(t *testing.T) {
 		t.Errorf("sent %d, %v, want 1", sent, err)
 	}
 	c.want("1/8 hello")
+}
+
+// While servers that are there take nothing, a write to them waits, and a join of a new group
+// with it. What this node sends to its own does not.
+func TestWhatIsSentHereDoesNotWaitForTheServers(t *testing.T) {
+	srv := servers(t)
+	proxy, cut := through(t, srv)
+	a, b := start(t, cut, "a", func(s *settings) { s.timeout = 5 * time.Minute }), start(t, srv, "b")
+	a.knows("a=up b=up")
+	b.knows("a=up b=up")
+	c, other, far := a.dial(), a.dial(), b.dial()
+	for _, x := range []struct {
+		m *member
+		c *client
+	}{{b, far}, {a, c}} {
+		if _, err := x.m.Join(background, x.c.s, "tea"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proxy.Stall(faultproxy.Both)
+	for range 64 { // more than the sockets in between hold
+		if err := a.Send(b.ID(far.s), 1, 1, make([]byte, 1000<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	was := a.Stats().Bus
+	eventually(t, "a write waits", func() bool {
+		time.Sleep(100 * time.Millisecond)
+		now := a.Stats().Bus
+		same := now == was && now.Outbound > 0
+		was = now
+		return same
+	})
+	var wait sync.WaitGroup
+	wait.Go(func() { _, _ = a.Join(background, other.s, "new") })
+	wait.Go(func() { _, _ = a.SendGroup(background, nil, "new", 1, 8, nil) })
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		for range 50 {
+			time.Sleep(5 * time.Millisecond) // so that those two have come to where they wait
+			_, e := a.SendGroup(background, nil, "tea", 1, 8, []byte("here"))
+			err = errors.Join(err, e)
+		}
+		sent <- err
+	}()
+	select {
+	case err := <-sent:
+		if err != nil {
+			t.Error(err)
+		}
+		for range 50 {
+			c.want("1/8 here")
+		}
+	case <-time.After(patience):
+		t.Error("it waits")
+	}
+	proxy.Heal()
+	wait.Wait()
+}
+
+// A group that is not used for a while is let go, and one that is used again works on.
+func TestAGroupThatIsLetGoWorksAgain(t *testing.T) {
+	all := together(t, servers(t), "a b", func(s *settings) { s.GroupIdle = 20 * time.Millisecond })
+	a, b := all[0], all[1]
+	c := a.dial()
+	for i := range 30 {
+		if n, err := a.Join(background, c.s, "tea"); n != 1 || err != nil {
+			t.Fatalf("join: %d, %v", n, err)
+		}
+		eventually(t, "the member is known", func() bool {
+			sent, err := b.SendGroup(background, nil, "tea", 1, 8, fmt.Append(nil, i))
+			return sent == 1 && err == nil
+		})
+		for want := fmt.Sprint("1/8 ", i); c.next() != want; {
+		}
+		if _, err := a.Leave(c.s, "tea"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(15+i) * time.Millisecond) // about when it is let go
+	}
+	for _, m := range all {
+		eventually(t, "no group is known any more", func() bool { return m.Stats().Groups == 0 })
+	}
 }
 
 // A node alone does all this without servers.

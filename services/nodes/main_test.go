@@ -62,7 +62,8 @@ type member struct {
 }
 
 type settings struct {
-	lease time.Duration
+	lease   time.Duration
+	timeout time.Duration // of the cache and the bus
 	nodes.Config
 	before func(*nodes.Node) // Start
 }
@@ -101,7 +102,7 @@ func tryStart(t testing.TB, url, name string, change ...func(*settings)) (*membe
 	fatal(err)
 	fatal(m.pool.Start(background))
 	if url != "" {
-		m.cache, err = cluster.New(cluster.Config{URL: url, Lease: s.lease, Logger: quiet})
+		m.cache, err = cluster.New(cluster.Config{URL: url, Lease: s.lease, Timeout: s.timeout, Logger: quiet})
 		fatal(err)
 		fatal(m.cache.Start(background))
 		s.Cache = m.cache
