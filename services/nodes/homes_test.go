@@ -301,3 +301,41 @@ func TestAHandlersErrorIsNoOutcomeOfItsMessage(t *testing.T) {
 		}
 	}
 }
+
+// A room that can't be opened holds up no drain.
+func TestADrainDoesNotWaitForARoomThatFails(t *testing.T) {
+	var homes *nodes.Homes[int]
+	entered, release := make(chan struct{}), make(chan struct{})
+	a := start(t, servers(t), "a", func(s *settings) {
+		s.before = func(n *nodes.Node) {
+			var err error
+			homes, err = nodes.NewHomes(n, nodes.HomesConfig[int]{
+				New: func(*nodes.Home[int]) (int, error) {
+					close(entered)
+					<-release
+					return 0, services.Errorf(engine.CodeNotFound, "no such room")
+				},
+				Handle: func(*nodes.Home[int], []byte) ([]byte, error) { return nil, nil },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	var all sync.WaitGroup
+	all.Go(func() {
+		if _, err := homes.Ask(background, "one", nil); services.ErrorOf(err).Code != engine.CodeNotFound {
+			t.Errorf("got %v", err)
+		}
+	})
+	<-entered
+	ctx, cancel := context.WithTimeout(background, patience)
+	defer cancel()
+	all.Go(func() { a.Drain(ctx) })
+	time.Sleep(50 * time.Millisecond) // its turn waits in the room by then, mostly
+	close(release)
+	all.Wait()
+	if ctx.Err() != nil {
+		t.Error("the drain has waited until its time was up")
+	}
+}

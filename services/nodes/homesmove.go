@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"millrace/engine"
 	"millrace/services"
 	"millrace/services/cluster"
 	"millrace/services/nodes/internal/envelope"
@@ -73,7 +74,7 @@ func (hs *homes) serve(e envelope.Envelope, left time.Duration) envelope.Envelop
 	case errors.Is(err, errElsewhere), errors.Is(err, cluster.ErrUnavailable):
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
 	case errors.Is(err, cluster.ErrOverloaded):
-		return refusal(4, "the room has as many messages as it takes")
+		return refusal(engine.CodeOverloaded, "the room has as many messages as it takes")
 	case errors.As(err, &told):
 		return failure(told)
 	case errors.Is(err, cluster.ErrLost), errors.Is(err, cluster.ErrNoAnswer):
@@ -173,7 +174,8 @@ func (h *Homes[S]) move(ctx context.Context) {
 			<-places
 			moving.Done()
 		}
-		if r.Post(func(r *services.Room[string, *Home[S]]) {
+		// Submit's runs in a room that has failed, too, where a message would be lost.
+		if r.Submit(func() {
 			defer over()
 			h.send(ctx, r)
 		}) != nil {
@@ -194,8 +196,11 @@ func (h *Homes[S]) move(ctx context.Context) {
 // send sends a room's state to its next home, and closes it. In the room.
 func (h *Homes[S]) send(ctx context.Context, room *services.Room[string, *Home[S]]) {
 	r := room.State
+	if r == nil || r.moved || !r.Held() {
+		return // it has not opened, or is not this node's any more
+	}
 	to, ok := place(h.lock(r.key), h.n.ups())
-	if !ok || r.moved || !r.Held() {
+	if !ok {
 		return // there is nowhere to go
 	}
 	if h.cfg.Save != nil {
