@@ -215,7 +215,9 @@ func (c *calls) run(e envelope.Envelope, left time.Duration) envelope.Envelope {
 func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			c.n.cfg.Logger.Error("nodes: a call panicked", "panic", v, "stack", string(debug.Stack()))
+			if held, ok := c.n.panicLine.Due(); ok {
+				c.n.cfg.Logger.Error("nodes: a call panicked", "panic", v, "stack", string(debug.Stack()), "held back", held)
+			}
 			err = &services.Error{Code: engine.CodeInternal, Text: "internal error"}
 		}
 	}()

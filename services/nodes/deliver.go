@@ -81,7 +81,9 @@ func (n *Node) missed(from uint64, stream string, count uint64) {
 	n.counts.gaps.Add(1)
 	n.counts.missed.Add(count)
 	gap := Gap{Node: n.known(from), Stream: stream, Missed: count}
-	n.cfg.Logger.Warn("nodes: messages of another node have not come", "from", gap.Node, "stream", stream, "missed", count)
+	if held, ok := n.gapLine.Due(); ok {
+		n.cfg.Logger.Warn("nodes: messages of another node have not come", "from", gap.Node, "stream", stream, "missed", count, "held back", held)
+	}
 	n.users.recheck()
 	if n.cfg.OnGap != nil {
 		n.cfg.OnGap(gap)
@@ -109,7 +111,9 @@ func (n *Node) patiently(send func() error) {
 		}
 		if time.Now().After(until) || !sleep(n.run, wait) {
 			n.counts.shed.Add(1)
-			n.cfg.Logger.Warn("nodes: a message of another node is given up: the outboxes are full", "err", err)
+			if held, ok := n.shedLine.Due(); ok {
+				n.cfg.Logger.Warn("nodes: a message of another node is given up: the outboxes are full", "err", err, "held back", held)
+			}
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"millrace/engine"
+	"millrace/internal/seldom"
 	"millrace/services"
 	"millrace/services/cluster"
 	"millrace/services/nodes/internal/envelope"
@@ -52,6 +53,8 @@ type Node struct {
 	homes  homes
 
 	counts counts
+
+	gapLine, shedLine, panicLine seldom.Line // of the log
 }
 
 // counts are the counters of Stats.
