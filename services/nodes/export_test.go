@@ -18,3 +18,10 @@ func (n *Node) Tenures() int {
 	defer n.users.mu.Unlock()
 	return len(n.users.sessions)
 }
+
+// Streams is to how many processes the node keeps a stream.
+func (n *Node) Streams() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.peers)
+}

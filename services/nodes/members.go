@@ -2,11 +2,10 @@ package nodes
 
 import (
 	"context"
-
 	"encoding/json"
 	"fmt"
-
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -343,15 +342,14 @@ func (n *Node) hear(e envelope.Envelope) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.beats) > 2*len(living)+16 { // bounded by those that live
-		for p := range n.beats {
-			if !living[p] {
-				delete(n.beats, p)
-				delete(n.peers, p)
-			}
-		}
+	most := 2*len(living) + 16 // both are bounded by those that live
+	if len(n.beats) > most {
+		maps.DeleteFunc(n.beats, func(p uint64, _ beat) bool { return !living[p] })
 	}
-	if len(n.beats) <= 2*len(living)+16 {
+	if len(n.peers) > most { // the store names processes, too, that never gave a sign
+		maps.DeleteFunc(n.peers, func(p uint64, _ *outbound) bool { return !living[p] })
+	}
+	if len(n.beats) <= most {
 		n.beats[e.Source] = b
 	}
 }

@@ -1,6 +1,7 @@
 package nodes_test
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"millrace/codec"
 	"millrace/engine"
 	"millrace/services"
+	"millrace/services/nodes"
 )
 
 var about = codec.Packet{Main: 6, Sub: 3}
@@ -246,4 +248,21 @@ func TestABindBehindTheFINLeavesNothing(t *testing.T) {
 	eventually(t, "nothing is kept", func() bool { return a.Tenures() == 0 && a.Stats().Users == 0 })
 	release()
 	x.want("end")
+}
+
+// Who had a user before may be any number of processes that are no more.
+func TestNothingIsKeptOfProcessesThatAreNoMore(t *testing.T) {
+	all := together(t, servers(t), "a b")
+	a := all[0]
+	x := a.dial()
+	for i := range 60 {
+		id := nodes.SessionID{Process: uint64(i + 1), Session: 1}
+		raw, _ := hex.DecodeString(id.String())
+		if ok, _, err := a.cache.Users().CompareAndSetRevision(background, fmt.Sprint(i), 0, raw, 0); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		a.bind(x, fmt.Sprint(i))
+	}
+	all[1].SetState(nodes.Up) // a sign of life
+	eventually(t, "they are forgotten", func() bool { return a.Streams() <= 20 })
 }
