@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"millrace/examples/chat":                    {"millrace/engine", "millrace/services", "millrace/services/serial"},
 	"millrace/services/client":                  {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
 	"millrace/services/capture":                 {"millrace/codec", "millrace/engine"},
-	"millrace/services/nodes":                   {"millrace/codec", "millrace/engine", "millrace/services", "millrace/services/cluster", "millrace/services/serial", "millrace/services/nodes/internal"},
+	"millrace/services/nodes":                   {"millrace/codec", "millrace/engine", "millrace/services", "millrace/services/cluster", "millrace/services/serial", "millrace/services/nodes/internal", "millrace/internal/seldom"},
 	"millrace/services/nodes/internal/envelope": {},
 	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},

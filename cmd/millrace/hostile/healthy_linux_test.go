@@ -21,9 +21,10 @@ type healthy struct {
 	own      []int      // numbers of own broadcasts that came back
 	seen     [][]int    // numbers of the others' broadcasts, by sender
 	refused  int
-	took     []time.Duration // of echoes; read after the end
+	took     []time.Duration // of echoes
 	fault    error           // the first
 	finished bool            // rest was called
+	wrote    chan struct{}   // closed when the last request is written
 }
 
 // owed is a request without an outcome.
@@ -41,7 +42,7 @@ const inFlight = 8
 func behave(s *server, n int) []*healthy {
 	all := make([]*healthy, n)
 	for i := range all {
-		all[i] = &healthy{c: s.dial(), id: i, stop: make(chan struct{}), room: make(chan struct{}, inFlight), seen: make([][]int, n)}
+		all[i] = &healthy{c: s.dial(), id: i, stop: make(chan struct{}), room: make(chan struct{}, inFlight), wrote: make(chan struct{}), seen: make([][]int, n)}
 		all[i].c.want(1, 1, "here", "here")
 	}
 	for _, h := range all {
@@ -58,6 +59,7 @@ func (h *healthy) fail(format string, args ...any) {
 }
 
 func (h *healthy) write() {
+	defer close(h.wrote)
 	for n := 1; ; n++ {
 		select {
 		case <-h.stop:
@@ -173,12 +175,18 @@ func (h *healthy) takeCast(f frame) {
 	h.seen[id] = append(h.seen[id], n)
 }
 
-// rest ends the requests; what is in flight goes on.
-func (h *healthy) rest() {
-	h.mu.Lock()
-	h.finished = true
-	h.mu.Unlock()
-	close(h.stop)
+// rest ends the requests of all; what is in flight goes on. The last of each is written
+// when it returns: one written during a check would be missed by whom was checked before.
+func rest(all []*healthy) {
+	for _, h := range all {
+		h.mu.Lock()
+		h.finished = true
+		h.mu.Unlock()
+		close(h.stop)
+	}
+	for _, h := range all {
+		<-h.wrote
+	}
 }
 
 // check waits for the outcomes that are due and for the others' broadcasts that came back

@@ -94,9 +94,7 @@ func modelRound(t *testing.T, seed int64) {
 	case <-s.ended:
 		t.Fatalf("the server ended with code %d: %s", s.code, tail(s.log.String(), 3000))
 	}
-	for _, h := range good {
-		h.rest()
-	}
+	rest(good)
 	for i, h := range good {
 		if err := h.check(good, 20*time.Second); err != nil {
 			t.Errorf("healthy client %d: %v", i, err)
@@ -126,7 +124,9 @@ func latency(t *testing.T, good []*healthy) {
 	t.Helper()
 	var took []time.Duration
 	for _, h := range good {
+		h.mu.Lock()
 		took = append(took, h.took...)
+		h.mu.Unlock()
 	}
 	if len(took) == 0 {
 		t.Error("no echo of a healthy client was answered")

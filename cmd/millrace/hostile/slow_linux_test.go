@@ -70,9 +70,7 @@ func TestDripsEndWhenTheirTimeIsOver(t *testing.T) {
 	if told.Load() != int64(n) || early.Load() != 0 {
 		t.Errorf("%d of %d were told of the timeout, %d too early", told.Load(), n, early.Load())
 	}
-	for _, h := range good {
-		h.rest()
-	}
+	rest(good)
 	for i, h := range good {
 		if err := h.check(good, 20*time.Second); err != nil {
 			t.Errorf("healthy client %d: %v", i, err)
@@ -126,9 +124,7 @@ func TestStormOfConnectionsDisturbsNobody(t *testing.T) {
 	if ended.Load() > int64(n/20) {
 		t.Errorf("%d of %d ended without a word", ended.Load(), n)
 	}
-	for _, h := range good {
-		h.rest()
-	}
+	rest(good)
 	for i, h := range good {
 		if err := h.check(good, 20*time.Second); err != nil {
 			t.Errorf("healthy client %d: %v", i, err)
