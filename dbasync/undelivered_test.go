@@ -168,7 +168,7 @@ func TestWhoHoldsUpItsResultsGetsWhatItWaitsFor(t *testing.T) {
 		for _, group := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, group %v", name, group), func(t *testing.T) {
 				db := open(t, func(c *Config) {
-					c.MaxQueueBytes, c.DeliveryTimeout, c.QueryTimeout = 1<<20, 200*time.Millisecond, 5*time.Minute
+					c.MaxQueueBytes, c.DeliveryTimeout, c.QueryTimeout = 1<<20, time.Second, 5*time.Minute
 					c.StatementTimeout, c.SlowAfter, c.GroupReads = -1, -1, group
 				})
 				stmt := Stmt{SQL: "select repeat('x', $1)", ReadOnly: true}
