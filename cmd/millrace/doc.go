@@ -9,5 +9,5 @@
 // MILLRACE_MAX_FRAME) and a key of the TOML file that --config names (max-frame); a
 // flag wins over the environment, that over the file, that over the default.
 //
-// The exit codes are in exit.go and in the README.
+// The exit codes are in exit.go and in docs/exit-codes.md.
 package main

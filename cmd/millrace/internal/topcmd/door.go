@@ -23,7 +23,7 @@ type doorFlags struct {
 	Token     string `placeholder:"TOKEN" env:"MILLRACE_ADMIN_TOKEN" help:"The same as text; others on this machine see a command line, so put it into the variable (none)."`
 }
 
-// The exit codes, as the README has them.
+// The exit codes, as docs/exit-codes.md has them.
 const (
 	usage    = 64
 	noServer = 69
