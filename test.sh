@@ -13,10 +13,11 @@ cd "$(dirname "$0")"
 
 say() { echo "test.sh: $*" >&2; }
 
-# Go is often not in the PATH of root, and Debian keeps PostgreSQL's programs out of everyone's.
+# Go is often not in the PATH of root, nor /usr/sbin in that of others; Debian keeps PostgreSQL's
+# programs out of all.
 find_programs() {
 	local d
-	for d in /usr/local/go/bin /usr/lib/postgresql/*/bin; do
+	for d in /usr/local/go/bin /usr/sbin /usr/lib/postgresql/*/bin; do
 		case ":$PATH:" in *":$d:"*) continue ;; esac
 		if [ -d "$d" ]; then PATH="$PATH:$d"; fi
 	done
@@ -86,7 +87,14 @@ install() {
 	fi
 	if [ -n "$policy" ]; then root rm -f "$policy"; fi
 }
-apt() { root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+# apt installs packages. What it says is shown when it fails.
+apt() {
+	local told
+	told=$(root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" 2>&1) || {
+		echo "$told" | tail -n 5 >&2
+		return 1
+	}
+}
 
 find_programs
 if ! command -v go >/dev/null; then
