@@ -55,6 +55,9 @@ func (m *machine) run(args ...string) (stderr string, code int) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	if _, err := os.ReadFile(script); err != nil { // so that go test runs it anew when it has changed
+		m.t.Fatal(err)
+	}
 	cmd := exec.Command(filepath.Join(m.bin, "bash"), append([]string{script}, args...)...)
 	cmd.Env = []string{"PATH=" + m.bin}
 	var b strings.Builder
