@@ -3,6 +3,7 @@
 GO         ?= go
 FUZZTIME   ?= 2s
 TIMEOUT    ?= 8m
+PKGS       ?= ./...
 BENCH      ?= .
 COUNT      ?= 6
 CROSS      := linux/386 linux/arm linux/arm64 darwin/arm64 windows/amd64
@@ -32,13 +33,14 @@ held:
 	$(GO) test ./engine/enginetest -run '^TestSim$$'
 
 # What is compiled first uses every core. Two packages at a time, but for those that measure
-# times. What failed is told once more at the end, the packages last: a test that hangs prints
+# times. PKGS narrows it. What failed is told once more at the end, the packages last: a test that hangs prints
 # thousands of lines behind its name. It is all well only if both runs have said so.
 race:
-	$(GO) build -race ./...
-	@out=$$(mktemp) || exit 1; \
-	{ $(GO) test -race -p 2 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -vE '/($(ALONE))$$') 2>&1; first=$$?; \
-	$(GO) test -race -p 1 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -E '/($(ALONE))$$') 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
+	$(GO) build -race $(PKGS)
+	@pkgs=$$($(GO) list $(PKGS)) && out=$$(mktemp) || exit 1; \
+	tests() { test -z "$$2" || $(GO) test -race -p $$1 -timeout $(TIMEOUT) $$2; }; \
+	{ tests 2 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
+	tests 1 "$$(echo "$$pkgs" | grep -E '/($(ALONE))$$')" 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
 	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
 	grep -aE -A3 '^ *--- FAIL|^panic:|^fatal error:|^\s+running tests:|DATA RACE|^(vet: )?[^ ]+\.go:[0-9]+:[0-9]+:' $$out | grep -avE '^(ok|FAIL)' | head -100; \
 	grep -aE '^FAIL\s' $$out | head -50; }; \

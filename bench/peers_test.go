@@ -67,7 +67,7 @@ func TestEveryPeerSpeaksTheFrame(t *testing.T) {
 			if err != nil {
 				_, no := exec.LookPath("g++")
 				missing := no != nil || strings.HasPrefix(name, "asio") && (strings.Contains(err.Error(), "boost") || strings.Contains(err.Error(), "openssl"))
-				if missing && os.Getenv("CI") == "" { // .ci/run installs them
+				if missing && os.Getenv("CI") == "" { // test.sh installs them
 					t.Skip(err)
 				}
 				t.Fatal(err)
