@@ -15,9 +15,11 @@ import (
 type Client struct {
 	w     *World
 	srv   *Server
-	path  Path
+	way   Way
 	conn  *simnet.Conn
 	codec *codec.Codec
+
+	layers *layers // around the frames; nil: none
 
 	in     []byte // of what has come, no whole frame yet
 	frames []codec.Packet
@@ -47,22 +49,26 @@ type life struct {
 func (w *World) Dial(srv *Server) *Client { return w.DialPath(srv, w.path) }
 
 // DialPath is Dial with a path of its own.
-func (w *World) DialPath(srv *Server, p Path) *Client {
+func (w *World) DialPath(srv *Server, p Path) *Client { return w.DialBy(srv, Way{Path: p}) }
+
+func (w *World) newClient(srv *Server, way Way) *Client {
 	max := srv.cfg.MaxFrame
 	or(&max, 64<<10)
 	c, err := codec.New(srv.cfg.Layout, max)
 	w.Check(err)
-	x := &Client{w: w, srv: srv, path: p.withDefaults(), codec: c}
-	w.clients = append(w.clients, x)
+	x := &Client{w: w, srv: srv, way: w.checked(srv, way), codec: c}
 	x.life = &life{client: x}
-	x.connect()
+	w.clients = append(w.clients, x)
 	return x
 }
 
 func (c *Client) connect() {
-	c.conn = c.srv.net.Dial(0, simnet.Traits{Latency: c.path.Latency, Jitter: c.path.Jitter, SendBuffer: c.path.SendBuffer, RecvBuffer: c.path.RecvBuffer})
+	c.layers.end() // of the connection before
+	p := c.way.Path
+	c.conn = c.srv.net.Dial(c.way.Addr, simnet.Traits{Latency: p.Latency, Jitter: p.Jitter, SendBuffer: p.SendBuffer, RecvBuffer: p.RecvBuffer})
 	c.in, c.hurt, c.finned, c.ended, c.answered, c.over, c.silent = nil, false, false, false, false, false, false
 	c.srv.check.expect(c.conn.RemoteAddr().String(), c.life)
+	c.layers = c.way.layers(c)
 }
 
 // Send sends a frame. The body is copied.
@@ -81,7 +87,7 @@ func (c *Client) Write(b []byte) {
 	if !c.hurt && !c.finned && !c.over {
 		c.life.add(b)
 	}
-	c.conn.Send(b)
+	c.transmit(b)
 }
 
 // add notes what is sent.
@@ -105,11 +111,17 @@ func (l *life) add(b []byte) {
 	}
 }
 
-// CloseWrite sends a FIN: nothing more is asked. The client goes on reading.
+// CloseWrite says that nothing more is asked, with a FIN, or as a client does that speaks TLS
+// or WebSocket: with a close_notify or close frame, a FIN alone, or both. The client goes on
+// reading.
 func (c *Client) CloseWrite() {
 	c.finned = true
 	c.life.finned = true
-	c.conn.SendFIN()
+	if c.layers == nil {
+		c.conn.SendFIN()
+		return
+	}
+	c.layers.closeWrite(ending(c.w.Pick(int(endsOfAll))))
 }
 
 // harm notes that not all that is on its way need arrive.
@@ -160,11 +172,22 @@ func (c *Client) WasReset() bool {
 
 // read takes what has come apart.
 func (c *Client) read() {
+	if c.layers != nil {
+		c.layers.begin()
+	}
 	b := c.conn.Take()
 	if len(b) == 0 {
 		c.answerFIN()
 		return
 	}
+	if c.layers != nil {
+		b = c.layers.received(b)
+	}
+	c.decode(b)
+}
+
+// decode takes apart what has come of frames.
+func (c *Client) decode(b []byte) {
 	c.in = append(c.in, b...)
 	for len(c.in) > 0 {
 		p, size, missing, err := c.codec.Decode(c.in)
@@ -173,6 +196,9 @@ func (c *Client) read() {
 			return
 		}
 		if size == 0 || missing > 0 {
+			if x := c.layers; x != nil && x.ws != nil {
+				c.w.Errorf("client %d was sent a WebSocket message that ends in the middle of a frame", c.conn.ID())
+			}
 			return
 		}
 		if c.ended {
@@ -197,7 +223,9 @@ func isLast(p codec.Packet) bool {
 // answerFIN closes the connection when the server has, as most clients do.
 func (c *Client) answerFIN() {
 	fin, reset := c.conn.Ended()
-	c.silent = fin || reset
+	if c.silent = fin || reset; c.silent && c.layers != nil {
+		c.decode(c.layers.rest())
+	}
 	if fin && !c.answered {
 		c.answered = true
 		if !c.w.Chance(4) {

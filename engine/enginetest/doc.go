@@ -38,10 +38,14 @@
 // callbacks that wake each other through a channel run at once for a moment: what they do
 // in it is not the seed's to decide.
 //
+// A client speaks what its server's address wants, TLS and WebSocket included (see Way): with
+// crypto/tls, whose keys follow the seed as all of crypto/rand does, and whose handshakes run
+// on goroutines of their own, one at a time.
+//
 // What is not here: threads that interrupt one another in the middle of the engine's own
-// code, which is what the race detector and ordinary tests look for; sockets other than
-// tcp://, and clients that speak TLS or WebSocket; and an order among timers of
-// different owners that are due in one tick of a timerwheel.Service, which it draws itself.
+// code, which is what the race detector and ordinary tests look for; unix sockets and headers
+// of the PROXY protocol; and an order among timers of different owners that are due in one
+// tick of a timerwheel.Service, which it draws itself.
 //
 // What a handler leaves to chance it takes from World.Pick and its like, or from crypto/rand,
 // which follows the seed too; math/rand's own functions and the order of a map's keys don't.

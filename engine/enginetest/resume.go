@@ -28,8 +28,11 @@ const ackEvery = 16
 // DialResume is Dial for a session that outlives its connection (Config.Resume): it waits for
 // the server's WELCOME. What Send is given is sent again behind a Reconnect where the server
 // has not had it.
-func (w *World) DialResume(srv *Server) *Client {
-	c := w.Dial(srv)
+func (w *World) DialResume(srv *Server) *Client { return w.DialResumeBy(srv, Way{}) }
+
+// DialResumeBy is DialResume by another way.
+func (w *World) DialResumeBy(srv *Server, way Way) *Client {
+	c := w.DialBy(srv, way)
 	c.resume = &resumer{}
 	c.hello(codec.Hello{})
 	c.waitWelcome()
@@ -39,7 +42,7 @@ func (w *World) DialResume(srv *Server) *Client {
 func (c *Client) hello(h codec.Hello) {
 	b, err := c.codec.Append(nil, codec.Packet{Sub: engine.SubHello, Body: c.codec.AppendHello(nil, h)})
 	c.w.Check(err)
-	c.conn.Send(b)
+	c.transmit(b)
 }
 
 func (c *Client) waitWelcome() {
@@ -50,7 +53,11 @@ func (c *Client) waitWelcome() {
 // too. If not, it is a new session, and what the server may not have had is forgotten. Where
 // the connection breaks before the server has said so it is not resumed either; then call it
 // again.
-func (c *Client) Reconnect() (resumed bool) {
+func (c *Client) Reconnect() (resumed bool) { return c.ReconnectBy(c.way) }
+
+// ReconnectBy is Reconnect by another way.
+func (c *Client) ReconnectBy(way Way) (resumed bool) {
+	c.way = c.w.checked(c.srv, way)
 	r, lost := c.resume, c.resume.lost
 	for _, token := range append([]codec.Token(nil), r.tokens...) {
 		r.welcome = false
@@ -86,7 +93,7 @@ func (c *Client) sendCounted(main, sub uint16, body []byte) {
 func (c *Client) put(p codec.Packet) {
 	b, err := c.codec.Append(nil, p)
 	c.w.Check(err)
-	c.conn.Send(b)
+	c.transmit(b)
 }
 
 // resumed takes a frame that is part of the protocol of such sessions; false: it is not.

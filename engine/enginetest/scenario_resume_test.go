@@ -25,14 +25,20 @@ func (counting) OnSocketClose(*engine.Session, engine.Reason) {}
 // resumeWorld has clients whose connections break and that come back: nothing is lost,
 // doubled or run twice.
 func resumeWorld(w *World) {
-	srv := w.Server(engine.Config{Dispatch: dispatch(w), Timeouts: engine.Timeouts{Resume: 20 * time.Second}, Limits: engine.Limits{ResumeBytes: 64 << 10}}, counting{})
+	cfg := engine.Config{Dispatch: dispatch(w), Timeouts: engine.Timeouts{Resume: 20 * time.Second}, Limits: engine.Limits{ResumeBytes: 64 << 10}}
+	way := func() Way { return Way{} }
+	if w.Chance(3) { // through any door, and back through another
+		cfg.Addrs, cfg.TLS, cfg.Deflate = doors, w.TLS(), w.Chance(2)
+		way = func() Way { return anyDoor(w) }
+	}
+	srv := w.Server(cfg, counting{})
 	type peer struct {
 		*Client
 		asked, seen, from int // frames since the session began
 	}
 	var peers []*peer
 	for range 1 + w.Pick(3) {
-		peers = append(peers, &peer{Client: w.DialResume(srv)})
+		peers = append(peers, &peer{Client: w.DialResumeBy(srv, way())})
 	}
 	check := func(p *peer) {
 		for ; p.from < len(p.frames); p.from++ {
@@ -56,7 +62,7 @@ func resumeWorld(w *World) {
 			for range 1 + w.Pick(3) {
 				switch w.Pick(4) {
 				case 1: // the new connection takes over in the middle of a frame
-					p.conn.Send([]byte{0, 0, 0, 50, 0, 1})
+					p.transmit([]byte{0, 0, 0, 50, 0, 1})
 				case 2:
 					p.Vanish()
 				case 3:
@@ -64,7 +70,7 @@ func resumeWorld(w *World) {
 				}
 				w.Advance(w.Between(0, 3*time.Second))
 				check(p)
-				for tries := 0; !p.Reconnect() && p.resume.lost == 0; tries++ {
+				for tries := 0; !p.ReconnectBy(way()) && p.resume.lost == 0; tries++ {
 					if tries > 5 {
 						w.Fatalf("client %d: no way back", p.conn.ID())
 					}

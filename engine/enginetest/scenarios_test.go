@@ -23,6 +23,8 @@ var scenarios = []struct {
 	{"drain", Options{}, drainWorld},
 	{"crowd", Options{Files: 60}, crowdWorld},
 	{"idle", Options{}, idleWorld},
+	{"walks", Options{}, walksWorld},
+	{"doors", Options{}, doorsWorld},
 }
 
 // echo answers each frame with itself; those of Main 4 in a function that it submits.

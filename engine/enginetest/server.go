@@ -187,6 +187,9 @@ func (w *World) goWithin(d time.Duration, fn func()) {
 // close ends the world's own goroutines.
 func (w *World) close() {
 	w.timer.Stop()
+	for _, c := range w.clients {
+		c.layers.end()
+	}
 	for _, r := range w.runners {
 		close(r.todo)
 	}

@@ -1,6 +1,10 @@
 package door
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // What a peer has begun and not ended in front of the codec, a TLS record, a WebSocket
 // header or control frame, or a compressed message of which nothing more can be told, has
@@ -68,13 +72,21 @@ func (l *loop) lookAtHalves() {
 	})
 }
 
-// expireHalves tells the sessions whose peers have stood still. Loop goroutine.
+// expireHalves tells the sessions whose peers have stood still, those first that have longest.
+// Loop goroutine.
 func (l *loop) expireHalves() {
 	l.looking = false
+	now, due := l.h.now(), []*conn(nil)
 	for c, h := range l.halves {
-		now := l.h.now()
-		if c.inside || now-h.at < int64(l.frameTimeout) {
-			continue
+		if !c.inside && now-h.at >= int64(l.frameTimeout) {
+			due = append(due, c)
+		}
+	}
+	slices.SortFunc(due, func(a, b *conn) int { return cmp.Compare(l.halves[a].at, l.halves[b].at) })
+	for _, c := range due {
+		h, still := l.halves[c]
+		if !still {
+			continue // what was done for another one has ended it
 		}
 		c.do(func(c *conn) {
 			if !c.up || c.phase != open || l.h.cfg.Stalled(c.sink) {

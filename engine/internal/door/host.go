@@ -205,11 +205,14 @@ func (l *loop) setAlarm(at int64) {
 	})
 }
 
-// expireOpenings ends the connections that did not become sessions in time. Loop goroutine.
+// expireOpenings ends the connections that did not become sessions in time, those first that
+// have been silent longest. Loop goroutine.
 func (l *loop) expireOpenings() {
 	now, next := l.h.now(), int64(0)
 	l.alarmAt = 0
-	for c := range l.opening {
+	for e := l.silent.Front(); e != nil; {
+		c := e.Value.(*conn)
+		e = e.Next() // c may leave the list
 		switch at := c.x.deadline; {
 		case at == 0:
 		case at <= now:

@@ -4,6 +4,11 @@ package simnet
 func (c *Conn) Send(b []byte) {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
+	if c.limited {
+		c.lost = c.lost || len(b) > c.limit
+		b = b[:min(len(b), c.limit)]
+		c.limit -= len(b)
+	}
 	if c.shut || len(b) == 0 {
 		return
 	}
@@ -15,6 +20,9 @@ func (c *Conn) Send(b []byte) {
 func (c *Conn) SendFIN() {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
+	if c.limited {
+		return
+	}
 	c.in.put(segment{fin: true}, c.n.takes(c.traits))
 	c.n.note("client's fin", c, 0, nil)
 }
@@ -116,4 +124,19 @@ func (c *Conn) read() {
 		c.got = append(c.got, c.out.ready...)
 		c.out.ready = nil
 	}
+}
+
+// Cut has the path lose what the client sends from n bytes of it on, without a word, and what
+// it closes with: it seems to have stopped in the middle of something.
+func (c *Conn) Cut(n int) {
+	c.n.mu.Lock()
+	defer c.n.mu.Unlock()
+	c.limit, c.limited = n, true
+}
+
+// Lost tells whether a Cut has lost anything.
+func (c *Conn) Lost() bool {
+	c.n.mu.Lock()
+	defer c.n.mu.Unlock()
+	return c.lost
 }

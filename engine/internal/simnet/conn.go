@@ -39,6 +39,9 @@ type Conn struct {
 	shut     bool // the client has closed: nobody reads
 	stalled  bool // the client does not read now
 	broken   bool // it has sent a reset
+	limited  bool // only limit bytes more of it arrive
+	limit    int
+	lost     bool // more were sent
 	got      []byte
 }
 
