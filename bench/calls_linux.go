@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"time"
 )
@@ -25,6 +26,12 @@ func callsOf(spec genSpec) []call {
 		return cacheCalls(spec.Body)
 	case Locks:
 		return lockCalls()
+	case ClusterCall:
+		return []call{callOnCall(spec.Names)}
+	case ClusterBind:
+		return []call{bindCall(spec.Depth)}
+	case Room:
+		return []call{roomCall(spec.Depth)}
 	}
 	return nil
 }
@@ -177,5 +184,72 @@ func lockCalls() []call {
 				return append(dst, '}')
 			},
 			func(body []byte, _ *conn, _ uint64) bool { return jsonIs(body, "unlocked", "true") }},
+	}
+}
+
+// callOnCall calls the nodes that the connection is not on, in turn.
+func callOnCall(names []string) call {
+	terms := func(c *conn, seq uint64) (int64, int64) { return int64(seq % 1000003), int64(c.id) }
+	node := func(c *conn, seq uint64) string {
+		own := int(c.id-1) % len(names)
+		if len(names) == 1 {
+			return names[own]
+		}
+		return names[(own+1+int(seq%uint64(len(names)-1)))%len(names)]
+	}
+	return call{
+		handle: handleCallOn,
+		build: func(dst []byte, c *conn, seq uint64) []byte {
+			a, b := terms(c, seq)
+			return fmt.Appendf(dst, `{"node":%q,"a":%d,"b":%d}`, node(c, seq), a, b)
+		},
+		check: func(body []byte, c *conn, seq uint64) bool {
+			a, b := terms(c, seq)
+			got, ok := jsonInt(body, "sum")
+			return ok && got == a+b && jsonIs(body, "node", `"`+node(c, seq)+`"`)
+		},
+	}
+}
+
+// bindCall binds users of the connection's own in turn, so many that none is bound twice at a time.
+func bindCall(users int) call {
+	users = max(1, users)
+	epochs := map[string]int64{}
+	user := func(c *conn, seq uint64) string { return fmt.Sprintf("bench-%d-%d", c.id, seq%uint64(users)) }
+	return call{
+		handle: handleBind,
+		build: func(dst []byte, c *conn, seq uint64) []byte {
+			return fmt.Appendf(dst, `{"user":%q}`, user(c, seq))
+		},
+		check: func(body []byte, c *conn, seq uint64) bool {
+			epoch, ok := jsonInt(body, "epoch")
+			of := user(c, seq)
+			grew := ok && epoch > epochs[of]
+			epochs[of] = epoch
+			return grew
+		},
+	}
+}
+
+// roomCall adds 1 to a room of the connection's own. Requests of one connection are under way together: each value comes
+// once, whichever of them has it.
+func roomCall(depth int) call {
+	mine := strconv.Itoa(os.Getpid())
+	values := map[uint32]*once{}
+	return call{
+		handle: handleRoom,
+		build: func(dst []byte, c *conn, _ uint64) []byte {
+			return fmt.Appendf(dst, `{"room":"bench-%s-%d","add":1}`, mine, c.id)
+		},
+		check: func(body []byte, c *conn, _ uint64) bool {
+			of := values[c.id]
+			if of == nil {
+				of = newOnce(2*depth + 2)
+				values[c.id] = of
+			}
+			value, ok := jsonInt(body, "value")
+			token, given := jsonInt(body, "token")
+			return ok && value > 0 && given && token > 0 && of.take(uint64(value-1))
+		},
 	}
 }

@@ -4,7 +4,7 @@
 // targets: this project's server, a server that already runs, or peers written with other libraries. Every
 // run has a fresh server process; load comes from generator processes; the server's CPU and
 // memory are the kernel's account of it; every reply is checked byte for byte and in order. tls-echo/100x32 and
-// ws-echo/100x32 are the same behind TLS and WebSocket.
+// ws-echo/100x32 are the same behind TLS and WebSocket, cluster-call/64x1/n3 runs over three servers.
 //
 //	bench.RunGenerator() // first in main: the suite starts this program again as its load generator
 //	…

@@ -35,6 +35,12 @@ const (
 	handleCacheCAS  = 5<<16 | 3
 	handleLock      = 5<<16 | 4
 	handleUnlock    = 5<<16 | 5
+	handleNodes     = 6<<16 | 1
+	handleCallOn    = 6<<16 | 2
+	handleBind      = 6<<16 | 3
+	handleSendUser  = 6<<16 | 4
+	handleRoom      = 6<<16 | 5
+	handleUserPush  = 6<<16 | 6
 )
 
 func handleName(h uint32) string { return fmt.Sprintf("%d/%d", h>>16, h&0xffff) }

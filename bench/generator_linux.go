@@ -13,10 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunGenerator turns this process into a load generator, and ends it, when a Suite or Tuner
-// started it as one; in any other process it returns at once. Call it first in main, and in
+// RunGenerator turns this process into a load generator, or the NATS server of several nodes, and ends it, when a Suite or
+// Tuner started it as one; in any other process it returns at once. Call it first in main, and in
 // TestMain of tests that measure.
 func RunGenerator() {
+	if dir := os.Getenv(busEnv); dir != "" {
+		serveBus(dir)
+	}
 	if os.Getenv(generatorEnv) == "" {
 		return
 	}
@@ -112,8 +115,10 @@ func newDriver(spec genSpec) (driver, error) {
 		return newIdleDriver(spec), nil
 	case Churn:
 		return newChurnDriver(spec), nil
-	case Groups:
+	case Groups, ClusterGroup:
 		return newGroupDriver(spec), nil
+	case ClusterUser:
+		return newUserDriver(spec), nil
 	case Timers:
 		return newTimerDriver(spec), nil
 	case Mixed:

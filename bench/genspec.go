@@ -8,6 +8,7 @@ type genSpec struct {
 	Addrs  []string      `json:"addrs"`            // what connections come through, in turn
 	Flood  string        `json:"flood,omitempty"`  // where its half-open handshakes go
 	Halves int           `json:"halves,omitempty"` // how many of them are this process's
+	Names  []string      `json:"names,omitempty"`  // of the nodes: connection i is on node i-1 modulo their number
 	First  uint32        `json:"first"`            // number of this process's first connection
 	Mine   int           `json:"mine"`             // connections of this process
 	Share  float64       `json:"share"`            // its part of Rate

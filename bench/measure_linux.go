@@ -25,7 +25,7 @@ type measurement struct {
 	srv     *server
 	gens    []*generator
 	from    time.Time
-	cpu     usage
+	before  accounts
 	own     selfStats
 	hasOwn  bool
 	restRSS int64 // idle: before the connections
@@ -85,6 +85,11 @@ func (m *measurement) run(ctx context.Context, run *Run, processes int, cpus []i
 	if err := m.noteRest(); err != nil {
 		return err
 	}
+	if m.work.Nodes > 0 {
+		if err := m.srv.meet(ctx); err != nil {
+			return m.blame(err)
+		}
+	}
 	if err := m.connect(processes, cpus); err != nil {
 		return m.blame(err)
 	}
@@ -103,7 +108,10 @@ func (m *measurement) blame(err error) error {
 	case <-time.After(50 * time.Millisecond): // its exit may come after its sockets' end
 	case <-m.srv.ended: // nil, so never, for a running server
 	}
-	return errors.Join(m.srv.died(), err)
+	for _, s := range m.srv.all() {
+		err = errors.Join(s.died(), err)
+	}
+	return err
 }
 
 // connect starts the generators and waits until every connection is open.
@@ -120,7 +128,7 @@ func (m *measurement) connect(processes int, cpus []int) error {
 	for i := range n {
 		mine := (m.work.Conns - first) / (n - i)
 		spec := genSpec{
-			Workload: m.work, Addrs: addrs, First: uint32(first + 1), Mine: mine,
+			Workload: m.work, Addrs: addrs, Names: m.srv.names, First: uint32(first + 1), Mine: mine,
 			Share: float64(mine) / float64(m.work.Conns), Stall: stallAfter, Settle: settleAfter,
 		}
 		if m.work.Kind == Flood {
@@ -145,11 +153,13 @@ func (m *measurement) connect(processes int, cpus []int) error {
 // addresses are where the connections go, in turn, and where a flood does.
 func (m *measurement) addresses() (addrs []string, flood string, err error) {
 	for _, d := range m.work.doors() {
-		a, err := addressOf(m.srv.addrs, d)
-		if err != nil {
-			return nil, "", err
+		for _, s := range m.srv.serving() {
+			a, err := addressOf(s.addrs, d)
+			if err != nil {
+				return nil, "", err
+			}
+			addrs = append(addrs, a)
 		}
-		addrs = append(addrs, a)
 	}
 	if m.work.Kind == Flood {
 		flood, err = addressOf(m.srv.addrs, doorTLS)
@@ -175,7 +185,8 @@ func (m *measurement) window(ctx context.Context) error {
 		return err
 	}
 	m.own, m.hasOwn = m.selfStats()
-	if err := m.sampleCPU(&m.cpu); err != nil {
+	var err error
+	if m.before, err = m.accounts(); err != nil {
 		return err
 	}
 	m.from = time.Now()
@@ -183,20 +194,6 @@ func (m *measurement) window(ctx context.Context) error {
 		return err
 	}
 	return m.pass(ctx, m.timing.length)
-}
-
-func (m *measurement) selfStats() (selfStats, bool) {
-	st, err := m.srv.ask()
-	return st, err == nil
-}
-
-// sampleCPU leaves u alone when the server's process is not known.
-func (m *measurement) sampleCPU(u *usage) (err error) {
-	if m.srv.pid == 0 {
-		return nil
-	}
-	*u, err = cpuUsage(m.srv.pid)
-	return err
 }
 
 // pass lets time go by unless a generator gives up or ctx ends.
@@ -238,16 +235,14 @@ func (m *measurement) finish(run *Run) error {
 	if err := m.tell(cmdEnd); err != nil {
 		return m.blame(err)
 	}
-	var end usage
-	if err := m.sampleCPU(&end); err != nil {
+	end, err := m.accounts()
+	if err != nil {
 		return m.blame(err)
 	}
 	wall := time.Since(m.from)
 	own, ok := m.selfStats()
-	if m.srv.pid != 0 {
-		if rss, err := residentBytes(m.srv.pid); err == nil {
-			run.Memory = &Memory{RSS: rss}
-		}
+	if m.known() {
+		run.Memory = m.resident()
 	}
 	total, err := m.gather(run)
 	if err != nil {
@@ -256,8 +251,11 @@ func (m *measurement) finish(run *Run) error {
 	if total == 0 {
 		return fmt.Errorf("bench: no %s in %v", m.work.Unit(), m.timing.length)
 	}
-	if m.srv.pid != 0 {
-		run.CPU = perMessage(end.sub(m.cpu), wall, total)
+	if m.known() {
+		run.CPU = perMessage(end.nodes.sub(m.before.nodes), wall, total)
+	}
+	if m.srv.bus != nil {
+		run.Bus = perMessage(end.bus.sub(m.before.bus), wall, total)
 	}
 	if ok && m.hasOwn {
 		run.Runtime = &Runtime{
@@ -270,11 +268,6 @@ func (m *measurement) finish(run *Run) error {
 	}
 	run.Bottle = bottleneck(run)
 	return nil
-}
-
-func perMessage(u usage, wall time.Duration, n uint64) *CPU {
-	micros := func(d time.Duration) float64 { return float64(d) / 1e3 / float64(n) }
-	return &CPU{micros(u.total), micros(u.user), micros(u.system), float64(u.total) / float64(wall)}
 }
 
 // gather merges the generators' results into run and returns the messages.

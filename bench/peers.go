@@ -14,11 +14,14 @@ import (
 // ErrNoPeers: the peers' sources were not found; they come with a checkout of the repository.
 var ErrNoPeers = errors.New("bench: no checkout of the repository around here, so its peers cannot be built")
 
-// PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio), and those that only
-// listen behind a door (asio-tls needs OpenSSL's headers too).
+// PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio), those that only
+// listen behind a door (asio-tls needs OpenSSL's headers too), and nats, which is one of several nodes.
 func PeerNames() []string {
-	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "gws", "gobwas", "coder", "asio-tls"}
+	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "gws", "gobwas", "coder", "asio-tls", natsPeer}
 }
+
+// natsPeer is nats.go behind the frame: one of several nodes.
+const natsPeer = "nats"
 
 // plantedPeers are mistakes on purpose, for testing that the suite sees them: a write for each
 // frame, and a lock of the whole server held during write.
@@ -82,6 +85,9 @@ func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
 		return Target{}, fmt.Errorf("bench: %w", err)
 	}
 	t := Target{Name: name, OneLoop: []string{"-loops", "1"}, Doors: []string{"-door", "{door}"}}
+	if name == natsPeer {
+		t.Nodes = []string{"-nats", "{nats}", "-node", "{node}", "-nodes", "{nodes}"}
+	}
 	libs, cpp := cppPeers[name]
 	switch {
 	case cpp:

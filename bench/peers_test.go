@@ -30,6 +30,9 @@ func casesOf(name string) (out []string) {
 	if !slices.Contains([]string{"gws", "gobwas", "coder", "asio-tls"}, name) {
 		out = []string{"echo/20x7/100", "echo/5x3/20KiB", "broadcast/20x3", "churn/4"}
 	}
+	if name == natsPeer {
+		return []string{"echo/20x7/100", "cluster-call/9x3/n3", "cluster-group/9x2/g9/n3", "cluster-user/9x2/n2", "cluster-bind/4x3/n2", "room/9x3/n2"}
+	}
 	for _, d := range behind[name] {
 		out = append(out, d+"-echo/20x7/100", d+"-echo/5x3/20KiB", d+"-broadcast/20x3")
 	}

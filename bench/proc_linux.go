@@ -53,6 +53,11 @@ func ticks(b []byte) time.Duration {
 	return time.Duration(n) * clockTick
 }
 
+// add is the sum of two processes' usages.
+func (u usage) add(v usage) usage {
+	return usage{u.total + v.total, u.user + v.user, u.system + v.system}
+}
+
 // sub is what was used between from and u; the split takes the exact sum's size.
 func (u usage) sub(from usage) usage {
 	d := usage{u.total - from.total, u.user - from.user, u.system - from.system}

@@ -26,7 +26,8 @@ type Run struct {
 	Verified uint64  `json:"verified,omitempty"` // replies checked byte for byte, warm-up included
 	Lost     int     `json:"lost,omitempty"`     // asked and never answered
 
-	CPU       *CPU      `json:"cpu,omitempty"`     // the server's; nil when it cannot be read
+	CPU       *CPU      `json:"cpu,omitempty"`     // the server's, that of all nodes together; nil when it cannot be read
+	Bus       *CPU      `json:"bus,omitempty"`     // that of the NATS server that the nodes share
 	Memory    *Memory   `json:"memory,omitempty"`  // the server's
 	Runtime   *Runtime  `json:"runtime,omitempty"` // the server's Go runtime
 	Generator Generator `json:"generator"`         // the load generator's own cost

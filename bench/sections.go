@@ -24,7 +24,7 @@ func (r *Results) sections() []section {
 	for _, ramp := range r.Header.Ramps {
 		out = append(out, r.rampSection(ramp))
 	}
-	out = append(out, r.doorways())
+	out = append(out, r.doorways(), r.overNodes())
 	out = append(out, r.besides()...)
 	all := out[:1] // the overview is always there: it has the notes
 	for _, s := range out[1:] {
@@ -50,9 +50,9 @@ func (r *Results) overview() section {
 	return s
 }
 
-// elsewhere: the target does not listen on an address of the case's kind.
+// elsewhere: the target does not listen on an address of the case's kind, or is no node of several.
 func (c *Cell) elsewhere() bool {
-	return c.Runs == 0 && c.Failed == 0 && strings.HasPrefix(c.Skipped, noDoor)
+	return c.Runs == 0 && c.Failed == 0 && (strings.HasPrefix(c.Skipped, noDoor) || c.Skipped == noNodes)
 }
 
 // latencies are the cases at a fixed rate.

@@ -31,13 +31,24 @@ type server struct {
 	ended chan struct{} // closed when the process is gone; err is set then
 	err   error
 	log   *tailBuffer
-	mute  bool     // it does not answer on stats
-	stats *os.File // our end of the socket pair to package selfstats; nil for a running server
+	mute  bool      // it does not answer on stats
+	nodes []*server // the others of its cluster
+	names []string  // of all nodes, this one's first; nil: it is no node
+	bus   *server   // the NATS server that they share; nil: they were running before
+	data  string    // of the NATS server, a folder
+	stats *os.File  // our end of the socket pair to package selfstats; nil for a running server
 }
 
 // startServer starts t's command for work, or adopts its addresses. cpus, when not empty, are the only ones
 // that the process may use.
 func startServer(ctx context.Context, t Target, work Workload, pinned bool, cpus []int) (*server, error) {
+	if work.Nodes > 0 {
+		return startNodes(ctx, t, work, pinned, cpus)
+	}
+	return startOne(ctx, t, work, pinned, cpus)
+}
+
+func startOne(ctx context.Context, t Target, work Workload, pinned bool, cpus []int) (*server, error) {
 	if t.Addr != "" {
 		return &server{addrs: strings.Split(t.Addr, ","), pid: t.PID, log: &tailBuffer{}}, nil
 	}
@@ -133,6 +144,14 @@ func (s *server) drain(out io.Reader, ready chan<- []string) {
 
 // stop ends the process and waits for it. A server that was running before is left alone.
 func (s *server) stop() {
+	var nodes sync.WaitGroup
+	for _, n := range s.nodes {
+		nodes.Go(n.stop)
+	}
+	if s.bus != nil {
+		defer s.bus.endBus()
+	}
+	defer nodes.Wait()
 	if s.cmd == nil {
 		return
 	}
@@ -166,6 +185,14 @@ type selfStats struct {
 	HeapBytes  uint64 `json:"heap"`
 	GCCycles   uint64 `json:"gc"`
 	PauseNanos uint64 `json:"pause"`
+}
+
+func (st *selfStats) add(o selfStats) {
+	st.Goroutines += o.Goroutines
+	st.Mallocs += o.Mallocs
+	st.HeapBytes += o.HeapBytes
+	st.GCCycles += o.GCCycles
+	st.PauseNanos += o.PauseNanos
 }
 
 var errNoStats = errors.New("bench: the server says nothing about itself")

@@ -18,12 +18,15 @@ type fakeServices struct {
 	keys   map[string]json.RawMessage
 	token  uint64
 	groups map[string][]*fakeConn
+	users  map[string]*fakeConn
+	rooms  map[string]int
 	timers sync.WaitGroup
 	stop   chan struct{}
 }
 
 func startServices(t *testing.T, twist func(uint32, int, []byte) []byte) *fakeServer {
-	f := &fakeServices{twist: twist, keys: map[string]json.RawMessage{}, groups: map[string][]*fakeConn{}, stop: make(chan struct{})}
+	f := &fakeServices{twist: twist, keys: map[string]json.RawMessage{}, groups: map[string][]*fakeConn{},
+		users: map[string]*fakeConn{}, rooms: map[string]int{}, stop: make(chan struct{})}
 	t.Cleanup(func() {
 		close(f.stop)
 		f.timers.Wait()
@@ -45,6 +48,7 @@ func (f *fakeServices) answer(s *fakeServer, c *fakeConn, handle uint32, body []
 		A, B          int64
 		ID, Ms        int
 		Key, Group    string
+		User, Room    string
 		Data          string
 		Name          string
 		Args          []int64
@@ -90,6 +94,20 @@ func (f *fakeServices) answer(s *fakeServer, c *fakeConn, handle uint32, body []
 			f.say(m, handleGroupPush, i, jsonf(`{"group":%q,"from":1,"round":1,"data":%q}`, in.Group, in.Data))
 		}
 		f.say(c, handle, c.n, jsonf(`{"sent":%d}`, len(members)))
+	case handleNodes:
+		f.say(c, handle, c.n, jsonf(`{"nodes":[{"name":"n1","state":"up","sessions":1,"self":true}]}`))
+	case handleCallOn:
+		f.say(c, handle, c.n, jsonf(`{"sum":%d,"node":"n1"}`, in.A+in.B))
+	case handleBind:
+		f.token++
+		f.users[in.User] = c
+		f.say(c, handle, c.n, jsonf(`{"epoch":%d}`, f.token))
+	case handleSendUser:
+		f.say(f.users[in.User], handleUserPush, c.n, jsonf(`{"user":%q,"data":%q,"node":"n1"}`, in.User, in.Data))
+		f.say(c, handle, c.n, jsonf(`{"sent":true}`))
+	case handleRoom:
+		f.rooms[in.Room]++
+		f.say(c, handle, c.n, jsonf(`{"value":%d,"node":"n1","token":1}`, f.rooms[in.Room]))
 	default:
 		honest(s, c, handle, body)
 	}
@@ -111,6 +129,7 @@ func (f *fakeServices) tick(c *fakeConn, id int, every time.Duration) {
 var serviceSpecs = []string{
 	"services/3x4", "inline/2x2", "sleep/3x1/2ms", "database/3x2", "cache/3x6", "locks/3", "setkill/3x4",
 	"timers/3x2/10ms", "groups/7x2/g3", "mixed/41x2/10ms",
+	"cluster-call/3x2/n1", "cluster-group/7x2/g3/n1", "cluster-user/5x3/n1", "cluster-bind/3x2/n1", "room/3x4/n1",
 }
 
 func TestServicesAreMeasured(t *testing.T) {
@@ -175,6 +194,24 @@ func TestWrongServiceRepliesAreCaught(t *testing.T) {
 		{"group data changed for one member", "groups/4x1/g2", func(h uint32, n int, b []byte) []byte {
 			if h == handleGroupPush && n == 1 {
 				return []byte(strings.Replace(string(b), `"from":1`, `"from":2`, 1))
+			}
+			return b
+		}},
+		{"sum of another node", "cluster-call/2x3/n1", replace(handleCallOn, `"n1"`, `"n2"`)},
+		{"wrong sum of a node", "cluster-call/2x3/n1", replace(handleCallOn, `"sum":`, `"sum":1`)},
+		{"epoch that does not grow", "cluster-bind/2x2/n1", func(h uint32, n int, b []byte) []byte {
+			if h == handleBind && n >= 20 {
+				return []byte(`{"epoch":1}`)
+			}
+			return b
+		}},
+		{"message of another number", "cluster-user/2x3/n1", replace(handleUserPush, `"data":"1.2`, `"data":"1.3`)},
+		{"message cut short", "cluster-user/2x3/n1", replace(handleUserPush, `u","node"`, `","node"`)},
+		{"message of another user", "cluster-user/2x3/n1", replace(handleUserPush, `"bench-`, `"bench-1`)},
+		{"message not taken", "cluster-user/2x3/n1", replace(handleSendUser, `true`, `false`)},
+		{"value that came before", "room/2x3/n1", func(h uint32, n int, b []byte) []byte {
+			if h == handleRoom && n >= 20 {
+				return []byte(`{"value":5,"node":"n1","token":1}`)
 			}
 			return b
 		}},

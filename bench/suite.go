@@ -167,6 +167,23 @@ func Doors() []Workload {
 		"idle/5000 tls-idle/5000 ws-idle/5000 tls-churn/64 echo/100@50% flood/100@50%")
 }
 
+// Clustered are the cases over three nodes.
+func Clustered() []Workload {
+	return mustParse("cluster-call/1x1 cluster-call/64x1 cluster-group/300x4/g300 cluster-user/64x4 cluster-bind/64x1 room/64x4")
+}
+
+// Growth are the cases over 1, 3, 5 and 9 nodes, with the same connections, spread over them.
+func Growth() []Workload {
+	var out []Workload
+	for _, n := range []int{1, 3, 5, 9} {
+		for _, w := range mustParse("cluster-call/90x1 cluster-group/270x4/g270 cluster-user/90x1 cluster-bind/90x1 room/90x1") {
+			w.Nodes = n
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
 // AtHalf is the latency at half of the base's saturated rate.
 func AtHalf() []Workload { return mustParse("echo/100@50%") }
 
@@ -179,7 +196,7 @@ func mustParse(specs string) []Workload {
 }
 
 // ParseWorkloads reads specs that are separated by spaces or commas; the words standard, quick,
-// targets, latency and doors stand for those sets.
+// targets, latency, doors, cluster and growth stand for those sets.
 func ParseWorkloads(specs string) ([]Workload, error) {
 	var out []Workload
 	for _, s := range strings.FieldsFunc(specs, func(r rune) bool { return r == ' ' || r == ',' }) {
@@ -192,6 +209,10 @@ func ParseWorkloads(specs string) ([]Workload, error) {
 			out = append(out, Targeted()...)
 		case "doors":
 			out = append(out, Doors()...)
+		case "cluster":
+			out = append(out, Clustered()...)
+		case "growth":
+			out = append(out, Growth()...)
 		case "latency":
 			out = append(out, AtHalf()...)
 		default:
@@ -247,7 +268,7 @@ func recorded(ts []Target) []Target {
 	out := slices.Clone(ts)
 	for i := range out {
 		t := &out[i]
-		t.OneLoop, t.Doors, t.Env = nil, nil, nil
+		t.OneLoop, t.Doors, t.Nodes, t.Env = nil, nil, nil, nil
 		if len(t.Command) > 0 {
 			t.Command = slices.Clone(t.Command)
 			t.Command[0] = filepath.Base(t.Command[0])

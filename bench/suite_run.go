@@ -42,7 +42,7 @@ func (s *Suite) estimate(w Workload) time.Duration {
 	if w.Door != "" {
 		connection = time.Millisecond // a handshake, both sides on this machine
 	}
-	around := start + time.Duration(w.Conns)*connection
+	around := start*time.Duration(1+5*w.Nodes) + time.Duration(w.Conns)*connection
 	if w.Kind == Idle {
 		return around + settle
 	}

@@ -22,6 +22,9 @@ type Target struct {
 	// Doors are arguments for each door of a case that has some, with {door} for tls, ws or wss: the server then listens behind
 	// it too, and its ready line has the address, tls://HOST:PORT or ws://HOST:PORT/PATH, beside the plain one.
 	Doors []string `json:"-"`
+	// Nodes are arguments for each server of a case over several nodes, with {nats} for the URL of the NATS server that they share,
+	// {node} for the server's name and {nodes} for how many there are. It answers 6/1 with the nodes that it knows.
+	Nodes []string `json:"-"`
 	// Env is added to this process's environment.
 	Env []string `json:"-"`
 
@@ -86,6 +89,7 @@ func MillraceTarget(name, binary string, flags ...string) Target {
 	return Target{
 		Name: name, Command: command, OneLoop: []string{"--loops", "1"},
 		Doors: []string{"--addr", "{door}://127.0.0.1:0", "--tls-self-signed"},
+		Nodes: []string{"--cluster", "{nats}", "--node", "{node}"},
 	}
 }
 

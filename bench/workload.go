@@ -31,6 +31,13 @@ const (
 	Locks     Kind = "locks"     // 5/4 then 5/5, one outstanding
 	Replay    Kind = "replay"    // what a recording of serve --record-bodies asks, Depth outstanding, over and over
 	Flood     Kind = "flood"     // echo while Members half-open TLS handshakes stand beside it
+
+	// Over Nodes servers that share a NATS server; connections take turns over them.
+	ClusterCall  Kind = "cluster-call"  // 6/2 of another node than the connection's, Depth outstanding
+	ClusterGroup Kind = "cluster-group" // Groups, whose members are on all nodes
+	ClusterUser  Kind = "cluster-user"  // 6/4 to a user on the next node, Depth outstanding; a message is a delivery
+	ClusterBind  Kind = "cluster-bind"  // 6/3 of Depth users in turn, all outstanding
+	Room         Kind = "room"          // 6/5 to a room of each connection's own, Depth outstanding
 )
 
 // Workload is one scenario with its numbers. It travels to the generator processes as JSON.
@@ -42,7 +49,8 @@ type Workload struct {
 	Body    int           `json:"body,omitempty"`    // bytes; default 64 where the kind has bodies
 	Rate    float64       `json:"rate,omitempty"`    // requests a second over all connections; 0 = closed loop
 	Percent float64       `json:"percent,omitempty"` // Rate as a part of what the base answers in a closed loop; see Config.Base
-	Members int           `json:"members,omitempty"` // of a group, default 10; half-open handshakes of a flood, default 500
+	Members int           `json:"members,omitempty"` // of a group, default 10, over nodes 100; half-open handshakes of a flood, default 500
+	Nodes   int           `json:"nodes,omitempty"`   // servers of one cluster, default 3 where the kind has several
 	Every   time.Duration `json:"every,omitempty"`   // timer period or sleep
 	File    string        `json:"file,omitempty"`    // of a replay
 }
@@ -52,6 +60,8 @@ const (
 	maxConns = 1 << 20
 	maxDepth = 1 << 16
 	maxBody  = 16 << 20
+	maxNodes = 64
+	maxBinds = 64 // users of one session
 )
 
 // workloadDefaults are the values a spec string may leave out.
@@ -72,22 +82,29 @@ var workloadDefaults = map[Kind]Workload{
 	Locks:     {Depth: 1},
 	Replay:    {Depth: 1},
 	Flood:     {Depth: 1, Body: 64, Members: 500},
+
+	ClusterCall:  {Depth: 1, Nodes: 3},
+	ClusterGroup: {Depth: 1, Body: 64, Members: 100, Nodes: 3},
+	ClusterUser:  {Depth: 1, Body: 64, Nodes: 3},
+	ClusterBind:  {Depth: 1, Nodes: 3},
+	Room:         {Depth: 1, Nodes: 3},
 }
 
 // ParseWorkload reads [DOOR[+DOOR]-]KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
-// body size (64, 4KiB), a duration (20ms, for timers and sleep) or gN (members of a group, handshakes of a flood);
+// body size (64, 4KiB), a duration (20ms, for timers and sleep), gN (members of a group, handshakes of a flood) or nN (nodes);
 // file:PATH, the last one, is the recording of a replay, or a folder of its files.
 //
 //	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000      echo/100@50%
 //	broadcast/1000x8   idle/15000             timers/100x10/20ms
 //	tls-echo/100x32    tls-churn/64           tcp+ws-broadcast/1000x8
 //	replay/100x8/file:/tmp/traffic.pcapng
+//	cluster-call/64x1/n5
 func ParseWorkload(spec string) (Workload, error) {
 	shape, file, _ := strings.Cut(strings.TrimSpace(spec), "/file:")
 	parts := strings.Split(shape, "/")
 	door, kind, behind := strings.Cut(parts[0], "-")
-	if !behind {
-		door, kind = "", parts[0]
+	if _, whole := workloadDefaults[Kind(parts[0])]; !behind || whole {
+		door, kind, behind = "", parts[0], false
 	}
 	w, known := workloadDefaults[Kind(kind)]
 	if !known {
@@ -139,10 +156,12 @@ func (w *Workload) parseShape(s string) (err error) {
 }
 
 func (w *Workload) parseOption(s string) error {
-	if n, ok := strings.CutPrefix(s, "g"); ok {
-		m, err := strconv.Atoi(n)
-		w.Members = m
-		return err
+	for prefix, to := range map[string]*int{"g": &w.Members, "n": &w.Nodes} {
+		if n, ok := strings.CutPrefix(s, prefix); ok {
+			m, err := strconv.Atoi(n)
+			*to = m
+			return err
+		}
 	}
 	if d, err := time.ParseDuration(s); err == nil && s != "0" {
 		w.Every = d
@@ -163,8 +182,16 @@ func (w Workload) validate() error {
 	between("connections", w.Conns, 1, maxConns)
 	between("depth", w.Depth, min(1, workloadDefaults[w.Kind].Depth), maxDepth)
 	between("body", w.Body, 0, maxBody)
-	if w.Kind == Groups {
+	if w.Kind == Groups || w.Kind == ClusterGroup {
 		between("members", w.Members, 1, w.Conns)
+	}
+	if workloadDefaults[w.Kind].Nodes > 0 {
+		between("nodes", w.Nodes, 1, maxNodes)
+	} else {
+		between("nodes", w.Nodes, 0, 0)
+	}
+	if w.Kind == ClusterBind {
+		between("depth", w.Depth, 1, maxBinds)
 	}
 	if w.Kind == Flood {
 		between("half-open handshakes", w.Members, 1, maxDepth)
@@ -217,6 +244,9 @@ func (w Workload) String() string {
 	if w.Members != d.Members {
 		fmt.Fprintf(&b, "/g%d", w.Members)
 	}
+	if w.Nodes != d.Nodes {
+		fmt.Fprintf(&b, "/n%d", w.Nodes)
+	}
 	if w.Body != d.Body {
 		fmt.Fprintf(&b, "/%s", formatSize(w.Body))
 	}
@@ -232,7 +262,7 @@ func (w Workload) String() string {
 // Unit is what one message of this workload is.
 func (w Workload) Unit() string {
 	switch w.Kind {
-	case Broadcast, Groups:
+	case Broadcast, Groups, ClusterGroup, ClusterUser:
 		return "delivery"
 	case Churn:
 		return "connection"
@@ -248,7 +278,7 @@ func (w Workload) Unit() string {
 // multiProcess: several generator processes can share the load. A broadcast's sender must see
 // every receiver, so it is one.
 func (w Workload) multiProcess() bool {
-	return w.Kind != Broadcast && w.Kind != Groups && w.Kind != Mixed
+	return w.Kind != Broadcast && w.Kind != Groups && w.Kind != Mixed && w.Kind != ClusterGroup
 }
 
 var sizeUnits = []struct {

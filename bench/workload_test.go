@@ -9,7 +9,8 @@ import (
 )
 
 func TestWorkloadSpecsRoundTrip(t *testing.T) {
-	kinds := []Kind{Echo, Broadcast, Groups, Idle, Churn, Mixed, Sleep, Timers, SetKill, Database, Services, Inline, Cache, Locks, Replay, Flood}
+	kinds := []Kind{Echo, Broadcast, Groups, Idle, Churn, Mixed, Sleep, Timers, SetKill, Database, Services, Inline, Cache, Locks, Replay, Flood,
+		ClusterCall, ClusterGroup, ClusterUser, ClusterBind, Room}
 	rapid.Check(t, func(t *rapid.T) {
 		w := workloadDefaults[rapid.SampledFrom(kinds).Draw(t, "kind")]
 		for k, d := range workloadDefaults {
@@ -20,13 +21,16 @@ func TestWorkloadSpecsRoundTrip(t *testing.T) {
 		}
 		w.Conns = rapid.IntRange(10, 100000).Draw(t, "conns")
 		if w.Depth > 0 {
-			w.Depth = rapid.IntRange(1, 100).Draw(t, "depth")
+			w.Depth = rapid.IntRange(1, 64).Draw(t, "depth")
 		}
 		if w.Body > 0 {
 			w.Body = rapid.SampledFrom([]int{0, 7, 64, 4096, 1 << 20, 5000}).Draw(t, "body")
 		}
 		if w.Members > 0 {
 			w.Members = rapid.IntRange(1, 10).Draw(t, "members")
+		}
+		if w.Nodes > 0 {
+			w.Nodes = rapid.IntRange(1, 64).Draw(t, "nodes")
 		}
 		if w.Every > 0 {
 			w.Every = time.Duration(rapid.IntRange(1, 5000).Draw(t, "every")) * time.Millisecond
@@ -53,6 +57,7 @@ func TestWrongSpecsAreRefused(t *testing.T) {
 		"", "echo", "echo/", "echo/x", "echo/0", "echo/-1", "echo/1xx", "echo/1x70000", "echo/1@0", "echo/1@-5", "echo/1@NaN", "echo/1@Inf", "echo/1@0%", "echo/1@101%", "echo/1@%", "broadcast/10@50%",
 		"nonsense/1", "broadcast/10@100", "groups/5/g6", "timers/1/10us", "echo/1/-5", "echo/1/1TiB", "echo/1/64/64MiB", "sleep/1/-2ms", "echo/99999999",
 		"-echo/1", "udp-echo/1", "tls+-echo/1", "tls+tls-echo/1", "tls-/1", "flood/1/g0", "tls-broadcast/1@5", "replay/1", "replay/1/file:", "echo/1/file:x", "replay/1@5/file:x",
+		"echo/1/n3", "cluster-call/1/n0", "cluster-call/1/n65", "cluster-bind/1x65", "cluster-group/50", "cluster-/1", "cluster-call/1@5", "room/1/nx",
 	} {
 		if w, err := ParseWorkload(spec); err == nil {
 			t.Errorf("%q: got %+v, want an error", spec, w)
@@ -61,7 +66,7 @@ func TestWrongSpecsAreRefused(t *testing.T) {
 }
 
 func FuzzParseWorkload(f *testing.F) {
-	for _, s := range []string{"echo/100x32", "echo/1@5.5/4KiB", "timers/3x2/20ms", "groups/9x1/g3", "tls-echo/1", "tcp+ws-broadcast/9x2", "flood/5@50%/g20", "replay/9x3/file:/tmp/a/b"} {
+	for _, s := range []string{"echo/100x32", "echo/1@5.5/4KiB", "timers/3x2/20ms", "groups/9x1/g3", "tls-echo/1", "tcp+ws-broadcast/9x2", "flood/5@50%/g20", "replay/9x3/file:/tmp/a/b", "tls-cluster-call/9x3/n5"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, spec string) {
@@ -76,7 +81,7 @@ func FuzzParseWorkload(f *testing.F) {
 }
 
 func TestSetsOfCasesAreDistinctAndLegal(t *testing.T) {
-	for _, set := range [][]Workload{Standard(), Quick(), Targeted(), AtHalf(), Doors()} {
+	for _, set := range [][]Workload{Standard(), Quick(), Targeted(), AtHalf(), Doors(), Clustered(), Growth()} {
 		seen := map[string]bool{}
 		for _, w := range set {
 			if err := w.validate(); err != nil || seen[w.String()] {

@@ -3,9 +3,10 @@
 // measure Millrace beside them:
 //
 //	peers NAME [-addr 127.0.0.1:0] [-loops N] [-door tls|ws]
+//	peers nats [-addr 127.0.0.1:0] -nats URL -node n2 -nodes 3
 //
 // It prints "ready tcp://HOST:PORT" when it serves, with tls:// or ws:// and another port behind it where it can serve
-// that door and was asked to; those that speak WebSocket only print ws:// alone. Other handles close the connection. It is a module of
+// that door and was asked to; those that speak WebSocket only print ws:// alone. nats serves the handles of several nodes too. Other handles close the connection. It is a module of
 // its own: none of these libraries reaches a user of Millrace.
 package main
 
@@ -23,6 +24,9 @@ type options struct {
 	addr  string
 	loops int // event loops, where the library has them
 	doors []string
+
+	nats, node string // URL of the server that the nodes share, and this one's name
+	nodes      int
 }
 
 // opens tells whether the door is asked for.
@@ -44,6 +48,7 @@ var peers = map[string]func(options) error{
 	"gws":            serveGWS,
 	"gobwas":         serveGobwas,
 	"coder":          serveCoder,
+	"nats":           serveNATS,
 }
 
 func main() {
@@ -59,6 +64,9 @@ func main() {
 		o.doors = append(o.doors, s)
 		return nil
 	})
+	flags.StringVar(&o.nats, "nats", "", "URL of the NATS server, for the peer nats")
+	flags.StringVar(&o.node, "node", "n1", "its name among n1, n2, …")
+	flags.IntVar(&o.nodes, "nodes", 1, "how many nodes there are")
 	_ = flags.Parse(os.Args[2:]) // ExitOnError
 	serveStats()
 	if err := peers[os.Args[1]](o); err != nil {

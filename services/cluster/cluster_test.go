@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"millrace/internal/proctest"
 	"millrace/services"
 	"millrace/services/cachetest"
 	"millrace/services/cluster"
@@ -19,12 +20,8 @@ var background = context.Background()
 
 var long = flag.Bool("long", false, "run the long form of the soaks")
 
-// roles are what this binary does when it is run again as another process.
-var roles = map[string]func(){}
-
 func TestMain(m *testing.M) {
-	if run := roles[os.Getenv("MILLRACE_CLUSTER_PART")]; run != nil {
-		run()
+	if proctest.Play() {
 		return
 	}
 	if role := os.Getenv("MILLRACE_CLUSTER_ROLE"); role != "" {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"millrace/internal/faultproxy"
+	"millrace/internal/proctest"
 	"millrace/services"
 	"millrace/services/cluster"
 )
@@ -26,7 +27,7 @@ func proxied(tb testing.TB, srv *cluster.Embedded) (*faultproxy.Proxy, string) {
 		tb.Fatal(err)
 	}
 	p := faultproxy.New(tb, u.Host)
-	p.Messages(natsMessage)
+	p.Messages(proctest.NATSMessage)
 	u.Host = p.Addr()
 	return p, u.String()
 }
@@ -66,7 +67,7 @@ func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 		{name: "cut", fault: (*faultproxy.Proxy).Cut},
 		{name: "stalled", fault: func(p *faultproxy.Proxy) { p.Stall(faultproxy.Both) }},
 		{name: "hears nothing", fault: func(p *faultproxy.Proxy) { p.Stall(faultproxy.Down) }},
-		{name: "hears no changes", fault: func(p *faultproxy.Proxy) { p.Drop(watched) }},
+		{name: "hears no changes", fault: func(p *faultproxy.Proxy) { p.Drop(proctest.Watched) }},
 	}
 	for _, w := range waiters {
 		proxy, url := proxied(t, srv)

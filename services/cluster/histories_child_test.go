@@ -15,8 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"millrace/internal/proctest"
 	"millrace/services"
 	"millrace/services/cluster"
 )
@@ -50,18 +49,9 @@ type registers struct {
 	Value                string
 }
 
-// monotonic is the time since the machine's start.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err)
-	}
-	return ts.Nano()
-}
-
 func init() {
-	roles["server"] = serverRole
-	roles["member"] = memberRole
+	proctest.Role("server", serverRole)
+	proctest.Role("member", memberRole)
 }
 
 func serverRole() {
@@ -133,19 +123,19 @@ func (m *member) refused(err error) bool {
 	if !errors.Is(err, cluster.ErrReplaced) {
 		return false
 	}
-	m.note(note{Kind: "refused", From: monotonic(), Text: err.Error()})
+	m.note(note{Kind: "refused", From: proctest.Monotonic(), Text: err.Error()})
 	return true
 }
 
 // locks takes the lock, looks at it while it has it, and gives it back.
 func (m *member) locks(ctx context.Context) {
 	for ctx.Err() == nil {
-		from := monotonic()
+		from := proctest.Monotonic()
 		lost := make(chan int64, 1)
 		token, err := services.LockAndWait(ctx, m.c, "l", services.LockOptions{TTL: time.Minute, Renew: rand.N(2) == 0,
 			Wait: time.Minute, OnLost: func() {
 				select {
-				case lost <- monotonic():
+				case lost <- proctest.Monotonic():
 				default:
 					m.note(note{Kind: "lost twice"})
 				}
@@ -155,10 +145,10 @@ func (m *member) locks(ctx context.Context) {
 			pause(ctx, 10*time.Millisecond)
 			continue
 		}
-		m.note(note{Kind: "given", Token: token, From: from, To: monotonic()})
+		m.note(note{Kind: "given", Token: token, From: from, To: proctest.Monotonic()})
 		ended := false
 		for hold := time.Now().Add(rand.N(700 * time.Millisecond)); time.Now().Before(hold) && !ended; {
-			from := monotonic()
+			from := proctest.Monotonic()
 			left := m.c.Holds("l", token)
 			if ended = left == 0; !ended {
 				m.note(note{Kind: "held", Token: token, From: from, To: from + int64(left)})
@@ -166,19 +156,19 @@ func (m *member) locks(ctx context.Context) {
 			pause(background, 3*time.Millisecond) // between looks
 		}
 		if !ended {
-			m.note(note{Kind: "unlock", Token: token, From: monotonic()})
+			m.note(note{Kind: "unlock", Token: token, From: proctest.Monotonic()})
 			// Who is told here that it is not his any more may not be told by OnLost.
 			if _, err = m.c.Unlock(background, "l", token); err != nil {
 				m.c.Release(nil)
 			}
 			continue
 		}
-		m.note(note{Kind: "ended", Token: token, From: monotonic()})
+		m.note(note{Kind: "ended", Token: token, From: proctest.Monotonic()})
 		select {
 		case at := <-lost:
 			m.note(note{Kind: "lost", Token: token, From: at})
 		case <-time.After(15 * time.Second):
-			m.note(note{Kind: "untold", Token: token, From: monotonic()})
+			m.note(note{Kind: "untold", Token: token, From: proctest.Monotonic()})
 		}
 	}
 }
@@ -194,13 +184,13 @@ func (m *member) registers(ctx context.Context) {
 		case "set", "cas":
 			in.Expect, in.Value = known[key], fmt.Sprint(id, "-", op)
 		}
-		from := monotonic()
+		from := proctest.Monotonic()
 		m.note(note{Kind: "call", Op: op, In: in, From: from})
 		out, err := m.call(in)
 		if !out.Dropped && !out.Unknown {
 			known[key] = out.Value
 		}
-		m.note(note{Kind: "return", Op: op, Out: out, To: monotonic()})
+		m.note(note{Kind: "return", Op: op, Out: out, To: proctest.Monotonic()})
 		if m.refused(err) {
 			pause(ctx, 100*time.Millisecond)
 		}

@@ -3,15 +3,12 @@
 package cluster_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +18,7 @@ import (
 	"time"
 
 	"millrace/internal/faultproxy"
+	"millrace/internal/proctest"
 )
 
 var (
@@ -30,45 +28,12 @@ var (
 
 const historyLease = 600 * time.Millisecond
 
-// part is a process of a history.
-type part struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-}
-
-func startPart(tb testing.TB, env ...string) *part {
-	tb.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	p := &part{cmd: cmd, in: in, out: bufio.NewReader(out)}
-	tb.Cleanup(p.kill)
-	return p
-}
-
-func (p *part) kill() {
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-}
-
 // scene is a running history.
 type scene struct {
 	testing.TB
 	dir, url string // of the server
-	server   *part
-	members  []*part
+	server   *proctest.Part
+	members  []*proctest.Part
 	proxies  []*faultproxy.Proxy
 
 	reading sync.WaitGroup
@@ -85,8 +50,8 @@ func (s *scene) serve() {
 		port = u.Port()
 	}
 	for end := time.Now().Add(time.Minute); ; {
-		s.server = startPart(s, "MILLRACE_CLUSTER_PART=server", "MILLRACE_CLUSTER_DIR="+s.dir, "MILLRACE_CLUSTER_PORT="+port)
-		line, err := s.server.out.ReadString('\n')
+		s.server = proctest.Start(s, "server", "MILLRACE_CLUSTER_DIR="+s.dir, "MILLRACE_CLUSTER_PORT="+port)
+		line, err := s.server.Out.ReadString('\n')
 		if err == nil && strings.HasPrefix(line, "nats://") {
 			s.url = strings.TrimSpace(line)
 			return
@@ -94,7 +59,7 @@ func (s *scene) serve() {
 		if time.Now().After(end) {
 			s.Fatalf("server: %q, %v", line, err)
 		}
-		s.server.kill()
+		s.server.Kill()
 	}
 }
 
@@ -105,14 +70,14 @@ func (s *scene) join() {
 		s.Fatal(err)
 	}
 	proxy := faultproxy.New(s, u.Host)
-	proxy.Messages(natsMessage)
+	proxy.Messages(proctest.NATSMessage)
 	u.Host = proxy.Addr()
 	who := len(s.members)
-	p := startPart(s, "MILLRACE_CLUSTER_PART=member", "MILLRACE_CLUSTER_URL="+u.String(),
+	p := proctest.Start(s, "member", "MILLRACE_CLUSTER_URL="+u.String(),
 		"MILLRACE_CLUSTER_LEASE="+historyLease.String())
 	s.members, s.proxies = append(s.members, p), append(s.proxies, proxy)
 	s.reading.Go(func() {
-		for in := json.NewDecoder(p.out); ; {
+		for in := json.NewDecoder(p.Out); ; {
 			n := note{Who: who}
 			if in.Decode(&n) != nil {
 				return // it has ended
@@ -159,18 +124,18 @@ func (s *scene) fault(r *rand.Rand) {
 	case 4:
 		p.Delay(time.Duration(r.IntN(100)) * time.Millisecond)
 	case 5:
-		s.server.kill()
+		s.server.Kill()
 		time.Sleep(length / 4) // how long nobody is there
 		s.serve()
 		return
 	case 6: // longer than its lease
-		_ = m.cmd.Process.Signal(syscall.SIGSTOP)
-		defer func() { _ = m.cmd.Process.Signal(syscall.SIGCONT) }()
+		_ = m.Cmd.Process.Signal(syscall.SIGSTOP)
+		defer func() { _ = m.Cmd.Process.Signal(syscall.SIGCONT) }()
 		length += historyLease
 	case 7:
-		fmt.Fprintln(m.in, "step", []time.Duration{time.Hour, -time.Hour, 3 * time.Second, -3 * time.Second}[r.IntN(4)])
+		fmt.Fprintln(m.In, "step", []time.Duration{time.Hour, -time.Hour, 3 * time.Second, -3 * time.Second}[r.IntN(4)])
 	case 8: // one hears nothing of the others, who are well
-		p.Drop(watched)
+		p.Drop(proctest.Watched)
 		length += historyLease
 	case 9: // all renew their leases, and nobody hears of it
 		defer s.deafen(s.proxies)()
@@ -188,7 +153,7 @@ func (s *scene) fault(r *rand.Rand) {
 // function is called, or another fault of theirs ends.
 func (s *scene) deafen(proxies []*faultproxy.Proxy) (end func()) {
 	for _, p := range proxies {
-		p.Drop(watched)
+		p.Drop(proctest.Watched)
 	}
 	return func() {
 		for _, p := range proxies {
@@ -209,7 +174,7 @@ func history(t *testing.T, seed uint64, length time.Duration) *scene {
 	}
 	data, old := filepath.Join(s.dir, "data"), filepath.Join(t.TempDir(), "old")
 	if seed%3 == 1 {
-		s.server.kill()
+		s.server.Kill()
 		if err := os.CopyFS(old, os.DirFS(data)); err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +188,7 @@ func history(t *testing.T, seed uint64, length time.Duration) *scene {
 		s.lose(seed%3 == 1, data, old)
 	}
 	for _, m := range s.members {
-		_ = m.in.Close()
+		_ = m.In.Close()
 	}
 	s.reading.Wait()
 	return s
@@ -232,14 +197,14 @@ func history(t *testing.T, seed uint64, length time.Duration) *scene {
 // lose has the store go back to an older copy, or lose its lock stream, and waits
 // until all who knew it refuse it.
 func (s *scene) lose(older bool, data, old string) {
-	healed := monotonic()
+	healed := proctest.Monotonic()
 	for who := range s.members { // it has seen the store as it is now
 		s.until("a call after the faults", func(n note) bool {
 			return n.Who == who && n.Kind == "return" && n.To > healed && n.Out.OK
 		})
 	}
 	members := len(s.members)
-	s.server.kill()
+	s.server.Kill()
 	if older {
 		if err := os.RemoveAll(data); err != nil {
 			s.Fatal(err)

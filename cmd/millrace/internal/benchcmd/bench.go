@@ -35,7 +35,7 @@ func (Bench) Help() string {
 
 // Run is millrace bench.
 type Run struct {
-	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), echo/100@50% (of the base's saturated rate), broadcast/1000x8, idle/15000, tls-echo/100x32, ws-idle/5000, tcp+ws-broadcast/1000x8; or the sets standard, quick, targets, latency, doors. Repeatable, commas work too (standard)."`
+	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), echo/100@50% (of the base's saturated rate), broadcast/1000x8, idle/15000, tls-echo/100x32, ws-idle/5000, tcp+ws-broadcast/1000x8, cluster-call/64x1/n5 (over 5 nodes); or the sets standard, quick, targets, latency, doors, cluster, growth. Repeatable, commas work too (standard)."`
 	Quick bool     `help:"A first table in under a minute: the set quick, 3 short repetitions."`
 	Ramp  []string `placeholder:"RANGE" sep:"none" help:"Raise the load of each --case (echo/100) step by step until the server has had enough, and say where that was: [rate=]FROM..TO/STEP requests a second on a fixed schedule, as 5k..100k/5k; or conns=FROM..TO/STEP connections in a closed loop, as conns=1..1000/x2. A step lasts --window. Repeatable."`
 

@@ -1,4 +1,4 @@
-package cluster_test
+package proctest
 
 import (
 	"bytes"
@@ -6,10 +6,10 @@ import (
 	"strconv"
 )
 
-// natsMessage cuts what a NATS server sends into messages, as a bufio.SplitFunc:
+// NATSMessage cuts what a NATS server sends into messages, as a bufio.SplitFunc:
 // a line each; MSG and HMSG say at its end how many bytes follow
 // (https://docs.nats.io/reference/reference-protocols/nats-protocol).
-func natsMessage(data []byte, _ bool) (int, []byte, error) {
+func NATSMessage(data []byte, _ bool) (int, []byte, error) {
 	line, _, whole := bytes.Cut(data, []byte("\r\n"))
 	if !whole {
 		return 0, nil, nil
@@ -28,9 +28,9 @@ func natsMessage(data []byte, _ bool) (int, []byte, error) {
 	return end, data[:end], nil
 }
 
-// watched: the message is what a watch is told, under its own subject. Answers
-// come to an inbox.
-func watched(message []byte) bool {
+// Watched tells whether a message is what a watch of a bucket is told, under its own
+// subject. Answers come to an inbox.
+func Watched(message []byte) bool {
 	f := bytes.Fields(message[:bytes.IndexByte(message, '\r')])
 	return len(f) > 3 && bytes.HasPrefix(f[1], []byte("$KV."))
 }

@@ -1,0 +1,64 @@
+package proctest
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Bug is one that is planted into a file of the package that is tested: code that looks
+// right, in the place of the good code, which stands there once.
+type Bug struct {
+	Name, File string
+	Edits      []Edit
+}
+
+// Edit is one of its places.
+type Edit struct{ Good, Bad string }
+
+// Text is the file with the bug. It fails the test if the good code has changed: then the bug
+// is to change with it.
+func (b Bug) Text(tb testing.TB) string {
+	tb.Helper()
+	file, err := os.ReadFile(b.File)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	text := string(file)
+	for _, e := range b.Edits {
+		if n := strings.Count(text, e.Good); n != 1 {
+			tb.Fatalf("%s: the code that the bug replaces stands there %d times, want once:\n%s", b.File, n, e.Good)
+		}
+		text = strings.Replace(text, e.Good, e.Bad, 1)
+	}
+	return text
+}
+
+// Run builds the package's tests with the bug in a copy of its file, runs them with args, and
+// returns what they print.
+func (b Bug) Run(tb testing.TB, args ...string) string {
+	tb.Helper()
+	here, err := os.Getwd()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dir := tb.TempDir()
+	copied, overlay, binary := filepath.Join(dir, filepath.Base(b.File)), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "planted.test")
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(here, b.File): copied}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for name, text := range map[string][]byte{copied: []byte(b.Text(tb)), overlay: replace} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, ".").CombinedOutput(); err != nil {
+		tb.Fatalf("build: %v\n%s", err, out)
+	}
+	out, _ := exec.Command(binary, args...).CombinedOutput() // that it fails is what is hoped for
+	return string(out)
+}
