@@ -182,7 +182,7 @@ func (s *Session) schedule() {
 }
 
 // push puts a session whose strand is queued onto the run queue.
-func (p *Pool) push(s *Session) { p.sched.Push(&s.task) }
+func (p *Pool) push(s *Session) { p.sched.Push(&s.task, uint(s.loop.index)) }
 
 // broken ends a session whose connection no longer takes bytes.
 func (l *loop) broken(s *Session) { l.abort(s, ReasonPeerReset) }

@@ -100,7 +100,7 @@ func (s *Strand) Next(cfg StrandConfig) *Strand {
 // function has been given to it.
 func (s *Strand) release() {
 	if s.in.Unhold(s.closed) {
-		s.pool.sched.Push(&s.task)
+		s.pool.sched.Push(&s.task, s.task.Home())
 	}
 }
 
@@ -131,7 +131,7 @@ func (s *Strand) submit(fn func(), msg any) error {
 	}
 	var err error
 	push := func() bool {
-		err = p.sched.TryPush(&s.task)
+		err = p.sched.TryPush(&s.task, s.task.Home())
 		return err == nil
 	}
 	switch s.in.SubmitTo(push, fn, msg, int(s.most), s.shut, p.strands.budget) {
@@ -192,7 +192,7 @@ func (s *Strand) end(alone bool, why Reason) bool {
 }
 
 // push schedules the strand's turn; false: the pool does not run.
-func (s *Strand) push() bool { return s.pool.sched.TryPush(&s.task) == nil }
+func (s *Strand) push() bool { return s.pool.sched.TryPush(&s.task, s.task.Home()) == nil }
 
 func (s *Strand) String() string {
 	if s.name == "" {
@@ -213,7 +213,7 @@ func (t *strandTurn) Run() {
 	defer func() {
 		if !clean { // runtime.Goexit in a function: this goroutine ends, the strand must not hang
 			s.in.Leave(true)
-			s.pool.sched.Push(&s.task)
+			s.pool.sched.Push(&s.task, s.task.Home())
 		}
 	}()
 	s.run()
@@ -230,7 +230,7 @@ func (s *Strand) run() {
 		}
 		if budget == 0 {
 			s.in.Leave(true)
-			s.pool.sched.Push(&s.task)
+			s.pool.sched.Push(&s.task, s.task.Home())
 			return
 		}
 		if !s.one() && s.in.Rest(s.closed) {

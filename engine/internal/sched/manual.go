@@ -43,20 +43,20 @@ func (p *Pool) given(w *worker) (*Task, func()) {
 	}
 	i, _ := slices.BinarySearchFunc(p.free, w, func(a, b *worker) int { return cmp.Compare(a.number, b.number) })
 	p.free = slices.Insert(p.free, i, w)
-	p.idle++
 	p.mu.Unlock()
 	o := <-w.give
 	return o.t, o.fn
 }
 
 // over tells whether a pool that stops has nothing left to do. mu is held.
-func (p *Pool) over() bool { return p.state != stateRunning && p.tasks.n+p.fns.len() == 0 }
+func (p *Pool) over() bool { return p.state.Load() != stateRunning && !p.someWaiting() }
 
 // Waiting is how many there are that Give can choose from: functions come one by one.
 func (p *Pool) Waiting() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.tasks.n + min(p.fns.len(), 1)
+	s := p.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.choices()
 }
 
 // Free is how many workers of a manual pool have nothing to do.
@@ -72,27 +72,34 @@ func (p *Pool) Free() int {
 func (p *Pool) Give(i int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.free) == 0 || i < 0 || i >= p.tasks.n+min(p.fns.len(), 1) {
+	s := p.shards[0] // there is no other
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(p.free) == 0 || i < 0 || i >= s.choices() {
 		return false
 	}
 	var o order
-	if i < p.tasks.n {
-		o.t = p.take(i)
+	if i < s.tasks.n {
+		o.t = s.takeNth(i, p)
 	} else {
-		o.fn = p.fns.pop()
+		o.fn = s.fns.pop()
+		s.count()
 	}
 	p.wakeFree(o)
 	return true
 }
 
-// take takes the i-th task off the queue. mu is held.
-func (p *Pool) take(i int) *Task {
+// choices is how many there are that Give can choose from. mu is held.
+func (s *shard) choices() int { return s.tasks.n + min(s.fns.len(), 1) }
+
+// takeNth takes the i-th task off the queue. mu is held.
+func (s *shard) takeNth(i int, p *Pool) *Task {
 	for range i { // those in front go behind, and then to where they were
-		p.tasks.push(p.tasks.pop())
+		s.tasks.push(s.tasks.pop())
 	}
-	t := p.pop()
-	for range p.tasks.n - i {
-		p.tasks.push(p.tasks.pop())
+	t := s.pop(p)
+	for range s.tasks.n - i {
+		s.tasks.push(s.tasks.pop())
 	}
 	return t
 }
@@ -101,7 +108,6 @@ func (p *Pool) take(i int) *Task {
 func (p *Pool) wakeFree(o order) {
 	w := p.free[0]
 	p.free = slices.Delete(p.free, 0, 1)
-	p.idle--
 	w.task.Store(o.t)
 	w.give <- o
 }

@@ -22,7 +22,7 @@ func TestManualPoolRunsWhatItIsGiven(t *testing.T) {
 		for i := range turns {
 			turns[i] = &turnOf{fn: func() { ran = append(ran, i) }}
 			turns[i].task.Init(turns[i])
-			p.Push(&turns[i].task)
+			p.Push(&turns[i].task, turns[i].task.Home())
 		}
 		if err := p.Submit(func() { ran = append(ran, 9) }); err != nil {
 			t.Fatal(err)

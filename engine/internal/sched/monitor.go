@@ -1,6 +1,8 @@
 package sched
 
 import (
+	"cmp"
+	"slices"
 	"time"
 )
 
@@ -51,9 +53,7 @@ func (p *Pool) monitor() {
 }
 
 func (p *Pool) interval() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.idle == 0 && p.tasks.n+p.fns.len() > 0 {
+	if p.idlers.bits.Load() == 0 && p.someWaiting() {
 		return time.Millisecond
 	}
 	return BlockedAfter
@@ -85,17 +85,21 @@ func (p *Pool) look(late time.Duration) bool {
 			p.held = append(p.held, heldUp{w, t, since, w.step, w.at})
 		}
 	}
-	waiting := p.tasks.n + p.fns.len()
-	if p.state != stateStopped && waiting > 0 && p.idle == 0 && blocked > 0 {
+	tasks, fns, idle := p.totals()
+	waiting := tasks + fns
+	if p.state.Load() != stateStopped && waiting > 0 && idle == 0 && blocked > 0 {
 		room := p.cfg.Workers + p.cfg.Spare - len(p.workers)
 		for range min(waiting, 2*blocked, room) {
-			p.spawn()
+			p.spawn(p.fullest())
 			p.spawned.Add(1)
 		}
 	}
 	spare := busy > p.cfg.Workers
-	if p.idle == len(p.workers) && waiting == 0 {
+	if idle == len(p.workers) && waiting == 0 && p.watching.Load() {
 		p.watching.Store(false)
+		if tasks, fns, idle := p.totals(); tasks+fns > 0 || idle < len(p.workers) { // pushed by somebody who found it awake
+			p.watching.Store(true)
+		}
 	}
 	p.mu.Unlock()
 	p.report()
@@ -161,13 +165,23 @@ func (w *worker) stands(t *Task, since, now int64) int64 {
 	return w.at
 }
 
+// fullest is the shard where the most waits.
+func (p *Pool) fullest() *shard {
+	return slices.MaxFunc(p.shards, func(a, b *shard) int { return cmp.Compare(a.waiting.Load(), b.waiting.Load()) })
+}
+
+// retireSpare has spare workers end that have nothing to do.
 func (p *Pool) retireSpare() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.workers) - p.cfg.Workers; n > 0 && p.idle > 0 {
-		p.retire = min(n, p.idle)
-		for range p.retire {
-			p.wake.Signal()
+	n := len(p.workers) - p.cfg.Workers - p.retiring
+	for _, s := range p.shards {
+		s.mu.Lock()
+		for ; n > 0 && s.idle > 0 && s.workers-s.retire > s.base; n-- {
+			s.retire++
+			p.retiring++
+			p.wakeOne(s)
 		}
+		s.mu.Unlock()
 	}
 }

@@ -13,9 +13,10 @@ func TestBlockedIsOneStepThatTakesLong(t *testing.T) {
 	p := New(Config{Workers: 1, Spare: 4, MaxQueue: 1, StallAfter: 100 * time.Millisecond})
 	w := &worker{}
 	p.workers = append(p.workers, w)
-	p.state = stateStopping // the spare worker ends when it has run what waits
+	p.state.Store(stateStopping) // the spare worker ends when it has run what waits
 	ran := make(chan bool)
-	p.fns.push(func() { close(ran) })
+	p.shards[0].fns.push(func() { close(ran) })
+	p.shards[0].count()
 	j := newJob(nil)
 	pass := func(n int, step uint32, late time.Duration) uint64 {
 		for range n {
@@ -81,8 +82,8 @@ func TestOwnersAreToldOfLongTurns(t *testing.T) {
 		defer stop(t, p)
 		long := newJob(func(*job) { time.Sleep(40 * time.Millisecond) })
 		short := newJob(func(*job) { time.Sleep(time.Millisecond) })
-		p.Push(&long.Task)
-		p.Push(&short.Task)
+		p.Push(&long.Task, long.Task.Home())
+		p.Push(&short.Task, short.Task.Home())
 		time.Sleep(20 * time.Millisecond)
 		if n := long.long.Load(); n < 2 {
 			t.Errorf("told %d times within 20 ms", n)

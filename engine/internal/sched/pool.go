@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,31 +42,30 @@ type Config struct {
 
 // Pool runs tasks and functions on its workers.
 //
-// The run queue is one mutex, one condition variable and an intrusive list of tasks;
-// each task is on it at most once, so it needs no limit of its own.
+// What waits stands in shards, each with a lock and workers of its own, so that who pushes
+// and who takes share a lock with few others, however many processors there are: see shard.
+// A task is on one of them at most once, so they need no limit for tasks.
 type Pool struct {
 	cfg    Config
 	panics *Panics
 	watch  *Watch // nil: no stall is reported
 	epoch  time.Time
+	shards []*shard
 
-	mu      sync.Mutex
-	wake    *sync.Cond
-	tasks   queue     // guarded by mu
-	fns     ring      // guarded by mu
-	fnTurn  bool      // guarded by mu; functions and tasks take turns
-	pushes  uint      // guarded by mu
-	timed   *Task     // guarded by mu; the queued task whose wait is measured; nil: none
-	timedAt int64     // guarded by mu; when it was queued
-	workers []*worker // guarded by mu
-	idle    int       // guarded by mu; workers in wake.Wait
-	retire  int       // guarded by mu; spare workers that should end
-	state   state     // guarded by mu
+	poke  chan struct{} // wakes the monitor; capacity 1. Config.Manual, if it is not nil
+	empty chan struct{} // closed when the last worker of a pool that stops has ended
+	ended chan struct{} // closed when the monitor has ended too
 
-	poke     chan struct{} // wakes the monitor; capacity 1. Config.Manual, if it is not nil
-	watching atomic.Bool   // the monitor is awake
-	empty    chan struct{} // closed when the last worker of a pool that stops has ended
-	ended    chan struct{} // closed when the monitor has ended too
+	_        [64]byte
+	watching atomic.Bool  // the monitor is awake
+	state    atomic.Int32 // a state; stored under mu
+	idlers   idlers
+	_        [64]byte
+
+	mu       sync.Mutex // taken before a shard's
+	workers  []*worker  // guarded by mu
+	retiring int        // guarded by mu; spare workers that were told to end and have not yet
+	before   uint64     // guarded by mu; what workers that have ended had run
 
 	free []*worker // guarded by mu; of a manual pool, those that wait to be given something, the oldest first
 	made int       // guarded by mu; workers of a manual pool ever started
@@ -74,12 +75,10 @@ type Pool struct {
 	held   []heldUp
 	needed time.Time // when spare workers of a manual pool were last needed
 
-	stopping              atomic.Bool // state is past stateRunning; set under mu
-	ran, refused, spawned atomic.Uint64
-	waits                 hist.Histogram
+	refused, spawned atomic.Uint64
 }
 
-type state uint8
+type state = int32
 
 const (
 	stateNew state = iota
@@ -110,8 +109,7 @@ func New(cfg Config) *Pool {
 	if cfg.Manual != nil {
 		p.poke = cfg.Manual
 	}
-	p.wake = sync.NewCond(&p.mu)
-	p.fns.max = cfg.MaxQueue
+	p.shards = newShards(cfg, min(cfg.Workers, runtime.GOMAXPROCS(0), maxShards))
 	return p
 }
 
@@ -126,15 +124,17 @@ func (p *Pool) Start(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch p.state {
+	switch p.state.Load() {
 	case stateRunning:
 		return errors.New("engine: the pool has been started before")
 	case stateStopping, stateStopped:
 		return fmt.Errorf("engine: start of the pool: %w", ErrClosed)
 	}
-	p.state = stateRunning
-	for range p.cfg.Workers {
-		p.spawn()
+	p.state.Store(stateRunning)
+	for i := range p.cfg.Workers {
+		s := p.shards[i%len(p.shards)]
+		s.base++
+		p.spawn(s)
 	}
 	if p.cfg.Manual != nil {
 		go p.await()
@@ -153,14 +153,15 @@ func (p *Pool) Stop(ctx context.Context) error {
 		return ErrInCallback
 	}
 	p.mu.Lock()
-	p.stopping.Store(true)
-	switch p.state {
+	switch p.state.Load() {
 	case stateNew:
-		p.state = stateStopped
+		p.state.Store(stateStopped)
 		close(p.ended)
 	case stateRunning:
-		p.state = stateStopping
-		p.wake.Broadcast()
+		p.state.Store(stateStopping)
+		for _, s := range p.shards {
+			p.wakeAll(s)
+		}
 	}
 	p.mu.Unlock()
 	if p.cfg.Manual != nil {
@@ -180,11 +181,7 @@ func (p *Pool) Stop(ctx context.Context) error {
 }
 
 // Running tells whether Submit is accepted.
-func (p *Pool) Running() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.state == stateRunning
-}
+func (p *Pool) Running() bool { return p.state.Load() == stateRunning }
 
 // Current tells whether the calling goroutine runs a callback of the pool, and whose: nil
 // for a function or a hook. It takes about a microsecond.
@@ -209,43 +206,65 @@ func (p *Pool) Current() (o Owner, on bool) {
 // Submit runs fn on a worker. It never blocks: ErrOverloaded when MaxQueue functions
 // wait already, ErrNotRunning before Start, ErrClosed from Stop on.
 func (p *Pool) Submit(fn func()) error {
-	p.mu.Lock()
+	at := uint(0)
+	if len(p.shards) > 1 {
+		at = uint(rand.Uint32())
+	}
+	for range p.shards {
+		s := p.shardOf(at)
+		at++
+		if int(s.waitingFns.Load()) >= s.fns.max {
+			continue
+		}
+		s.mu.Lock()
+		if err := p.refusal(); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+		if s.fns.push(fn) {
+			s.count()
+			p.signal(s)
+			return nil
+		}
+		s.mu.Unlock()
+	}
 	if err := p.refusal(); err != nil {
-		p.mu.Unlock()
 		return err
 	}
-	if !p.fns.push(fn) {
-		p.mu.Unlock()
-		p.refused.Add(1)
-		return ErrOverloaded
-	}
-	p.signal()
-	return nil
+	p.refused.Add(1)
+	return ErrOverloaded
 }
 
-// Push queues a task that is not on the queue. Before Start it waits for the workers.
-func (p *Pool) Push(t *Task) {
-	p.mu.Lock()
-	p.push(t)
-	p.signal()
+// Push queues a task that is not on the queue. Before Start it waits for the workers. home
+// says whose workers run it if they can: it is best the same for tasks that come from one
+// goroutine; see Task.Home.
+func (p *Pool) Push(t *Task, home uint) {
+	s := p.shardOf(home)
+	s.mu.Lock()
+	s.push(t, p)
+	p.signal(s)
 }
 
 // TryPush is Push for a task that nobody stops before the pool: its errors are those of
 // Submit, but for ErrOverloaded. A task that it has queued has its turn.
-func (p *Pool) TryPush(t *Task) error {
-	p.mu.Lock()
+func (p *Pool) TryPush(t *Task, home uint) error {
+	s := p.shardOf(home)
+	s.mu.Lock()
 	if err := p.refusal(); err != nil {
-		p.mu.Unlock()
+		s.mu.Unlock()
 		return err
 	}
-	p.push(t)
-	p.signal()
+	s.push(t, p)
+	p.signal(s)
 	return nil
 }
 
-// refusal is why nothing from outside is taken; nil: it is. mu is held.
+func (p *Pool) shardOf(home uint) *shard { return p.shards[home%uint(len(p.shards))] }
+
+// refusal is why nothing from outside is taken; nil: it is. Behind a shard's lock that stays
+// so until what was taken has been queued there.
 func (p *Pool) refusal() error {
-	switch p.state {
+	switch p.state.Load() {
 	case stateRunning:
 		return nil
 	case stateNew:
@@ -255,52 +274,43 @@ func (p *Pool) refusal() error {
 }
 
 // Stopping tells whether Stop has been called.
-func (p *Pool) Stopping() bool { return p.stopping.Load() }
+func (p *Pool) Stopping() bool { return p.state.Load() > stateRunning }
 
 // TasksBusy tells whether a task is queued or has its turn.
 func (p *Pool) TasksBusy() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.tasks.n > 0 || slices.ContainsFunc(p.workers, func(w *worker) bool { return w.task.Load() != nil })
+	for _, s := range p.shards { // all at once: a task may go from one to another
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	return slices.ContainsFunc(p.shards, func(s *shard) bool { return s.tasks.n > 0 }) ||
+		slices.ContainsFunc(p.workers, func(w *worker) bool { return w.task.Load() != nil })
 }
 
 // Panicked is called in a deferred function of a task that belongs to nobody else, with
 // what recover gave: it is reported and counted as that of a function is.
 func (p *Pool) Panicked(callback, name string, v any) { p.panics.Report(callback, name, 0, v) }
 
-// How long tasks wait is measured of the first ones, and then of one in so many at most.
-const (
-	timedFirst = 256
-	timedEvery = 32
-)
-
-// push puts a task on the queue. mu is held.
-func (p *Pool) push(t *Task) {
-	p.tasks.push(t)
-	if p.pushes++; p.timed == nil && (p.pushes%timedEvery == 0 || p.pushes < timedFirst) {
-		p.timed, p.timedAt = t, p.now()
-	}
-}
-
-// pop takes the first task off the queue. mu is held.
-func (p *Pool) pop() *Task {
-	t := p.tasks.pop()
-	if t == p.timed {
-		p.waits.Observe(time.Duration(p.now() - p.timedAt))
-		p.timed = nil
-	}
-	return t
-}
-
 // Waits is how long tasks waited on the queue, of a sample of them.
-func (p *Pool) Waits() hist.Snapshot { return p.waits.Snapshot() }
-
-// signal wakes a worker for what was just queued. It unlocks mu.
-func (p *Pool) signal() {
-	if p.idle > 0 {
-		p.wake.Signal()
+func (p *Pool) Waits() (all hist.Snapshot) {
+	for _, s := range p.shards {
+		one := s.waits.Snapshot()
+		all.Merge(&one)
 	}
-	p.mu.Unlock()
+	return all
+}
+
+// signal wakes a worker for what has just been queued on a shard, whose lock it gives up.
+func (p *Pool) signal(s *shard) {
+	own := s.idle > 0
+	if own {
+		p.wakeOne(s)
+	}
+	s.mu.Unlock()
+	if !own {
+		p.wakeOther(s)
+	}
 	if !p.watching.Load() {
 		p.hint()
 	}
@@ -319,12 +329,14 @@ func (p *Pool) Stats() Stats {
 	now := p.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	tasks, fns, idle := p.totals()
 	st := Stats{
-		Workers: len(p.workers), Idle: p.idle, Tasks: p.tasks.n, Queue: p.fns.len(), MaxQueue: p.cfg.MaxQueue,
-		Ran: p.ran.Load(), Refused: p.refused.Load(), Spawned: p.spawned.Load(),
+		Workers: len(p.workers), Idle: idle, Tasks: tasks, Queue: fns, MaxQueue: p.cfg.MaxQueue,
+		Ran: p.before, Refused: p.refused.Load(), Spawned: p.spawned.Load(),
 		Panics: p.panics.Total(), Stalls: p.watch.Stalls(),
 	}
 	for _, w := range p.workers {
+		st.Ran += w.ran.Load()
 		if since := w.since.Load(); since != 0 && now-since > int64(BlockedAfter) {
 			st.Blocked++
 		}

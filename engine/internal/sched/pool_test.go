@@ -139,10 +139,10 @@ func TestTasksAndFunctionsTakeTurns(t *testing.T) {
 				got.WriteString(name)
 				if again {
 					again = false
-					p.Push(&j.Task)
+					p.Push(&j.Task, j.Task.Home())
 				}
 			})
-			p.Push(&j.Task)
+			p.Push(&j.Task, j.Task.Home())
 			submit(t, p, func() { got.WriteString(strings.ToUpper(name)) })
 		}
 		if st := p.Stats(); st.Tasks != 2 || st.Queue != 2 {
@@ -190,8 +190,8 @@ func TestBaseWorkersAreNeverRetired(t *testing.T) {
 	defer stop(t, p)
 	for range 300 {
 		p.mu.Lock()
-		for range 6 {
-			p.spawn()
+		for i := range 6 {
+			p.spawn(p.shards[i%len(p.shards)])
 		}
 		p.mu.Unlock()
 		for p.Stats().Workers > 2 {
@@ -250,7 +250,7 @@ func TestSubmitOutsideOfALife(t *testing.T) {
 		}
 		var ran bool
 		j := newJob(func(*job) { ran = true })
-		p.Push(&j.Task)
+		p.Push(&j.Task, j.Task.Home())
 		p.Start(t.Context())
 		synctest.Wait()
 		if !ran {
@@ -271,7 +271,7 @@ func TestPoolAllocatesNothing(t *testing.T) {
 	j := newJob(func(*job) { done <- true })
 	fn := func() { done <- true }
 	if n := testing.AllocsPerRun(200, func() {
-		p.Push(&j.Task)
+		p.Push(&j.Task, j.Task.Home())
 		<-done
 		p.Submit(fn)
 		<-done

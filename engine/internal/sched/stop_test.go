@@ -62,7 +62,7 @@ func TestStopNamesWhatIsStuck(t *testing.T) {
 		gate := make(chan bool)
 		submit(t, p, func() { waitInAFunction(gate) })
 		j := newJob(func(j *job) { j.sub.Store(42); <-gate })
-		p.Push(&j.Task)
+		p.Push(&j.Task, j.Task.Home())
 		synctest.Wait()
 		began := time.Now()
 		err := p.Stop(within(t, 20*time.Millisecond))
@@ -136,7 +136,7 @@ func TestStopFromInsideIsRefused(t *testing.T) {
 		p = start(t, Config{Workers: 1, StallAfter: 100 * time.Millisecond, OnStall: func(Stall) { ask() }})
 		submit(t, p, ask)
 		j := newJob(func(*job) { ask() })
-		p.Push(&j.Task)
+		p.Push(&j.Task, j.Task.Home())
 		synctest.Wait()
 		submit(t, p, func() { time.Sleep(time.Second) }) // the hook asks
 		time.Sleep(2 * time.Second)

@@ -1,6 +1,9 @@
 package sched
 
-import "time"
+import (
+	"time"
+	"unsafe"
+)
 
 // Owner is what a Task runs. Run is called by a worker; the monitor calls the others,
 // which must return soon and are safe at any time. One that is a fmt.Stringer too is called
@@ -32,11 +35,14 @@ type Staller interface {
 // Task is the run queue's part of its owner. It is on the queue once at most.
 type Task struct {
 	owner Owner // set once
-	next  *Task // guarded by the pool's mu
+	next  *Task // guarded by the mu of the shard it is on
 }
 
 // Init names the owner, before the first Push.
 func (t *Task) Init(o Owner) { t.owner = o }
+
+// Home is a home for a task that comes from many goroutines: always the same.
+func (t *Task) Home() uint { return uint(uintptr(unsafe.Pointer(t)) >> 6 * 0x9E3779B1 >> 8) }
 
 // queue is a list of tasks that are linked by themselves.
 type queue struct {

@@ -85,7 +85,7 @@ func TestStallIsOneCallbackNotATurn(t *testing.T) {
 				j.step.Add(1)
 			}
 		})
-		p.Push(&j.Task)
+		p.Push(&j.Task, j.Task.Home())
 		time.Sleep(3 * time.Second)
 		list := got.all()
 		if len(list) != 2 {
@@ -183,7 +183,7 @@ func TestStallOfAnEndedCallbackHasNoStack(t *testing.T) {
 				j.step.Add(1)
 			}
 		})
-		p.Push(&j.Task)
+		p.Push(&j.Task, j.Task.Home())
 		time.Sleep(250 * time.Millisecond)
 		close(gate)
 		synctest.Wait()

@@ -15,6 +15,12 @@ type worker struct {
 	since atomic.Int64         // when its turn or function began, on the pool's clock; 0: waiting
 	task  atomic.Pointer[Task] // whose turn it is
 	fn    atomic.Uintptr       // the code of the function that it runs
+	ran   atomic.Uint64        // turns and functions
+
+	shard   *shard
+	victim  int  // the shard looked at last; the worker's own, as is turns
+	turns   uint // ever begun
+	retired bool // it ends as it is not needed; guarded by Pool.mu once it does
 
 	give   chan order // of a manual pool, as is number: the how manieth it is
 	number int
@@ -25,9 +31,11 @@ type worker struct {
 	told int64  // the at of the stall that was reported last
 }
 
-// spawn starts a worker. mu is held.
-func (p *Pool) spawn() {
+// spawn starts a worker of a shard. mu is held.
+func (p *Pool) spawn(s *shard) {
 	w := p.newWorker()
+	w.shard, w.victim = s, s.index
+	s.workers++
 	p.workers = append(p.workers, w)
 	go p.work(w)
 }
@@ -52,7 +60,7 @@ func (p *Pool) work(w *worker) {
 			p.call(fn)
 		}
 		w.since.Store(0)
-		p.ran.Add(1)
+		w.ran.Add(1)
 	}
 }
 
@@ -61,11 +69,11 @@ func (p *Pool) leave(w *worker, clean bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forget(w)
-	if !clean && (p.state == stateRunning || p.tasks.n > 0 || p.fns.len() > 0) {
-		p.spawn()
+	if !clean {
+		p.spawn(w.shard) // also of a pool that stops: it ends when its shard takes nothing more
 	}
-	if p.state == stateStopping && len(p.workers) == 0 {
-		p.state = stateStopped
+	if p.state.Load() == stateStopping && len(p.workers) == 0 {
+		p.state.Store(stateStopped)
 		close(p.empty)
 	}
 }
@@ -74,6 +82,11 @@ func (p *Pool) leave(w *worker, clean bool) {
 func (p *Pool) forget(w *worker) {
 	if i := slices.Index(p.workers, w); i >= 0 {
 		p.workers = slices.Delete(p.workers, i, i+1)
+		w.shard.workers--
+		p.before += w.ran.Load()
+	}
+	if w.retired {
+		p.retiring--
 	}
 }
 
@@ -82,33 +95,25 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	if w.give != nil {
 		return p.given(w)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for {
-		if p.tasks.n > 0 && (!p.fnTurn || p.fns.len() == 0) {
-			p.fnTurn = true
-			t := p.pop()
-			w.task.Store(t) // under mu, so that TasksBusy misses none
-			return t, nil
+		w.turns++
+		around := w.turns%lookAround == 0
+		if !around {
+			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
+				return t, fn
+			}
 		}
-		p.fnTurn = false
-		if fn := p.fns.pop(); fn != nil {
-			return nil, fn
+		if t, fn := p.steal(w); t != nil || fn != nil {
+			return t, fn
 		}
-		if p.tasks.n > 0 {
-			continue
+		if around {
+			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
+				return t, fn
+			}
 		}
-		if p.state != stateRunning {
+		if !p.sleep(w) {
 			return nil, nil
 		}
-		if p.retire > 0 && len(p.workers) > p.cfg.Workers {
-			p.retire--
-			p.forget(w) // now, or retireSpare would count it once more
-			return nil, nil
-		}
-		p.idle++
-		p.wake.Wait()
-		p.idle--
 	}
 }
 

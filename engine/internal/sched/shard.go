@@ -1,0 +1,224 @@
+package sched
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/internal/hist"
+)
+
+// shard is a part of the run queue with workers of its own. There is one for each processor,
+// none of them without a worker. A worker takes from its own shard, and from another's what
+// waits there when its own has nothing, or when it has not looked around for a while: so
+// nothing waits for long behind workers that are blocked.
+type shard struct {
+	mu    sync.Mutex
+	wake  sync.Cond
+	tasks queue // guarded by mu
+	fns   ring  // guarded by mu
+
+	fnTurn  bool  // guarded by mu; functions and tasks take turns
+	pushes  uint  // guarded by mu
+	timed   *Task // guarded by mu; the queued task whose wait is measured; nil: none
+	timedAt int64 // guarded by mu; when it was queued
+	idle    int   // guarded by mu; workers in wake.Wait that nobody has woken
+	retire  int   // guarded by mu; spare workers that should end
+	base    int   // guarded by Pool.mu; workers that are no spare ones
+	workers int   // guarded by Pool.mu
+
+	index      int
+	waiting    atomic.Int32 // tasks and functions; stored under mu
+	waitingFns atomic.Int32 // the same of functions alone
+	waits      hist.Histogram
+
+	_ [64]byte // what follows in memory is another's
+}
+
+// maxShards is how many shards there are at most: as many as idlers has bits.
+const maxShards = 64
+
+// lookAround is after how many turns a worker looks at the other shards first.
+const lookAround = 16
+
+// newShards makes n of them, or one for a manual pool.
+func newShards(cfg Config, n int) []*shard {
+	if cfg.Manual != nil {
+		n = 1
+	}
+	shards := make([]*shard, n)
+	for i := range shards {
+		s := &shard{index: i}
+		s.wake.L = &s.mu
+		s.fns.max = cfg.MaxQueue / n
+		if i < cfg.MaxQueue%n {
+			s.fns.max++
+		}
+		shards[i] = s
+	}
+	return shards
+}
+
+// How long tasks wait is measured of the first ones, and then of one in so many at most.
+const (
+	timedFirst = 256
+	timedEvery = 32
+)
+
+// push puts a task on the queue. mu is held.
+func (s *shard) push(t *Task, p *Pool) {
+	s.tasks.push(t)
+	if s.pushes++; s.timed == nil && (s.pushes%timedEvery == 0 || s.pushes < timedFirst) {
+		s.timed, s.timedAt = t, p.now()
+	}
+	s.count()
+}
+
+// pop takes the first task off the queue. mu is held.
+func (s *shard) pop(p *Pool) *Task {
+	t := s.tasks.pop()
+	if t == s.timed {
+		s.waits.Observe(time.Duration(p.now() - s.timedAt))
+		s.timed = nil
+	}
+	s.count()
+	return t
+}
+
+// count says for others how many there are. mu is held.
+func (s *shard) count() {
+	s.waiting.Store(int32(s.tasks.n + s.fns.len()))
+	s.waitingFns.Store(int32(s.fns.len()))
+}
+
+// take takes a task or a function off the shard for a worker, which need not be its own; both
+// nil: there is none.
+func (s *shard) take(w *worker, p *Pool) (*Task, func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tasks.n > 0 && (!s.fnTurn || s.fns.len() == 0) {
+		s.fnTurn = true
+		t := s.pop(p)
+		w.task.Store(t) // under mu, so that TasksBusy misses none
+		return t, nil
+	}
+	s.fnTurn = false
+	fn := s.fns.pop()
+	s.count()
+	return nil, fn
+}
+
+// steal takes from another shard, each time from the one behind the last; both nil: nothing
+// waits there.
+func (p *Pool) steal(w *worker) (*Task, func()) {
+	for range p.shards {
+		if w.victim++; w.victim >= len(p.shards) {
+			w.victim = 0
+		}
+		s := p.shards[w.victim]
+		if s == w.shard || s.waiting.Load() == 0 {
+			continue
+		}
+		if t, fn := s.take(w, p); t != nil || fn != nil {
+			return t, fn
+		}
+	}
+	return nil, nil
+}
+
+// sleep waits until there may be something to do; false ends the worker.
+func (p *Pool) sleep(w *worker) bool {
+	s := w.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.retire > 0 && s.waiting.Load() == 0 && p.state.Load() == stateRunning {
+		s.retire--
+		w.retired = true
+		return false
+	}
+	s.idle++
+	p.idlers.add(s)
+	// Who pushes counts what he has pushed and looks for idle workers then. Here it is the
+	// other way round, so one of the two finds the other.
+	over := p.state.Load() != stateRunning
+	if some := p.someWaiting(); some || over {
+		s.idle--
+		p.idlers.remove(s)
+		return some
+	}
+	s.wake.Wait() // who wakes it has counted it off
+	return true
+}
+
+// someWaiting tells whether any shard has something to do.
+func (p *Pool) someWaiting() bool {
+	for _, s := range p.shards {
+		if s.waiting.Load() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// wakeOne wakes an idle worker of a shard, of which there is one. Its mu is held.
+func (p *Pool) wakeOne(s *shard) {
+	s.idle--
+	p.idlers.remove(s)
+	s.wake.Signal()
+}
+
+// wakeOther wakes an idle worker of another shard, if there is one, for what waits on s.
+func (p *Pool) wakeOther(s *shard) {
+	for left := p.idlers.bits.Load(); left != 0; {
+		i := (bits.TrailingZeros64(bits.RotateLeft64(left, -s.index)) + s.index) % maxShards
+		left &^= 1 << i
+		o := p.shards[i]
+		o.mu.Lock()
+		found := o.idle > 0
+		if found {
+			p.wakeOne(o)
+		}
+		o.mu.Unlock()
+		if found {
+			return
+		}
+	}
+}
+
+// wakeAll wakes all idle workers of a shard.
+func (p *Pool) wakeAll(s *shard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = 0
+	p.idlers.remove(s)
+	s.wake.Broadcast()
+}
+
+// totals is what there is of everything. mu is held.
+func (p *Pool) totals() (tasks, fns, idle int) {
+	for _, s := range p.shards {
+		s.mu.Lock()
+		tasks, fns, idle = tasks+s.tasks.n, fns+s.fns.len(), idle+s.idle
+		s.mu.Unlock()
+	}
+	return tasks, fns, idle + len(p.free)
+}
+
+// idlers has a bit for each shard that has idle workers. All look at it; it is written when a
+// shard's last idle worker gets something to do, and when the first has nothing.
+type idlers struct{ bits atomic.Uint64 }
+
+// add notes that a shard has one more. Its mu is held.
+func (x *idlers) add(s *shard) {
+	if s.idle == 1 {
+		x.bits.Or(1 << s.index)
+	}
+}
+
+// remove notes that it has fewer. Its mu is held.
+func (x *idlers) remove(s *shard) {
+	if s.idle == 0 {
+		x.bits.And(^(uint64(1) << s.index))
+	}
+}
