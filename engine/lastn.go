@@ -34,8 +34,8 @@ type hooks struct {
 	srv *Server
 
 	mu      sync.Mutex
-	waiting []hookCall // guarded by mu
-	running bool       // guarded by mu
+	waiting []hookCall    // guarded by mu
+	running chan struct{} // closed when the goroutine has nothing left to call; nil: there is none; guarded by mu
 }
 
 type hookCall struct {
@@ -56,9 +56,19 @@ func (h *hooks) call(name string, session ID, fn func()) {
 		return
 	}
 	h.waiting = append(h.waiting, hookCall{name, session, fn})
-	if !h.running {
-		h.running = true
+	if h.running == nil {
+		h.running = make(chan struct{})
 		go h.run()
+	}
+}
+
+// wait returns when nothing is left to call.
+func (h *hooks) wait() {
+	h.mu.Lock()
+	running := h.running
+	h.mu.Unlock()
+	if running != nil {
+		<-running
 	}
 }
 
@@ -73,7 +83,10 @@ func (h *hooks) run() {
 		h.mu.Lock()
 		list := h.waiting
 		h.waiting = nil
-		h.running = len(list) > 0
+		if len(list) == 0 {
+			close(h.running)
+			h.running = nil
+		}
 		h.mu.Unlock()
 		if len(list) == 0 {
 			clean = true

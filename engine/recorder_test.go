@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +97,45 @@ func TestFlightOfAPanic(t *testing.T) {
 				t.Errorf("%d recordings are kept, want that of the bad end only", n)
 			}
 		})
+	}
+}
+
+// Stop waits for the hooks that are still to be told, but not for one that blocks.
+func TestStopWaitsForHooks(t *testing.T) {
+	for _, blocks := range []bool{false, true} {
+		gate := make(chan struct{})
+		var told, over atomic.Int32
+		srv := serve(t, Config{Recorder: RecorderErrors, OnFlight: func(Flight) {
+			told.Add(1)
+			if blocks {
+				<-gate
+			}
+			time.Sleep(150 * time.Millisecond)
+			over.Add(1)
+		}}, &funcs{read: func(*Session, codec.Packet) { panic("on purpose") }})
+		for range 3 {
+			c := dial(t, srv)
+			c.send(1, 9, "")
+			c.expectError(CodeInternal, 1<<16|9)
+			c.expectEOF()
+			c.Close()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if blocks {
+			time.AfterFunc(50*time.Millisecond, cancel)
+		}
+		if err := srv.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if n := over.Load(); !blocks && n != 3 {
+			t.Errorf("Stop returned behind %d of 3 hooks", n)
+		}
+		if n := told.Load(); blocks && n != 1 {
+			t.Errorf("%d hooks were called at once", n)
+		}
+		close(gate)
+		waitFor(t, "the hooks", func() bool { return over.Load() == 3 })
 	}
 }
 

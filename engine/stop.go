@@ -62,7 +62,8 @@ func (e *LossError) Unwrap() error { return e.Cause }
 // outstanding gets a FIN. When ctx ends, what is left is cut off and counted in a
 // *LossError; so are functions that wait in Strands of a pool of the server's own.
 // Stop returns at most 3 s later, whatever handlers do. OnSocketClose has
-// run for every session when Stop returns, but for those that LossError.Stuck names. It may
+// run for every session when Stop returns, but for those that LossError.Stuck names, and the
+// hooks of Config for all that happened, but for one that blocks. It may
 // be called twice, and on a server that never started. Called from a callback of this
 // server it would wait for itself: that is ErrInCallback, and nothing happens.
 func (srv *Server) Stop(ctx context.Context) error {
@@ -87,10 +88,10 @@ func (srv *Server) Stop(ctx context.Context) error {
 		loss = &LossError{}
 	}
 	loss.Stuck = srv.stuck()
-	go srv.stalls.Close() // it waits for the hook, which is not ours
 	if srv.ownPool {
 		loss.Functions = srv.stopPool(ctx)
 	}
+	srv.stopHooks(ctx)
 	loss.Cause = ctx.Err()
 	srv.mu.Lock()
 	srv.state = serverStopped
@@ -117,6 +118,26 @@ func (srv *Server) stopPool(ctx context.Context) (lost int) {
 		srv.cfg.Logger.Warn("workers are left behind", "err", err)
 	}
 	return srv.pool.strands.budget.Used() / strand.TaskCost
+}
+
+// stopHooks waits for what is still to be told by OnStall, OnFlight and OnNearMiss: what ends
+// behind Stop would be lost with the process. A hook that blocks is left behind, as handlers are.
+func (srv *Server) stopHooks(ctx context.Context) {
+	told := make(chan struct{})
+	go func() {
+		srv.stalls.Close()
+		srv.hooks.wait()
+		close(told)
+	}()
+	select {
+	case <-told:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-told:
+	case <-time.After(stopGrace):
+	}
 }
 
 // endLoops ends the network's loops, and the sessions that are left then: those whose
