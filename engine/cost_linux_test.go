@@ -116,7 +116,7 @@ func TestWhoCostsWhat(t *testing.T) {
 				}
 			}
 			// The first one is charged as a short turn, before it is known to be long.
-			missing := time.Duration(h.most.Load()) + each
+			missing := time.Duration(h.most.Load()) + each + used/20
 			if low, high := used-missing, used+used/5+20*time.Millisecond; burnt < low || burnt > high {
 				t.Errorf("1/2 used %v and was charged %v", used, burnt)
 			}
