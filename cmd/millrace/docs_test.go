@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"os"
@@ -242,5 +243,29 @@ func TestTheDocsRowsAreInTables(t *testing.T) {
 				t.Errorf("%s: a table without a head: %.80s", name, block)
 			}
 		}
+	}
+}
+
+// A page in Chinese begins with the name of its English one and a hash of what that said when it was
+// translated.
+func TestTheChinesePagesAreOfToday(t *testing.T) {
+	of := regexp.MustCompile(`^<!-- of (\S+) (\S+) -->\n`)
+	n := 0
+	for _, name := range pages(t) {
+		if !strings.HasPrefix(name, "docs/zh/") && !strings.HasSuffix(name, ".zh-CN.md") {
+			continue
+		}
+		n++
+		m := of.FindStringSubmatch(page(t, name))
+		if m == nil {
+			t.Errorf("%s does not begin with the page that it is a translation of: <!-- of docs/PAGE.md HASH -->", name)
+			continue
+		}
+		if hash := fmt.Sprintf("%x", sha256.Sum256([]byte(page(t, m[1]))))[:16]; hash != m[2] {
+			t.Errorf("%s is older than %s: translate what has changed, then write %s in its first line", name, m[1], hash)
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d pages in Chinese, want 3 or more", n)
 	}
 }
