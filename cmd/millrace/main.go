@@ -15,6 +15,7 @@ import (
 	"millrace/bench"
 	"millrace/bench/selfstats"
 	"millrace/cmd/millrace/internal/benchcmd"
+	"millrace/cmd/millrace/internal/newcmd"
 	"millrace/cmd/millrace/internal/topcmd"
 	"millrace/internal/mask"
 )
@@ -28,6 +29,7 @@ type commands struct {
 	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
 	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
+	New     newcmd.New     `cmd:"" help:"Write a program of your own: a server that builds and runs at once."`
 	Version versionCmd     `cmd:"" help:"Print the version."`
 }
 
@@ -67,6 +69,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Top.Run(stdout)
 	case "replay":
 		return cli.Replay.run(stdout)
+	case "new":
+		return cli.New.Run(stdout)
 	case "bench", "tune":
 		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 	default:
