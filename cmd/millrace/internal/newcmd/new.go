@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"millrace/internal/modpath"
 )
 
 // New is the command line of millrace new.
@@ -78,9 +80,6 @@ func (c *New) Run(stdout io.Writer) error {
 	return nil
 }
 
-// element is one of a module's path.
-var element = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*$`)
-
 // program is what the flags say.
 func (c *New) program() (*program, error) {
 	dir, err := filepath.Abs(c.Dir)
@@ -91,14 +90,10 @@ func (c *New) program() (*program, error) {
 	if p.Module == "" {
 		p.Module = "example.com/" + filepath.Base(dir)
 	}
-	for e := range strings.SplitSeq(p.Module, "/") {
-		if element.MatchString(e) && !strings.HasSuffix(e, ".") {
-			continue
-		}
-		if c.Module == "" {
-			return nil, usage("DIR %q: its name is none for a module; give --module", c.Dir)
-		}
-		return nil, usage("--module %q: must be a module's path, such as example.com/game", c.Module)
+	if err := modpath.Check(p.Module); err != nil && c.Module == "" {
+		return nil, usage("DIR %q: a module can't have this name; give --module", c.Dir)
+	} else if err != nil {
+		return nil, usage("--module %q: %v", c.Module, err)
 	}
 	if p.Module == p.Millrace || strings.HasPrefix(p.Module, p.Millrace+"/") {
 		return nil, usage("--module %q: that is Millrace's own; give another, such as example.com/game", p.Module)
@@ -107,7 +102,6 @@ func (c *New) program() (*program, error) {
 	if regexp.MustCompile(`^v[0-9]+$`).MatchString(p.Name) && strings.Count(p.Module, "/") > 0 {
 		p.Name = path.Base(path.Dir(p.Module))
 	}
-	p.Name = strings.TrimPrefix(p.Name, "-")
 	p.Plain = len(c.With) == 0
 	p.DB, p.Cluster, p.Web = slices.Contains(c.With, "db"), slices.Contains(c.With, "cluster"), slices.Contains(c.With, "web")
 	p.Data = p.DB || p.Cluster
