@@ -30,6 +30,7 @@ type commands struct {
 	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
 	New     newcmd.New     `cmd:"" help:"Write a program of your own: a server that builds and runs at once."`
+	Doctor  doctorCmd      `cmd:"" help:"Look at this machine for what a server needs, and say what to change."`
 	Version versionCmd     `cmd:"" help:"Print the version."`
 }
 
@@ -69,6 +70,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Top.Run(stdout)
 	case "replay":
 		return cli.Replay.run(stdout)
+	case "doctor":
+		return cli.Doctor.run(stdout)
 	case "new":
 		return cli.New.Run(stdout)
 	case "bench", "tune":
