@@ -17,7 +17,7 @@ import (
 
 // New is the command line of millrace new.
 type New struct {
-	Dir      string   `arg:"" help:"The folder that the program is written to; it is made, or is empty."`
+	Dir      string   `arg:"" complete:"DIR" help:"The folder that the program is written to; it is made, or is empty."`
 	Module   string   `placeholder:"PATH" help:"The program's module (example.com/ and the folder's name)."`
 	With     []string `placeholder:"PART" enum:"services,db,cluster,web" help:"What it begins with beside the engine: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page); commas between them (none)."`
 	Vendor   bool     `help:"Copy Millrace and all other modules into the program (false: its go.mod says where Millrace is on this machine)."`
