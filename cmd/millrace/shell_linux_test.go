@@ -241,15 +241,16 @@ func TestTheManualIsWhole(t *testing.T) {
 	}
 }
 
-// The exit codes of the manual are those of the README.
-func TestTheREADMEsExitCodesAreTheManuals(t *testing.T) {
-	rows := regexp.MustCompile("(?m)^\\| ([0-9, ]+) \\| ([a-z`, ]+) \\| (.*) \\|$").FindAllStringSubmatch(readme(t), -1)
-	if len(rows) == 0 {
-		t.Skip("the README has no table of exit codes")
+// The exit codes of the manual are those of the docs.
+func TestTheDocsExitCodesAreTheManuals(t *testing.T) {
+	plain := strings.ReplaceAll(page(t, "docs/exit-codes.md"), "`", "")
+	rows := regexp.MustCompile(`(?m)^\| ([0-9, ]+) \| (.*?) \| (.*) \|$`).FindAllStringSubmatch(plain, -1)
+	if len(rows) != len(exitCodes) {
+		t.Fatalf("the page has %d rows, the manual %d", len(rows), len(exitCodes))
 	}
 	for i, row := range rows {
-		if i >= len(exitCodes) || row[1] != exitCodes[i].codes || strings.ReplaceAll(row[2], "`", "") != exitCodes[i].commands || row[3] != exitCodes[i].meaning {
-			t.Errorf("the README has the row %v", row[1:])
+		if c := exitCodes[i]; row[1] != c.codes || row[2] != c.commands || row[3] != c.meaning {
+			t.Errorf("the page has the row %q, the manual %q", row[1:], c)
 		}
 	}
 }

@@ -67,18 +67,18 @@ takes the colours from it.`},
 .BR sysctl (8)`},
 }
 
-// exitCodes are those of all commands, as the README has them.
+// exitCodes are those of all commands, as docs/exit-codes.md has them.
 var exitCodes = []struct {
 	codes, commands, meaning string
 }{
-	{"0", "all", "done; drained with nothing lost"},
-	{"1", "call, replay, doctor", "the server answered with an ERROR; answers differ from the recording's; the machine is not fit"},
+	{"0", "all", "done; serve: drained, and nothing was lost"},
+	{"1", "call, replay, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording's; something got worse; the machine is not fit"},
 	{"3", "serve", "drained, but something was lost at the deadline: stderr says how much"},
 	{"64", "all", "wrong usage: one line on stderr with the flag, the value and the way out"},
-	{"69", "serve, call, replay, top", "the address is in use; nobody answers there"},
+	{"69", "serve, call, replay, top", "the address is in use, or the node's name is another's; nobody answers there"},
 	{"70", "serve", "the engine failed while running"},
 	{"75", "call", "no answer in time"},
-	{"76", "call, top", "the connection ended before the answer; what answers is no operator's door"},
+	{"76", "call, top", "the connection ended before the answer, or what came is no frame; what answers is no operator's door"},
 	{"130, 143", "serve", "a second SIGINT or SIGTERM: stopped at once"},
 }
 
