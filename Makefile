@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, run.
 
 GO         ?= go
 FUZZTIME   ?= 2s
@@ -18,7 +18,7 @@ VULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB     ?= https://vuln.go.dev
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible run clean
+.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -124,6 +124,16 @@ govulncheck:
 # Writes docs/licences.md; a test compares it.
 licences:
 	$(GO) run ./internal/licences -w docs/licences.md
+
+# Gives the module another path, everywhere: make module PATH=example.com/millrace. PATH is then
+# not where programs are, so that of make itself is taken.
+ifeq ($(origin PATH),command line)
+MODULE := $(PATH)
+override PATH := $(or $(shell /usr/bin/tr '\000' '\n' </proc/$$PPID/environ | /usr/bin/sed -n 's/^PATH=//p'),/usr/local/go/bin:/usr/local/bin:/usr/bin:/bin)
+endif
+module:
+	@test -n '$(MODULE)' || { echo "say which: make module PATH=example.com/millrace"; exit 1; }
+	@$(GO) run ./internal/rename '$(MODULE)'
 
 # The last commit, built in two places, from nothing, by differing environments: the same bytes.
 reproducible:

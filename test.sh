@@ -49,6 +49,9 @@ look() {
 	need pgbouncer pgbouncer # stands between server and database
 	need promtool prometheus # reads the metrics, and evaluates the alert rules
 	need ip iproute2         # takes a link down, to see a dead peer
+	need mandoc mandoc       # checks the manual page
+	need zsh zsh             # completes command lines
+	need fish fish
 	need /usr/include/boost/asio.hpp libboost-dev
 	need /usr/include/openssl/ssl.h libssl-dev # a peer with TLS in C++
 }

@@ -9,7 +9,7 @@ import (
 // The exit codes. Those above 63 are the ones of sysexits.h.
 const (
 	exitOK       = 0
-	exitError    = 1  // call: the server answered with an ERROR
+	exitError    = 1  // call: the server answered with an ERROR; doctor: the machine is not fit
 	exitLoss     = 3  // serve: drained, but something was lost
 	exitUsage    = 64 // wrong flags, variables, file or body
 	exitNoServer = 69 // serve: the address is in use; call: nobody answers there

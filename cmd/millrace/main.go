@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"millrace/bench"
 	"millrace/bench/selfstats"
 	"millrace/cmd/millrace/internal/benchcmd"
+	"millrace/cmd/millrace/internal/newcmd"
 	"millrace/cmd/millrace/internal/topcmd"
 	"millrace/internal/mask"
 )
@@ -28,7 +28,13 @@ type commands struct {
 	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
 	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
 	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
-	Version versionCmd     `cmd:"" help:"Print the version."`
+	New     newcmd.New     `cmd:"" help:"Write a program of your own: a server that builds and runs at once."`
+	Doctor  doctorCmd      `cmd:"" help:"Look at this machine for what a server needs, and say what to change."`
+	Version versionCmd     `cmd:"" help:"Print the version, the commit and how it was built."`
+
+	Completion completionCmd `cmd:"" help:"Print what bash, zsh or fish reads to complete this command's words."`
+	Man        manCmd        `cmd:"" help:"Print the manual page: millrace man | man -l -"`
+	Complete   completeCmd   `cmd:"" name:"__complete" hidden:""`
 }
 
 type versionCmd struct{}
@@ -48,7 +54,7 @@ func main() {
 func run(args, environ []string, stdout, stderr io.Writer) error {
 	var cli commands
 	src := &sources{environ: environ}
-	parser, err := newParser(&cli, src, stdout, stderr)
+	parser, err := newParser(&cli, src, stdout, stderr, kong.Vars{"cpus": strconv.Itoa(runtime.GOMAXPROCS(0)), "workers": strconv.Itoa(2 * runtime.GOMAXPROCS(0))})
 	if err != nil {
 		return err
 	}
@@ -67,6 +73,16 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		return cli.Top.Run(stdout)
 	case "replay":
 		return cli.Replay.run(stdout)
+	case "doctor":
+		return cli.Doctor.run(stdout)
+	case "completion":
+		return cli.Completion.run(stdout)
+	case "man":
+		return cli.Man.run(stdout)
+	case "__complete":
+		return cli.Complete.run(parser.Model, stdout)
+	case "new":
+		return cli.New.Run(stdout)
 	case "bench", "tune":
 		return ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 	default:
@@ -75,7 +91,8 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 	}
 }
 
-func newParser(cli *commands, src *sources, stdout, stderr io.Writer) (*kong.Kong, error) {
+// newParser makes kong's model of the command line. vars are put into the defaults and the help.
+func newParser(cli *commands, src *sources, stdout, stderr io.Writer, vars kong.Vars) (*kong.Kong, error) {
 	return kong.New(cli,
 		kong.Name("millrace"),
 		kong.Description("A reactor networking engine: the reference server and a client to try it with."),
@@ -83,7 +100,7 @@ func newParser(cli *commands, src *sources, stdout, stderr io.Writer) (*kong.Kon
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ExplicitGroups(groups),
 		kong.Resolvers(src),
-		kong.Vars{"cpus": strconv.Itoa(runtime.GOMAXPROCS(0)), "workers": strconv.Itoa(2 * runtime.GOMAXPROCS(0))},
+		vars,
 	)
 }
 
@@ -101,18 +118,4 @@ func usage(err error, src *sources) error {
 		return err
 	}
 	return fmt.Errorf("%w; see millrace --help", err)
-}
-
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-			v = s.Value
-		}
-	}
-	return fmt.Sprintf("%s %s %s/%s", v, info.GoVersion, runtime.GOOS, runtime.GOARCH)
 }

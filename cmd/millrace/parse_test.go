@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"millrace/cmd/millrace/internal/reference"
+
 	"millrace/engine"
 	"millrace/services"
 )
@@ -16,7 +18,7 @@ import (
 func parse(t *testing.T, args ...string) engine.Config {
 	t.Helper()
 	var cli commands
-	parser, err := newParser(&cli, &sources{}, io.Discard, io.Discard)
+	parser, err := newParser(&cli, &sources{}, io.Discard, io.Discard, kong.Vars{"cpus": "1", "workers": "2"})
 	if err != nil {
 		t.Fatal(err)
 	}

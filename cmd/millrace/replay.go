@@ -21,7 +21,7 @@ import (
 
 // replayCmd is millrace replay.
 type replayCmd struct {
-	File []string `arg:"" help:"What serve --record-bodies has recorded: files, or folders of them, that are one recording, in the order of their times."`
+	File []string `arg:"" complete:"FILE" help:"What serve --record-bodies has recorded: files, or folders of them, that are one recording, in the order of their times."`
 
 	Addr     string `required:"" placeholder:"ADDR" help:"The server: HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://HOST:PORT, ws://HOST:PORT[/PATH] or wss://HOST:PORT[/PATH]."`
 	Speed    speed  `default:"1" placeholder:"N" help:"How many times as fast as it was recorded: 1, 10, 0.5, or max for as fast as it goes, where the order among sessions is not kept (${default})."`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -289,6 +290,18 @@ func (o *option[T, P]) Decode(ctx *kong.DecodeContext) error {
 		}
 		return nil
 	})
+}
+
+// Choices are the names, for the completion of command lines.
+func (o *option[T, P]) Choices() (names []string) {
+	for i := range 16 {
+		var v T
+		reflect.ValueOf(&v).Elem().SetUint(uint64(i)) // they are all uint8
+		if name := fmt.Sprint(v); P(&v).UnmarshalText([]byte(name)) == nil {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // handle is MAIN/SUB.

@@ -38,7 +38,9 @@ var (
 )
 
 // New makes one of a provider, such as the global one of go.opentelemetry.io/otel.
-func New(p trace.TracerProvider) *Tracer { return &Tracer{p.Tracer("millrace/services/otel")} }
+func New(p trace.TracerProvider) *Tracer {
+	return &Tracer{p.Tracer("millrace/services/otel")}
+}
 
 // TraceStart implements services.Tracer.
 func (t *Tracer) TraceStart(parent context.Context, op services.Operation) context.Context {

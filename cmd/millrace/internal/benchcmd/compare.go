@@ -6,8 +6,8 @@ import (
 
 // Compare is millrace bench compare.
 type Compare struct {
-	A string `arg:"" help:"Results before, written by --json."`
-	B string `arg:"" optional:"" help:"Results after; without it two targets of A are compared."`
+	A string `arg:"" complete:"FILE" help:"Results before, written by --json."`
+	B string `arg:"" optional:"" complete:"FILE" help:"Results after; without it two targets of A are compared."`
 
 	Target    string  `placeholder:"NAME" help:"Which target (the first one of A)."`
 	TargetB   string  `name:"target-b" placeholder:"NAME" help:"Its name in B (the same; with one file: the second one)."`

@@ -6,7 +6,7 @@ import (
 
 // Report is millrace bench report.
 type Report struct {
-	File string `arg:"" help:"Results, written by --json; also of a run that was interrupted."`
+	File string `arg:"" complete:"FILE" help:"Results, written by --json; also of a run that was interrupted."`
 
 	Markdown bool   `help:"Write the tables as Markdown, for a README."`
 	Base     string `placeholder:"NAME" help:"The target that ratios refer to (the one of the run)."`

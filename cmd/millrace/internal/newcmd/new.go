@@ -1,0 +1,126 @@
+package newcmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"millrace/internal/modpath"
+)
+
+// New is the command line of millrace new.
+type New struct {
+	Dir      string   `arg:"" complete:"DIR" help:"The folder that the program is written to; it is made, or is empty."`
+	Module   string   `placeholder:"PATH" help:"The program's module (example.com/ and the folder's name)."`
+	With     []string `placeholder:"PART" enum:"services,db,cluster,web" help:"What it begins with beside the engine: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page); commas between them (none)."`
+	Vendor   bool     `help:"Copy Millrace and all other modules into the program (false: its go.mod says where Millrace is on this machine)."`
+	Millrace string   `placeholder:"DIR" help:"The folder of Millrace's source (the one that this program was built in, or that around the current folder)."`
+}
+
+// exitUsage is sysexits.h's EX_USAGE.
+const exitUsage = 64
+
+// failure is an error with an exit code.
+type failure struct {
+	code int
+	text string
+}
+
+func (f *failure) Error() string { return f.text }
+
+// ExitCode is what the process ends with.
+func (f *failure) ExitCode() int { return f.code }
+
+func usage(format string, args ...any) error {
+	return &failure{exitUsage, fmt.Sprintf(format, args...)}
+}
+
+// program is what the templates work with.
+type program struct {
+	Name     string // of the binary
+	Module   string
+	Millrace string // the module's path
+	Scheme   string // of the address that it listens on
+
+	Plain, DB, Cluster, Web, Vendor bool
+	Data                            bool // it writes a folder data
+}
+
+// Run writes the program.
+func (c *New) Run(stdout io.Writer) error {
+	p, err := c.program()
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		return usage("go is not in the PATH: the new program is compiled by it")
+	}
+	source, err := c.source(p.Millrace)
+	if err != nil {
+		return err
+	}
+	if err := c.makeDir(); err != nil {
+		return err
+	}
+	if err := p.write(c.Dir); err != nil {
+		return err
+	}
+	note, err := p.modules(c.Dir, source)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s is a server, as module %s%s\n\n    cd %s\n    go test .\n    go run .\n\n", c.Dir, p.Module, note, c.Dir)
+	return nil
+}
+
+// program is what the flags say.
+func (c *New) program() (*program, error) {
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, usage("DIR %q: %v", c.Dir, err)
+	}
+	p := &program{Module: c.Module, Millrace: modulePath(), Scheme: "tcp", Vendor: c.Vendor}
+	if p.Module == "" {
+		p.Module = "example.com/" + filepath.Base(dir)
+	}
+	if err := modpath.Check(p.Module); err != nil && c.Module == "" {
+		return nil, usage("DIR %q: a module can't have this name; give --module", c.Dir)
+	} else if err != nil {
+		return nil, usage("--module %q: %v", c.Module, err)
+	}
+	if p.Module == p.Millrace || strings.HasPrefix(p.Module, p.Millrace+"/") {
+		return nil, usage("--module %q: that is Millrace's own; give another, such as example.com/game", p.Module)
+	}
+	p.Name = path.Base(p.Module)
+	if regexp.MustCompile(`^v[0-9]+$`).MatchString(p.Name) && strings.Count(p.Module, "/") > 0 {
+		p.Name = path.Base(path.Dir(p.Module))
+	}
+	p.Plain = len(c.With) == 0
+	p.DB, p.Cluster, p.Web = slices.Contains(c.With, "db"), slices.Contains(c.With, "cluster"), slices.Contains(c.With, "web")
+	p.Data = p.DB || p.Cluster
+	if p.Web {
+		p.Scheme = "auto"
+	}
+	return p, nil
+}
+
+// makeDir makes the folder, or sees that it is empty.
+func (c *New) makeDir() error {
+	entries, err := os.ReadDir(c.Dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return os.MkdirAll(c.Dir, 0o755)
+	case err != nil:
+		return usage("DIR %q: %v", c.Dir, err)
+	case len(entries) > 0:
+		return usage("DIR %q: is not empty; give a new one", c.Dir)
+	}
+	return nil
+}

@@ -1,0 +1,4 @@
+create table visits (
+	name  text primary key,
+	count bigint not null
+);
