@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -259,11 +260,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 	if e.Body, err = n.cfg.Serializer.Append(nil, &req); err != nil {
 		return res, err
 	}
-	subject := anySubject(handle)
-	if process != 0 {
-		subject = askSubject(process)
-	}
-	body, err := n.question(ctx, subject, e)
+	body, err := n.callAt(ctx, process, o, e)
 	if errors.Is(err, errElsewhere) {
 		err = fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
 	}
@@ -274,6 +271,18 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 		return res, fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
 	}
 	return res, nil
+}
+
+// callAt calls a process; 0: whichever the servers choose, as they do in the place of one that
+// was chosen among several and has not run it.
+func (n *Node) callAt(ctx context.Context, process uint64, o CallOptions, e envelope.Envelope) ([]byte, error) {
+	if process != 0 {
+		body, err := n.question(ctx, askSubject(process), e)
+		if o.Node != "" || o.Key != "" || !errors.Is(err, cluster.ErrUnavailable) && !errors.Is(err, errElsewhere) {
+			return body, err
+		}
+	}
+	return n.question(ctx, anySubject(e.Handle), e)
 }
 
 // callee says who is called: here, or the process, 0 for any.
@@ -287,11 +296,7 @@ func (n *Node) callee(handle uint32, o CallOptions) (process uint64, here bool, 
 		}
 		return m.Process, m.Self, nil
 	case o.Key != "":
-		among := slices.DeleteFunc(n.List(), func(m Member) bool {
-			_, serves := slices.BinarySearch(m.handles, handle)
-			return !serves || m.State != Up
-		})
-		m, ok := place(o.Key, among)
+		m, ok := place(o.Key, n.serving(handle))
 		if !ok {
 			return 0, false, cluster.ErrUnavailable
 		}
@@ -301,7 +306,24 @@ func (n *Node) callee(handle uint32, o CallOptions) (process uint64, here bool, 
 	case n.bus == nil:
 		return 0, false, cluster.ErrUnavailable
 	}
+	// One that is known, so that the call ends when it dies; else the servers choose.
+	if among := n.serving(handle); len(among) > 0 {
+		return among[rand.IntN(len(among))].Process, false, nil
+	}
 	return 0, false, nil
+}
+
+// serving are the nodes that serve a handle and don't drain, as far as is known.
+func (n *Node) serving(handle uint32) (all []Member) {
+	for _, m := range n.ups() {
+		if m.serves(handle) {
+			all = append(all, m)
+		}
+	}
+	if self := n.self(); self.State == Up && self.serves(handle) {
+		all = append(all, self)
+	}
+	return all
 }
 
 // caller says who calls, in e and for a service of this node.

@@ -39,10 +39,10 @@ func (n *Node) deliver(m cluster.Message) {
 	case envelope.Group:
 		n.groups.deliver(e)
 	case envelope.Members:
-		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
+		n.groups.learn(e)
 	case envelope.Count:
-		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
-		n.answer(m.AnswerLater, envelope.Envelope{Kind: envelope.Members, Key: e.Key, Epoch: uint64(n.groups.members(e.Key))})
+		n.groups.learn(e)
+		n.groups.counted(e)
 	case envelope.Alive:
 		n.heard.trim(n)
 		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))

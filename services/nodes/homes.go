@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -312,7 +313,7 @@ func (h *Homes[S]) where(key string) (process uint64, free bool) {
 	}
 	up := h.n.ups()
 	if !h.n.draining() {
-		up = append(up, h.n.self())
+		up = append(slices.Clip(up), h.n.self())
 	}
 	if len(up) == 0 {
 		return h.n.process, true // all go: this one is as good as any

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -14,11 +13,6 @@ import (
 	"millrace/services/cluster"
 	"millrace/services/nodes/internal/envelope"
 )
-
-func parseProcess(s string) uint64 {
-	p, _ := strconv.ParseUint(s, 16, 64) // 0 is no process's
-	return p
-}
 
 func (hs *homes) list() []homed {
 	hs.mu.Lock()

@@ -47,6 +47,9 @@ type Node struct {
 	heard  inbound // of broadcasts
 	direct inbound // to this node
 
+	heardBeats atomic.Uint64        // signs of life of others, taken in
+	viewed     atomic.Pointer[view] // the last one made
+
 	groups groups
 	users  users
 	calls  calls
@@ -151,6 +154,7 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("nodes: start %s: %w", n.cfg.Name, err)
 	}
 	n.bg.Go(n.membership)
+	n.bg.Go(n.deaths)
 	n.greet(ctx)
 	return nil
 }
