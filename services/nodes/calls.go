@@ -31,6 +31,11 @@ type calls struct {
 
 	running atomic.Int64
 	refused atomic.Uint64
+
+	work     context.Context // of calls of others; made by Start
+	giveUp   context.CancelFunc
+	stopping atomic.Bool
+	idle     chan struct{} // told when, while stopping, none runs any more
 }
 
 // callee is a service of this node.
@@ -78,6 +83,7 @@ var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: a call ha
 
 func (c *calls) init(n *Node) {
 	c.n, c.served, c.subs = n, map[uint32]callee{}, map[uint32]*cluster.Subscription{}
+	c.idle = make(chan struct{}, 1)
 	c.sorted.Store(&[]uint32{})
 }
 
@@ -168,25 +174,6 @@ func (c *calls) end() {
 	c.started = false
 }
 
-func (c *calls) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.subs)
-	c.started = false
-}
-
-// admit takes a place for a call of another node.
-func (c *calls) admit() bool {
-	if c.running.Add(1) > int64(c.n.cfg.MaxCalls) {
-		c.running.Add(-1)
-		c.refused.Add(1)
-		return false
-	}
-	return true
-}
-
-func (c *calls) done() { c.running.Add(-1) }
-
 func (c *calls) find(handle uint32) (callee, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -200,7 +187,7 @@ func (c *calls) run(e envelope.Envelope, left time.Duration) envelope.Envelope {
 	if !ok {
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
 	}
-	ctx := context.WithValue(c.n.run, callerKey{}, Caller{
+	ctx := context.WithValue(c.work, callerKey{}, Caller{
 		Node: c.n.known(e.Source), Session: SessionID{e.Source, engine.ID(e.Session)}, User: e.Key, Trace: e.Trace, hops: e.Hops,
 	})
 	ctx, cancel := context.WithTimeout(ctx, min(left, time.Hour))

@@ -67,6 +67,8 @@ func (hs *homes) serve(e envelope.Envelope, left time.Duration) envelope.Envelop
 		return envelope.Envelope{Kind: envelope.Answer, Body: body}
 	case errors.Is(err, errElsewhere), errors.Is(err, cluster.ErrUnavailable):
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
+	case errors.Is(err, services.ErrTooManyRooms):
+		return refusal(engine.CodeLimit, "the node has as many rooms as it takes")
 	case errors.Is(err, cluster.ErrOverloaded):
 		return refusal(engine.CodeOverloaded, "the room has as many messages as it takes")
 	case errors.As(err, &told):

@@ -145,7 +145,9 @@ func TestMembersOfTheDeadAreForgotten(t *testing.T) {
 	if _, err := a.Join(background, c.s, "tea"); err != nil {
 		t.Fatal(err)
 	}
-	quick := func(s *settings) { s.lease, s.timeout, s.Timeout = 500*time.Millisecond, 200*time.Millisecond, time.Second }
+	quick := func(s *settings) {
+		s.lease, s.timeout, s.Timeout = 500*time.Millisecond, 200*time.Millisecond, time.Second
+	}
 	for i := range 3 {
 		proxy, cut := through(t, srv)
 		b := start(t, cut, fmt.Sprint("b", i), quick)
