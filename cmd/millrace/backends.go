@@ -45,6 +45,12 @@ type backendFlags struct {
 	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's place for state)."`
 	ClusterLease    period `group:"backends" default:"3s" placeholder:"D" help:"How long what a node has, its name, users and rooms, outlives it (${default})."`
 	ClusterPrefix   string `group:"backends" default:"millrace" placeholder:"NAME" help:"Keeps clusters on one NATS apart (${default})."`
+	ClusterReplicas count  `group:"backends" default:"1" placeholder:"N" help:"In how many copies the NATS servers keep what nodes share, 1 to 5; more than one takes as many servers (${default})."`
+	ClusterCreds    string `group:"backends" placeholder:"FILE" help:"NATS credentials of this process, a user's JWT and seed, for --cluster nats://… (none: who the URL says)."`
+	ClusterNKey     string `group:"backends" name:"cluster-nkey" placeholder:"FILE" help:"The seed of an NKEY instead (none)."`
+	ClusterTLSCA    string `group:"backends" name:"cluster-tls-ca" placeholder:"FILE" help:"Certificates in PEM, of which one has signed those of the NATS servers; nothing is sent to them without TLS (the system's, where a server asks for TLS)."`
+	ClusterTLSCert  string `group:"backends" name:"cluster-tls-cert" placeholder:"FILE" help:"A certificate of this process, in PEM, for NATS servers that ask for one (none)."`
+	ClusterTLSKey   string `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
 	Node            string `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process where the port is not known yet)."`
 	MaxClusterWork  count  `group:"backends" default:"4096" placeholder:"N" help:"Requests to other nodes, 6/2 to 6/5, that are under way; past it ERROR 4 (${default})."`
 	MaxRooms        count  `group:"backends" default:"32768" placeholder:"N" help:"Rooms of 6/5 whose home is this node; past it ERROR 4 (${default})."`
@@ -124,6 +130,12 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	if f.Node != "" && !nodes.IsName(f.Node) {
 		return badNode(f.Node)
 	}
+	if !shared {
+		err = f.onlyWithServers()
+	}
+	if err != nil {
+		return err
+	}
 	if shared {
 		err = b.joinCluster(f, cfg.Addrs, log)
 	} else {
@@ -147,7 +159,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 		log.Warn("cluster: not reachable yet", "err", err) // 5/* answer ERROR 11 meanwhile
 		b.bg.Go(func() { b.joinWhenUp(ctx, log) })
 	default:
-		return exitf(exitFailed, "--cluster %q: %w", mask.Conn(f.Cluster), mask.Error(err))
+		return f.noCluster(err)
 	}
 	b.services, err = refservices.New(refservices.Config{
 		DB: b.db, Ready: b.ready, Timers: b.timers, Pool: b.pool, Cache: b.cache, Shared: shared,
@@ -182,6 +194,9 @@ func (b *backends) joinWhenUp(ctx context.Context, log *slog.Logger) {
 
 func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger) (err error) {
 	url := f.Cluster
+	if err := f.onlyWithServers(); err != nil {
+		return err
+	}
 	if url == "embedded" {
 		dir, err := dataDir(f.ClusterDir, "cluster")
 		if err != nil {
@@ -195,7 +210,8 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 	}
 	c, err := cluster.New(cluster.Config{
 		URL: url, Bucket: f.ClusterPrefix, Lease: time.Duration(f.ClusterLease), MaxPerOwner: int(f.MaxSessionLocks),
-		MaxLocks: 1<<16 + int(f.MaxRooms), Logger: log,
+		MaxLocks: 1<<16 + int(f.MaxRooms), Logger: log, Replicas: int(f.ClusterReplicas),
+		Creds: f.ClusterCreds, NKey: f.ClusterNKey, TLSCA: f.ClusterTLSCA, TLSCert: f.ClusterTLSCert, TLSKey: f.ClusterTLSKey,
 	})
 	if err != nil {
 		return f.badCluster(err)

@@ -38,7 +38,7 @@ var mayImport = map[string][]string{
 	"millrace/services/capture":                 {"millrace/codec", "millrace/engine"},
 	"millrace/services/nodes":                   {"millrace/codec", "millrace/engine", "millrace/services", "millrace/services/cluster", "millrace/services/serial", "millrace/services/nodes/internal", "millrace/internal/seldom"},
 	"millrace/services/nodes/internal/envelope": {},
-	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2",
+	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }
 

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"millrace/cmd/millrace/internal/reference"
@@ -40,17 +39,6 @@ func (f *backendFlags) nodeName(addrs []string) string {
 // badNode words a name that can't be.
 func badNode(name string) error {
 	return exitf(exitUsage, "--node %q: must be 1 to 64 letters, digits, - and _", name)
-}
-
-// badCluster words the settings of a cluster that can't be.
-func (f *backendFlags) badCluster(err error) error {
-	switch {
-	case strings.Contains(err.Error(), "a bucket's name"):
-		return exitf(exitUsage, "--cluster-prefix %q: must be 1 to 64 letters, digits, - and _", f.ClusterPrefix)
-	case strings.Contains(err.Error(), "lease under"):
-		return exitf(exitUsage, "--cluster-lease %v: must be at least 100ms", f.ClusterLease)
-	}
-	return badBackend("cluster", f.Cluster, err)
 }
 
 // nodeReach has broadcasts and groups reach all nodes.

@@ -26,6 +26,7 @@ func TestEachSettingServes(t *testing.T) {
 		"drain-budget": "1", "byte-order": "little", "length-width": "2", "length-adjust": "-4", "prefix": "cafe",
 		"command": "main-sub-8", "seq": "true", "framing": "varint", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
 		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-slow": "2", "db-slow-queue": "8", "db-queue-bytes": "1MiB", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
+		"cluster-replicas": "2", "cluster-creds": cert, "cluster-nkey": cert, "cluster-tls-ca": cert, "cluster-tls-cert": cert, "cluster-tls-key": key,
 		"cluster-lease": "9s", "cluster-prefix": "other", "node": "a-node", "max-cluster-work": "9", "max-rooms": "9",
 		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off", "drain-rate": "9", "drain-to": "127.0.0.1:1",
 		"admin": "127.0.0.1:0", "admin-token-file": tokenFile(t), "admin-write": "true", "admin-pprof": "true", "admin-trace": "1s", "admin-clients": "2",
@@ -58,6 +59,11 @@ func TestEachSettingServes(t *testing.T) {
 		arg := "--" + name + "=" + value
 		switch name {
 		case "tls-key", "tls-client-ca": // they come with tls-cert
+			continue
+		case "cluster-replicas": // it takes a cluster of NATS servers, which nobody waits for here
+			together = append([][]string{{arg, "--cluster=nats://127.0.0.1:1"}}, together...)
+			continue
+		case "cluster-creds", "cluster-nkey", "cluster-tls-ca", "cluster-tls-cert", "cluster-tls-key": // servers that ask for these are in a test of their own
 			continue
 		case "tls-cert":
 			together = append([][]string{{arg, "--tls-key=" + key, "--tls-client-ca=" + cert}}, together...)

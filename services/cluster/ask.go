@@ -12,6 +12,7 @@ import (
 // ask is a question under way.
 type ask struct {
 	id      uint64
+	subject string
 	answers chan []byte // with room for as many as are wanted
 	failed  chan error  // with room for one
 	sent    bool        // guarded by Bus.mu; it may be with others
@@ -46,7 +47,7 @@ func (b *Bus) Post(subject string, data []byte, want int) (Question, error) {
 }
 
 func (b *Bus) post(subject string, data []byte, want int, put func(outgoing) error) (Question, error) {
-	a := &ask{answers: make(chan []byte, want), failed: make(chan error, 1)}
+	a := &ask{subject: subject, answers: make(chan []byte, want), failed: make(chan error, 1)}
 	b.mu.Lock()
 	if len(b.asks) >= b.cfg.MaxAsks {
 		b.mu.Unlock()
@@ -88,6 +89,18 @@ func (q Question) Wait(ctx context.Context, each func(answer []byte)) error {
 		}
 	}
 	return nil
+}
+
+// Lose ends the questions under way to subjects of which dead says that nobody is there any
+// more who could answer, with ErrLost. dead must not block.
+func (b *Bus) Lose(dead func(subject string) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, a := range b.asks {
+		if a.sent && dead(a.subject) {
+			a.fail(ErrLost)
+		}
+	}
 }
 
 // timedOut says what is known of a question whose time is up.

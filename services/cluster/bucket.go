@@ -47,12 +47,21 @@ func (c *Cache) open(ctx context.Context, l *connection, name string, first time
 		MaxMsgsPerSubject: 1, MaxBytes: c.cfg.MaxBytes, Discard: jetstream.DiscardNew,
 		AllowRollup: true, AllowMsgTTL: true, SubjectDeleteMarkerTTL: markerTTL,
 	})
+	if unable := c.unable(err); unable != nil {
+		return b, unable
+	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return b, fmt.Errorf("cluster: make bucket %s: %w", name, translate(err))
 	}
 	b.made = err == nil
 	if b.stream, err = b.js.Stream(ctx, b.name); err != nil {
 		return b, fmt.Errorf("cluster: open bucket %s: %w", name, translate(err))
+	}
+	if err = b.copies(ctx, c); err != nil {
+		if unable := c.unable(err); unable != nil {
+			return b, unable
+		}
+		return b, fmt.Errorf("cluster: copies of bucket %s: %w", name, translate(err))
 	}
 	info := b.stream.CachedInfo()
 	if cfg := info.Config; !cfg.AllowMsgTTL || cfg.AllowDirect {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,7 +111,12 @@ func (b *Bus) Start(ctx context.Context) error {
 			b.cfg.OnUp()
 		}
 	}
-	nc, err := nats.Connect(b.c.cfg.URL, append(b.c.options("bus"),
+	options, err := b.c.options("bus")
+	if err != nil {
+		b.end()
+		return err
+	}
+	nc, err := nats.Connect(b.c.cfg.URL, append(options,
 		nats.NoEcho(), nats.RetryOnFailedConnect(true), nats.FlusherTimeout(b.c.cfg.Timeout),
 		nats.ConnectHandler(up), nats.ReconnectHandler(up),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { b.down() }),
@@ -197,7 +203,11 @@ func (b *Bus) report(_ *nats.Conn, _ *nats.Subscription, err error) {
 			b.cfg.OnSlow()
 		}
 	}
-	b.c.cfg.Logger.Debug("cluster: bus", "err", err)
+	level := slog.LevelDebug
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		level = slog.LevelWarn // the others don't hear of it, or this process of them
+	}
+	b.c.cfg.Logger.Log(context.Background(), level, "cluster: bus", "err", mask.Error(err))
 }
 
 // down: what is under way has nobody any more who brings its answer.

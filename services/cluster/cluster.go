@@ -29,8 +29,17 @@ type Config struct {
 	// Bucket_locks), and stands in front of the subjects of a Bus: it keeps clusters on one
 	// NATS apart. Up to 64 letters, digits, '-' and '_'; default "millrace".
 	Bucket string
-	// Replicas of each bucket that Start creates; default 1.
+	// Replicas is in how many copies the servers keep each bucket, 1 to 5; default 1. One
+	// that stands in fewer is copied more often by Start; never less.
 	Replicas int
+	// Creds is a file of NATS credentials (a user's JWT and seed), NKey one of a user's seed.
+	// Without them this process is who the URL says.
+	Creds, NKey string
+	// TLSCA is a file of certificates, in PEM, of which one must have signed the servers';
+	// without it those of the system. With it nothing is sent without TLS.
+	TLSCA string
+	// TLSCert and TLSKey are files of this process's own certificate and its key, in PEM.
+	TLSCert, TLSKey string
 	// Lease is how long the locks of a process outlive it; default 3 s, at
 	// least 100 ms. It renews itself three times a lease.
 	Lease time.Duration
@@ -93,11 +102,14 @@ func (c Config) validate() error {
 		bad(!isServer(strings.TrimSpace(u)), "a URL must be nats://host:port")
 	}
 	bad(!isBucket(c.Bucket), "a bucket's name must be 1 to 64 letters, digits, '-' and '_'")
-	bad(c.Replicas < 0 || c.Replicas > 5, "replicas out of range")
+	if c.Replicas < 0 || c.Replicas > 5 {
+		errs = append(errs, &ConfigError{"Replicas", c.Replicas, "must be 1 to 5"})
+	}
 	bad(c.Lease != 0 && c.Lease < 100*time.Millisecond, "lease under 100 ms")
 	bad(c.Timeout < 0, "negative timeout")
 	bad(c.MaxBytes < 0 || c.MaxKey < 0 || c.MaxValue < 0 || c.MaxLocks < 0 ||
 		c.MaxPerOwner < 0 || c.MaxWatches < 0, "a limit is negative")
+	errs = append(errs, c.checkFiles())
 	return errors.Join(errs...)
 }
 
@@ -198,7 +210,8 @@ func New(cfg Config) (*Cache, error) {
 }
 
 // Start connects, makes the buckets where they are missing, and reads the locks.
-// ErrCacheDown when nobody answers: it may be tried again.
+// ErrCacheDown when nobody answers: it may be tried again. ErrRefused, ErrCertificate and
+// ErrServers are for whoever runs the servers, or has set this up.
 func (c *Cache) Start(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -206,15 +219,30 @@ func (c *Cache) Start(ctx context.Context) error {
 		return nil
 	}
 	l := &connection{again: newSignal()}
-	var err error
-	l.nc, err = nats.Connect(c.cfg.URL, append(c.options("store"),
+	var denied atomic.Pointer[error]
+	options, err := c.options("store")
+	if err != nil {
+		return err
+	}
+	l.nc, err = nats.Connect(c.cfg.URL, append(options,
 		nats.ReconnectHandler(func(*nats.Conn) { l.again.fire() }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.cfg.Logger.Debug("cluster: nats", "err", err) }))...)
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				denied.CompareAndSwap(nil, &err)
+			}
+			c.cfg.Logger.Debug("cluster: nats", "err", mask.Error(err))
+		}))...)
+	if refused := refusedBy(err); refused != nil {
+		return mask.Error(refused)
+	}
 	if err != nil {
 		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, mask.Error(err))
 	}
 	if err := c.begin(ctx, l); err != nil {
 		l.nc.Close()
+		if why := denied.Load(); why != nil { // it has waited for answers that could not come
+			return refusedBy(*why)
+		}
 		return err
 	}
 	c.live.Store(l)
@@ -222,13 +250,15 @@ func (c *Cache) Start(ctx context.Context) error {
 }
 
 // options are those of every connection of this process.
-func (c *Cache) options(what string) []nats.Option {
-	return []nats.Option{
-		nats.Name("millrace " + c.proc + " " + what), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
-		nats.ReconnectWait(100 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
-		nats.PingInterval(2 * time.Second), nats.MaxPingsOutstanding(2),
-		nats.ReconnectBufSize(-1), // what can't be sent now fails now, and is not sent later
-	}
+func (c *Cache) options(what string) ([]nats.Option, error) {
+	secure, err := c.cfg.secure()
+	return append(secure,
+		nats.Name("millrace "+c.proc+" "+what), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
+		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
+		nats.ReconnectBufSize(-1),   // what can't be sent now fails now, and is not sent later
+		nats.IgnoreAuthErrorAbort(), // credentials that are refused may be right again
+	), err
 }
 
 func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
@@ -237,6 +267,9 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 	}
 	if l.push, err = l.nc.JetStream(nats.MaxWait(c.cfg.Timeout)); err != nil {
 		return fmt.Errorf("cluster: %w", err)
+	}
+	if err = c.able(ctx, l.nc, l.js); err != nil {
+		return err
 	}
 	nth := l.nth()
 	if l.values, err = c.open(ctx, l, c.cfg.Bucket, timeNow()); err != nil {

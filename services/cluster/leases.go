@@ -113,6 +113,7 @@ func (l *locks) renew(ctx context.Context) error {
 		// Somebody has buried us.
 		l.mu.Lock()
 		l.alive = time.Time{}
+		l.changed()
 		l.loseAll()
 		l.mu.Unlock()
 		if err := l.n.check(ctx); err != nil {
@@ -128,6 +129,7 @@ func (l *locks) renewed(start time.Time, seq uint64) {
 	l.own = seq
 	if !timeNow().Before(l.alive) {
 		l.loseAll() // of the lease that has lapsed
+		l.changed()
 	}
 	l.alive = start.Add(l.c.cfg.Lease)
 	if l.lapse == nil {
@@ -181,6 +183,9 @@ func (l *locks) hear(name string, r record) {
 	p.rev = r.rev
 	switch {
 	case r.present:
+		if !timeNow().Before(p.silent()) {
+			l.changed() // it was not known to live
+		}
 		p.seen, p.lease = timeNow(), l.c.cfg.Lease
 		var v procValue
 		if json.Unmarshal(r.value, &v) == nil && v.Lease > 0 {
@@ -188,6 +193,7 @@ func (l *locks) hear(name string, r record) {
 		}
 	case r.rev != 0:
 		p.buried = max(p.buried, r.rev)
+		l.changed()
 		for _, k := range l.keys {
 			if k.taken && k.proc == name {
 				l.kick(k)
@@ -198,10 +204,10 @@ func (l *locks) hear(name string, r record) {
 
 // silent is when the process that holds the lock has shown no life for its
 // lease. Only the servers can say then whether it lives. l.mu is held.
-func (l *locks) silent(k *lockKey) time.Time {
-	p := l.proc(k.proc)
-	return p.seen.Add(p.lease + margin(p.lease))
-}
+func (l *locks) silent(k *lockKey) time.Time { return l.proc(k.proc).silent() }
+
+// silent is when the process has shown no life for its lease.
+func (p *lockProc) silent() time.Time { return p.seen.Add(p.lease + margin(p.lease)) }
 
 // bury asks the servers to put the mark on the lease of k's holder, and says
 // what came of it; nil means that there is news. l.mu is held.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/services"
@@ -41,6 +42,7 @@ type locks struct {
 	mu      sync.Mutex
 	keys    map[string]*lockKey // by subject token
 	members map[string]*lockKey // of keys, those of members
+	last    []Member            // that Members told
 	procs   map[string]*lockProc
 	owners  map[services.Owner]map[*lockItem]struct{}
 	alive   time.Time   // this process's lease ends; zero before the first renewal
@@ -55,6 +57,8 @@ type locks struct {
 	wake    *sync.Cond
 	losses  []*lockItem // whose OnLost is to be called
 	told    *sync.Cond
+
+	list atomic.Pointer[memberList] // nil: to be made anew; stored under mu
 
 	own uint64 // the sequence of our lease; the renewing goroutine's
 
@@ -196,6 +200,7 @@ func (l *locks) refuseAll(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.alive = time.Time{}
+	l.changed()
 	l.loseAll()
 	l.endWaits(err)
 }
@@ -278,6 +283,9 @@ func (l *locks) see(key string, r record) {
 // learn stores what stands under the lock's subject. l.mu is held.
 func (l *locks) learn(k *lockKey, r record) {
 	k.rev, k.taken, k.round = r.rev, r.present, l.round
+	if k.isMember() {
+		l.changed()
+	}
 	if k.held != nil && k.held.token != r.rev {
 		l.lose(k)
 	}
@@ -320,6 +328,9 @@ func (l *locks) lose(k *lockKey) {
 	it := k.held
 	k.held = nil
 	l.held--
+	if k.isMember() {
+		l.changed()
+	}
 	l.end(it)
 	if it.o.OnLost != nil && !it.given {
 		l.losses = append(l.losses, it)

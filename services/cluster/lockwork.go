@@ -160,6 +160,9 @@ func (l *locks) answer(it *lockItem, token uint64, err error) {
 		it.token = token
 		k.held = it
 		l.held++
+		if k.isMember() {
+			l.changed()
+		}
 	}
 	gone := func() {
 		l.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,24 +51,67 @@ func (c *Cache) Joined(name string, token uint64) bool { return c.names().Held(n
 func (c *Cache) Lease() time.Duration { return c.cfg.Lease }
 
 // Members are those that live, in no order, those of this process included. It asks
-// nobody: a process that has died is one for a tenth more than a lease.
+// nobody: a process that has died is one for a tenth more than a lease. The list is the same
+// while it does not change, and is not to be changed.
 func (c *Cache) Members() []Member {
 	n := c.live.Load()
 	if n == nil {
 		return nil
 	}
-	l := n.locks
+	if list := n.locks.list.Load(); list != nil && timeNow().Before(list.until) {
+		return list.all
+	}
+	return n.locks.newList().all
+}
+
+// memberList is what Members tells until one could have died, or until it is told otherwise.
+type memberList struct {
+	all   []Member
+	until time.Time
+}
+
+// newList makes the list of now, unless that is the last one.
+func (l *locks) newList() *memberList {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := timeNow()
-	var all []Member
+	list := &memberList{until: now.Add(time.Hour)}
 	for _, k := range l.members {
-		if name, err := base64.RawURLEncoding.DecodeString(k.key[1:]); err == nil && l.living(k, now) {
-			all = append(all, Member{Name: string(name), Process: k.proc, Token: k.rev})
+		name, err := base64.RawURLEncoding.DecodeString(k.key[1:])
+		if err != nil || !l.living(k, now) {
+			continue
+		}
+		list.all = append(list.all, Member{Name: string(name), Process: k.proc, Token: k.rev})
+		if until := l.livesUntil(k); until.Before(list.until) {
+			list.until = until
 		}
 	}
-	return all
+	slices.SortFunc(list.all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	if last := l.last; slices.Equal(last, list.all) {
+		list.all = last
+	}
+	l.last = list.all
+	l.list.Store(list)
+	return list
 }
+
+// livesUntil is when living ends to hold for the lock, if nothing is heard. l.mu is held.
+func (l *locks) livesUntil(k *lockKey) time.Time {
+	until := l.alive
+	if k.held == nil {
+		until = l.silent(k)
+	}
+	if k.until.Before(until) {
+		until = k.until
+	}
+	return until
+}
+
+// changed notes that who lives may be another from now on. l.mu is held.
+func (l *locks) changed() { l.list.Store(nil) }
+
+// isMember tells whether it is the lock of a member's name.
+func (k *lockKey) isMember() bool { return strings.HasPrefix(k.key, spaceMembers) }
 
 // ServerTime is what the servers' clock says, as far as is known: it tells all processes
 // the same, whatever the clocks of their machines say. Zero: nothing is known.
@@ -97,8 +141,9 @@ func (l *locks) living(k *lockKey, now time.Time) bool {
 func (l *locks) addKey(subject string) *lockKey {
 	k := &lockKey{key: subject, idle: timeNow()}
 	l.keys[subject] = k
-	if strings.HasPrefix(subject, spaceMembers) {
+	if k.isMember() {
 		l.members[subject] = k
+		l.changed()
 	}
 	return k
 }
@@ -106,5 +151,8 @@ func (l *locks) addKey(subject string) *lockKey {
 // dropKey forgets a key. l.mu is held.
 func (l *locks) dropKey(k *lockKey) {
 	delete(l.keys, k.key)
-	delete(l.members, k.key)
+	if k.isMember() {
+		delete(l.members, k.key)
+		l.changed()
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -30,6 +31,11 @@ type calls struct {
 
 	running atomic.Int64
 	refused atomic.Uint64
+
+	work     context.Context // of calls of others; made by Start
+	giveUp   context.CancelFunc
+	stopping atomic.Bool
+	idle     chan struct{} // told when, while stopping, none runs any more
 }
 
 // callee is a service of this node.
@@ -77,6 +83,7 @@ var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: a call ha
 
 func (c *calls) init(n *Node) {
 	c.n, c.served, c.subs = n, map[uint32]callee{}, map[uint32]*cluster.Subscription{}
+	c.idle = make(chan struct{}, 1)
 	c.sorted.Store(&[]uint32{})
 }
 
@@ -167,25 +174,6 @@ func (c *calls) end() {
 	c.started = false
 }
 
-func (c *calls) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.subs)
-	c.started = false
-}
-
-// admit takes a place for a call of another node.
-func (c *calls) admit() bool {
-	if c.running.Add(1) > int64(c.n.cfg.MaxCalls) {
-		c.running.Add(-1)
-		c.refused.Add(1)
-		return false
-	}
-	return true
-}
-
-func (c *calls) done() { c.running.Add(-1) }
-
 func (c *calls) find(handle uint32) (callee, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,7 +187,7 @@ func (c *calls) run(e envelope.Envelope, left time.Duration) envelope.Envelope {
 	if !ok {
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
 	}
-	ctx := context.WithValue(c.n.run, callerKey{}, Caller{
+	ctx := context.WithValue(c.work, callerKey{}, Caller{
 		Node: c.n.known(e.Source), Session: SessionID{e.Source, engine.ID(e.Session)}, User: e.Key, Trace: e.Trace, hops: e.Hops,
 	})
 	ctx, cancel := context.WithTimeout(ctx, min(left, time.Hour))
@@ -259,11 +247,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 	if e.Body, err = n.cfg.Serializer.Append(nil, &req); err != nil {
 		return res, err
 	}
-	subject := anySubject(handle)
-	if process != 0 {
-		subject = askSubject(process)
-	}
-	body, err := n.question(ctx, subject, e)
+	body, err := n.callAt(ctx, process, o, e)
 	if errors.Is(err, errElsewhere) {
 		err = fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
 	}
@@ -274,6 +258,18 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 		return res, fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
 	}
 	return res, nil
+}
+
+// callAt calls a process; 0: whichever the servers choose, as they do in the place of one that
+// was chosen among several and has not run it.
+func (n *Node) callAt(ctx context.Context, process uint64, o CallOptions, e envelope.Envelope) ([]byte, error) {
+	if process != 0 {
+		body, err := n.question(ctx, askSubject(process), e)
+		if o.Node != "" || o.Key != "" || !errors.Is(err, cluster.ErrUnavailable) && !errors.Is(err, errElsewhere) {
+			return body, err
+		}
+	}
+	return n.question(ctx, anySubject(e.Handle), e)
 }
 
 // callee says who is called: here, or the process, 0 for any.
@@ -287,11 +283,7 @@ func (n *Node) callee(handle uint32, o CallOptions) (process uint64, here bool, 
 		}
 		return m.Process, m.Self, nil
 	case o.Key != "":
-		among := slices.DeleteFunc(n.List(), func(m Member) bool {
-			_, serves := slices.BinarySearch(m.handles, handle)
-			return !serves || m.State != Up
-		})
-		m, ok := place(o.Key, among)
+		m, ok := place(o.Key, n.serving(handle))
 		if !ok {
 			return 0, false, cluster.ErrUnavailable
 		}
@@ -301,7 +293,24 @@ func (n *Node) callee(handle uint32, o CallOptions) (process uint64, here bool, 
 	case n.bus == nil:
 		return 0, false, cluster.ErrUnavailable
 	}
+	// One that is known, so that the call ends when it dies; else the servers choose.
+	if among := n.serving(handle); len(among) > 0 {
+		return among[rand.IntN(len(among))].Process, false, nil
+	}
 	return 0, false, nil
+}
+
+// serving are the nodes that serve a handle and don't drain, as far as is known.
+func (n *Node) serving(handle uint32) (all []Member) {
+	for _, m := range n.ups() {
+		if m.serves(handle) {
+			all = append(all, m)
+		}
+	}
+	if self := n.self(); self.State == Up && self.serves(handle) {
+		all = append(all, self)
+	}
+	return all
 }
 
 // caller says who calls, in e and for a service of this node.

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"millrace/engine"
@@ -39,10 +40,10 @@ func (n *Node) deliver(m cluster.Message) {
 	case envelope.Group:
 		n.groups.deliver(e)
 	case envelope.Members:
-		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
+		n.groups.learn(e)
 	case envelope.Count:
-		n.groups.learn(e.Key, e.Source, int(min(e.Epoch, 1<<30)))
-		n.answer(m.AnswerLater, envelope.Envelope{Kind: envelope.Members, Key: e.Key, Epoch: uint64(n.groups.members(e.Key))})
+		n.groups.learn(e)
+		n.groups.counted(e)
 	case envelope.Alive:
 		n.heard.trim(n)
 		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))
@@ -139,18 +140,26 @@ func (n *Node) serve(m cluster.Message) {
 		n.counts.bad.Add(1)
 	case n.expired(e.Expires):
 		// Nobody waits for it any more, and its caller has been told that it may have run.
-	case !n.calls.admit():
-		n.answer(m.AnswerLater, refusal(engine.CodeOverloaded, "the node has as many calls as it takes"))
 	default:
-		left := time.Duration(e.Left) * time.Millisecond
-		go func() {
-			defer n.calls.done()
-			if e.Kind == envelope.Call {
-				n.answer(m.Answer, n.calls.run(e, left))
-			} else {
-				n.answer(m.Answer, n.homes.serve(e, left))
-			}
-		}()
+		switch n.calls.admit() {
+		case tooMany:
+			n.answer(m.AnswerLater, refusal(engine.CodeOverloaded, "the node has as many calls as it takes"))
+		case leaving:
+			n.answer(m.AnswerLater, refusal(engine.CodeUnavailable, "the node stops"))
+		default:
+			go n.work(m, e)
+		}
+	}
+}
+
+// work runs a question of another node, and answers it.
+func (n *Node) work(m cluster.Message, e envelope.Envelope) {
+	defer n.calls.done()
+	left := time.Duration(e.Left) * time.Millisecond
+	if e.Kind == envelope.Call {
+		n.answer(m.Answer, n.calls.run(e, left))
+	} else {
+		n.answer(m.Answer, n.homes.serve(e, left))
 	}
 }
 
@@ -183,6 +192,17 @@ func calleeError(err error) error {
 	return told
 }
 
+// refused is the error that a refusal of another node is here.
+func refused(code engine.ErrorCode, text string) error {
+	switch code {
+	case engine.CodeOverloaded:
+		return fmt.Errorf("%w: %s", cluster.ErrOverloaded, text)
+	case engine.CodeLimit:
+		return fmt.Errorf("%w: %w", cluster.ErrOverloaded, services.ErrTooManyRooms)
+	}
+	return fmt.Errorf("%w: %s", cluster.ErrUnavailable, text)
+}
+
 // failure is the answer to what has run and failed.
 func failure(err error) envelope.Envelope {
 	e := services.ErrorOf(err)
@@ -204,10 +224,7 @@ func parseAnswer(b []byte) (body []byte, err error) {
 	case envelope.Elsewhere:
 		return nil, errElsewhere
 	case envelope.Refused:
-		if engine.ErrorCode(e.Handle) == engine.CodeOverloaded {
-			return nil, cluster.ErrOverloaded
-		}
-		return nil, cluster.ErrUnavailable
+		return nil, refused(engine.ErrorCode(e.Handle), string(e.Body))
 	case envelope.Failed:
 		return nil, &services.Error{Code: engine.ErrorCode(e.Handle), Text: string(e.Body)}
 	}

@@ -25,3 +25,28 @@ func (n *Node) Streams() int {
 	defer n.mu.Unlock()
 	return len(n.peers)
 }
+
+// Counted is of how many other processes the node keeps a count of the group's members.
+func (n *Node) Counted(group string) int {
+	g := n.groups.find(group)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.counts)
+}
+
+// Gone is of how many processes the node keeps that they had members and don't live.
+func (n *Node) Gone() int {
+	n.groups.mu.Lock()
+	defer n.groups.mu.Unlock()
+	return len(n.groups.gone)
+}
+
+// Counting has fn called whenever the node has counted a group's members and not told of them
+// yet. It is called before Start.
+func (n *Node) Counting(fn func(count int)) { n.groups.counting = fn }
+
+// Serves tells whether a member serves calls of the handle, as far as is known.
+func Serves(m Member, handle uint32) bool { return m.serves(handle) }
+
+// Others are the living nodes beside this one.
+func (n *Node) Others() []Member { return n.others() }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -185,7 +186,7 @@ func (h *Homes[S]) open(room *services.Room[string, *Home[S]]) (*Home[S], error)
 	}
 	if err != nil {
 		h.giveUp(r)
-		return nil, err
+		return nil, calleeError(err)
 	}
 	return r, nil
 }
@@ -252,9 +253,9 @@ func (h *Homes[S]) giveUp(r *Home[S]) {
 
 // Ask sends a message to the room of that key, which is made if there is none, and returns
 // its answer. It is tried again while the room moves, until ctx ends or Config.Timeout is up.
-// Errors: what Handle returned, as a *services.Error; cluster.ErrUnavailable,
-// cluster.ErrOverloaded: it was not handled; cluster.ErrLost, cluster.ErrNoAnswer: it may
-// have been.
+// Errors: what Handle, or New in front of it, returned, as a *services.Error;
+// cluster.ErrUnavailable, cluster.ErrOverloaded (services.ErrTooManyRooms, too, past MaxRooms):
+// it was not handled; cluster.ErrLost, cluster.ErrNoAnswer: it may have been.
 func (h *Homes[S]) Ask(ctx context.Context, key string, body []byte) ([]byte, error) {
 	if len(key)+len(h.cfg.Name)+1 > envelope.MaxKey {
 		return nil, services.Errorf(engine.CodeBadBody, "a room's name has at most %d bytes", envelope.MaxKey-len(h.cfg.Name)-1)
@@ -312,7 +313,7 @@ func (h *Homes[S]) where(key string) (process uint64, free bool) {
 	}
 	up := h.n.ups()
 	if !h.n.draining() {
-		up = append(up, h.n.self())
+		up = append(slices.Clip(up), h.n.self())
 	}
 	if len(up) == 0 {
 		return h.n.process, true // all go: this one is as good as any
@@ -337,7 +338,7 @@ func (h *Homes[S]) handle(ctx context.Context, key string, body []byte) ([]byte,
 		done <- result{answer, err}
 	}, func(err error) { done <- result{nil, h.lostMessage(err)} })
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", cluster.ErrOverloaded, err)
+		return nil, untaken(err)
 	}
 	select {
 	case r := <-done:
@@ -345,6 +346,15 @@ func (h *Homes[S]) handle(ctx context.Context, key string, body []byte) ([]byte,
 	case <-ctx.Done():
 		return nil, cluster.ErrNoAnswer
 	}
+}
+
+// untaken is why a message was not taken by a room: too much waits, there are too many rooms,
+// or the rooms, or their pool, have stopped.
+func untaken(err error) error {
+	if errors.Is(err, engine.ErrBusy) || errors.Is(err, services.ErrTooManyRooms) {
+		return fmt.Errorf("%w: %w", cluster.ErrOverloaded, err)
+	}
+	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
 }
 
 // lostMessage is why a room has not handled a message.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -14,11 +13,6 @@ import (
 	"millrace/services/cluster"
 	"millrace/services/nodes/internal/envelope"
 )
-
-func parseProcess(s string) uint64 {
-	p, _ := strconv.ParseUint(s, 16, 64) // 0 is no process's
-	return p
-}
 
 func (hs *homes) list() []homed {
 	hs.mu.Lock()
@@ -73,6 +67,8 @@ func (hs *homes) serve(e envelope.Envelope, left time.Duration) envelope.Envelop
 		return envelope.Envelope{Kind: envelope.Answer, Body: body}
 	case errors.Is(err, errElsewhere), errors.Is(err, cluster.ErrUnavailable):
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
+	case errors.Is(err, services.ErrTooManyRooms):
+		return refusal(engine.CodeLimit, "the node has as many rooms as it takes")
 	case errors.Is(err, cluster.ErrOverloaded):
 		return refusal(engine.CodeOverloaded, "the room has as many messages as it takes")
 	case errors.As(err, &told):

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +35,11 @@ type Member struct {
 	Self     bool
 
 	handles []uint32
+}
+
+func (m Member) serves(handle uint32) bool {
+	_, ok := slices.BinarySearch(m.handles, handle)
+	return ok
 }
 
 // beat is a node's sign of life, three in a lease. That it lives at all is told by the lock
@@ -77,43 +81,6 @@ func (n *Node) self() Member {
 	return m
 }
 
-// List are the living nodes that can be reached as far as this process knows, this one
-// always, sorted by their names. A node that has died is on it for a tenth more than a lease.
-func (n *Node) List() []Member {
-	all := append(n.others(), n.self())
-	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
-	return all
-}
-
-// others are the living nodes beside this one, in no order.
-func (n *Node) others() []Member {
-	if n.bus == nil || !n.bus.Up() || !n.cache.Running() {
-		return nil
-	}
-	var all []Member
-	for _, m := range n.cache.Members() {
-		process, err := strconv.ParseUint(m.Process, 16, 64)
-		if err != nil || process == n.process || !IsName(m.Name) {
-			continue
-		}
-		all = append(all, Member{Name: m.Name, Process: process, Token: m.Token, State: Up})
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for i := range all {
-		if b, ok := n.beats[all[i].Process]; ok {
-			m := &all[i]
-			m.State, m.Sessions, m.Addrs, m.handles = b.State, b.Sessions, b.Addrs, b.Handles
-		}
-	}
-	return all
-}
-
-// ups are the others that don't drain.
-func (n *Node) ups() []Member {
-	return slices.DeleteFunc(n.others(), func(m Member) bool { return m.State != Up })
-}
-
 // stateNow is what SetState said, or that the server drains.
 func (n *Node) stateNow() State {
 	n.mu.Lock()
@@ -125,27 +92,6 @@ func (n *Node) stateNow() State {
 }
 
 func (n *Node) draining() bool { return n.stateNow() == Draining }
-
-func (n *Node) byProcess(process uint64) (Member, bool) {
-	for _, m := range n.others() {
-		if m.Process == process {
-			return m, true
-		}
-	}
-	return Member{}, false
-}
-
-func (n *Node) byName(name string) (Member, bool) {
-	if name == n.cfg.Name {
-		return n.self(), true
-	}
-	for _, m := range n.others() {
-		if m.Name == name {
-			return m, true
-		}
-	}
-	return Member{}, false
-}
 
 // place chooses one of the nodes for a key, such that of n nodes one that comes or goes
 // moves an n-th of the keys (the highest random weight of D. Thaler and C. Ravishankar, 1998).
@@ -260,7 +206,11 @@ func (n *Node) membership() {
 			n.greet(n.run)
 			n.groups.tellAll(n.run)
 		}
-		if !n.member() && n.cache.Running() {
+		if !n.member() && n.reachesOthers() {
+			// Others may have forgotten what it has, as they thought it dead: they know before
+			// it is one of them again.
+			n.groups.tellAll(n.run)
+			_ = n.bus.Flush(n.run) // it fails only where the servers are away, and so is the name
 			switch err := n.join(n.run, n.cache.Lease()); {
 			case err == nil:
 				n.cfg.Logger.Info("nodes: joined", "node", n.cfg.Name)
@@ -334,12 +284,7 @@ func (n *Node) hear(e envelope.Envelope) {
 		return
 	}
 	n.counts.beats.Add(1)
-	living := map[uint64]bool{}
-	for _, m := range n.cache.Members() {
-		if process, err := strconv.ParseUint(m.Process, 16, 64); err == nil {
-			living[process] = true
-		}
-	}
+	living := n.living()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	most := 2*len(living) + 16 // both are bounded by those that live
@@ -351,6 +296,7 @@ func (n *Node) hear(e envelope.Envelope) {
 	}
 	if len(n.beats) <= most {
 		n.beats[e.Source] = b
+		n.heardBeats.Add(1)
 	}
 }
 

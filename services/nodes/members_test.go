@@ -95,3 +95,24 @@ func TestSettingsAreChecked(t *testing.T) {
 		t.Errorf("without a name: %v, %v", n, err)
 	}
 }
+
+// Who lives is looked at by everything that is sent: it is not made anew for each.
+func TestTheListOfOthersIsMadeWhenItChanges(t *testing.T) {
+	srv := servers(t)
+	all := together(t, srv, "a b c")
+	a := all[0]
+	if n := testing.AllocsPerRun(100, func() { a.Others() }); n > 1 { // one in between may be anew
+		t.Errorf("the list of others: %v allocations, want 0", n)
+	}
+	for i := range 3 {
+		d := start(t, srv, "d")
+		a.knows("a=up b=up c=up d=up")
+		if n := len(a.Others()); n != 3 {
+			t.Errorf("round %d: %d others, want 3", i, n)
+		}
+		d.SetState(nodes.Draining)
+		a.knows("a=up b=up c=up d=draining")
+		d.stop()
+		a.knows("a=up b=up c=up")
+	}
+}

@@ -47,6 +47,9 @@ type Node struct {
 	heard  inbound // of broadcasts
 	direct inbound // to this node
 
+	heardBeats atomic.Uint64        // signs of life of others, taken in
+	viewed     atomic.Pointer[view] // the last one made
+
 	groups groups
 	users  users
 	calls  calls
@@ -122,6 +125,7 @@ func (n *Node) Start(ctx context.Context) error {
 	n.state = Up
 	n.mu.Unlock()
 	n.users.start()
+	n.calls.start(n.run)
 	n.bg.Go(n.groups.sweeper)
 	err := n.homes.start()
 	if n.bus == nil && err == nil {
@@ -151,6 +155,7 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("nodes: start %s: %w", n.cfg.Name, err)
 	}
 	n.bg.Go(n.membership)
+	n.bg.Go(n.deaths)
 	n.greet(ctx)
 	return nil
 }
@@ -170,9 +175,11 @@ func (n *Node) listen() error {
 	return errors.Join(err, n.calls.listen())
 }
 
-// Stop leaves the cluster: rooms end, users are unbound, the name is free at once, if the
-// servers can be reached. Call Drain and stop the server before. It may be called twice, and
-// before Start.
+// Stop leaves the cluster: calls of others that run are waited for, those that come are
+// refused, to be done elsewhere; then rooms end, users are unbound, and the name is free at
+// once, if the servers can be reached. The contexts of calls end when a quarter of ctx's time
+// is left; what still runs at its end is an error, as nobody gets its answer. Call Drain and
+// stop the server before. It may be called twice, and before Start.
 func (n *Node) Stop(ctx context.Context) error {
 	n.life.Lock()
 	defer n.life.Unlock()
@@ -190,14 +197,15 @@ func (n *Node) leave(ctx context.Context) error {
 	token := n.token
 	n.token, n.state = 0, Draining
 	n.mu.Unlock()
-	err := errors.Join(n.homes.stop(ctx), n.users.stop(ctx))
+	n.calls.finish(ctx)
+	err := errors.Join(n.homes.stop(ctx), n.users.stop(ctx), n.calls.stop(ctx))
 	n.end()
 	n.end = nil
 	if n.bus != nil {
 		err = errors.Join(err, n.bus.Stop(ctx))
 	}
 	n.bg.Wait()
-	n.calls.stop()
+	n.calls.forget()
 	n.groups.stop()
 	if token != 0 {
 		err = errors.Join(err, n.cache.Leave(ctx, n.cfg.Name, token))

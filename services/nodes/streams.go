@@ -84,10 +84,7 @@ func (in *inbound) trim(n *Node) {
 	if len(in.last) <= maxStreams {
 		return
 	}
-	living := map[uint64]bool{}
-	for _, m := range n.others() {
-		living[m.Process] = true
-	}
+	living := n.living()
 	for p := range in.last {
 		if !living[p] {
 			delete(in.last, p)

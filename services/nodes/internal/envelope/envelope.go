@@ -11,7 +11,8 @@
 //	 2  u8       flags, by kind
 //	 3  u8       hops left
 //	 4  u64      source: the process that sends it
-//	12  u64      number in its stream, from 1; 0: it is in none
+//	12  u64      number in its stream, from 1; 0: it is in none; of a Count, and of the
+//	             Members that answer it, the question's
 //	20  u64      session: of the receiver's, round and index; of a call, the caller's
 //	28  u32      handle: Main and Sub of the frame; of a call, of the service; of a failure, its code
 //	32  u32      milliseconds that are left of the deadline; 0: none
@@ -48,7 +49,7 @@ const (
 	User                      // a frame for Session, which has the user Key by Epoch; it is answered
 	Replaced                  // the user Key of Session is another's, by Epoch
 	Members                   // the source has Epoch members of the group Key
-	Count                     // how many members of the group Key are there? It is answered
+	Count                     // how many members of the group Key are there? The source has Epoch. Members are the answer
 	Alive                     // the source lives; Body says how, Epoch where its stream of broadcasts is
 	Call                      // a request to the service Handle; it is answered
 	Room                      // a message to the room Key; it is answered

@@ -1,0 +1,90 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// start begins to take calls, while run lasts.
+func (c *calls) start(run context.Context) {
+	c.work, c.giveUp = context.WithCancel(run)
+	c.stopping.Store(false)
+}
+
+// admission is whether a call of another node may run here.
+type admission int
+
+const (
+	admitted admission = iota
+	tooMany            // MaxCalls run
+	leaving            // the node stops
+)
+
+// admit takes a place for a call of another node.
+func (c *calls) admit() admission {
+	n := c.running.Add(1)
+	switch {
+	case c.stopping.Load(): // looked at behind the count, so that finish waits for what is let in
+		c.done()
+		return leaving
+	case n > int64(c.n.cfg.MaxCalls):
+		c.done()
+		c.refused.Add(1)
+		return tooMany
+	}
+	return admitted
+}
+
+func (c *calls) done() {
+	if c.running.Add(-1) == 0 && c.stopping.Load() {
+		select {
+		case c.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// finish refuses new calls of others, and waits for those that run: for three quarters of the
+// time that ctx has, then their contexts end.
+func (c *calls) finish(ctx context.Context) {
+	c.stopping.Store(true)
+	if at, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(at)*3/4)
+		defer cancel()
+	}
+	c.wait(ctx)
+	c.giveUp()
+}
+
+// wait returns how many run still when ctx ends; 0 as soon as none does.
+func (c *calls) wait(ctx context.Context) int64 {
+	for {
+		n := c.running.Load()
+		if n == 0 {
+			return 0
+		}
+		select {
+		case <-c.idle:
+		case <-ctx.Done():
+			return n
+		}
+	}
+}
+
+// stop ends what finish has left: the answers of what still runs when ctx ends reach nobody.
+func (c *calls) stop(ctx context.Context) error {
+	if left := c.wait(ctx); left > 0 {
+		return fmt.Errorf("nodes: %d calls of other nodes still run", left)
+	}
+	return nil
+}
+
+// forget ends what stood while the bus did.
+func (c *calls) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.subs)
+	c.started = false
+}

@@ -1,0 +1,181 @@
+package nodes
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"millrace/services/cluster"
+)
+
+// view are the living nodes beside this one. It is made anew when one comes or goes or says
+// something new of itself, and not changed: everything that is sent looks at it.
+type view struct {
+	from  []cluster.Member // what it was made of
+	beats uint64           // as many signs of life as then had come
+	all   []Member         // in no order
+	ups   []Member         // of these, those that don't drain
+	at    map[uint64]int   // in all, by process
+	named map[string]int   // in all, by name
+}
+
+var nobody = &view{}
+
+// view is the one of now; an empty one while others can't be reached.
+func (n *Node) view() *view {
+	if !n.reachesOthers() {
+		return nobody
+	}
+	from, beats := n.cache.Members(), n.heardBeats.Load()
+	if v := n.viewed.Load(); v != nil && v.beats == beats && sameMembers(v.from, from) {
+		return v
+	}
+	v := n.newView(from, beats)
+	n.viewed.Store(v)
+	return v
+}
+
+// reachesOthers tells whether the ways to others stand, as far as is known.
+func (n *Node) reachesOthers() bool { return n.bus != nil && n.bus.Up() && n.cache.Running() }
+
+// sameMembers tells whether two lists are one, which nobody changes.
+func sameMembers(a, b []cluster.Member) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+func (n *Node) newView(from []cluster.Member, beats uint64) *view {
+	v := &view{from: from, beats: beats, at: map[uint64]int{}, named: map[string]int{}}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range from {
+		process := parseProcess(c.Process)
+		if process == 0 || process == n.process || !IsName(c.Name) {
+			continue
+		}
+		m := Member{Name: c.Name, Process: process, Token: c.Token, State: Up}
+		if b, ok := n.beats[process]; ok {
+			m.State, m.Sessions, m.Addrs, m.handles = b.State, b.Sessions, b.Addrs, b.Handles
+		}
+		v.at[process], v.named[m.Name] = len(v.all), len(v.all)
+		v.all = append(v.all, m)
+		if m.State == Up {
+			v.ups = append(v.ups, m)
+		}
+	}
+	return v
+}
+
+func (v *view) find(process uint64) (Member, bool) {
+	i, ok := v.at[process]
+	if !ok {
+		return Member{}, false
+	}
+	return v.all[i], true
+}
+
+func parseProcess(s string) uint64 {
+	p, _ := strconv.ParseUint(s, 16, 64) // 0 is no process's
+	return p
+}
+
+// List are the living nodes that can be reached as far as this process knows, this one
+// always, sorted by their names. A node that has died is on it for a tenth more than a lease.
+func (n *Node) List() []Member {
+	all := append(slices.Clone(n.others()), n.self())
+	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// others are the living nodes beside this one, in no order. The list is not to be changed.
+func (n *Node) others() []Member { return n.view().all }
+
+// ups are the others that don't drain. The list is not to be changed.
+func (n *Node) ups() []Member { return n.view().ups }
+
+func (n *Node) byProcess(process uint64) (Member, bool) { return n.view().find(process) }
+
+func (n *Node) byName(name string) (Member, bool) {
+	if name == n.cfg.Name {
+		return n.self(), true
+	}
+	v := n.view()
+	i, ok := v.named[name]
+	if !ok {
+		return Member{}, false
+	}
+	return v.all[i], true
+}
+
+// lives tells whether a process has a name, whether it can be reached now or not.
+func (n *Node) lives(process uint64) bool {
+	return slices.ContainsFunc(n.cache.Members(), func(m cluster.Member) bool { return parseProcess(m.Process) == process })
+}
+
+// living are the processes that have a name.
+func (n *Node) living() map[uint64]bool {
+	living := map[uint64]bool{}
+	for _, m := range n.cache.Members() {
+		living[parseProcess(m.Process)] = true
+	}
+	return living
+}
+
+// deaths' goroutine looks who has died: a tenth of a lease later all that waited for them is
+// told.
+func (n *Node) deaths() {
+	every := max(n.cache.Lease()/10, 10*time.Millisecond)
+	before := n.living()
+	from := n.cache.Members()
+	var dead map[uint64]time.Time
+	for sleep(n.run, every) {
+		if !n.cache.Running() {
+			continue // nothing is known of anybody
+		}
+		if now := n.cache.Members(); !sameMembers(now, from) {
+			from = now
+			living := n.living()
+			dead = n.died(before, living, dead)
+			before = living
+		}
+		n.bury(before, dead)
+	}
+}
+
+// died takes in who lives now, and returns those who have died in the last leases.
+func (n *Node) died(before, living map[uint64]bool, dead map[uint64]time.Time) map[uint64]time.Time {
+	var died []uint64
+	for p := range before {
+		if !living[p] && p != n.process {
+			died = append(died, p)
+		}
+	}
+	if len(died) == 0 {
+		return dead
+	}
+	if dead == nil {
+		dead = map[uint64]time.Time{}
+	}
+	for _, p := range died {
+		dead[p] = time.Now()
+	}
+	n.groups.died(died)
+	return dead
+}
+
+// bury ends what the dead were asked: again for a while, as a question may have been under
+// way to one that was thought to live.
+func (n *Node) bury(living map[uint64]bool, dead map[uint64]time.Time) {
+	n.groups.forget(func(p uint64) bool { return living[p] })
+	lost := map[string]bool{}
+	for p, at := range dead {
+		if living[p] || time.Since(at) > 2*n.cache.Lease() {
+			delete(dead, p)
+			continue
+		}
+		lost[askSubject(p)], lost[nodeSubject(p)] = true, true
+	}
+	if len(lost) > 0 {
+		n.bus.Lose(func(subject string) bool { return lost[subject] })
+	}
+}
