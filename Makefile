@@ -90,13 +90,14 @@ bench-suite: build
 bench-long:
 	$(GO) test ./bench -run 'Lock|Ten' -long -timeout 30m
 
-# The locks that processes share: 200 recorded histories under faults; and 20 for each
-# bug that they must find when it is planted.
+# What processes share: 200 recorded histories of locks and values and 100 of users and rooms
+# under faults; and 20 for each bug that they must find when it is planted.
 histories:
 	$(GO) test ./services/cluster -run '^TestHistoriesOfProcesses$$' -long -timeout 60m
+	$(GO) test ./services/nodes -run '^TestHistoriesOfNodes$$' -long -timeout 60m
 
 planted:
-	$(GO) test ./services/cluster -run Planted -long -v -timeout 30m
+	$(GO) test ./services/cluster ./services/nodes -run Planted -long -v -timeout 30m
 
 # The simulation, from SEEDS seeds of each scenario; that a seed is one run with the race
 # detector too; and how many seeds it takes to find each of a list of planted bugs.

@@ -19,12 +19,17 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"millrace/internal/proctest"
 )
 
 // program is the binary that the tests run; built once.
 var program string
 
 func TestMain(m *testing.M) {
+	if proctest.Play() {
+		return
+	}
 	os.Exit(func() int {
 		before := goleak.IgnoreCurrent() // what gnet's imports start
 		dir, err := os.MkdirTemp("", "millrace-test-")

@@ -17,6 +17,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/internal/proctest"
 	"millrace/services/cluster"
 	"millrace/services/nodes"
 )
@@ -32,6 +33,9 @@ var (
 const patience = time.Minute
 
 func TestMain(m *testing.M) {
+	if proctest.Play() {
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// gnet keeps one ants pool for the life of the process
 		goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
