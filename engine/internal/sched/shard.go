@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"millrace/internal/hist"
+	"millrace/internal/tally"
 )
 
 // shard is a part of the run queue with workers of its own. There is one for each processor,
@@ -14,7 +15,7 @@ import (
 // waits there when its own has nothing, or when it has not looked around for a while: so
 // nothing waits for long behind workers that are blocked.
 type shard struct {
-	mu    sync.Mutex
+	mu    tally.Mutex
 	wake  sync.Cond
 	tasks queue // guarded by mu
 	fns   ring  // guarded by mu
@@ -120,6 +121,7 @@ func (p *Pool) steal(w *worker) (*Task, func()) {
 		if s == w.shard || s.waiting.Load() == 0 {
 			continue
 		}
+		tally.Note("steals")
 		if t, fn := s.take(w, p); t != nil || fn != nil {
 			return t, fn
 		}
@@ -212,6 +214,7 @@ type idlers struct{ bits atomic.Uint64 }
 // add notes that a shard has one more. Its mu is held.
 func (x *idlers) add(s *shard) {
 	if s.idle == 1 {
+		tally.Note("idlers")
 		x.bits.Or(1 << s.index)
 	}
 }
@@ -219,6 +222,7 @@ func (x *idlers) add(s *shard) {
 // remove notes that it has fewer. Its mu is held.
 func (x *idlers) remove(s *shard) {
 	if s.idle == 0 {
+		tally.Note("idlers")
 		x.bits.And(^(uint64(1) << s.index))
 	}
 }
