@@ -98,7 +98,7 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	for {
 		w.turns++
 		around := w.turns%lookAround == 0
-		if !around {
+		if !around && w.shard.waiting.Load() > 0 {
 			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
 				return t, fn
 			}
@@ -106,7 +106,7 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 		if t, fn := p.steal(w); t != nil || fn != nil {
 			return t, fn
 		}
-		if around {
+		if around && w.shard.waiting.Load() > 0 {
 			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
 				return t, fn
 			}
