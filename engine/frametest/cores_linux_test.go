@@ -58,12 +58,13 @@ func TestLocksDoNotGrowWithLoops(t *testing.T) {
 		name   string
 		shape  shape
 		shared float64 // most, for each frame
+		grow   float64 // how many times the locks with the fewest loops: a group's members are on more loops then
 	}{
-		{"inline, 1 in flight", shape{pipe: 1, dispatch: engine.Inline, sub: subEcho, answers: 1}, 0.02},
-		{"inline, 32 in flight", shape{pipe: 32, dispatch: engine.Inline, sub: subEcho, answers: 32}, 0.002},
-		{"workers, 1 in flight", shape{pipe: 1, dispatch: engine.Ordered, sub: subEcho, answers: 1}, 0.05},
-		{"workers, 32 in flight", shape{pipe: 32, dispatch: engine.Ordered, sub: subEcho, answers: 32}, 0.005},
-		{"groups of 8", shape{pipe: 1, dispatch: engine.Inline, sub: subGroup, answers: 8, room: 8}, 0.05},
+		{"inline, 1 in flight", shape{pipe: 1, dispatch: engine.Inline, sub: subEcho, answers: 1}, 0.02, 1.1},
+		{"inline, 32 in flight", shape{pipe: 32, dispatch: engine.Inline, sub: subEcho, answers: 32}, 0.002, 1.1},
+		{"workers, 1 in flight", shape{pipe: 1, dispatch: engine.Ordered, sub: subEcho, answers: 1}, 0.05, 1.5},
+		{"workers, 32 in flight", shape{pipe: 32, dispatch: engine.Ordered, sub: subEcho, answers: 32}, 0.005, 1.5},
+		{"groups of 8", shape{pipe: 1, dispatch: engine.Inline, sub: subGroup, answers: 8, room: 8}, 0.05, 2.5},
 	} {
 		var first *price
 		for _, n := range counts {
@@ -76,7 +77,7 @@ func TestLocksDoNotGrowWithLoops(t *testing.T) {
 				if first == nil {
 					first = p
 				}
-				if p.locks > 1.5*first.locks+0.1 {
+				if p.locks > tc.grow*first.locks+0.1 {
 					t.Errorf("%.3f locks a frame, with %d loops %.3f: %s", p.locks, counts[0], first.locks, p.list())
 				}
 				if n := p.shared(); n > tc.shared {
