@@ -146,7 +146,6 @@ func (p *Pool) sleep(w *worker) bool {
 	over := p.state.Load() != stateRunning
 	if some := p.someWaiting(); some || over {
 		s.idle--
-		p.idlers.remove(s)
 		return some
 	}
 	s.wake.Wait() // who wakes it has counted it off
@@ -166,7 +165,6 @@ func (p *Pool) someWaiting() bool {
 // wakeOne wakes an idle worker of a shard, of which there is one. Its mu is held.
 func (p *Pool) wakeOne(s *shard) {
 	s.idle--
-	p.idlers.remove(s)
 	s.wake.Signal()
 }
 
@@ -180,6 +178,8 @@ func (p *Pool) wakeOther(s *shard) {
 		found := o.idle > 0
 		if found {
 			p.wakeOne(o)
+		} else {
+			p.idlers.remove(o)
 		}
 		o.mu.Unlock()
 		if found {
@@ -193,7 +193,6 @@ func (p *Pool) wakeAll(s *shard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.idle = 0
-	p.idlers.remove(s)
 	s.wake.Broadcast()
 }
 
@@ -207,22 +206,21 @@ func (p *Pool) totals() (tasks, fns, idle int) {
 	return tasks, fns, idle + len(p.free)
 }
 
-// idlers has a bit for each shard that has idle workers. All look at it; it is written when a
-// shard's last idle worker gets something to do, and when the first has nothing.
+// idlers has a bit for each shard that has idle workers, or had some: it is set before one
+// sleeps, and only who finds none there takes it away. So it is seldom written, although
+// workers sleep and wake up all the time.
 type idlers struct{ bits atomic.Uint64 }
 
-// add notes that a shard has one more. Its mu is held.
+// add notes that a shard has idle workers. Its mu is held.
 func (x *idlers) add(s *shard) {
-	if s.idle == 1 {
+	if x.bits.Load()&(1<<s.index) == 0 {
 		tally.Note("idlers")
 		x.bits.Or(1 << s.index)
 	}
 }
 
-// remove notes that it has fewer. Its mu is held.
+// remove notes that it has none. Its mu is held.
 func (x *idlers) remove(s *shard) {
-	if s.idle == 0 {
-		tally.Note("idlers")
-		x.bits.And(^(uint64(1) << s.index))
-	}
+	tally.Note("idlers")
+	x.bits.And(^(uint64(1) << s.index))
 }
