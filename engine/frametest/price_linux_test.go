@@ -19,8 +19,8 @@ func TestFrameCostsWhatItDid(t *testing.T) {
 	}{
 		{engine.Inline, 1, 0.03, 1.01, 5.1},
 		{engine.Inline, 32, 0.002, 0.035, 1.14},
-		{engine.Adaptive, 1, 0.05, 1.02, 6},
-		{engine.Adaptive, 32, 0.004, 0.035, 1.3},
+		{engine.Adaptive, 1, 0.8, 1.02, 18}, // a slow machine may have it learn that the handle is slow
+		{engine.Adaptive, 32, 0.025, 0.035, 1.6},
 		{engine.Ordered, 1, 0.8, 1.02, 18},
 		{engine.Ordered, 32, 0.025, 0.035, 1.6},
 	} {

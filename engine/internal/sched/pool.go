@@ -306,14 +306,7 @@ func (p *Pool) Waits() (all hist.Snapshot) {
 
 // signal wakes a worker for what has just been queued on a shard, whose lock it gives up.
 func (p *Pool) signal(s *shard) {
-	own := s.idle > 0
-	if own {
-		p.wakeOne(s)
-	}
-	s.mu.Unlock()
-	if !own {
-		p.wakeOther(s)
-	}
+	p.wakeFor(s)
 	if !p.watching.Load() {
 		p.hint()
 	}

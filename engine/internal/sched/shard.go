@@ -25,6 +25,7 @@ type shard struct {
 	timed   *Task // guarded by mu; the queued task whose wait is measured; nil: none
 	timedAt int64 // guarded by mu; when it was queued
 	idle    int   // guarded by mu; workers in wake.Wait that nobody has woken
+	woken   bool  // guarded by mu; one that was woken has not looked yet what there is
 	retire  int   // guarded by mu; spare workers that should end
 	base    int   // guarded by Pool.mu; workers that are no spare ones
 	workers int   // guarded by Pool.mu
@@ -149,6 +150,8 @@ func (p *Pool) sleep(w *worker) bool {
 		return some
 	}
 	s.wake.Wait() // who wakes it has counted it off
+	s.woken = false
+	w.fresh = true
 	return true
 }
 
@@ -165,26 +168,46 @@ func (p *Pool) someWaiting() bool {
 // wakeOne wakes an idle worker of a shard, of which there is one. Its mu is held.
 func (p *Pool) wakeOne(s *shard) {
 	s.idle--
+	s.woken = true
 	s.wake.Signal()
 }
 
-// wakeOther wakes an idle worker of another shard, if there is one, for what waits on s.
-func (p *Pool) wakeOther(s *shard) {
+// wakeFor wakes a worker for what waits on a shard: its own, or else another's. Where one is on
+// its way already it is left to him, who sees whether there is more when he has taken
+// something: so a handful of quick tasks does not wake as many workers. It unlocks the mu.
+func (p *Pool) wakeFor(s *shard) {
+	if s.woken || s.idle > 0 {
+		if !s.woken {
+			p.wakeOne(s)
+		}
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
 	for left := p.idlers.bits.Load(); left != 0; {
 		i := (bits.TrailingZeros64(bits.RotateLeft64(left, -s.index)) + s.index) % maxShards
 		left &^= 1 << i
 		o := p.shards[i]
 		o.mu.Lock()
-		found := o.idle > 0
-		if found {
+		if o.idle > 0 && !o.woken {
 			p.wakeOne(o)
-		} else {
+		} else if !o.woken {
 			p.idlers.remove(o)
+			o.mu.Unlock()
+			continue
 		}
 		o.mu.Unlock()
-		if found {
-			return
-		}
+		return
+	}
+}
+
+// wakeMore is called by a worker that was woken and has found something: there may be more,
+// for which nobody was woken.
+func (p *Pool) wakeMore(w *worker) {
+	w.fresh = false
+	if p.someWaiting() {
+		w.shard.mu.Lock()
+		p.wakeFor(w.shard)
 	}
 }
 
@@ -192,7 +215,7 @@ func (p *Pool) wakeOther(s *shard) {
 func (p *Pool) wakeAll(s *shard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.idle = 0
+	s.idle, s.woken = 0, false
 	s.wake.Broadcast()
 }
 
