@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, counts, cores, bench-guard, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, run.
 
 GO         ?= go
 FUZZTIME   ?= 2s
@@ -18,19 +18,29 @@ VULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB     ?= https://vuln.go.dev
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module run clean
+.PHONY: build test race fuzz lint cross narrow held counts cores bench-guard peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module run clean
 
 build:
 	$(GO) build -trimpath -o millrace ./cmd/millrace
 
 # The race tests come last, so that their summary is what a run ends with.
-test: build lint cross narrow held peers fuzz race
+test: build lint cross narrow held counts peers fuzz race
 
 # What a server says that it holds beside its heap, which the race detector changes, and the
 # simulation from 200 seeds of each scenario, which it makes eight times as slow.
 held:
 	$(GO) test ./engine/heldtest
 	$(GO) test ./engine/enginetest -run '^TestSim$$'
+
+# What a frame costs in allocations, system calls and locks, which have to be counted.
+counts:
+	$(GO) test ./engine/frametest
+	$(GO) test -tags tally ./engine/frametest
+
+# The same with 2 to 32 processors and loops, whatever the machine has: the tables of
+# docs/sharing.md.
+cores:
+	$(GO) test -tags tally ./engine/frametest -run '^TestLocksDoNotGrowWithLoops$$' -count 1 -cores -v -timeout 10m
 
 # What is compiled first uses every core. Two packages at a time, but for those that measure
 # times. PKGS narrows it. What failed is told once more at the end, the packages last: a test that hangs prints

@@ -1,12 +1,12 @@
 package engine
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"millrace/codec"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
+	"millrace/internal/tally"
 )
 
 // Broadcast sends one packet to every session, as what it has not asked for. The frame
@@ -32,7 +32,7 @@ func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error 
 		return ErrClosed
 	}
 	if err := srv.mayCast(outside); err != nil {
-		srv.busy.Add(1)
+		srv.sum.busy.Add(1)
 		return err
 	}
 	b := bufpool.Get(c.Overhead() + len(p.Body))
@@ -104,7 +104,7 @@ func (s *Session) waitForOutbox() {
 type flow struct {
 	srv     *Server
 	waiting atomic.Int32
-	mu      sync.Mutex
+	mu      tally.Mutex
 	list    []*Session // guarded by mu
 }
 
@@ -148,5 +148,5 @@ func (l *loop) cutLog() {
 	}
 	clear(l.lagging[len(still):])
 	l.lagging = still
-	l.srv.budget.Add(-l.out.Log.Cut(least))
+	l.budget.Add(-l.out.Log.Cut(least))
 }

@@ -38,7 +38,7 @@ func (s *Session) closeOutbox(p codec.Packet, code ErrorCode, text string) (wake
 	if !f.system {
 		return s.out.Close(&s.loop.out)
 	}
-	s.srv.errors.Add(1)
+	s.loop.sum.errors.Add(1)
 	s.note(flight.Error, p.Handle(), uint32(code))
 	c, e := f.brief, f.errorPacket(p, code, text)
 	if f.framer != nil {
@@ -208,8 +208,8 @@ func (l *loop) detach(s *Session) {
 // but the peer's FIN, its strand does when it comes to that.
 func (l *loop) forget(s *Session) {
 	s.tapClosed()
-	l.srv.lostBytes.Add(uint64(s.out.Drop(&l.out)))
-	s.rd.partial.Drop(l.srv.budget)
+	l.sum.lostBytes.Add(uint64(s.out.Drop(&l.out)))
+	s.rd.partial.Drop(l.budget)
 	if l.favoured == s {
 		l.favoured = nil // the next sweep finds another
 	}
@@ -240,7 +240,7 @@ func (srv *Server) release(s *Session) {
 // MemoryBudget is exceeded and the session is owed its share of it: nothing is held.
 func (s *Session) TryHold(bytes int) (release func(), err error) {
 	if level := s.srv.budget.Level(); level != budget.Free && int(s.held.Load())*holdCost >= s.srv.shareOf(level) {
-		s.srv.busy.Add(1)
+		s.loop.sum.busy.Add(1)
 		return nil, ErrMemory
 	}
 	return s.hold(bytes), nil
@@ -248,18 +248,18 @@ func (s *Session) TryHold(bytes int) (release func(), err error) {
 
 func (s *Session) hold(bytes int) (release func()) {
 	if s.held.Add(1) > 0 {
-		s.srv.budget.Add(holdCost)
+		s.loop.budget.Add(holdCost)
 	}
-	s.srv.budget.Add(bytes)
+	s.loop.budget.Add(bytes)
 	var done atomic.Bool
 	return func() {
 		if !done.CompareAndSwap(false, true) {
 			return
 		}
-		s.srv.budget.Add(-bytes)
+		s.loop.budget.Add(-bytes)
 		left := s.held.Add(-1)
 		if left >= 0 {
-			s.srv.budget.Add(-holdCost)
+			s.loop.budget.Add(-holdCost)
 		}
 		if left == 0 && s.flags.has(flagOver) {
 			s.settle()
@@ -269,7 +269,7 @@ func (s *Session) hold(bytes int) (release func()) {
 
 // dropHolds gives back what is owed to a session that has ended: a callback that panicked
 // may have lost its release.
-func (s *Session) dropHolds() { s.srv.budget.Add(-holdCost * int(s.held.Swap(heldGone))) }
+func (s *Session) dropHolds() { s.loop.budget.Add(-holdCost * int(s.held.Swap(heldGone))) }
 
 const (
 	// holdCost is about what a request costs, in bytes, whose answer comes later.

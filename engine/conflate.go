@@ -36,15 +36,15 @@ func (s *Session) PushKeyed(key uint64, main, sub uint16, body []byte) error {
 	}
 	frame := bufpool.GetSmall(c.Overhead() + len(p.Body))
 	frame.Share()
-	s.srv.budget.Add(frame.Held())
+	s.loop.budget.Add(frame.Held())
 	frame.B = c.AppendFields(frame.B, p.Handle(), p.Seq, p.Body)
 	cost := len(frame.B) + outbox.ReferCost + outbox.KeyCost
 	r := s.out.PushKeyed(&s.loop.out, frame, cost, nil, true, outbox.Key{ID: key})
 	if held, last := frame.Release(); last {
-		s.srv.budget.Add(-held)
+		s.loop.budget.Add(-held)
 	}
 	if r == outbox.Replaced {
-		s.loop.st.conflated.Add(1)
+		s.loop.sum.conflated.Add(1)
 		return nil
 	}
 	return s.sent(r)

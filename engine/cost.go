@@ -2,11 +2,11 @@ package engine
 
 import (
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"millrace/engine/internal/cputime"
+	"millrace/internal/tally"
 )
 
 // What a session costs is the time of its turns, on workers and on loops, and of the writes
@@ -52,7 +52,7 @@ type costs struct {
 	rest    account                             // what is no request's
 	others  account                             // of handles that nobody knows, and of more than maxHandles
 
-	mu     sync.Mutex
+	mu     tally.Mutex
 	tags   map[string]*account // guarded by mu
 	none   account             // of sessions without a tag
 	more   account             // of more tags than maxTags, and of those that gave way

@@ -14,7 +14,7 @@ func (l *loop) flush(s *Session, why outbox.Look) { l.flushOnce(s, why, true) }
 func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 	o, sh := &s.out, &l.out
 	if s.rd.life == lifeGone {
-		l.srv.lostBytes.Add(uint64(o.Drop(sh)))
+		l.sum.lostBytes.Add(uint64(o.Drop(sh)))
 		return
 	}
 	closed, unfinished := o.Begin(sh, why)

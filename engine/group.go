@@ -3,10 +3,12 @@ package engine
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/outbox"
+	"millrace/internal/tally"
 )
 
 // Group is a set of sessions that are sent to together. It is made by Server.Group and
@@ -20,11 +22,16 @@ type Group struct {
 type memberSet struct {
 	name  string
 	scope uint32 // of its keys
-	// in has every member. list is the same for senders, who read it without a lock: nil
-	// when members have come or gone since it was made, and it is never changed in place.
-	in     []*membership // guarded by groups.mu
-	list   []*membership // guarded by groups.mu; without others
-	others []*membership // guarded by groups.mu; those with a framing of their own
+	// in has every member. lists are the same for senders, who read them without a lock: nil
+	// when members have come or gone since they were made, under groups.mu.
+	in    []*membership // guarded by groups.mu
+	lists atomic.Pointer[memberLists]
+}
+
+// memberLists are a group's members. They are never changed in place.
+type memberLists struct {
+	plain  []*membership
+	others []*membership // those with a framing of their own
 }
 
 // membership is one session's in one group.
@@ -39,7 +46,9 @@ type membership struct {
 
 // groups are a server's groups by name.
 type groups struct {
-	mu     sync.Mutex
+	byName sync.Map // of string to *memberSet: all, for senders; changed under mu
+
+	mu     tally.Mutex
 	all    map[string]*memberSet // guarded by mu
 	scopes uint32                // guarded by mu; given out, 0 is for a session's own keys
 }
@@ -81,12 +90,14 @@ func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err erro
 		gs.scopes = max(gs.scopes+1, 1)
 		set = &memberSet{name: g.name, scope: gs.scopes}
 		gs.all[g.name] = set
+		gs.byName.Store(g.name, set)
 	}
 	if most := g.srv.cfg.MaxGroups; isNear(n+1, most) {
 		g.srv.near(LimitGroups, s, n+1, most)
 	}
 	m := &membership{s: s, set: set, place: len(set.in), told: told, next: s.groups}
-	set.in, set.list = append(set.in, m), nil
+	set.in = append(set.in, m)
+	set.lists.Store(nil)
 	s.groups = m
 	return len(set.in), nil
 }
@@ -120,9 +131,10 @@ func (gs *groups) drop(m *membership) {
 	set.in[m.place], moved.place = moved, m.place
 	set.in[last] = nil
 	set.in = set.in[:last]
-	set.list = nil
+	set.lists.Store(nil)
 	if len(set.in) == 0 {
 		delete(gs.all, set.name)
+		gs.byName.Delete(set.name)
 	}
 }
 
@@ -170,24 +182,33 @@ func (g *Group) Len() int {
 
 // members returns the group's members as they are now. The list is not changed any more,
 // so nobody who joins, leaves or closes waits for those who send.
-func (gs *groups) members(name string) (list, others []*membership, scope uint32) {
+func (gs *groups) members(name string) (lists memberLists, scope uint32) {
+	v, _ := gs.byName.Load(name)
+	set, _ := v.(*memberSet)
+	if set == nil {
+		return memberLists{}, 0
+	}
+	if l := set.lists.Load(); l != nil {
+		return *l, set.scope
+	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	set := gs.all[name]
-	if set == nil {
-		return nil, nil, 0
+	if set = gs.all[name]; set == nil { // the last one has left
+		return memberLists{}, 0
 	}
-	if set.list == nil {
-		set.list, set.others = make([]*membership, 0, len(set.in)), nil
+	l := set.lists.Load()
+	if l == nil {
+		l = &memberLists{plain: make([]*membership, 0, len(set.in))}
 		for _, m := range set.in {
 			if m.s.flags.has(flagOther) {
-				set.others = append(set.others, m)
+				l.others = append(l.others, m)
 			} else {
-				set.list = append(set.list, m)
+				l.plain = append(l.plain, m)
 			}
 		}
+		set.lists.Store(l)
 	}
-	return set.list, set.others, set.scope
+	return *l, set.scope
 }
 
 // Send sends one packet to every member, as what they have not asked for, and returns
@@ -213,23 +234,25 @@ func (g *Group) send(p codec.Packet, key *uint64, outside bool) (sent int, err e
 		return 0, ErrClosed
 	}
 	if err := srv.mayCast(outside); err != nil {
-		srv.busy.Add(1)
+		srv.sum.busy.Add(1)
 		return 0, err
 	}
-	list, others, scope := srv.groups.members(g.name)
+	to, scope := srv.groups.members(g.name)
 	of, each := outbox.Key{}, outbox.ReferCost
 	if key != nil {
 		of, each = outbox.Key{ID: *key, Scope: scope}, outbox.ReferCost+outbox.KeyCost
 	}
-	if len(others) > 0 {
-		sent = srv.others.send(whole, others, of)
+	if len(to.others) > 0 {
+		sent = srv.others.send(whole, to.others, of)
 	}
+	list := to.plain
 	if len(list) == 0 {
 		return sent, nil
 	}
 	frame := bufpool.GetSmall(c.Overhead() + len(p.Body))
 	frame.Share()
-	srv.budget.Add(frame.Held())
+	budget := list[0].s.loop.budget // whoever's it is: they make one sum
+	budget.Add(frame.Held())
 	frame.B = c.AppendFields(frame.B, p.Handle(), p.Seq, p.Body)
 	cost := each + len(frame.B)/len(list) // all together, what they hold
 	for _, m := range list {
@@ -238,7 +261,7 @@ func (g *Group) send(p codec.Packet, key *uint64, outside bool) (sent int, err e
 		}
 	}
 	if held, last := frame.Release(); last {
-		srv.budget.Add(-held)
+		budget.Add(-held)
 	}
 	return sent, nil
 }
@@ -256,7 +279,7 @@ func (m *membership) send(frame *bufpool.Buf, cost int, key outbox.Key) bool {
 		s.loop.markDirty(s)
 		return true
 	case outbox.Replaced:
-		s.loop.st.conflated.Add(1)
+		s.loop.sum.conflated.Add(1)
 		return true
 	case outbox.Staged:
 		return true

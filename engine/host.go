@@ -249,7 +249,8 @@ func newLoop(srv *Server, index int, io netio.Loop) *loop {
 		l.mode = dispatch.Ordered
 	}
 	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
-	l.out.Budget, l.out.Share = srv.budget, &srv.share
+	l.budget = srv.budget.Part()
+	l.out.Budget, l.out.Share = l.budget, &srv.share
 	l.out.Lent = bufpool.Get(srv.cfg.ReadBuffer)
 	return l
 }

@@ -87,7 +87,7 @@ func newLine(k *link) *line {
 	ln := &line{srv: k.srv, home: k.loop, cur: k, link: k, token: replay.NewToken()}
 	ln.s = &Session{srv: k.srv, loop: k.loop, conn: ln, accepted: k.accepted.UnixNano()}
 	ln.s.rd.opened = true
-	ln.ring.Init(k.srv.wholeFrame, k.srv.budget)
+	ln.ring.Init(k.srv.wholeFrame, k.loop.budget)
 	ln.at.Store(endpointOf(k.c))
 	return ln
 }

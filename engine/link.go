@@ -170,7 +170,7 @@ func (k *link) passed() {
 		k.srv.pending.Add(-1)
 		k.loop.silent.Remove(k.queued)
 		k.queued = nil
-		k.partial.Drop(k.srv.budget)
+		k.partial.Drop(k.loop.budget)
 	}
 }
 
@@ -220,7 +220,7 @@ func (k *link) first(b []byte) {
 	var own *bufpool.Buf
 	frame, rest := b, []byte(nil)
 	if k.partial.Some() {
-		whole, behind, err := k.partial.Add(c, b, k.srv.budget)
+		whole, behind, err := k.partial.Add(c, b, k.loop.budget)
 		if err != nil {
 			k.badFrame(err)
 			return
@@ -235,7 +235,7 @@ func (k *link) first(b []byte) {
 			k.badFrame(err)
 			return
 		case size == 0 || missing > 0:
-			k.partial.Begin(b, k.srv.budget)
+			k.partial.Begin(b, k.loop.budget)
 			k.begun = k.srv.now()
 			return
 		}
@@ -261,7 +261,7 @@ func (k *link) first(b []byte) {
 }
 
 func (k *link) badFrame(err error) {
-	k.srv.errors.Add(1)
+	k.loop.sum.errors.Add(1)
 	k.turnAway(netio.Refusal{Goodbye: k.srv.encodeError(codec.Packet{}, CodeBadFrame, frameFault(err)), Code: closeCode(ReasonBadFrame)})
 }
 
@@ -394,6 +394,6 @@ func (l *loop) sweepLinks(now int64) {
 
 // timedOut turns away a connection that has no session yet.
 func (k *link) timedOut(why Reason) {
-	k.srv.errors.Add(1)
+	k.loop.sum.errors.Add(1)
 	k.turnAway(netio.Refusal{Goodbye: k.srv.encodeError(codec.Packet{}, CodeTimeout, why.String()), Code: closeCode(why)})
 }

@@ -6,11 +6,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/dispatch"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
 	"millrace/engine/internal/replay"
+	"millrace/internal/tally"
 )
 
 // loop is one event loop's part of the server: its sessions, and what they have to send.
@@ -22,23 +24,27 @@ type loop struct {
 	index   int
 	io      netio.Loop
 	out     outbox.Shared
+	budget  *budget.Budget // its part of the server's
 	turn    inlineTurn
 	mode    dispatch.Mode // where packets run whose handle is not fixed
 	reserve bool          // nothing runs here that could block
 
 	goroutine atomic.Uint64 // its number, from the first accept on
 
-	mu                   sync.Mutex
+	_                    [64]byte // what all write apart from what the loop's goroutine does
+	mu                   tally.Mutex
 	dirtyHead, dirtyTail *Session      // guarded by mu; linked by Session.dirty
-	dirtyLen             int           // guarded by mu
+	marks                uint64        // guarded by mu; sessions ever put there
 	armed                bool          // guarded by mu; a turn is on its way
 	sweepDue             bool          // guarded by mu
 	late                 time.Duration // guarded by mu; for how long it has been
 	levelDue             bool          // guarded by mu; the memory budget's level has changed
 	jobs                 []func(*loop) // guarded by mu; what the server's start and stop have to do here
+	_                    [64]byte
 
 	// Loop goroutine only.
 	sessions  []*Session
+	marked    *Session   // taken off the dirty list, and linked as there
 	walking   bool       // a walk over sessions is under way
 	cursor    int        // where it stands
 	walkEnd   uint64     // the log's end when it began
@@ -61,16 +67,42 @@ type loop struct {
 	postponed []postponed   // jobs of a session whose inline turn is held up
 	noted     int64         // the time, for what is noted just now; 0: it has to be looked at
 
-	st loopStats
+	st  loopStats
+	_   [64]byte // what the loop's goroutine writes apart from what all do
+	sum sums
+	_   [64]byte
 }
 
 type loopStats struct {
 	conns                       atomic.Int64
+	taken                       atomic.Uint64 // of the sessions that were marked dirty
 	accepts, turns, drained     atomic.Uint64
 	writes, blockedWrites       atomic.Uint64
 	framesIn, bytesIn, bytesOut atomic.Uint64
 	inline, pauses, handedOver  atomic.Uint64
-	conflated                   atomic.Uint64
+}
+
+// sums count what anybody may do to sessions: those of one loop, so that many who do it at
+// once write to the same memory no more than they must, or of none.
+type sums struct {
+	stale     atomic.Uint64 // sends and submits to sessions that had gone
+	busy      atomic.Uint64 // ErrBusy
+	parks     atomic.Uint64
+	dropped   atomic.Uint64 // frames read and not handled because their session closed
+	lostBytes atomic.Uint64 // staged bytes that never left
+	errors    atomic.Uint64 // ERROR frames
+	conflated atomic.Uint64
+}
+
+// addTo adds them to a server's.
+func (c *sums) addTo(st *Stats) {
+	st.Stale += c.stale.Load()
+	st.Busy += c.busy.Load()
+	st.Parks += c.parks.Load()
+	st.Dropped += c.dropped.Load()
+	st.LostBytes += c.lostBytes.Load()
+	st.Errors += c.errors.Load()
+	st.Conflated += c.conflated.Load()
 }
 
 // markDirty puts a session, whose outbox has just been marked so, on the dirty list and
@@ -84,7 +116,7 @@ func (l *loop) markDirty(s *Session) {
 		l.dirtyTail.dirty = s
 	}
 	l.dirtyTail = s
-	l.dirtyLen++
+	l.marks++
 	l.arm()
 }
 
@@ -147,26 +179,27 @@ func (l *loop) runPostponed() {
 	}
 }
 
+// popDirty takes the next session that has something to send: of those that were marked when
+// the loop last looked, so that the lock is taken once for many.
 func (l *loop) popDirty() *Session {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.dirtyHead
+	if l.marked == nil {
+		l.mu.Lock()
+		l.marked, l.dirtyHead, l.dirtyTail = l.dirtyHead, nil, nil
+		l.mu.Unlock()
+	}
+	s := l.marked
 	if s == nil {
 		return nil
 	}
-	l.dirtyHead = s.dirty
-	if l.dirtyHead == nil {
-		l.dirtyTail = nil
-	}
-	s.dirty = nil
-	l.dirtyLen--
+	l.marked, s.dirty = s.dirty, nil
+	l.st.taken.Add(1)
 	return s
 }
 
 // broadcast appends an encoded broadcast to the log. The caller has looked at the limit.
 func (l *loop) broadcast(frame []byte) {
 	l.out.Queued.Add(int64(len(frame)))
-	l.srv.budget.Add(l.out.Log.Append(frame))
+	l.budget.Add(l.out.Log.Append(frame))
 	l.mu.Lock()
 	l.arm()
 }

@@ -1,12 +1,12 @@
 package engine
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
 	"millrace/engine/internal/outbox"
+	"millrace/internal/tally"
 )
 
 // others are the sessions whose framing is not the server's, or may become another. The
@@ -16,7 +16,7 @@ type others struct {
 	srv  *Server
 	some atomic.Bool // there has been one
 
-	mu  sync.Mutex
+	mu  tally.Mutex
 	all map[*Session]*membership // guarded by mu
 }
 

@@ -104,7 +104,7 @@ func newPool(on machine.Machine, cfg PoolConfig) (*Pool, error) {
 	if on != nil {
 		on.Workers(p.sched)
 	}
-	p.strands.init(cfg)
+	p.strands.init(cfg, p.sched.Shards())
 	return p, nil
 }
 

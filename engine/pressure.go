@@ -159,7 +159,7 @@ func (l *loop) shed(now int64) {
 			l.abort(s, ReasonMemory)
 		default: // it waits in the middle of a frame, and may hear why
 			s.closeWithError(codec.Packet{}, CodeLimit, ReasonMemory.String(), ReasonMemory)
-			s.rd.partial.Drop(l.srv.budget)
+			s.rd.partial.Drop(l.budget)
 		}
 	}
 }

@@ -21,7 +21,7 @@ func (k *link) deliver(b []byte) {
 	own := bufpool.Get(len(b))
 	own.B = append(own.B, b...)
 	held := own.Held()
-	k.srv.budget.Add(held)
+	k.loop.budget.Add(held)
 	if k.mailbox.Add(int64(held)) > mailboxMost && !k.crowded {
 		k.crowded = true
 		k.mask()
@@ -29,7 +29,7 @@ func (k *link) deliver(b []byte) {
 	ln.home.with(ln.s, k.loop, func() {
 		ln.home.receivedLine(ln.s, k, own.B)
 		own.Free()
-		k.srv.budget.Add(-held)
+		k.loop.budget.Add(-held)
 		if k.mailbox.Add(-int64(held)) == 0 {
 			k.loop.run(ln.home, func() {
 				if k.crowded && k.mailbox.Load() == 0 {

@@ -81,7 +81,7 @@ func (l *loop) discard(s *Session, n int) {
 
 // complete adds to the partial frame, and returns what is left of b.
 func (l *loop) complete(s *Session, b []byte) []byte {
-	frame, rest, err := s.rd.partial.Add(s.framing.Load().codec, b, l.srv.budget)
+	frame, rest, err := s.rd.partial.Add(s.framing.Load().codec, b, l.budget)
 	switch {
 	case err != nil:
 		l.refuse(s, err)
@@ -110,7 +110,7 @@ func (l *loop) take(s *Session, b []byte) {
 	if l.mayInline(s) {
 		b = b[l.inline(s, b):]
 		if s.rd.life != lifeOpen || s.closed() {
-			l.srv.dropped.Add(uint64(countFrames(s.framing.Load().codec, b)))
+			l.sum.dropped.Add(uint64(countFrames(s.framing.Load().codec, b)))
 			l.discard(s, len(b))
 			return
 		}
@@ -134,7 +134,7 @@ func (l *loop) take(s *Session, b []byte) {
 		return
 	}
 	if rest := b[whole:]; len(rest) > 0 && s.rd.life == lifeOpen {
-		s.rd.partial.Begin(rest, l.srv.budget)
+		s.rd.partial.Begin(rest, l.budget)
 		s.rd.begin(l.srv.now())
 	}
 }
@@ -168,13 +168,13 @@ func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
 	late := l.srv.late(s, now)
 	var schedule, ok bool
 	if own != nil {
-		schedule, ok = s.in.PostBlock(own, late, now, l.srv.budget)
+		schedule, ok = s.in.PostBlock(own, late, now, l.budget)
 	} else {
-		schedule, ok = s.in.PostFrames(b, late, now, l.srv.grain(), l.srv.budget)
+		schedule, ok = s.in.PostFrames(b, late, now, l.srv.grain(), l.budget)
 	}
 	switch {
 	case !ok:
-		l.srv.dropped.Add(uint64(frames))
+		l.sum.dropped.Add(uint64(frames))
 		if own != nil {
 			own.Free()
 		}

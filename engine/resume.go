@@ -121,7 +121,7 @@ func (l *loop) attached(s *Session) {
 }
 
 func (l *loop) dropPartial(s *Session) {
-	s.rd.partial.Drop(l.srv.budget) // half a frame is none
+	s.rd.partial.Drop(l.budget) // half a frame is none
 	if l.favoured == s {
 		l.favoured = nil
 	}
@@ -257,7 +257,7 @@ func (l *loop) timedOut(s *Session, why Reason) {
 	ln.mu.Lock()
 	if ln.ring.Open() == 0 { // it counts, and comes again if the peer does not get it
 		ln.ring.Append(frame, nil)
-		l.srv.errors.Add(1)
+		l.sum.errors.Add(1)
 	}
 	ln.mu.Unlock()
 	l.srv.closes[why].Add(1)

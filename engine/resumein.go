@@ -23,7 +23,7 @@ func (l *loop) readLine(s *Session, k *link, b []byte) {
 		return
 	}
 	if s.rd.partial.Some() {
-		frame, rest, err := s.rd.partial.Add(l.srv.framing.codec, b, l.srv.budget)
+		frame, rest, err := s.rd.partial.Add(l.srv.framing.codec, b, l.budget)
 		switch {
 		case err != nil:
 			l.refuse(s, err)
@@ -80,7 +80,7 @@ func (l *loop) takeLine(s *Session, k *link, b []byte) {
 	}
 	l.hand(s, b[run:at])
 	if rest := b[at:]; len(rest) > 0 && ln.cur == k && s.rd.life == lifeOpen && !s.closed() {
-		s.rd.partial.Begin(rest, l.srv.budget)
+		s.rd.partial.Begin(rest, l.budget)
 		s.rd.begin(l.srv.now())
 	}
 }
@@ -94,7 +94,7 @@ func (l *loop) hand(s *Session, b []byte) {
 	switch {
 	case len(b) == 0:
 	case s.rd.life != lifeOpen || s.closed():
-		l.srv.dropped.Add(uint64(countFrames(l.srv.framing.codec, b)))
+		l.sum.dropped.Add(uint64(countFrames(l.srv.framing.codec, b)))
 		l.discard(s, len(b))
 	default:
 		l.queue(s, b, nil)

@@ -62,7 +62,7 @@ func (s *Session) runItems() {
 			s.turnBegins()
 			s.out.Cork()
 		}
-		it := s.in.Next(s.srv.budget)
+		it := s.in.Next(s.loop.budget)
 		if it == nil {
 			s.uncork()
 			s.meter.end()
@@ -83,7 +83,7 @@ func (s *Session) runItems() {
 func (s *Session) park() bool {
 	s.note(flight.Park, 0, 0)
 	s.in.Park()
-	s.srv.parks.Add(1)
+	s.loop.sum.parks.Add(1)
 	if s.out.WaitsForLog() {
 		s.srv.flow.wait(s)
 	}
@@ -166,7 +166,7 @@ func (s *Session) handleData(it *bufpool.Buf, budget int) (used int) {
 }
 
 func (s *Session) freeBlock(it *bufpool.Buf) {
-	if s.in.Free(it, s.srv.cfg.MaxPending/2, s.srv.budget) {
+	if s.in.Free(it, s.srv.cfg.MaxPending/2, s.loop.budget) {
 		s.scheduleFlush() // the loop may read again
 	}
 }
@@ -229,7 +229,7 @@ func (s *Session) refuseLate(p codec.Packet) {
 // OnSocketClose is called.
 func (s *Session) finish() {
 	for {
-		it := s.in.Next(s.srv.budget)
+		it := s.in.Next(s.loop.budget)
 		if it == nil {
 			break
 		}
@@ -262,7 +262,7 @@ func (s *Session) drop(it *bufpool.Buf) {
 		it.Free()
 		return
 	}
-	s.srv.dropped.Add(uint64(countFrames(s.framing.Load().codec, it.Rest())))
+	s.loop.sum.dropped.Add(uint64(countFrames(s.framing.Load().codec, it.Rest())))
 	s.freeBlock(it)
 }
 
@@ -341,13 +341,13 @@ func (s *Session) submit(fn func(), what flight.Kind) error {
 	if s.srv.taps && !s.closed() {
 		s.note(what, 0, 0)
 	}
-	switch s.in.Submit(fn, s.srv.cfg.MaxTasks, s.closed, s.srv.budget) {
+	switch s.in.Submit(fn, s.srv.cfg.MaxTasks, s.closed, s.loop.budget) {
 	case strand.Gone:
-		s.srv.stale.Add(1)
+		s.loop.sum.stale.Add(1)
 		return ErrClosed
 	case strand.Full:
 		s.srv.near(LimitTasks, s, s.srv.cfg.MaxTasks, s.srv.cfg.MaxTasks)
-		s.srv.busy.Add(1)
+		s.loop.sum.busy.Add(1)
 		return ErrTasksFull
 	case strand.Schedule:
 		s.schedule()

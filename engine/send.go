@@ -99,16 +99,16 @@ func (s *Session) sent(r outbox.Result) error {
 	case outbox.LogFull:
 		s.srv.near(LimitOutbox, nil, int(s.loop.out.Queued.Load()), s.loop.out.MaxQueued)
 	}
-	return s.srv.refusal(r)
+	return s.loop.refusal(r)
 }
 
 // refusal counts what an outbox has not taken, and says why.
-func (srv *Server) refusal(r outbox.Result) error {
+func (l *loop) refusal(r outbox.Result) error {
 	if r == outbox.Closed {
-		srv.stale.Add(1)
+		l.sum.stale.Add(1)
 		return ErrClosed
 	}
-	srv.busy.Add(1)
+	l.sum.busy.Add(1)
 	switch r {
 	case outbox.LogFull:
 		return ErrOutboxFull
@@ -157,7 +157,7 @@ func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind ou
 	}
 	err := s.send(f.errorPacket(p, code, text), kind)
 	if err == nil {
-		s.srv.errors.Add(1)
+		s.loop.sum.errors.Add(1)
 		s.note(flight.Error, p.Handle(), uint32(code))
 	}
 	return err

@@ -15,14 +15,18 @@ import (
 	"millrace/engine/internal/perip"
 	"millrace/engine/internal/replay"
 	"millrace/engine/internal/sched"
+	"millrace/internal/tally"
 )
 
 // Server listens, and runs a Handler's callbacks for the sessions of its peers.
+//
+// What is read for each frame stands in front, and what is written for each connection,
+// broadcast or fault behind it, apart: a write takes the whole of a cache line away from
+// every processor that reads any of it.
 type Server struct {
 	cfg      Config
 	framing  *framing   // of most sessions
 	framings []*framing // by Addrs; nil: all have the same
-	others   others     // sessions that have another, or may
 	pool     *Pool
 	ownPool  bool
 	net      network
@@ -31,78 +35,79 @@ type Server struct {
 	stalls   *sched.Watch // of inline turns; nil: they are not reported
 	epoch    time.Time
 
-	h       atomic.Pointer[Handler]
-	table   *table
-	loops   atomic.Pointer[[]*loop] // copied on write, under loopMu
-	loopMu  sync.Mutex
-	groups  groups
-	flow    flow
-	handles handles
-	perIP   perip.Counter
-	waits   *waits // nil: requests may wait
-	costs   costs
+	h        atomic.Pointer[Handler]
+	table    *table
+	loops    atomic.Pointer[[]*loop] // copied on write, under loopMu
+	handles  handles
+	waits    *waits                     // nil: requests may wait
+	adjusted atomic.Pointer[Adjustable] // replaced under mu; never changed in place
+	taps     bool                       // the events of sessions are noted, or shown to Config.Tap
+	budget   *budget.Budget             // a loop counts in its own part
+	share    atomic.Int64               // what one session may hold unsent before its strand waits
 
-	acceptRate  bucket.Shared
-	acceptMu    sync.Mutex
-	acceptPerIP perip.Rate           // guarded by acceptMu
-	tokens      replay.Tokens[*line] // of sessions that can be resumed
-
-	adjusted  atomic.Pointer[Adjustable] // replaced under mu; never changed in place
-	taps      bool                       // the events of sessions are noted, or shown to Config.Tap
-	flights   flights
-	kept      int // what those that are kept take of the memory budget, in bytes
-	stallLog  lastN[Stall]
-	nears     nears
-	nearCount [limitCount]atomic.Uint64
-
-	nearPending int // from how much on MaxPending is near
-	hooks       hooks
-	hooksLost   atomic.Uint64
-
-	budget *budget.Budget
-	share  atomic.Int64 // what one session may hold unsent before its strand waits
-
-	mu       sync.Mutex
-	state    serverState // guarded by mu
-	failure  error       // guarded by mu
-	bg       sync.WaitGroup
-	drainMu  sync.Mutex    // Drain and Undrain one at a time, and Stop's end of both
-	drainRun *drainRun     // guarded by drainMu; what Drain has begun; nil: nothing
-	stopping bool          // guarded by mu; a Stop is under way
-	started  chan struct{} // closed when Start has returned
-	ended    chan struct{} // closed when Stop has
-	quit     chan struct{} // ends the background goroutines
-	done     chan struct{} // closed when the server has stopped or failed
-	tickNow  chan struct{}
-	rearm    chan *loop
-	watch    chan struct{} // wakes watchLoops
-	watching atomic.Bool   // it is awake
+	nearPending int           // from how much on MaxPending is near
+	started     chan struct{} // closed when Start has returned
+	ended       chan struct{} // closed when Stop has
+	quit        chan struct{} // ends the background goroutines
+	done        chan struct{} // closed when the server has stopped or failed
+	tickNow     chan struct{}
+	rearm       chan *loop
+	watch       chan struct{} // wakes watchLoops
+	watching    atomic.Bool   // it is awake
 
 	serving     atomic.Bool  // started, and not yet stopped
 	draining    atomic.Bool  // accepts no more
 	drainFrom   atomic.Int64 // when the drain began, on the server's clock
 	refuseAfter atomic.Int64 // how long after its GOAWAY a session's requests are served, in nanoseconds
-	conns       atomic.Int64
-	pending     atomic.Int64 // connections whose first frame is to come
-	waiting     atomic.Int64 // sessions that wait for their peers to come back
-	starving    atomic.Int32 // sessions not read from because of the budget
 	fdShed      atomic.Int64 // a descriptor of this number or more is refused
 	fast        atomic.Bool  // the ticker is in a hurry: the server drains
 
-	closes    [reasonCount]atomic.Uint64
-	refused   [refusalCount]atomic.Uint64
-	limited   [throttleCount]atomic.Uint64
-	stale     atomic.Uint64 // sends and submits to sessions that had gone
-	busy      atomic.Uint64 // ErrBusy
-	parks     atomic.Uint64
-	dropped   atomic.Uint64 // frames read and not handled because their session closed
-	lostBytes atomic.Uint64 // staged bytes that never left
-	casts     atomic.Uint64
-	errors    atomic.Uint64 // ERROR frames
-	demoted   atomic.Uint64
-	detaches  atomic.Uint64 // connections that broke of sessions that can be resumed
-	resumed   atomic.Uint64 // and sessions that went on
-	goAways   atomic.Uint64 // sessions told that the server drains
+	_           [64]byte // from here on: for each connection
+	perIP       perip.Counter
+	acceptRate  bucket.Shared
+	acceptMu    tally.Mutex
+	acceptPerIP perip.Rate           // guarded by acceptMu
+	tokens      replay.Tokens[*line] // of sessions that can be resumed
+	conns       atomic.Int64
+	pending     atomic.Int64 // connections whose first frame is to come
+	waiting     atomic.Int64 // sessions that wait for their peers to come back
+	closes      [reasonCount]atomic.Uint64
+	refused     [refusalCount]atomic.Uint64
+	detaches    atomic.Uint64 // connections that broke of sessions that can be resumed
+	resumed     atomic.Uint64 // and sessions that went on
+	goAways     atomic.Uint64 // sessions told that the server drains
+
+	_      [64]byte // for each broadcast, group send, join and leave
+	groups groups
+	flow   flow
+	others others // sessions that have another framing, or may
+	casts  atomic.Uint64
+
+	_     [64]byte // for each turn, if Config.Costs or SessionCPU asks for that
+	costs costs
+
+	_         [64]byte // for what is rare
+	loopMu    sync.Mutex
+	flights   flights
+	kept      int // what those that are kept take of the memory budget, in bytes
+	stallLog  lastN[Stall]
+	nears     nears
+	nearCount [limitCount]atomic.Uint64
+	hooks     hooks
+	hooksLost atomic.Uint64
+
+	mu       sync.Mutex
+	state    serverState // guarded by mu
+	failure  error       // guarded by mu
+	bg       sync.WaitGroup
+	drainMu  sync.Mutex // Drain and Undrain one at a time, and Stop's end of both
+	drainRun *drainRun  // guarded by drainMu; what Drain has begun; nil: nothing
+	stopping bool       // guarded by mu; a Stop is under way
+
+	starving atomic.Int32 // sessions not read from because of the budget
+	limited  [throttleCount]atomic.Uint64
+	sum      sums // of what is done to no loop's sessions, or to all
+	demoted  atomic.Uint64
 
 	acceptErrors atomic.Uint64
 	glutSince    atomic.Int64  // since when the budget has been exceeded; 0: it is not
@@ -202,7 +207,7 @@ func (srv *Server) Sessions(fn func(*Session) bool) {
 func (srv *Server) Send(id ID, main, sub uint16, body []byte) error {
 	s := srv.Session(id)
 	if s == nil {
-		srv.stale.Add(1)
+		srv.sum.stale.Add(1)
 		return ErrClosed
 	}
 	return s.Send(main, sub, body)

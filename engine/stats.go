@@ -70,9 +70,8 @@ func (srv *Server) Stats() Stats {
 	st := Stats{
 		Conns: srv.table.count(), Draining: srv.draining.Load(), Doors: srv.net.Stats(), Pool: srv.pool.Stats(),
 		Memory: srv.budget.Used(), Starving: int(srv.starving.Load()),
-		Broadcasts: srv.casts.Load(), Errors: srv.errors.Load(), Panics: srv.panics.Total(),
-		Busy: srv.busy.Load(), Stale: srv.stale.Load(), Parks: srv.parks.Load(), Dropped: srv.dropped.Load(),
-		LostBytes: srv.lostBytes.Load(), Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
+		Broadcasts: srv.casts.Load(), Panics: srv.panics.Total(),
+		Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
 		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
 		Shed: srv.shed.Load(), GoAways: srv.goAways.Load(), Stalls: srv.stalls.Stalls(),
 		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{}, Limited: map[Throttle]uint64{},
@@ -90,21 +89,23 @@ func (srv *Server) Stats() Stats {
 	for i := range throttleCount {
 		st.Limited[i] = srv.limited[i].Load()
 	}
+	srv.sum.addTo(&st)
 	for _, l := range srv.allLoops() {
 		ls := l.stats()
+		l.sum.addTo(&st)
 		st.Loops = append(st.Loops, ls)
 		st.Accepts += ls.Accepts
 		st.FramesIn += ls.FramesIn
 		st.BytesIn += ls.BytesIn
 		st.BytesOut += ls.BytesOut
-		st.Conflated += ls.Conflated
 	}
 	return st
 }
 
 func (l *loop) stats() LoopStats {
+	taken := l.st.taken.Load() // before marks, which is never behind it
 	l.mu.Lock()
-	dirty, late := l.dirtyLen, l.late
+	dirty, late := int(l.marks-taken), l.late
 	l.mu.Unlock()
 	inTurn := time.Duration(0)
 	if since := l.turn.since.Load(); since != 0 {
@@ -116,7 +117,7 @@ func (l *loop) stats() LoopStats {
 		Conns:  int(c.conns.Load()), Dirty: dirty, Outbox: int(l.out.Queued.Load()),
 		Accepts: c.accepts.Load(), FramesIn: c.framesIn.Load(), Inline: c.inline.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Turns: c.turns.Load(), Drained: c.drained.Load(),
-		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(), Conflated: c.conflated.Load(),
+		Writes: c.writes.Load(), Blocked: c.blockedWrites.Load(), Pauses: c.pauses.Load(), HandOver: c.handedOver.Load(), Conflated: l.sum.conflated.Load(),
 		Late: late,
 	}
 }

@@ -65,9 +65,9 @@ func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) 
 // step takes input of a session whose frames come one by one. Loop goroutine.
 func (l *loop) step(s *Session, b []byte) {
 	if s.rd.partial.Some() {
-		s.rd.partial.Append(b, l.srv.budget)
+		s.rd.partial.Append(b, l.budget)
 	} else {
-		s.rd.partial.Begin(b, l.srv.budget)
+		s.rd.partial.Begin(b, l.budget)
 		s.rd.begin(l.srv.now())
 	}
 	l.nextStep(s)
@@ -82,7 +82,7 @@ func (l *loop) nextStep(s *Session) {
 	if s.flags.has(flagStep) || !s.rd.partial.Some() {
 		return
 	}
-	frame, err := s.rd.partial.Cut(s.framing.Load().codec, l.srv.budget)
+	frame, err := s.rd.partial.Cut(s.framing.Load().codec, l.budget)
 	switch {
 	case err != nil:
 		l.refuse(s, err)
@@ -91,7 +91,7 @@ func (l *loop) nextStep(s *Session) {
 		l.noteRead(s, frame.B)
 		l.queue(s, frame.B, frame)
 		next := func() { l.onLoop(func(l *loop) { l.stepped(s) }) }
-		if s.in.Submit(next, maxInt, s.closed, l.srv.budget) == strand.Schedule {
+		if s.in.Submit(next, maxInt, s.closed, l.budget) == strand.Schedule {
 			s.schedule()
 		}
 	}
@@ -106,7 +106,7 @@ func (l *loop) stepped(s *Session) {
 	s.rd.begin(l.srv.now())
 	if s.rd.life == lifeOpen && !s.framing.Load().switches { // from now on as everybody
 		s.rd.input = inputFrames
-		if rest := s.rd.partial.Take(l.srv.budget); rest != nil {
+		if rest := s.rd.partial.Take(l.budget); rest != nil {
 			l.take(s, rest.Rest())
 			rest.Free()
 		}

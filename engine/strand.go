@@ -53,11 +53,21 @@ type StrandConfig struct {
 type strands struct {
 	most           int            // PoolConfig.MaxTasks
 	budget         *budget.Budget // of PoolConfig.StrandMemory
+	parts          []*budget.Budget
 	refused, stale atomic.Uint64
 }
 
-func (st *strands) init(cfg PoolConfig) {
+func (st *strands) init(cfg PoolConfig, shards int) {
 	st.most, st.budget = cfg.MaxTasks, budget.New(cfg.StrandMemory, nil)
+	for range shards {
+		st.parts = append(st.parts, st.budget.Part())
+	}
+}
+
+// budget is the part of the strands' budget that this one's functions count in.
+func (s *Strand) budget() *budget.Budget {
+	parts := s.pool.strands.parts
+	return parts[s.task.Home()%uint(len(parts))]
 }
 
 // over stands for one that follows where none need wait: the strand has ended.
@@ -125,7 +135,7 @@ func (s *Strand) Post(msg any) error {
 
 func (s *Strand) submit(fn func(), msg any) error {
 	p := s.pool
-	if p.strands.budget.Used() >= p.strands.budget.Limit() && !s.shut() {
+	if p.strands.budget.About() >= p.strands.budget.Limit() && !s.shut() {
 		p.strands.refused.Add(1)
 		return ErrMemory
 	}
@@ -134,7 +144,7 @@ func (s *Strand) submit(fn func(), msg any) error {
 		err = p.sched.TryPush(&s.task, s.task.Home())
 		return err == nil
 	}
-	switch s.in.SubmitTo(push, fn, msg, int(s.most), s.shut, p.strands.budget) {
+	switch s.in.SubmitTo(push, fn, msg, int(s.most), s.shut, s.budget()) {
 	case strand.Gone:
 		if err == nil {
 			err = ErrClosed
@@ -241,7 +251,7 @@ func (s *Strand) run() {
 
 // one runs the next function; false: there is none.
 func (s *Strand) one() bool {
-	it := s.in.Next(s.pool.strands.budget)
+	it := s.in.Next(s.budget())
 	if it == nil {
 		return false
 	}

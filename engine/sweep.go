@@ -30,7 +30,7 @@ func (l *loop) sweep() {
 		l.sweeping, l.sweepAt = true, 0
 		l.sweepFrom, l.sweepNow = l.sweepNow, l.srv.now()
 		l.resumePaused()
-		l.recent.Tick(l.srv.budget)
+		l.recent.Tick(l.budget)
 		l.sweepLinks(l.sweepNow)
 	}
 	now := l.sweepNow
@@ -174,7 +174,7 @@ func (l *loop) linger(s *Session, now int64) {
 		limit = max(limit, finStall)
 	}
 	if past(now, rd.since, limit) {
-		l.srv.lostBytes.Add(uint64(n))
+		l.sum.lostBytes.Add(uint64(n))
 		l.detach(s)
 	}
 }

@@ -46,7 +46,7 @@ func (l *loop) piece() (more bool) {
 	l.sweep()
 	l.wakeSenders()
 	l.mu.Lock()
-	more = l.dirtyHead != nil || l.walking || l.out.Log.End() > l.walked || l.sweepDue || l.sweeping || l.levelDue || len(l.jobs) > 0
+	more = l.marked != nil || l.dirtyHead != nil || l.walking || l.out.Log.End() > l.walked || l.sweepDue || l.sweeping || l.levelDue || len(l.jobs) > 0
 	l.armed = more
 	l.mu.Unlock()
 	return more

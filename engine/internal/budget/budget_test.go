@@ -145,3 +145,82 @@ func TestShare(t *testing.T) {
 		}
 	}
 }
+
+// Parts count into one budget: what is used is exact, however they share it out, and the
+// level is that of a figure that is off by a 64th of the limit at most.
+func TestPartsCountIntoOne(t *testing.T) {
+	for _, parts := range []int{1, 3, 64} {
+		const limit = 1 << 20
+		b := New(limit, nil)
+		all := make([]*Budget, parts)
+		for i := range all {
+			all[i] = b.Part()
+		}
+		r := rand.New(rand.NewPCG(1, uint64(parts)))
+		used := 0
+		for range 20_000 {
+			n := r.IntN(8<<10) - min(used, 4<<10)
+			used += n
+			all[r.IntN(parts)].Add(n)
+			if b.Used() != used {
+				t.Fatalf("%d parts: %d used, want %d", parts, b.Used(), used)
+			}
+			if off := b.About() - used; off > limit/64 || off < -limit/64 {
+				t.Fatalf("%d parts: off by %d at %d", parts, off, used)
+			}
+		}
+		all[0].Add(limit + limit/64 + 1 - used)
+		if b.Level() == Free {
+			t.Errorf("%d parts: free at %d of %d", parts, b.Used(), limit)
+		}
+		for _, p := range all { // as little as it can be told apart from nothing
+			p.Add(-b.Used())
+		}
+		if b.Used() != 0 || b.Level() != Free {
+			t.Errorf("%d parts: level %v with %d used", parts, b.Level(), b.Used())
+		}
+	}
+}
+
+// Many parts at once lose nothing, also while the limit is changed.
+func TestPartsLoseNothing(t *testing.T) {
+	b := New(1<<20, nil)
+	var wg sync.WaitGroup
+	for g := range 4 {
+		p := b.Part()
+		for range 2 {
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(2, uint64(g)))
+				for range 20_000 {
+					n := r.IntN(32 << 10)
+					p.Add(n)
+					p.Add(-n)
+				}
+			})
+		}
+	}
+	for i := range 1000 {
+		b.SetLimit(1<<10 + i<<12)
+	}
+	wg.Wait()
+	if b.Used() != 0 || b.Level() != Free {
+		t.Errorf("level %v with %d used in the end", b.Level(), b.Used())
+	}
+}
+
+// What a part adds is its own most of the time: one Add in many reaches what all share.
+func TestPartsTouchTheSharedCountSeldom(t *testing.T) {
+	b := New(256<<20, nil)
+	p := b.Part()
+	for range 63 {
+		b.Part()
+	}
+	p.Add(1)
+	for range 1000 {
+		p.Add(4096)
+		p.Add(-4096)
+	}
+	if n := b.About(); n != 0 {
+		t.Errorf("%d bytes have reached the shared count, which 4 KiB come and go beside", n)
+	}
+}

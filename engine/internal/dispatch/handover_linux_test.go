@@ -40,7 +40,7 @@ func BenchmarkHandOver(b *testing.B) {
 		syscall.Close(j.pipe[0])
 		syscall.Close(j.pipe[1])
 	})
-	for name, run := range map[string]func(){"inline": j.Run, "worker": func() { p.Push(&j.Task, 0) }} {
+	for name, run := range map[string]func(){"inline": j.Run, "worker": func() { p.Push(&j.Task, j.Home()) }} {
 		b.Run(name, func(b *testing.B) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()

@@ -1,6 +1,8 @@
 package flight
 
-import "sync"
+import (
+	"millrace/internal/tally"
+)
 
 // Events is how many events a ring holds.
 const Events = 28
@@ -46,7 +48,7 @@ type Saved struct {
 // Ring holds the last events of one session. The zero Ring is empty and ready; any
 // goroutine may use it. It is 480 bytes, which is a size of the allocator's.
 type Ring struct {
-	mu     sync.Mutex
+	mu     tally.Mutex
 	queued int64 // guarded by mu; since when a turn is waited for; 0: none is
 
 	// Cut is its owner's, and here as there is room for it.

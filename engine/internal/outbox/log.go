@@ -1,8 +1,9 @@
 package outbox
 
 import (
-	"sync"
 	"sync/atomic"
+
+	"millrace/internal/tally"
 )
 
 // Log holds the broadcasts of one loop, one frame behind another: anyone appends, the
@@ -10,7 +11,7 @@ import (
 // broadcast that many are slow to read is held once. Offsets count from the beginning
 // and never fall.
 type Log struct {
-	mu   sync.Mutex
+	mu   tally.Mutex
 	b    []byte // guarded by mu; bytes that stand do not change
 	base uint64 // guarded by mu; the offset of b[0]
 

@@ -13,12 +13,12 @@ package outbox
 import (
 	"encoding/binary"
 	"math"
-	"sync"
 	"sync/atomic"
 
 	"millrace/codec"
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
+	"millrace/internal/tally"
 )
 
 // Shared is what the boxes of one loop have in common.
@@ -45,7 +45,7 @@ type Shared struct {
 
 // Box is one session's outbox. It is small, as every idle session has one.
 type Box struct {
-	mu     sync.Mutex
+	mu     tally.Mutex
 	full   atomic.Bool  // too much is unsent: the strand waits before its next packet
 	waits  atomic.Bool  // the same for a broadcast that met a full Log
 	stage  *bufpool.Buf // guarded by mu; own frames that the loop has not yet taken

@@ -5,7 +5,8 @@ package perip
 import (
 	"net"
 	"net/netip"
-	"sync"
+
+	"millrace/internal/tally"
 )
 
 // DefaultBits of an IPv6 address count where nothing else is said: what a site is given, at
@@ -17,7 +18,7 @@ const DefaultBits = 64
 type Counter struct {
 	Bits int // of an IPv6 address that count, set before use; 0: DefaultBits
 
-	mu sync.Mutex
+	mu tally.Mutex
 	m  map[netip.Addr]int // guarded by mu
 }
 

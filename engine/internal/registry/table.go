@@ -3,8 +3,9 @@
 package registry
 
 import (
-	"sync"
 	"sync/atomic"
+
+	"millrace/internal/tally"
 )
 
 // Key names one owner of a slot for good. Index is the slot, which is used again; Round
@@ -20,8 +21,9 @@ type Key struct{ Index, Round uint32 }
 // is not used again.
 type Table[T any] struct {
 	slots atomic.Pointer[[]slot[T]] // none until Open
+	_     [64]byte                  // who looks something up does not wait for those who come and go
 
-	mu   sync.Mutex
+	mu   tally.Mutex
 	free []uint32 // guarded by mu; a stack, so that few slots stay warm
 	live int      // guarded by mu
 }

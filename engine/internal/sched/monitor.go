@@ -53,7 +53,9 @@ func (p *Pool) monitor() {
 }
 
 func (p *Pool) interval() time.Duration {
-	if p.idlers.bits.Load() == 0 && p.someWaiting() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if tasks, fns, idle := p.totals(); idle == 0 && tasks+fns > 0 {
 		return time.Millisecond
 	}
 	return BlockedAfter

@@ -9,11 +9,11 @@ import (
 	"net"
 	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"millrace/internal/hist"
+	"millrace/internal/tally"
 )
 
 var (
@@ -62,10 +62,10 @@ type Pool struct {
 	idlers   idlers
 	_        [64]byte
 
-	mu       sync.Mutex // taken before a shard's
-	workers  []*worker  // guarded by mu
-	retiring int        // guarded by mu; spare workers that were told to end and have not yet
-	before   uint64     // guarded by mu; what workers that have ended had run
+	mu       tally.Mutex // taken before a shard's
+	workers  []*worker   // guarded by mu
+	retiring int         // guarded by mu; spare workers that were told to end and have not yet
+	before   uint64      // guarded by mu; what workers that have ended had run
 
 	free []*worker // guarded by mu; of a manual pool, those that wait to be given something, the oldest first
 	made int       // guarded by mu; workers of a manual pool ever started
@@ -273,6 +273,9 @@ func (p *Pool) refusal() error {
 	return ErrClosed
 }
 
+// Shards is how many parts the run queue has.
+func (p *Pool) Shards() int { return len(p.shards) }
+
 // Stopping tells whether Stop has been called.
 func (p *Pool) Stopping() bool { return p.state.Load() > stateRunning }
 
@@ -303,14 +306,7 @@ func (p *Pool) Waits() (all hist.Snapshot) {
 
 // signal wakes a worker for what has just been queued on a shard, whose lock it gives up.
 func (p *Pool) signal(s *shard) {
-	own := s.idle > 0
-	if own {
-		p.wakeOne(s)
-	}
-	s.mu.Unlock()
-	if !own {
-		p.wakeOther(s)
-	}
+	p.wakeFor(s)
 	if !p.watching.Load() {
 		p.hint()
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"millrace/internal/hist"
+	"millrace/internal/tally"
 )
 
 // shard is a part of the run queue with workers of its own. There is one for each processor,
@@ -14,7 +15,7 @@ import (
 // waits there when its own has nothing, or when it has not looked around for a while: so
 // nothing waits for long behind workers that are blocked.
 type shard struct {
-	mu    sync.Mutex
+	mu    tally.Mutex
 	wake  sync.Cond
 	tasks queue // guarded by mu
 	fns   ring  // guarded by mu
@@ -24,6 +25,7 @@ type shard struct {
 	timed   *Task // guarded by mu; the queued task whose wait is measured; nil: none
 	timedAt int64 // guarded by mu; when it was queued
 	idle    int   // guarded by mu; workers in wake.Wait that nobody has woken
+	woken   bool  // guarded by mu; one that was woken has not looked yet what there is
 	retire  int   // guarded by mu; spare workers that should end
 	base    int   // guarded by Pool.mu; workers that are no spare ones
 	workers int   // guarded by Pool.mu
@@ -120,6 +122,7 @@ func (p *Pool) steal(w *worker) (*Task, func()) {
 		if s == w.shard || s.waiting.Load() == 0 {
 			continue
 		}
+		tally.Note("steals")
 		if t, fn := s.take(w, p); t != nil || fn != nil {
 			return t, fn
 		}
@@ -144,10 +147,11 @@ func (p *Pool) sleep(w *worker) bool {
 	over := p.state.Load() != stateRunning
 	if some := p.someWaiting(); some || over {
 		s.idle--
-		p.idlers.remove(s)
 		return some
 	}
 	s.wake.Wait() // who wakes it has counted it off
+	s.woken = false
+	w.fresh = true
 	return true
 }
 
@@ -164,25 +168,46 @@ func (p *Pool) someWaiting() bool {
 // wakeOne wakes an idle worker of a shard, of which there is one. Its mu is held.
 func (p *Pool) wakeOne(s *shard) {
 	s.idle--
-	p.idlers.remove(s)
+	s.woken = true
 	s.wake.Signal()
 }
 
-// wakeOther wakes an idle worker of another shard, if there is one, for what waits on s.
-func (p *Pool) wakeOther(s *shard) {
+// wakeFor wakes a worker for what waits on a shard: its own, or else another's. Where one is on
+// its way already it is left to him, who sees whether there is more when he has taken
+// something: so a handful of quick tasks does not wake as many workers. It unlocks the mu.
+func (p *Pool) wakeFor(s *shard) {
+	if s.woken || s.idle > 0 {
+		if !s.woken {
+			p.wakeOne(s)
+		}
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
 	for left := p.idlers.bits.Load(); left != 0; {
 		i := (bits.TrailingZeros64(bits.RotateLeft64(left, -s.index)) + s.index) % maxShards
 		left &^= 1 << i
 		o := p.shards[i]
 		o.mu.Lock()
-		found := o.idle > 0
-		if found {
+		if o.idle > 0 && !o.woken {
 			p.wakeOne(o)
+		} else if !o.woken {
+			p.idlers.remove(o)
+			o.mu.Unlock()
+			continue
 		}
 		o.mu.Unlock()
-		if found {
-			return
-		}
+		return
+	}
+}
+
+// wakeMore is called by a worker that was woken and has found something: there may be more,
+// for which nobody was woken.
+func (p *Pool) wakeMore(w *worker) {
+	w.fresh = false
+	if p.someWaiting() {
+		w.shard.mu.Lock()
+		p.wakeFor(w.shard)
 	}
 }
 
@@ -190,8 +215,7 @@ func (p *Pool) wakeOther(s *shard) {
 func (p *Pool) wakeAll(s *shard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.idle = 0
-	p.idlers.remove(s)
+	s.idle, s.woken = 0, false
 	s.wake.Broadcast()
 }
 
@@ -205,20 +229,21 @@ func (p *Pool) totals() (tasks, fns, idle int) {
 	return tasks, fns, idle + len(p.free)
 }
 
-// idlers has a bit for each shard that has idle workers. All look at it; it is written when a
-// shard's last idle worker gets something to do, and when the first has nothing.
+// idlers has a bit for each shard that has idle workers, or had some: it is set before one
+// sleeps, and only who finds none there takes it away. So it is seldom written, although
+// workers sleep and wake up all the time.
 type idlers struct{ bits atomic.Uint64 }
 
-// add notes that a shard has one more. Its mu is held.
+// add notes that a shard has idle workers. Its mu is held.
 func (x *idlers) add(s *shard) {
-	if s.idle == 1 {
+	if x.bits.Load()&(1<<s.index) == 0 {
+		tally.Note("idlers")
 		x.bits.Or(1 << s.index)
 	}
 }
 
-// remove notes that it has fewer. Its mu is held.
+// remove notes that it has none. Its mu is held.
 func (x *idlers) remove(s *shard) {
-	if s.idle == 0 {
-		x.bits.And(^(uint64(1) << s.index))
-	}
+	tally.Note("idlers")
+	x.bits.And(^(uint64(1) << s.index))
 }

@@ -20,6 +20,7 @@ type worker struct {
 	shard   *shard
 	victim  int  // the shard looked at last; the worker's own, as is turns
 	turns   uint // ever begun
+	fresh   bool // it was woken, and has not found anything yet; the worker's own
 	retired bool // it ends as it is not needed; guarded by Pool.mu once it does
 
 	give   chan order // of a manual pool, as is number: the how manieth it is
@@ -50,6 +51,9 @@ func (p *Pool) work(w *worker) {
 		if t == nil && fn == nil {
 			clean = true
 			return
+		}
+		if w.fresh {
+			p.wakeMore(w)
 		}
 		w.since.Store(p.now())
 		if t != nil {
@@ -98,7 +102,7 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	for {
 		w.turns++
 		around := w.turns%lookAround == 0
-		if !around {
+		if !around && w.shard.waiting.Load() > 0 {
 			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
 				return t, fn
 			}
@@ -106,7 +110,7 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 		if t, fn := p.steal(w); t != nil || fn != nil {
 			return t, fn
 		}
-		if around {
+		if around && w.shard.waiting.Load() > 0 {
 			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
 				return t, fn
 			}

@@ -4,11 +4,11 @@
 package strand
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"millrace/engine/internal/budget"
 	"millrace/engine/internal/bufpool"
+	"millrace/internal/tally"
 )
 
 // State says who runs a strand.
@@ -45,7 +45,7 @@ const (
 
 // Strand is the queue.
 type Strand struct {
-	mu         sync.Mutex
+	mu         tally.Mutex
 	head, tail *bufpool.Buf // guarded by mu
 	held       atomic.Int64 // written with mu; memory of the frames that wait or run
 	tasks      int32        // guarded by mu; functions that wait

@@ -1,0 +1,42 @@
+package frametest
+
+import (
+	"fmt"
+	"testing"
+
+	"millrace/engine"
+	"millrace/internal/tally"
+)
+
+// A frame costs what it did. Each limit is a little above what is counted here again and
+// again, so that one more lock, write or allocation for each batch is too many: a figure that
+// is below it by much is a trick that was found, and the limit goes down with it.
+func TestFrameCostsWhatItDid(t *testing.T) {
+	for _, tc := range []struct {
+		dispatch              engine.Dispatch
+		pipe                  int
+		allocs, writes, locks float64 // most, for each frame
+	}{
+		{engine.Inline, 1, 0.03, 1.01, 5.1},
+		{engine.Inline, 32, 0.002, 0.035, 1.14},
+		{engine.Adaptive, 1, 0.8, 1.02, 18}, // a slow machine may have it learn that the handle is slow
+		{engine.Adaptive, 32, 0.025, 0.035, 1.6},
+		{engine.Ordered, 1, 0.8, 1.02, 18},
+		{engine.Ordered, 32, 0.025, 0.035, 1.6},
+	} {
+		t.Run(fmt.Sprintf("%v/pipe=%d", tc.dispatch, tc.pipe), func(t *testing.T) {
+			b := start(t, shape{loops: 2, conns: 16, pipe: tc.pipe, body: 64, dispatch: tc.dispatch, sub: subEcho, answers: tc.pipe})
+			p := b.measure(t, 400)
+			t.Logf("a frame: %.4f allocations, %.4f writes, %.4f locks, %.4f turns", p.allocs, p.writes, p.locks, p.turns)
+			if p.allocs > tc.allocs && !raced && !tally.On {
+				t.Errorf("%.4f allocations a frame, want at most %v", p.allocs, tc.allocs)
+			}
+			if p.writes > tc.writes {
+				t.Errorf("%.4f write system calls a frame, want at most %v", p.writes, tc.writes)
+			}
+			if p.locks > tc.locks {
+				t.Errorf("%.4f locks a frame, want at most %v: %v", p.locks, tc.locks, p.list())
+			}
+		})
+	}
+}
