@@ -26,9 +26,9 @@ var plants = []struct{ name, file, good, bad string }{
 	}, {
 		// The fencing token is a count of the process, not the sequence of the write.
 		name: "token from memory", file: "lockwork.go",
-		good: "\tl.mu.Unlock()\n\tservices.Deliver(it.o.On, func() { it.done(token, err) }, gone)\n",
+		good: "\tl.mu.Unlock()\n\tservices.Deliver(it.o.On, func() { l.tell(it, token, err) }, gone)\n",
 		bad: "\tl.mu.Unlock()\n\tif token != 0 {\n\t\ttoken = uint64(l.c.expired.Add(1))\n\t}\n" +
-			"\tservices.Deliver(it.o.On, func() { it.done(token, err) }, gone)\n",
+			"\tservices.Deliver(it.o.On, func() { l.tell(it, token, err) }, gone)\n",
 	}, {
 		// A lock that was seen free is written whatever stands there by then.
 		name: "check before write", file: "lockwork.go",
