@@ -30,6 +30,7 @@ test: build lint cross narrow held peers fuzz race
 held:
 	$(GO) test ./engine/heldtest
 	$(GO) test ./engine/enginetest -run '^TestSim$$'
+	$(GO) test ./services/servicestest -run '^TestTown$$'
 
 # What is compiled first uses every core. Two packages at a time, but for those that measure
 # times. What failed is told once more at the end, the packages last: a test that hangs prints
@@ -100,6 +101,7 @@ planted:
 # detector too; and how many seeds it takes to find each of a list of planted bugs.
 sim:
 	ENGINETEST_SEEDS=$(SEEDS) $(GO) test ./engine/enginetest -run '^TestSim$$' -v -timeout 0
+	ENGINETEST_SEEDS=$(SEEDS) $(GO) test ./services/servicestest -run '^TestTown$$' -v -timeout 0
 	$(GO) test ./engine/enginetest -run '^TestSameSeed' -long -timeout 30m
 
 mutants:

@@ -11,7 +11,6 @@ import (
 // checker stands between a server and its handler and holds the engine to what it promises.
 type checker struct {
 	s      *Server
-	began  int // Stats.Memory of a server that has just started
 	limits engine.Config
 
 	mu       sync.Mutex

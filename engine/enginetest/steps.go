@@ -178,9 +178,9 @@ func (w *World) look() {
 	for _, p := range w.pools {
 		p.Look()
 	}
-	for i, s := range w.servers {
+	for _, s := range w.servers {
 		if s.net.Busy() {
-			w.looks[i]()
+			s.look()
 		}
 	}
 	synctest.Wait()

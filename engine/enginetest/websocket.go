@@ -87,7 +87,7 @@ func (x *wsClient) send(b []byte) {
 		b = b[n:]
 		head.OpCode, head.Rsv = ws.OpContinuation, 0
 		if x.w.Chance(16) {
-			x.frame(ws.Header{Fin: true, OpCode: ws.OpPing}, number(len(b), 4))
+			x.frame(ws.Header{Fin: true, OpCode: ws.OpPing}, []byte{byte(len(b))})
 		}
 	}
 }
