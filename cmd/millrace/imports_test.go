@@ -40,17 +40,17 @@ var mayImport = map[string][]string{
 
 // What must not be linked at all, however far away, by whoever imports a package.
 var mustNotLink = map[string][]string{
-	"millrace/engine":            {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io", "github.com/prometheus"},
-	"millrace/engine/enginetest": {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "pgregory.net"},
-	"millrace/services":          {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/engine":                {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/engine/enginetest":     {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "pgregory.net"},
+	"millrace/services":              {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
 	"millrace/services/servicestest": {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
-	"millrace/services/admin":    {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "net/http/pprof"},
-	"millrace/services/events":   {"github.com/nats-io"},
-	"millrace/services/client":   {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
-	"millrace/examples/chat":     {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
-	"millrace/timerwheel":        {"millrace/engine"},
-	"millrace/dbasync":           {"millrace/engine"},
-	"millrace/services/capture":  {"millrace/dbasync", "millrace/timerwheel", "github.com/jackc", "github.com/nats-io"},
+	"millrace/services/admin":        {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "net/http/pprof"},
+	"millrace/services/events":       {"github.com/nats-io"},
+	"millrace/services/client":       {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
+	"millrace/examples/chat":         {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
+	"millrace/timerwheel":            {"millrace/engine"},
+	"millrace/dbasync":               {"millrace/engine"},
+	"millrace/services/capture":      {"millrace/dbasync", "millrace/timerwheel", "github.com/jackc", "github.com/nats-io"},
 }
 
 func goList(t *testing.T, args ...string) []string {
