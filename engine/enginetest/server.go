@@ -21,6 +21,7 @@ type Server struct {
 	runners []*loopRunners
 	check   checker
 	stopped bool
+	stuck   map[engine.ID]bool // sessions that Stop has named: callbacks of theirs had not returned
 }
 
 // Server makes a server and starts it. A zero in cfg is the engine's default, but for these:
@@ -95,6 +96,13 @@ func (s *Server) StopWithin(d time.Duration) (err error) {
 		defer cancel()
 		err = s.Server.Stop(ctx)
 	})
+	var loss *engine.LossError
+	if errors.As(err, &loss) {
+		s.stuck = map[engine.ID]bool{}
+		for _, x := range loss.Stuck {
+			s.stuck[x.Session] = true
+		}
+	}
 	return err
 }
 
