@@ -25,7 +25,7 @@ var scenarios = []struct {
 	{"idle", Options{}, idleWorld},
 	{"walks", Options{}, walksWorld},
 	{"doors", Options{}, doorsWorld},
-	{"fair", Options{Panics: true}, fairWorld},
+	{"fair", Options{Panics: true, InOrder: true}, fairWorld},
 	{"stuck", Options{}, stuckWorld},
 	{"memory", Options{}, memoryWorld},
 	{"slow", Options{}, slowWorld},

@@ -74,7 +74,11 @@ func (w *World) actions() []action {
 		if p.Free() == 0 {
 			continue
 		}
-		for i := range p.Waiting() {
+		waiting := p.Waiting()
+		if w.opt.InOrder {
+			waiting = min(waiting, 1)
+		}
+		for i := range waiting {
 			list = append(list, action{pool: p, i: i})
 		}
 	}
