@@ -65,7 +65,11 @@ func newTown(w *enginetest.World) *town {
 	rooms, err := services.NewRooms(services.RoomsConfig[string, *hallState]{
 		New: x.newHall, Idle: time.Second, Name: "town", Logger: w.Logger(),
 		OnLeave: func(r *hall, _ *engine.Session) { _, _ = r.Send(5, 9, nil) },
-		OnClose: func(r *hall, _ engine.Reason) { x.open[r.Key()]-- },
+		OnClose: func(r *hall, why engine.Reason) {
+			if x.open[r.Key()]--; why == engine.ReasonIdle && r.Len() > 0 {
+				w.Errorf("a room with %d members closes as idle", r.Len())
+			}
+		},
 	})
 	w.Check(err)
 	x.rooms = rooms
@@ -300,6 +304,19 @@ func (x *town) check(peers []*peer) {
 	for key, times := range x.rung {
 		if times != 1 {
 			x.w.Fatalf("the durable event %s ran %d times", key, times)
+		}
+	}
+	for _, p := range peers { // answers of one handle come in the order of its requests
+		last := map[uint16]int{}
+		for _, f := range p.Frames() {
+			var t told
+			if f.Main != 4 || f.Sub == wake || json.Unmarshal(f.Body, &t) != nil {
+				continue
+			}
+			if t.N <= last[f.Sub] {
+				x.w.Fatalf("the answer to request %d of 4/%d comes behind that to %d", t.N, f.Sub, last[f.Sub])
+			}
+			last[f.Sub] = t.N
 		}
 	}
 	for _, p := range peers { // who is still there gets each of its events, once
