@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"millrace/engine"
+	"millrace/engine/internal/sched"
 	"millrace/engine/internal/simnet"
 )
 
@@ -20,6 +21,8 @@ type Server struct {
 	look    func() // at loops that are held up
 	runners []*loopRunners
 	check   checker
+	pool    *sched.Pool // its own; nil: it has none
+	paused  bool
 	stopped bool
 	stuck   map[engine.ID]bool // sessions that Stop has named: callbacks of theirs had not returned
 }
@@ -34,6 +37,11 @@ func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
 	w.Check(s.Start(w.t.Context()))
 	return s
 }
+
+// Pause has the server stand still, as a process does that is suspended: none of its loops and
+// none of the workers of its own gets a turn until it goes on. Its clients, the network and
+// time do.
+func (s *Server) Pause(pause bool) { s.paused = pause }
 
 // NewServer is Server without the start.
 func (w *World) NewServer(cfg engine.Config, h engine.Handler) (*Server, error) {
@@ -112,6 +120,9 @@ func (w *World) end() {
 	for _, c := range w.clients {
 		c.Stall(false)
 	}
+	for _, s := range w.servers {
+		s.paused = false
+	}
 	w.UntilWithin(w.opt.Patience, w.calm)
 	for _, s := range w.servers {
 		s.checkDelivered()
@@ -171,6 +182,9 @@ func (w *World) stopPools() {
 // tearDown ends a run that has failed as far as it goes, and judges nothing.
 func (w *World) tearDown() {
 	w.ending = true
+	for _, s := range w.servers {
+		s.paused = false
+	}
 	w.mu.Lock()
 	w.events = nil
 	w.mu.Unlock()

@@ -65,13 +65,16 @@ type action struct {
 func (w *World) actions() []action {
 	list := w.list[:0]
 	for _, s := range w.servers {
+		if s.paused {
+			continue
+		}
 		w.netSteps = s.net.Steps(w.netSteps[:0])
 		for _, x := range w.netSteps {
 			list = append(list, action{server: s, net: x})
 		}
 	}
 	for _, p := range w.pools {
-		if p.Free() == 0 {
+		if p.Free() == 0 || w.standsStill(p) {
 			continue
 		}
 		waiting := p.Waiting()
@@ -90,6 +93,16 @@ func (w *World) actions() []action {
 	}
 	w.list = list
 	return list
+}
+
+// standsStill tells whether the server whose pool it is does.
+func (w *World) standsStill(p *sched.Pool) bool {
+	for _, s := range w.servers {
+		if s.paused && s.pool == p {
+			return true
+		}
+	}
+	return false
 }
 
 // stepTime is about how long a step takes where the machine is at its fastest. No two fall into one nanosecond, nor does one
@@ -180,10 +193,12 @@ func (w *World) look() {
 	}
 	w.lookedAt = time.Now()
 	for _, p := range w.pools {
-		p.Look()
+		if !w.standsStill(p) {
+			p.Look()
+		}
 	}
 	for _, s := range w.servers {
-		if s.net.Busy() {
+		if s.net.Busy() && !s.paused {
 			s.look()
 		}
 	}

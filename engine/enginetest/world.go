@@ -202,7 +202,12 @@ func (m onMachine) Network(cfg machine.Network, h netio.Host) door.Below {
 
 func (m onMachine) Hand() chan struct{} { return m.hand }
 
-func (m onMachine) Workers(p *sched.Pool) { m.pools = append(m.pools, p) }
+func (m onMachine) Workers(p *sched.Pool) {
+	m.pools = append(m.pools, p)
+	if m.s != nil {
+		m.s.pool = p
+	}
+}
 
 func (m onMachine) Loops(look func()) { m.s.look = look }
 
