@@ -66,6 +66,7 @@ func newTown(w *enginetest.World) *town {
 		New: x.newHall, Idle: time.Second, Name: "town", Logger: w.Logger(),
 		OnLeave: func(r *hall, _ *engine.Session) { _, _ = r.Send(5, 9, nil) },
 		OnClose: func(r *hall, why engine.Reason) {
+			time.Sleep(w.Between(0, 3*time.Millisecond)) // as it writes what the next one reads
 			if x.open[r.Key()]--; why == engine.ReasonIdle && r.Len() > 0 {
 				w.Errorf("a room with %d members closes as idle", r.Len())
 			}
@@ -273,7 +274,11 @@ func townWorld(w *enginetest.World) {
 		case wake:
 			w.Advance(w.Between(0, time.Second))
 		case ring:
-			x.db.Down(w.Chance(2))
+			if w.Chance(2) {
+				x.rooms.Close(string(rune('a' + w.Pick(2))))
+			} else {
+				x.db.Down(w.Chance(2))
+			}
 		default:
 			p.ask(sub, ask{N: n + 1, Room: string(rune('a' + w.Pick(2)))})
 		}
