@@ -31,6 +31,7 @@ test: build lint cross narrow held counts peers fuzz race
 held:
 	$(GO) test ./engine/heldtest
 	$(GO) test ./engine/enginetest -run '^TestSim$$'
+	$(GO) test ./services/servicestest -run '^TestTown$$'
 
 # What a frame costs in allocations, system calls and locks, which have to be counted.
 counts:
@@ -113,6 +114,7 @@ planted:
 # detector too; and how many seeds it takes to find each of a list of planted bugs.
 sim:
 	ENGINETEST_SEEDS=$(SEEDS) $(GO) test ./engine/enginetest -run '^TestSim$$' -v -timeout 0
+	ENGINETEST_SEEDS=$(SEEDS) $(GO) test ./services/servicestest -run '^TestTown$$' -v -timeout 0
 	$(GO) test ./engine/enginetest -run '^TestSameSeed' -long -timeout 30m
 
 mutants:

@@ -105,6 +105,7 @@ var (
 // the order of what needs what. The seed's IServiceMgr.
 type Manager struct {
 	cfg        Config
+	on         Machine
 	pool       *engine.Pool
 	timers     *timerwheel.Service
 	db         Database
@@ -167,8 +168,10 @@ func (c Config) withDefaults() Config {
 }
 
 // New makes everything and starts nothing. The error tells every fault.
-func New(cfg Config) (*Manager, error) {
-	m := &Manager{cfg: cfg.withDefaults(), quit: make(chan struct{}), done: make(chan struct{})}
+func New(cfg Config) (*Manager, error) { return newManager(system{}, cfg) }
+
+func newManager(on Machine, cfg Config) (*Manager, error) {
+	m := &Manager{cfg: cfg.withDefaults(), on: on, quit: make(chan struct{}), done: make(chan struct{})}
 	if err := errors.Join(m.make(), m.order()); err != nil {
 		return nil, err
 	}
@@ -179,7 +182,7 @@ func New(cfg Config) (*Manager, error) {
 func (m *Manager) make() error {
 	var errs [5]error
 	cfg := &m.cfg
-	m.pool, errs[0] = engine.NewPool(cfg.Pool)
+	m.pool, errs[0] = m.on.NewPool(cfg.Pool)
 	m.timers, errs[1] = timerwheel.New(cfg.Timers, m.pool)
 	if cfg.DB != nil && errs[0] == nil {
 		m.db, m.events, errs[2] = cfg.DB(m.pool, cfg.Logger)
@@ -224,7 +227,7 @@ func (m *Manager) makeServer() (*engine.Server, error) {
 	if h == nil {
 		h = m.controller
 	}
-	return engine.New(sc, h)
+	return m.on.NewServer(sc, h)
 }
 
 // Async is the worker pool; the seed's GetAsyncService, and its Submit the

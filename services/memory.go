@@ -113,7 +113,7 @@ func NewMemory(cfg MemoryConfig) (*Memory, error) {
 	// Tokens must not fall behind those of this process's last run; a cache
 	// gives out less than one per microsecond of its life.
 	m.token.Store(uint64(m.base.UnixMicro()))
-	m.owners.items = map[Owner]map[*memoryLockItem]struct{}{}
+	m.owners.items = map[Owner]map[*memoryLockItem]uint64{}
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.entries = map[string]*memoryEntry{}

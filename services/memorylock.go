@@ -1,8 +1,10 @@
 package services
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,6 +30,8 @@ type memoryLockItem struct {
 
 	lock       *memoryLock // nil once it has ended
 	token      uint64      // 0 while it waits
+	told       bool        // done has its token
+	released   bool        // its owner has let it go: what has not been told won't be
 	prev, next *memoryLockItem
 	deadline   deadline // of the wait, then of the lock
 }
@@ -35,7 +39,8 @@ type memoryLockItem struct {
 // owners finds an owner's items. Its mutex is taken inside a shard's.
 type owners struct {
 	mu    sync.Mutex
-	items map[Owner]map[*memoryLockItem]struct{}
+	items map[Owner]map[*memoryLockItem]uint64 // guarded by mu; each with when it came
+	came  uint64                               // guarded by mu
 }
 
 // add registers it, unless its owner has max already.
@@ -47,10 +52,11 @@ func (o *owners) add(it *memoryLockItem, limit int) bool {
 		return false
 	}
 	if set == nil {
-		set = map[*memoryLockItem]struct{}{}
+		set = map[*memoryLockItem]uint64{}
 		o.items[it.owner] = set
 	}
-	set[it] = struct{}{}
+	o.came++
+	set[it] = o.came
 	return true
 }
 
@@ -64,13 +70,17 @@ func (o *owners) remove(it *memoryLockItem) {
 	}
 }
 
+// list is what an owner has, the last that came first: so none of his waits gets a lock that
+// he lets go.
 func (o *owners) list(owner Owner) []*memoryLockItem {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	list := make([]*memoryLockItem, 0, len(o.items[owner]))
-	for it := range o.items[owner] {
+	set := o.items[owner]
+	list := make([]*memoryLockItem, 0, len(set))
+	for it := range set {
 		list = append(list, it)
 	}
+	slices.SortFunc(list, func(a, b *memoryLockItem) int { return cmp.Compare(set[b], set[a]) })
 	return list
 }
 
@@ -140,8 +150,21 @@ func (m *Memory) grant(s *memoryShard, it *memoryLockItem, after *actions) {
 	m.arm(s)
 	token := it.token
 	after.add(func() {
-		deliver(it.on, func() { it.done(token, nil) }, func() { m.unlock(it.key, token) })
+		deliver(it.on, func() {
+			if m.tells(it) {
+				it.done(token, nil)
+			}
+		}, func() { m.unlock(it.key, token) })
 	})
+}
+
+// tells notes that done gets the token; false: the owner has let the lock go before.
+func (m *Memory) tells(it *memoryLockItem) bool {
+	s := m.shard(it.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it.told = !it.released
+	return it.told
 }
 
 // end takes the item out of its lock; a lock that becomes free goes to the
@@ -204,7 +227,7 @@ func (m *Memory) cancelWait(it *memoryLockItem) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if it.lock == nil || it.lock.holder == it {
-		return false
+		return it.released && !it.told
 	}
 	m.end(s, it, nil) // a wait that ends grants nothing
 	return true
@@ -240,6 +263,7 @@ func (m *Memory) Release(owner Owner) int {
 		var after actions
 		s.mu.Lock()
 		if it.lock != nil {
+			it.released = true
 			m.end(s, it, &after)
 			n++
 		}

@@ -1,9 +1,11 @@
 package services
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"millrace/engine"
@@ -62,10 +64,9 @@ func (rs *Rooms[K, S]) Stop(ctx context.Context) error {
 	swept, drained := rs.swept, rs.drained
 	rs.life.Unlock()
 	<-swept
-	rs.Each(func(r *Room[K, S]) bool {
+	for _, r := range rs.oldest(func(*Room[K, S]) bool { return true }) {
 		_ = r.strand.CloseFor(engine.ReasonStopped) // it fails where it was closed before
-		return true
-	})
+	}
 	rs.closing.Store(true)
 	rs.checkDrained()
 	select {
@@ -133,10 +134,21 @@ func (rs *Rooms[K, S]) sweeper(quit, ended chan struct{}) {
 
 func (rs *Rooms[K, S]) sweep() {
 	rs.tick.Add(1)
-	rs.Each(func(r *Room[K, S]) bool {
-		if r.isIdle() && !r.asked.Swap(true) && r.strand.Submit(r.idle) != nil {
+	for _, r := range rs.oldest(func(r *Room[K, S]) bool { return r.isIdle() && !r.asked.Swap(true) }) {
+		if r.strand.Submit(r.idle) != nil {
 			r.asked.Store(false) // it is full, and so not idle, or has closed
+		}
+	}
+}
+
+// oldest are the rooms that some tells of, in the order in which they were made.
+func (rs *Rooms[K, S]) oldest(some func(*Room[K, S]) bool) (list []*Room[K, S]) {
+	rs.Each(func(r *Room[K, S]) bool {
+		if some(r) {
+			list = append(list, r)
 		}
 		return true
 	})
+	slices.SortFunc(list, func(a, b *Room[K, S]) int { return cmp.Compare(a.life, b.life) })
+	return list
 }

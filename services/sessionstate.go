@@ -2,7 +2,9 @@ package services
 
 import (
 	"errors"
+	"maps"
 	"net"
+	"slices"
 
 	"millrace/codec"
 	"millrace/engine"
@@ -55,7 +57,7 @@ func (st *sessionState) end() {
 	if st.timers != nil {
 		st.timers.Close()
 	}
-	for _, q := range st.queues {
+	for _, q := range st.all() {
 		for _, r := range append([]*Reply(nil), q.owed()...) { // onEnd may finish it
 			if fn := r.onEnd; fn != nil {
 				r.onEnd = nil
@@ -65,11 +67,19 @@ func (st *sessionState) end() {
 	}
 }
 
+// all are the queues, by their handles.
+func (st *sessionState) all() (list []*turns) {
+	for _, h := range slices.Sorted(maps.Keys(st.queues)) {
+		list = append(list, st.queues[h])
+	}
+	return list
+}
+
 // close drops what is owed.
 func (st *sessionState) close() {
 	st.closed = true
 	st.end()
-	for _, q := range st.queues {
+	for _, q := range st.all() {
 		for _, r := range q.owed() {
 			r.drop()
 		}

@@ -237,6 +237,15 @@ func (q *groupQueue) push(g *group) {
 	q.n++
 }
 
+func (q *groupQueue) pushFront(g *group) {
+	g.next = q.head
+	q.head = g
+	if q.tail == nil {
+		q.tail = g
+	}
+	q.n++
+}
+
 // pop returns nil when the queue is empty.
 func (q *groupQueue) pop() *group {
 	g := q.head

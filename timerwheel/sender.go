@@ -116,13 +116,13 @@ func (s *sender) next() *batch {
 // more reports whether there is more to do than what is being submitted.
 func (s *sender) more() bool { return s.ready.n > 0 || s.refused.n > 0 || len(s.filling) > 0 }
 
-// undo takes next back.
+// undo takes next back, to where it was.
 func (s *sender) undo(b *batch) {
 	s.submitting--
 	b.users.Store(1)
 	b.group.status = ready
 	b.group.queue.pushFront(b)
-	s.ready.push(b.group)
+	s.ready.pushFront(b.group)
 }
 
 // A submitResult is what became of a Submit.

@@ -16,7 +16,7 @@ var mayImport = map[string][]string{
 	"millrace/dbasync/migrate":        {"github.com/jackc/pgx/v5", "millrace/internal/mask"},
 	"millrace/dbasync/pgembed":        {},
 	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal", "millrace/internal/hist"},
-	"millrace/engine/enginetest":      {"millrace/codec", "millrace/engine"},
+	"millrace/engine/enginetest":      {"millrace/codec", "millrace/engine", "github.com/gobwas/ws"},
 	"millrace/engine/internal/netio":  {},
 	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "millrace/engine/internal/perip", "github.com/gobwas/ws"},
 	"millrace/engine/internal/gnetio": {"millrace/engine/internal/netio", "github.com/panjf2000/gnet/v2", "golang.org/x/sys"},
@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"millrace/services/admin/page":    {},
 	"millrace/services/admin": {"millrace/services/admin/live", "millrace/services/admin/page", "millrace/engine", "millrace/services", "millrace/timerwheel", "millrace/internal/hist", "github.com/prometheus",
 		"google.golang.org/protobuf/proto"},
+	"millrace/services/servicestest":            {"millrace/engine", "millrace/services"},
 	"millrace/services/otel":                    {"millrace/services", "millrace/dbasync", "github.com/jackc/pgx/v5", "go.opentelemetry.io/otel"},
 	"millrace/services/events":                  {"millrace/services", "millrace/engine", "millrace/dbasync"},
 	"millrace/examples/chat":                    {"millrace/engine", "millrace/services", "millrace/services/serial"},
@@ -44,17 +45,18 @@ var mayImport = map[string][]string{
 
 // What must not be linked at all, however far away, by whoever imports a package.
 var mustNotLink = map[string][]string{
-	"millrace/engine":            {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io", "github.com/prometheus"},
-	"millrace/engine/enginetest": {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "pgregory.net"},
-	"millrace/services":          {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
-	"millrace/services/admin":    {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "net/http/pprof"},
-	"millrace/services/events":   {"github.com/nats-io"},
-	"millrace/services/client":   {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
-	"millrace/examples/chat":     {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
-	"millrace/examples/gateway":  {"millrace/timerwheel", "millrace/services", "millrace/dbasync"},
-	"millrace/timerwheel":        {"millrace/engine"},
-	"millrace/dbasync":           {"millrace/engine"},
-	"millrace/services/capture":  {"millrace/dbasync", "millrace/timerwheel", "github.com/jackc", "github.com/nats-io"},
+	"millrace/engine":                {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/engine/enginetest":     {"millrace/dbasync", "millrace/timerwheel", "millrace/services", "github.com/jackc", "github.com/RussellLuo", "pgregory.net"},
+	"millrace/services":              {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/services/servicestest": {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/prometheus"},
+	"millrace/services/admin":        {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "net/http/pprof"},
+	"millrace/services/events":       {"github.com/nats-io"},
+	"millrace/services/client":       {"millrace/engine", "millrace/dbasync", "github.com/panjf2000", "github.com/jackc", "github.com/nats-io"},
+	"millrace/examples/chat":         {"millrace/dbasync", "github.com/jackc", "github.com/nats-io", "github.com/alecthomas"},
+	"millrace/timerwheel":            {"millrace/engine"},
+	"millrace/dbasync":               {"millrace/engine"},
+	"millrace/services/capture":      {"millrace/dbasync", "millrace/timerwheel", "github.com/jackc", "github.com/nats-io"},
+	"millrace/examples/gateway":      {"millrace/timerwheel", "millrace/services", "millrace/dbasync"},
 }
 
 func goList(t *testing.T, args ...string) []string {

@@ -74,6 +74,31 @@ func TestMutantsFit(t *testing.T) {
 	}
 }
 
+// kits are the packages whose scenarios look for mutants, and what these are called.
+func kits() (list []kit) {
+	engine := kit{pkg: "millrace/engine/enginetest"}
+	for _, s := range scenarios {
+		engine.runs = append(engine.runs, hunter{s.name, "^TestSim$/^" + s.name + "$"})
+	}
+	return []kit{engine, {pkg: "millrace/services/servicestest", runs: []hunter{{"town", "^TestTown$"}, {"clocks", "^TestClocks$"}}}}
+}
+
+type (
+	kit struct {
+		pkg  string
+		runs []hunter
+	}
+	hunter struct{ name, pattern string }
+)
+
+// kit is the one that a mutant is looked for with.
+func (m mutant) kit() kit {
+	if strings.HasPrefix(m.file, "engine/") {
+		return kits()[0]
+	}
+	return kits()[1]
+}
+
 // Each mutant is found by the scenarios, in so many seeds; with -long. -run TestMutants/NAME
 // is one of them alone.
 func TestMutants(t *testing.T) {
@@ -93,7 +118,7 @@ func TestMutants(t *testing.T) {
 				t.Fatal(err)
 			}
 			bin := filepath.Join(t.TempDir(), "mutant.test")
-			build := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", bin, "millrace/engine/enginetest")
+			build := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", bin, m.kit().pkg)
 			build.Dir = root
 			if b, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %v\n%s", build, err, b)
@@ -112,9 +137,9 @@ func TestMutants(t *testing.T) {
 // hunt runs the scenarios, more and more seeds of each, until one finds the mutant.
 func (m mutant) hunt(t *testing.T, bin string) string {
 	for _, seeds := range []string{"30", "1000"} {
-		for _, s := range scenarios {
+		for _, s := range m.kit().runs {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-			cmd := exec.CommandContext(ctx, bin, "-test.run", "^TestSim$/^"+s.name+"$")
+			cmd := exec.CommandContext(ctx, bin, "-test.run", s.pattern)
 			cmd.Env = append(os.Environ(), "ENGINETEST_SEEDS="+seeds, "ENGINETEST_NOSHRINK=1")
 			b, err := cmd.CombinedOutput()
 			timedOut := ctx.Err() != nil

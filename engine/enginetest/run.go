@@ -20,6 +20,7 @@ type Options struct {
 
 	Path     Path          // of clients that are not given another
 	Smooth   bool          // reads and writes are whole wherever they can be
+	InOrder  bool          // workers take what waits in the order in which it came, as real ones do
 	Files    int           // descriptors that may be open; 1,048,576
 	Patience time.Duration // how long Until and the end of a run wait, in simulated time; 2 min
 	MaxSteps int           // of a run, after which it has failed; 1,000,000

@@ -25,6 +25,10 @@ var scenarios = []struct {
 	{"idle", Options{}, idleWorld},
 	{"walks", Options{}, walksWorld},
 	{"doors", Options{}, doorsWorld},
+	{"fair", Options{Panics: true, InOrder: true}, fairWorld},
+	{"stuck", Options{}, stuckWorld},
+	{"memory", Options{}, memoryWorld},
+	{"slow", Options{}, slowWorld},
 }
 
 // echo answers each frame with itself; those of Main 4 in a function that it submits.

@@ -3,9 +3,11 @@ package enginetest
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"millrace/engine"
+	"millrace/engine/internal/sched"
 	"millrace/engine/internal/simnet"
 )
 
@@ -16,9 +18,13 @@ type Server struct {
 	w       *World
 	cfg     engine.Config
 	net     *simnet.Net
+	look    func() // at loops that are held up
 	runners []*loopRunners
 	check   checker
+	pool    *sched.Pool // its own; nil: it has none
+	paused  bool
 	stopped bool
+	stuck   map[engine.ID]bool // sessions that Stop has named: callbacks of theirs had not returned
 }
 
 // Server makes a server and starts it. A zero in cfg is the engine's default, but for these:
@@ -26,6 +32,19 @@ type Server struct {
 // time that does not say so; what is logged goes to the trace. The callbacks of h are
 // checked: see the package's comment.
 func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
+	s, err := w.NewServer(cfg, h)
+	w.Check(err)
+	w.Check(s.Start(w.t.Context()))
+	return s
+}
+
+// Pause has the server stand still, as a process does that is suspended: none of its loops and
+// none of the workers of its own gets a turn until it goes on. Its clients, the network and
+// time do.
+func (s *Server) Pause(pause bool) { s.paused = pause }
+
+// NewServer is Server without the start.
+func (w *World) NewServer(cfg engine.Config, h engine.Handler) (*Server, error) {
 	if len(cfg.Addrs) == 0 {
 		cfg.Addrs = []string{"tcp://10.0.0.1:7000"}
 	}
@@ -36,19 +55,26 @@ func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
 	or(&cfg.Logger, w.Logger())
 	s := &Server{w: w, cfg: cfg}
 	s.check.init(s)
-	srv, err := engine.NewOn((*onMachine)(w), cfg, s.check.wrap(h))
-	w.Check(err)
-	s.Server, s.net = srv, w.made
-	w.servers = append(w.servers, s)
-	w.Check(srv.Start(w.t.Context()))
-	s.check.began = srv.Stats().Memory
-	for range s.net.Loops() {
-		s.runners = append(s.runners, &loopRunners{own: w.newRunner(), standIn: w.newRunner()})
+	srv, err := engine.NewOn(onMachine{w, s}, cfg, s.check.wrap(h))
+	if err != nil {
+		return nil, err
 	}
-	return s
+	s.Server = srv
+	w.servers = append(w.servers, s)
+	return s, nil
 }
 
-func (s *Server) runnersOf(loop int) *loopRunners { return s.runners[loop] }
+func (s *Server) runnersOf(loop int) *loopRunners {
+	for len(s.runners) <= loop {
+		s.runners = append(s.runners, &loopRunners{own: s.w.newRunner(), standIn: s.w.newRunner()})
+	}
+	return s.runners[loop]
+}
+
+// Defer has fn called at the end of the run, while time goes by, when what clients have sent
+// is handled and before the servers stop; of several the last one first. A run that has failed
+// calls it too.
+func (w *World) Defer(fn func()) { w.atEnd = append(w.atEnd, fn) }
 
 // Go runs fn, which may wait for what happens in the world, on a goroutine of its own, and
 // lets time go by until it has returned. Any number of simulated seconds may pass.
@@ -78,6 +104,13 @@ func (s *Server) StopWithin(d time.Duration) (err error) {
 		defer cancel()
 		err = s.Server.Stop(ctx)
 	})
+	var loss *engine.LossError
+	if errors.As(err, &loss) {
+		s.stuck = map[engine.ID]bool{}
+		for _, x := range loss.Stuck {
+			s.stuck[x.Session] = true
+		}
+	}
 	return err
 }
 
@@ -87,9 +120,15 @@ func (w *World) end() {
 	for _, c := range w.clients {
 		c.Stall(false)
 	}
+	for _, s := range w.servers {
+		s.paused = false
+	}
 	w.UntilWithin(w.opt.Patience, w.calm)
 	for _, s := range w.servers {
 		s.checkDelivered()
+	}
+	for _, fn := range slices.Backward(w.atEnd) {
+		w.Go(fn)
 	}
 	for _, s := range w.servers {
 		if s.stopped {
@@ -143,10 +182,16 @@ func (w *World) stopPools() {
 // tearDown ends a run that has failed as far as it goes, and judges nothing.
 func (w *World) tearDown() {
 	w.ending = true
+	for _, s := range w.servers {
+		s.paused = false
+	}
 	w.mu.Lock()
 	w.events = nil
 	w.mu.Unlock()
 	defer func() { _ = recover() }()
+	for _, fn := range slices.Backward(w.atEnd) {
+		w.goWithin(time.Minute, fn)
+	}
 	for _, s := range w.servers {
 		if !s.stopped {
 			w.goWithin(time.Minute, func() {

@@ -65,16 +65,23 @@ type action struct {
 func (w *World) actions() []action {
 	list := w.list[:0]
 	for _, s := range w.servers {
+		if s.paused {
+			continue
+		}
 		w.netSteps = s.net.Steps(w.netSteps[:0])
 		for _, x := range w.netSteps {
 			list = append(list, action{server: s, net: x})
 		}
 	}
 	for _, p := range w.pools {
-		if p.Free() == 0 {
+		if p.Free() == 0 || w.standsStill(p) {
 			continue
 		}
-		for i := range p.Waiting() {
+		waiting := p.Waiting()
+		if w.opt.InOrder {
+			waiting = min(waiting, 1)
+		}
+		for i := range waiting {
 			list = append(list, action{pool: p, i: i})
 		}
 	}
@@ -86,6 +93,16 @@ func (w *World) actions() []action {
 	}
 	w.list = list
 	return list
+}
+
+// standsStill tells whether the server whose pool it is does.
+func (w *World) standsStill(p *sched.Pool) bool {
+	for _, s := range w.servers {
+		if s.paused && s.pool == p {
+			return true
+		}
+	}
+	return false
 }
 
 // stepTime is about how long a step takes where the machine is at its fastest. No two fall into one nanosecond, nor does one
@@ -176,11 +193,13 @@ func (w *World) look() {
 	}
 	w.lookedAt = time.Now()
 	for _, p := range w.pools {
-		p.Look()
+		if !w.standsStill(p) {
+			p.Look()
+		}
 	}
-	for i, s := range w.servers {
-		if s.net.Busy() {
-			w.looks[i]()
+	for _, s := range w.servers {
+		if s.net.Busy() && !s.paused {
+			s.look()
 		}
 	}
 	synctest.Wait()

@@ -31,8 +31,7 @@ type World struct {
 	servers []*Server
 	pools   []*sched.Pool
 	clients []*Client
-	looks   []func()    // of servers, at their loops
-	made    *simnet.Net // by the server that is being made
+	atEnd   []func() // of Defer
 
 	runners  []*runner
 	idle     []*runner // of steps that belong to no loop
@@ -181,43 +180,56 @@ func (w *World) wake() {
 	}
 }
 
-// onMachine is a World as its servers see it.
-type onMachine World
+// onMachine is a World as a server of its own sees it, or a pool.
+type onMachine struct {
+	*World
+	s *Server // nil: a pool
+}
 
-var _ machine.Machine = (*onMachine)(nil)
+var _ machine.Machine = onMachine{}
 
-func (m *onMachine) Network(cfg machine.Network, h netio.Host) door.Below {
-	w := (*World)(m)
-	w.made = simnet.New(cfg, h, simnet.Hooks{
+func (m onMachine) Network(cfg machine.Network, h netio.Host) door.Below {
+	w := m.World
+	m.s.net = simnet.New(cfg, h, simnet.Hooks{
 		Choose: w.choices.choose,
 		Chance: func(n int) bool { return !w.opt.Smooth && w.choices.chance(n) },
 		Wake:   w.wake,
 		Note:   func(e simnet.Event) { w.trace.note(e.What, e.Conn, e.Loop, e.N, e.B) },
 		Files:  m.Files,
 	})
-	return w.made
+	return m.s.net
 }
 
-func (m *onMachine) Hand() chan struct{} { return m.hand }
+func (m onMachine) Hand() chan struct{} { return m.hand }
 
-func (m *onMachine) Workers(p *sched.Pool) { m.pools = append(m.pools, p) }
+func (m onMachine) Workers(p *sched.Pool) {
+	m.pools = append(m.pools, p)
+	if m.s != nil {
+		m.s.pool = p
+	}
+}
 
-func (m *onMachine) Loops(look func()) { m.looks = append(m.looks, look) }
+func (m onMachine) Loops(look func()) { m.s.look = look }
 
-func (m *onMachine) Files() int { return m.opt.Files }
+func (m onMachine) Files() int { return m.opt.Files }
 
-func (m *onMachine) Backlog() int { return 128 }
+func (m onMachine) Backlog() int { return 128 }
 
 // Pool makes a pool of the world's and starts it, for servers to share (Config.Pool), and for
 // what runs beside them.
 func (w *World) Pool(cfg engine.PoolConfig) *engine.Pool {
-	or(&cfg.Workers, 4)
-	or(&cfg.StallAfter, engine.Off)
-	or(&cfg.Logger, w.Logger())
-	p, err := engine.NewPoolOn((*onMachine)(w), cfg)
+	p, err := w.NewPool(cfg)
 	w.Check(err)
 	w.Check(p.Start(w.t.Context()))
 	return p
+}
+
+// NewPool is Pool without the start.
+func (w *World) NewPool(cfg engine.PoolConfig) (*engine.Pool, error) {
+	or(&cfg.Workers, 4)
+	or(&cfg.StallAfter, engine.Off)
+	or(&cfg.Logger, w.Logger())
+	return engine.NewPoolOn(onMachine{World: w}, cfg)
 }
 
 // Logger writes to the trace.

@@ -66,6 +66,7 @@ func Run(t *testing.T, cfg Config, open func(t *testing.T) services.Cache) {
 		{"wait ends in time", (*suite).waitEnds},
 		{"wait can be cancelled", (*suite).waitCancelled},
 		{"release frees locks and waits", (*suite).release},
+		{"what was released before it was told is not", (*suite).releasedUntold},
 		{"a full submitter gets it later", (*suite).fullSubmitter},
 		{"a closed submitter gives it back", (*suite).closedSubmitter},
 		{"never two holders", (*suite).exclusion},
@@ -326,4 +327,33 @@ func (f *full) Submit(fn func()) error {
 	}
 	go fn()
 	return nil
+}
+
+// later keeps what it is given until run.
+type later struct {
+	mu  sync.Mutex
+	fns []func()
+}
+
+func (l *later) Submit(fn func()) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fns = append(l.fns, fn)
+	return nil
+}
+
+func (l *later) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.fns)
+}
+
+func (l *later) run() {
+	l.mu.Lock()
+	fns := l.fns
+	l.fns = nil
+	l.mu.Unlock()
+	for _, fn := range fns {
+		fn()
+	}
 }

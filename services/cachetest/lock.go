@@ -219,6 +219,28 @@ func (s *suite) release() {
 	}
 }
 
+// releasedUntold: the owner ends between the lock's coming and done's turn, as a session does.
+func (s *suite) releasedUntold() {
+	k, mine := s.key("a"), services.Owner("mine "+s.key(""))
+	var on later
+	w := s.begin(k, services.LockOptions{Owner: mine, On: &on})
+	s.eventually("the lock has come", func() bool { return on.len() == 1 })
+	behind := s.begin(k, services.LockOptions{Owner: mine, On: &on})
+	if n := s.c.Release(mine); n != 2 {
+		s.Errorf("release: got %d, want a lock and a wait", n)
+	}
+	next := s.begin(k, services.LockOptions{})
+	s.eventually("it is free", next.done)
+	on.run()
+	if w.done() || behind.done() {
+		s.Errorf("done was told token %d and %d of a lock that another has", w.token.Load(), behind.token.Load())
+	}
+	if !w.cancel() || !behind.cancel() {
+		s.Error("cancel: got false, though done won't run")
+	}
+	s.unlock(k, next.token.Load(), true)
+}
+
 func (s *suite) fullSubmitter() {
 	k := s.key("a")
 	w := s.begin(k, services.LockOptions{On: &full{left: 3}})

@@ -75,7 +75,7 @@ func (l *locks) cancelWait(it *lockItem) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if it.key == nil || it.key.held == it {
-		return false
+		return it.released && !it.told
 	}
 	l.dequeue(it)
 	l.end(it)
@@ -94,6 +94,7 @@ func (c *Cache) Release(owner services.Owner) int {
 	count := len(l.owners[owner])
 	for it := range l.owners[owner] {
 		k := it.key
+		it.released = true
 		if k.held == it {
 			it.given = true
 			l.lose(k)

@@ -98,6 +98,8 @@ type lockItem struct {
 	once  bool      // it does not wait
 	asked bool      // the servers were asked for it, since it came
 	given bool      // its holder has given it up: an end is no loss
+
+	told, released bool // guarded by locks.mu; done has its token; its owner has let it go
 }
 
 // lockValue is what a holder writes.

@@ -174,8 +174,19 @@ func (l *locks) answer(it *lockItem, token uint64, err error) {
 		}
 	}
 	l.mu.Unlock()
-	services.Deliver(it.o.On, func() { it.done(token, err) }, gone)
+	services.Deliver(it.o.On, func() { l.tell(it, token, err) }, gone)
 	l.mu.Lock()
+}
+
+// tell calls done, unless the owner has let the lock go before.
+func (l *locks) tell(it *lockItem, token uint64, err error) {
+	l.mu.Lock()
+	it.told = !it.released
+	tells := it.told
+	l.mu.Unlock()
+	if tells {
+		it.done(token, err)
+	}
 }
 
 // refresh asks the servers, if somebody asks just once and so must hear what is

@@ -24,9 +24,9 @@ var plants = []proctest.Bug{
 	}, {
 		// The fencing token is a count of the process, not the sequence of the write.
 		Name: "token from memory", File: "lockwork.go", Edits: []proctest.Edit{{
-			Good: "\tl.mu.Unlock()\n\tservices.Deliver(it.o.On, func() { it.done(token, err) }, gone)\n",
+			Good: "\tl.mu.Unlock()\n\tservices.Deliver(it.o.On, func() { l.tell(it, token, err) }, gone)\n",
 			Bad: "\tl.mu.Unlock()\n\tif token != 0 {\n\t\ttoken = uint64(l.c.expired.Add(1))\n\t}\n" +
-				"\tservices.Deliver(it.o.On, func() { it.done(token, err) }, gone)\n",
+				"\tservices.Deliver(it.o.On, func() { l.tell(it, token, err) }, gone)\n",
 		}},
 	}, {
 		// A lock that was seen free is written whatever stands there by then.
