@@ -26,7 +26,10 @@ type Doors struct {
 	HandshakeTimeout time.Duration // of TLS, from accept; 5 s
 	// MaxHandshakes is how many TLS handshakes may be open; 256. While so many have bytes that
 	// wait to be worked at, no others are read. When more are open, those are closed that
-	// have waited longest for their clients, but for 250 ms at least.
+	// have waited longest for their clients, but for 250 ms at least. Where one address, or many
+	// together, leave many answered ones unended, their next ones begin one after the other, in so little
+	// time that others see nothing of it: those that can be are asked for another key share first (HelloRetryRequest), the
+	// others have some 15 turns a second.
 	MaxHandshakes int
 	// HandshakeRate is how many TLS handshakes one address may begin in a second; more wait,
 	// or are closed if they would wait for longer than HandshakeTimeout. 0 or Off = no limit.

@@ -255,7 +255,7 @@ func (c *conn) closed(how netio.End) {
 		c.own = true
 		c.l.h.wait(c)
 		return
-	case c.phase == handshake && how == netio.EndFIN && c.Conn.Detach():
+	case c.phase == handshake && how == netio.EndFIN && c.tls.tc != nil && c.Conn.Detach():
 		c.own = true // requests may stand behind the handshake
 		c.tls.noMore()
 		if c.waits() {

@@ -29,9 +29,10 @@ type comer struct {
 	closed bool
 }
 
-func (*comer) LocalAddr() net.Addr  { return nil }
-func (*comer) RemoteAddr() net.Addr { return nil }
-func (c *comer) Close()             { c.closed = true }
+func (*comer) LocalAddr() net.Addr    { return nil }
+func (*comer) RemoteAddr() net.Addr   { return nil }
+func (*comer) PauseReading(bool) bool { return true }
+func (c *comer) Close()               { c.closed = true }
 
 // Who says nothing gives up its place to who comes, once it has had its time, and never to who
 // may not come.

@@ -11,7 +11,7 @@
 //
 // All of a connection's work is done on its loop's goroutine, but for the TLS handshake:
 // that runs on a goroutine of its own, which takes one of a few places while it computes and
-// none while it waits for its client. What a layer holds is bounded (half a header, half a
+// none while it waits for its client, and begins when the ClientHello is whole. What a layer holds is bounded (half a header, half a
 // record, a handshake, 64 KiB of ciphertext that the kernel did not take) and counted in the
 // memory budget.
 package door

@@ -1,9 +1,9 @@
 package door
 
 import (
-	"cmp"
+	"container/list"
+	"crypto/tls"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,52 +15,76 @@ import (
 //
 // One that has bytes to be worked at is working. While as many as MaxHandshakes are, new ones
 // are not read from. One that waits for its client holds no place; when more are open than
-// MaxHandshakes, those that have waited longest are closed.
+// MaxHandshakes, those that have waited longest are closed. Those of suspects begin one by one.
 type handshakes struct {
 	h       *Host
 	most    int // MaxHandshakes
 	places  places
 	working atomic.Int32
+	groups  []tls.CurveID // that suspects may be asked for
 
 	mu      sync.Mutex
-	open    map[*conn]*shake // guarded by mu
-	queue   []*conn          // guarded by mu; held, until fewer are working
-	again   *time.Timer      // guarded by mu; sheds once more
-	stopped bool             // guarded by mu
-	rate    perip.Rate       // guarded by mu
+	open    map[*conn]struct{} // guarded by mu
+	waiters list.List          // guarded by mu; waiter, those that wait for their clients, who has longest first
+	queue   []*conn            // guarded by mu; held, until fewer are working
+	again   *time.Timer        // guarded by mu; sheds once more
+	stopped bool               // guarded by mu
+	rate    perip.Rate         // guarded by mu
+	of      accounts           // guarded by mu
+	slow    slow
 }
 
 func newHandshakes(h *Host) *handshakes {
 	most := h.cfg.MaxHandshakes
-	s := &handshakes{h: h, most: most, open: map[*conn]*shake{}, rate: perip.Rate{Most: h.cfg.HandshakeRate, Bits: h.cfg.IPv6Prefix}}
-	s.places.free = make(chan struct{}, max(1, min(most, 2*runtime.GOMAXPROCS(0))))
+	s := &handshakes{h: h, most: most, open: map[*conn]struct{}{}, rate: perip.Rate{Most: h.cfg.HandshakeRate, Bits: h.cfg.IPv6Prefix}}
+	s.of.key.Bits = h.cfg.IPv6Prefix
+	s.places = make(places, max(1, min(most, 2*runtime.GOMAXPROCS(0))))
+	s.slow.place = make(places, 1)
 	return s
 }
 
-// shedAfter is how long a handshake may wait for its client where others want its place.
-const shedAfter = 250 * time.Millisecond
+const (
+	// shedAfter is how long a handshake may wait for its client where others want its place.
+	shedAfter = 250 * time.Millisecond
+	// shedStep is how often some are closed, a part of those that are too many: who means no good comes again at once, and
+	// many closed and accepted together hold up their loop.
+	shedStep = 4 * time.Millisecond
+	shedPart = 128
+)
 
 // enter notes a new handshake. It is held, not read from, while too many are working or its
 // address has begun too many; false: it would be held for too long.
 func (s *handshakes) enter(c *conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	wait := s.rate.Next(c.RemoteAddr(), time.Now())
+	hold, wait := s.admit(c)
 	if wait > s.h.cfg.HandshakeTimeout {
 		s.h.st.limited.Add(1)
 		return false
 	}
-	s.open[c] = c.tls.shake
-	switch {
-	case wait > 0:
-		c.tls.hold(true)
+	c.tls.hold(hold)
+	if wait > 0 {
 		time.AfterFunc(wait, func() { c.l.post(c, (*conn).readShake) })
-	case s.fullLocked():
-		c.tls.hold(true)
+	}
+	return true
+}
+
+// admit is enter without what follows of it: whether the handshake is held, and for how long it is for its rate.
+func (s *handshakes) admit(c *conn) (hold bool, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if wait = s.rate.Next(c.RemoteAddr(), now); wait > s.h.cfg.HandshakeTimeout {
+		return true, wait
+	}
+	s.open[c] = struct{}{}
+	s.shedLocked()
+	if wait > 0 {
+		return true, wait
+	}
+	hold = s.fullLocked() && !s.of.suspect(s.of.address(c.RemoteAddr()), now) // those have a queue of their own
+	if hold {
 		s.queue = append(s.queue, c)
 	}
-	s.shedLocked()
-	return true
+	return hold, 0
 }
 
 func (s *handshakes) fullLocked() bool { return int(s.working.Load()) >= s.most || len(s.queue) > 0 }
@@ -117,39 +141,51 @@ func (s *handshakes) leave(c *conn) {
 	}
 	c.tls.left = true
 	s.h.st.handshaking.Add(-1)
+	sh := c.tls.shake
+	done, paid := c.tls.done.Load(), c.tls.paid || sh != nil && sh.paid()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.open, c)
-	s.mu.Unlock()
+	if sh != nil {
+		s.unpendLocked(sh)
+		s.unwaitLocked(sh)
+	}
+	if done {
+		s.of.ended(s.of.address(c.RemoteAddr()))
+	} else if paid {
+		s.of.wasted(s.of.address(c.RemoteAddr()), time.Now())
+	}
 }
 
-// shedLocked closes those that have waited longest for their clients where there are too
-// many.
+// suspect tells whether c's handshake is a suspect's.
+func (s *handshakes) suspect(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.of.suspect(s.of.address(c.RemoteAddr()), time.Now())
+}
+
+// shedLocked closes some of those that have waited longest for their clients where there are
+// too many.
 func (s *handshakes) shedLocked() {
-	over := len(s.open) - s.most
+	over := len(s.open) - s.pendingLocked() - s.most
 	if over <= 0 || s.again != nil || s.stopped {
 		return
 	}
-	type waiter struct {
-		c     *conn
-		since time.Time
-	}
-	var list []waiter
-	for c, sh := range s.open {
-		if since := sh.waiting(); !since.IsZero() {
-			list = append(list, waiter{c, since})
-		}
-	}
-	slices.SortFunc(list, func(a, b waiter) int { return cmp.Compare(a.since.UnixNano(), b.since.UnixNano()) })
 	next := shedAfter
-	for _, w := range list[:min(over, len(list))] {
-		if age := time.Since(w.since); age < shedAfter {
+	for left := 1 + over/shedPart; over > 0 && s.waiters.Len() > 0; left-- {
+		w := s.waiters.Front().Value.(waiter)
+		if age := time.Since(w.sh.since); age < shedAfter {
 			next = shedAfter - age
 			break
 		}
+		if left == 0 {
+			next = shedStep
+			break
+		}
 		delete(s.open, w.c)
+		s.unwaitLocked(w.sh)
 		over--
 		s.h.st.shed.Add(1)
-		s.places.noteShed()
 		w.c.l.post(w.c, func(c *conn) {
 			if c.phase == handshake {
 				c.kill()
@@ -157,7 +193,7 @@ func (s *handshakes) shedLocked() {
 		})
 	}
 	if over > 0 {
-		s.again = time.AfterFunc(max(next, 10*time.Millisecond), func() {
+		s.again = time.AfterFunc(max(next, shedStep), func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.again = nil
@@ -166,11 +202,28 @@ func (s *handshakes) shedLocked() {
 	}
 }
 
-// waiting tells since when the handshake has waited for its client; zero: it is worked at.
-func (sh *shake) waiting() time.Time {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.waits
+// waits notes whether a handshake waits for its client. The caller holds the lock of sh.
+func (s *handshakes) waits(c *conn, sh *shake, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unwaitLocked(sh)
+	if yes {
+		sh.since = time.Now()
+		sh.wait = s.waiters.PushBack(waiter{c, sh})
+	}
+}
+
+func (s *handshakes) unwaitLocked(sh *shake) {
+	if sh.wait != nil {
+		s.waiters.Remove(sh.wait)
+		sh.wait = nil
+	}
+}
+
+// waiter is one that waits for its client.
+type waiter struct {
+	c  *conn
+	sh *shake
 }
 
 // stop ends the timer.

@@ -82,6 +82,7 @@ type Host struct {
 	mu      sync.Mutex
 	waiting map[uint32]*conn // guarded by mu; by conn.id
 	lastID  uint32           // guarded by mu
+	loops   []*loop          // guarded by mu
 }
 
 var _ netio.Host = (*Host)(nil)
@@ -107,6 +108,9 @@ func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host
 		}
 	}
 	h.shakes = newHandshakes(h)
+	if h.cfg.TLS != nil {
+		h.asks()
+	}
 	h.inflaters.New = func() any { return newInflater() }
 	h.Below = listen(sockets, h)
 	return h, nil
@@ -128,6 +132,9 @@ func (h *Host) now() int64 { return int64(time.Since(h.epoch)) + 1 }
 func (h *Host) NewLoop(x netio.Loop) netio.Turner {
 	l := &loop{Loop: x, h: h, opening: map[*conn]struct{}{}, closers: map[*conn]struct{}{}, halves: map[*conn]half{}, frameTimeout: h.cfg.FrameTimeout}
 	l.turner = h.host.NewLoop(l)
+	h.mu.Lock()
+	h.loops = append(h.loops, l)
+	h.mu.Unlock()
 	return l
 }
 
@@ -185,6 +192,9 @@ func (c *conn) startClock() {
 // would have all looked at for each.
 const alarmStep = 20 * time.Millisecond
 
+// lateMost is how many are ended in one look.
+const lateMost = 64
+
 // setAlarm has the openings looked at, at a time in nanoseconds of Host.now.
 func (l *loop) setAlarm(at int64) {
 	if l.alarmAt != 0 && l.alarmAt <= at {
@@ -210,12 +220,14 @@ func (l *loop) setAlarm(at int64) {
 func (l *loop) expireOpenings() {
 	now, next := l.h.now(), int64(0)
 	l.alarmAt = 0
+	ended := 0
 	for e := l.silent.Front(); e != nil; {
 		c := e.Value.(*conn)
 		e = e.Next() // c may leave the list
 		switch at := c.x.deadline; {
 		case at == 0:
-		case at <= now:
+		case at <= now && ended < lateMost:
+			ended++
 			c.x.deadline = 0 // once is enough, even if it must wait
 			c.do((*conn).late)
 		case next == 0 || at < next:
@@ -317,7 +329,22 @@ func (h *Host) Stop(ctx context.Context) error {
 	h.shakes.stop()
 	err := h.Below.Stop(ctx)
 	if err == nil {
+		h.endDetached()
 		h.bg.Wait()
 	}
 	return err
+}
+
+// endDetached closes the sockets that are the layers' own, which no loop knows of any more. The loops have ended.
+func (h *Host) endDetached() {
+	h.mu.Lock()
+	loops := h.loops
+	h.mu.Unlock()
+	for _, l := range loops {
+		for _, some := range []map[*conn]struct{}{l.opening, l.closers} {
+			for c := range some {
+				c.kill()
+			}
+		}
+	}
 }

@@ -1,6 +1,8 @@
 package door
 
 import (
+	"container/list"
+	"crypto/tls"
 	"io"
 	"net"
 	"sync"
@@ -11,42 +13,81 @@ import (
 type shake struct {
 	mu      sync.Mutex
 	more    sync.Cond
-	in, out []byte    // guarded by mu
-	shut    bool      // guarded by mu
-	eof     bool      // guarded by mu; no more will come
-	asked   bool      // guarded by mu; the loop has been asked to write out
-	started bool      // guarded by mu
-	placed  time.Time // when it got its place; its goroutine's
-	busy    bool      // guarded by mu; it counts as working
-	done    bool      // guarded by mu; the goroutine has ended
-	waits   time.Time // guarded by mu; since when it has waited for its client; zero: it does not
+	in, out []byte      // guarded by mu
+	shut    bool        // guarded by mu
+	eof     bool        // guarded by mu; no more will come
+	asked   bool        // guarded by mu; the loop has been asked to write out
+	started bool        // guarded by mu
+	wrote   bool        // guarded by mu; since it waited for its client last
+	flights int         // guarded by mu; how often it has written and then waited
+	busy    bool        // guarded by mu; it counts as working
+	done    bool        // guarded by mu; the goroutine has ended
+	slow    bool        // guarded by mu; it is a suspect's, and has its turns in the slow place
+	ask     tls.CurveID // the group that its client is asked for; 0: none. It is set before the goroutine begins
+
+	// The lock of the handshakes guards these. Who needs both locks takes mu first.
+	place *list.Element // where it waits for its first turn
+	wait  *list.Element // where it waits for its client
+	since time.Time     // and from when on
+
+	// Its goroutine's.
+	turns  int
+	placed time.Time // when it got its place
+	inSlow bool      // and that this is the slow one
 }
 
-// hold stops the handshake from being read, or lets it be.
+// hold stops the handshake from being read, or lets it be: then it waits for its client.
 func (t *tlsLayer) hold(hold bool) {
-	t.held = hold
-	since := time.Now()
-	if hold {
-		since = time.Time{} // it is not its client that it waits for
-	}
 	t.shake.mu.Lock()
 	if !t.shake.started {
-		t.shake.waits = since
+		t.c.l.h.shakes.waits(t.c, t.shake, !hold)
 	}
 	t.shake.mu.Unlock()
-	t.c.mask()
+	if t.held != hold {
+		t.held = hold
+		t.c.mask()
+	}
 }
 
 // run is the handshake's goroutine.
 func (t *tlsLayer) run() {
 	s, sh := t.c.l.h.shakes, t.shake
-	sh.placed = s.places.take()
+	sh.take(s)
 	err := t.tc.Handshake()
-	if sh.rest(time.Time{}) {
+	if t.rest(true) {
 		s.idle()
 	}
 	t.c.l.post(t.c, func(c *conn) { t.shaken(err) })
-	s.places.leave(sh.placed)
+	sh.leave(s)
+}
+
+// take waits for a place.
+func (sh *shake) take(s *handshakes) {
+	sh.mu.Lock()
+	sh.inSlow = sh.slow
+	sh.mu.Unlock()
+	if sh.inSlow {
+		sh.placed = s.waitSlow(sh.turns > 0)
+	} else {
+		sh.placed = s.places.take()
+	}
+	sh.turns++
+}
+
+// leave gives up its place.
+func (sh *shake) leave(s *handshakes) {
+	if !sh.inSlow {
+		s.places.leave()
+		return
+	}
+	times, then := time.Duration(payRest), func() {}
+	if sh.ask != 0 {
+		times = askRest
+	}
+	if sh.turns == 1 {
+		then = s.begun
+	}
+	s.slow.place.rest(sh.placed, times, then)
 }
 
 // noMore says that the socket has ended: the handshake goes on with what there is.
@@ -59,21 +100,22 @@ func (t *tlsLayer) noMore() {
 }
 
 // read waits for bytes of the handshake. While it does it has no place.
-func (sh *shake) read(p []byte, s *handshakes) (int, error) {
+func (t *tlsLayer) read(p []byte) (int, error) {
+	s, sh := t.c.l.h.shakes, t.shake
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for len(sh.in) == 0 && !sh.shut && !sh.eof {
 		sh.mu.Unlock()
-		if sh.rest(time.Now()) {
+		if t.rest(false) {
 			s.idle()
 		}
-		s.places.leave(sh.placed)
+		sh.leave(s)
 		sh.mu.Lock()
 		for len(sh.in) == 0 && !sh.shut && !sh.eof {
 			sh.more.Wait()
 		}
 		sh.mu.Unlock()
-		sh.placed = s.places.take()
+		sh.take(s)
 		sh.mu.Lock()
 	}
 	if sh.shut {
@@ -87,15 +129,30 @@ func (sh *shake) read(p []byte, s *handshakes) (int, error) {
 	return n, nil
 }
 
-// rest notes that there is nothing to work at, unless more has come; since: from when on it
-// waits for its client, zero: it has ended. It tells whether it had counted as working.
-func (sh *shake) rest(since time.Time) (was bool) {
+// paid tells whether its answer to the client was computed.
+func (sh *shake) paid() bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if len(sh.in) > 0 && !since.IsZero() {
+	return sh.flights > 0
+}
+
+// rest notes that there is nothing to work at: the handshake has ended, or it waits for its client, unless more has come.
+// It tells whether it had counted as working.
+func (t *tlsLayer) rest(ended bool) (was bool) {
+	sh := t.shake
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.wrote {
+		sh.wrote = false
+		sh.flights++
+		sh.slow = sh.slow && sh.ask != 0 && sh.flights == 1 // that was the question only
+	}
+	if len(sh.in) > 0 && !ended {
 		return false
 	}
-	was = sh.busy
-	sh.busy, sh.waits, sh.done = false, since, since.IsZero()
+	was, sh.busy, sh.done = sh.busy, false, ended
+	if !ended {
+		t.c.l.h.shakes.waits(t.c, sh, !sh.shut)
+	}
 	return was
 }

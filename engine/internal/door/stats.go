@@ -7,6 +7,7 @@ type counters struct {
 	front, handshaking                          atomic.Int64
 	handshakes, handshakeFails, truncated, shed atomic.Uint64
 	webSockets, upgrades, proxies, late         atomic.Uint64
+	slowed, asked                               atomic.Uint64
 	toldAt                                      atomic.Int64 // the second of the last log line
 
 	deflated, deflateShared, deflatedFrom, deflatedTo atomic.Uint64
@@ -43,6 +44,8 @@ type Stats struct {
 	BadHandshakes uint64 // refused: TLS handshakes that failed
 	Shed          uint64 // handshakes closed for MaxHandshakes
 	Limited       uint64 // handshakes refused for HandshakeRate
+	Slowed        uint64 // handshakes that waited for a turn, as many from their address were not ended
+	Asked         uint64 // of them those that were asked for another key share (HelloRetryRequest)
 	BadUpgrades   uint64 // requests that did not become WebSocket
 	BadProxies    uint64 // no PROXY header, or a broken one, from who must send it
 	BadDeflates   uint64 // streams ended: a message did not inflate, or to too much
@@ -57,6 +60,6 @@ func (h *Host) Stats() Stats {
 		Handshakes: c.handshakes.Load(), WebSockets: c.webSockets.Load(), Truncated: c.truncated.Load(),
 		BadHandshakes: c.handshakeFails.Load(), Shed: c.shed.Load(), BadUpgrades: c.upgrades.Load(), BadProxies: c.proxies.Load(), Late: c.late.Load(),
 		Deflated: c.deflated.Load(), DeflateShared: c.deflateShared.Load(), DeflatedFrom: c.deflatedFrom.Load(), DeflatedTo: c.deflatedTo.Load(),
-		Inflated: c.inflated.Load(), BadDeflates: c.badDeflates.Load(), Limited: c.limited.Load(),
+		Inflated: c.inflated.Load(), BadDeflates: c.badDeflates.Load(), Limited: c.limited.Load(), Slowed: c.slowed.Load(), Asked: c.asked.Load(),
 	}
 }

@@ -28,19 +28,21 @@ const (
 // waits.
 type tlsLayer struct {
 	c        *conn
-	tc       *tls.Conn
-	shake    *shake  // while the handshake runs
-	in       []byte  // what has just been received and is not decrypted
-	out      []byte  // records that the kernel has not taken
-	ahead    int     // bytes of the next write that are in out already
-	kept     int     // of out, in the budget
-	left     bool    // it counts no longer as an open handshake
-	straight bool    // a record goes to the socket as crypto/tls writes it
-	said     bool    // a close_notify, or an alert, was the last that we send
-	whole    records // that have come and are not decrypted: at most so many
+	tc       *tls.Conn // from its ClientHello on
+	shake    *shake    // while the handshake runs
+	in       []byte    // what has just been received and is not decrypted
+	out      []byte    // records that the kernel has not taken
+	ahead    int       // bytes of the next write that are in out already
+	kept     int       // of out, in the budget
+	left     bool      // it counts no longer as an open handshake
+	straight bool      // a record goes to the socket as crypto/tls writes it
+	said     bool      // a close_notify, or an alert, was the last that we send
+	whole    records   // that have come and are not decrypted: at most so many
 
 	crowded bool // too much waits for the handshake's goroutine
 	held    bool // it is not the handshake's turn to be read
+	pending bool // its hello is there, and it is not its turn
+	paid    bool // its handshake has ended, and was answered
 
 	known atomic.Pointer[tls.ConnectionState] // its state, once somebody has asked
 	done  atomic.Bool                         // the handshake has succeeded
@@ -58,9 +60,8 @@ var _ net.Error = errWait{}
 // beginTLS expects a handshake.
 func (c *conn) beginTLS() {
 	c.phase = handshake
-	t := &tlsLayer{c: c, shake: &shake{waits: time.Now()}}
+	t := &tlsLayer{c: c, shake: &shake{}}
 	t.shake.more.L = &t.shake.mu
-	t.tc = tls.Server(t, c.l.h.cfg.TLS)
 	c.tls = t
 	c.l.h.st.handshaking.Add(1)
 	c.startClock()
@@ -95,23 +96,45 @@ func (t *tlsLayer) received(b []byte) {
 	before := cap(sh.in)
 	sh.in = append(sh.in, b...)
 	t.c.l.h.cfg.Budget.Add(cap(sh.in) - before)
+	started := sh.started
 	crowded := len(sh.in) > maxHello
-	start := !sh.started
+	sh.mu.Unlock()
+	switch {
+	case started:
+		t.work()
+		if crowded != t.crowded {
+			t.crowded = crowded
+			t.c.mask()
+		}
+	case t.pending:
+	case !helloWhole(sh.in):
+		t.hold(false)
+	case t.c.l.h.shakes.suspect(t.c):
+		t.c.l.h.shakes.pend(t)
+	default:
+		t.start()
+	}
+}
+
+// start begins the handshake.
+func (t *tlsLayer) start() {
+	t.tc = tls.Server(t, t.c.l.h.cfg.TLS)
+	t.work()
+	t.c.l.h.bg.Go(t.run)
+}
+
+// work has the handshake's goroutine go on with what has come.
+func (t *tlsLayer) work() {
+	sh := t.shake
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	sh.started = true
-	sh.waits = time.Time{}
-	if !sh.busy && !sh.done {
+	t.c.l.h.shakes.waits(t.c, sh, false)
+	if !sh.busy && !sh.done && !sh.slow {
 		sh.busy = true
 		t.c.l.h.shakes.working.Add(1)
 	}
 	sh.more.Signal()
-	sh.mu.Unlock()
-	if crowded != t.crowded {
-		t.crowded = crowded
-		t.c.mask()
-	}
-	if start {
-		t.c.l.h.bg.Go(t.run)
-	}
 }
 
 // shaken ends the handshake. Loop goroutine.
@@ -125,7 +148,7 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	sh := t.shake
-	t.shake = nil
+	t.shake, t.paid = nil, sh.paid()
 	c.l.h.cfg.Budget.Add(-cap(sh.in))
 	t.in, t.crowded = sh.in, false
 	if err != nil {
@@ -136,7 +159,6 @@ func (t *tlsLayer) shaken(err error) {
 		return
 	}
 	c.l.h.st.handshakes.Add(1)
-	c.l.h.shakes.places.noteDone()
 	t.done.Store(true)
 	c.l.h.shakes.leave(c)
 	c.phase = innerByte
@@ -194,7 +216,7 @@ func (t *tlsLayer) pump() {
 // Read is crypto/tls's view of what has come.
 func (t *tlsLayer) Read(p []byte) (int, error) {
 	if t.shake != nil {
-		return t.shake.read(p, t.c.l.h.shakes)
+		return t.read(p)
 	}
 	if len(t.in) == 0 {
 		return 0, errWait{}
@@ -221,6 +243,7 @@ func (t *tlsLayer) Write(p []byte) (int, error) {
 	}
 	sh.mu.Lock()
 	sh.out = append(sh.out, p...)
+	sh.wrote = true
 	ask := !sh.asked
 	sh.asked = true
 	sh.mu.Unlock()

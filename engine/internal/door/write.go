@@ -237,7 +237,7 @@ func (c *conn) mask() bool {
 	if c.ended {
 		return true
 	}
-	return c.Conn.PauseReading(c.masked || c.stuffed || c.tls != nil && (c.tls.crowded || c.tls.held) || c.inflateWaits())
+	return c.Conn.PauseReading(c.masked || c.stuffed || c.tls != nil && (c.tls.crowded || c.tls.held || c.tls.pending) || c.inflateWaits())
 }
 
 // Unread counts what waits in the layers too.
