@@ -68,9 +68,29 @@ func (p *resumer) end(t testing.TB) {
 	}
 }
 
+// waiting waits until n sessions are without a link, which stays for a while behind a FIN.
 func waiting(t testing.TB, srv *Server, n int) {
 	t.Helper()
-	waitFor(t, "sessions to wait", func() bool { return srv.Stats().Waiting == n })
+	waitFor(t, "sessions to wait", func() bool {
+		loops := srv.allLoops()
+		without := make(chan int, len(loops))
+		for _, l := range loops {
+			l.onLoop(func(l *loop) {
+				k := 0
+				for _, s := range l.sessions {
+					if ln := s.line(); ln != nil && ln.away != 0 && ln.cur == nil {
+						k++
+					}
+				}
+				without <- k
+			})
+		}
+		sum := 0
+		for range loops {
+			sum += <-without
+		}
+		return sum == n && srv.Stats().Waiting == n
+	})
 }
 
 // What is no HELLO at the beginning, and what comes without one, is answered as the protocol

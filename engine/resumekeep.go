@@ -26,22 +26,28 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 	kept = ln.keep()
 	switch {
 	case s.rd.life == lifeGone || s.closed():
-	case ln.away != 0 && ln.cur == nil && s.out.Blocked(): // it has keyed pushes, see Write
-		if pushed, lag := s.out.Lagging(&l.out); ln.unasked+pushed+lag > l.srv.mostKept() {
-			l.abort(s, ReasonResumeOverrun)
-		}
-	case ln.away != 0 && ln.cur == nil:
-		ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
-		ln.logPos = s.out.Pos()
-		if ln.unasked > l.srv.cfg.ResumeBytes {
-			l.abort(s, ReasonResumeOverrun)
-		}
+	case ln.away != 0 && ln.cur == nil && l.overruns(s):
+		l.abort(s, ReasonResumeOverrun)
 	case ln.finned:
 		l.leaveFinned(s)
+	case ln.cur == nil:
 	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
 		l.pause(s, s.rd.paused)
 	}
 	return kept
+}
+
+// overruns counts what a session without a link has been pushed since the last look, and
+// tells whether that is more than is kept for its peer.
+func (l *loop) overruns(s *Session) bool {
+	ln := s.line()
+	if s.out.Blocked() && s.out.Keyed() { // what waits may be replaced, see Write
+		pushed, lag := s.out.Lagging(&l.out)
+		return ln.unasked+pushed+lag > l.srv.mostKept()
+	}
+	ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
+	ln.logPos = s.out.Pos()
+	return ln.unasked > l.srv.cfg.ResumeBytes
 }
 
 // mayPause is what of why holds for a session whose acknowledgements stand behind its
