@@ -14,6 +14,9 @@ STATIC     := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 SEEDS      ?= 20000
 ALONE      := engine|engine/internal/gnetio|timerwheel|bench|cmd/millrace/hostile
 SOAK       ?= 10m
+GUARDLAST  ?= $(lastword $(sort $(wildcard bench/results/*-pinned.jsonl)))
+GUARDCASES ?= echo/1x1 echo/100x1 echo/1000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB broadcast/1000x1 broadcast/1000x8
+GUARDFLAGS ?= --reps 7 --window 500ms --warm 200ms
 VULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB     ?= https://vuln.go.dev
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
@@ -42,6 +45,15 @@ counts:
 # docs/sharing.md.
 cores:
 	$(GO) test -tags tally ./engine/frametest -run '^TestLocksDoNotGrowWithLoops$$' -count 1 -cores -v -timeout 10m
+
+# The suite's pinned cases again, beside raw gnet, against the last dated run: exit code 1 if
+# something got worse by more than noise and a tenth. Wants a quiet machine, and ten minutes.
+bench-guard: build
+	@test -n "$(GUARDLAST)" || { echo "there is no bench/results/*-pinned.jsonl"; exit 1; }
+	./millrace bench --pinned --peers gnet --base gnet --serve='--dispatch inline' \
+		--variant ordered='--dispatch ordered' --variant adaptive='--dispatch adaptive' \
+		$(addprefix --case ,$(GUARDCASES)) $(GUARDFLAGS) --json bench-guard.jsonl
+	@set -e; for t in millrace ordered adaptive; do echo "$$t, against $(GUARDLAST)"; ./millrace bench compare $(GUARDLAST) bench-guard.jsonl --target $$t; done
 
 # What is compiled first uses every core. Two packages at a time, but for those that measure
 # times. PKGS narrows it. What failed is told once more at the end, the packages last: a test that hangs prints
@@ -171,4 +183,4 @@ run: build
 	./millrace bench --quick
 
 clean:
-	rm -f millrace bench.out bench-before.out fuzz.out soak.json
+	rm -f millrace bench.out bench-before.out bench-guard.jsonl fuzz.out soak.json

@@ -32,11 +32,40 @@ const (
 type account struct {
 	handle uint32
 	tag    string
-	busy   atomic.Int64 // nanoseconds
+	busy   spread       // nanoseconds
 	long   atomic.Int32 // above 0: turns of the handle may wait
 
 	held int         // of a tag: sessions that have it; guarded by costs.mu
 	gone atomic.Bool // of a tag: another has its place, and what comes late goes to costs.more
+}
+
+// spread is a sum to which many add: each loop's sessions, and who runs them, on a line of
+// their own where there are no more than spreads loops.
+type spread [spreads]struct {
+	n atomic.Int64
+	_ [64 - 8]byte
+}
+
+const spreads = 16 // times 64 bytes for each account
+
+func (x *spread) add(lane int, n int64) { x[lane%spreads].n.Add(n) }
+
+// load is the sum.
+func (x *spread) load() (n int64) {
+	for i := range x {
+		n += x[i].n.Load()
+	}
+	return n
+}
+
+// take makes it 0, and returns what it was.
+func (x *spread) take() (n int64) {
+	for i := range x {
+		if x[i].n.Load() != 0 {
+			n += x[i].n.Swap(0)
+		}
+	}
+	return n
 }
 
 // costs are a server's accounts.
@@ -122,6 +151,7 @@ func (c *costs) open(handle uint32) *account {
 type cost struct {
 	costs *costs
 	srv   *Server
+	lane  int          // the loop's number, where it adds to what others add to too
 	spent atomic.Int64 // nanoseconds; moved to costs.closed when done
 	tag   atomic.Pointer[account]
 	done  atomic.Bool // set under costs.mu
@@ -133,8 +163,9 @@ type cost struct {
 	from   time.Duration
 }
 
-func (c *cost) init(srv *Server) {
-	c.srv, c.costs = srv, &srv.costs
+func (c *cost) init(l *loop) {
+	srv := l.srv
+	c.srv, c.costs, c.lane = srv, &srv.costs, l.index
 	c.tag.Store(&srv.costs.none)
 }
 
@@ -206,10 +237,10 @@ func (c *cost) charge(now int64) {
 
 // add charges n nanoseconds. Any goroutine.
 func (c *cost) add(a *account, n int64) {
-	a.busy.Add(n)
+	a.busy.add(c.lane, n)
 	tag := c.tag.Load()
-	if tag.busy.Add(n); tag.gone.Load() { // it has just given way
-		c.costs.more.busy.Add(tag.busy.Swap(0))
+	if tag.busy.add(c.lane, n); tag.gone.Load() { // it has just given way
+		c.costs.more.busy.add(c.lane, tag.busy.take())
 	}
 	c.spent.Add(n)
 	if c.done.Load() { // the slot is free already; a write may end a session
@@ -300,7 +331,7 @@ func (c *costs) giveWay() bool {
 		if a.held == 0 {
 			delete(c.tags, name)
 			a.gone.Store(true)
-			c.more.busy.Add(a.busy.Swap(0))
+			c.more.busy.add(0, a.busy.take())
 			return true
 		}
 	}

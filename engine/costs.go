@@ -97,7 +97,7 @@ func (r *CostReader) readAccounts(out *Costs) {
 	c := &r.srv.costs
 	accounts := map[*account]int64{}
 	since := func(a *account) time.Duration {
-		now := a.busy.Load()
+		now := a.busy.load()
 		accounts[a] = now
 		return time.Duration(now - r.accounts[a])
 	}

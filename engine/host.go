@@ -197,7 +197,7 @@ func (l *loop) accept(s *Session) bool {
 		s.rd.since = max(s.rd.since-(now.UnixNano()-s.accepted), 1)
 	}
 	s.ends.Store(2)
-	s.meter = srv.newMeter()
+	s.meter = s.loop.newMeter()
 	s.out.Open(&l.out) // its share of the log begins at the end
 	if inline {
 		s.in.Open(nil)

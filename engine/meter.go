@@ -46,12 +46,12 @@ func (m *meter) waits(now int64) time.Duration {
 }
 
 // newMeter is a new session's; nil: nothing asks for one.
-func (srv *Server) newMeter() *meter {
-	if !srv.cfg.metered() {
+func (l *loop) newMeter() *meter {
+	if !l.srv.cfg.metered() {
 		return nil
 	}
 	m := &meter{}
-	m.cost.init(srv)
+	m.cost.init(l)
 	return m
 }
 

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"maps"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -117,13 +118,17 @@ func (l *limiter) allow(ctx *Context, now time.Time) bool {
 
 // Metrics counts requests per handle. Its zero value is ready.
 type Metrics struct {
-	mu      sync.RWMutex
-	handles map[uint32]*handleMetrics
+	handles atomic.Pointer[map[uint32]*handleMetrics] // copied on write, under mu
+	mu      sync.Mutex
 }
 
+// handleMetrics are one handle's. Loops count apart: so that they do not wait for one another.
 type handleMetrics struct {
-	requests, nanos atomic.Uint64
-	errors          [maxCode + 1]atomic.Uint64
+	shards [meterShards]struct {
+		requests, nanos atomic.Uint64
+		_               [64 - 16]byte
+	}
+	errors [maxCode + 1]atomic.Uint64
 }
 
 const maxCode = int(engine.CodeLimit)
@@ -145,8 +150,9 @@ func (m *Metrics) Middleware() Middleware {
 			start := time.Now()
 			err := next(ctx)
 			h := m.handle(ctx.Handle())
-			h.requests.Add(1)
-			h.nanos.Add(uint64(time.Since(start)))
+			sh := &h.shards[uint(ctx.s.Loop())%meterShards]
+			sh.requests.Add(1)
+			sh.nanos.Add(uint64(time.Since(start)))
 			if err != nil && err != Answer && err != Stop {
 				if code := int(ErrorOf(err).Code); code <= maxCode {
 					h.errors[code].Add(1)
@@ -158,30 +164,40 @@ func (m *Metrics) Middleware() Middleware {
 }
 
 func (m *Metrics) handle(handle uint32) *handleMetrics {
-	m.mu.RLock()
-	h := m.handles[handle]
-	m.mu.RUnlock()
-	if h != nil {
+	if h := m.all()[handle]; h != nil {
 		return h
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.handles == nil {
-		m.handles = map[uint32]*handleMetrics{}
+	old := m.all()
+	if old[handle] == nil {
+		next := maps.Clone(old)
+		if next == nil {
+			next = map[uint32]*handleMetrics{}
+		}
+		next[handle] = &handleMetrics{} // only handles with a service come here
+		m.handles.Store(&next)
 	}
-	if m.handles[handle] == nil {
-		m.handles[handle] = &handleMetrics{} // only handles with a service come here
+	return m.all()[handle]
+}
+
+// all are the handles that were used. It is not changed.
+func (m *Metrics) all() map[uint32]*handleMetrics {
+	if all := m.handles.Load(); all != nil {
+		return *all
 	}
-	return m.handles[handle]
+	return nil
 }
 
 // Snapshot returns the counts of the handles that were used.
 func (m *Metrics) Snapshot() map[uint32]HandleMetrics {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
 	all := map[uint32]HandleMetrics{}
-	for handle, h := range m.handles {
-		s := HandleMetrics{Requests: h.requests.Load(), Time: time.Duration(h.nanos.Load()), Errors: map[engine.ErrorCode]uint64{}}
+	for handle, h := range m.all() {
+		s := HandleMetrics{Errors: map[engine.ErrorCode]uint64{}}
+		for i := range h.shards {
+			s.Requests += h.shards[i].requests.Load()
+			s.Time += time.Duration(h.shards[i].nanos.Load())
+		}
 		for code := range h.errors {
 			if n := h.errors[code].Load(); n > 0 {
 				s.Errors[engine.ErrorCode(code)] = n

@@ -82,8 +82,7 @@ func (p *Pool) Give(i int) bool {
 	if i < s.tasks.n {
 		o.t = s.takeNth(i, p)
 	} else {
-		o.fn = s.fns.pop()
-		s.count()
+		o.fn = s.popFn()
 	}
 	p.wakeFree(o)
 	return true

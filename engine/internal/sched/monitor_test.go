@@ -15,8 +15,7 @@ func TestBlockedIsOneStepThatTakesLong(t *testing.T) {
 	p.workers = append(p.workers, w)
 	p.state.Store(stateStopping) // the spare worker ends when it has run what waits
 	ran := make(chan bool)
-	p.shards[0].fns.push(func() { close(ran) })
-	p.shards[0].count()
+	p.shards[0].pushFn(func() { close(ran) })
 	j := newJob(nil)
 	pass := func(n int, step uint32, late time.Duration) uint64 {
 		for range n {

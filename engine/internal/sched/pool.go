@@ -221,8 +221,7 @@ func (p *Pool) Submit(fn func()) error {
 			s.mu.Unlock()
 			return err
 		}
-		if s.fns.push(fn) {
-			s.count()
+		if s.pushFn(fn) {
 			p.signal(s)
 			return nil
 		}

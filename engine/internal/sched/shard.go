@@ -89,9 +89,25 @@ func (s *shard) pop(p *Pool) *Task {
 }
 
 // count says for others how many there are. mu is held.
-func (s *shard) count() {
-	s.waiting.Store(int32(s.tasks.n + s.fns.len()))
+func (s *shard) count() { s.waiting.Store(int32(s.tasks.n + s.fns.len())) }
+
+// pushFn is fns.push, and popFn fns.pop. mu is held.
+func (s *shard) pushFn(fn func()) bool {
+	if !s.fns.push(fn) {
+		return false
+	}
 	s.waitingFns.Store(int32(s.fns.len()))
+	s.count()
+	return true
+}
+
+func (s *shard) popFn() func() {
+	fn := s.fns.pop()
+	if fn != nil {
+		s.waitingFns.Store(int32(s.fns.len()))
+		s.count()
+	}
+	return fn
 }
 
 // take takes a task or a function off the shard for a worker, which need not be its own; both
@@ -106,9 +122,7 @@ func (s *shard) take(w *worker, p *Pool) (*Task, func()) {
 		return t, nil
 	}
 	s.fnTurn = false
-	fn := s.fns.pop()
-	s.count()
-	return nil, fn
+	return nil, s.popFn()
 }
 
 // steal takes from another shard, each time from the one behind the last; both nil: nothing
