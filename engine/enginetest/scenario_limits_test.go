@@ -78,3 +78,38 @@ func idleWorld(w *World) {
 		}
 	}
 }
+
+// filesWorld has clients that send a FIN while their answers wait for them, at a moment when
+// others of the process have taken all descriptors: the sessions end all the same.
+func filesWorld(w *World) {
+	srv := w.Server(engine.Config{Dispatch: dispatch(w), Limits: engine.Limits{MaxConns: 16, MaxOutbound: 8 << 10}}, library{})
+	path, all := Path{SendBuffer: 4 << 10, RecvBuffer: 4 << 10}, w.opt.Files
+	var clients []*Client
+	for range 1 + w.Pick(4) {
+		c := w.DialPath(srv, path)
+		c.Stall(true)
+		for range 1 + w.Pick(3) {
+			c.Send(1, 1, []byte{byte(1 + w.Pick(40))})
+		}
+		clients = append(clients, c)
+	}
+	w.Advance(w.Between(2*time.Millisecond, 5*time.Millisecond))
+	w.opt.Files = 0
+	for _, c := range clients {
+		if w.Chance(2) {
+			c.Send(1, 1, []byte{byte(1 + w.Pick(40))})
+		}
+		c.harm() // what it is owed may be lost
+		c.CloseWrite()
+	}
+	w.Advance(time.Second)
+	w.opt.Files = all
+	for _, c := range clients {
+		c.Stall(false)
+	}
+	w.Until(func() bool { return srv.Stats().Conns == 0 })
+	w.Advance(time.Second) // the server looks what is free now and then
+	x := w.Dial(srv)
+	x.Send(1, 1, []byte{3})
+	w.Until(func() bool { return x.answers(1) == 3 })
+}

@@ -29,6 +29,7 @@ var scenarios = []struct {
 	{"stuck", Options{}, stuckWorld},
 	{"memory", Options{}, memoryWorld},
 	{"slow", Options{}, slowWorld},
+	{"files", Options{Files: 200}, filesWorld},
 }
 
 // echo answers each frame with itself; those of Main 4 in a function that it submits.

@@ -135,7 +135,11 @@ func (w *World) end() {
 			continue
 		}
 		var loss *engine.LossError
-		if err := s.StopWithin(min(w.opt.Patience/2, lastDrain)); err != nil && !(errors.As(err, &loss) && s.check.disturbed()) {
+		err := s.StopWithin(min(w.opt.Patience/2, lastDrain))
+		switch isLoss := errors.As(err, &loss); {
+		case isLoss && len(loss.Stuck) > 0:
+			w.Fatalf("Stop: %v", err)
+		case err != nil && !(isLoss && s.check.disturbed()):
 			w.Fatalf("Stop, although no client was disturbed: %v", err)
 		}
 	}

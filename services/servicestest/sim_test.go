@@ -155,10 +155,13 @@ func (x *town) raise(ctx *services.Context, req *ask, _ *told) error {
 		}
 		held = 0
 	}
-	cancel, err := cache.Lock("number", services.LockOptions{TTL: 10 * time.Second, Wait: 20 * time.Second, Owner: s, On: s}, func(token uint64, err error) {
+	cancel, err := cache.Lock("number", services.LockOptions{TTL: time.Hour, Wait: 20 * time.Second, Owner: s, On: s}, func(token uint64, err error) {
 		if err != nil {
 			reply.DoneHere(nil, err)
 			return
+		}
+		if token == 0 {
+			x.w.Errorf("a lock that nobody keeps was not given")
 		}
 		held = token
 		was := x.number
