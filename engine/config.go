@@ -177,7 +177,8 @@ type Limits struct {
 	// ResumeBytes is what is kept of one session, in bytes, that was sent and is not
 	// acknowledged: with Resume no more is sent then until it is, and a session that waits for
 	// its peer closes when it is sent more that the peer has not asked for. Answers count
-	// until MaxOutbound too, in the larger of the two. 256 KiB.
+	// until MaxOutbound too, in the larger of the two. A peer acknowledges after 64 frames or a
+	// second: where it does no more than that, 64 of the usual frames should have room. 256 KiB.
 	ResumeBytes int
 }
 

@@ -100,15 +100,20 @@ const slowAfter = time.Second
 
 // slow tells whether a blocked session has left too much unread that it has not asked for.
 // What is sent to all is held only once and can grow by more than MaxOutbound between two
-// looks at a session: of that one who takes bytes may be behind by up to MaxOutbox.
+// looks at a session: of that one who takes bytes may be behind by up to MaxOutbox. So may one
+// be that only waits for its peer's acknowledgements, for which there is a time: a burst of pushes would end a
+// session whose peer reads as fast as it can.
 func (l *loop) slow(s *Session) bool {
-	limit := l.srv.cfg.MaxOutbound
+	limit, patience := l.srv.cfg.MaxOutbound, slowAfter
 	pushed, lag := s.out.Lagging(&l.out)
 	if n := max(s.out.Size(), pushed+lag); isNear(n, limit) {
 		l.srv.near(LimitOutbound, s, n, limit)
 	}
+	if ln := s.line(); ln != nil && ln.awaits() {
+		lag, pushed, patience = lag+pushed, 0, ackTime+slowAfter
+	}
 	return pushed >= limit || pushed+lag >= limit &&
-		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || past(l.srv.now(), s.rd.progress, slowAfter))
+		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || past(l.srv.now(), s.rd.progress, patience))
 }
 
 // allSent ends the sending side of a session that closes, once everything has gone.

@@ -184,6 +184,12 @@ func (ln *line) starved() bool {
 	return ln.link != nil && ln.wish && ln.ring.Unsent() == 0
 }
 
+// awaits tells whether what has been given to the link has gone, as far as is known: a link on another loop may still be
+// about to write it. More goes when the peer has acknowledged some, or at the next turn.
+func (ln *line) awaits() bool {
+	return ln.cur != nil && (ln.cur.loop != ln.home || ln.unsent() == 0)
+}
+
 // takeWish tells whether the session, which waits for that, can be told that more is
 // taken. mu is held.
 func (ln *line) takeWish() bool {

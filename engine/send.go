@@ -35,7 +35,8 @@ func (s *Session) SendPacket(p codec.Packet) error {
 }
 
 // Push sends what the peer has not asked for. A peer that leaves MaxOutbound bytes
-// of it unread is closed with ReasonSlowConsumer. Errors are Send's, and from elsewhere
+// of it unread is closed with ReasonSlowConsumer; one that only owes acknowledgements, see
+// ResumeBytes, has two seconds for them first. Errors are Send's, and from elsewhere
 // ErrOutboxFull when the loop has MaxOutbox bytes waiting.
 func (s *Session) Push(main, sub uint16, body []byte) error {
 	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, outbox.Push)
