@@ -147,20 +147,30 @@ func (n *Node) serve(m cluster.Message) {
 		case leaving:
 			n.answer(m.AnswerLater, refusal(engine.CodeUnavailable, "the node stops"))
 		default:
-			go n.work(m, e)
+			n.calls.hand(job{m, e})
 		}
 	}
 }
 
 // work runs a question of another node, and answers it.
-func (n *Node) work(m cluster.Message, e envelope.Envelope) {
+func (n *Node) work(j job) {
 	defer n.calls.done()
-	left := time.Duration(e.Left) * time.Millisecond
-	if e.Kind == envelope.Call {
-		n.answer(m.Answer, n.calls.run(e, left))
+	left := time.Duration(j.e.Left) * time.Millisecond
+	a := envelope.Envelope{}
+	if j.e.Kind == envelope.Call {
+		a = n.calls.run(j.e, left)
 	} else {
-		n.answer(m.Answer, n.homes.serve(e, left))
+		a = n.homes.serve(j.e, left)
 	}
+	buf := buffers.Get().(*[]byte)
+	defer keep(buf)
+	a.Source = n.process
+	b, err := a.Append((*buf)[:0])
+	if err == nil {
+		*buf = b
+		err = j.m.Answer(b)
+	}
+	n.lose(err)
 }
 
 // expired tells whether a time of the servers' clock has passed, as far as is known.

@@ -238,6 +238,19 @@ func (n *Node) seal(e envelope.Envelope) ([]byte, error) {
 	return e.Append(make([]byte, 0, envelope.HeaderLen+len(e.Key)+len(e.Body)))
 }
 
+// buffers are for what is sent by a call that has copied it when it returns.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// mostKept is the largest buffer that is kept, in bytes.
+const mostKept = 64 << 10
+
+func keep(b *[]byte) {
+	if cap(*b) <= mostKept {
+		*b = (*b)[:0]
+		buffers.Put(b)
+	}
+}
+
 // to is the stream to another node.
 func (n *Node) to(process uint64) *outbound {
 	n.mu.Lock()

@@ -53,7 +53,7 @@ func (n *Node) newView(from []cluster.Member, beats uint64) *view {
 		if process == 0 || process == n.process || !IsName(c.Name) {
 			continue
 		}
-		m := Member{Name: c.Name, Process: process, Token: c.Token, State: Up}
+		m := Member{Name: c.Name, Process: process, Token: c.Token, State: Up, asks: askSubject(process)}
 		if b, ok := n.beats[process]; ok {
 			m.State, m.Sessions, m.Addrs, m.handles = b.State, b.Sessions, b.Addrs, b.Handles
 		}
