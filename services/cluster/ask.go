@@ -46,7 +46,7 @@ func (b *Bus) Ask(ctx context.Context, subject string, data []byte) (answer []by
 
 // AskUntil is Ask that ends at a time, too; zero: it does not.
 func (b *Bus) AskUntil(ctx context.Context, until time.Time, subject string, data []byte) (answer []byte, err error) {
-	q, err := b.post(subject, data, 1, b.now)
+	q, err := b.post(subject, data, 1, true)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (b *Bus) AskUntil(ctx context.Context, until time.Time, subject string, dat
 
 // AskMany is Ask for that many answers; each is called for every one, on this goroutine.
 func (b *Bus) AskMany(ctx context.Context, subject string, data []byte, want int, each func(answer []byte)) error {
-	q, err := b.post(subject, data, want, b.now)
+	q, err := b.post(subject, data, want, true)
 	if err != nil {
 		return err
 	}
@@ -71,10 +71,12 @@ type Question struct {
 
 // Post sends a question whose answers Wait waits for. It never blocks; errors are Publish's.
 func (b *Bus) Post(subject string, data []byte, want int) (Question, error) {
-	return b.post(subject, data, want, b.put)
+	return b.post(subject, data, want, false)
 }
 
-func (b *Bus) post(subject string, data []byte, want int, put func(outgoing) error) (Question, error) {
+// post sends a question: in the order of what is published, or, free, as is best: then data
+// is the caller's again when the question has ended.
+func (b *Bus) post(subject string, data []byte, want int, free bool) (Question, error) {
 	var a *ask
 	if want == 1 {
 		a = asks1.Get().(*ask)
@@ -91,10 +93,16 @@ func (b *Bus) post(subject string, data []byte, want int, put func(outgoing) err
 	b.last++
 	a.id = b.last
 	b.asks[a.id] = a
+	crowd := len(b.asks)
 	b.mu.Unlock()
 	var space [128]byte
 	reply := string(strconv.AppendUint(append(space[:0], b.replies...), a.id, 16))
-	if err := put(outgoing{subject: subject, data: data, ask: a.id, reply: reply}); err != nil {
+	o := outgoing{subject: subject, data: data, ask: a.id, reply: reply}
+	put := b.put
+	if free {
+		put = func(o outgoing) error { return b.send(o, crowd) }
+	}
+	if err := put(o); err != nil {
 		b.forget(a)
 		return Question{}, err
 	}

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +45,8 @@ type BusStats struct {
 // nothing for later: while the servers are away a message is refused at once.
 //
 // Publish and Post never block on the network: a goroutine of the bus writes, and so keeps
-// the order. Ask and Answer write themselves, in no order with these.
+// the order. Ask and Answer write themselves, in no order with these, unless so many are under
+// way that it is cheaper to have them written together.
 type Bus struct {
 	c       *Cache
 	cfg     BusConfig
@@ -255,6 +258,24 @@ func (b *Bus) check(o outgoing) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// crowded is from how many that are under way together on messages are written together: each
+// write by itself costs a system call, and waiting for the writer a switch of goroutines.
+const crowded = 8
+
+// send sends a message, in no order with others, together with others if there are many. Its
+// data is not used behind the end of the call, or of a question.
+func (b *Bus) send(o outgoing, crowd int) error {
+	if crowd < crowded {
+		return b.now(o)
+	}
+	own := o
+	own.data = bytes.Clone(o.data)
+	if err := b.put(own); !errors.Is(err, ErrOverloaded) {
+		return err
+	}
+	return b.now(o)
+}
+
 // now writes a message on the caller's goroutine, which may block for Config.Timeout where
 // the servers take nothing.
 func (b *Bus) now(o outgoing) error {
@@ -273,7 +294,20 @@ func (b *Bus) writer() {
 		case <-b.run.Done():
 			return
 		case o := <-b.out:
-			_ = b.write(nc, o) // who asked has been told
+			runtime.Gosched() // whoever is about to send more does: the library then writes it together
+			b.writeAll(nc, o)
+		}
+	}
+}
+
+// writeAll writes a message, and those that wait behind it.
+func (b *Bus) writeAll(nc *nats.Conn, o outgoing) {
+	for {
+		_ = b.write(nc, o) // who asked has been told
+		select {
+		case o = <-b.out:
+		default:
+			return
 		}
 	}
 }

@@ -168,7 +168,7 @@ func (n *Node) work(j job) {
 	b, err := a.Append((*buf)[:0])
 	if err == nil {
 		*buf = b
-		err = j.m.Answer(b)
+		err = j.m.AnswerAmong(b, int(n.calls.running.Load()))
 	}
 	n.lose(err)
 }
