@@ -136,7 +136,7 @@ func (n *Node) serve(m cluster.Message) {
 	switch {
 	case err != nil || e.Source == n.process:
 		n.counts.bad.Add(1)
-	case e.Kind != envelope.Call && e.Kind != envelope.Room:
+	case e.Kind != envelope.Call && e.Kind != envelope.Room && e.Kind != envelope.Who:
 		n.counts.bad.Add(1)
 	case n.expired(e.Expires):
 		// Nobody waits for it any more, and its caller has been told that it may have run.
@@ -157,10 +157,13 @@ func (n *Node) work(j job) {
 	defer n.calls.done()
 	left := time.Duration(j.e.Left) * time.Millisecond
 	a := envelope.Envelope{}
-	if j.e.Kind == envelope.Call {
+	switch j.e.Kind {
+	case envelope.Call:
 		a = n.calls.run(j.e, left)
-	} else {
+	case envelope.Room:
 		a = n.homes.serve(j.e, left)
+	case envelope.Who:
+		a = n.who(j.e.Key)
 	}
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)

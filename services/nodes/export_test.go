@@ -59,3 +59,6 @@ var NewCallContext = newCallContext
 
 // End ends it, as the call's return does.
 func (c *callContext) End() { c.end() }
+
+// ParsePresent reads what another node says of who is in a group.
+func ParsePresent(b []byte) ([]Present, error) { return parsePresent(b, Member{}) }
