@@ -192,8 +192,8 @@ func (h *Homes[S]) move(ctx context.Context) {
 // send sends a room's state to its next home, and closes it. In the room.
 func (h *Homes[S]) send(ctx context.Context, room *services.Room[string, *Home[S]]) {
 	r := room.State
-	if r == nil || r.moved || !r.Held() {
-		return // it has not opened, or is not this node's any more
+	if r == nil || r.moved || !r.Held() || !h.n.draining() {
+		return // it has not opened, or is not this node's any more; or the drain was taken back
 	}
 	if len(h.n.ups()) == 0 {
 		return // there is nowhere to go

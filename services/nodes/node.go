@@ -155,7 +155,7 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("nodes: start %s: %w", n.cfg.Name, err)
 	}
 	n.bg.Go(n.membership)
-	n.bg.Go(n.deaths)
+	n.bg.Go(n.watch)
 	n.greet(ctx)
 	return nil
 }
