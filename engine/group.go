@@ -211,6 +211,22 @@ func (gs *groups) members(name string) (lists memberLists, scope uint32) {
 	return *l, set.scope
 }
 
+// Members are those there are now, most of them at most, in no order. Any goroutine.
+func (g *Group) Members(most int) []*Session {
+	gs := &g.srv.groups
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	set := gs.all[g.name]
+	if set == nil {
+		return nil
+	}
+	all := make([]*Session, 0, min(most, len(set.in)))
+	for _, m := range set.in[:min(most, len(set.in))] {
+		all = append(all, m.s)
+	}
+	return all
+}
+
 // Send sends one packet to every member, as what they have not asked for, and returns
 // how many it was sent to. The frame is encoded once and held once. ErrOutboxFull when a
 // loop has MaxOutbox bytes of broadcasts and group sends waiting and ErrMemory while

@@ -5,29 +5,58 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
-// ask is a question under way.
+// ask is a question under way. It is used again when it has ended: what is sent to its
+// channel is sent under Bus.mu, while it stands in Bus.asks.
 type ask struct {
 	id      uint64
 	subject string
-	answers chan []byte // with room for as many as are wanted
-	failed  chan error  // with room for one
-	sent    bool        // guarded by Bus.mu; it may be with others
+	results chan result // with room for as many answers as are wanted, and one more
+	want    int
+	sent    bool // guarded by Bus.mu; it may be with others
 }
 
+// result is an answer, or why there is none.
+type result struct {
+	data []byte
+	err  error
+}
+
+// asks1 are asks for one answer that have ended.
+var asks1 = sync.Pool{New: func() any { return &ask{want: 1, results: make(chan result, 2)} }}
+
+// timers are stopped ones.
+var timers = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}}
+
 // Ask sends a question, and waits for one answer. ErrUnavailable at once when nobody has
-// subscribed to the subject; ErrLost; ErrNoAnswer when ctx ends; what Publish says.
+// subscribed to the subject; ErrLost; ErrNoAnswer when ctx ends; what Publish says. data is
+// the caller's again when it returns.
 func (b *Bus) Ask(ctx context.Context, subject string, data []byte) (answer []byte, err error) {
-	err = b.AskMany(ctx, subject, data, 1, func(got []byte) { answer = got })
+	return b.AskUntil(ctx, time.Time{}, subject, data)
+}
+
+// AskUntil is Ask that ends at a time, too; zero: it does not.
+func (b *Bus) AskUntil(ctx context.Context, until time.Time, subject string, data []byte) (answer []byte, err error) {
+	q, err := b.post(subject, data, 1, true)
+	if err != nil {
+		return nil, err
+	}
+	err = q.wait(ctx, until, func(got []byte) { answer = got })
 	return answer, err
 }
 
 // AskMany is Ask for that many answers; each is called for every one, on this goroutine.
 func (b *Bus) AskMany(ctx context.Context, subject string, data []byte, want int, each func(answer []byte)) error {
-	q, err := b.post(subject, data, want, b.now)
+	q, err := b.post(subject, data, want, true)
 	if err != nil {
 		return err
 	}
@@ -36,18 +65,25 @@ func (b *Bus) AskMany(ctx context.Context, subject string, data []byte, want int
 
 // Question is one that was sent by Post.
 type Question struct {
-	b    *Bus
-	ask  *ask
-	want int
+	b   *Bus
+	ask *ask
 }
 
 // Post sends a question whose answers Wait waits for. It never blocks; errors are Publish's.
 func (b *Bus) Post(subject string, data []byte, want int) (Question, error) {
-	return b.post(subject, data, want, b.put)
+	return b.post(subject, data, want, false)
 }
 
-func (b *Bus) post(subject string, data []byte, want int, put func(outgoing) error) (Question, error) {
-	a := &ask{subject: subject, answers: make(chan []byte, want), failed: make(chan error, 1)}
+// post sends a question: in the order of what is published, or, free, as is best: then data
+// is the caller's again when the question has ended.
+func (b *Bus) post(subject string, data []byte, want int, free bool) (Question, error) {
+	var a *ask
+	if want == 1 {
+		a = asks1.Get().(*ask)
+	} else {
+		a = &ask{want: want, results: make(chan result, want+1)}
+	}
+	a.subject, a.sent = subject, false
 	b.mu.Lock()
 	if len(b.asks) >= b.cfg.MaxAsks {
 		b.mu.Unlock()
@@ -57,38 +93,91 @@ func (b *Bus) post(subject string, data []byte, want int, put func(outgoing) err
 	b.last++
 	a.id = b.last
 	b.asks[a.id] = a
+	crowd := len(b.asks)
 	b.mu.Unlock()
-	reply := b.prefix + "r." + b.c.proc + "." + strconv.FormatUint(a.id, 16)
-	if err := put(outgoing{subject: subject, data: data, ask: a, reply: reply}); err != nil {
+	var space [128]byte
+	reply := string(strconv.AppendUint(append(space[:0], b.replies...), a.id, 16))
+	o := outgoing{subject: subject, data: data, ask: a.id, reply: reply}
+	put := b.put
+	if free {
+		put = func(o outgoing) error { return b.send(o, crowd) }
+	}
+	if err := put(o); err != nil {
 		b.forget(a)
 		return Question{}, err
 	}
-	return Question{b, a, want}, nil
+	return Question{b, a}, nil
 }
 
+// forget ends a question: nobody sends to it any more.
 func (b *Bus) forget(a *ask) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	delete(b.asks, a.id)
+	b.mu.Unlock()
+	if a.want != 1 {
+		return
+	}
+	for len(a.results) > 0 {
+		<-a.results
+	}
+	a.subject = ""
+	asks1.Put(a)
 }
 
 // Wait waits for the answers, and calls each for every one, on this goroutine. It is called
 // once. Errors are Ask's.
 func (q Question) Wait(ctx context.Context, each func(answer []byte)) error {
-	defer q.b.forget(q.ask)
-	for range q.want {
+	return q.wait(ctx, time.Time{}, each)
+}
+
+func (q Question) wait(ctx context.Context, until time.Time, each func(answer []byte)) error {
+	a := q.ask
+	defer q.b.forget(a)
+	var up <-chan time.Time
+	if !until.IsZero() {
+		t := timers.Get().(*time.Timer)
+		t.Reset(time.Until(until))
+		defer func() {
+			t.Stop() // nothing is in its channel then
+			timers.Put(t)
+		}()
+		up = t.C
+	}
+	for range a.want {
 		select {
-		case got := <-q.ask.answers:
-			each(got)
-		case err := <-q.ask.failed:
-			return err
+		case got := <-a.results:
+			if got.err != nil {
+				return got.err
+			}
+			each(got.data)
 		case <-ctx.Done():
-			return q.b.timedOut(q.ask)
+			return q.b.timedOut(a)
+		case <-up:
+			return q.b.timedOut(a)
 		case <-q.b.run.Done():
 			return ErrLost
 		}
 	}
 	return nil
+}
+
+// tell gives a question its result; false: it has as many as it wants. Bus.mu is held.
+func (a *ask) tell(r result) bool {
+	select {
+	case a.results <- r:
+		return true
+	default:
+		return false
+	}
+}
+
+// fail ends a question that is still under way.
+func (b *Bus) fail(id uint64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a := b.asks[id]; a != nil {
+		a.tell(result{err: err})
+	}
 }
 
 // Lose ends the questions under way to subjects of which dead says that nobody is there any
@@ -98,17 +187,19 @@ func (b *Bus) Lose(dead func(subject string) bool) {
 	defer b.mu.Unlock()
 	for _, a := range b.asks {
 		if a.sent && dead(a.subject) {
-			a.fail(ErrLost)
+			a.tell(result{err: ErrLost})
 		}
 	}
 }
 
-// timedOut says what is known of a question whose time is up.
+// timedOut says what is known of a question whose time is up. One that waits to be sent is
+// not sent any more.
 func (b *Bus) timedOut(a *ask) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !a.sent {
-		return fmt.Errorf("%w: it waited to be sent for too long", ErrNoAnswer)
+		delete(b.asks, a.id)
+		return fmt.Errorf("%w: it waited to be sent for too long", ErrUnavailable)
 	}
 	return ErrNoAnswer
 }
@@ -117,19 +208,13 @@ func (b *Bus) timedOut(a *ask) error {
 func (b *Bus) answer(m *nats.Msg) {
 	b.received.Add(1)
 	id, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 16, 64)
+	r := result{data: m.Data}
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" { // no responders
+		r = result{err: ErrUnavailable}
+	}
 	b.mu.Lock()
-	a := b.asks[id]
-	b.mu.Unlock()
-	switch {
-	case err != nil || a == nil:
+	defer b.mu.Unlock()
+	if a := b.asks[id]; err != nil || a == nil || !a.tell(r) {
 		b.late.Add(1)
-	case len(m.Data) == 0 && m.Header.Get("Status") == "503": // no responders
-		a.fail(ErrUnavailable)
-	default:
-		select {
-		case a.answers <- m.Data:
-		default: // more than were wanted
-			b.late.Add(1)
-		}
 	}
 }

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,11 +45,13 @@ type BusStats struct {
 // nothing for later: while the servers are away a message is refused at once.
 //
 // Publish and Post never block on the network: a goroutine of the bus writes, and so keeps
-// the order. Ask and Answer write themselves, in no order with these.
+// the order. Ask and Answer write themselves, in no order with these, unless so many are under
+// way that it is cheaper to have them written together.
 type Bus struct {
-	c      *Cache
-	cfg    BusConfig
-	prefix string // of all subjects
+	c       *Cache
+	cfg     BusConfig
+	prefix  string // of all subjects
+	replies string // of the subjects of answers
 
 	life sync.Mutex // Start and Stop
 	nc   *nats.Conn // guarded by life; nil while stopped
@@ -71,7 +75,7 @@ type Bus struct {
 type outgoing struct {
 	subject string
 	data    []byte
-	ask     *ask
+	ask     uint64 // the id of a question; 0: it is none
 	reply   string
 	flushed chan error
 }
@@ -87,7 +91,7 @@ func (c *Cache) NewBus(cfg BusConfig) (*Bus, error) {
 	if cfg.MaxAsks == 0 {
 		cfg.MaxAsks = 1 << 16
 	}
-	return &Bus{c: c, cfg: cfg, prefix: c.cfg.Bucket + ".", asks: map[uint64]*ask{}, out: make(chan outgoing, cfg.MaxOutbound)}, nil
+	return &Bus{c: c, cfg: cfg, prefix: c.cfg.Bucket + ".", replies: c.cfg.Bucket + ".r." + c.proc + ".", asks: map[uint64]*ask{}, out: make(chan outgoing, cfg.MaxOutbound)}, nil
 }
 
 // Start connects, or has it connect when the servers can be reached: it waits for them a
@@ -125,7 +129,7 @@ func (b *Bus) Start(ctx context.Context) error {
 		b.end()
 		return fmt.Errorf("cluster: bus: %w: %w", services.ErrCacheDown, mask.Error(err))
 	}
-	answers, err := nc.Subscribe(b.prefix+"r."+b.c.proc+".*", b.answer)
+	answers, err := nc.Subscribe(b.replies+"*", b.answer)
 	if err == nil {
 		err = answers.SetPendingLimits(b.cfg.MaxAsks, 256<<20)
 	}
@@ -217,15 +221,8 @@ func (b *Bus) down() {
 	defer b.mu.Unlock()
 	for _, a := range b.asks {
 		if a.sent {
-			a.fail(ErrLost)
+			a.tell(result{err: ErrLost})
 		}
-	}
-}
-
-func (a *ask) fail(err error) {
-	select {
-	case a.failed <- err:
-	default:
 	}
 }
 
@@ -261,6 +258,24 @@ func (b *Bus) check(o outgoing) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// crowded is from how many that are under way together on messages are written together: each
+// write by itself costs a system call, and waiting for the writer a switch of goroutines.
+const crowded = 8
+
+// send sends a message, in no order with others, together with others if there are many. Its
+// data is not used behind the end of the call, or of a question.
+func (b *Bus) send(o outgoing, crowd int) error {
+	if crowd < crowded {
+		return b.now(o)
+	}
+	own := o
+	own.data = bytes.Clone(o.data)
+	if err := b.put(own); !errors.Is(err, ErrOverloaded) {
+		return err
+	}
+	return b.now(o)
+}
+
 // now writes a message on the caller's goroutine, which may block for Config.Timeout where
 // the servers take nothing.
 func (b *Bus) now(o outgoing) error {
@@ -279,7 +294,20 @@ func (b *Bus) writer() {
 		case <-b.run.Done():
 			return
 		case o := <-b.out:
-			_ = b.write(nc, o) // who asked has been told
+			runtime.Gosched() // whoever is about to send more does: the library then writes it together
+			b.writeAll(nc, o)
+		}
+	}
+}
+
+// writeAll writes a message, and those that wait behind it.
+func (b *Bus) writeAll(nc *nats.Conn, o outgoing) {
+	for {
+		_ = b.write(nc, o) // who asked has been told
+		select {
+		case o = <-b.out:
+		default:
+			return
 		}
 	}
 }
@@ -289,10 +317,16 @@ func (b *Bus) write(nc *nats.Conn, o outgoing) error {
 		o.flushed <- nc.FlushTimeout(b.c.cfg.Timeout)
 		return nil
 	}
-	if o.ask != nil {
+	if o.ask != 0 {
 		b.mu.Lock()
-		o.ask.sent = true
+		a := b.asks[o.ask]
+		if a != nil {
+			a.sent = true
+		}
 		b.mu.Unlock()
+		if a == nil {
+			return nil // its time is up: it has been told that nothing was done
+		}
 	}
 	var err error
 	if o.reply != "" {
@@ -303,8 +337,8 @@ func (b *Bus) write(nc *nats.Conn, o outgoing) error {
 	// Nothing is kept for a connection to come: an error here is a message that never leaves.
 	if err != nil {
 		b.failed.Add(1)
-		if o.ask != nil {
-			o.ask.fail(ErrUnavailable)
+		if o.ask != 0 {
+			b.fail(o.ask, ErrUnavailable)
 		}
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

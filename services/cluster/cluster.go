@@ -258,6 +258,9 @@ func (c *Cache) options(what string) ([]nats.Option, error) {
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(-1),   // what can't be sent now fails now, and is not sent later
 		nats.IgnoreAuthErrorAbort(), // credentials that are refused may be right again
+		// A write that has not ended in time may have lost all that it held, without a trace,
+		// or a part of a message: what was under way is told to be lost.
+		nats.ReconnectOnFlusherError(),
 	), err
 }
 

@@ -22,6 +22,12 @@ func (m Message) Asks() bool { return m.reply != "" }
 // message that asks nothing, it does nothing.
 func (m Message) Answer(data []byte) error { return m.answer(data, m.bus.now) }
 
+// AnswerAmong is Answer where so many questions are answered at the time: with many, answers
+// are sent together. data is the caller's again when it returns.
+func (m Message) AnswerAmong(data []byte, crowd int) error {
+	return m.answer(data, func(o outgoing) error { return m.bus.send(o, crowd) })
+}
+
 // AnswerLater is Answer by the bus's goroutine: it never blocks.
 func (m Message) AnswerLater(data []byte) error { return m.answer(data, m.bus.put) }
 

@@ -29,6 +29,8 @@ type calls struct {
 	subs    map[uint32]*cluster.Subscription // guarded by mu; to calls of any node
 	started bool                             // guarded by mu
 
+	jobs    chan job // to goroutines that wait
+	spare   atomic.Int64
 	running atomic.Int64
 	refused atomic.Uint64
 
@@ -58,8 +60,11 @@ type callerKey struct{}
 
 // CallerOf is who has called the service that ctx is given to; false: nobody has, by a call.
 func CallerOf(ctx context.Context) (Caller, bool) {
-	c, ok := ctx.Value(callerKey{}).(Caller)
-	return c, ok
+	c, ok := ctx.Value(callerKey{}).(*Caller)
+	if !ok {
+		return Caller{}, false
+	}
+	return *c, true
 }
 
 // CallOptions say who is called and for whom. The zero value: any node that serves it, this
@@ -83,7 +88,7 @@ var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: a call ha
 
 func (c *calls) init(n *Node) {
 	c.n, c.served, c.subs = n, map[uint32]callee{}, map[uint32]*cluster.Subscription{}
-	c.idle = make(chan struct{}, 1)
+	c.idle, c.jobs = make(chan struct{}, 1), make(chan job)
 	c.sorted.Store(&[]uint32{})
 }
 
@@ -187,11 +192,10 @@ func (c *calls) run(e envelope.Envelope, left time.Duration) envelope.Envelope {
 	if !ok {
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
 	}
-	ctx := context.WithValue(c.work, callerKey{}, Caller{
+	ctx := newCallContext(c.work, time.Now().Add(min(left, time.Hour)), Caller{
 		Node: c.n.known(e.Source), Session: SessionID{e.Source, engine.ID(e.Session)}, User: e.Key, Trace: e.Trace, hops: e.Hops,
 	})
-	ctx, cancel := context.WithTimeout(ctx, min(left, time.Hour))
-	defer cancel()
+	defer ctx.end()
 	body, err := c.safely(func() ([]byte, error) { return to.bytes(ctx, e.Body) })
 	if err != nil {
 		return failure(err)
@@ -218,12 +222,11 @@ func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 // ErrNoAnswer, which say whether it may have run. Without a deadline of ctx's it takes
 // Config.Timeout at most.
 func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o CallOptions) (res Res, err error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = n.bounded(ctx)
-		defer cancel()
+	until, bounded := ctx.Deadline()
+	if !bounded {
+		until = time.Now().Add(n.cfg.Timeout)
 	}
-	process, here, err := n.callee(handle, o)
+	to, here, err := n.callee(handle, o)
 	if err != nil {
 		return res, err
 	}
@@ -238,16 +241,21 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 		if !ok {
 			return res, fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
 		}
+		within := newCallContext(ctx, until, from)
+		defer within.end()
 		_, err = n.calls.safely(func() (_ []byte, err error) {
-			res, err = fn(context.WithValue(ctx, callerKey{}, from), &req)
+			res, err = fn(within, &req)
 			return nil, err
 		})
 		return res, calleeError(err)
 	}
-	if e.Body, err = n.cfg.Serializer.Append(nil, &req); err != nil {
+	buf := buffers.Get().(*[]byte)
+	defer keep(buf)
+	if e.Body, err = n.cfg.Serializer.Append((*buf)[:0], &req); err != nil {
 		return res, err
 	}
-	body, err := n.callAt(ctx, process, o, e)
+	*buf = e.Body
+	body, err := n.callAt(ctx, until, to, o, e)
 	if errors.Is(err, errElsewhere) {
 		err = fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
 	}
@@ -260,44 +268,49 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 	return res, nil
 }
 
-// callAt calls a process; 0: whichever the servers choose, as they do in the place of one that
-// was chosen among several and has not run it.
-func (n *Node) callAt(ctx context.Context, process uint64, o CallOptions, e envelope.Envelope) ([]byte, error) {
-	if process != 0 {
-		body, err := n.question(ctx, askSubject(process), e)
+// callAt calls a node by its subject; "": whichever the servers choose, as they do in the place
+// of one that was chosen among several and has not run it.
+func (n *Node) callAt(ctx context.Context, until time.Time, to string, o CallOptions, e envelope.Envelope) ([]byte, error) {
+	if to != "" {
+		body, err := n.questionUntil(ctx, until, to, e)
 		if o.Node != "" || o.Key != "" || !errors.Is(err, cluster.ErrUnavailable) && !errors.Is(err, errElsewhere) {
 			return body, err
 		}
 	}
-	return n.question(ctx, anySubject(e.Handle), e)
+	return n.questionUntil(ctx, until, anySubject(e.Handle), e)
 }
 
-// callee says who is called: here, or the process, 0 for any.
-func (n *Node) callee(handle uint32, o CallOptions) (process uint64, here bool, err error) {
+// callee says who is called: here, or the subject, "" for any.
+func (n *Node) callee(handle uint32, o CallOptions) (to string, here bool, err error) {
 	_, served := n.calls.find(handle)
 	switch {
 	case o.Node != "":
 		m, ok := n.byName(o.Node)
 		if !ok || m.Self && !served {
-			return 0, false, cluster.ErrUnavailable
+			return "", false, cluster.ErrUnavailable
 		}
-		return m.Process, m.Self, nil
+		return m.asks, m.Self, nil
 	case o.Key != "":
 		m, ok := place(o.Key, n.serving(handle))
 		if !ok {
-			return 0, false, cluster.ErrUnavailable
+			return "", false, cluster.ErrUnavailable
 		}
-		return m.Process, m.Self, nil
+		return m.asks, m.Self, nil
 	case served:
-		return 0, true, nil
+		return "", true, nil
 	case n.bus == nil:
-		return 0, false, cluster.ErrUnavailable
+		return "", false, cluster.ErrUnavailable
 	}
 	// One that is known, so that the call ends when it dies; else the servers choose.
-	if among := n.serving(handle); len(among) > 0 {
-		return among[rand.IntN(len(among))].Process, false, nil
+	seen := 0
+	for _, m := range n.ups() {
+		if m.serves(handle) {
+			if seen++; rand.IntN(seen) == 0 {
+				to = m.asks
+			}
+		}
 	}
-	return 0, false, nil
+	return to, false, nil
 }
 
 // serving are the nodes that serve a handle and don't drain, as far as is known.
@@ -338,11 +351,17 @@ func (n *Node) caller(ctx context.Context, o CallOptions, e *envelope.Envelope) 
 
 // question asks, and reads the answer. The deadline of ctx travels along.
 func (n *Node) question(ctx context.Context, subject string, e envelope.Envelope) ([]byte, error) {
+	until, _ := ctx.Deadline()
+	return n.questionUntil(ctx, until, subject, e)
+}
+
+// questionUntil is question that ends at a time, which travels along; zero: it does not.
+func (n *Node) questionUntil(ctx context.Context, until time.Time, subject string, e envelope.Envelope) ([]byte, error) {
 	if n.bus == nil {
 		return nil, cluster.ErrUnavailable
 	}
-	if at, ok := ctx.Deadline(); ok {
-		left := time.Until(at)
+	if !until.IsZero() {
+		left := time.Until(until)
 		if left < time.Millisecond {
 			return nil, fmt.Errorf("%w: no time was left", cluster.ErrUnavailable)
 		}
@@ -351,11 +370,15 @@ func (n *Node) question(ctx context.Context, subject string, e envelope.Envelope
 			e.Expires = uint64(now.Add(left).UnixMicro())
 		}
 	}
-	b, err := n.seal(e)
+	buf := buffers.Get().(*[]byte)
+	defer keep(buf)
+	e.Source = n.process
+	b, err := e.Append((*buf)[:0])
 	if err != nil {
 		return nil, err
 	}
-	got, err := n.bus.Ask(ctx, subject, b)
+	*buf = b
+	got, err := n.bus.AskUntil(ctx, until, subject, b)
 	if err != nil {
 		return nil, err
 	}

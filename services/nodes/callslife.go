@@ -4,12 +4,51 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
 )
 
 // start begins to take calls, while run lasts.
 func (c *calls) start(run context.Context) {
 	c.work, c.giveUp = context.WithCancel(run)
 	c.stopping.Store(false)
+}
+
+// job is a call of another node.
+type job struct {
+	m cluster.Message
+	e envelope.Envelope
+}
+
+// maxSpare is how many goroutines wait for the next call: their stacks have grown as calls
+// need them.
+const maxSpare = 64
+
+// hand has a call run, on a goroutine that waits for one, or on another.
+func (c *calls) hand(j job) {
+	select {
+	case c.jobs <- j:
+	default:
+		go c.worker(c.work, j)
+	}
+}
+
+func (c *calls) worker(work context.Context, j job) {
+	for {
+		c.n.work(j)
+		if c.spare.Add(1) > maxSpare {
+			c.spare.Add(-1)
+			return
+		}
+		select {
+		case j = <-c.jobs:
+			c.spare.Add(-1)
+		case <-work.Done():
+			c.spare.Add(-1)
+			return
+		}
+	}
 }
 
 // admission is whether a call of another node may run here.

@@ -136,7 +136,7 @@ func (n *Node) serve(m cluster.Message) {
 	switch {
 	case err != nil || e.Source == n.process:
 		n.counts.bad.Add(1)
-	case e.Kind != envelope.Call && e.Kind != envelope.Room:
+	case e.Kind != envelope.Call && e.Kind != envelope.Room && e.Kind != envelope.Who:
 		n.counts.bad.Add(1)
 	case n.expired(e.Expires):
 		// Nobody waits for it any more, and its caller has been told that it may have run.
@@ -147,20 +147,33 @@ func (n *Node) serve(m cluster.Message) {
 		case leaving:
 			n.answer(m.AnswerLater, refusal(engine.CodeUnavailable, "the node stops"))
 		default:
-			go n.work(m, e)
+			n.calls.hand(job{m, e})
 		}
 	}
 }
 
 // work runs a question of another node, and answers it.
-func (n *Node) work(m cluster.Message, e envelope.Envelope) {
+func (n *Node) work(j job) {
 	defer n.calls.done()
-	left := time.Duration(e.Left) * time.Millisecond
-	if e.Kind == envelope.Call {
-		n.answer(m.Answer, n.calls.run(e, left))
-	} else {
-		n.answer(m.Answer, n.homes.serve(e, left))
+	left := time.Duration(j.e.Left) * time.Millisecond
+	a := envelope.Envelope{}
+	switch j.e.Kind {
+	case envelope.Call:
+		a = n.calls.run(j.e, left)
+	case envelope.Room:
+		a = n.homes.serve(j.e, left)
+	case envelope.Who:
+		a = n.who(j.e.Key)
 	}
+	buf := buffers.Get().(*[]byte)
+	defer keep(buf)
+	a.Source = n.process
+	b, err := a.Append((*buf)[:0])
+	if err == nil {
+		*buf = b
+		err = j.m.AnswerAmong(b, int(n.calls.running.Load()))
+	}
+	n.lose(err)
 }
 
 // expired tells whether a time of the servers' clock has passed, as far as is known.

@@ -9,6 +9,7 @@
 //	err = m.Start(ctx)
 //	members, err := node.Join(ctx, session, "tea")       // a group of all nodes
 //	sent, err := node.SendGroup(ctx, session, "tea", 1, 8, body)
+//	who := node.Presence(ctx, "tea")                     // asked of all nodes
 //	epoch, err := node.Bind(ctx, session, packet, "ann") // her one session in the cluster
 //	taken, err := node.SendUser(ctx, "ann", 6, 6, body)
 //	sum, err := nodes.Call[Sum, Total](ctx, node, handle, Sum{A: 1, B: 2}, nodes.CallOptions{Node: "b"})

@@ -50,3 +50,15 @@ func Serves(m Member, handle uint32) bool { return m.serves(handle) }
 
 // Others are the living nodes beside this one.
 func (n *Node) Others() []Member { return n.others() }
+
+// CallContext is the context of a call.
+type CallContext = callContext
+
+// NewCallContext makes one.
+var NewCallContext = newCallContext
+
+// End ends it, as the call's return does.
+func (c *callContext) End() { c.end() }
+
+// ParsePresent reads what another node says of who is in a group.
+func ParsePresent(b []byte) ([]Present, error) { return parsePresent(b, Member{}) }

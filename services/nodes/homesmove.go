@@ -192,25 +192,36 @@ func (h *Homes[S]) move(ctx context.Context) {
 // send sends a room's state to its next home, and closes it. In the room.
 func (h *Homes[S]) send(ctx context.Context, room *services.Room[string, *Home[S]]) {
 	r := room.State
-	if r == nil || r.moved || !r.Held() {
-		return // it has not opened, or is not this node's any more
+	if r == nil || r.moved || !r.Held() || !h.n.draining() {
+		return // it has not opened, or is not this node's any more; or the drain was taken back
 	}
-	to, ok := place(h.lock(r.key), h.n.ups())
-	if !ok {
+	if len(h.n.ups()) == 0 {
 		return // there is nowhere to go
 	}
 	if h.cfg.Save != nil {
 		if saved, err := h.cfg.Save(r.State); err != nil {
 			h.n.cfg.Logger.Error("nodes: a room's state is not saved; it begins anew elsewhere", "room", r.key, "err", err)
-		} else {
-			ctx, cancel := h.n.bounded(ctx)
-			_, err = h.n.question(ctx, askSubject(to.Process), envelope.Envelope{Kind: envelope.Room, Flags: envelope.State, Key: h.lock(r.key), Body: saved})
-			cancel()
-			if err != nil {
-				h.n.cfg.Logger.Warn("nodes: a room's state is not taken; it begins anew elsewhere", "room", r.key, "node", to.Name, "err", err)
-			}
+		} else if err = h.hand(ctx, r.key, saved); err != nil {
+			h.n.cfg.Logger.Warn("nodes: a room's state is not taken; it begins anew elsewhere", "room", r.key, "err", err)
 		}
 	}
 	r.moved = true
 	_ = room.Close() // it fails only where it was closed before
+}
+
+// hand hands a room's state to its next home, in Config.Timeout at most: again when that has
+// not taken it, as it may not have heard yet who the home is, or drains itself by now.
+func (h *Homes[S]) hand(ctx context.Context, key string, saved []byte) error {
+	ctx, cancel := h.n.bounded(ctx)
+	defer cancel()
+	const least, most = 2 * time.Millisecond, 50 * time.Millisecond
+	for wait := least; ; wait = min(2*wait, most) {
+		err := cluster.ErrUnavailable
+		if to, ok := place(h.lock(key), h.n.ups()); ok {
+			_, err = h.n.question(ctx, to.asks, envelope.Envelope{Kind: envelope.Room, Flags: envelope.State, Key: h.lock(key), Body: saved})
+		}
+		if !errors.Is(err, errElsewhere) && !errors.Is(err, cluster.ErrUnavailable) || !sleep(ctx, wait) {
+			return err
+		}
+	}
 }

@@ -63,6 +63,7 @@ type member struct {
 	srv   *engine.Server
 	gaps  chan nodes.Gap
 	once  sync.Once
+	url   string // of the servers
 }
 
 type settings struct {
@@ -84,7 +85,7 @@ func start(t testing.TB, url, name string, change ...func(*settings)) *member {
 
 func tryStart(t testing.TB, url, name string, change ...func(*settings)) (*member, error) {
 	t.Helper()
-	m := &member{t: t, gaps: make(chan nodes.Gap, 64)}
+	m := &member{t: t, url: url, gaps: make(chan nodes.Gap, 64)}
 	s := settings{lease: time.Minute}
 	s.Config = nodes.Config{Name: name, Logger: quiet, OnGap: func(g nodes.Gap) {
 		select {

@@ -35,6 +35,7 @@ type Member struct {
 	Self     bool
 
 	handles []uint32
+	asks    string // the subject of questions to it
 }
 
 func (m Member) serves(handle uint32) bool {

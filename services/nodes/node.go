@@ -155,7 +155,7 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("nodes: start %s: %w", n.cfg.Name, err)
 	}
 	n.bg.Go(n.membership)
-	n.bg.Go(n.deaths)
+	n.bg.Go(n.watch)
 	n.greet(ctx)
 	return nil
 }
@@ -236,6 +236,19 @@ func (n *Node) member() bool {
 func (n *Node) seal(e envelope.Envelope) ([]byte, error) {
 	e.Source = n.process
 	return e.Append(make([]byte, 0, envelope.HeaderLen+len(e.Key)+len(e.Body)))
+}
+
+// buffers are for what is sent by a call that has copied it when it returns.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// mostKept is the largest buffer that is kept, in bytes.
+const mostKept = 64 << 10
+
+func keep(b *[]byte) {
+	if cap(*b) <= mostKept {
+		*b = (*b)[:0]
+		buffers.Put(b)
+	}
 }
 
 // to is the stream to another node.

@@ -53,7 +53,7 @@ func (n *Node) newView(from []cluster.Member, beats uint64) *view {
 		if process == 0 || process == n.process || !IsName(c.Name) {
 			continue
 		}
-		m := Member{Name: c.Name, Process: process, Token: c.Token, State: Up}
+		m := Member{Name: c.Name, Process: process, Token: c.Token, State: Up, asks: askSubject(process)}
 		if b, ok := n.beats[process]; ok {
 			m.State, m.Sessions, m.Addrs, m.handles = b.State, b.Sessions, b.Addrs, b.Handles
 		}
@@ -121,14 +121,20 @@ func (n *Node) living() map[uint64]bool {
 	return living
 }
 
-// deaths' goroutine looks who has died: a tenth of a lease later all that waited for them is
-// told.
-func (n *Node) deaths() {
-	every := max(n.cache.Lease()/10, 10*time.Millisecond)
+// watch's goroutine looks who has died: at most a tenth of a lease later all that waited for
+// them is told. It also sees that the server drains, or does not any more, which the others are told
+// at once.
+func (n *Node) watch() {
+	every := max(min(n.cache.Lease()/10, 200*time.Millisecond), 10*time.Millisecond)
 	before := n.living()
 	from := n.cache.Members()
 	var dead map[uint64]time.Time
+	state := n.stateNow()
 	for sleep(n.run, every) {
+		if now := n.stateNow(); now != state {
+			state = now
+			n.hurry()
+		}
 		if !n.cache.Running() {
 			continue // nothing is known of anybody
 		}

@@ -54,6 +54,7 @@ const (
 	Call                      // a request to the service Handle; it is answered
 	Room                      // a message to the room Key; it is answered
 	Answer                    // to what was asked
+	Who                       // which are the members of the group Key? It is answered, Epoch is how many they are
 
 	kinds
 )
