@@ -66,7 +66,7 @@ func startNodes(ctx context.Context, t Target, work Workload, pinned bool, cpus 
 	if t.Addr != "" {
 		return runningNodes(t, work)
 	}
-	if len(t.Nodes) == 0 {
+	if len(t.Nodes) == 0 && !slices.ContainsFunc(t.Command, func(a string) bool { return strings.Contains(a, "{nats}") }) {
 		return nil, errSkipped{noNodes}
 	}
 	bus, err := startBus(ctx, cpus)
@@ -119,9 +119,9 @@ func runningNodes(t Target, work Workload) (*server, error) {
 // node is t as node number i of so many.
 func (t Target) node(url string, i, of int) Target {
 	fill := strings.NewReplacer("{nats}", url, "{node}", "n"+strconv.Itoa(i+1), "{nodes}", strconv.Itoa(of))
-	t.Command = slices.Clone(t.Command)
-	for _, a := range t.Nodes {
-		t.Command = append(t.Command, fill.Replace(a))
+	t.Command = slices.Concat(t.Command, t.Nodes)
+	for i, a := range t.Command {
+		t.Command[i] = fill.Replace(a)
 	}
 	return t
 }

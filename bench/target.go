@@ -23,7 +23,8 @@ type Target struct {
 	// it too, and its ready line has the address, tls://HOST:PORT or ws://HOST:PORT/PATH, beside the plain one.
 	Doors []string `json:"-"`
 	// Nodes are arguments for each server of a case over several nodes, with {nats} for the URL of the NATS server that they share,
-	// {node} for the server's name and {nodes} for how many there are. It answers 6/1 with the nodes that it knows.
+	// {node} for the server's name and {nodes} for how many there are; Command may have these itself. The server answers 6/1 with
+	// the nodes that it knows.
 	Nodes []string `json:"-"`
 	// Env is added to this process's environment.
 	Env []string `json:"-"`

@@ -17,7 +17,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"millrace/internal/proctest"
-	"millrace/services/cluster"
 )
 
 func init() { proctest.Role("nats of several", natsOfSeveral) }
@@ -52,7 +51,7 @@ type natsCluster struct {
 	js    jetstream.JetStream
 }
 
-// threeNATS starts them, and makes the buckets of the nodes with a copy on each.
+// threeNATS starts them.
 func threeNATS(t *testing.T) *natsCluster {
 	t.Helper()
 	c := &natsCluster{t: t, dir: t.TempDir()}
@@ -70,14 +69,12 @@ func threeNATS(t *testing.T) *natsCluster {
 	if c.js, err = jetstream.New(c.nc); err != nil {
 		t.Fatal(err)
 	}
-	buckets, err := cluster.New(cluster.Config{URL: c.url(), Replicas: 3, Timeout: 5 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	soon(t, patience, "the NATS servers have the buckets", func() bool { return buckets.Start(context.Background()) == nil })
-	if err := buckets.Stop(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	soon(t, patience, "the NATS servers have a leader", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := c.js.AccountInfo(ctx)
+		return err == nil
+	})
 	return c
 }
 
@@ -124,6 +121,9 @@ func (c *natsCluster) leader() (i int) {
 		s, err := c.js.Stream(ctx, "KV_millrace_locks")
 		if err != nil || s.CachedInfo().Cluster == nil {
 			return false
+		}
+		if n := s.CachedInfo().Config.Replicas; n != 3 {
+			c.t.Fatalf("the bucket of the locks stands in %d copies, want 3", n)
 		}
 		for i = range c.parts {
 			if s.CachedInfo().Cluster.Leader == c.name(i) {

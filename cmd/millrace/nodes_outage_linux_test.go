@@ -205,7 +205,7 @@ func (o *outage) load() {
 func begin(t *testing.T, url string, each int, lease time.Duration) *outage {
 	o := &outage{t: t, names: []string{"a", "b", "c"}, stop: make(chan struct{})}
 	for _, name := range o.names {
-		o.nodes = append(o.nodes, serve(t, "--cluster="+url, "--node="+name, "--cluster-lease="+lease.String(), "--max-conns=5000", "--first-frame-timeout=0", "--log-level=warn"))
+		o.nodes = append(o.nodes, serve(t, "--cluster="+url, "--cluster-replicas=3", "--node="+name, "--cluster-lease="+lease.String(), "--max-conns=5000", "--first-frame-timeout=0", "--log-level=warn"))
 	}
 	for _, n := range o.nodes {
 		n.dial().knows("a=up b=up c=up")
