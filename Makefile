@@ -1,6 +1,9 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, counts, cores, bench-guard, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, counts, cores, bench-guard, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, install, uninstall, release, run.
 
 GO         ?= go
+BINARY     ?= millrace
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
 FUZZTIME   ?= 2s
 TIMEOUT    ?= 8m
 PKGS       ?= ./...
@@ -21,10 +24,10 @@ VULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB     ?= https://vuln.go.dev
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held counts cores bench-guard peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module run clean
+.PHONY: build test race fuzz lint cross narrow held counts cores bench-guard peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module install uninstall release run clean
 
 build:
-	$(GO) build -trimpath -o millrace ./cmd/millrace
+	$(GO) build -trimpath -o $(BINARY) ./cmd/millrace
 
 # The race tests come last, so that their summary is what a run ends with.
 test: build lint cross narrow held counts peers fuzz race
@@ -150,6 +153,30 @@ govulncheck:
 licences:
 	$(GO) run ./internal/licences -w docs/licences.md
 
+# The command, its manual, completions and unit below PREFIX, and its settings unless there
+# are some; DESTDIR stands in front of all, for who makes packages.
+install: build
+	install -D -m 755 $(BINARY) '$(DESTDIR)$(PREFIX)/bin/millrace'
+	install -d '$(DESTDIR)$(PREFIX)/share/man/man1' '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(DESTDIR)$(SYSCONFDIR)/millrace' $(COMPLETIONS:%='$(DESTDIR)$(PREFIX)/share/%')
+	'$(DESTDIR)$(PREFIX)/bin/millrace' man >'$(DESTDIR)$(PREFIX)/share/man/man1/millrace.1'
+	'$(DESTDIR)$(PREFIX)/bin/millrace' completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/millrace'
+	'$(DESTDIR)$(PREFIX)/bin/millrace' completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_millrace'
+	'$(DESTDIR)$(PREFIX)/bin/millrace' completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/millrace.fish'
+	sed -e 's,/usr/local/bin/,$(PREFIX)/bin/,' -e 's,/etc/millrace/,$(SYSCONFDIR)/millrace/,' packaging/millrace.service >'$(DESTDIR)$(PREFIX)/lib/systemd/system/millrace.service'
+	test -e '$(DESTDIR)$(SYSCONFDIR)/millrace/millrace.toml' || install -m 644 packaging/millrace.toml '$(DESTDIR)$(SYSCONFDIR)/millrace/millrace.toml'
+
+COMPLETIONS := bash-completion/completions zsh/site-functions fish/vendor_completions.d
+
+# The settings stay.
+uninstall:
+	rm -f '$(DESTDIR)$(PREFIX)/bin/millrace' '$(DESTDIR)$(PREFIX)/share/man/man1/millrace.1' '$(DESTDIR)$(PREFIX)/lib/systemd/system/millrace.service' \
+		'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/millrace' '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_millrace' \
+		'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/millrace.fish'
+
+# Archives, checksums and lists of what is in them, in dist: the same bytes in any two runs.
+release:
+	packaging/release.sh dist
+
 # Gives the module another path, everywhere: make module PATH=example.com/millrace. PATH is then
 # not where programs are, so that of make itself is taken.
 ifeq ($(origin PATH),command line)
@@ -183,4 +210,5 @@ run: build
 	./millrace bench --quick
 
 clean:
+	rm -rf dist
 	rm -f millrace bench.out bench-before.out bench-guard.jsonl fuzz.out soak.json

@@ -13,10 +13,9 @@ const root = "../.."
 // machine is a PATH of its own: what of the system's programs is in it, and programs that
 // write how they were called into a file.
 type machine struct {
-	t    *testing.T
-	bin  string
-	log  string
-	envs []string
+	t   *testing.T
+	bin string
+	log string
 }
 
 func newMachine(t *testing.T) *machine {
