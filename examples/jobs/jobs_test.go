@@ -141,6 +141,14 @@ func TestJobsOutliveTheirProcess(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", key, got, want)
 		}
 	}
+	// A job that runs a second time, as its first process could not tell the database of its end.
+	ctx := m.Controller().Context(nil)
+	if _, err := services.Inline[job, services.None](ctx, services.Handle(1, subRun), job{Key: "now", Text: "twice"}); err != nil {
+		t.Errorf("a second run: %v", err)
+	}
+	if got := await(t, c, "now"); got.Result != "NOW" {
+		t.Errorf("a second run has changed the result to %q", got.Result)
+	}
 	if !failed.Load() {
 		t.Error("no job failed")
 	}

@@ -97,16 +97,35 @@ func TestTheBoardIsASortedList(t *testing.T) {
 	if err != nil || !slices.Equal(got.Rows, want) {
 		t.Errorf("got %v, %v, want %v", got.Rows, err, want)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		mu.Lock()
-		last := slices.Clone(seen.Rows)
-		mu.Unlock()
-		if slices.Equal(last, want[:topWatched]) {
-			break
+	told := func(want []row) {
+		t.Helper()
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			mu.Lock()
+			last := slices.Clone(seen.Rows)
+			mu.Unlock()
+			if slices.Equal(last, want) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the watcher was told %v last, want %v", last, want)
+			}
 		}
-		if time.Now().After(end) {
-			t.Fatalf("the watcher was told %v last, want %v", last, want[:topWatched])
+	}
+	told(want[:topWatched])
+	for round := range 20 { // the last of several changes at once is told, too
+		first := []row{}
+		var all sync.WaitGroup
+		for i := range int64(topWatched) {
+			r := scoreRequest{fmt.Sprint("late ", i), int64(round+1)*1000 - i}
+			first = append(first, row{i + 1, r.Player, r.Points})
+			all.Go(func() {
+				if _, err := client.Call[scoreRequest, scoreReply](t.Context(), watcher, services.Handle(1, subScore), r); err != nil {
+					t.Error(err)
+				}
+			})
 		}
+		all.Wait()
+		told(first)
 	}
 	if _, err := client.Call[topRequest, standing](t.Context(), watcher, services.Handle(1, subTop), topRequest{101}); err == nil {
 		t.Error("a list of 101 is given")

@@ -3,6 +3,7 @@ package python
 
 import (
 	"context"
+	"encoding/binary"
 	"os/exec"
 	"strings"
 	"testing"
@@ -11,7 +12,8 @@ import (
 	"millrace/engine"
 )
 
-// server echoes 1/1 and answers 1/3 with a push on 1/2, behind a PING.
+// server echoes 1/1; on 1/3 it sends a PING, and on the PONG it pushes 1/2. It has the system frames to
+// itself (NoSystemFrames), so that it sees what the client does with them.
 type server struct{}
 
 func (server) OnSocketAccept(*engine.Session) {}
@@ -22,9 +24,11 @@ func (server) OnSocketRead(s *engine.Session, p codec.Packet) {
 		s.Reply(p, p.Body)
 	case 1<<16 | 3:
 		s.Push(engine.SystemMain, engine.SubPing, []byte("there?"))
-		s.Push(1, 2, []byte("news"))
+	case engine.SubPong:
+		s.Push(1, 2, p.Body)
 	default:
-		s.ReplyError(p, engine.CodeUnknownHandle, "nobody serves it")
+		about := binary.BigEndian.AppendUint32([]byte{0, byte(engine.CodeUnknownHandle)}, p.Handle())
+		s.Send(engine.SystemMain, engine.SubError, append(about, "nobody serves it"...))
 	}
 }
 
@@ -35,7 +39,7 @@ func TestTheClient(t *testing.T) {
 	if err != nil {
 		t.Skip("python3 is not installed")
 	}
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}}, server{})
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, NoSystemFrames: true}, server{})
 	if err == nil {
 		err = srv.Start(t.Context())
 	}
@@ -45,7 +49,7 @@ func TestTheClient(t *testing.T) {
 	defer srv.Stop(context.Background())
 	cmd := exec.CommandContext(t.Context(), python, "-B", "example.py", srv.Addrs()[0].String(), "push")
 	out, err := cmd.CombinedOutput()
-	const want = "answer hello\nin order True\nrefused error 2 about 1/99: nobody serves it\npushed news\n"
+	const want = "answer hello\nin order True\nrefused error 2 about 1/99: nobody serves it\npushed there?\n"
 	if err != nil || string(out) != want {
 		t.Errorf("%v, it says\n%s\nwant\n%s", err, out, strings.TrimSpace(want))
 	}

@@ -10,8 +10,6 @@ import (
 	"millrace/services"
 )
 
-type raw = []byte
-
 func register(m *services.Controller) error {
 	err := m.Raw(services.Handle(0, 1), func(s *engine.Session, p codec.Packet) error {
 		return s.Reply(p, p.Body)
