@@ -171,7 +171,8 @@ type Limits struct {
 	// more than a fair share is not read from and waits for his peer to read, and broadcasts
 	// and group sends from outside of callbacks are ErrMemory. Past it for 10 s, or past five quarters of it at once, sessions are closed
 	// whose peers take nothing: first as slow consumers those with most unread that they did
-	// not ask for. When a load has ended, the memory is given back to the system.
+	// not ask for. Loops count apart: all this goes by a figure that is off by a 64th at most.
+	// When a load has ended, the memory is given back to the system.
 	MemoryBudget int
 	MaxGroups    int // groups of one session; 64
 	// ResumeBytes is what is kept of one session, in bytes, that was sent and is not

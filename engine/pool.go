@@ -19,7 +19,7 @@ type PoolConfig struct {
 	MaxQueue int // functions that wait in Submit; 8,192
 	MaxTasks int // functions that wait in one Strand; 1,024
 	// StrandMemory is what the functions that wait in all Strands together may hold, in
-	// bytes, at about 100 for each beside what it refers to; 64 MiB.
+	// bytes, at about 100 for each beside what it refers to, to a 64th; 64 MiB.
 	StrandMemory int
 
 	StallAfter time.Duration // a callback on a worker that takes longer is reported; 100 ms, Off for none
