@@ -38,10 +38,14 @@ func TestADrainOfTheServerIsTakenBack(t *testing.T) {
 	if at := homes("first"); at["a"] == 0 {
 		t.Fatalf("20 rooms: %v, want some on a", at)
 	}
+	at := time.Now()
 	if err := a.srv.Drain(0, 0); err != nil {
 		t.Fatal(err)
 	}
 	b.knows("a=draining b=up gate=up")
+	if took := time.Since(at); took > 15*time.Second { // a sign of life comes every 20
+		t.Errorf("that a drains was told after %v", took)
+	}
 	gate.knows("a=draining b=up gate=up")
 	eventually(t, "a's rooms have gone", func() bool { return a.Stats().Rooms == 0 })
 	if at := homes("second"); at["a"] != 0 {
