@@ -20,7 +20,8 @@ import (
 // each group. What a peer is to see in its order, or all of, has no key. A session with Resume
 // counts a frame when it is given to the connection, so one that was replaced was never
 // counted. While its peer is away, what it is sent is kept in front of that from the first
-// keyed push on, and goes on being replaced.
+// keyed push on, and goes on being replaced. Behind a WebSocket, frames over 64 KiB of a framing that does not begin with
+// their length may be cut between two messages from the first keyed push on.
 //
 // Errors are Push's; none of them for a newer push that is no longer than the older.
 func (s *Session) PushKeyed(key uint64, main, sub uint16, body []byte) error {

@@ -195,7 +195,13 @@ func (c *conn) writeDeflated(p []byte) (done int, err error) {
 		case c.ws.closed:
 			return len(p), nil
 		}
-		b, n := c.encode(p[done:])
+		first := z.left == 0
+		if first {
+			if z.left = c.message(p[done:], done > 0); z.left == 0 {
+				return done, c.flush()
+			}
+		}
+		b, n := c.encode(p[done:], first)
 		z.ahead = n
 		m, err := c.lower(b)
 		z.keep(c, append([]byte(nil), b[m:]...))
@@ -205,13 +211,13 @@ func (c *conn) writeDeflated(p []byte) (done int, err error) {
 	}
 }
 
-// encode makes a frame of the beginning of p, and tells how much that is. The frame is
-// valid until the loop writes to another connection.
-func (c *conn) encode(p []byte) (frame []byte, n int) {
+// encode makes a frame of the beginning of p, the first of a message or another one, and tells how much that is. The frame
+// is valid until the loop writes to another connection.
+func (c *conn) encode(p []byte, first bool) (frame []byte, n int) {
 	z := c.x.z
-	op, first := byte(ws.OpContinuation), z.left == 0
+	op := byte(ws.OpContinuation)
 	if first {
-		z.left, op = c.message(p), byte(ws.OpBinary)
+		op = byte(ws.OpBinary)
 		z.open = z.left >= leastDeflated
 	}
 	n = min(z.left, len(p), deflateChunk)

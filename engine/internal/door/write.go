@@ -51,7 +51,7 @@ func (c *conn) joins(p []byte) (j netio.Joiner, ok bool) {
 		return nil, false
 	}
 	j, ok = c.Conn.(netio.Joiner)
-	return j, ok && c.message(p) == len(p)
+	return j, ok && c.message(p, false) == len(p)
 }
 
 // framed is p as one message, until the loop asks for the next; nil: it is not one.
@@ -60,7 +60,7 @@ func (c *conn) framed(p []byte) []byte {
 	if len(p) == m.size && by == m.by && bytes.Equal(m.b[len(m.b)-m.size:], p) {
 		return m.b
 	}
-	if c.message(p) != len(p) {
+	if c.message(p, false) != len(p) {
 		return nil
 	}
 	m.b = append(appendHeader(m.b[:0], ws.OpBinary, len(p)), p...)
@@ -95,7 +95,9 @@ func (c *conn) sendMessages(p []byte) (n int, err error) {
 			if c.ws.closed {
 				return len(p), nil
 			}
-			c.ws.left = c.message(p[n:])
+			if c.ws.left = c.message(p[n:], n > 0); c.ws.left == 0 {
+				return n, c.flush()
+			}
 			x := c.more()
 			x.pre = appendHeader(x.pre, ws.OpBinary, c.ws.left)
 		}

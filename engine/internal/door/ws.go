@@ -282,8 +282,9 @@ func appendClose(b []byte, code uint16) []byte {
 const maxMessage = 64 << 10
 
 // message is how long the next message is that begins with p: the whole frames in p, or
-// the one frame of which p is the beginning.
-func (c *conn) message(p []byte) int {
+// the one frame of which p is the beginning; 0: how long that frame is nobody knows, and behind others, as more says, it
+// has to come again, with more of it. Alone it is taken as it comes.
+func (c *conn) message(p []byte, more bool) int {
 	if len(p) > maxMessage {
 		if whole, _ := c.l.h.cfg.Frames(c.Conn, c.sink, p[:maxMessage]); whole > 0 {
 			return whole
@@ -293,7 +294,7 @@ func (c *conn) message(p []byte) int {
 	switch {
 	case whole > 0:
 		return whole
-	case next > 0:
+	case next > 0 || more:
 		return next
 	}
 	return len(p)

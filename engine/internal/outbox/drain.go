@@ -160,7 +160,8 @@ func (o *Box) Next(sh *Shared) []byte {
 }
 
 // collect copies what stands one behind another, up to most bytes. A shared frame alone is
-// written as it stands.
+// written as it stands, and so is what comes first and fills all of it, unless frames of it may be replaced: a frame that
+// comes first is whole then, however long it is.
 func (o *Box) collect(sh *Shared, most int) []byte {
 	t, end := o.taken, sh.upTo
 	if t.own == nil && len(t.segs) == 1 && o.pos >= end {
@@ -170,6 +171,7 @@ func (o *Box) collect(sh *Shared, most int) []byte {
 	if o.pos < end {
 		log = sh.Log.slice(o.pos, end)
 	}
+	alone := func(g, b []byte) bool { return len(g) == 0 && len(b) >= most && !t.keyed }
 	g, pos, refOff, off := sh.gather[:0], o.pos, t.refOff, 0
 	if t.own != nil {
 		off = t.own.Off
@@ -177,6 +179,9 @@ func (o *Box) collect(sh *Shared, most int) []byte {
 	for k := t.k; k < len(t.segs) && len(g) < most; k++ {
 		at, to := t.bounds(k)
 		if at > pos {
+			if b := log[:at-pos]; alone(g, b) {
+				return b
+			}
 			g = fill(g, log[:at-pos], most)
 			log, pos = log[at-pos:], at
 		}
@@ -184,14 +189,23 @@ func (o *Box) collect(sh *Shared, most int) []byte {
 			if t.segs[k].ref == division && len(g) > 0 {
 				break
 			}
+			if b := t.segs[k].ref.B[refOff:]; alone(g, b) {
+				return b
+			}
 			g = fill(g, t.segs[k].ref.B[refOff:], most)
 		}
 		refOff = 0
 		if to > off {
+			if b := t.own.B[off:to]; alone(g, b) {
+				return b
+			}
 			g = fill(g, t.own.B[off:to], most)
 			off = to
 		}
 		if k == len(t.segs)-1 {
+			if alone(g, log) {
+				return log
+			}
 			g = fill(g, log, most)
 		}
 	}

@@ -38,11 +38,12 @@ func (r *reader) size() (n int) {
 	return n - r.sent
 }
 
-// push is what PushKeyed promises.
-func (r *reader) push(key Key, frame []byte) (replaced bool) {
+// push is what PushKeyed promises; got: what it has done. The frame right behind what is being written may be looked at by
+// then, and be replaced or not.
+func (r *reader) push(key Key, frame []byte, got bool) (replaced bool) {
 	at, newest := 0, -1
 	for i, u := range r.list {
-		if u.keyed && u.key == key && at >= r.begun {
+		if u.keyed && u.key == key && (at > r.begun || at == r.begun && (got || r.begun == r.sent)) {
 			newest = i
 		}
 		at += len(u.frame)
@@ -84,8 +85,9 @@ func TestKeyedPushesTakeTheirPlaces(t *testing.T) {
 				f.Share()
 				f.B = codec.Packet{Main: 1, Sub: 1, Body: m.body(size.Draw(t, "size"))}.Append(f.B)
 				m.sh.Budget.Add(f.Held())
-				want := r.push(key, bytes.Clone(f.B))
-				if got := r.PushKeyed(m.sh, f, len(f.B), nil, false, key) == Replaced; got != want {
+				frame := bytes.Clone(f.B)
+				got := r.PushKeyed(m.sh, f, len(f.B), nil, false, key) == Replaced
+				if want := r.push(key, frame, got); got != want {
 					t.Fatalf("replaced: %v, want %v", got, want)
 				}
 				if held, last := f.Release(); last {
