@@ -65,7 +65,7 @@ func (w *World) newClient(srv *Server, way Way) *Client {
 func (c *Client) connect() {
 	c.layers.end() // of the connection before
 	p := c.way.Path
-	c.conn = c.srv.net.Dial(c.way.Addr, simnet.Traits{Latency: p.Latency, Jitter: p.Jitter, SendBuffer: p.SendBuffer, RecvBuffer: p.RecvBuffer})
+	c.conn = c.srv.net.Dial(c.way.Addr, simnet.Traits{Latency: p.Latency, Jitter: p.Jitter, SendBuffer: p.SendBuffer, RecvBuffer: p.RecvBuffer, Rate: p.Rate})
 	c.in, c.hurt, c.finned, c.ended, c.answered, c.over, c.silent = nil, false, false, false, false, false, false
 	c.srv.check.expect(c.conn.RemoteAddr().String(), c.life)
 	c.layers = c.way.layers(c)

@@ -87,18 +87,16 @@ func filesWorld(w *World) {
 	var clients []*Client
 	for range 1 + w.Pick(4) {
 		c := w.DialPath(srv, path)
-		c.Stall(true)
+		w.Until(c.conn.Accepted)
+		c.Stall(w.Chance(2))
+		clients = append(clients, c)
+	}
+	w.opt.Files = 0
+	for _, c := range clients {
 		for range 1 + w.Pick(3) {
 			c.Send(1, 1, []byte{byte(1 + w.Pick(40))})
 		}
-		clients = append(clients, c)
-	}
-	w.Advance(w.Between(2*time.Millisecond, 5*time.Millisecond))
-	w.opt.Files = 0
-	for _, c := range clients {
-		if w.Chance(2) {
-			c.Send(1, 1, []byte{byte(1 + w.Pick(40))})
-		}
+		w.Advance(w.Between(0, time.Millisecond))
 		c.harm() // what it is owed may be lost
 		c.CloseWrite()
 	}

@@ -33,7 +33,7 @@ func memoryWorld(w *World) {
 	h := &generous{}
 	srv := w.Server(engine.Config{
 		Dispatch: dispatch(w), MaxFrame: 128 << 10,
-		Limits: engine.Limits{MemoryBudget: budget, MaxOutbound: 64 << 10, MaxPending: 32 << 10},
+		Limits: engine.Limits{MemoryBudget: budget, MaxOutbound: 64 << 10 << (4 * w.Pick(2)), MaxPending: 32 << 10},
 		Socket: engine.Socket{ReadBuffer: 8 << 10},
 	}, h)
 	h.all = srv.Group("all")
@@ -70,7 +70,7 @@ func memoryWorld(w *World) {
 		w.Advance(w.Between(0, 30*time.Millisecond))
 		look()
 	}
-	for range 150 {
+	for range 100 {
 		w.Advance(200 * time.Millisecond)
 		look()
 	}

@@ -54,6 +54,7 @@ type Path struct {
 	Jitter     time.Duration // 1 ms
 	SendBuffer int           // bytes that the server's kernel holds for this client; 64 KiB
 	RecvBuffer int           // bytes that each kernel holds unread; 64 KiB
+	Rate       int           // bytes a second, each way; 0 for any number
 }
 
 func (p Path) withDefaults() Path {

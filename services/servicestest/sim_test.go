@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +54,8 @@ type town struct {
 	number, raised int            // that the lock guards, and how often it was
 	saved          map[int]int    // by request, how often it was written
 	rung           map[string]int // durable events, how often they ran
-	open           map[string]int // rooms that are alive
+	mu             sync.Mutex
+	open           map[string]int // guarded by mu; rooms that are alive
 	early          int            // timers
 }
 
@@ -67,7 +69,7 @@ func newTown(w *enginetest.World) *town {
 		OnLeave: func(r *hall, _ *engine.Session) { _, _ = r.Send(5, 9, nil) },
 		OnClose: func(r *hall, why engine.Reason) {
 			time.Sleep(w.Between(0, 3*time.Millisecond)) // as it writes what the next one reads
-			if x.open[r.Key()]--; why == engine.ReasonIdle && r.Len() > 0 {
+			if x.lives(r, -1); why == engine.ReasonIdle && r.Len() > 0 {
 				w.Errorf("a room with %d members closes as idle", r.Len())
 			}
 		},
@@ -96,9 +98,17 @@ func newTown(w *enginetest.World) *town {
 
 func (x *town) echo(_ *services.Context, req *ask, res *told) error { res.N = req.N; return nil }
 
+// lives counts the rooms of a key that are alive. OnClose waits in it, as others do.
+func (x *town) lives(r *hall, more int) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.open[r.Key()] += more
+	return x.open[r.Key()]
+}
+
 // newHall opens a room, which there is only one of for its key, with a clock.
 func (x *town) newHall(r *hall) (*hallState, error) {
-	if x.open[r.Key()]++; x.open[r.Key()] > 1 {
+	if x.lives(r, 1) > 1 {
 		x.w.Errorf("two rooms of %q at once", r.Key())
 	}
 	st := &hallState{last: time.Now()}

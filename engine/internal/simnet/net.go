@@ -45,6 +45,7 @@ type Traits struct {
 	Jitter     time.Duration // added to it by chance
 	SendBuffer int           // bytes that the server's kernel takes and the peer has not
 	RecvBuffer int           // bytes that each kernel holds for reading
+	Rate       int           // bytes a second that it carries, each way; 0: any number
 }
 
 // Net is the network of one server.
@@ -53,16 +54,15 @@ type Net struct {
 	host  netio.Host
 	hooks Hooks
 
-	loops []*Loop
-	addrs []*net.TCPAddr
-
 	mu      sync.Mutex
-	conns   []*Conn // guarded by mu; in the order of their dials
-	dials   int     // guarded by mu
-	files   []bool  // guarded by mu; descriptors in use
-	deaf    bool    // guarded by mu; nothing is accepted until the next Guard
-	stopped bool    // guarded by mu
-	over    bool    // guarded by mu; done is closed
+	loops   []*Loop        // written under mu, by Start
+	addrs   []*net.TCPAddr // the same
+	conns   []*Conn        // guarded by mu; in the order of their dials
+	dials   int            // guarded by mu
+	files   []bool         // guarded by mu; descriptors in use
+	deaf    bool           // guarded by mu; nothing is accepted until the next Guard
+	stopped bool           // guarded by mu
+	over    bool           // guarded by mu; done is closed
 	done    chan struct{}
 }
 
@@ -78,6 +78,8 @@ var serverIP = netip.AddrFrom4([4]byte{10, 0, 0, 1})
 
 // Start makes the loops and their addresses.
 func (n *Net) Start(context.Context) error {
+	var addrs []*net.TCPAddr
+	var loops []*Loop
 	for i, s := range n.cfg.Addrs {
 		_, host, ok := strings.Cut(s, "://")
 		if !ok || !strings.HasPrefix(s, "tcp") {
@@ -87,13 +89,16 @@ func (n *Net) Start(context.Context) error {
 		if err != nil || at.Port() == 0 {
 			at = netip.AddrPortFrom(serverIP, uint16(7000+i))
 		}
-		n.addrs = append(n.addrs, net.TCPAddrFromAddrPort(netip.AddrPortFrom(serverIP, at.Port())))
+		addrs = append(addrs, net.TCPAddrFromAddrPort(netip.AddrPortFrom(serverIP, at.Port())))
 	}
 	for i := range n.cfg.Loops {
 		l := &Loop{n: n, index: i}
 		l.turner = n.host.NewLoop(l)
-		n.loops = append(n.loops, l)
+		loops = append(loops, l)
 	}
+	n.mu.Lock()
+	n.addrs, n.loops = addrs, loops
+	n.mu.Unlock()
 	return nil
 }
 
@@ -151,6 +156,7 @@ func (n *Net) Dial(i int, t Traits) *Conn {
 	c := &Conn{n: n, l: loop, id: n.dials, traits: t, local: n.addrs[i], fd: -1}
 	c.remote = &net.TCPAddr{IP: net.IPv4(10, 1, byte(n.dials>>8), byte(n.dials)), Port: 40000 + n.dials%20000}
 	c.in.room, c.out.room = t.RecvBuffer, t.RecvBuffer
+	c.in.rate, c.out.rate = t.Rate, t.Rate
 	c.syn = time.Now().Add(n.takes(t))
 	if n.over {
 		c.out.rst, c.closed, c.dialed = true, true, true

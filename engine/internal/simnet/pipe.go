@@ -9,6 +9,7 @@ type pipe struct {
 	bytes  int    // in queue: what the receiver's kernel has not acknowledged
 	ready  []byte // has arrived and is not read
 	room   int    // what ready holds at most
+	rate   int    // bytes a second that are carried; 0: any number
 	last   time.Time
 	acked  time.Time // when something arrived last
 	ended  bool      // a FIN or a reset is in queue, or was: nothing goes behind it
@@ -24,8 +25,15 @@ type segment struct {
 	fin, rst bool
 }
 
+// piece is how much at most arrives at once where the rate is limited, in bytes.
+const piece = 4 << 10
+
 // put sends a segment that takes so long, or as long as the one in front of it.
 func (p *pipe) put(s segment, takes time.Duration) {
+	for p.rate > 0 && len(s.b) > piece {
+		p.put(segment{b: s.b[:piece]}, takes)
+		s.b = s.b[piece:]
+	}
 	if p.ended {
 		return
 	}
@@ -36,6 +44,9 @@ func (p *pipe) put(s segment, takes time.Duration) {
 	s.at = now.Add(takes)
 	if s.at.Before(p.last) {
 		s.at = p.last
+	}
+	if p.rate > 0 {
+		s.at = s.at.Add(time.Duration(len(s.b)) * time.Second / time.Duration(p.rate))
 	}
 	p.last = s.at
 	p.ended = s.fin || s.rst
