@@ -15,7 +15,7 @@ var mayImport = map[string][]string{
 	"millrace/dbasync":                {"github.com/jackc/pgx/v5", "millrace/internal/mask", "millrace/internal/seldom"},
 	"millrace/dbasync/migrate":        {"github.com/jackc/pgx/v5", "millrace/internal/mask"},
 	"millrace/dbasync/pgembed":        {},
-	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal", "millrace/internal/hist"},
+	"millrace/engine":                 {"millrace/codec", "millrace/engine/internal", "millrace/internal/hist", "millrace/internal/tally"},
 	"millrace/engine/enginetest":      {"millrace/codec", "millrace/engine", "github.com/gobwas/ws"},
 	"millrace/engine/internal/netio":  {},
 	"millrace/engine/internal/door":   {"millrace/engine/internal/netio", "millrace/engine/internal/budget", "millrace/engine/internal/perip", "github.com/gobwas/ws"},
