@@ -16,7 +16,7 @@ top=$(mktemp -d)
 trap 'rm -rf "$top"' EXIT
 git clone -q --no-hardlinks . "$top/src" # nothing that is not committed
 cd "$top/src"
-version=$(git describe --tags --always)
+version=$(git describe --tags --always --abbrev=12)
 when=$(git log -1 --format=%ct)
 
 mkdir "$top/tools"

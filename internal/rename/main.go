@@ -76,6 +76,7 @@ type names struct {
 	to    string
 	inAny *regexp.Regexp // in front of one of the folders
 	inMod *regexp.Regexp // by itself, in a go.mod
+	inCmd *regexp.Regexp // by itself, in a go mod edit
 }
 
 func newNames(dir, from, to string) (*names, error) {
@@ -93,6 +94,7 @@ func newNames(dir, from, to string) (*names, error) {
 	return &names{
 		to:    to,
 		inAny: regexp.MustCompile(`(^|[^A-Za-z0-9_./$@~-])` + from + `(/(?:` + strings.Join(folders, "|") + `)\b)`),
+		inCmd: regexp.MustCompile(`(-(?:require|replace)[ =])` + from + `([@=])`),
 		inMod: regexp.MustCompile(`(?m)(^\s*(?:module |require |replace )?)` + from + `( v| =>|$)`),
 	}, nil
 }
@@ -104,7 +106,7 @@ func (n *names) inFile(path string) (changed bool, err error) {
 		return false, err
 	}
 	to := []byte("${1}" + n.to + "${2}")
-	now := n.inAny.ReplaceAll(was, to)
+	now := n.inCmd.ReplaceAll(n.inAny.ReplaceAll(was, to), to)
 	if filepath.Base(path) == "go.mod" {
 		now = n.inMod.ReplaceAll(now, to)
 	}
