@@ -128,6 +128,7 @@ func (s *scene) fault(r *rand.Rand) {
 		length += historyLease
 	case 9:
 		node.Kill()
+		p.Heal() // it may be cut off, and the next one is not to wait for that
 		s.join(place)
 		return
 	case 10: // one is cut off for longer than its lease, while another fault comes and goes
