@@ -236,18 +236,22 @@ func (ln *line) NotifyWritable(uint64) error {
 	return nil
 }
 
-// PauseReading stops reading from the link of the moment.
+// PauseReading stops reading from the link of the moment. Of a link on another loop it is not known whether that could be
+// done.
 func (ln *line) PauseReading(pause bool) bool {
 	k := ln.cur
-	if k == nil {
+	switch {
+	case k == nil:
 		return true
+	case k.loop == ln.home:
+		k.paused = pause
+		return k.mask()
 	}
-	ok := true
 	k.loop.run(ln.home, func() {
 		k.paused = pause
-		ok = k.mask()
+		k.mask()
 	})
-	return ok
+	return true
 }
 
 // view is what the kernel holds of the link. That of a link on another loop is as old as
