@@ -54,7 +54,7 @@ func main() {
 func run(args, environ []string, stdout, stderr io.Writer) error {
 	var cli commands
 	src := &sources{environ: environ}
-	parser, err := newParser(&cli, src, stdout, stderr, kong.Vars{"cpus": strconv.Itoa(runtime.GOMAXPROCS(0)), "workers": strconv.Itoa(2 * runtime.GOMAXPROCS(0))})
+	parser, err := newParser(&cli, src, stdout, stderr, here())
 	if err != nil {
 		return err
 	}
@@ -89,6 +89,12 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 		fmt.Fprintln(stdout, "millrace "+version())
 		return nil
 	}
+}
+
+// here is what defaults are on this machine.
+func here() kong.Vars {
+	n := runtime.GOMAXPROCS(0)
+	return kong.Vars{"cpus": strconv.Itoa(n), "workers": strconv.Itoa(2 * n)}
 }
 
 // newParser makes kong's model of the command line. vars are put into the defaults and the help.

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"millrace/cmd/millrace/internal/reference"
 
 	"millrace/engine"
@@ -18,7 +17,7 @@ import (
 func parse(t *testing.T, args ...string) engine.Config {
 	t.Helper()
 	var cli commands
-	parser, err := newParser(&cli, &sources{}, io.Discard, io.Discard, kong.Vars{"cpus": "1", "workers": "2"})
+	parser, err := newParser(&cli, &sources{}, io.Discard, io.Discard, here())
 	if err != nil {
 		t.Fatal(err)
 	}
