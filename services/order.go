@@ -42,7 +42,11 @@ func (m *Manager) order() error {
 			return nil
 		}
 		state[name] = 1
-		n := all[slices.IndexFunc(all, func(n *node) bool { return n.spec.Name == name })]
+		i := slices.IndexFunc(all, func(n *node) bool { return n.spec.Name == name })
+		if i < 0 {
+			return nil // it could not be made
+		}
+		n := all[i]
 		for _, need := range n.spec.After {
 			if err := visit(need); err != nil {
 				return err
@@ -89,7 +93,11 @@ func (m *Manager) collect() ([]*node, error) {
 	var tcp *node
 	if m.server != nil {
 		tcp = &node{spec: Spec{Name: NameTCP, Service: m.server, After: slices.Clone(kernel)}}
-		names[NameTCP] = true
+	}
+	// What could not be made has an error of its own; that others need it is none.
+	names[NameTCP] = m.cfg.Server != nil
+	if m.cfg.DB != nil && m.db == nil {
+		names[NameDB], names[NameEvents] = true, true
 	}
 	var errs []error
 	for _, s := range m.cfg.Services {
