@@ -139,6 +139,11 @@ func TestAVendoredProgramStandsByItself(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}
+	bad := exec.Command(filepath.Join(dir, "game"), "-addr", "nowhere")
+	bad.Dir = dir
+	if out, err := bad.CombinedOutput(); err == nil || bad.ProcessState.ExitCode() != 1 || bytes.Count(out, []byte("\n")) != 1 {
+		t.Errorf("an address that is none: %v, want one line and exit code 1:\n%.2000s", err, out)
+	}
 	if out, err := exec.Command(filepath.Join(dir, "game"), "-check", "-addr", urls[0]).CombinedOutput(); err == nil {
 		t.Errorf("-check passes without a server: %s", out)
 	}
