@@ -40,6 +40,15 @@ func TestTheLimitsPagesDefaultsAreServes(t *testing.T) {
 	}
 }
 
+// valuesOf are the values of a label in the lines of a metric, sorted.
+func valuesOf(label, lines string) string {
+	all := map[string]bool{}
+	for _, m := range regexp.MustCompile(`[{,]`+label+`="([^"]*)"`).FindAllStringSubmatch(lines, -1) {
+		all["`"+m[1]+"`"] = true
+	}
+	return strings.Join(slices.Sorted(keys(all)), " ")
+}
+
 // docs/metrics.md has every metric of a server that has all parts.
 func TestTheMetricsPageIsWhole(t *testing.T) {
 	s := serve(t, "--admin=127.0.0.1:0", "--db=postgres://127.0.0.1:1/x", "--cluster=embedded", "--cluster-dir="+t.TempDir(), "--costs")
@@ -48,11 +57,20 @@ func TestTheMetricsPageIsWhole(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("\n| metric | type | labels | |\n| --- | --- | --- | --- |\n")
 	n := 0
+	values := "\n| label | of | values |\n| --- | --- | --- |\n"
 	for _, m := range metric.FindAllStringSubmatch(metrics(t, s), -1) {
 		n++
 		labels := map[string]bool{}
 		for _, l := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(m[4], -1) {
 			labels[l[1]] = l[1] != "le"
+		}
+		if strings.HasPrefix(m[2], "What "+strings.TrimSuffix(strings.ReplaceAll(strings.TrimPrefix(m[1], "millrace_"), "_", " "), " total")) {
+			t.Errorf("%s has no help of its own: %s", m[1], m[2])
+		}
+		for _, l := range []string{"code", "limit", "outcome", "reason", "transport"} {
+			if labels[l] {
+				values += fmt.Sprintf("| `%s` | `%s` | %s |\n", l, m[1], valuesOf(l, m[4]))
+			}
 		}
 		var names []string
 		for _, l := range slices.Sorted(keys(labels)) {
@@ -63,7 +81,7 @@ func TestTheMetricsPageIsWhole(t *testing.T) {
 	if n < 100 {
 		t.Fatalf("%d metrics, want 100 or more", n)
 	}
-	compareTable(t, "docs/metrics.md", b.String())
+	compareTable(t, "docs/metrics.md", b.String()+values)
 	all := page(t, "docs/metrics.md")
 	for _, name := range manual(t) {
 		for _, m := range regexp.MustCompile(`millrace_[a-z_]+[a-z]`).FindAllString(page(t, name), -1) {
