@@ -11,9 +11,9 @@ import (
 	"millrace/timerwheel"
 )
 
-// Context is what a stage works with: the session, the handle, and the tools
-// that services share (the seed's controller argument, with its common_tools).
-// It is a context.Context that ends at the request's deadline and when its session closes.
+// Context is what a stage works with: the session, the handle, and the tools that services
+// share. It is a context.Context that ends at the request's deadline and when its session
+// closes.
 //
 // It, the request and the result are valid until the last stage has returned,
 // or, after Defer, until the answer is done; they are used again after that.

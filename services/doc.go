@@ -48,7 +48,8 @@
 //
 // # From the seeds to here
 //
-// The first seed's kernel:
+// Two older designs, one in C++ and one in Python, are called the seeds in this package's
+// comments. The words of the first one's kernel:
 //
 //	IService                        Service
 //	  Start, Stop, IsService          Start(ctx) error, Stop(ctx) error, Running() bool
@@ -91,7 +92,7 @@
 //	  OnDBConnect, OnQueryEnd         the same names
 //	QueryResult                     dbasync.QueryResult: Outcome, Err, Rows
 //
-// The second seed's service controller:
+// Those of the second one's service controller:
 //
 //	CommonTools.mem_cache           Context.Cache, Manager.Cache
 //	WorkerPool(mode)                Config.Mode: OneProcess, ManyProcesses

@@ -102,7 +102,7 @@ var (
 
 // Manager makes the pool, the timers, the database, the cache, the controller
 // and the server, and starts and stops them with the program's own services in
-// the order of what needs what. The seed's IServiceMgr.
+// the order of what needs what.
 type Manager struct {
 	cfg        Config
 	on         Machine

@@ -254,7 +254,7 @@ func TestPrometheusTakesNativeHistograms(t *testing.T) {
 	eventually(t, "a native histogram", func() bool { return len(p.query(`histogram_count(millrace_handle_seconds{handle="1/1"}) == 1`)) == 1 })
 }
 
-// What the rules ask for is there, as promtool reads them.
+// The rules, and those that the page on operations begins with, are such as promtool reads.
 func TestAlertRulesAreWellFormed(t *testing.T) {
 	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
@@ -263,6 +263,24 @@ func TestAlertRulesAreWellFormed(t *testing.T) {
 	}
 	if out, err := exec.Command(promtool, "check", "rules", "prometheus/alerts.yml").CombinedOutput(); err != nil || !strings.Contains(string(out), "SUCCESS") {
 		t.Errorf("promtool check rules: %v\n%s", err, out)
+	}
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, m := range regexp.MustCompile("(?ms)^```yaml\n(groups:.*?)^```$").FindAllSubmatch(page, -1) {
+		n++
+		name := filepath.Join(t.TempDir(), "mine.yml")
+		if err := os.WriteFile(name, m[1], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(promtool, "check", "rules", name).CombinedOutput(); err != nil || !strings.Contains(string(out), "SUCCESS") {
+			t.Errorf("docs/operations.md: promtool check rules: %v\n%s", err, out)
+		}
+	}
+	if n == 0 {
+		t.Error("docs/operations.md has no rules")
 	}
 }
 
