@@ -29,6 +29,7 @@ type shard struct {
 	retire  int   // guarded by mu; spare workers that should end
 	base    int   // guarded by Pool.mu; workers that are no spare ones
 	workers int   // guarded by Pool.mu
+	ending  int   // guarded by Pool.mu; of those, the ones that were told to end as they are not needed
 
 	index      int
 	waiting    atomic.Int32 // tasks and functions; stored under mu

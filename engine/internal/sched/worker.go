@@ -90,6 +90,7 @@ func (p *Pool) forget(w *worker) {
 		p.before += w.ran.Load()
 	}
 	if w.retired {
+		w.shard.ending--
 		p.retiring--
 	}
 }

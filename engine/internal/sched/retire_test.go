@@ -1,0 +1,43 @@
+package sched
+
+import "testing"
+
+// A spare worker that is about to end still counts until it has: nobody else of its shard is
+// told to end in its place, so every shard keeps the workers it began with. A shard without
+// any could take a function while all other workers end.
+func TestShardKeepsItsWorkers(t *testing.T) {
+	p := New(Config{Workers: 2, Spare: 2, MaxQueue: 8})
+	p.shards = newShards(p.cfg, 2)
+	p.state.Store(stateRunning) // no goroutine of its own: the test does what they would
+	var ends *worker
+	for _, s := range p.shards {
+		s.base = 1
+		for range 2 {
+			ends = &worker{shard: s}
+			s.workers++
+			p.workers = append(p.workers, ends)
+		}
+	}
+	s := p.shards[1]
+	s.idle = 2 // those of the other one are busy
+	p.retireSpare()
+	if s.retire != 1 || s.idle != 1 {
+		t.Fatalf("%d told to end, %d idle; want 1 each", s.retire, s.idle)
+	}
+	if p.sleep(ends) {
+		t.Fatal("the spare worker has not ended")
+	}
+	p.retireSpare() // before it has gone
+	if s.retire != 0 || s.idle != 1 {
+		t.Errorf("a worker that is no spare one was told to end: %d, %d idle", s.retire, s.idle)
+	}
+	p.leave(ends, true)
+	p.retireSpare()
+	if s.workers != 1 || s.retire != 0 {
+		t.Errorf("%d workers are left, %d of which should end", s.workers, s.retire)
+	}
+	p.shards[0].idle = 2
+	if p.retireSpare(); p.shards[0].retire != 1 {
+		t.Errorf("%d told to end where one too many is left", p.shards[0].retire)
+	}
+}
