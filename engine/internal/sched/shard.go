@@ -31,10 +31,10 @@ type shard struct {
 	workers int   // guarded by Pool.mu
 	ending  int   // guarded by Pool.mu; of those, the ones that were told to end as they are not needed
 
-	index      int
-	waiting    atomic.Int32 // tasks and functions; stored under mu
-	waitingFns atomic.Int32 // the same of functions alone
-	waits      hist.Histogram
+	index   int
+	waiting atomic.Int32  // tasks and functions; stored under mu
+	ofFns   atomic.Uint64 // functions that wait, and above that how many were ever taken, modulo 1<<32; stored under mu
+	waits   hist.Histogram
 
 	_ [64]byte // what follows in memory is another's
 }
@@ -97,7 +97,7 @@ func (s *shard) pushFn(fn func()) bool {
 	if !s.fns.push(fn) {
 		return false
 	}
-	s.waitingFns.Store(int32(s.fns.len()))
+	s.ofFns.Add(1)
 	s.count()
 	return true
 }
@@ -105,10 +105,21 @@ func (s *shard) pushFn(fn func()) bool {
 func (s *shard) popFn() func() {
 	fn := s.fns.pop()
 	if fn != nil {
-		s.waitingFns.Store(int32(s.fns.len()))
+		s.ofFns.Add(1<<32 - 1)
 		s.count()
 	}
 	return fn
+}
+
+// isFull tells, without a lock, whether it takes no more functions.
+func (s *shard) isFull() bool { return int(uint32(s.ofFns.Load())) >= s.fns.max }
+
+// fnsTaken changes whenever a function is taken off any shard.
+func (p *Pool) fnsTaken() (n uint32) {
+	for _, s := range p.shards {
+		n += uint32(s.ofFns.Load() >> 32)
+	}
+	return n
 }
 
 // take takes a task or a function off the shard for a worker, which need not be its own; both

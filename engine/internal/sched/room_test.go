@@ -1,6 +1,9 @@
 package sched
 
-import "testing"
+import (
+	"runtime"
+	"testing"
+)
 
 // A spare worker that is about to end still counts until it has: nobody else of its shard is
 // told to end in its place, so every shard keeps the workers it began with. A shard without
@@ -39,5 +42,41 @@ func TestShardKeepsItsWorkers(t *testing.T) {
 	p.shards[0].idle = 2
 	if p.retireSpare(); p.shards[0].retire != 1 {
 		t.Errorf("%d told to end where one too many is left", p.shards[0].retire)
+	}
+}
+
+// A function is refused only if MaxQueue wait at one moment: not where there was room on one
+// shard all the time, now on this one and now on that.
+func TestRoomThatMovesIsRoom(t *testing.T) {
+	for round := range 200 {
+		p := New(Config{Workers: 2, MaxQueue: 2})
+		p.shards = newShards(p.cfg, 2)
+		p.state.Store(stateRunning) // no worker takes anything but the test
+		a, b := p.shards[0], p.shards[1]
+		push := func(s *shard) {
+			if !s.pushFn(func() {}) {
+				t.Fatal("no room")
+			}
+		}
+		a.mu.Lock()
+		push(a)
+		a.mu.Unlock()
+		b.mu.Lock()
+		answer := make(chan error)
+		go func() { answer <- p.Submit(func() {}) }() // in every other round it begins with the full one
+		for range 100 {
+			runtime.Gosched()
+		}
+		a.mu.Lock()
+		a.popFn()
+		a.mu.Unlock()
+		push(b)
+		b.mu.Unlock()
+		if err := <-answer; err != nil {
+			t.Fatalf("round %d: one of two waited, and the next was refused: %v", round, err)
+		}
+		if err := p.Submit(func() {}); err != ErrOverloaded {
+			t.Fatalf("a third one: %v", err)
+		}
 	}
 }
