@@ -80,3 +80,36 @@ func TestRoomThatMovesIsRoom(t *testing.T) {
 		}
 	}
 }
+
+// A function that a manual pool accepts while it is being stopped is run: its workers do not
+// end in front of it.
+func TestManualPoolKeepsWhatItAccepts(t *testing.T) {
+	p := New(Config{Workers: 1, MaxQueue: 1, Manual: make(chan struct{}, 1)})
+	p.mu.Lock()
+	w := p.newWorker()
+	p.mu.Unlock()
+	s := p.shards[0]
+	s.mu.Lock() // as Submit does, which finds the pool running; then it is stopped
+	p.state.Store(stateStopping)
+	given := make(chan func())
+	go func() { // the worker
+		_, fn := p.given(w)
+		given <- fn
+	}()
+	for range 1000 {
+		runtime.Gosched()
+	}
+	s.pushFn(func() {})
+	s.mu.Unlock()
+	for !p.Give(0) {
+		select {
+		case <-given:
+			t.Fatal("the worker has ended")
+		default:
+			runtime.Gosched()
+		}
+	}
+	if fn := <-given; fn == nil {
+		t.Error("the worker was given nothing")
+	}
+}
