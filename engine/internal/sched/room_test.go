@@ -113,3 +113,34 @@ func TestManualPoolKeepsWhatItAccepts(t *testing.T) {
 		t.Error("the worker was given nothing")
 	}
 }
+
+// Where far more waits on one shard than on others, their workers give it every other turn,
+// and keep the rest for their own. Among shards that are about as long it is one in 16.
+func TestLongShardIsHelped(t *testing.T) {
+	for _, tc := range []struct{ long, own, least, most int }{{80, 8, 120, 160}, {10, 8, 15, 25}, {8, 80, 15, 25}} {
+		p := New(Config{Workers: 3, MaxQueue: 1})
+		p.shards = newShards(p.cfg, 3)
+		w := &worker{shard: p.shards[1], victim: 1}
+		jobs := map[*Task]uint{}
+		for home, n := range []int{tc.long, tc.own, tc.own} {
+			for range n {
+				j := newJob(nil)
+				jobs[&j.Task] = uint(home)
+				p.Push(&j.Task, uint(home))
+			}
+		}
+		var turns [3]int
+		for range 320 {
+			task, _ := p.next(w)
+			turns[jobs[task]]++
+			p.Push(task, jobs[task])
+		}
+		helped := turns[0]
+		if tc.long < 80 {
+			helped += turns[2]
+		}
+		if helped < tc.least || helped > tc.most || turns[2] < 5 { // nobody is forgotten meanwhile
+			t.Errorf("%d on one, %d on others: turns of each %v", tc.long, tc.own, turns)
+		}
+	}
+}

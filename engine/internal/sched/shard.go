@@ -42,7 +42,9 @@ type shard struct {
 // maxShards is how many shards there are at most: as many as idlers has bits.
 const maxShards = 64
 
-// lookAround is after how many turns a worker looks at the other shards first.
+// lookAround is after how many turns a worker looks at the other shards first. Where it finds
+// one with far more than its own, every other turn is for that, as long as it is so: what
+// comes from a busy loop waits about as long as what comes from others.
 const lookAround = 16
 
 // newShards makes n of them, or one for a manual pool.
@@ -148,12 +150,23 @@ func (p *Pool) steal(w *worker) (*Task, func()) {
 		if s == w.shard || s.waiting.Load() == 0 {
 			continue
 		}
-		tally.Note("steals")
-		if t, fn := s.take(w, p); t != nil || fn != nil {
+		if t, fn := s.takeAbroad(w, p); t != nil || fn != nil {
 			return t, fn
 		}
 	}
 	return nil, nil
+}
+
+// takeAbroad is take by a worker of another shard, who notes whether it needs help.
+func (s *shard) takeAbroad(w *worker, p *Pool) (*Task, func()) {
+	tally.Note("steals")
+	t, fn := s.take(w, p)
+	if s.waiting.Load() > 2*w.shard.waiting.Load()+lookAround {
+		w.helps = s
+	} else if w.helps == s {
+		w.helps = nil
+	}
+	return t, fn
 }
 
 // sleep waits until there may be something to do; false ends the worker.
