@@ -24,7 +24,7 @@
 //
 // Send, Push, Broadcast, Group.Send, Close, Submit and the getters may be called from
 // any goroutine and never block. Start and Stop block until they are done or their
-// context ends; Stop from one of the server's own callbacks is ErrInCallback.
+// context ends; Stop from one of the server's own callbacks or hooks is ErrInCallback.
 //
 // # Bytes
 //

@@ -1,6 +1,11 @@
 package engine
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+
+	"millrace/engine/internal/sched"
+)
 
 // lastN keeps the last ones of what is rare.
 type lastN[T any] struct {
@@ -32,6 +37,7 @@ func (l *lastN[T]) all() []T {
 // block. It lives while there is something to call.
 type hooks struct {
 	srv *Server
+	id  atomic.Uint64 // the goroutine that calls; 0: none
 
 	mu      sync.Mutex
 	waiting []hookCall    // guarded by mu
@@ -73,9 +79,12 @@ func (h *hooks) wait() {
 }
 
 func (h *hooks) run() {
+	id := sched.GoroutineID()
+	h.id.Store(id)
 	clean := false
 	defer func() {
-		if !clean { // a hook ended this goroutine with runtime.Goexit
+		h.id.CompareAndSwap(id, 0) // another may have begun
+		if !clean {                // a hook ended this goroutine with runtime.Goexit
 			go h.run()
 		}
 	}()

@@ -64,7 +64,7 @@ func (e *LossError) Unwrap() error { return e.Cause }
 // Stop returns at most 3 s later, whatever handlers do. OnSocketClose has
 // run for every session when Stop returns, but for those that LossError.Stuck names, and the
 // hooks of Config for all that happened, but for one that blocks. It may
-// be called twice, and on a server that never started. Called from a callback of this
+// be called twice, and on a server that never started. Called from a callback or hook of this
 // server it would wait for itself: that is ErrInCallback, and nothing happens.
 func (srv *Server) Stop(ctx context.Context) error {
 	if srv.inCallback() {
@@ -318,6 +318,9 @@ func (srv *Server) inCallback() bool {
 		return srv.ownPool || s != nil && s.srv == srv
 	}
 	id := sched.GoroutineID()
+	if srv.hooks.id.Load() == id || srv.stalls.OnReporter(id) {
+		return true
+	}
 	for _, l := range srv.allLoops() {
 		if l.goroutine.Load() == id {
 			return true

@@ -62,11 +62,12 @@ func New(limit int, moved func(Level)) *Budget {
 // Part makes one more part, for good.
 func (b *Budget) Part() *Budget {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	p := &Budget{count: b.count, part: true}
 	parts := append(slices.Clone(*b.parts.Load()), p)
 	b.parts.Store(&parts)
 	b.count.divide()
+	b.mu.Unlock()
+	b.count.settle()
 	return p
 }
 
@@ -81,10 +82,15 @@ func (b *Budget) SetLimit(limit int) {
 	b.limit.Store(int64(limit))
 	b.count.divide()
 	b.mu.Unlock()
-	for _, p := range *b.parts.Load() {
-		b.count.add(p.held.Swap(0))
+	b.count.settle()
+}
+
+// settle counts what parts keep back, which may be more than they now may.
+func (c *count) settle() {
+	for _, p := range *c.parts.Load() {
+		c.add(p.held.Swap(0))
 	}
-	b.count.add(0)
+	c.add(0)
 }
 
 // Add counts n more bytes, or fewer.

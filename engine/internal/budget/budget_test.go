@@ -224,3 +224,23 @@ func TestPartsTouchTheSharedCountSeldom(t *testing.T) {
 		t.Errorf("%d bytes have reached the shared count, which 4 KiB come and go beside", n)
 	}
 }
+
+// A part that is made later takes from what the others may keep back: nobody keeps more
+// because it began when there were fewer.
+func TestLatePartsKeepToTheShare(t *testing.T) {
+	const limit, parts = 64 << 20, 32
+	b := New(limit, nil)
+	used := 0
+	for range parts {
+		p := b.Part()
+		n := int(b.slack.Load()) // all that it may keep back
+		p.Add(n)
+		used += n
+		if off := used - b.About(); off > limit/64 {
+			t.Fatalf("off by %d of %d", off, limit)
+		}
+	}
+	if b.Used() != used {
+		t.Errorf("%d used, want %d", b.Used(), used)
+	}
+}

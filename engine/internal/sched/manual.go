@@ -49,7 +49,15 @@ func (p *Pool) given(w *worker) (*Task, func()) {
 }
 
 // over tells whether a pool that stops has nothing left to do. mu is held.
-func (p *Pool) over() bool { return p.state.Load() != stateRunning && !p.someWaiting() }
+func (p *Pool) over() bool {
+	if p.state.Load() == stateRunning {
+		return false
+	}
+	s := p.shards[0]
+	s.mu.Lock() // who found it running has queued what he has by then
+	defer s.mu.Unlock()
+	return s.choices() == 0
+}
 
 // Waiting is how many there are that Give can choose from: functions come one by one.
 func (p *Pool) Waiting() int {

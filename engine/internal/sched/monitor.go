@@ -179,8 +179,9 @@ func (p *Pool) retireSpare() {
 	n := len(p.workers) - p.cfg.Workers - p.retiring
 	for _, s := range p.shards {
 		s.mu.Lock()
-		for ; n > 0 && s.idle > 0 && s.workers-s.retire > s.base; n-- {
+		for ; n > 0 && s.idle > 0 && s.workers-s.ending > s.base; n-- {
 			s.retire++
+			s.ending++
 			p.retiring++
 			p.wakeOne(s)
 		}

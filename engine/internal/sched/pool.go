@@ -210,28 +210,32 @@ func (p *Pool) Submit(fn func()) error {
 	if len(p.shards) > 1 {
 		at = uint(rand.Uint32())
 	}
-	for range p.shards {
-		s := p.shardOf(at)
-		at++
-		if int(s.waitingFns.Load()) >= s.fns.max {
-			continue
-		}
-		s.mu.Lock()
-		if err := p.refusal(); err != nil {
+	for {
+		taken := p.fnsTaken()
+		for i := range uint(len(p.shards)) {
+			s := p.shardOf(at%uint(len(p.shards)) + i)
+			if s.isFull() {
+				continue
+			}
+			s.mu.Lock()
+			if err := p.refusal(); err != nil {
+				s.mu.Unlock()
+				return err
+			}
+			if s.pushFn(fn) {
+				p.signal(s)
+				return nil
+			}
 			s.mu.Unlock()
+		}
+		if err := p.refusal(); err != nil {
 			return err
 		}
-		if s.pushFn(fn) {
-			p.signal(s)
-			return nil
+		if p.fnsTaken() == taken { // or one that was full has had room since
+			p.refused.Add(1)
+			return ErrOverloaded
 		}
-		s.mu.Unlock()
 	}
-	if err := p.refusal(); err != nil {
-		return err
-	}
-	p.refused.Add(1)
-	return ErrOverloaded
 }
 
 // Push queues a task that is not on the queue. Before Start it waits for the workers. home

@@ -29,11 +29,12 @@ type shard struct {
 	retire  int   // guarded by mu; spare workers that should end
 	base    int   // guarded by Pool.mu; workers that are no spare ones
 	workers int   // guarded by Pool.mu
+	ending  int   // guarded by Pool.mu; of those, the ones that were told to end as they are not needed
 
-	index      int
-	waiting    atomic.Int32 // tasks and functions; stored under mu
-	waitingFns atomic.Int32 // the same of functions alone
-	waits      hist.Histogram
+	index   int
+	waiting atomic.Int32  // tasks and functions; stored under mu
+	ofFns   atomic.Uint64 // functions that wait, and above that how many were ever taken, modulo 1<<32; stored under mu
+	waits   hist.Histogram
 
 	_ [64]byte // what follows in memory is another's
 }
@@ -41,7 +42,9 @@ type shard struct {
 // maxShards is how many shards there are at most: as many as idlers has bits.
 const maxShards = 64
 
-// lookAround is after how many turns a worker looks at the other shards first.
+// lookAround is after how many turns a worker looks at the other shards first. Where it finds
+// one with far more than its own, every other turn is for that, as long as it is so: what
+// comes from a busy loop waits about as long as what comes from others.
 const lookAround = 16
 
 // newShards makes n of them, or one for a manual pool.
@@ -96,7 +99,7 @@ func (s *shard) pushFn(fn func()) bool {
 	if !s.fns.push(fn) {
 		return false
 	}
-	s.waitingFns.Store(int32(s.fns.len()))
+	s.ofFns.Add(1)
 	s.count()
 	return true
 }
@@ -104,10 +107,21 @@ func (s *shard) pushFn(fn func()) bool {
 func (s *shard) popFn() func() {
 	fn := s.fns.pop()
 	if fn != nil {
-		s.waitingFns.Store(int32(s.fns.len()))
+		s.ofFns.Add(1<<32 - 1)
 		s.count()
 	}
 	return fn
+}
+
+// isFull tells, without a lock, whether it takes no more functions.
+func (s *shard) isFull() bool { return int(uint32(s.ofFns.Load())) >= s.fns.max }
+
+// fnsTaken changes whenever a function is taken off any shard.
+func (p *Pool) fnsTaken() (n uint32) {
+	for _, s := range p.shards {
+		n += uint32(s.ofFns.Load() >> 32)
+	}
+	return n
 }
 
 // take takes a task or a function off the shard for a worker, which need not be its own; both
@@ -136,12 +150,23 @@ func (p *Pool) steal(w *worker) (*Task, func()) {
 		if s == w.shard || s.waiting.Load() == 0 {
 			continue
 		}
-		tally.Note("steals")
-		if t, fn := s.take(w, p); t != nil || fn != nil {
+		if t, fn := s.takeAbroad(w, p); t != nil || fn != nil {
 			return t, fn
 		}
 	}
 	return nil, nil
+}
+
+// takeAbroad is take by a worker of another shard, who notes whether it needs help.
+func (s *shard) takeAbroad(w *worker, p *Pool) (*Task, func()) {
+	tally.Note("steals")
+	t, fn := s.take(w, p)
+	if s.waiting.Load() > 2*w.shard.waiting.Load()+lookAround {
+		w.helps = s
+	} else if w.helps == s {
+		w.helps = nil
+	}
+	return t, fn
 }
 
 // sleep waits until there may be something to do; false ends the worker.

@@ -18,10 +18,11 @@ type worker struct {
 	ran   atomic.Uint64        // turns and functions
 
 	shard   *shard
-	victim  int  // the shard looked at last; the worker's own, as is turns
-	turns   uint // ever begun
-	fresh   bool // it was woken, and has not found anything yet; the worker's own
-	retired bool // it ends as it is not needed; guarded by Pool.mu once it does
+	victim  int    // the shard looked at last; the worker's own, as is turns
+	turns   uint   // ever begun
+	helps   *shard // where far more waits than on its own; nil: nowhere that it knows of; the worker's own
+	fresh   bool   // it was woken, and has not found anything yet; the worker's own
+	retired bool   // it ends as it is not needed; guarded by Pool.mu once it does
 
 	give   chan order // of a manual pool, as is number: the how manieth it is
 	number int
@@ -90,6 +91,7 @@ func (p *Pool) forget(w *worker) {
 		p.before += w.ran.Load()
 	}
 	if w.retired {
+		w.shard.ending--
 		p.retiring--
 	}
 }
@@ -102,6 +104,11 @@ func (p *Pool) next(w *worker) (*Task, func()) {
 	for {
 		w.turns++
 		around := w.turns%lookAround == 0
+		if s := w.helps; s != nil && w.turns%2 == 0 && !around {
+			if t, fn := s.takeAbroad(w, p); t != nil || fn != nil {
+				return t, fn
+			}
+		}
 		if !around && w.shard.waiting.Load() > 0 {
 			if t, fn := w.shard.take(w, p); t != nil || fn != nil {
 				return t, fn
