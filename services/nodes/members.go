@@ -124,7 +124,7 @@ func (n *Node) SetState(s State) {
 	n.mu.Lock()
 	n.state = s
 	n.mu.Unlock()
-	n.calls.announce(n.stateNow())
+	n.calls.announce()
 	n.beat()
 }
 
@@ -223,7 +223,7 @@ func (n *Node) membership() {
 		}
 		if now := n.stateNow(); now != state {
 			state = now
-			n.calls.announce(now)
+			n.calls.announce()
 			if now == Draining {
 				n.bg.Go(func() { n.homes.move(n.run) })
 			}
