@@ -146,6 +146,10 @@ func (c *calls) subscribe(handle uint32) error {
 func (c *calls) listen() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.listenLocked()
+}
+
+func (c *calls) listenLocked() error {
 	c.started = true
 	var errs []error
 	for handle := range c.served {
@@ -156,17 +160,18 @@ func (c *calls) listen() error {
 	return errors.Join(errs...)
 }
 
-// announce: of a node that drains only calls by its name are taken.
-func (c *calls) announce(s State) {
+// announce: of a node that drains only calls by its name are taken. Which it is is looked at with the lock held: of two
+// that come together the later one leaves what is true.
+func (c *calls) announce() {
 	if c.n.bus == nil || !c.n.bus.Running() {
-		return
-	}
-	if s == Up {
-		_ = c.listen() // it fails only behind Stop
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.n.stateNow() == Up {
+		_ = c.listenLocked() // it fails only behind Stop
+		return
+	}
 	c.end()
 }
 

@@ -163,17 +163,34 @@ func (n *Node) work(j job) {
 	case envelope.Room:
 		a = n.homes.serve(j.e, left)
 	case envelope.Who:
-		a = n.who(j.e.Key)
+		a = n.who(j.e.Key, maxPresence)
 	}
+	err := n.reply(j.m, a)
+	if errors.Is(err, cluster.ErrTooLarge) { // who asks would wait for what never comes
+		err = n.reply(j.m, n.smaller(j.e))
+	}
+	n.lose(err)
+}
+
+// reply answers a question.
+func (n *Node) reply(m cluster.Message, a envelope.Envelope) error {
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)
 	a.Source = n.process
 	b, err := a.Append((*buf)[:0])
-	if err == nil {
-		*buf = b
-		err = j.m.AnswerAmong(b, int(n.calls.running.Load()))
+	if err != nil {
+		return err
 	}
-	n.lose(err)
+	*buf = b
+	return m.AnswerAmong(b, int(n.calls.running.Load()))
+}
+
+// smaller is what a question is answered by where the servers don't take its answer, as it is too large.
+func (n *Node) smaller(e envelope.Envelope) envelope.Envelope {
+	if e.Kind == envelope.Who {
+		return n.who(e.Key, 0)
+	}
+	return failure(services.Errorf(engine.CodeLimit, "the answer is larger than the servers take"))
 }
 
 // expired tells whether a time of the servers' clock has passed, as far as is known.

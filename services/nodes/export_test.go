@@ -62,3 +62,16 @@ func (c *callContext) End() { c.end() }
 
 // ParsePresent reads what another node says of who is in a group.
 func ParsePresent(b []byte) ([]Present, error) { return parsePresent(b, Member{}) }
+
+// TakesCalls tells whether the node takes calls of any node.
+func (n *Node) TakesCalls() bool {
+	n.calls.mu.Lock()
+	defer n.calls.mu.Unlock()
+	return len(n.calls.subs) > 0
+}
+
+// Who is how many members of a group the node says it has, and in how many bytes it tells of them, at most so many.
+func (n *Node) Who(group string, most int) (count, bytes int) {
+	e := n.who(group, most)
+	return int(e.Epoch), len(e.Body)
+}

@@ -124,7 +124,7 @@ func (n *Node) SetState(s State) {
 	n.mu.Lock()
 	n.state = s
 	n.mu.Unlock()
-	n.calls.announce(n.stateNow())
+	n.calls.announce()
 	n.beat()
 }
 
@@ -207,7 +207,7 @@ func (n *Node) membership() {
 			n.greet(n.run)
 			n.groups.tellAll(n.run)
 		}
-		if !n.member() && n.reachesOthers() {
+		if !n.member() && n.reachesOthers() && !n.calls.stopping.Load() {
 			// Others may have forgotten what it has, as they thought it dead: they know before
 			// it is one of them again.
 			n.groups.tellAll(n.run)
@@ -223,8 +223,8 @@ func (n *Node) membership() {
 		}
 		if now := n.stateNow(); now != state {
 			state = now
-			n.calls.announce(now)
-			if now == Draining {
+			n.calls.announce()
+			if now == Draining && !n.calls.stopping.Load() { // else they end
 				n.bg.Go(func() { n.homes.move(n.run) })
 			}
 		}

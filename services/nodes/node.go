@@ -194,9 +194,12 @@ func (n *Node) Stop(ctx context.Context) error {
 
 func (n *Node) leave(ctx context.Context) error {
 	n.mu.Lock()
-	token := n.token
-	n.token, n.state = 0, Draining
+	n.state = Draining
 	n.mu.Unlock()
+	n.calls.announce() // before one is refused, so that who is may ask any node
+	n.calls.stopping.Store(true)
+	token := n.noMember()
+	n.beat()
 	n.calls.finish(ctx)
 	err := errors.Join(n.homes.stop(ctx), n.users.stop(ctx), n.calls.stop(ctx))
 	n.end()
@@ -207,10 +210,21 @@ func (n *Node) leave(ctx context.Context) error {
 	n.bg.Wait()
 	n.calls.forget()
 	n.groups.stop()
+	if last := n.noMember(); last != 0 { // it was joining
+		token = last
+	}
 	if token != 0 {
 		err = errors.Join(err, n.cache.Leave(ctx, n.cfg.Name, token))
 	}
 	return err
+}
+
+// noMember has the node be a member no more, and returns by what token it was; 0: it was none.
+func (n *Node) noMember() (token uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	token, n.token = n.token, 0
+	return token
 }
 
 // Running tells whether it has been started, and is a member of the cluster if it is to be

@@ -99,8 +99,8 @@ func (u *users) of(s *engine.Session) (all []string) {
 	return all
 }
 
-// who answers another node.
-func (n *Node) who(name string) envelope.Envelope {
+// who answers another node, in so many bytes at most beside the count.
+func (n *Node) who(name string, most int) envelope.Envelope {
 	all, count := n.present(name)
 	var body []byte
 	for _, p := range all {
@@ -110,7 +110,7 @@ func (n *Node) who(name string) envelope.Envelope {
 			next = binary.BigEndian.AppendUint16(next, uint16(len(user)))
 			next = append(next, user...)
 		}
-		if len(next) > maxPresence {
+		if len(next) > most {
 			break
 		}
 		body = next

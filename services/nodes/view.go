@@ -113,9 +113,11 @@ func (n *Node) lives(process uint64) bool {
 }
 
 // living are the processes that have a name.
-func (n *Node) living() map[uint64]bool {
+func (n *Node) living() map[uint64]bool { return processes(n.cache.Members()) }
+
+func processes(of []cluster.Member) map[uint64]bool {
 	living := map[uint64]bool{}
-	for _, m := range n.cache.Members() {
+	for _, m := range of {
 		living[parseProcess(m.Process)] = true
 	}
 	return living
@@ -126,8 +128,8 @@ func (n *Node) living() map[uint64]bool {
 // at once.
 func (n *Node) watch() {
 	every := max(min(n.cache.Lease()/10, 200*time.Millisecond), 10*time.Millisecond)
-	before := n.living()
 	from := n.cache.Members()
+	before := processes(from) // of the same list: else who dies in between is not missed until another one comes or goes
 	var dead map[uint64]time.Time
 	state := n.stateNow()
 	for sleep(n.run, every) {
@@ -140,7 +142,7 @@ func (n *Node) watch() {
 		}
 		if now := n.cache.Members(); !sameMembers(now, from) {
 			from = now
-			living := n.living()
+			living := processes(now)
 			dead = n.died(before, living, dead)
 			before = living
 		}

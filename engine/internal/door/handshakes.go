@@ -172,8 +172,13 @@ func (s *handshakes) shedLocked() {
 		return
 	}
 	next := shedAfter
-	for left := 1 + over/shedPart; over > 0 && s.waiters.Len() > 0; left-- {
-		w := s.waiters.Front().Value.(waiter)
+	left := 1 + over/shedPart
+	for e := s.waiters.Front(); e != nil && over > 0; {
+		w := e.Value.(waiter)
+		e = e.Next() // w may leave the list
+		if w.sh.works {
+			continue
+		}
 		if age := time.Since(w.sh.since); age < shedAfter {
 			next = shedAfter - age
 			break
@@ -185,6 +190,7 @@ func (s *handshakes) shedLocked() {
 		delete(s.open, w.c)
 		s.unwaitLocked(w.sh)
 		over--
+		left--
 		s.h.st.shed.Add(1)
 		w.c.l.post(w.c, func(c *conn) {
 			if c.phase == handshake {
@@ -202,15 +208,33 @@ func (s *handshakes) shedLocked() {
 	}
 }
 
-// waits notes whether a handshake waits for its client. The caller holds the lock of sh.
-func (s *handshakes) waits(c *conn, sh *shake, yes bool) {
+// waits notes that a handshake waits for its client: from now on where it is newly the client's turn, or else for as long
+// as before it got what was not enough, so that who sends byte by byte keeps no place by that. The caller holds the lock of sh.
+func (s *handshakes) waits(c *conn, sh *shake, newly bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unwaitLocked(sh)
-	if yes {
+	sh.works = false
+	if newly {
+		s.unwaitLocked(sh)
+	}
+	if sh.wait == nil {
 		sh.since = time.Now()
 		sh.wait = s.waiters.PushBack(waiter{c, sh})
 	}
+}
+
+// works notes that what has come of a handshake is worked at: it keeps its place among those that wait, but is not closed.
+func (s *handshakes) works(sh *shake) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh.works = true
+}
+
+// unwait notes that a handshake waits for its client no more.
+func (s *handshakes) unwait(sh *shake) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unwaitLocked(sh)
 }
 
 func (s *handshakes) unwaitLocked(sh *shake) {

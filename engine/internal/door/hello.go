@@ -65,10 +65,21 @@ func helloWhole(b []byte) bool {
 // HelloRetryRequest may ask for one; 0: there is none, or it speaks no TLS 1.3, or comes in several records.
 func otherGroup(b []byte, allowed []tls.CurveID) tls.CurveID {
 	h := part(b)
-	h.skip(recordHead + messageHead + 2 + 32) // the version and random bytes
-	h.list(1)                                 // the session
-	h.list(2)                                 // cipher suites
-	h.list(1)                                 // compression
+	h.skip(recordHead - 2)
+	h = h.list(2) // the record
+	h.skip(1)
+	size := 0
+	for _, b := range h.skip(messageHead - 1) {
+		size = size<<8 | int(b)
+	}
+	if len(h) < size {
+		return 0 // the rest is in other records
+	}
+	h = h[:size]
+	h.skip(2 + 32) // the version and random bytes
+	h.list(1)      // the session
+	h.list(2)      // cipher suites
+	h.list(1)      // compression
 	var groups, shares part
 	has13 := false
 	for exts := h.list(2); len(exts) > 0; {

@@ -123,3 +123,21 @@ func FuzzHello(f *testing.F) {
 		}
 	})
 }
+
+// Of a hello in several records nothing is told but that it is whole: what stands between would be taken for parts of it.
+func TestAHelloInSeveralRecordsIsNotAsked(t *testing.T) {
+	hello, allowed := helloOf(&tls.Config{}), retryable(&tls.Config{})
+	if otherGroup(hello, allowed) == 0 {
+		t.Fatal("a hello that could be asked is needed")
+	}
+	for _, n := range []int{1, 40, len(hello) / 2, len(hello) - recordHead - 1} {
+		if g := otherGroup(inRecords(hello, n), allowed); g != 0 {
+			t.Errorf("in records of %d bytes: asked for %v", n, g)
+		}
+	}
+	for _, n := range []int{0, 1, recordHead, recordHead + messageHead, len(hello) - 1} {
+		if g := otherGroup(hello[:n], allowed); g != 0 {
+			t.Errorf("%d bytes of it: asked for %v", n, g)
+		}
+	}
+}

@@ -29,6 +29,7 @@ type shake struct {
 	place *list.Element // where it waits for its first turn
 	wait  *list.Element // where it waits for its client
 	since time.Time     // and from when on
+	works bool          // it is worked at, and does not wait now
 
 	// Its goroutine's.
 	turns  int
@@ -39,8 +40,12 @@ type shake struct {
 // hold stops the handshake from being read, or lets it be: then it waits for its client.
 func (t *tlsLayer) hold(hold bool) {
 	t.shake.mu.Lock()
-	if !t.shake.started {
-		t.c.l.h.shakes.waits(t.c, t.shake, !hold)
+	switch s := t.c.l.h.shakes; {
+	case t.shake.started:
+	case hold:
+		s.unwait(t.shake)
+	default:
+		s.waits(t.c, t.shake, false)
 	}
 	t.shake.mu.Unlock()
 	if t.held != hold {
@@ -142,7 +147,8 @@ func (t *tlsLayer) rest(ended bool) (was bool) {
 	sh := t.shake
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.wrote {
+	newly := sh.wrote
+	if newly {
 		sh.wrote = false
 		sh.flights++
 		sh.slow = sh.slow && sh.ask != 0 && sh.flights == 1 // that was the question only
@@ -151,8 +157,10 @@ func (t *tlsLayer) rest(ended bool) (was bool) {
 		return false
 	}
 	was, sh.busy, sh.done = sh.busy, false, ended
-	if !ended {
-		t.c.l.h.shakes.waits(t.c, sh, !sh.shut)
+	if ended || sh.shut {
+		t.c.l.h.shakes.unwait(sh)
+	} else {
+		t.c.l.h.shakes.waits(t.c, sh, newly)
 	}
 	return was
 }

@@ -129,7 +129,7 @@ func (t *tlsLayer) work() {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.started = true
-	t.c.l.h.shakes.waits(t.c, sh, false)
+	t.c.l.h.shakes.works(sh)
 	if !sh.busy && !sh.done && !sh.slow {
 		sh.busy = true
 		t.c.l.h.shakes.working.Add(1)
