@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"millrace/services/cluster"
+
+	"millrace/internal/proctest"
 )
 
 // The nodes' part of the wire contract, against servers in processes of their own, with a
@@ -233,7 +235,11 @@ func TestANodeThatIsKilledOrStandsStill(t *testing.T) {
 				t.Fatal(code)
 			}
 			at := time.Now()
-			a.signal(sig)
+			if sig == syscall.SIGSTOP {
+				proctest.Suspend(t, a.cmd.Process)
+			} else {
+				a.signal(sig)
+			}
 			if _, code := y.ask(6, 2, `{"node":"a","a":1,"b":1}`); code != 5 && code != 11 {
 				t.Errorf("6/2 there: ERROR %d, want 5 or 11", code)
 			}

@@ -83,7 +83,7 @@ func idleWorld(w *World) {
 // others of the process have taken all descriptors: the sessions end all the same.
 func filesWorld(w *World) {
 	srv := w.Server(engine.Config{Dispatch: dispatch(w), Limits: engine.Limits{MaxConns: 16, MaxOutbound: 8 << 10}}, library{})
-	path, all := Path{SendBuffer: 4 << 10, RecvBuffer: 4 << 10}, w.opt.Files
+	path, all := Path{SendBuffer: 4 << 10, RecvBuffer: 4 << 10}, w.files.Load()
 	var clients []*Client
 	for range 1 + w.Pick(4) {
 		c := w.DialPath(srv, path)
@@ -91,7 +91,7 @@ func filesWorld(w *World) {
 		c.Stall(w.Chance(2))
 		clients = append(clients, c)
 	}
-	w.opt.Files = 0
+	w.files.Store(0)
 	for _, c := range clients {
 		for range 1 + w.Pick(3) {
 			c.Send(1, 1, []byte{byte(1 + w.Pick(40))})
@@ -101,7 +101,7 @@ func filesWorld(w *World) {
 		c.CloseWrite()
 	}
 	w.Advance(time.Second)
-	w.opt.Files = all
+	w.files.Store(all)
 	for _, c := range clients {
 		c.Stall(false)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ type World struct {
 	trace   trace
 	opt     Options
 	path    Path
+	files   atomic.Int64 // descriptors that the process may have open
 
 	hand    chan struct{} // there may be something to do
 	timer   *time.Timer
@@ -85,6 +87,7 @@ func newWorld(t testing.TB, opt Options, c *choices, keep bool) *World {
 	w := &World{t: t, choices: c, opt: opt, path: opt.Path.withDefaults(), hand: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
 	w.trace.sum, w.trace.keep, w.trace.start = fnvOffset, keep, time.Now()
 	w.lookedAt = time.Now()
+	w.files.Store(int64(opt.Files))
 	w.pace = [...]time.Duration{1, 1, 10, 100}[w.Pick(4)]
 	return w
 }
@@ -212,7 +215,7 @@ func (m onMachine) Workers(p *sched.Pool) {
 
 func (m onMachine) Loops(look func()) { m.s.look = look }
 
-func (m onMachine) Files() int { return m.opt.Files }
+func (m onMachine) Files() int { return int(m.files.Load()) }
 
 func (m onMachine) Backlog() int { return 128 }
 

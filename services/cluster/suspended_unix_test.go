@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/internal/proctest"
 	"millrace/services"
 )
 
@@ -18,9 +19,7 @@ func TestASuspendedHolderFindsOut(t *testing.T) {
 	if token == 0 {
 		t.Fatal("the child did not get the lock")
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	proctest.Suspend(t, p.cmd.Process)
 	next, err := services.LockAndWait(background, c, "l", services.LockOptions{TTL: time.Hour, Wait: time.Minute})
 	if err != nil || next <= token {
 		t.Fatalf("got token %d after %d, %v", next, token, err)

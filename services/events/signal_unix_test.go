@@ -13,6 +13,8 @@ import (
 
 	"millrace/dbasync"
 	"millrace/dbasync/pgembed"
+
+	"millrace/internal/proctest"
 )
 
 // startChild starts a process that runs events, and returns when it does.
@@ -86,7 +88,7 @@ func TestLeasesOfProcessesThatAreStoppedAndKilled(t *testing.T) {
 	eventually(t, "the first has begun it", func() bool { return begins("stopped") != "" })
 	b := startChild(t, pg.URL())
 	renewed("stopped")
-	must(t, a.Signal(syscall.SIGSTOP))
+	proctest.Suspend(t, a)
 	taken("stopped", a, b)
 	must(t, a.Signal(syscall.SIGCONT))
 	release("stopped", a)
