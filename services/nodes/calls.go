@@ -142,48 +142,6 @@ func (c *calls) subscribe(handle uint32) error {
 	return err
 }
 
-// listen begins to take calls.
-func (c *calls) listen() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.listenLocked()
-}
-
-func (c *calls) listenLocked() error {
-	c.started = true
-	var errs []error
-	for handle := range c.served {
-		if c.subs[handle] == nil {
-			errs = append(errs, c.subscribe(handle))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// announce: of a node that drains only calls by its name are taken. Which it is is looked at with the lock held: of two
-// that come together the later one leaves what is true.
-func (c *calls) announce() {
-	if c.n.bus == nil || !c.n.bus.Running() {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.n.stateNow() == Up {
-		_ = c.listenLocked() // it fails only behind Stop
-		return
-	}
-	c.end()
-}
-
-// end ends the subscriptions. mu is held.
-func (c *calls) end() {
-	for _, sub := range c.subs {
-		sub.End()
-	}
-	clear(c.subs)
-	c.started = false
-}
-
 func (c *calls) find(handle uint32) (callee, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +14,48 @@ import (
 func (c *calls) start(run context.Context) {
 	c.work, c.giveUp = context.WithCancel(run)
 	c.stopping.Store(false)
+}
+
+// listen begins to take calls.
+func (c *calls) listen() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.listenLocked()
+}
+
+func (c *calls) listenLocked() error {
+	c.started = true
+	var errs []error
+	for handle := range c.served {
+		if c.subs[handle] == nil {
+			errs = append(errs, c.subscribe(handle))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// announce: of a node that drains only calls by its name are taken. Which it is is looked at with the lock held: of two
+// that come together the later one leaves what is true.
+func (c *calls) announce() {
+	if c.n.bus == nil || !c.n.bus.Running() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n.stateNow() == Up {
+		_ = c.listenLocked() // it fails only behind Stop
+		return
+	}
+	c.end()
+}
+
+// end ends the subscriptions. mu is held.
+func (c *calls) end() {
+	for _, sub := range c.subs {
+		sub.End()
+	}
+	clear(c.subs)
+	c.started = false
 }
 
 // job is a call of another node.
