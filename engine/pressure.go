@@ -153,9 +153,9 @@ func (l *loop) shed(now int64) {
 		}
 		l.srv.shed.Add(1)
 		switch {
-		case pushed[s] > 0:
+		case pushed[s] > 0 && !s.line().gone():
 			l.abort(s, ReasonSlowConsumer)
-		case s.out.Size() > 0 || s.line().gone():
+		case s.out.Size() > 0 || s.line().gone(): // who is away is not slow
 			l.abort(s, ReasonMemory)
 		default: // it waits in the middle of a frame, and may hear why
 			s.closeWithError(codec.Packet{}, CodeLimit, ReasonMemory.String(), ReasonMemory)
