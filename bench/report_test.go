@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"millrace/internal/proctest"
 )
 
 // sample is a results file with every kind of cell: figures, latencies, memory, a skip, a failure
@@ -171,10 +173,7 @@ func TestReportOpensInABrowser(t *testing.T) {
 		}
 	}
 	if browser == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("CI has no chromium: apt-get install chromium-headless-shell")
-		}
-		t.Skip("chromium is not installed")
+		proctest.Missing(t, "chromium-headless-shell is not installed")
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "report.html")

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/dbasync/pgembed"
+	"millrace/internal/proctest"
 )
 
 // pgBouncer starts one in the given pool_mode before srv, under the server's account, as it
@@ -37,7 +38,7 @@ func pgBouncerTo(t *testing.T, srv *pgembed.Server, to, mode string) string {
 	bin, err := exec.LookPath("pgbouncer")
 	if err != nil {
 		if bin, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
-			t.Skip("skipped: no pgbouncer (install it to run this)")
+			proctest.Missing(t, "skipped: no pgbouncer (install it to run this)")
 		}
 	}
 	like, err := os.Stat(srv.SocketDir())

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"millrace/codec"
+	"millrace/internal/proctest"
 )
 
 // autobahnClient is Node's ws as the other side. What a client of its kind would not send it
@@ -235,7 +236,7 @@ func autobahnCases() (list []autobahnCase) {
 func TestAutobahnWithNodesClient(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("no node here")
+		proctest.Missing(t, "no node here")
 	}
 	srv := serve(t, Config{Dispatch: Inline, Addrs: []string{"ws://127.0.0.1:0"}, MaxFrame: 8 << 20, Limits: Limits{MaxOutbound: 16 << 20, MaxPending: 16 << 20}, Doors: Doors{Deflate: true}}, &funcs{read: func(s *Session, p codec.Packet) {
 		s.Reply(p, p.Body)
@@ -257,7 +258,7 @@ func TestAutobahnWithNodesClient(t *testing.T) {
 	out, err := cmd.Output()
 	if err != nil {
 		if exit, ok := err.(*exec.ExitError); ok && strings.Contains(string(exit.Stderr), "Cannot find module") {
-			t.Skip("no ws for node here")
+			proctest.Missing(t, "no ws for node here")
 		}
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -184,8 +184,9 @@ func (ln *line) starved() bool {
 	return ln.link != nil && ln.wish && ln.ring.Unsent() == 0
 }
 
-// awaits tells whether what has been given to the link has gone, as far as is known: a link on another loop may still be
-// about to write it. More goes when the peer has acknowledged some, or at the next turn.
+// awaits tells whether what has been given to the link has gone, as far as is known: a link
+// on another loop may still be about to write it. More goes when the peer has acknowledged
+// some, or at the next turn.
 func (ln *line) awaits() bool {
 	return ln.cur != nil && (ln.cur.loop != ln.home || ln.unsent() == 0)
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"millrace/internal/proctest"
 )
 
 // systemPython is the system's, which every user can run.
@@ -34,7 +36,7 @@ func needOutsider(t *testing.T) {
 		t.Skip("only root can become another user")
 	}
 	if _, err := os.Stat(systemPython); err != nil {
-		t.Skip(err)
+		proctest.Missing(t, err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // An erlang socket in {packet,4} mode: a message is a u32 length and that many bytes,
@@ -95,10 +97,7 @@ print("ok")
 
 func TestAPythonSocketSpeaksToIt(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("CI has no python3: apt-get install python3")
-		}
-		t.Skip("no python3 here")
+		proctest.Missing(t, "python3 is not installed")
 	}
 	s := serve(t)
 	port := s.ready[0][strings.LastIndex(s.ready[0], ":")+1:]

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 const nodeDoors = `
@@ -75,7 +77,7 @@ func TestNodeComesThroughTheDoors(t *testing.T) {
 	cmd.Env = append(cmd.Environ(), "NODE_PATH=/usr/share/nodejs:/usr/lib/node_modules", "NODE_OPTIONS=--dns-result-order=ipv4first")
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "Cannot find module") {
-		t.Skip("no ws for node here")
+		proctest.Missing(t, "no ws for node here")
 	}
 	if err != nil || string(out) != "ok\n" {
 		t.Errorf("%v:\n%s", err, out)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // tool is the path of a program that a test needs, or skips it.
@@ -21,7 +23,7 @@ func tool(t *testing.T, name string) string {
 			return path
 		}
 	}
-	t.Skip("no " + name + " here")
+	proctest.Missing(t, "no "+name+" here")
 	return ""
 }
 
@@ -100,7 +102,7 @@ func TestOthersComeThroughTheDoors(t *testing.T) {
 	t.Run("python", func(t *testing.T) {
 		python := "/usr/bin/python3" // Debian's packages are for this one
 		if exec.Command(python, "-c", "import websockets").Run() != nil {
-			t.Skip("no python3-websockets here")
+			proctest.Missing(t, "no python3-websockets here")
 		}
 		out, err := exec.Command(python, "-c", pythonDoors, port(0), port(1), cert).CombinedOutput()
 		if err != nil || string(out) != "ok\n" {

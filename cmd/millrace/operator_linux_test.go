@@ -6,13 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"millrace/internal/proctest"
 )
 
 // A client in another language finds each path, code and figure of the operator's door as the
 // contract has it.
 func TestAnOperatorInPython(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("no python3 here")
+		proctest.Missing(t, "no python3 here")
 	}
 	dir := t.TempDir()
 	token := filepath.Join(dir, "token")

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"millrace/internal/proctest"
 )
 
 func model(t *testing.T) *kong.Application {
@@ -50,7 +52,7 @@ func script(t *testing.T, shell, text string) string {
 	t.Helper()
 	path, err := exec.LookPath(shell)
 	if err != nil {
-		t.Skip(err)
+		proctest.Missing(t, err)
 	}
 	completion, stderr, code := millrace(t, nil, "", "completion", shell)
 	if code != 0 {

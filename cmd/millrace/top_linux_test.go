@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // operated starts a server with an operator's door at where.
@@ -169,7 +171,7 @@ func terminal(t *testing.T, env []string, keys, addr string) string {
 	t.Helper()
 	script, err := exec.LookPath("script")
 	if err != nil {
-		t.Skip("no script(1) here: ", err)
+		proctest.Missing(t, "no script(1) here: ", err)
 	}
 	cmd := exec.Command(script, "-qec", "stty rows 30 cols 100; exec "+program+" top --interval 50ms "+addr, "/dev/null")
 	cmd.Env = append(environ(env...), "TERM=xterm")
@@ -231,7 +233,7 @@ func TestTopStaysWhenTheServerGoes(t *testing.T) {
 	s := operated(t, door)
 	script, err := exec.LookPath("script")
 	if err != nil {
-		t.Skip("no script(1) here: ", err)
+		proctest.Missing(t, "no script(1) here: ", err)
 	}
 	cmd := exec.Command(script, "-qec", "exec "+program+" top --interval 50ms "+door, "/dev/null")
 	cmd.Env = append(environ(), "TERM=xterm")

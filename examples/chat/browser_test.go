@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // workshop is a copy of the page's sources, beside a copy of the client's, with what npm
@@ -39,14 +41,14 @@ func openWorkshop(t testing.TB) *workshop {
 	t.Helper()
 	out, err := exec.Command("node", "--version").Output()
 	if err != nil {
-		t.Skip("no node here: ", err)
+		proctest.Missing(t, "no node here: ", err)
 	}
 	major, _, _ := strings.Cut(strings.TrimPrefix(string(out), "v"), ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 20 {
 		t.Skipf("node %s: the page's tools ask for 20 or later", strings.TrimSpace(string(out)))
 	}
 	if _, err := exec.LookPath("npm"); err != nil {
-		t.Skip("no npm here: ", err)
+		proctest.Missing(t, "no npm here: ", err)
 	}
 	shopOnce.Do(func() {
 		if shopDir, err = os.MkdirTemp("", "chat-page"); err != nil {
@@ -119,7 +121,7 @@ func TestTwoBrowsers(t *testing.T) {
 		}
 	}
 	if browser == "" {
-		t.Skip("no chromium here")
+		proctest.Missing(t, "no chromium here")
 	}
 	dir := t.TempDir()
 	chat := filepath.Join(dir, "chat")

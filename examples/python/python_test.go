@@ -10,6 +10,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/internal/proctest"
 )
 
 // server echoes 1/1; on 1/3 it sends a PING, and on the PONG it pushes 1/2. It has the system frames to
@@ -37,7 +38,7 @@ func (server) OnSocketClose(*engine.Session, engine.Reason) {}
 func TestTheClient(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("python3 is not installed")
+		proctest.Missing(t, "python3 is not installed")
 	}
 	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, NoSystemFrames: true}, server{})
 	if err == nil {

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // patience is how long the tests wait for what should come soon.
@@ -32,7 +34,7 @@ func read(t *testing.T, name string) string {
 func makes(t *testing.T, args ...string) {
 	t.Helper()
 	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip(err)
+		proctest.Missing(t, err)
 	}
 	cmd := exec.Command("make", append([]string{"-C", root}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {

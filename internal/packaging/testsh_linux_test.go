@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"millrace/internal/proctest"
 )
 
 const root = "../.."
@@ -28,7 +30,7 @@ func newMachine(t *testing.T) *machine {
 	for _, name := range []string{"bash", "sh", "dirname", "env", "tail"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
-			t.Skip(err)
+			proctest.Missing(t, err)
 		}
 		if err := os.Symlink(path, filepath.Join(m.bin, name)); err != nil {
 			t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"millrace/engine"
+	"millrace/internal/proctest"
 	"millrace/services/admin"
 )
 
@@ -24,7 +25,7 @@ func asNobody(t *testing.T, args ...string) (string, error) {
 		t.Skip("only root can become another user")
 	}
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("curl is not installed")
+		proctest.Missing(t, "curl is not installed")
 	}
 	cmd := exec.Command("curl", append([]string{"-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

@@ -17,6 +17,7 @@ import (
 
 	"millrace/dbasync"
 	"millrace/engine"
+	"millrace/internal/proctest"
 	"millrace/services"
 	"millrace/services/admin"
 )
@@ -33,7 +34,7 @@ func startPrometheus(t testing.TB, addr string, flags ...string) *prometheus {
 	t.Helper()
 	program, err := exec.LookPath("prometheus")
 	if err != nil {
-		t.Skip("prometheus is not installed")
+		proctest.Missing(t, "prometheus is not installed")
 	}
 	dir := t.TempDir()
 	rules, err := os.ReadFile("prometheus/alerts.yml")
@@ -259,7 +260,7 @@ func TestAlertRulesAreWellFormed(t *testing.T) {
 	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skip("promtool is not installed")
+		proctest.Missing(t, "promtool is not installed")
 	}
 	if out, err := exec.Command(promtool, "check", "rules", "prometheus/alerts.yml").CombinedOutput(); err != nil || !strings.Contains(string(out), "SUCCESS") {
 		t.Errorf("promtool check rules: %v\n%s", err, out)

@@ -34,8 +34,8 @@ func (c *calls) listenLocked() error {
 	return errors.Join(errs...)
 }
 
-// announce: of a node that drains only calls by its name are taken. Which it is is looked at with the lock held: of two
-// that come together the later one leaves what is true.
+// announce has a node that drains take only calls by its name. The state is looked at with
+// the lock held, so that of two changes at once the later leaves what is true.
 func (c *calls) announce() {
 	if c.n.bus == nil || !c.n.bus.Running() {
 		return

@@ -24,6 +24,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 var (
@@ -158,21 +160,21 @@ func browserHere(t *testing.T) string {
 	t.Helper()
 	out, err := exec.Command("node", "--version").Output()
 	if err != nil {
-		t.Skip("no node here: ", err)
+		proctest.Missing(t, "no node here: ", err)
 	}
 	major, _, _ := strings.Cut(strings.TrimPrefix(string(out), "v"), ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 20 {
 		t.Skipf("node %s: 20 or later is asked for", strings.TrimSpace(string(out)))
 	}
 	if _, err := exec.LookPath("npm"); err != nil {
-		t.Skip("no npm here: ", err)
+		proctest.Missing(t, "no npm here: ", err)
 	}
 	for _, name := range []string{"chromium-headless-shell", "chromium", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {
 			return p
 		}
 	}
-	t.Skip("no chromium here")
+	proctest.Missing(t, "no chromium here")
 	return ""
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // rig is a copy of the package's folder, and what its tests are run with.
@@ -37,14 +39,14 @@ func TestPackage(t *testing.T) {
 func newRig(t *testing.T) *rig {
 	out, err := exec.Command("node", "--version").Output()
 	if err != nil {
-		t.Skip("no node here: ", err)
+		proctest.Missing(t, "no node here: ", err)
 	}
 	major, _, _ := strings.Cut(strings.TrimPrefix(string(out), "v"), ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 20 {
 		t.Skipf("node %s: the client asks for 20 or later", strings.TrimSpace(string(out)))
 	}
 	if _, err := exec.LookPath("npm"); err != nil {
-		t.Skip("no npm here: ", err)
+		proctest.Missing(t, "no npm here: ", err)
 	}
 	vectors, err := filepath.Abs("../../../codec/testdata/vectors.json")
 	if err != nil {
