@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -61,4 +62,22 @@ func (b Bug) Run(tb testing.TB, args ...string) string {
 	}
 	out, _ := exec.Command(binary, args...).CombinedOutput() // that it fails is what is hoped for
 	return string(out)
+}
+
+// Find plants each bug, runs the package's tests with args, and fails the test of a bug whose
+// run prints no violation: a seed and what it found.
+func Find(t *testing.T, bugs []Bug, violation *regexp.Regexp, args ...string) {
+	for _, b := range bugs {
+		t.Run(b.Name, func(t *testing.T) {
+			log := b.Run(t, args...)
+			found := violation.FindAllStringSubmatch(log, -1)
+			if len(found) == 0 {
+				t.Fatalf("found by none:\n%s", log)
+			}
+			t.Logf("found by %d", len(found))
+			for _, f := range found {
+				t.Logf("seed %s: %s", f[1], f[2])
+			}
+		})
+	}
 }

@@ -55,8 +55,8 @@ func init() {
 }
 
 func serverRole() {
-	port, _ := strconv.Atoi(os.Getenv("MILLRACE_CLUSTER_PORT"))
-	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: os.Getenv("MILLRACE_CLUSTER_DIR"), Port: port, ReadyTimeout: 10 * time.Second})
+	port, _ := strconv.Atoi(os.Getenv("NATS_PORT"))
+	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: os.Getenv("NATS_DIR"), Port: port, ReadyTimeout: 10 * time.Second})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
@@ -81,8 +81,8 @@ func (m *member) note(n note) {
 
 func memberRole() {
 	cluster.InjectClock()
-	lease, _ := time.ParseDuration(os.Getenv("MILLRACE_CLUSTER_LEASE"))
-	c, err := cluster.New(cluster.Config{URL: os.Getenv("MILLRACE_CLUSTER_URL"), Bucket: "h", Lease: lease, Timeout: 900 * time.Millisecond})
+	lease, _ := time.ParseDuration(os.Getenv("NATS_LEASE"))
+	c, err := cluster.New(cluster.Config{URL: os.Getenv("NATS_URL"), Bucket: "h", Lease: lease, Timeout: 900 * time.Millisecond})
 	for end := time.Now().Add(time.Minute); err == nil; time.Sleep(20 * time.Millisecond) {
 		if err = c.Start(background); err == nil || time.Now().After(end) {
 			break

@@ -3,21 +3,15 @@
 package cluster_test
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"millrace/internal/faultproxy"
 	"millrace/internal/proctest"
 )
 
@@ -28,105 +22,28 @@ var (
 
 const historyLease = 600 * time.Millisecond
 
-// scene is a running history.
+// scene is a running history: a server, and members that it serves.
 type scene struct {
-	testing.TB
-	dir, url string // of the server
-	server   *proctest.Part
-	members  []*proctest.Part
-	proxies  []*faultproxy.Proxy
-
-	reading sync.WaitGroup
-	mu      sync.Mutex
-	notes   []note // guarded by mu
-}
-
-// serve starts the server, at the port that the members know: somebody else may
-// have that for a moment.
-func (s *scene) serve() {
-	s.Helper()
-	port := ""
-	if u, err := url.Parse(s.url); err == nil {
-		port = u.Port()
-	}
-	for end := time.Now().Add(time.Minute); ; {
-		s.server = proctest.Start(s, "server", "MILLRACE_CLUSTER_DIR="+s.dir, "MILLRACE_CLUSTER_PORT="+port)
-		line, err := s.server.Out.ReadString('\n')
-		if err == nil && strings.HasPrefix(line, "nats://") {
-			s.url = strings.TrimSpace(line)
-			return
-		}
-		if time.Now().After(end) {
-			s.Fatalf("server: %q, %v", line, err)
-		}
-		s.server.Kill()
-	}
+	*proctest.Scene[note]
+	dir string // of the server
 }
 
 func (s *scene) join() {
 	s.Helper()
-	u, err := url.Parse(s.url)
-	if err != nil {
-		s.Fatal(err)
-	}
-	proxy := faultproxy.New(s, u.Host)
-	proxy.Messages(proctest.NATSMessage)
-	u.Host = proxy.Addr()
-	who := len(s.members)
-	p := proctest.Start(s, "member", "MILLRACE_CLUSTER_URL="+u.String(),
-		"MILLRACE_CLUSTER_LEASE="+historyLease.String())
-	s.members, s.proxies = append(s.members, p), append(s.proxies, proxy)
-	s.reading.Go(func() {
-		for in := json.NewDecoder(p.Out); ; {
-			n := note{Who: who}
-			if in.Decode(&n) != nil {
-				return // it has ended
-			}
-			n.Who = who
-			s.mu.Lock()
-			s.notes = append(s.notes, n)
-			s.mu.Unlock()
-		}
-	})
-	s.until("a member is ready", func(n note) bool { return n.Who == who && n.Kind == "ready" })
-}
-
-// until waits for a note.
-func (s *scene) until(what string, ok func(note) bool) {
-	s.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		s.mu.Lock()
-		found := slices.ContainsFunc(s.notes, ok)
-		s.mu.Unlock()
-		if found {
-			return
-		}
-		if time.Now().After(end) {
-			s.Fatalf("not within a minute: %s", what)
-		}
-	}
+	who := s.Join(len(s.Procs), "member")
+	s.Until("a member is ready", func(n note) bool { return n.Who == who && n.Kind == "ready" })
 }
 
 // fault makes one and ends it.
 func (s *scene) fault(r *rand.Rand) {
-	who := r.IntN(len(s.members))
-	p, m := s.proxies[who], s.members[who]
+	who := r.IntN(len(s.Procs))
+	p, m := s.Proxy(who), s.Procs[who]
 	length := time.Duration(r.IntN(1200)) * time.Millisecond
-	switch r.IntN(11) {
-	case 0:
-		p.Cut()
-	case 1:
-		p.Stall(faultproxy.Both)
-	case 2:
-		p.Stall(faultproxy.Down) // half open
-	case 3:
-		p.Stall(faultproxy.Up)
-	case 4:
-		p.Delay(time.Duration(r.IntN(100)) * time.Millisecond)
+	switch fault := r.IntN(11); fault {
+	default: // 0 to 4
+		s.FaultOfLink(who, fault, time.Duration(r.IntN(100))*time.Millisecond)
 	case 5:
-		s.server.Kill()
-		time.Sleep(length / 4) // how long nobody is there
-		s.serve()
+		s.Restart(length / 4)
 		return
 	case 6: // longer than its lease
 		_ = m.Cmd.Process.Signal(syscall.SIGSTOP)
@@ -138,10 +55,10 @@ func (s *scene) fault(r *rand.Rand) {
 		p.Drop(proctest.Watched)
 		length += historyLease
 	case 9: // all renew their leases, and nobody hears of it
-		defer s.deafen(s.proxies)()
+		defer s.deafen(len(s.Procs))()
 		length += historyLease
 	case 10: // some don't, while another fault comes and goes
-		defer s.deafen(s.proxies[:1+r.IntN(len(s.proxies))])()
+		defer s.deafen(1 + r.IntN(len(s.Procs)))()
 		s.fault(r)
 		length += historyLease / 2
 	}
@@ -149,15 +66,15 @@ func (s *scene) fault(r *rand.Rand) {
 	p.Heal()
 }
 
-// deafen has the watches behind the proxies hear nothing until the returned
-// function is called, or another fault of theirs ends.
-func (s *scene) deafen(proxies []*faultproxy.Proxy) (end func()) {
-	for _, p := range proxies {
-		p.Drop(proctest.Watched)
+// deafen has the watches of the first so many hear nothing until the returned function
+// is called, or another fault of theirs ends.
+func (s *scene) deafen(many int) (end func()) {
+	for who := range many {
+		s.Proxy(who).Drop(proctest.Watched)
 	}
 	return func() {
-		for _, p := range proxies {
-			p.Drop(nil)
+		for who := range many {
+			s.Proxy(who).Drop(nil)
 		}
 	}
 }
@@ -165,20 +82,20 @@ func (s *scene) deafen(proxies []*faultproxy.Proxy) (end func()) {
 // history runs three members under faults chosen by the seed. At its end the
 // server is killed and its data are, by turns, left, replaced by an older copy,
 // or without the lock stream.
-func history(t *testing.T, seed uint64, length time.Duration) *scene {
+func history(t *testing.T, seed uint64, length time.Duration) []note {
 	r := rand.New(rand.NewPCG(seed, 2))
-	s := &scene{TB: t, dir: t.TempDir()}
-	s.serve()
+	s := &scene{dir: t.TempDir()}
+	s.Scene = proctest.NewScene(t, historyLease, func(n *note, who int) { n.Who = who }, "server", "NATS_DIR="+s.dir)
 	for range 3 {
 		s.join()
 	}
 	data, old := filepath.Join(s.dir, "data"), filepath.Join(t.TempDir(), "old")
 	if seed%3 == 1 {
-		s.server.Kill()
+		s.Server.Kill()
 		if err := os.CopyFS(old, os.DirFS(data)); err != nil {
 			t.Fatal(err)
 		}
-		s.serve()
+		s.Serve()
 	}
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		s.fault(r)
@@ -187,24 +104,20 @@ func history(t *testing.T, seed uint64, length time.Duration) *scene {
 	if seed%3 != 0 {
 		s.lose(seed%3 == 1, data, old)
 	}
-	for _, m := range s.members {
-		_ = m.In.Close()
-	}
-	s.reading.Wait()
-	return s
+	return s.End()
 }
 
 // lose has the store go back to an older copy, or lose its lock stream, and waits
 // until all who knew it refuse it.
 func (s *scene) lose(older bool, data, old string) {
 	healed := proctest.Monotonic()
-	for who := range s.members { // it has seen the store as it is now
-		s.until("a call after the faults", func(n note) bool {
+	for who := range s.Procs { // it has seen the store as it is now
+		s.Until("a call after the faults", func(n note) bool {
 			return n.Who == who && n.Kind == "return" && n.To > healed && n.Out.OK
 		})
 	}
-	members := len(s.members)
-	s.server.Kill()
+	members := len(s.Procs)
+	s.Server.Kill()
 	if older {
 		if err := os.RemoveAll(data); err != nil {
 			s.Fatal(err)
@@ -212,17 +125,17 @@ func (s *scene) lose(older bool, data, old string) {
 		if err := os.Rename(old, data); err != nil {
 			s.Fatal(err)
 		}
-		s.serve()
+		s.Serve()
 	} else {
 		if err := os.RemoveAll(filepath.Join(data, "jetstream", "$G", "streams", "KV_h_locks")); err != nil {
 			s.Fatal(err)
 		}
-		s.serve()
+		s.Serve()
 		s.join() // who makes it anew
-		s.until("the newcomer has the lock", func(n note) bool { return n.Who == members && n.Kind == "given" })
+		s.Until("the newcomer has the lock", func(n note) bool { return n.Who == members && n.Kind == "given" })
 	}
 	for who := range members {
-		s.until(fmt.Sprint("member ", who, " refuses the store"), func(n note) bool { return n.Who == who && n.Kind == "refused" })
+		s.Until(fmt.Sprint("member ", who, " refuses the store"), func(n note) bool { return n.Who == who && n.Kind == "refused" })
 	}
 }
 
@@ -241,16 +154,16 @@ func TestHistoriesOfProcesses(t *testing.T) {
 		seed := *historyFirst + i
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
-			s := history(t, seed, 4*time.Second)
-			if err := checkLocks(s.notes); err != nil {
+			notes := history(t, seed, 4*time.Second)
+			if err := checkLocks(notes); err != nil {
 				t.Errorf("locks: %v", err)
 			}
-			calls, err := checkRegisters(s.notes)
+			calls, err := checkRegisters(notes)
 			if err != nil {
 				t.Error(err)
 			}
 			count := map[string]int{}
-			for _, n := range s.notes {
+			for _, n := range notes {
 				count[n.Kind]++
 			}
 			if count["given"] < 2 || calls < 20 {

@@ -102,14 +102,14 @@ func (h *historian) note(n noted) {
 }
 
 func nodeRole() {
-	lease, err := time.ParseDuration(os.Getenv("NODE_LEASE"))
+	lease, err := time.ParseDuration(os.Getenv("NATS_LEASE"))
 	fatal(err)
 	h := &historian{out: json.NewEncoder(os.Stdout)}
 	pool, err := engine.NewPool(engine.PoolConfig{Workers: 4, Logger: quiet})
 	fatal(err)
 	fatal(pool.Start(background))
 	const timeout = 900 * time.Millisecond
-	cache, err := cluster.New(cluster.Config{URL: os.Getenv("NODE_URL"), Bucket: "h", Lease: lease, Timeout: timeout, Logger: quiet})
+	cache, err := cluster.New(cluster.Config{URL: os.Getenv("NATS_URL"), Bucket: "h", Lease: lease, Timeout: timeout, Logger: quiet})
 	fatal(err)
 	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) { // a fault may be under way
 		if err = cache.Start(background); err == nil || time.Now().After(end) {

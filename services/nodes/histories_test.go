@@ -3,19 +3,13 @@
 package nodes_test
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
-	"slices"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"millrace/internal/faultproxy"
 	"millrace/internal/proctest"
 )
 
@@ -26,98 +20,30 @@ var (
 
 const historyLease = 600 * time.Millisecond
 
-// scene is a running history.
+// scene is a running history: a NATS server, and nodes.
 type scene struct {
-	testing.TB
-	dir, url string // of the NATS server
-	nats     *proctest.Part
-	nodes    []*proctest.Part // that live
-	proxies  []*faultproxy.Proxy
-	started  int
-
-	reading sync.WaitGroup
-	mu      sync.Mutex
-	notes   []noted // guarded by mu
-}
-
-// serve starts the NATS server, at the port that the nodes know: somebody else may have that
-// for a moment.
-func (s *scene) serve() {
-	s.Helper()
-	port := ""
-	if u, err := url.Parse(s.url); err == nil {
-		port = u.Port()
-	}
-	for end := time.Now().Add(time.Minute); ; {
-		s.nats = proctest.Start(s, "nats", "NATS_DIR="+s.dir, "NATS_PORT="+port)
-		line, err := s.nats.Out.ReadString('\n')
-		if err == nil && strings.HasPrefix(line, "nats://") {
-			s.url = strings.TrimSpace(line)
-			return
-		}
-		if time.Now().After(end) {
-			s.Fatalf("NATS server: %q, %v", line, err)
-		}
-		s.nats.Kill()
-	}
+	*proctest.Scene[noted]
+	names int // given so far
 }
 
 // join starts a node in the place of one that has gone, or one more.
 func (s *scene) join(place int) {
 	s.Helper()
-	u, err := url.Parse(s.url)
-	if err != nil {
-		s.Fatal(err)
-	}
-	if place == len(s.proxies) {
-		proxy := faultproxy.New(s, u.Host)
-		proxy.Messages(proctest.NATSMessage)
-		s.proxies, s.nodes = append(s.proxies, proxy), append(s.nodes, nil)
-	}
-	u.Host = s.proxies[place].Addr()
-	who := s.started
-	s.started++
-	p := proctest.Start(s, "node", "NODE_URL="+u.String(), "NODE_LEASE="+historyLease.String(), fmt.Sprint("NODE_NAME=n", who))
-	s.nodes[place] = p
-	s.reading.Go(func() {
-		for in := json.NewDecoder(p.Out); ; {
-			var n noted
-			if in.Decode(&n) != nil {
-				return // it has ended
-			}
-			n.Who = who
-			s.mu.Lock()
-			s.notes = append(s.notes, n)
-			s.mu.Unlock()
-		}
-	})
-	eventually(s, "a node is ready", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return slices.ContainsFunc(s.notes, func(n noted) bool { return n.Who == who && n.Kind == "ready" })
-	})
+	who := s.Join(place, "node", fmt.Sprint("NODE_NAME=n", s.names))
+	s.names++
+	s.Until("a node is ready", func(n noted) bool { return n.Who == who && n.Kind == "ready" })
 }
 
 // fault makes one and ends it.
 func (s *scene) fault(r *rand.Rand) {
-	place := r.IntN(len(s.nodes))
-	p, node := s.proxies[place], s.nodes[place]
+	place := r.IntN(len(s.Procs))
+	p, node := s.Proxy(place), s.Procs[place]
 	length := time.Duration(r.IntN(1200)) * time.Millisecond
-	switch r.IntN(11) {
-	case 0:
-		p.Cut()
-	case 1:
-		p.Stall(faultproxy.Both)
-	case 2:
-		p.Stall(faultproxy.Down) // half open
-	case 3:
-		p.Stall(faultproxy.Up)
-	case 4:
-		p.Delay(time.Duration(r.IntN(100)) * time.Millisecond)
+	switch fault := r.IntN(11); fault {
+	default: // 0 to 4
+		s.FaultOfLink(place, fault, time.Duration(r.IntN(100))*time.Millisecond)
 	case 5:
-		s.nats.Kill()
-		time.Sleep(length / 4) // how long nobody is there
-		s.serve()
+		s.Restart(length / 4)
 		return
 	case 6, 7: // longer than its lease
 		_ = node.Cmd.Process.Signal(syscall.SIGSTOP)
@@ -141,10 +67,9 @@ func (s *scene) fault(r *rand.Rand) {
 }
 
 // history runs three nodes under faults chosen by the seed.
-func history(t *testing.T, seed uint64, length time.Duration) *scene {
+func history(t *testing.T, seed uint64, length time.Duration) []noted {
 	r := rand.New(rand.NewPCG(seed, 3))
-	s := &scene{TB: t, dir: t.TempDir()}
-	s.serve()
+	s := &scene{Scene: proctest.NewScene(t, historyLease, func(n *noted, who int) { n.Who = who }, "nats", "NATS_DIR="+t.TempDir())}
 	for i := range 3 {
 		s.join(i)
 	}
@@ -152,11 +77,7 @@ func history(t *testing.T, seed uint64, length time.Duration) *scene {
 		s.fault(r)
 		time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond) // between faults
 	}
-	for _, n := range s.nodes {
-		_ = n.In.Close()
-	}
-	s.reading.Wait()
-	return s
+	return s.End()
 }
 
 // Users who log in on three nodes, are sent to and looked up, and counters in rooms, while
@@ -177,13 +98,13 @@ func TestHistoriesOfNodes(t *testing.T) {
 		seed := *historyFirst + i
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
-			s := history(t, seed, length)
-			calls, err := checkHistory(s.notes)
+			notes := history(t, seed, length)
+			calls, err := checkHistory(notes)
 			if err != nil {
 				t.Errorf("history: %v", err)
 			}
 			count := map[string]int{}
-			for _, n := range s.notes {
+			for _, n := range notes {
 				count[n.Kind+n.In.Call]++
 			}
 			if calls < least || count["got"] < least/10 || count["ran"] < least/4 || count["callbind"] < least/10 {

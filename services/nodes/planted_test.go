@@ -54,20 +54,8 @@ func TestHistoriesFindPlantedBugs(t *testing.T) {
 	if *historySeeds > 0 {
 		runs = *historySeeds
 	}
-	for _, p := range plants {
-		t.Run(p.Name, func(t *testing.T) {
-			log := p.Run(t, "-test.run", "^TestHistoriesOfNodes$", "-test.parallel", "3", "-test.timeout", "20m",
-				"-histories", fmt.Sprint(runs), "-first", fmt.Sprint(*historyFirst))
-			found := violation.FindAllStringSubmatch(log, -1)
-			if len(found) == 0 {
-				t.Fatalf("found in none of %d histories:\n%s", runs, log)
-			}
-			t.Logf("found in %d of %d histories", len(found), runs)
-			for _, f := range found {
-				t.Logf("seed %s: %s", f[1], f[2])
-			}
-		})
-	}
+	proctest.Find(t, plants, violation, "-test.run", "^TestHistoriesOfNodes$", "-test.parallel", "3", "-test.timeout", "20m",
+		"-histories", fmt.Sprint(runs), "-first", fmt.Sprint(*historyFirst))
 }
 
 // violation is what a history that failed says.
