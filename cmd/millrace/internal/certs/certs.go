@@ -69,7 +69,7 @@ func (s *Store) load() error {
 		c, err := tls.LoadX509KeyPair(p.Cert, p.Key)
 		if err != nil {
 			if b, _ := os.ReadFile(p.Key); bytes.Contains(b, []byte("ENCRYPTED")) {
-				err = errors.New("the key is encrypted with a passphrase: store it without one")
+				err = errors.New("the key has a passphrase, which can't be given here; store the key without one")
 			}
 			return fmt.Errorf("%s and %s: %w", p.Cert, p.Key, reason(err))
 		}
