@@ -14,19 +14,19 @@ type Codec struct {
 	adjust  int64
 	command Command
 	little  bool
-	plain   bool   // the default layout, whatever its limit
-	fields  int    // bytes of Main, Sub and Seq: the least behind the length field
-	max     int    // the most behind it
-	maxBody int    // max without fields
-	handles uint32 // the bits of a handle that the layout has room for
-	seqs    uint32 // the bits of a Seq: all or none
-	framer  Framer // instead of a layout; maxBody is -1 then, and max what the Framer's frames may be
+	plain   bool   // the default layout, with any limit
+	fields  int    // bytes of Main, Sub and Seq: the least after the length field
+	max     int    // the most bytes after the length field
+	maxBody int    // max minus fields
+	handles uint32 // mask of the bits of a handle that fit the layout
+	seqs    uint32 // mask of the bits of a Seq: all or none
+	framer  Framer // instead of a layout; then maxBody is -1, and max limits the Framer's frames
 }
 
-// MaxFrame is the largest number of bytes behind the length field.
+// MaxFrame returns the largest number of bytes after the length field.
 func (c *Codec) MaxFrame() int { return c.max }
 
-// MaxBody is the largest body that fits a frame.
+// MaxBody returns the size of the largest body that fits a frame.
 func (c *Codec) MaxBody() int {
 	switch {
 	case c.framer == nil:
@@ -37,10 +37,10 @@ func (c *Codec) MaxBody() int {
 	return c.max
 }
 
-// Overhead is what a frame adds to its body, in bytes.
+// Overhead returns what a frame adds to its body, in bytes.
 func (c *Codec) Overhead() int { return c.head + c.fields }
 
-// ByteOrder is the order of the layout's integers.
+// ByteOrder returns the byte order of the layout's integers.
 func (c *Codec) ByteOrder() interface {
 	binary.ByteOrder
 	binary.AppendByteOrder
@@ -51,12 +51,11 @@ func (c *Codec) ByteOrder() interface {
 	return binary.BigEndian
 }
 
-// Frame looks at the header at the start of b and returns the size of that whole
-// frame, header included. While the header is not all there, size is 0 and missing
-// is how many bytes it still lacks. When it is, missing is how many bytes of the
-// frame b lacks. A bad header is refused as soon as it can be seen, with a
-// *FrameError: a wrong prefix byte by byte, a length once its field is there.
-// Nothing is allocated except that error.
+// Frame examines the header at the start of b and returns the size of the complete frame, including
+// the header. If the header is incomplete, size is 0 and missing is the number of bytes that it
+// lacks. Otherwise missing is the number of bytes that the frame lacks in b. A bad header is
+// rejected as soon as it can be detected, with a *FrameError: a wrong prefix byte by byte, a length
+// once its field is complete. Nothing is allocated except that error.
 func (c *Codec) Frame(b []byte) (size, missing int, err error) {
 	if c.plain {
 		if len(b) < 4 {
@@ -72,7 +71,7 @@ func (c *Codec) Frame(b []byte) (size, missing int, err error) {
 	return c.frame(b)
 }
 
-// MayBegin tells whether a frame that the codec takes can begin with the byte b.
+// MayBegin reports whether an acceptable frame can begin with the byte b.
 func (c *Codec) MayBegin(b byte) bool {
 	if c.framer != nil {
 		return true
@@ -122,8 +121,7 @@ func (c *Codec) uint(b []byte, width int) int64 {
 	}
 }
 
-// Packet reads the frame that fills b exactly, as Frame sized it. The body is a
-// window of b.
+// Packet decodes the frame that fills b exactly, as sized by Frame. The body is a slice of b.
 func (c *Codec) Packet(b []byte) Packet {
 	b = b[c.head:]
 	if c.plain {
@@ -148,10 +146,10 @@ func (c *Codec) Packet(b []byte) Packet {
 	return p
 }
 
-// Decode reads the first frame of b. n is the bytes that it took, 0 when it is not
-// all there: then missing tells how many more bytes are needed before another try
-// can do more. The body is a window of b. It allocates nothing except an error,
-// which is a *FrameError and final for the stream.
+// Decode decodes the first frame of b. n is the number of bytes that it occupies, or 0 if it is
+// incomplete: then missing is the number of further bytes needed before another call can make
+// progress. The body is a slice of b. It allocates nothing except an error, which is a *FrameError
+// and final for the stream.
 func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
 	if c.plain && len(b) >= 8 {
 		h := binary.BigEndian.Uint64(b) // the whole header in one load
@@ -168,16 +166,16 @@ func (c *Codec) Decode(b []byte) (p Packet, n, missing int, err error) {
 	return c.Packet(b[:size:size]), size, 0, nil
 }
 
-// Fits tells whether a frame can hold p. Main and Sub are at most 255 under MainSub8,
-// Seq is 0 unless the layout has one, and the body has at most MaxBody bytes.
+// Fits reports whether a frame can hold p: Main and Sub are at most 255 with MainSub8, Seq is 0
+// unless the layout has one, and the body has at most MaxBody bytes.
 func (c *Codec) Fits(p Packet) bool { return c.FitsFields(p.Handle(), p.Seq, len(p.Body)) }
 
-// FitsFields is Fits for a packet of these fields, and a body of so many bytes.
+// FitsFields is like Fits, for a packet with these fields and a body of the given length.
 func (c *Codec) FitsFields(handle, seq uint32, body int) bool {
 	return handle&^c.handles|seq&^c.seqs == 0 && body <= c.maxBody
 }
 
-// Check is Fits with the reason: nil, or an error that is ErrBadHandle, ErrBadSeq or
+// Check is like Fits but returns the reason: nil, or an error that is ErrBadHandle, ErrBadSeq or
 // ErrBodyTooLarge.
 func (c *Codec) Check(p Packet) error {
 	switch {
@@ -194,8 +192,8 @@ func (c *Codec) Check(p Packet) error {
 	return nil
 }
 
-// Append adds p's frame to dst and returns the longer slice. A packet that no frame can
-// hold is Check's error, and dst is returned as it was. Append keeps nothing of p.
+// Append appends p's frame to dst and returns the extended slice. If no frame can hold p, it
+// returns dst unchanged and Check's error. Append keeps no reference to p.
 func (c *Codec) Append(dst []byte, p Packet) ([]byte, error) {
 	if c.framer != nil {
 		return c.framer.Append(dst, p)
@@ -206,8 +204,8 @@ func (c *Codec) Append(dst []byte, p Packet) ([]byte, error) {
 	return c.AppendFields(dst, p.Handle(), p.Seq, p.Body), nil
 }
 
-// AppendFields is Append for the fields of a packet that Fits has said to fit: they go in
-// registers, as a Packet beside dst does not.
+// AppendFields is like Append for the fields of a packet that Fits has accepted. Its arguments are
+// passed in registers, unlike a Packet.
 func (c *Codec) AppendFields(dst []byte, handle, seq uint32, body []byte) []byte {
 	if !c.plain {
 		main, sub := Split(handle)
@@ -223,13 +221,13 @@ func (c *Codec) AppendFields(dst []byte, handle, seq uint32, body []byte) []byte
 	return dst
 }
 
-// Plain tells whether a frame is the 8 bytes of PlainHeader, big endian, and the body.
+// Plain reports whether a frame is the 8 bytes of PlainHeader, big endian, and the body.
 func (c *Codec) Plain() bool { return c.plain }
 
-// PlainHeader is the header of a frame of the default layout.
+// PlainHeader returns the header of a frame of the default layout.
 func PlainHeader(handle uint32, body int) uint64 { return uint64(body+4)<<32 | uint64(handle) }
 
-// append is Append for the other layouts and a packet that fits.
+// append is Append for the other layouts, and a packet that fits.
 func (c *Codec) append(dst []byte, p Packet) []byte {
 	if c.framer != nil {
 		dst, _ = c.framer.Append(dst, p) // it fits

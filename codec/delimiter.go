@@ -5,12 +5,12 @@ import (
 	"fmt"
 )
 
-// maxDelimiter bounds a delimiter, in bytes.
+// maxDelimiter limits the length of a delimiter, in bytes.
 const maxDelimiter = 32
 
-// Line returns the framing of lines of text. LF ends a frame, and one CR in front of it
-// is dropped; an answer ends in LF alone. maxFrame is the largest number of bytes in
-// front of the LF, the CR included; 0 means DefaultMaxFrame. Frames have no handles.
+// Line returns the framing of lines of text. LF ends a frame, and one CR before it is dropped;
+// frames written end with LF only. maxFrame is the largest number of bytes before the LF, including
+// the CR; 0 means DefaultMaxFrame. Frames have no handles.
 func Line(maxFrame int) (Framer, error) {
 	limit, err := frameLimit(maxFrame, 1)
 	if err != nil {
@@ -19,10 +19,10 @@ func Line(maxFrame int) (Framer, error) {
 	return delimiter{end: "\n", max: limit, line: true}, nil
 }
 
-// Delimiter returns the framing in which end, 1 to 32 bytes, ends a frame and is no
-// part of its body. Where it overlaps itself the first one counts. maxFrame is the
-// largest number of bytes in front of it; 0 means DefaultMaxFrame. Frames have no
-// handles. Bytes behind the last delimiter of a stream are no frame.
+// Delimiter returns the framing in which end, 1 to 32 bytes, ends a frame and is not part of its
+// body. Of overlapping occurrences the first counts. maxFrame is the largest number of bytes before
+// the delimiter; 0 means DefaultMaxFrame. Frames have no handles. Bytes after the last delimiter of
+// a stream are not a frame.
 func Delimiter(end []byte, maxFrame int) (Framer, error) {
 	if len(end) == 0 || len(end) > maxDelimiter {
 		return nil, fmt.Errorf("codec: delimiter of %d bytes: must be 1 to %d", len(end), maxDelimiter)
@@ -37,12 +37,12 @@ func Delimiter(end []byte, maxFrame int) (Framer, error) {
 type delimiter struct {
 	end  string
 	max  int
-	line bool // a CR in front of end goes too
+	line bool // a CR before end is dropped too
 }
 
 func (d delimiter) Handles() bool { return false }
 
-// Split searches only what is new, and the bytes in front of it that may begin an end.
+// Split searches only new bytes, and preceding bytes that may begin a delimiter.
 func (d delimiter) Split(b []byte, seen int) (size, missing int, err error) {
 	from := max(0, min(seen, len(b))-len(d.end)+1)
 	at := d.index(b[from:])
@@ -67,7 +67,7 @@ func (d delimiter) index(b []byte) int {
 	return bytes.Index(b, end[:copy(end[:], d.end)])
 }
 
-// begun is how many bytes at the end of b are the beginning of a delimiter.
+// begun returns the number of bytes at the end of b that are the beginning of a delimiter.
 func (d delimiter) begun(b []byte) int {
 	for n := min(len(b), len(d.end)-1); n > 0; n-- {
 		if string(b[len(b)-n:]) == d.end[:n] {
@@ -87,8 +87,8 @@ func (d delimiter) Packet(b []byte) Packet {
 	return Packet{Body: b}
 }
 
-// Append refuses a body in which the delimiter would be found too early. A line's last
-// CR is written as it is; a reader drops it.
+// Append rejects a body that contains the delimiter. A CR at the end of a line is written
+// unchanged; a reader drops it.
 func (d delimiter) Append(dst []byte, p Packet) ([]byte, error) {
 	if err := plainBody(p, d.max); err != nil {
 		return dst, err
@@ -96,7 +96,7 @@ func (d delimiter) Append(dst []byte, p Packet) ([]byte, error) {
 	start := len(dst)
 	dst = append(append(dst, p.Body...), d.end...)
 	if at := d.index(dst[start:]); at != len(p.Body) {
-		return dst[:start], fmt.Errorf("%w: the delimiter %x stands at byte %d", ErrBadBody, d.end, at)
+		return dst[:start], fmt.Errorf("%w: the delimiter %x is at byte %d", ErrBadBody, d.end, at)
 	}
 	return dst, nil
 }

@@ -2,8 +2,8 @@ package codec
 
 import "fmt"
 
-// Fixed returns the framing in which every frame is size bytes of body and nothing
-// else. maxFrame bounds size; 0 means DefaultMaxFrame. Frames have no handles.
+// Fixed returns the framing in which every frame is a body of size bytes and nothing else. maxFrame
+// limits size; 0 means DefaultMaxFrame. Frames have no handles.
 func Fixed(size, maxFrame int) (Framer, error) {
 	limit, err := frameLimit(maxFrame, 1)
 	if err != nil {

@@ -2,12 +2,12 @@ package codec
 
 import "fmt"
 
-// Framed returns a Codec of f's frames, for what takes a Codec. maxFrame is how much of a
-// stream one frame may take, but for 32 bytes of length or delimiter around it; 0 means
-// DefaultMaxFrame. What f itself refuses is refused as well.
+// Framed returns a Codec for f's frames, for APIs that take a Codec. maxFrame limits the bytes of a
+// frame, not counting up to 32 bytes for a length or delimiter; 0 means DefaultMaxFrame. f may have
+// a lower limit of its own.
 //
-// Only writing a packet tells whether f has room for it: Fits is false of every packet, and
-// Append is the way. Overhead is 0. Of an f that counts wrong the error is ErrBadFramer.
+// Only Append can tell whether a packet fits: Fits returns false for every packet. Overhead is 0.
+// If f violates its contract, the error is ErrBadFramer.
 func Framed(f Framer, maxFrame int) (*Codec, error) {
 	limit, err := frameLimit(maxFrame, 1)
 	if err != nil {
@@ -20,11 +20,11 @@ func Framed(f Framer, maxFrame int) (*Codec, error) {
 	return c, nil
 }
 
-// maxAround is what may stand around the counted bytes of a Framer's frame.
+// maxAround is the most bytes of a Framer's frame that do not count towards the limit.
 const maxAround = maxDelimiter
 
-// FrameAfter is Frame for b of which an earlier call has had the first seen bytes without
-// finding a whole frame: a delimiter is not looked for twice.
+// FrameAfter is Frame for a b of which an earlier call has examined the first seen bytes without
+// finding a complete frame, so that a delimiter is not searched for twice.
 func (c *Codec) FrameAfter(b []byte, seen int) (size, missing int, err error) {
 	if c.framer == nil {
 		return c.Frame(b)
@@ -45,6 +45,6 @@ func (c *Codec) FrameAfter(b []byte, seen int) (size, missing int, err error) {
 	return size, missing, nil
 }
 
-// Searches tells whether the end of a frame has to be looked for: while Frame can't tell a
-// size, missing is but the least that is needed.
+// Searches reports whether the end of a frame must be searched for: while Frame returns size 0,
+// missing is then only a lower bound.
 func (c *Codec) Searches() bool { return c.framer != nil }

@@ -8,40 +8,38 @@ import (
 	"strings"
 )
 
-// Framer finds and writes the frames of a stream that no [Layout] describes. Its
-// methods are called by many goroutines at once and keep nothing of what they are
-// given. [Varint], [Line], [Delimiter] and [Fixed] are ready-made; [Splitter] makes one
-// of a function.
+// Framer reads and writes the frames of a stream that no [Layout] describes. Its methods are called
+// by many goroutines at once and must not keep their arguments. [Varint], [Line], [Delimiter] and
+// [Fixed] are built in; [Splitter] makes one from a function.
 type Framer interface {
-	// Split finds the first frame of b, an unread piece of the stream. size is its
-	// length with everything around the body, 0 while that can't be told. missing is
-	// how many bytes b lacks: at least so many more are needed before another call can
-	// do more. It is 0 when the frame is all there. seen is how much of b an earlier
-	// call has had without finding a frame (0 is always right), so that nothing needs
-	// to be searched twice. An error is ErrBadFrame and final for the stream.
+	// Split finds the first frame of b, an unread part of the stream. size is the length of the
+	// whole frame, or 0 while it is unknown. missing is the number of bytes that b lacks: at least
+	// that many more are needed before another call can make progress; it is 0 when the frame is
+	// complete. seen is the number of bytes of b that an earlier call has examined without finding
+	// a frame (0 is always correct), so that nothing needs to be searched twice. An error is an
+	// ErrBadFrame and final for the stream.
 	Split(b []byte, seen int) (size, missing int, err error)
 
-	// Packet reads the frame that fills b exactly, as Split sized it. The body is a
-	// window of b.
+	// Packet decodes the frame that fills b exactly, as sized by Split. The body is a slice of b.
 	Packet(b []byte) Packet
 
-	// Append adds p's frame to dst and returns the longer slice. What the framing
-	// can't say is an error, and dst is returned as it was.
+	// Append appends p's frame to dst and returns the extended slice. If the framing can't
+	// represent p, it returns dst unchanged and an error.
 	Append(dst []byte, p Packet) ([]byte, error)
 
-	// Handles tells whether frames carry Main and Sub. Where they don't, both are 0
-	// in every packet, and there are no system frames.
+	// Handles reports whether frames carry Main and Sub. If not, both are 0 in every packet, and
+	// there are no system frames.
 	Handles() bool
 }
 
-// ErrBadBody: a body that would be read back as another, or as two.
+// ErrBadBody: a body that would be read back as a different body, or as two.
 var ErrBadBody = errors.New("codec: body does not fit the framing")
 
-// ErrBadFramer: a Framer has broken its contract, for example with a frame of no bytes.
+// ErrBadFramer: a Framer has violated its contract, for example with a frame of 0 bytes.
 var ErrBadFramer = errors.New("codec: framer counts wrong")
 
-// Decode is [Codec.Decode] for a Framer; seen is as for Framer.Split, and may be 0. Of
-// a Framer that counts wrong it returns ErrBadFramer, so that no loop over it hangs.
+// Decode is [Codec.Decode] for a Framer; seen is as for Framer.Split, and may be 0. If the Framer
+// returns inconsistent sizes, Decode returns ErrBadFramer, so that no loop over it hangs.
 func Decode(f Framer, b []byte, seen int) (p Packet, n, missing int, err error) {
 	size, missing, err := f.Split(b, seen)
 	switch {
@@ -55,9 +53,9 @@ func Decode(f Framer, b []byte, seen int) (p Packet, n, missing int, err error) 
 	return f.Packet(b[:size:size]), size, 0, nil
 }
 
-// ParseFramer reads what a user has written: length, varint, line, delimiter=HEX or
-// fixed=N. For length it returns nil: that is a [Layout]. maxFrame is as for [Varint],
-// [Line], [Delimiter] and [Fixed].
+// ParseFramer parses a framing given by a user: length, varint, line, delimiter=HEX or fixed=N. For
+// length it returns nil, which means a [Layout]. maxFrame is as for [Varint], [Line], [Delimiter]
+// and [Fixed].
 func ParseFramer(s string, maxFrame int) (Framer, error) {
 	name, value, given := strings.Cut(s, "=")
 	switch {
@@ -80,10 +78,10 @@ func ParseFramer(s string, maxFrame int) (Framer, error) {
 		}
 		return Fixed(n, maxFrame)
 	}
-	return nil, fmt.Errorf("codec: framing %q: known are length, varint, line, delimiter=HEX and fixed=N", s)
+	return nil, fmt.Errorf("codec: framing %q: must be length, varint, line, delimiter=HEX or fixed=N", s)
 }
 
-// frameLimit is maxFrame with its default, checked.
+// frameLimit returns maxFrame or its default, and checks it.
 func frameLimit(maxFrame, least int) (int, error) {
 	if maxFrame == 0 {
 		maxFrame = DefaultMaxFrame

@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// Command says how Main and Sub stand in a frame.
+// Command is the representation of Main and Sub in a frame.
 type Command uint8
 
 const (
@@ -26,27 +26,26 @@ func (c Command) width() int {
 // Netty's LengthFieldBasedFrameDecoder: lengthFieldOffset is len(Prefix),
 // lengthFieldLength is LengthWidth, lengthAdjustment is LengthAdjust.
 type Layout struct {
-	Prefix       []byte  // magic bytes in front of the length field; verified when read
+	Prefix       []byte  // magic bytes before the length field; verified when read
 	LengthWidth  int     // bytes of the length field: 4 (default) or 2
-	LengthAdjust int     // length field + LengthAdjust = bytes behind the field; -LengthWidth where the length counts itself
+	LengthAdjust int     // length field + LengthAdjust = bytes after the field; -LengthWidth if the length includes itself
 	Command      Command // form of Main and Sub
 	Seq          bool    // an unsigned 32-bit sequence number follows Sub
 	LittleEndian bool    // byte order of every integer above
 }
 
-// DefaultMaxFrame is the largest number of bytes behind the length field unless
-// New is told another: 64 KiB.
+// DefaultMaxFrame is the default limit of the number of bytes after the length field: 64 KiB.
 const DefaultMaxFrame = 64 << 10
 
-// maxPrefix bounds Layout.Prefix, so that a header always fits a small array.
+// maxPrefix limits Layout.Prefix, so that a header always fits a small array.
 const maxPrefix = 32
 
-// maxFrameLimit bounds New's maxFrame: a whole frame's size fits an int32.
+// maxFrameLimit limits New's maxFrame, so that a frame's size fits an int32.
 const maxFrameLimit = math.MaxInt32 - 1024
 
-// New checks a layout. maxFrame is the largest number of bytes behind the length
-// field that is accepted (Main, Sub, Seq and body); 0 means DefaultMaxFrame or, if
-// that is less, what the length field can express. The error names every fault.
+// New checks a layout and returns its Codec. maxFrame is the largest accepted number of bytes after
+// the length field (Main, Sub, Seq and body); 0 means DefaultMaxFrame or, if that is less, the
+// largest value of the length field. The error lists every fault.
 func New(l Layout, maxFrame int) (*Codec, error) {
 	if l.LengthWidth == 0 {
 		l.LengthWidth = 4
@@ -75,7 +74,7 @@ func New(l Layout, maxFrame int) (*Codec, error) {
 		errs = append(errs, fmt.Errorf("codec: frame limit %d: a length field of %d bytes holds at most %d", maxFrame, l.LengthWidth, top))
 	}
 	if maxFrame < fields {
-		errs = append(errs, fmt.Errorf("codec: frame limit %d: a frame has at least %d bytes behind its length", maxFrame, fields))
+		errs = append(errs, fmt.Errorf("codec: frame limit %d: a frame has at least %d bytes after its length", maxFrame, fields))
 	}
 	if int64(fields)-int64(l.LengthAdjust) < 0 {
 		errs = append(errs, fmt.Errorf("codec: LengthAdjust %d: an empty body's length would be negative", l.LengthAdjust))
@@ -100,11 +99,11 @@ func New(l Layout, maxFrame int) (*Codec, error) {
 
 // Default returns a codec of the zero Layout with DefaultMaxFrame.
 func Default() *Codec {
-	c := *standard // a copy, so that nobody changes another's
+	c := *standard // a copy, so that callers can't change a shared Codec
 	return &c
 }
 
-// Codecs of the zero Layout. Nothing writes them.
+// Codecs of the zero Layout, never modified.
 var (
 	standard, _  = New(Layout{}, 0)
 	unlimited, _ = New(Layout{}, maxFrameLimit)

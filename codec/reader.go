@@ -2,13 +2,14 @@ package codec
 
 import "io"
 
-// streamBuffer is what a Reader begins with and a Writer sends at, in bytes.
+// streamBuffer is the initial size of a Reader's buffer, and the size at which a Writer sends, in
+// bytes.
 const streamBuffer = 16 << 10
 
-// maxEmptyReads is how many reads in a row may bring neither bytes nor an error.
+// maxEmptyReads is how many consecutive reads may return neither bytes nor an error.
 const maxEmptyReads = 100
 
-// Reader reads packets from a stream, for clients. It is for one goroutine.
+// Reader reads packets from a stream, for clients. It must be used by one goroutine at a time.
 type Reader struct {
 	r   io.Reader
 	c   *Codec
@@ -16,14 +17,14 @@ type Reader struct {
 	buf []byte // unread bytes are buf[pos:end]
 	pos int
 	end int
-	// seen is how many of the unread bytes f has had without finding a frame.
+	// seen is the number of unread bytes that f has examined without finding a frame.
 	seen int
-	err  error // the stream's, or a bad header's; whole frames before it still go out
+	err  error // of the stream or a bad header; complete frames before it are still returned
 }
 
-// NewReader returns a Reader of r's frames; a nil Codec means Default(). Its buffer
-// starts at 16 KiB and grows, as the bytes of a larger frame arrive, to that frame's
-// size: what a header claims is not allocated before it is there.
+// NewReader returns a Reader of r's frames; a nil Codec means Default(). Its buffer starts at 16
+// KiB and grows, as the bytes of a larger frame arrive, up to that frame's size: the length in a
+// header alone causes no allocation.
 func NewReader(r io.Reader, c *Codec) *Reader {
 	if c == nil {
 		c = Default()
@@ -31,16 +32,16 @@ func NewReader(r io.Reader, c *Codec) *Reader {
 	return &Reader{r: r, c: c, f: c.framer, buf: make([]byte, streamBuffer)}
 }
 
-// NewFramerReader returns a Reader of frames as f finds them.
+// NewFramerReader returns a Reader of f's frames.
 func NewFramerReader(r io.Reader, f Framer) *Reader {
 	return &Reader{r: r, f: f, buf: make([]byte, streamBuffer)}
 }
 
-// Next blocks until a whole frame has been read. The body is valid until the next
-// call. What arrived before an error, or with it, is handed out first. At a clean end of
-// the stream the error is io.EOF, inside a frame it is io.ErrUnexpectedEOF, for a bad
-// header a *FrameError, and io.ErrNoProgress when many reads bring nothing. The first
-// error is final: the stream is not read again, and each further call returns it.
+// Next blocks until a complete frame has been read. The body is valid until the next call. Frames
+// that arrived before an error are returned first. The error is io.EOF at the end of the stream,
+// io.ErrUnexpectedEOF if it ends inside a frame, a *FrameError for a bad header, and
+// io.ErrNoProgress when many reads return nothing. The first error is final: the stream is not read
+// again, and each further call returns it.
 func (r *Reader) Next() (Packet, error) {
 	for {
 		p, n, missing, err := r.decode()
@@ -73,11 +74,11 @@ func (r *Reader) decode() (p Packet, n, missing int, err error) {
 	return p, n, missing, err
 }
 
-// Buffered reports how many bytes have been read from the stream and not yet
-// handed out, also after an error.
+// Buffered returns how many bytes have been read from the stream and not yet returned by Next, also
+// after an error.
 func (r *Reader) Buffered() int { return r.end - r.pos }
 
-// fill reads once, or until something comes.
+// fill reads from the stream until it gets bytes or an error.
 func (r *Reader) fill(missing int) {
 	if r.pos > 0 {
 		r.end = copy(r.buf, r.buf[r.pos:r.end])
@@ -85,7 +86,7 @@ func (r *Reader) fill(missing int) {
 	}
 	if r.end == len(r.buf) {
 		size := r.end + missing
-		if len(r.buf) < size/2 { // 2*len may overflow where an int has 32 bits
+		if len(r.buf) < size/2 { // 2*len may overflow a 32-bit int
 			size = 2 * len(r.buf)
 		}
 		next := make([]byte, size)

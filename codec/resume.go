@@ -1,27 +1,27 @@
 package codec
 
-// Token is what finds a session again: random bytes, to be kept secret.
+// Token identifies a session that can be resumed: random bytes, to be kept secret.
 type Token [16]byte
 
-// helloVersion is the only one that there is.
+// helloVersion is the only version of HELLO.
 const helloVersion = 1
 
-// Hello is the body of a HELLO (0/5): a client's wish for a session that outlives its
+// Hello is the body of a HELLO (0/5): a client's request for a session that survives a lost
 // connection.
 type Hello struct {
-	Resume   bool   // go on with the session of Token; else Token and Received are not sent
+	Resume   bool   // resume the session of Token; otherwise Token and Received are not sent
 	Token    Token  // of the last WELCOME
-	Received uint64 // counted frames that the client has had since the session's beginning
+	Received uint64 // counted frames that the client has received since the session began
 }
 
 // Welcome is the body of a WELCOME (0/6), the answer to a Hello.
 type Welcome struct {
-	Resumed  bool   // the session goes on; else it is a new one
-	Token    Token  // finds it the next time
-	Received uint64 // counted frames that the server has had since the session's beginning
+	Resumed  bool   // the session was resumed; otherwise it is new
+	Token    Token  // for the next Hello
+	Received uint64 // counted frames that the server has received since the session began
 }
 
-// MaxHello is how long the body of a HELLO can be, in bytes.
+// MaxHello is the largest size of a HELLO's body, in bytes.
 const MaxHello = oldHello
 
 // Sizes of the bodies, in bytes.
@@ -32,7 +32,7 @@ const (
 	welcome  = 1 + len(Token{}) + countLen
 )
 
-// AppendHello adds the body of h to dst and returns the longer slice.
+// AppendHello appends the body of h to dst and returns the extended slice.
 func (c *Codec) AppendHello(dst []byte, h Hello) []byte {
 	dst = append(dst, helloVersion, 0)
 	if !h.Resume {
@@ -42,8 +42,8 @@ func (c *Codec) AppendHello(dst []byte, h Hello) []byte {
 	return c.AppendCount(dst, h.Received)
 }
 
-// ParseHello reads the body of a HELLO; ok is false for another version, size or flags.
-// It keeps nothing of b.
+// ParseHello parses the body of a HELLO; ok is false for another version, size or flags. It keeps
+// no reference to b.
 func (c *Codec) ParseHello(b []byte) (h Hello, ok bool) {
 	if len(b) != newHello && len(b) != oldHello || b[0] != helloVersion || b[1] != 0 {
 		return Hello{}, false
@@ -56,7 +56,7 @@ func (c *Codec) ParseHello(b []byte) (h Hello, ok bool) {
 	return h, ok
 }
 
-// AppendWelcome adds the body of w to dst and returns the longer slice.
+// AppendWelcome appends the body of w to dst and returns the extended slice.
 func (c *Codec) AppendWelcome(dst []byte, w Welcome) []byte {
 	flags := byte(0)
 	if w.Resumed {
@@ -67,8 +67,8 @@ func (c *Codec) AppendWelcome(dst []byte, w Welcome) []byte {
 	return c.AppendCount(dst, w.Received)
 }
 
-// ParseWelcome reads the body of a WELCOME; ok is false for another size or flags. It keeps
-// nothing of b.
+// ParseWelcome parses the body of a WELCOME; ok is false for another size or flags. It keeps no
+// reference to b.
 func (c *Codec) ParseWelcome(b []byte) (w Welcome, ok bool) {
 	if len(b) != welcome || b[0] > 1 {
 		return Welcome{}, false
@@ -78,11 +78,11 @@ func (c *Codec) ParseWelcome(b []byte) (w Welcome, ok bool) {
 	return w, ok
 }
 
-// AppendCount adds the body of an ACK (0/7) to dst and returns the longer slice: how many
-// counted frames one end has had since the session's beginning, in the codec's byte order.
+// AppendCount appends the body of an ACK (0/7) to dst and returns the extended slice: the number of
+// counted frames received since the session began, in the codec's byte order.
 func (c *Codec) AppendCount(dst []byte, n uint64) []byte { return c.ByteOrder().AppendUint64(dst, n) }
 
-// ParseCount reads the body of an ACK; ok is false for another size.
+// ParseCount parses the body of an ACK; ok is false for another size.
 func (c *Codec) ParseCount(b []byte) (n uint64, ok bool) {
 	if len(b) != countLen {
 		return 0, false

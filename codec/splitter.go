@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// Splitter returns a Framer that finds frames with a function of your own: the answer
-// to Framer.Split's question, for MQTT, RESP, Modbus or whatever has frames. A frame is
-// its packet's body, whole, header included; a packet's body is written as it is. split
-// is called by many goroutines at once and must keep nothing of b. Its errors end the
-// stream; they are made to be ErrBadFrame too. maxFrame is the largest frame in bytes; 0
-// means DefaultMaxFrame. A frame that passes it is refused as soon as split tells its
-// size, or when so many bytes are there and it still can't.
+// Splitter returns a Framer that finds frames with your own function, which works like
+// Framer.Split: for MQTT, RESP, Modbus and other protocols. The whole frame, including its header,
+// is the packet's body; when written, a packet's body is the frame. split is called by many
+// goroutines at once and must not keep b. Its errors end the stream; they are wrapped to be
+// ErrBadFrame too. maxFrame is the largest frame in bytes; 0 means DefaultMaxFrame. A larger frame
+// is rejected as soon as split returns its size, or when that many bytes have arrived and the size
+// is still unknown.
 func Splitter(split func(b []byte, seen int) (size, missing int, err error), maxFrame int) (Framer, error) {
 	if split == nil {
 		return nil, errors.New("codec: Splitter without a function")
@@ -48,13 +48,13 @@ func (s splitter) Split(b []byte, seen int) (size, missing int, err error) {
 
 func (s splitter) Packet(b []byte) Packet { return Packet{Body: b} }
 
-// Append refuses an empty body only: whether the bytes are a frame is the caller's word.
+// Append rejects only an empty body: the caller must ensure that the body is a frame.
 func (s splitter) Append(dst []byte, p Packet) ([]byte, error) {
 	if err := plainBody(p, s.max); err != nil {
 		return dst, err
 	}
 	if len(p.Body) == 0 {
-		return dst, fmt.Errorf("%w: no bytes are no frame", ErrBadBody)
+		return dst, fmt.Errorf("%w: a frame can't be empty", ErrBadBody)
 	}
 	return append(dst, p.Body...), nil
 }

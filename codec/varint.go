@@ -6,14 +6,13 @@ import (
 	"slices"
 )
 
-// maxVarint is the longest length field, in bytes: 32 bits, seven to a byte.
+// maxVarint is the longest length field, in bytes: 32 bits, seven in each byte.
 const maxVarint = 5
 
-// Varint returns the framing of protobuf's delimited streams with a handle: a varint32
-// that counts what follows it, then Main and Sub (two big-endian 16-bit numbers) and
-// the body. Lengths in more bytes than needed are read, up to five bytes; they are
-// written in as few as can be. maxFrame is the largest number of bytes behind the
-// length; 0 means DefaultMaxFrame.
+// Varint returns the framing of protobuf's delimited streams with a handle: a varint32 length of
+// what follows it, then Main and Sub (two big-endian 16-bit numbers) and the body. Lengths encoded
+// in more bytes than necessary are accepted, up to five bytes; they are written in as few bytes as
+// possible. maxFrame is the largest number of bytes after the length; 0 means DefaultMaxFrame.
 func Varint(maxFrame int) (Framer, error) {
 	limit, err := frameLimit(maxFrame, 4)
 	if err != nil {
@@ -40,8 +39,8 @@ func (v varint) Split(b []byte, _ int) (size, missing int, err error) {
 	return size, max(0, size-len(b)), nil
 }
 
-// uvarint reads a varint of up to five bytes and tells how many it had: 0 when its end
-// is not there yet, more than maxVarint when it has none within five bytes.
+// uvarint reads a varint of up to five bytes and returns how many it has: 0 if it is incomplete,
+// more than maxVarint if it does not end within five bytes.
 func uvarint(b []byte) (v int64, n int) {
 	for i, c := range b[:min(len(b), maxVarint)] {
 		v |= int64(c&0x7f) << (7 * i)

@@ -2,7 +2,7 @@ package codec
 
 import "io"
 
-// Writer writes packets to a stream, for clients. It is for one goroutine.
+// Writer writes packets to a stream, for clients. It must be used by one goroutine at a time.
 type Writer struct {
 	w   io.Writer
 	c   *Codec
@@ -19,12 +19,12 @@ func NewWriter(w io.Writer, c *Codec) *Writer {
 	return &Writer{w: w, c: c}
 }
 
-// NewFramerWriter returns a Writer of frames as f makes them.
+// NewFramerWriter returns a Writer of f's frames.
 func NewFramerWriter(w io.Writer, f Framer) *Writer { return &Writer{w: w, f: f} }
 
-// Write adds p's frame to the buffer, and sends the buffer once it holds 16 KiB.
-// It keeps nothing of p. A packet that no frame can hold is refused with the error of
-// Codec.Check or Framer.Append, and changes nothing. Any other error is the stream's, as Flush returns it.
+// Write adds p's frame to the buffer, and sends the buffer when it holds 16 KiB. It keeps no
+// reference to p. A packet that no frame can hold is rejected with the error of Codec.Check or
+// Framer.Append, and changes nothing. Any other error comes from the stream, as with Flush.
 func (w *Writer) Write(p Packet) error {
 	if w.err != nil {
 		return w.err
@@ -44,9 +44,9 @@ func (w *Writer) Write(p Packet) error {
 	return nil
 }
 
-// Flush sends what Write has buffered. A write that fails may have sent part of a
-// frame, so nothing goes out behind it: every later Write and Flush returns its error,
-// which is io.ErrShortWrite if the stream took less than it was given and gave none.
+// Flush sends the buffered frames. A failed write may have sent part of a frame, so nothing is sent
+// after it: every later Write and Flush returns its error, which is io.ErrShortWrite if the stream
+// accepted fewer bytes than given without an error.
 func (w *Writer) Flush() error {
 	if w.err != nil || len(w.buf) == 0 {
 		return w.err
@@ -63,6 +63,6 @@ func (w *Writer) Flush() error {
 	return err
 }
 
-// Buffered reports how many bytes the stream has not taken yet. After an error they
-// are never sent.
+// Buffered returns how many bytes the stream has not accepted yet. After an error they are never
+// sent.
 func (w *Writer) Buffered() int { return len(w.buf) }

@@ -10,20 +10,20 @@ import (
 	"millrace/timerwheel"
 )
 
-// Delayed is a delay event that is pending.
+// Delayed is a pending delay event.
 type Delayed struct {
 	set *timerwheel.Set
 	id  timerwheel.TimerID
 
-	durable DurableEvents // set for a durable one
+	durable DurableEvents // set for a durable event
 	key     string
 }
 
-// Cancel ends the event; false: it has begun, or was cancelled before, or its
-// session has gone. Once it has returned the event does not begin.
+// Cancel cancels the event. It returns false if the event has begun, was cancelled before, or its
+// session has closed. After Cancel has returned the event does not begin.
 //
-// Of a durable event it asks the database to remove it, and true means that it
-// was asked: DurableEvents.Cancel tells what became of it.
+// For a durable event it requests the removal from the database, and true means only that the
+// removal was requested; use DurableEvents.Cancel to learn the result.
 func (e *Delayed) Cancel() bool {
 	if e.durable != nil {
 		return e.durable.Cancel(nil, e.key, nil) == nil
@@ -31,7 +31,7 @@ func (e *Delayed) Cancel() bool {
 	return e.set.KillTimer(e.id)
 }
 
-// maxDelay bounds a delay event: a hundred years.
+// maxDelay is the longest delay of an event: a hundred years.
 const maxDelay = 100 * 365.25 * 24 * time.Hour
 
 // AfterOption changes a delay event.
@@ -44,22 +44,21 @@ type afterOptions struct {
 	stored  func(bool, error)
 }
 
-// Unbound makes an event of no session and no Home, whatever its context: it runs on the
-// pool, and its result goes nowhere.
+// Unbound makes an event that is bound to no session or Home, whatever its context: it runs on the
+// pool, and its result is discarded.
 func Unbound() AfterOption { return func(o *afterOptions) { o.unbound = true } }
 
-// After runs the service at handle with req after that many seconds, through
-// its stages, without middleware. The seed calls it start_delay_event.
+// After runs the service at handle with req after the given number of seconds, through its stages,
+// without middleware. It never runs early.
 //
-// It is bound to the context's session, if that has one: it runs in the
-// session's order, its result is sent to it as a frame of that handle, and when
-// the session goes the event goes with it: it never reaches the next client of
-// the slot. It is bound to its Home likewise (Controller.ContextIn), but that its
-// result goes nowhere. It is never early.
+// The event is bound to the context's session, if there is one: it runs in the session's order, its
+// result is sent to the session as a frame of that handle, and when the session closes the event is
+// cancelled, so it never reaches the next client of the slot. It is bound to the context's Home in
+// the same way (Controller.ContextIn), but then its result is discarded.
 //
-// Errors: an Error (bad_body) for seconds below zero or over a hundred years,
-// (limit) for more than MaxDelayed of a session or Home; ErrUnknownHandle; ErrTypes;
-// those of the timer service.
+// Errors: an Error (bad_body) for a negative number of seconds or more than a hundred years,
+// (limit) for more than MaxDelayed events of a session or Home; ErrUnknownHandle; ErrTypes; those
+// of the timer service.
 func After[Req any](ctx *Context, seconds float64, handle uint32, req Req, opts ...AfterOption) (*Delayed, error) {
 	var o afterOptions
 	for _, opt := range opts {
@@ -110,7 +109,7 @@ func delayOf(seconds float64) (time.Duration, error) {
 	return time.Duration(math.Ceil(seconds * float64(time.Second))), nil
 }
 
-// eventSet is where the events of f's session or Home hang, or those of neither.
+// eventSet returns the timer set for events of f's session or Home, or the common one.
 func (c *Controller) eventSet(f fireContext) (set *timerwheel.Set, err error) {
 	switch {
 	case f.s == nil && f.home != nil:
@@ -132,7 +131,7 @@ func (c *Controller) eventSet(f fireContext) (set *timerwheel.Set, err error) {
 	return set, nil
 }
 
-// delayable is what a delay event needs of a registered service, whatever its result.
+// delayable is the part of a registered service that delay events need, for any result type.
 type delayable[Req any] interface {
 	fire(f fireContext, req Req)
 	encodeFor(req Req) ([]byte, error)
@@ -140,7 +139,7 @@ type delayable[Req any] interface {
 
 var _ delayable[struct{}] = (*registered[struct{}, struct{}])(nil)
 
-// fireContext is what a delay event runs with.
+// fireContext is the context that a delay event runs in.
 type fireContext struct {
 	s     *engine.Session
 	home  Home
@@ -149,7 +148,7 @@ type fireContext struct {
 	ended func(error)
 }
 
-// fire runs the service for a delay event, on the session's strand or the pool.
+// fire runs the service for a delay event, in the session's order or on the pool.
 //
 //lint:ignore U1000 called through delayable
 func (r *registered[Req, Res]) fire(f fireContext, req Req) {
@@ -158,7 +157,7 @@ func (r *registered[Req, Res]) fire(f fireContext, req Req) {
 	r.runEvent(k, nil)
 }
 
-// fireBytes is fire with an encoded request.
+// fireBytes is like fire, with an encoded request.
 func (r *registered[Req, Res]) fireBytes(f fireContext, body []byte) {
 	k := r.event(f)
 	var err error
@@ -193,7 +192,7 @@ func (r *registered[Req, Res]) runEvent(k *call[Req, Res], err error) {
 	r.put(k)
 }
 
-// encodeFor is what a durable event stores: req by the service's serializer.
+// encodeFor returns the encoding of req that a durable event stores.
 //
 //lint:ignore U1000 called through delayable
 func (r *registered[Req, Res]) encodeFor(req Req) ([]byte, error) {

@@ -11,23 +11,22 @@ import (
 	"millrace/timerwheel"
 )
 
-// Context is what a stage works with: the session, the handle, and the tools that services
-// share. It is a context.Context that ends at the request's deadline and when its session
-// closes.
+// Context is the context of a request in a stage: the session, the handle, and what services share.
+// It is a context.Context that ends at the request's deadline and when its session closes.
 //
-// It, the request and the result are valid until the last stage has returned,
-// or, after Defer, until the answer is done; they are used again after that.
-// Its methods are for the goroutine of the stage.
+// It, the request and the result are valid until the last stage has returned or, after Defer, until
+// the answer is done; afterwards they are reused. Its methods may be called only on the goroutine
+// of the stage.
 type Context struct {
 	c      *Controller
-	s      *engine.Session // nil: none
-	home   Home            // where it runs that is of no session; nil: on the pool
+	s      *engine.Session // nil for none
+	home   Home            // where it runs without a session; nil: on the pool
 	packet codec.Packet    // without a body: its handle and Seq
 	info   *info
 	ser    serial.Serializer
 	self   stager // the call that this is part of; nil outside of one
 
-	parent   *Context // of a call in line
+	parent   *Context // of an inline call
 	depth    int
 	reply    *Reply // after Defer
 	deadline time.Time
@@ -36,50 +35,51 @@ type Context struct {
 	late     time.Duration
 	delayed  bool
 	key      string
-	ended    func(error)     // of a durable delay event
-	values   []value         // of Set
-	trace    context.Context // what ControllerConfig.Tracer made; nil: nothing, or it has been told of the end
+	ended    func(error)     // for a durable delay event
+	values   []value         // values of Set
+	trace    context.Context // made by ControllerConfig.Tracer; nil: none, or TraceEnd was called
 }
 
-// value is one that was Set.
+// value is a key and value of Set.
 type value struct{ key, val any }
 
-// stager is a call, whatever its types.
+// stager is a call of any types.
 type stager interface {
 	run() error                     // decode and the stages
 	finish(err error)               // encode and send
-	resume(res any, err error)      // the rest, after Defer
-	keep()                          // the request outlives the packet
-	encode() (body []byte, e error) // the result
+	resume(res any, err error)      // run the rest, after Defer
+	keep()                          // keep the request beyond the packet
+	encode() (body []byte, e error) // encode the result
 }
 
 var _ context.Context = (*Context)(nil)
 
-// Home is where what is of no session may belong: what comes back later runs in its order
-// and ends with it. A Room is one. Its methods are called in its order, but for Submit.
+// Home is something other than a session that requests and events may belong to, such as a Room:
+// deferred answers and events run in its order and end with it. Its methods are called in its
+// order, except Submit.
 type Home interface {
 	Submitter
-	Timers() *timerwheel.Set  // nil: there are none
+	Timers() *timerwheel.Set  // nil if there are none
 	Context() context.Context // cancelled when it ends
 }
 
-// ContextIn is Context for what belongs to h, from a function that runs there: delay events
-// and answers that come later run in it, and end with it.
+// ContextIn returns a Context that belongs to h, for a function that runs in h: delay events and
+// deferred answers run in h, and end with it.
 func (c *Controller) ContextIn(h Home) *Context {
 	ctx := c.Context(nil)
 	ctx.home = h
 	return ctx
 }
 
-// Context returns one outside of any request, for calls in line and delay
-// events: of a session, from its callbacks, or of none.
+// Context returns a Context outside of any request, for inline calls and delay events: of a
+// session, called from its callbacks, or of none if s is nil.
 func (c *Controller) Context(s *engine.Session) *Context {
 	return &Context{c: c, s: s, info: &info{name: "outside"}}
 }
 
-// begin makes ctx that of a new request.
+// begin initializes ctx for a new request.
 func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *info) {
-	// Field by field: to build a Context and copy it costs more than all else here.
+	// Field by field: building a Context and copying it would cost more than everything else here.
 	ctx.c, ctx.s, ctx.home, ctx.info = c, s, nil, i
 	ctx.packet = codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq}
 	ctx.parent, ctx.depth = nil, 0
@@ -91,7 +91,7 @@ func (ctx *Context) begin(c *Controller, s *engine.Session, p codec.Packet, i *i
 	}
 }
 
-// reset forgets what the last call has left.
+// reset clears the state of the last call.
 func (ctx *Context) reset() {
 	ctx.ser, ctx.reply, ctx.done, ctx.cancel = nil, nil, nil, nil
 	if ctx.values != nil {
@@ -102,34 +102,34 @@ func (ctx *Context) reset() {
 	}
 }
 
-// release ends what Lasting has made.
+// release cancels the context that Lasting has made.
 func (ctx *Context) release() {
 	if ctx.cancel != nil {
 		ctx.cancel()
 	}
 }
 
-// Home is where it belongs that is of no session, a Room; nil: nowhere.
+// Home returns the Home that the request belongs to, such as a Room; nil for none.
 func (ctx *Context) Home() Home { return ctx.home }
 
-// Session is the session that asked, or that a delay event is bound to; nil: none.
+// Session returns the session that sent the request, or that a delay event is bound to; nil for
+// none.
 func (ctx *Context) Session() *engine.Session { return ctx.s }
 
-// Handle is the handle of the service that runs.
+// Handle returns the handle of the running service.
 func (ctx *Context) Handle() uint32 { return ctx.info.handle }
 
 // Controller gives access to all services.
 func (ctx *Context) Controller() *Controller { return ctx.c }
 
-// DB is the database; nil: there is none. events.DB(ctx) is the same as a *dbasync.DB.
+// DB returns the database; nil if there is none. events.DB(ctx) returns it as a *dbasync.DB.
 func (ctx *Context) DB() Database { return ctx.c.cfg.DB }
 
-// Cache is the shared memory; nil: there is none.
+// Cache returns the shared cache; nil if there is none.
 func (ctx *Context) Cache() Cache { return ctx.c.cfg.Cache }
 
-// Timers are the session's own, or its Home's, which run in its order and end with it;
-// without either they are of no one and run on the pool. Nil: there is no timer
-// service.
+// Timers returns the timers of the session, or of its Home, which run in its order and end with it.
+// Without either it returns timers that run on the pool. It is nil without a timer service.
 func (ctx *Context) Timers() *timerwheel.Set {
 	if ctx.s != nil {
 		return ctx.c.state(ctx.s, true).set()
@@ -143,7 +143,7 @@ func (ctx *Context) Timers() *timerwheel.Set {
 	return ctx.c.cfg.Timers.For(ctx.c.cfg.Pool)
 }
 
-// Logger adds the service's handle and the session.
+// Logger returns a logger with the service's handle and the session as attributes.
 func (ctx *Context) Logger() *slog.Logger {
 	l := ctx.c.cfg.Logger.With("handle", handleText(ctx.info.handle), "service", ctx.info.name)
 	if ctx.s != nil {
@@ -152,19 +152,18 @@ func (ctx *Context) Logger() *slog.Logger {
 	return l
 }
 
-// Late is how long after its time a delay event runs, and whether this is one.
+// Late returns how long after its time a delay event runs, and whether this is one.
 func (ctx *Context) Late() (time.Duration, bool) { return ctx.late, ctx.delayed }
 
-// Key is that of a durable delay event; it is the same when the event runs a
-// second time.
+// Key returns the key of a durable delay event; it is the same when the event runs again.
 func (ctx *Context) Key() string { return ctx.key }
 
 // Deadline implements context.Context.
 func (ctx *Context) Deadline() (time.Time, bool) { return ctx.deadline, !ctx.deadline.IsZero() }
 
-// Lasting returns a context.Context that may be kept and used by other goroutines: for
-// queries and calls whose answers come later. It is cancelled when the session closes, or
-// the Home ends, and, of a request with a deadline, at that and when the request ends.
+// Lasting returns a context.Context that may be kept and used by other goroutines, for queries and
+// calls with deferred answers. It is cancelled when the session closes or the Home ends and, if the
+// request has a deadline, at the deadline and when the request ends.
 func (ctx *Context) Lasting() context.Context {
 	if ctx.done != nil {
 		return ctx.done
@@ -184,8 +183,8 @@ func (ctx *Context) Lasting() context.Context {
 	return ctx.done
 }
 
-// Done implements context.Context. It is closed when the session closes, and, of a
-// request with a deadline, at that and when the request ends.
+// Done implements context.Context. It is closed when the session closes and, if the request has a
+// deadline, at the deadline and when the request ends.
 func (ctx *Context) Done() <-chan struct{} { return ctx.Lasting().Done() }
 
 // Err implements context.Context.
@@ -201,9 +200,9 @@ func (ctx *Context) Err() error {
 	return nil
 }
 
-// Set keeps a value for the rest of the request: for the stages and middleware that
-// follow, and for the calls in line that they make. As with context.WithValue, key is
-// best of a type of one's own.
+// Set stores a value for the rest of the request: for the following stages and middleware, and for
+// the inline calls that they make. As with context.WithValue, key should have an unexported type of
+// its own.
 func (ctx *Context) Set(key, val any) {
 	for i := range ctx.values {
 		if ctx.values[i].key == key {
@@ -214,8 +213,8 @@ func (ctx *Context) Set(key, val any) {
 	ctx.values = append(ctx.values, value{key, val})
 }
 
-// Value implements context.Context: what was Set in this request, or in the one that
-// calls it in line.
+// Value implements context.Context: it returns a value of Set in this request, or in the request
+// that made this inline call.
 func (ctx *Context) Value(key any) any {
 	for c := ctx; c != nil; c = c.parent {
 		for i := range c.values {
@@ -225,8 +224,8 @@ func (ctx *Context) Value(key any) any {
 		}
 	}
 	if ctx.done != nil {
-		// Package context so finds what it can hang children on. Else it would keep a
-		// goroutine that looks at ctx when that is another request's.
+		// This lets package context find a parent that it can attach children to. Otherwise it
+		// would start a goroutine that watches ctx, even after ctx is reused for another request.
 		return ctx.done.Value(key)
 	}
 	if ctx.trace != nil {
@@ -235,8 +234,7 @@ func (ctx *Context) Value(key any) any {
 	return nil
 }
 
-// send sends an answer in its turn: behind those that are still owed on the
-// same handle.
+// send sends an answer in order: after those still pending on the same handle.
 func (ctx *Context) send(a answer) {
 	if ctx.s == nil {
 		return

@@ -16,46 +16,45 @@ import (
 	"millrace/timerwheel"
 )
 
-// ControllerConfig is what a controller and its services work with. Zero fields
-// mean the defaults.
+// ControllerConfig configures a controller and its services. Zero fields mean the defaults.
 type ControllerConfig struct {
-	// Timers run delay events and Context.Timers; nil: both are unavailable.
+	// Timers run delay events and Context.Timers; if nil, both are unavailable.
 	Timers *timerwheel.Service
-	// DB is Context.DB; nil: there is none.
+	// DB is Context.DB; nil for none.
 	DB Database
-	// Cache is Context.Cache; nil: there is none.
+	// Cache is Context.Cache; nil for none.
 	Cache Cache
-	// Durable keeps durable delay events; nil: they are unavailable.
+	// Durable stores durable delay events; if nil, they are unavailable.
 	Durable DurableEvents
-	// Pool runs what belongs to no session.
+	// Pool runs functions that belong to no session.
 	Pool Submitter
 
-	// Layout is the server's: a service for a handle that it has no room for is
-	// refused when it is registered. Zero: the default frame, which has room for all.
+	// Layout is the server's: a service for a handle that does not fit it is refused when it is
+	// registered. Zero means the default frame, which all handles fit.
 	Layout codec.Layout
 
-	// SerializerFor chooses for a request; nil, or a nil result: the service's,
-	// else the session's (SetSerializer), else JSON.
+	// SerializerFor chooses the serializer of a request. If it is nil or returns nil, the service's
+	// is used, else the session's (SetSerializer), else JSON.
 	SerializerFor func(s *engine.Session, p codec.Packet) serial.Serializer
 
-	// Timeout bounds answers that come later (Context.Defer) of services
-	// without a timeout of their own; default 60 s.
+	// Timeout limits deferred answers (Context.Defer) of services without a timeout of their own;
+	// default 60 s.
 	Timeout time.Duration
-	// MaxDeferred bounds the answers that one session waits for; default 4,096.
-	// One more gets ERROR limit in its turn, behind the answers owed on its handle; one with a
-	// sequence number (codec.Layout.Seq) at once.
+	// MaxDeferred limits the pending answers of one session; default 4,096. A further request gets
+	// ERROR limit, after the pending answers on its handle; one with a sequence number
+	// (codec.Layout.Seq) at once.
 	MaxDeferred int
-	// MaxDelayed bounds a session's pending delay events and timers of
-	// Context.Timers; default 1,024.
+	// MaxDelayed limits a session's pending delay events and timers of Context.Timers; default
+	// 1,024.
 	MaxDelayed int
-	// MaxDepth bounds calls in line in one another; default 16.
+	// MaxDepth limits the nesting of inline calls; default 16.
 	MaxDepth int
 
-	// Measure counts the requests of each handle, and how long they took of a sample of
-	// them: see HandleStats. It costs a few nanoseconds a request and 2.5 KiB a handle.
+	// Measure counts the requests of each handle, and measures the time of a sample of them: see
+	// HandleStats. It costs a few nanoseconds a request and 2.5 KiB a handle.
 	Measure bool
 
-	// Tracer is told of what runs; nil: nobody is.
+	// Tracer is notified of requests, inline calls and delay events; nil for none.
 	Tracer Tracer
 
 	// Logger; default slog.Default().
@@ -81,29 +80,26 @@ func (c ControllerConfig) withDefaults() ControllerConfig {
 	return c
 }
 
-// ControllerStats counts what became of requests out of the ordinary.
+// ControllerStats counts exceptional outcomes of requests.
 type ControllerStats struct {
 	Unknown  uint64 // requests to handles without a service
 	Failed   uint64 // requests answered with an ERROR
 	Internal uint64 // of those, with code internal
-	Deferred int64  // answers that are owed now
-	Stale    uint64 // answers whose session had gone
+	Deferred int64  // answers pending at present
+	Stale    uint64 // answers whose session had closed
 	Delayed  uint64 // delay events that ran
 	Dropped  uint64 // results of delay events that could not be sent
 }
 
-// Controller is an engine.Handler that gives each packet to the service
-// registered for its handle. Register and Raw may be called at any time from any
-// goroutine.
-//
-// The seed calls it controller, with its handler_dict.
+// Controller is an engine.Handler that passes each packet to the service registered for its handle.
+// Register and Raw may be called at any time from any goroutine.
 type Controller struct {
 	cfg    ControllerConfig
 	frames *codec.Codec // of cfg.Layout
 	json   serial.Serializer
 
 	services atomic.Pointer[registry] // copied on write
-	mu       sync.Mutex               // Register, Raw, Use and the hooks
+	mu       sync.Mutex               // serializes Register, Raw, Use and the hooks
 	uses     []use                    // guarded by mu
 	accepts  atomic.Pointer[[]func(*engine.Session)]
 	closes   atomic.Pointer[[]func(*engine.Session, engine.Reason)]
@@ -111,7 +107,7 @@ type Controller struct {
 	resumes  atomic.Pointer[[]func(*engine.Session)]
 
 	sessions  sync.Map     // *engine.Session to *sessionState
-	nSessions atomic.Int64 // how many; 0 spares the look-up
+	nSessions atomic.Int64 // number of sessions; 0 saves the lookup
 
 	unknown, failed, internal, stale, delayed, dropped atomic.Uint64
 	deferred                                           atomic.Int64
@@ -124,7 +120,7 @@ var (
 	_ engine.ResumeHandler = (*Controller)(nil)
 )
 
-// service is a registered one, whatever its types.
+// service is a registered service of any types.
 type service interface {
 	meta() *info
 	serve(s *engine.Session, p codec.Packet)
@@ -132,18 +128,18 @@ type service interface {
 	fireBytes(f fireContext, body []byte)
 }
 
-// info is what is known of a service.
+// info is the description of a service.
 type info struct {
 	handle   uint32
 	name     string
-	ser      serial.Serializer // nil: the session's choice
-	timeout  time.Duration     // 0: the controller's, for later answers only
+	ser      serial.Serializer // nil: the session's
+	timeout  time.Duration     // 0: the controller's, for deferred answers only
 	blocking bool
 	internal bool
 	oneWay   bool
-	meter    *meter // nil: not measured
+	meter    *meter // nil if not measured
 
-	failures seldom.Line // of the log
+	failures seldom.Line // limits log lines
 }
 
 // NewController returns a controller without services.
@@ -163,10 +159,10 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 	return c, nil
 }
 
-// Handle makes a handle of its two parts.
+// Handle returns the handle of main and sub.
 func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 
-// Handles returns the handles that peers can ask for, ascending.
+// Handles returns the handles that peers can use, ascending.
 func (c *Controller) Handles() []uint32 {
 	var all []uint32
 	for h, sv := range c.services.Load().all {
@@ -178,14 +174,14 @@ func (c *Controller) Handles() []uint32 {
 	return all
 }
 
-// Knows implements engine.HandleKnower: peers can ask for the handle.
+// Knows implements engine.HandleKnower: it reports whether peers can use the handle.
 func (c *Controller) Knows(handle uint32) bool {
 	sv := c.lookup(handle)
 	return sv != nil && !sv.meta().internal
 }
 
-// Dispatch says which of them block (see Blocking) and so must run on workers:
-// for engine.Config.Handles.
+// Dispatch returns the handles whose services block (see Blocking) and so must run on workers, for
+// engine.Config.Handles.
 func (c *Controller) Dispatch() map[uint32]engine.Dispatch {
 	all := map[uint32]engine.Dispatch{}
 	for h, sv := range c.services.Load().all {
@@ -206,8 +202,8 @@ func (c *Controller) Stats() ControllerStats {
 
 func (c *Controller) lookup(handle uint32) service { return c.services.Load().all[handle] }
 
-// add enters a service. A second one on its handle is an error, and one that peers can't
-// ask for because of the layout.
+// add registers a service. It is an error if the handle has one, or if peers can't use the handle
+// because of the layout.
 func (c *Controller) add(sv service) error {
 	if i := sv.meta(); !i.internal {
 		main, sub := codec.Split(i.handle)
@@ -232,23 +228,23 @@ func (c *Controller) add(sv service) error {
 
 func handleText(h uint32) string { return fmt.Sprintf("%d/%d", h>>16, h&0xffff) }
 
-// OnAccept has fn called for each session, before its first request and in its order:
-// engine.Handler's OnSocketAccept. Several are called in the order in which they were given.
+// OnAccept registers fn to be called for each session, before its first request and in its order,
+// as OnSocketAccept. Several hooks are called in the order in which they were registered.
 func (c *Controller) OnAccept(fn func(s *engine.Session)) { addHook(c, &c.accepts, fn) }
 
-// OnClose has fn called at the end of each session, behind its last request and in its
-// order, when the session's answers, locks and events have ended: OnSocketClose. Several
-// are called in the order in which they were given.
+// OnClose registers fn to be called at the end of each session, after its last request and in its
+// order, when the session's answers, locks and events have ended, as OnSocketClose. Several hooks
+// are called in the order in which they were registered.
 func (c *Controller) OnClose(fn func(s *engine.Session, why engine.Reason)) {
 	addHook(c, &c.closes, fn)
 }
 
-// OnDetach has fn called when a session's connection breaks and its peer may come back
-// (engine.Timeouts.Resume), in the session's order: engine.ResumeHandler's OnSocketDetach.
-// Locks, delay events and answers that are owed stay.
+// OnDetach registers fn to be called when a session's connection is lost and its peer may resume it
+// (engine.Timeouts.Resume), in the session's order, as engine.ResumeHandler's OnSocketDetach.
+// Locks, delay events and pending answers are kept.
 func (c *Controller) OnDetach(fn func(s *engine.Session)) { addHook(c, &c.detaches, fn) }
 
-// OnResume has fn called when the peer has come back: OnSocketResume.
+// OnResume registers fn to be called when the peer has resumed the session, as OnSocketResume.
 func (c *Controller) OnResume(fn func(s *engine.Session)) { addHook(c, &c.resumes, fn) }
 
 func addHook[F any](c *Controller, to *atomic.Pointer[[]F], fn F) {
@@ -294,7 +290,7 @@ func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 	}
 	if sv == nil || sv.meta().internal {
 		c.unknown.Add(1)
-		_ = s.ReplyError(p, engine.CodeUnknownHandle, "unknown handle") // it fails only where the session has gone
+		_ = s.ReplyError(p, engine.CodeUnknownHandle, "unknown handle") // it fails only if the session has closed
 		return
 	}
 	if c.nSessions.Load() > 0 {
@@ -312,8 +308,8 @@ func (c *Controller) OnSocketRead(s *engine.Session, p codec.Packet) {
 	sv.serve(s, p)
 }
 
-// OnSocketFin implements engine.FinHandler: the session's locks and delay
-// events end, and what its deferred answers wait for is told (Reply.OnEnd).
+// OnSocketFin implements engine.FinHandler: the session's locks and delay events end, and deferred
+// answers are notified (Reply.OnEnd).
 func (c *Controller) OnSocketFin(s *engine.Session) {
 	if st := c.state(s, false); st != nil {
 		st.end()
@@ -342,13 +338,13 @@ func (c *Controller) OnSocketClose(s *engine.Session, why engine.Reason) {
 	}
 }
 
-// SetSerializer sets the session's serializer for services that have none of
-// their own. It is called from the session's callbacks.
+// SetSerializer sets the session's serializer, for services without one of their own. Call it from
+// the session's callbacks.
 func (c *Controller) SetSerializer(s *engine.Session, ser serial.Serializer) {
 	c.state(s, true).ser = ser
 }
 
-// serializer chooses for a request.
+// serializer returns the serializer of a request.
 func (c *Controller) serializer(i *info, s *engine.Session, p codec.Packet) serial.Serializer {
 	if c.cfg.SerializerFor != nil && s != nil {
 		if ser := c.cfg.SerializerFor(s, p); ser != nil {
@@ -366,7 +362,7 @@ func (c *Controller) serializer(i *info, s *engine.Session, p codec.Packet) seri
 	return c.json
 }
 
-// fail tells the peer of a failure, in its turn.
+// fail sends the peer an ERROR, in order.
 func (c *Controller) fail(ctx *Context, err error) {
 	e := ErrorOf(err)
 	c.failed.Add(1)

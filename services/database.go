@@ -8,50 +8,51 @@ import (
 	"millrace/engine"
 )
 
-// Database is what the manager and the controller know of a database, so that programs
-// without one link none. *dbasync.DB is one; events.DB gives it back as what it is.
+// Database is the part of a database that the manager and the controller use, so that programs
+// without a database do not link one. *dbasync.DB implements it; events.DB converts it back.
 type Database interface {
 	Service
-	// Connected says whether it can be asked now.
+	// Connected reports whether the database is reachable at present.
 	Connected() bool
 }
 
-// MakeDatabase makes a database that completes on pool, and the durable events that it
-// keeps (nil: none), and starts neither. events.Database returns one.
+// MakeDatabase creates a database whose completions run on pool, and the durable events
+// stored in it (nil for none). It starts neither. events.Database returns a MakeDatabase.
 type MakeDatabase func(pool *engine.Pool, logger *slog.Logger) (Database, DurableEvents, error)
 
-// DurableEvents keeps delay events that survive the process and runs those that are due.
-// Package services/events has the one on PostgreSQL.
+// DurableEvents stores delay events that survive the process, and runs those that are due. Package
+// services/events implements it on PostgreSQL.
 type DurableEvents interface {
 	Service
-	// Bind gives it what runs an event, on any goroutine that may block, before Start.
+	// Bind sets the function that runs an event, on any goroutine that may block. It is called
+	// before Start.
 	Bind(run func(DurableEvent))
-	// Store keeps an event and tells done, which may be nil, on on; stored is false when
-	// an event of that key is pending already. body must not change until then. After
-	// an error done is not called.
+	// Store stores an event and then calls done, which may be nil, on on; stored is false when an
+	// event with that key is already pending. body must not change until then. If Store returns an
+	// error, done is not called.
 	Store(on Submitter, key string, handle uint32, body []byte, delay time.Duration, done func(stored bool, err error)) error
-	// Cancel removes an event that is not being run, and tells done, as Store does.
+	// Cancel removes an event that is not running, and calls done as Store does.
 	Cancel(on Submitter, key string, done func(removed bool, err error)) error
 }
 
-// DurableEvent is one that is due.
+// DurableEvent is an event that is due.
 type DurableEvent struct {
 	Key    string
 	Handle uint32
 	Body   []byte
 	Late   time.Duration
-	Ended  func(error) // to be called when it has run; the first call counts
+	Ended  func(error) // must be called when the event has run; later calls are ignored
 }
 
-// Durable has the event survive the process; it is of no session. done, which
-// may be nil, is called when the database has it, in the order of the context's
-// session if that has one: stored is false when an event of that key is pending
-// already. Without a database After fails (unavailable).
+// Durable makes the event survive the process; it is bound to no session. done, which may be nil,
+// is called when the event is stored, in the order of the context's session if there is one: stored
+// is false when an event with that key is already pending. Without a database After fails
+// (unavailable).
 func Durable(key string, done func(stored bool, err error)) AfterOption {
 	return func(o *afterOptions) { o.durable, o.key, o.stored = true, key, done }
 }
 
-// afterDurable is After for a durable event.
+// afterDurable implements After for a durable event.
 func (c *Controller) afterDurable(ctx *Context, o afterOptions, handle uint32, body []byte, delay time.Duration) (*Delayed, error) {
 	d := c.cfg.Durable
 	if d == nil {
@@ -67,7 +68,7 @@ func (c *Controller) afterDurable(ctx *Context, o afterOptions, handle uint32, b
 	return &Delayed{durable: d, key: o.key}, nil
 }
 
-// fireDurable runs a claimed event. On the pool.
+// fireDurable runs a claimed event, on the pool.
 func (c *Controller) fireDurable(e DurableEvent) {
 	sv := c.lookup(e.Handle)
 	if sv == nil {

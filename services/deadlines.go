@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// actions are calls into code that is not ours, made after the shard's mutex
-// has been let go.
+// actions are calls of foreign code, to be made after the shard's mutex has been unlocked.
 type actions []func()
 
 func (a *actions) add(fn func()) { *a = append(*a, fn) }
@@ -17,17 +16,17 @@ func (a actions) run() {
 	}
 }
 
-// deadline is one thing of a shard that ends at a time: an entry, a lock that
-// is held, or a wait for one. Exactly one of the pointers is set.
+// deadline is the expiry of an entry, of a held lock, or of a wait for a lock. Exactly one of the
+// pointers is set.
 type deadline struct {
 	at    int64 // nanoseconds since Memory.base; 0 = not in the heap
 	index int   // in the shard's heap
 	entry *memoryEntry
-	lock  *memoryLockItem // held or waiting
+	lock  *memoryLockItem // a held lock or a wait
 }
 
-// deadlines is a heap, earliest first. The index in each keeps changing a
-// deadline cheap, and the heap no longer than what it is about.
+// deadlines is a heap, earliest first. As each deadline knows its index, changing one is cheap and
+// stale deadlines need not stay in the heap.
 type deadlines []*deadline
 
 func (d deadlines) Len() int           { return len(d) }
@@ -66,9 +65,8 @@ func (d *deadlines) remove(it *deadline) {
 	it.at = 0
 }
 
-// arm sets the shard's timer to its earliest deadline; the shard is locked.
-// A timer that comes up with nothing due only arms itself again, so a deadline
-// that moves later costs nothing here.
+// arm sets the shard's timer to its earliest deadline; the shard is locked. A timer that runs when
+// nothing is due only arms itself again, so moving a deadline to a later time costs nothing here.
 func (m *Memory) arm(s *memoryShard) {
 	if len(s.due) == 0 || (s.armed != 0 && s.armed <= s.due[0].at) || m.closed.Load() {
 		return
@@ -82,7 +80,8 @@ func (m *Memory) arm(s *memoryShard) {
 	s.timer.Reset(wait)
 }
 
-// expire ends what is due, in steps that let others in. Timer's goroutine.
+// expire removes what is due, and unlocks the shard between steps. It runs on the timer's
+// goroutine.
 func (m *Memory) expire(s *memoryShard) {
 	const step = 256
 	for {

@@ -10,34 +10,34 @@ import (
 	"millrace/timerwheel"
 )
 
-// What a stage returns beside nil (go on with the next stage) and a failure.
+// Results of a stage that are neither nil (continue with the next stage) nor a failure.
 var (
-	// Answer: what stands in the result is the answer; no further stage runs.
-	//lint:ignore ST1012 no failure
+	// Answer: the result is complete and is sent; no further stage runs.
+	//lint:ignore ST1012 not a failure
 	Answer = errors.New("services: answer now")
-	// Stop: no further stage runs. Of a OneWay service nothing is sent; else the peer gets
-	// ERROR internal, as every request has an answer.
-	//lint:ignore ST1012 no failure
+	// Stop: no further stage runs. For a OneWay service nothing is sent; otherwise the peer gets
+	// ERROR internal, as every request is answered.
+	//lint:ignore ST1012 not a failure
 	Stop = errors.New("services: stop")
 )
 
 // Errors of calls between services.
 var (
-	// ErrUnknownHandle: no service is registered there.
+	// ErrUnknownHandle: no service is registered for the handle.
 	ErrUnknownHandle = errors.New("services: unknown handle")
-	// ErrTypes: the service there has other request or result types.
+	// ErrTypes: the service has other request or result types.
 	ErrTypes = errors.New("services: request or result type does not fit the handle")
-	// ErrDepth: calls in line are nested too deep; the text shows the handles.
+	// ErrDepth: inline calls are nested too deeply; the text lists the handles.
 	ErrDepth = errors.New("services: calls in line nested too deep")
-	// ErrDeferred: the service answers later, so it can't be called in line.
+	// ErrDeferred: the service deferred its answer, so it can't be called inline.
 	ErrDeferred = errors.New("services: called in line, but answers later")
 )
 
-// Error is a failure with the code that the peer is told.
+// Error is a failure with the code that is sent to the peer.
 type Error struct {
 	Code engine.ErrorCode
-	Text string // told to the peer
-	Err  error  // why, for the log; may be nil
+	Text string // sent to the peer
+	Err  error  // cause, for the log; may be nil
 }
 
 func (e *Error) Error() string {
@@ -49,20 +49,20 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Errorf makes an Error; a %w in the format is its Err.
+// Errorf returns an Error; a %w in the format sets its Err.
 func Errorf(code engine.ErrorCode, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Code: code, Text: err.Error(), Err: errors.Unwrap(err)}
 }
 
-// codes of errors that others make, first match first.
+// codes maps errors of other packages to codes; the first match is used.
 var codes = []struct {
 	is   error
 	code engine.ErrorCode
 }{
 	{serial.ErrBody, engine.CodeBadBody},
 	{ErrUnknownHandle, engine.CodeUnknownHandle},
-	{ErrCacheDown, engine.CodeUnavailable}, // often because an exchange took too long
+	{ErrCacheDown, engine.CodeUnavailable}, // before context errors: its cause is often a timeout
 	{context.DeadlineExceeded, engine.CodeTimeout},
 	{ErrCacheFull, engine.CodeLimit},
 	{ErrCacheKey, engine.CodeLimit},
@@ -77,27 +77,26 @@ var codes = []struct {
 	{ErrRoomsStopped, engine.CodeUnavailable},
 }
 
-// failure is an error that says by a standard word what kind it is, so that neither its
-// package knows the engine nor this one that package: dbasync's are.
+// failure is an error that reports its kind by a standard word, so that its package need not import
+// engine, nor this package import it: dbasync's errors do.
 type failure interface{ FailureKind() string }
 
-// failures are the words of FailureKind.
+// failures maps the words of FailureKind to codes.
 var failures = map[string]engine.ErrorCode{
 	"overloaded":  engine.CodeOverloaded,
 	"timeout":     engine.CodeTimeout,
 	"unavailable": engine.CodeUnavailable,
 }
 
-// ErrorOf says what a peer is told about err: an Error as it is (an internal one without
-// what it wraps), the known
-// errors of the project's packages, and those with a FailureKind() string of "overloaded",
-// "timeout" or "unavailable", by their code, else an internal error
-// without its text.
+// ErrorOf returns the Error sent to a peer for err: an Error itself (an internal one without the
+// error it wraps); for the known errors of this project's packages, and for errors with a method
+// FailureKind() string that returns "overloaded", "timeout" or "unavailable", one with the matching
+// code; otherwise an internal error without err's text.
 func ErrorOf(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		if e.Code == engine.CodeInternal && e.Err != nil && e.Err != Stop {
-			return &Error{Code: e.Code, Text: internalText, Err: err} // the text has the cause's
+			return &Error{Code: e.Code, Text: internalText, Err: err} // its text contains the cause's
 		}
 		return e
 	}

@@ -7,13 +7,11 @@ import (
 	"millrace/codec"
 )
 
-// Inline calls the service at handle from a stage of another: its Pre, Handle
-// and Last run on the caller's goroutine, without bytes and without middleware.
-// The seed calls it inline_call.
+// Inline calls the service at handle from a stage of another service: its Pre, Handle and Last run
+// on the caller's goroutine, without encoding and without middleware.
 //
-// Errors: what a stage returned (Stop included); ErrUnknownHandle; ErrTypes;
-// ErrDeferred; ErrDepth, with the chain of handles, when calls are nested over
-// ControllerConfig.MaxDepth.
+// Errors: what a stage returned (Stop included); ErrUnknownHandle; ErrTypes; ErrDeferred; ErrDepth,
+// with the chain of handles, when calls are nested more deeply than ControllerConfig.MaxDepth.
 func Inline[Req, Res any](ctx *Context, handle uint32, req Req) (Res, error) {
 	var none Res
 	sv := ctx.c.lookup(handle)
@@ -50,7 +48,7 @@ func (k *call[Req, Res]) inline() error {
 	if k.r.c.cfg.Tracer == nil {
 		return k.steps()
 	}
-	return k.tracedInline() // a function of its own, as what it captures is allocated
+	return k.tracedInline() // a separate function, as captured variables are allocated
 }
 
 func (k *call[Req, Res]) tracedInline() (err error) {
@@ -58,7 +56,7 @@ func (k *call[Req, Res]) tracedInline() (err error) {
 	return err
 }
 
-// inline makes ctx that of a call from parent.
+// inline initializes ctx for a call from parent.
 func (ctx *Context) inline(parent *Context, i *info) {
 	ctx.c, ctx.s, ctx.home, ctx.info, ctx.parent = parent.c, parent.s, parent.home, i, parent
 	ctx.packet = codec.Packet{Main: uint16(i.handle >> 16), Sub: uint16(i.handle), Seq: parent.packet.Seq}
@@ -68,7 +66,7 @@ func (ctx *Context) inline(parent *Context, i *info) {
 	ctx.late, ctx.delayed, ctx.key, ctx.ended = parent.late, parent.delayed, parent.key, nil
 }
 
-// chain names the calls that led to handle, and says where they go in a circle.
+// chain lists the calls that led to handle, and marks a cycle.
 func chain(ctx *Context, handle uint32) string {
 	names := []string{handleText(handle)}
 	circle := 0
@@ -83,7 +81,7 @@ func chain(ctx *Context, handle uint32) string {
 	}
 	text := strings.Join(names, " > ")
 	if circle > 0 {
-		text += fmt.Sprintf(" (a circle of %d)", circle)
+		text += fmt.Sprintf(" (a cycle of %d)", circle)
 	}
 	return text
 }

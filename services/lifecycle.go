@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Start starts everything in order. When one fails, those that have started are
-// stopped again and the manager is of no further use.
+// Start starts everything in order. If a service fails to start, those already started are stopped
+// and the manager can't be used again.
 func (m *Manager) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -28,7 +28,7 @@ func (m *Manager) Start(ctx context.Context) error {
 	for _, n := range m.nodes {
 		if err := n.start(ctx, m.cfg.StartTimeout); err != nil {
 			err = fmt.Errorf("services: start %s: %w", n.spec.Name, err)
-			// The caller's context may be what failed.
+			// The caller's context may be the cause of the failure.
 			back, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.StopTimeout)
 			defer cancel()
 			return errors.Join(err, m.stop(back))
@@ -45,13 +45,13 @@ func (m *Manager) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops everything in the reverse order: the server drains first, the pool
-// ends last. A service that takes longer than StopTimeout, or than ctx, is left
-// behind and named in the error. It may be called twice.
+// Stop stops everything in reverse order: the server drains first, the pool ends last. A service
+// that takes longer than StopTimeout, or than ctx allows, is abandoned and named in the error. Stop
+// may be called twice.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.stopping.Lock()
 	defer m.stopping.Unlock()
-	m.quitting.Do(func() { close(m.quit) }) // a restart under way gives up
+	m.quitting.Do(func() { close(m.quit) }) // ends a restart in progress
 	m.mu.Lock()
 	was := m.state
 	m.state = managerStopped
@@ -64,7 +64,7 @@ func (m *Manager) Stop(ctx context.Context) error {
 	return m.stop(ctx)
 }
 
-// stop stops what has been started. Nobody restarts anything by now.
+// stop stops everything that was started. No restarts happen any more.
 func (m *Manager) stop(ctx context.Context) error {
 	m.state = managerStopped
 	var errs []error
@@ -77,7 +77,7 @@ func (m *Manager) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Running says whether it has been started and neither stopped nor failed.
+// Running reports whether the manager has been started and neither stopped nor failed.
 func (m *Manager) Running() bool {
 	select {
 	case <-m.done:
@@ -92,8 +92,8 @@ func (m *Manager) Running() bool {
 	return len(m.nodes) > 0
 }
 
-// bounded calls fn, for d and ctx at most: what is then still running is left
-// behind.
+// bounded calls fn and waits for at most d and until ctx ends; if fn is still running then, it is
+// abandoned.
 func bounded(ctx context.Context, d time.Duration, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	done := make(chan error, 1)
@@ -107,7 +107,7 @@ func bounded(ctx context.Context, d time.Duration, fn func(context.Context) erro
 	defer cancel()
 	t := time.NewTimer(grace)
 	defer t.Stop()
-	select { // it may only be about to say so
+	select { // it may be about to return
 	case err := <-done:
 		return err
 	case <-t.C:
@@ -115,12 +115,12 @@ func bounded(ctx context.Context, d time.Duration, fn func(context.Context) erro
 	}
 }
 
-// grace is what a service gets to notice that its context has ended.
+// grace is the time that a service gets to notice that its context has ended.
 const grace = 100 * time.Millisecond
 
 func (n *node) start(ctx context.Context, d time.Duration) error {
-	// Of a Start that failed something may be left running, and one that was left behind
-	// may still succeed. Whoever is later of it and of us stops the service.
+	// A failed Start may have left something running, and an abandoned Start may still succeed.
+	// Whichever of the two happens later stops the service.
 	var later atomic.Bool
 	err := bounded(ctx, d, func(ctx context.Context) error {
 		err := n.spec.Service.Start(ctx)
@@ -163,8 +163,8 @@ func (n *node) isStarted() bool {
 	return n.started
 }
 
-// watch restarts one of the program's services when it has ended. Its goroutine
-// is the manager's.
+// watch restarts one of the program's services when it has ended. It runs on a goroutine of the
+// manager.
 func (m *Manager) watch(n *node) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -196,8 +196,8 @@ func (m *Manager) watch(n *node) {
 	}
 }
 
-// rest waits a little, so that a service that runs though its Done is closed
-// costs little; false: the manager stops.
+// rest waits briefly, so that a service that is running although its Done is closed causes little
+// work; false means that the manager is stopping.
 func (m *Manager) rest() bool {
 	select {
 	case <-m.quit:
@@ -207,7 +207,7 @@ func (m *Manager) rest() bool {
 	}
 }
 
-// ended waits until n is not running; false: the manager stops.
+// ended waits until n is not running; false means that the manager is stopping.
 func (m *Manager) ended(n *node) bool {
 	var done <-chan struct{}
 	if e, ok := n.spec.Service.(Ender); ok {
@@ -233,7 +233,7 @@ func (m *Manager) ended(n *node) bool {
 	}
 }
 
-// watchServer fails the manager when the server has ended unasked.
+// watchServer makes the manager fail when the server has ended by itself.
 func (m *Manager) watchServer() {
 	select {
 	case <-m.quit:
@@ -246,8 +246,8 @@ func (m *Manager) watchServer() {
 	}
 }
 
-// Restart stops and starts one of the program's services, alone: those that
-// need it stay as they are. It counts against the service's intensity.
+// Restart stops and starts one of the program's services; services that depend on it are not
+// restarted. It counts towards Spec.MaxRestarts.
 func (m *Manager) Restart(ctx context.Context, name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -263,7 +263,7 @@ func (m *Manager) Restart(ctx context.Context, name string) error {
 	return err
 }
 
-// restart counts, stops and starts. m.mu is held.
+// restart counts the restart, stops and starts the service. m.mu is held.
 func (m *Manager) restart(ctx context.Context, n *node) error {
 	if err := n.count(time.Now()); err != nil {
 		return err
@@ -283,7 +283,7 @@ func (m *Manager) restart(ctx context.Context, n *node) error {
 	}
 }
 
-// count notes a restart, or says that it is one too many.
+// count records a restart, or returns ErrIntensity.
 func (n *node) count(now time.Time) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -301,10 +301,10 @@ type Health struct {
 	Name     string
 	Running  bool
 	Restarts int
-	Err      error // nil: it is well
+	Err      error // nil if it is healthy
 }
 
-// Health tells of every service, in the order of start.
+// Health returns the state of every service, in the order of start.
 func (m *Manager) Health() []Health {
 	all := make([]Health, 0, len(m.nodes))
 	for _, n := range m.nodes {
@@ -326,7 +326,7 @@ func (m *Manager) Health() []Health {
 	return all
 }
 
-// Healthy returns what Health finds wrong, or nil.
+// Healthy returns the errors of Health, or nil.
 func (m *Manager) Healthy() error {
 	var errs []error
 	for _, h := range m.Health() {

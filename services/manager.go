@@ -13,8 +13,7 @@ import (
 	"millrace/timerwheel"
 )
 
-// Mode says whether services share their cache with other processes; the
-// seed's WorkerPool(mode).
+// Mode says whether services share their cache with other processes.
 type Mode uint8
 
 const (
@@ -30,79 +29,75 @@ const (
 	NameDB     = "db"
 	NameTimers = "timers"
 	NameCache  = "cache"
-	NameEvents = "events" // durable delay events; only with a database
+	NameEvents = "events" // durable delay events, with a database
 	NameTCP    = "tcp"
 )
 
-// Config sets up a manager. Zero fields mean the defaults.
+// Config configures a manager. Zero fields mean the defaults.
 type Config struct {
 	Pool   engine.PoolConfig
 	Timers timerwheel.Config
-	// DB makes the database and its durable delay events (events.Database); nil: there
-	// is none. Their pool is the manager's.
+	// DB creates the database and its durable delay events (events.Database); nil for none. They
+	// use the manager's pool.
 	DB MakeDatabase
-	// Server listens; nil: there is no server, as for a worker process. Its
-	// Pool is the manager's, and its Handles get those of the controller.
+	// Server configures the server; nil for none, as in a worker process. The manager sets its
+	// Pool, and adds the controller's handles to its Handles.
 	Server *engine.Config
-	// Handler gets the server's events; nil: the controller.
+	// Handler handles the server's events; nil means the controller.
 	Handler engine.Handler
-	// Controller are the limits and choices of the controller; the manager
-	// fills in its services.
+	// Controller configures the controller; the manager sets the services in it.
 	Controller ControllerConfig
 
 	Mode   Mode
-	Memory MemoryConfig // of OneProcess
-	Shared Cache        // of ManyProcesses; nodes.Shared(node) makes one of several nodes of it
+	Memory MemoryConfig // for OneProcess
+	Shared Cache        // for ManyProcesses; use nodes.Shared(node) for a cluster of nodes
 
-	// Services are the program's own. Rooms among them get the manager's pool and timers.
+	// Services are the program's own services. Rooms among them get the manager's pool and timers.
 	Services []Spec
 
-	// StartTimeout bounds the start of one service, StopTimeout its stop;
-	// default 30 s each. Start's and Stop's contexts bound the whole.
+	// StartTimeout limits the start of one service, StopTimeout its stop; default 30 s each. The
+	// contexts of Start and Stop limit the whole.
 	StartTimeout, StopTimeout time.Duration
-	// Check is how often Running of the program's services is looked at;
-	// default 1 s.
+	// Check is the interval at which Running of the program's services is called; default 1 s.
 	Check time.Duration
 	// Logger; default slog.Default().
 	Logger *slog.Logger
 }
 
-// Spec is a service of the program's own.
+// Spec is one of the program's own services.
 type Spec struct {
 	Name    string
 	Service Service
-	// After are the names of services that must run before this one starts and
-	// until it has stopped. The pool, the database, the timers, the cache and
-	// the durable events always are. The server starts after all that don't
-	// name NameTCP here.
+	// After names services that must run before this one starts and until it has stopped. The pool,
+	// the database, the timers, the cache and the durable events always do. The server starts after
+	// all services that don't name NameTCP here.
 	After []string
-	// MaxRestarts within Within: a service that is found not running is started
-	// again so often; once more, and the manager fails (Done, Err). 0 never
-	// restarts it. Within defaults to 1 min. (OTP's restart intensity.)
+	// MaxRestarts is how many times within Within a service that is not running is restarted; after
+	// that the manager fails (Done, Err). 0 means it is never restarted. Within defaults to 1 min.
+	// (This is the restart intensity of Erlang/OTP supervisors.)
 	MaxRestarts int
 	Within      time.Duration
 }
 
-// Ender is a Service that tells when it has ended by itself, so that nobody has
-// to look. The channel is that of the present run.
+// Ender is a Service that reports when it has ended by itself, so that Running need not be polled.
+// Done returns the channel of the current run.
 type Ender interface{ Done() <-chan struct{} }
 
-// Checker is a Service that knows more of its health than whether it runs.
+// Checker is a Service with a more detailed health check than Running.
 type Checker interface{ Healthy() error }
 
 // Errors of a Manager.
 var (
 	// ErrIntensity: a service had to be restarted too often.
 	ErrIntensity = errors.New("services: restarted too often")
-	// ErrStarted: a manager starts once.
+	// ErrStarted: a manager can be started only once.
 	ErrStarted = errors.New("services: the manager has been started before")
-	// ErrNoService: there is none of that name, or it can't be restarted.
+	// ErrNoService: no service has that name, or it can't be restarted.
 	ErrNoService = errors.New("services: no such service")
 )
 
-// Manager makes the pool, the timers, the database, the cache, the controller
-// and the server, and starts and stops them with the program's own services in
-// the order of what needs what.
+// Manager creates the pool, the timers, the database, the cache, the controller and the server, and
+// starts and stops them, with the program's own services, in the order of their dependencies.
 type Manager struct {
 	cfg        Config
 	on         Machine
@@ -116,13 +111,13 @@ type Manager struct {
 
 	nodes []*node // in the order of start
 
-	stopping sync.Mutex // one Stop at a time; taken before mu
-	mu       sync.Mutex // Start, restarts, state
+	stopping sync.Mutex // serializes Stop; locked before mu
+	mu       sync.Mutex // guards Start, restarts and the state
 	state    managerState
 	watched  sync.WaitGroup
 	quit     chan struct{} // closed when Stop begins
 	quitting sync.Once
-	done     chan struct{} // closed when it has failed or stopped
+	done     chan struct{} // closed when the manager has failed or stopped
 	ending   sync.Once
 	err      atomic.Pointer[error]
 }
@@ -139,11 +134,10 @@ var _ Service = (*Manager)(nil)
 
 var defaultManager atomic.Pointer[Manager]
 
-// Default is the program's one manager, if SetDefault has named one; the
-// seed's IServiceMgr::Instance.
+// Default returns the program's manager that was set by SetDefault, or nil.
 func Default() *Manager { return defaultManager.Load() }
 
-// SetDefault names it, or none.
+// SetDefault sets the manager that Default returns; nil for none.
 func SetDefault(m *Manager) { defaultManager.Store(m) }
 
 func (c Config) withDefaults() Config {
@@ -167,7 +161,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// New makes everything and starts nothing. The error tells every fault.
+// New creates everything and starts nothing. The error lists every fault.
 func New(cfg Config) (*Manager, error) { return newManager(system{}, cfg) }
 
 func newManager(on Machine, cfg Config) (*Manager, error) {
@@ -178,7 +172,7 @@ func newManager(on Machine, cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// make makes the manager's own services.
+// make creates the manager's own services.
 func (m *Manager) make() error {
 	var errs [5]error
 	cfg := &m.cfg
@@ -210,13 +204,13 @@ func (m *Manager) make() error {
 	return err
 }
 
-// Extender is a Config.Shared that is more than a cache: the services that Extend returns,
-// which may use what the manager has made, are started behind the cache and in front of the
-// server, if there is one.
+// Extender is a Config.Shared that is more than a cache: the services that Extend returns, which
+// may use what the manager has created, are started after the cache and before the server, if there
+// is one.
 type Extender interface{ Extend(m *Manager) []Spec }
 
-// makeServer makes the server. Handles of services that are registered between
-// New and Start are set at Start.
+// makeServer creates the server. Handles of services registered between New and Start are set by
+// Start.
 func (m *Manager) makeServer() (*engine.Server, error) {
 	sc := *m.cfg.Server
 	sc.Pool = m.pool
@@ -230,30 +224,28 @@ func (m *Manager) makeServer() (*engine.Server, error) {
 	return m.on.NewServer(sc, h)
 }
 
-// Async is the worker pool; the seed's GetAsyncService, and its Submit the
-// seed's GetIOService.
+// Async returns the worker pool.
 func (m *Manager) Async() *engine.Pool { return m.pool }
 
-// TCP is the server, nil without one; the seed's GetTCPService.
+// TCP returns the server, nil if there is none.
 func (m *Manager) TCP() *engine.Server { return m.server }
 
-// Timers are the timers; the seed's GetTimerService.
+// Timers returns the timer service.
 func (m *Manager) Timers() *timerwheel.Service { return m.timers }
 
-// DB is the database, nil without one; the seed's GetDBService. events.DB(m) is the same
-// as a *dbasync.DB.
+// DB returns the database, nil if there is none. events.DB(m) returns it as a *dbasync.DB.
 func (m *Manager) DB() Database { return m.db }
 
-// Cache is the memory that services share; the seed's common_tools.mem_cache.
+// Cache returns the cache that services share.
 func (m *Manager) Cache() Cache { return m.cache }
 
-// Events are the durable delay events, nil without a database that keeps them.
+// Events returns the store of durable delay events, nil without a database that has one.
 func (m *Manager) Events() DurableEvents { return m.events }
 
-// Controller is where services are registered.
+// Controller returns the controller, at which services are registered.
 func (m *Manager) Controller() *Controller { return m.controller }
 
-// Service finds one by its name, or nil.
+// Service returns the service with that name, or nil.
 func (m *Manager) Service(name string) Service {
 	if n := m.node(name); n != nil {
 		return n.spec.Service
@@ -261,12 +253,12 @@ func (m *Manager) Service(name string) Service {
 	return nil
 }
 
-// Done is closed when the manager has stopped, or when it has failed: a
-// service ended and could not be restarted, or the server ended unasked. After
-// a failure Stop is still to be called.
+// Done returns a channel that is closed when the manager has stopped, or has failed because a
+// service ended and could not be restarted, or the server ended by itself. Stop must still be
+// called after a failure.
 func (m *Manager) Done() <-chan struct{} { return m.done }
 
-// Err says why it failed, after Done; nil when it was stopped.
+// Err returns the cause of a failure, after Done is closed; nil if the manager was stopped.
 func (m *Manager) Err() error {
 	if p := m.err.Load(); p != nil {
 		return *p

@@ -10,21 +10,21 @@ import (
 	"millrace/internal/hist"
 )
 
-// HandleStats is what is known of one handle.
+// HandleStats are the statistics of one handle.
 type HandleStats struct {
 	Handle   uint32
 	Name     string
 	Blocking bool
 
-	Requests uint64 // those that got ERROR limit for the answers they wait for are not in it
+	Requests uint64 // without those refused with ERROR limit because of pending answers
 	Errors   map[engine.ErrorCode]uint64
-	// Time is how long requests took, of the first ones and then of one in 64: until the
-	// stages returned. An answer that comes later is not waited for.
+	// Time is the time until the stages of a request returned, for the first requests and then for
+	// one in 64. It does not include the wait for a deferred answer.
 	Time engine.Histogram
 }
 
-// HandleStats tells of every handle that peers can ask for, ascending. Without
-// ControllerConfig.Measure nothing has been counted.
+// HandleStats returns the statistics of every handle that peers can use, ascending. Without
+// ControllerConfig.Measure they are zero.
 func (c *Controller) HandleStats() []HandleStats {
 	var all []HandleStats
 	for h, sv := range c.services.Load().all {
@@ -41,9 +41,9 @@ func (c *Controller) HandleStats() []HandleStats {
 }
 
 const (
-	meterShards = 8  // loops that count apart, so that they don't wait for each other's cache lines
-	timedFirst  = 64 // requests of a shard that are timed, all of them
-	timedEvery  = 64 // and later one in so many
+	meterShards = 8  // separate counters, so that loops don't contend for cache lines
+	timedFirst  = 64 // number of first requests of a shard, all of which are timed
+	timedEvery  = 64 // afterwards one in timedEvery is timed
 )
 
 // meter counts one handle's requests.
@@ -56,13 +56,13 @@ type meter struct {
 	took   hist.Histogram
 }
 
-// timing is a request that is timed; its zero value one that is not.
+// timing is the measurement of a request; the zero value means not timed.
 type timing struct {
 	m     *meter
 	began time.Time
 }
 
-// count counts a request of s, which begins, and says whether it is timed.
+// count counts a request of s, and starts its measurement if it is in the sample.
 func (m *meter) count(s *engine.Session) timing {
 	n := m.shards[uint(s.Loop())%meterShards].requests.Add(1)
 	if n > timedFirst && n%timedEvery != 0 {
@@ -84,12 +84,12 @@ func (m *meter) failed(code engine.ErrorCode) {
 	}
 }
 
-// read fills in what m, which may be nil, has counted.
+// read adds the counts of m, which may be nil, to st.
 func (m *meter) read(st *HandleStats) {
 	if m == nil {
 		return
 	}
-	st.Time = m.took.Snapshot() // first: its count is no more than Requests
+	st.Time = m.took.Snapshot() // first, so that its count is at most Requests
 	for i := range m.shards {
 		st.Requests += m.shards[i].requests.Load()
 	}

@@ -11,23 +11,22 @@ import (
 	"time"
 )
 
-// MemoryConfig sets the in-process cache. Zero fields mean the defaults.
+// MemoryConfig configures the in-process cache. Zero fields mean the defaults.
 type MemoryConfig struct {
-	// MaxEntries bounds the keys; default 1,048,576.
+	// MaxEntries limits the number of keys; default 1,048,576.
 	MaxEntries int
-	// MaxBytes bounds keys plus values, in bytes; default 256 MiB.
+	// MaxBytes limits keys plus values, in bytes; default 256 MiB.
 	MaxBytes int64
-	// MaxKey and MaxValue bound one of each, in bytes; default 512 and 1 MiB.
+	// MaxKey and MaxValue limit the size of each, in bytes; default 512 and 1 MiB.
 	MaxKey, MaxValue int
-	// MaxLocks bounds locks that are held plus waits for them; default 262,144.
+	// MaxLocks limits held locks plus waits for locks; default 262,144.
 	MaxLocks int
-	// MaxPerOwner bounds those of one owner (nil is not bounded by it); default 1,024.
+	// MaxPerOwner limits those of one owner (except nil); default 1,024.
 	MaxPerOwner int
-	// MaxWatches bounds the watchers; default 65,536.
+	// MaxWatches limits the watches; default 65,536.
 	MaxWatches int
-	// Evict makes room for a new key by dropping one of its shard's that was not
-	// used for long (a sample of 8, least recently used). Default: a new key
-	// over a limit is refused with ErrCacheFull, what is there stays.
+	// Evict makes room for a new key by removing the least recently used of a sample of 8 keys. By
+	// default a new key over a limit is refused with ErrCacheFull, and existing keys are kept.
 	Evict bool
 }
 
@@ -57,20 +56,19 @@ func (c MemoryConfig) validate() error {
 	return nil
 }
 
-// memoryShards is a power of two, well above the cores of a machine.
+// memoryShards is a power of two, well above the number of processors.
 const memoryShards = 64
 
-// Memory is the Cache of one process: 64 shards, each a map under a mutex with
-// one timer for the earliest of its deadlines. It starts no goroutine. It works
-// from NewMemory until Stop; Start opens a stopped one again.
+// Memory is the Cache of one process: 64 shards, each a map guarded by a mutex, with one timer for
+// its earliest deadline. It starts no goroutine. It works from NewMemory until Stop; Start opens it
+// again.
 //
-// A general cache library was not taken: what makes this one is not the map but
-// the locks, waits, watches and byte accounting that change together with it
-// under the shard's mutex, and that what was set stays unless asked otherwise.
+// It does not use a cache library, because locks, waits, watches and byte accounting must change
+// together with the map under the shard's mutex, and because keys are not evicted by default.
 type Memory struct {
 	cfg    MemoryConfig
 	seed   maphash.Seed
-	base   time.Time // deadlines are nanoseconds since, on the monotonic clock
+	base   time.Time // deadlines are nanoseconds since base, on the monotonic clock
 	closed atomic.Bool
 
 	revision atomic.Uint64 // the last revision given out
@@ -83,35 +81,35 @@ type Memory struct {
 	owners owners
 }
 
-// memoryShard holds the keys of one hash class.
+// memoryShard holds the keys with one value of the hash modulo memoryShards.
 type memoryShard struct {
 	mu       sync.Mutex
 	entries  map[string]*memoryEntry
 	locks    map[string]*memoryLock
 	watchers map[string][]*Watcher
 
-	due   deadlines   // all that expires, earliest first
-	timer *time.Timer // runs at due[0]; nil until first needed
+	due   deadlines   // all deadlines, earliest first
+	timer *time.Timer // runs at due[0]; nil until first used
 	armed int64       // the deadline that timer is set to; 0 = none
 }
 
 // memoryEntry is guarded by its shard's mutex.
 type memoryEntry struct {
 	key      string
-	value    []byte // replaced, never changed
+	value    []byte // replaced, never modified
 	revision uint64
-	used     int64 // when it was last read or set
+	used     int64 // time of the last read or write
 	deadline deadline
 }
 
-// NewMemory returns a cache that works at once. Its error is a bad setting.
+// NewMemory returns a running cache. It returns an error for an invalid setting.
 func NewMemory(cfg MemoryConfig) (*Memory, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	m := &Memory{cfg: cfg.withDefaults(), seed: maphash.MakeSeed(), base: time.Now().Add(-1)}
-	// Tokens must not fall behind those of this process's last run; a cache
-	// gives out less than one per microsecond of its life.
+	// Tokens must not be below those of this process's last run; a cache issues less than one per
+	// microsecond.
 	m.token.Store(uint64(m.base.UnixMicro()))
 	m.owners.items = map[Owner]map[*memoryLockItem]uint64{}
 	for i := range m.shards {
@@ -129,7 +127,7 @@ func (m *Memory) Start(context.Context) error {
 	return nil
 }
 
-// Running says whether operations are taken.
+// Running reports whether the cache accepts operations.
 func (m *Memory) Running() bool { return !m.closed.Load() }
 
 // Stop empties the cache. Waits for locks end with ErrCacheClosed.
@@ -164,7 +162,7 @@ func (m *Memory) clear(s *memoryShard) {
 	after.run()
 }
 
-// Stats returns the counters; they are not taken at one instant.
+// Stats returns the counters; they are not an atomic snapshot.
 func (m *Memory) Stats() CacheStats {
 	return CacheStats{
 		Entries: m.entries.Load(), Bytes: m.bytes.Load(), Locks: m.locks.Load(),
@@ -177,10 +175,10 @@ func (m *Memory) shard(key string) *memoryShard {
 	return &m.shards[maphash.String(m.seed, key)&(memoryShards-1)]
 }
 
-// now is the monotonic time since base, which began at 1: 0 means no deadline.
+// now returns the monotonic time since base, which began at 1; 0 means no deadline.
 func (m *Memory) now() int64 { return int64(time.Since(m.base)) }
 
-// after returns the deadline d from now, saturating.
+// after returns the deadline at d from now, saturating.
 func (m *Memory) after(d time.Duration) int64 {
 	now := m.now()
 	if at := now + int64(d); at > now {
@@ -211,11 +209,11 @@ func (m *Memory) live(s *memoryShard, key string) *memoryEntry {
 		return nil
 	}
 	if e.deadline.at == 0 && !m.cfg.Evict {
-		return e // spares the clock
+		return e // saves reading the clock
 	}
 	now := m.now()
 	if e.deadline.at != 0 && e.deadline.at <= now {
-		return nil // its timer is about to remove it
+		return nil // its timer will remove it
 	}
 	e.used = now
 	return e
@@ -247,7 +245,7 @@ func (m *Memory) CompareAndSetRevision(_ context.Context, key string, rev uint64
 	})
 }
 
-// change puts val under key if want, called with what is there, says so.
+// change stores val under key if want, called with the present entry, returns true.
 func (m *Memory) change(key string, val []byte, ttl time.Duration, want func(*memoryEntry) bool) (bool, Entry, error) {
 	if m.closed.Load() {
 		return false, Entry{}, ErrCacheClosed
@@ -256,7 +254,7 @@ func (m *Memory) change(key string, val []byte, ttl time.Duration, want func(*me
 		return false, Entry{}, ErrCacheKey
 	}
 	if ttl < 0 {
-		return false, Entry{}, fmt.Errorf("services: ttl %v is negative; 0 means for good", ttl)
+		return false, Entry{}, fmt.Errorf("services: ttl %v is negative; 0 means no expiry", ttl)
 	}
 	s := m.shard(key)
 	var after actions
@@ -302,7 +300,7 @@ func (m *Memory) put(s *memoryShard, key string, val []byte, ttl time.Duration, 
 	return now, nil
 }
 
-// reserve counts the key's bytes, or refuses them; the shard is locked.
+// reserve adds the key's bytes to the count, or fails; the shard is locked.
 func (m *Memory) reserve(s *memoryShard, e *memoryEntry, key string, size int) error {
 	grow, news := int64(len(key)+size), int64(1)
 	if e != nil {
@@ -322,8 +320,7 @@ func (m *Memory) reserve(s *memoryShard, e *memoryEntry, key string, size int) e
 	}
 }
 
-// evict makes room: in the key's own shard, which is locked, else in another
-// that happens to be free.
+// evict makes room: in the key's own shard, which is locked, else in another whose mutex is free.
 func (m *Memory) evict(s *memoryShard, keep *memoryEntry) bool {
 	if m.evictFrom(s, keep) {
 		return true
@@ -342,8 +339,8 @@ func (m *Memory) evict(s *memoryShard, keep *memoryEntry) bool {
 	return false
 }
 
-// evictFrom drops the least recently used of up to 8 entries other than keep.
-// Map order is random enough for a sample.
+// evictFrom removes the least recently used of up to 8 entries other than keep. Map order is random
+// enough for sampling.
 func (m *Memory) evictFrom(s *memoryShard, keep *memoryEntry) bool {
 	var oldest *memoryEntry
 	n := 0

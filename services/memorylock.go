@@ -9,17 +9,16 @@ import (
 	"time"
 )
 
-// memoryLock is a lock that is held; one that is free has no state.
-// Guarded by its shard's mutex.
+// memoryLock is a held lock; a free one has no state. Guarded by its shard's mutex.
 type memoryLock struct {
 	key    string
 	holder *memoryLockItem
-	first  *memoryLockItem // waits, oldest first
+	first  *memoryLockItem // list of waits, oldest first
 	last   *memoryLockItem
 }
 
-// memoryLockItem is one Lock call: waiting, then perhaps holding.
-// Guarded by its shard's mutex, but for the constants of the first block.
+// memoryLockItem is one Lock call: waiting, then possibly holding the lock. Guarded by its shard's
+// mutex, except the first block of fields, which are constant.
 type memoryLockItem struct {
 	key   string
 	ttl   time.Duration
@@ -28,22 +27,22 @@ type memoryLockItem struct {
 	done  func(token uint64, err error)
 	lost  func() // OnLost, or nil
 
-	lock       *memoryLock // nil once it has ended
+	lock       *memoryLock // nil after its end
 	token      uint64      // 0 while it waits
-	told       bool        // done has its token
-	released   bool        // its owner has let it go: what has not been told won't be
+	told       bool        // done was called with its token
+	released   bool        // by its owner: done will not be called
 	prev, next *memoryLockItem
-	deadline   deadline // of the wait, then of the lock
+	deadline   deadline // first of the wait, then of the lock
 }
 
-// owners finds an owner's items. Its mutex is taken inside a shard's.
+// owners finds the items of an owner. Its mutex is locked while a shard's is held.
 type owners struct {
 	mu    sync.Mutex
-	items map[Owner]map[*memoryLockItem]uint64 // guarded by mu; each with when it came
-	came  uint64                               // guarded by mu
+	items map[Owner]map[*memoryLockItem]uint64 // guarded by mu; the value is the order of arrival
+	came  uint64                               // guarded by mu; the last order of arrival
 }
 
-// add registers it, unless its owner has max already.
+// add registers the item, unless its owner already has limit items.
 func (o *owners) add(it *memoryLockItem, limit int) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -70,8 +69,8 @@ func (o *owners) remove(it *memoryLockItem) {
 	}
 }
 
-// list is what an owner has, the last that came first: so none of his waits gets a lock that
-// he lets go.
+// list returns an owner's items, the last to arrive first: so none of its waits is granted a lock
+// that it releases.
 func (o *owners) list(owner Owner) []*memoryLockItem {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -96,7 +95,7 @@ func (m *Memory) Lock(key string, o LockOptions, done func(uint64, error)) (func
 	}
 	it := &memoryLockItem{key: key, ttl: o.TTL, owner: o.Owner, on: o.On, done: done, lost: o.OnLost}
 	if o.Renew {
-		it.ttl = 1<<63 - 1 // the owner and the process end it
+		it.ttl = 1<<63 - 1 // ends only with the owner or the process
 	}
 	it.deadline.lock = it
 	s := m.shard(key)
@@ -111,10 +110,10 @@ func (m *Memory) Lock(key string, o LockOptions, done func(uint64, error)) (func
 	return func() bool { return m.cancelWait(it) }, nil
 }
 
-// enter takes the lock, queues for it, or answers that it is taken.
+// enter takes the lock, queues for it, or reports that it is taken.
 func (m *Memory) enter(s *memoryShard, it *memoryLockItem, wait time.Duration, after *actions) error {
 	if l := s.locks[it.key]; l != nil && l.holder.deadline.at <= m.now() {
-		m.expireLock(s, l.holder, after) // ahead of its timer
+		m.expireLock(s, l.holder, after) // before its timer does
 	}
 	l := s.locks[it.key]
 	if l != nil && wait == 0 {
@@ -140,7 +139,7 @@ func (m *Memory) enter(s *memoryShard, it *memoryLockItem, wait time.Duration, a
 	return nil
 }
 
-// grant makes it the holder; the shard is locked and the lock has no holder.
+// grant makes the item the holder; the shard is locked and the lock has no holder.
 func (m *Memory) grant(s *memoryShard, it *memoryLockItem, after *actions) {
 	it.lock.holder = it
 	it.token = m.token.Add(1)
@@ -158,7 +157,8 @@ func (m *Memory) grant(s *memoryShard, it *memoryLockItem, after *actions) {
 	})
 }
 
-// tells notes that done gets the token; false: the owner has let the lock go before.
+// tells records that done will be called with the token; false if the owner has released the lock
+// before.
 func (m *Memory) tells(it *memoryLockItem) bool {
 	s := m.shard(it.key)
 	s.mu.Lock()
@@ -167,8 +167,8 @@ func (m *Memory) tells(it *memoryLockItem) bool {
 	return it.told
 }
 
-// end takes the item out of its lock; a lock that becomes free goes to the
-// first that waits. The shard is locked.
+// end removes the item from its lock; if the lock becomes free, it is granted to the first waiter.
+// The shard is locked.
 func (m *Memory) end(s *memoryShard, it *memoryLockItem, after *actions) {
 	l := it.lock
 	it.lock = nil
@@ -191,11 +191,11 @@ func (m *Memory) end(s *memoryShard, it *memoryLockItem, after *actions) {
 	m.grant(s, next, after)
 }
 
-// expireLock ends a lock whose ttl, or a wait whose time, has passed.
+// expireLock ends a lock whose TTL has passed, or a wait whose time has passed.
 func (m *Memory) expireLock(s *memoryShard, it *memoryLockItem, after *actions) {
 	waiting := it.lock.holder != it
 	if !waiting {
-		it.tellLoss(after) // before end gives it to the next
+		it.tellLoss(after) // before end grants it to the next
 	}
 	m.end(s, it, after)
 	m.expired.Add(1)
@@ -215,7 +215,7 @@ func (m *Memory) abandon(s *memoryShard, l *memoryLock, after *actions) {
 	m.end(s, l.holder, after)
 }
 
-// tellLoss has the holder's OnLost called.
+// tellLoss arranges for the holder's OnLost to be called.
 func (it *memoryLockItem) tellLoss(after *actions) {
 	if it.lost != nil {
 		after.add(func() { deliver(it.on, it.lost, nil) })
@@ -229,7 +229,7 @@ func (m *Memory) cancelWait(it *memoryLockItem) bool {
 	if it.lock == nil || it.lock.holder == it {
 		return it.released && !it.told
 	}
-	m.end(s, it, nil) // a wait that ends grants nothing
+	m.end(s, it, nil) // ending a wait grants nothing
 	return true
 }
 
@@ -284,7 +284,7 @@ func (l *memoryLock) push(it *memoryLockItem) {
 	l.last = it
 }
 
-// unlink takes the item out of the waits.
+// unlink removes the item from the waits.
 func (l *memoryLock) unlink(it *memoryLockItem) {
 	if it.prev != nil {
 		it.prev.next = it.next

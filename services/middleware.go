@@ -10,13 +10,12 @@ import (
 	"millrace/engine"
 )
 
-// Next is the rest of a request: decoding, and the stages. It returns what the
-// last stage that ran returned, nil also for an answer that comes later.
+// Next is the rest of a request: decoding, and the stages. It returns the result of the last stage
+// that ran; nil also for a deferred answer.
 type Next func(ctx *Context) error
 
-// Middleware goes around every request of some handles. It may answer with an
-// error of its own instead of calling next. It does not see calls in line,
-// delay events and Raw handles.
+// Middleware wraps every request of some handles. It may return an error of its own instead of
+// calling next. It is not used for inline calls, delay events and Raw handles.
 type Middleware func(next Next) Next
 
 // use is one call of Use.
@@ -25,9 +24,8 @@ type use struct {
 	middleware  []Middleware
 }
 
-// Use puts middleware around the services of the handles from first to last,
-// both included, also those that are registered later. What was given first
-// is outermost.
+// Use adds middleware to the services of the handles from first to last, inclusive, also to those
+// registered later. The middleware given first is outermost.
 func (c *Controller) Use(first, last uint32, m ...Middleware) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,8 +56,7 @@ func (r *registered[Req, Res]) setMiddleware(uses []use) {
 	}
 }
 
-// Auth lets requests through for which allowed is true; others get ERROR
-// unauthorised.
+// Auth passes requests for which allowed returns true; others get ERROR unauthorised.
 func Auth(allowed func(ctx *Context) bool) Middleware {
 	return func(next Next) Next {
 		return func(ctx *Context) error {
@@ -71,20 +68,20 @@ func Auth(allowed func(ctx *Context) bool) Middleware {
 	}
 }
 
-// limiter is one rate limit, over all its services.
+// limiter is one rate limit, shared by all services it is used for.
 type limiter struct {
 	rate  float64 // requests per second
 	burst float64
 }
 
-// bucket is a session's share of a limiter. Strand only.
+// bucket is a session's token bucket. Used in the session's order only.
 type bucket struct {
 	left float64
 	at   time.Time
 }
 
-// RateLimit allows each session burst requests at once and perSecond in the
-// long run, over all services it is around; one more gets ERROR limit.
+// RateLimit allows each session burst requests at once and perSecond on average, over all services
+// it is used for; others get ERROR limit.
 func RateLimit(perSecond float64, burst int) Middleware {
 	l := &limiter{perSecond, float64(burst)}
 	return func(next Next) Next {
@@ -122,7 +119,8 @@ type Metrics struct {
 	mu      sync.Mutex
 }
 
-// handleMetrics are one handle's. Loops count apart: so that they do not wait for one another.
+// handleMetrics are the counters of one handle. Loops use separate counters, so that they do not
+// contend.
 type handleMetrics struct {
 	shards [meterShards]struct {
 		requests, nanos atomic.Uint64
@@ -133,13 +131,13 @@ type handleMetrics struct {
 
 const maxCode = int(engine.CodeLimit)
 
-// HandleMetrics is what Metrics knows of a handle.
+// HandleMetrics are the statistics of a handle.
 type HandleMetrics struct {
 	Requests uint64
-	// Time is that of all requests together, until the stages returned: an
-	// answer that comes later is not waited for.
+	// Time is the total time of all requests until their stages returned. It does not include waits
+	// for deferred answers.
 	Time time.Duration
-	// Errors by code.
+	// Errors counts the errors by code.
 	Errors map[engine.ErrorCode]uint64
 }
 
@@ -175,13 +173,13 @@ func (m *Metrics) handle(handle uint32) *handleMetrics {
 		if next == nil {
 			next = map[uint32]*handleMetrics{}
 		}
-		next[handle] = &handleMetrics{} // only handles with a service come here
+		next[handle] = &handleMetrics{} // only handles with a service are passed here
 		m.handles.Store(&next)
 	}
 	return m.all()[handle]
 }
 
-// all are the handles that were used. It is not changed.
+// all returns the handles that were used. The map is not modified.
 func (m *Metrics) all() map[uint32]*handleMetrics {
 	if all := m.handles.Load(); all != nil {
 		return *all

@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// node is a service in the manager's order.
+// node is a service in the manager's start order.
 type node struct {
 	spec Spec
-	own  bool // the program's
+	own  bool // one of the program's services
 
-	anew chan struct{} // has room for one word: it was restarted by hand
+	anew chan struct{} // capacity 1; notified by Restart
 
 	mu       sync.Mutex
-	started  bool        // guarded by mu: Start has succeeded, Stop has not begun
-	restarts []time.Time // guarded by mu: of the last Spec.Within
+	started  bool        // guarded by mu; Start has succeeded, Stop has not begun
+	restarts []time.Time // guarded by mu; those within the last Spec.Within
 	total    int         // guarded by mu
-	err      error       // guarded by mu: the last one
+	err      error       // guarded by mu; the last error
 }
 
-// order puts the services in the order of their start, or says why there is none.
+// order sorts the services by start order, or returns an error if that is impossible.
 func (m *Manager) order() error {
 	all, err := m.collect()
 	if err != nil {
@@ -37,14 +37,14 @@ func (m *Manager) order() error {
 		defer func() { path = path[:len(path)-1] }()
 		switch state[name] {
 		case 1:
-			return fmt.Errorf("services: they need each other in a circle: %s", strings.Join(path, " > "))
+			return fmt.Errorf("services: dependency cycle: %s", strings.Join(path, " > "))
 		case 2:
 			return nil
 		}
 		state[name] = 1
 		i := slices.IndexFunc(all, func(n *node) bool { return n.spec.Name == name })
 		if i < 0 {
-			return nil // it could not be made
+			return nil // it could not be created
 		}
 		n := all[i]
 		for _, need := range n.spec.After {
@@ -66,7 +66,7 @@ func (m *Manager) order() error {
 	return errors.Join(errs...)
 }
 
-// collect lists the manager's services, then the program's, with all they need.
+// collect lists the manager's services, then the program's, with their dependencies.
 func (m *Manager) collect() ([]*node, error) {
 	if m.controller == nil {
 		return nil, nil // make has failed
@@ -94,7 +94,7 @@ func (m *Manager) collect() ([]*node, error) {
 	if m.server != nil {
 		tcp = &node{spec: Spec{Name: NameTCP, Service: m.server, After: slices.Clone(kernel)}}
 	}
-	// What could not be made has an error of its own; that others need it is none.
+	// A service that could not be created has been reported; do not report those that depend on it.
 	names[NameTCP] = m.cfg.Server != nil
 	if m.cfg.DB != nil && m.db == nil {
 		names[NameDB], names[NameEvents] = true, true
@@ -103,7 +103,7 @@ func (m *Manager) collect() ([]*node, error) {
 	for _, s := range m.cfg.Services {
 		switch {
 		case s.Name == "" || s.Service == nil:
-			errs = append(errs, fmt.Errorf("services: a service without a name or without itself: %q", s.Name))
+			errs = append(errs, fmt.Errorf("services: a service without a name, or a nil service: %q", s.Name))
 		case names[s.Name]:
 			errs = append(errs, fmt.Errorf("services: two services are called %q", s.Name))
 		}
@@ -120,7 +120,7 @@ func (m *Manager) collect() ([]*node, error) {
 	for _, n := range all {
 		for _, need := range n.spec.After {
 			if !names[need] {
-				errs = append(errs, fmt.Errorf("services: %q needs %q, which there is not", n.spec.Name, need))
+				errs = append(errs, fmt.Errorf("services: %q needs %q, which does not exist", n.spec.Name, need))
 			}
 		}
 	}
@@ -131,8 +131,7 @@ func (m *Manager) collect() ([]*node, error) {
 	return all, errors.Join(errs...)
 }
 
-// beforeTCP names the program's services that don't need the server, not even
-// through others.
+// beforeTCP names the program's services that do not depend on the server, directly or indirectly.
 func beforeTCP(all []*node) []string {
 	needs := map[string]bool{NameTCP: true}
 	for changed := true; changed; {

@@ -9,17 +9,16 @@ import (
 	"millrace/engine"
 )
 
-// RawFunc serves a packet as it is. It is called in the session's order and answers by the
-// session's own means; p.Body is valid until it returns. An error is answered as that of a
-// stage is (ErrorOf), unless the session has gone.
+// RawFunc serves a packet without decoding. It is called in the session's order and answers through
+// the session itself; p.Body is valid until it returns. An error is sent like that of a stage
+// (ErrorOf), unless the session has closed.
 type RawFunc func(s *engine.Session, p codec.Packet) error
 
-// Raw registers fn for a handle, without serializer, Context, middleware and calls in line:
-// for handles whose cost counts, as nothing is allocated and nothing stands between the
-// handle's look-up and fn. Of the options Name and Blocking have a meaning here, others
-// are an error. Otherwise it is as Register.
+// Raw registers fn for a handle, without serializer, Context, middleware and inline calls: for
+// handles that must be cheap, as nothing is allocated and fn is called directly after the lookup of
+// the handle. Only the options Name and Blocking may be given. Otherwise it is like Register.
 //
-// Answers of a Raw handle are sent at once; nothing may be deferred.
+// Answers of a Raw handle are sent at once; they can't be deferred.
 func (c *Controller) Raw(handle uint32, fn RawFunc, opts ...Option) error {
 	if fn == nil {
 		return fmt.Errorf("services: handle %s: no function", handleText(handle))
@@ -34,7 +33,7 @@ func (c *Controller) Raw(handle uint32, fn RawFunc, opts ...Option) error {
 	return c.add(r)
 }
 
-// raw is a service that was registered with Raw.
+// raw is a service registered with Raw.
 type raw struct {
 	c    *Controller
 	info info
@@ -73,7 +72,7 @@ func (r *raw) failed(s *engine.Session, p codec.Packet, err error) {
 
 func (r *raw) setMiddleware([]use) {}
 
-// fireBytes: a durable event was meant for a service that stood here before.
+// fireBytes reports an error: the durable event was for a service registered here in the past.
 func (r *raw) fireBytes(f fireContext, _ []byte) {
 	err := fmt.Errorf("%w: %s", ErrTypes, handleText(r.info.handle))
 	if held, ok := r.info.failures.Due(); ok {
@@ -84,13 +83,13 @@ func (r *raw) fireBytes(f fireContext, _ []byte) {
 	}
 }
 
-// registry is what is registered. It is not changed once the controller has it.
+// registry has the registered services. It is immutable once the controller uses it.
 type registry struct {
 	all  map[uint32]service
-	near [8][16]service // those of small Main and Sub again: an index costs less than a map
+	near [8][16]service // copy of those with small Main and Sub: indexing is cheaper than a map
 }
 
-// with returns a registry that has sv too.
+// with returns a copy of the registry that includes sv.
 func (r *registry) with(sv service) *registry {
 	next := &registry{all: make(map[uint32]service, len(r.all)+1), near: r.near}
 	for h, sv := range r.all {
@@ -104,7 +103,7 @@ func (r *registry) with(sv service) *registry {
 	return next
 }
 
-// find returns what is registered for a packet's handle, or nil.
+// find returns the service for a packet's handle, or nil.
 func (r *registry) find(main, sub uint16) service {
 	if int(main) < len(r.near) && int(sub) < len(r.near[0]) {
 		return r.near[main][sub]

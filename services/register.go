@@ -14,58 +14,56 @@ import (
 	"millrace/services/serial"
 )
 
-// None is the request type of a service that looks at no body, and the result
-// type of one that answers with an empty one (or, run by a delay event, with
-// nothing).
+// None is the request type of a service that ignores the body, and the result type of one that
+// answers with an empty body (or with nothing, when run by a delay event).
 type None struct{}
 
-// Validator is a request that checks itself after it has been decoded; its
-// error is ERROR bad_body unless it is an Error.
+// Validator is implemented by requests that check themselves after decoding; an error is sent as
+// ERROR bad_body unless it is an Error.
 type Validator interface{ Validate() error }
 
-// Stages are the three functions of a service that its author writes; the seed
-// calls them pre_handler, handler and last_handler. Pre and Last may be nil.
-// They run one after the other, with decoding before and encoding after.
+// Stages are the functions of a service that its author writes. They run one after the other,
+// between decoding and encoding. Pre and Last may be nil.
 //
-// A stage that returns nil goes on to the next; Answer sends the result as it
-// stands; any other error becomes an ERROR frame (ErrorOf). Every request is answered,
-// once: Stop is ERROR internal, but for a service that is OneWay.
-// A stage that has called Context.Defer returns nil and the rest waits.
+// A stage that returns nil continues with the next one; Answer sends the result as it is; any other
+// error becomes an ERROR frame (ErrorOf). Every request is answered exactly once: Stop gives ERROR
+// internal, except for a OneWay service. A stage that has called Context.Defer returns nil, and the
+// remaining stages run later.
 type Stages[Req, Res any] struct {
 	Pre, Handle, Last func(ctx *Context, req *Req, res *Res) error
 }
 
-// Option changes a service at registration.
+// Option is an option of a service.
 type Option func(*info)
 
-// Name is what logs call the service; default: its handle.
+// Name sets the service's name in logs; the default is its handle.
 func Name(name string) Option { return func(i *info) { i.name = name } }
 
 // With sets the service's serializer.
 func With(s serial.Serializer) Option { return func(i *info) { i.ser = s } }
 
-// Timeout bounds a request, later answers included: ERROR timeout. It can't
-// interrupt a stage: the answer of one that took too long is not sent.
-// Forever means that a later answer may take as long as it likes.
+// Timeout limits the time of a request, including a deferred answer: ERROR timeout. It can't
+// interrupt a stage, but the answer of one that took too long is not sent. Forever means that a
+// deferred answer has no limit.
 func Timeout(d time.Duration) Option { return func(i *info) { i.timeout = d } }
 
-// Forever, as a Timeout: none.
+// Forever as a Timeout means no limit.
 const Forever = time.Duration(-1)
 
-// Blocking says that the service's stages block, so they never run on a loop.
+// Blocking declares that the service's stages block, so they never run on a loop.
 func Blocking() Option { return func(i *info) { i.blocking = true } }
 
-// OneWay says that requests of the service have no answer of their own: Stop sends nothing
-// then. Callers that wait for one, such as client.Call, must not use it.
+// OneWay declares that requests of the service get no answer: then Stop sends nothing. Do not use
+// it for requests whose callers wait for an answer, such as client.Call.
 func OneWay() Option { return func(i *info) { i.oneWay = true } }
 
-// Internal says that peers can't ask for the service: it is for calls in line
-// and delay events. A packet for it gets ERROR unknown_handle.
+// Internal makes the service unavailable to peers: it is for inline calls and delay events. A
+// packet for it gets ERROR unknown_handle.
 func Internal() Option { return func(i *info) { i.internal = true } }
 
-// Register makes a service for a handle. It is an error if there is one, and
-// codec.ErrBadHandle if ControllerConfig.Layout has no room for the handle, unless the
-// service is Internal.
+// Register registers a service for a handle. It is an error if the handle has one, and
+// codec.ErrBadHandle if the handle does not fit ControllerConfig.Layout, unless the service is
+// Internal.
 func Register[Req, Res any](c *Controller, handle uint32, st Stages[Req, Res], opts ...Option) error {
 	if st.Handle == nil {
 		return fmt.Errorf("services: handle %s: no Handle stage", handleText(handle))
@@ -90,7 +88,7 @@ type registered[Req, Res any] struct {
 	c         *Controller
 	info      info
 	stages    Stages[Req, Res]
-	chain     atomic.Pointer[Next] // middleware around call.run; nil: none
+	chain     atomic.Pointer[Next] // middleware and call.run; nil without middleware
 	calls     sync.Pool            // of *call[Req, Res]
 	noBody    bool
 	noResult  bool
@@ -99,7 +97,7 @@ type registered[Req, Res any] struct {
 
 func (r *registered[Req, Res]) meta() *info { return &r.info }
 
-// stage is where a call is.
+// stage is the state of a call.
 type stage uint8
 
 const (
@@ -109,18 +107,18 @@ const (
 	atEnd
 )
 
-// call is one request on its way through the stages.
+// call is a request on its way through the stages.
 type call[Req, Res any] struct {
 	r    *registered[Req, Res]
 	ctx  Context
-	body []byte // of the packet, until decoded
+	body []byte // of the packet, until it is decoded
 	req  Req
 	res  Res
 	next stage
 	buf  []byte // for the encoded result
 }
 
-// put gives k back, unless an answer is still owed: then it is the reply's.
+// put returns k to the pool, unless its answer is pending: then the Reply keeps it.
 func (r *registered[Req, Res]) put(k *call[Req, Res]) {
 	if k.ctx.reply != nil {
 		if k.ctx.parent != nil || k.ctx.reply.refused {
@@ -139,7 +137,7 @@ func (r *registered[Req, Res]) put(k *call[Req, Res]) {
 	r.calls.Put(k)
 }
 
-// begin takes a call for a request.
+// begin gets a call for a request.
 func (r *registered[Req, Res]) begin(s *engine.Session, p codec.Packet) *call[Req, Res] {
 	k := r.calls.Get().(*call[Req, Res])
 	k.body, k.next = p.Body, atPre
@@ -158,7 +156,7 @@ func (r *registered[Req, Res]) serve(s *engine.Session, p codec.Packet) {
 	r.put(k)
 }
 
-// serve runs a request, middleware included, and finishes it unless its answer comes later.
+// serve runs a request, including middleware, and finishes it unless its answer is deferred.
 func (k *call[Req, Res]) serve() {
 	var err error
 	if chain := k.r.chain.Load(); chain != nil {
@@ -169,7 +167,7 @@ func (k *call[Req, Res]) serve() {
 	k.returned(err)
 }
 
-// returned ends a call whose stages have returned, unless the rest comes later.
+// returned ends a call whose stages have returned, unless its answer is deferred.
 func (k *call[Req, Res]) returned(err error) {
 	if k.ctx.reply == nil {
 		k.finish(err)
@@ -200,14 +198,14 @@ func (k *call[Req, Res]) validate() error {
 	if err == nil {
 		return nil
 	}
-	var e *Error // here, as it is allocated
+	var e *Error // declared here, because it is allocated
 	if !errors.As(err, &e) {
 		return Errorf(engine.CodeBadBody, "%w", err)
 	}
 	return err
 }
 
-// steps runs the stages that are left, until one ends the request or defers it.
+// steps runs the remaining stages, until one ends the request or defers it.
 func (k *call[Req, Res]) steps() error {
 	st := &k.r.stages
 	for ; k.next < atEnd; k.next++ {
@@ -232,7 +230,7 @@ func (k *call[Req, Res]) steps() error {
 	return nil
 }
 
-// finish sends what became of the request. In the session's order.
+// finish sends the answer or ERROR of the request. In the session's order.
 func (k *call[Req, Res]) finish(err error) {
 	ctx := &k.ctx
 	if err == Answer {
@@ -268,7 +266,7 @@ func (k *call[Req, Res]) finish(err error) {
 	}
 }
 
-// finishEvent ends a delay event: its result is a frame of its own.
+// finishEvent ends a delay event: its result is sent as a frame.
 func (k *call[Req, Res]) finishEvent(body []byte, err error) {
 	ctx := &k.ctx
 	if ctx.reply != nil {
@@ -291,7 +289,7 @@ func (k *call[Req, Res]) finishEvent(body []byte, err error) {
 	}
 }
 
-// encode returns the result's bytes, valid until the call is used again.
+// encode returns the encoded result, valid until the call is reused.
 func (k *call[Req, Res]) encode() ([]byte, error) {
 	if k.r.noResult {
 		return nil, nil
@@ -304,14 +302,14 @@ func (k *call[Req, Res]) encode() ([]byte, error) {
 	return b, err
 }
 
-// keep makes the request last beyond its packet: raw bytes are the packet's.
+// keep copies what the request shares with its packet: raw bytes.
 func (k *call[Req, Res]) keep() {
 	if b, ok := any(&k.req).(*[]byte); ok {
 		*b = bytes.Clone(*b)
 	}
 }
 
-// resume goes on where Defer stopped.
+// resume continues after Defer.
 func (k *call[Req, Res]) resume(res any, err error) {
 	switch v := res.(type) {
 	case nil:
@@ -321,7 +319,7 @@ func (k *call[Req, Res]) resume(res any, err error) {
 		k.res = *v
 	default:
 		if err == nil {
-			err = fmt.Errorf("services: Done with a %T: %w", res, ErrTypes)
+			err = fmt.Errorf("services: Done called with a %T: %w", res, ErrTypes)
 		}
 	}
 	if err == nil {

@@ -9,43 +9,41 @@ import (
 	"millrace/engine"
 )
 
-// Reply is an answer that comes later.
+// Reply is a deferred answer.
 type Reply struct {
-	ctx   *Context // nil for an answer that only waits for its turn
+	ctx   *Context // nil for an answer that is ready and only waits for earlier ones
 	st    *sessionState
-	turns *turns      // where it waits for its turn; nil: nowhere
-	claim atomic.Bool // Done, the timeout or the end has it
+	turns *turns      // the queue it waits in; nil for none
+	claim atomic.Bool // set by the first of Done, timeout and end
 
-	timed bool // there may be a timer
+	timed bool // timer may be set
 	mu    sync.Mutex
 	timer *time.Timer // guarded by mu
-	back  bool        // guarded by mu: the stage that called Defer has returned
-	early func()      // guarded by mu: Done came before that
+	back  bool        // guarded by mu; the stage that called Defer has returned
+	early func()      // guarded by mu; the work of a Done that came earlier
 
-	// The rest is used in the session's order only.
+	// The fields below are used in the session's order only.
 	resumed bool
-	refused bool   // too much was owed
-	refuses uint32 // not 0: so many requests in a row are to be refused, with code and text
+	refused bool   // too many answers were pending
+	refuses uint32 // if not 0, the number of consecutive requests to refuse with code and text
 	onEnd   func()
-	ready   bool // what follows may be sent when it is its turn
-	silent  bool // nothing is to be sent
+	ready   bool // the answer below may be sent when it is first
+	silent  bool // no answer is sent
 	packet  codec.Packet
 	body    []byte
 	code    engine.ErrorCode
 	text    string
-	release func() // lets the session go
-	kept    func() // ends what the answer counts while it waits for its turn; nil: nothing
+	release func() // releases the hold on the session
+	kept    func() // uncounts a waiting answer; nil for none
 }
 
-// Defer says that the answer comes later, by the Reply's Done: after a query, a
-// timer, a lock. The stage then returns nil; what is left of the stages runs
-// after Done. Meanwhile the session's other requests are served; answers on one
-// handle keep the order of their requests. The session is held open (its FIN
-// and a drain wait) until Done, or until the timeout: the service's, else
-// ControllerConfig.Timeout.
+// Defer defers the answer until Reply.Done is called: after a query, a timer, a lock. The stage
+// then returns nil; the remaining stages run after Done. Meanwhile the session's other requests are
+// served; answers on one handle keep the order of their requests. The session is held open (its FIN
+// and a drain wait) until Done or the timeout: the service's, else ControllerConfig.Timeout.
 //
-// Called again in the same request it returns the same Reply. In a call in line
-// the call fails with ErrDeferred.
+// Called again in the same request it returns the same Reply. In an inline call it makes the call
+// fail with ErrDeferred.
 func (ctx *Context) Defer() *Reply {
 	if ctx.reply != nil {
 		return ctx.reply
@@ -54,7 +52,7 @@ func (ctx *Context) Defer() *Reply {
 	ctx.reply = r
 	ctx.self.keep()
 	if ctx.parent != nil {
-		r.claim.Store(true) // Inline refuses it
+		r.claim.Store(true) // Inline returns ErrDeferred
 		return r
 	}
 	ctx.c.deferred.Add(1)
@@ -74,7 +72,7 @@ func (ctx *Context) Defer() *Reply {
 	return r
 }
 
-// hold enters the session's queue of its handle.
+// hold appends the reply to the session's queue for its handle.
 func (r *Reply) hold() {
 	r.st = r.ctx.c.state(r.ctx.s, true)
 	if r.st.full() {
@@ -90,16 +88,16 @@ func (r *Reply) hold() {
 	r.st.push(r)
 }
 
-// deferCost is about what a Context, its stages' values and the function that answers take,
-// in bytes, beside what the engine counts for an answer owed.
+// deferCost is the approximate memory of a Context, its stages' values and the function that
+// answers, in bytes, in addition to what the engine counts for a pending answer.
 const deferCost = 832
 
 const (
-	tooManyOwed = "too many answers owed"
-	tooMuchOwed = "too much memory is taken by answers owed; try again later"
+	tooManyOwed = "too many answers pending"
+	tooMuchOwed = "pending answers take too much memory; try again later"
 )
 
-// refuse: too much is owed. The peer is told in the request's turn.
+// refuse refuses the request because too many answers are pending. The ERROR is sent in order.
 func (r *Reply) refuse(code engine.ErrorCode, text string) {
 	r.claim.Store(true)
 	r.refused = true
@@ -107,27 +105,26 @@ func (r *Reply) refuse(code engine.ErrorCode, text string) {
 	r.st.refuse(r.packet, code, text)
 }
 
-// Done gives the answer: res is a Res or *Res of the service, nil means what
-// stands in the result; err is as a stage's. It may be called from any
-// goroutine, once: later calls do nothing. When the session has gone nothing
-// is sent.
+// Done gives the answer: res is a Res or *Res of the service, or nil for the stages' present
+// result; err is like that of a stage. It may be called from any goroutine; only the first call
+// counts. If the session has closed, nothing is sent.
 func (r *Reply) Done(res any, err error) {
 	if r.claimed() {
 		deliver(r.on(), func() { r.finish(res, err) }, r.gone)
 	}
 }
 
-// DoneHere is Done for callers that run in the session's order already, such as
-// the callback of a query that was given the session.
+// DoneHere is Done for callers that already run in the session's order, such as the callback of a
+// query that was given the session.
 func (r *Reply) DoneHere(res any, err error) {
 	if r.claimed() {
 		r.finish(res, err)
 	}
 }
 
-// OnEnd has fn called, in the session's order, if the session ends (the peer's
-// FIN, or close) before Done, or has ended already, or if the answer was refused because
-// too much is owed. After a FIN fn may still call Done.
+// OnEnd arranges for fn to be called, in the session's order, if the session ends (by the peer's
+// FIN, or close) before Done, or has already ended, or if the answer was refused because too many
+// are pending. After a FIN fn may still call Done.
 func (r *Reply) OnEnd(fn func()) {
 	r.onEnd = fn
 	if r.refused || r.st != nil && r.st.ended {
@@ -157,16 +154,16 @@ func (r *Reply) on() Submitter {
 	case r.ctx.home != nil:
 		return r.ctx.home
 	}
-	return r.ctx.c.cfg.Pool // nil: here
+	return r.ctx.c.cfg.Pool // nil: on this goroutine
 }
 
-// gone: the session closed before the answer was there. Any goroutine.
+// gone drops the reply because the session closed before the answer. Any goroutine.
 func (r *Reply) gone() {
 	r.ctx.c.stale.Add(1)
 	r.ctx.endTrace(engine.ErrClosed)
 }
 
-// returned is what the stage that called Defer returned.
+// returned records that the stage that called Defer has returned err.
 func (r *Reply) returned(err error) {
 	r.mu.Lock()
 	r.back = true
@@ -180,8 +177,8 @@ func (r *Reply) returned(err error) {
 	}
 }
 
-// finish runs the rest of the stages, now or when the stage that called Defer
-// has returned. In the session's order.
+// finish runs the remaining stages, now or when the stage that called Defer has returned. In the
+// session's order.
 func (r *Reply) finish(res any, err error) {
 	r.mu.Lock()
 	if !r.back {
@@ -206,7 +203,7 @@ func (r *Reply) rest(res any, err error) {
 	r.ctx.self.resume(res, err)
 }
 
-// nothing: the request is over and no answer is sent.
+// nothing ends the request without an answer.
 func (r *Reply) nothing() {
 	if r.st != nil && !r.ready {
 		r.silent, r.ready = true, true
@@ -214,7 +211,7 @@ func (r *Reply) nothing() {
 	}
 }
 
-// drop: the session has closed. Strand only.
+// drop ends the request because the session has closed. In the session's order.
 func (r *Reply) drop() {
 	r.letGo()
 	if r.ctx == nil {
@@ -230,7 +227,7 @@ func (r *Reply) drop() {
 	r.release()
 }
 
-// letGo ends what the answer counted while it waited.
+// letGo uncounts a waiting answer.
 func (r *Reply) letGo() {
 	if r.kept != nil {
 		r.kept()

@@ -13,36 +13,37 @@ import (
 	"millrace/timerwheel"
 )
 
-// Room is one of Rooms: what stands behind a key from its first message until it closes. It
-// is a Submitter, so timers, queries, locks, watches and delayed events come back to it as
-// they do to a session; a late one of a room that has ended never reaches the next of the key.
+// Room is one of Rooms: the object of a key, from the first message until it closes. It is a
+// Submitter, so timers, queries, locks, watches and delay events are delivered to it as to a
+// session; a late one for a room that has ended never reaches the next room of the key.
 //
-// Its methods are for functions that run in the room, unless they say otherwise.
+// Its methods are for functions that run in the room, unless stated otherwise.
 type Room[K comparable, S any] struct {
-	// State is the user's, as New made it. Only functions that run in the room touch it.
+	// State is the user's state, as returned by New. Only functions that run in the room may use
+	// it.
 	State S
 
 	rooms  *Rooms[K, S]
 	key    K
 	life   uint64
 	strand *engine.Strand
-	seen   atomic.Uint32 // the sweeper's tick of the last message
-	crowd  atomic.Int32  // how many members
-	asked  atomic.Bool   // the question whether it is idle waits
+	seen   atomic.Uint32 // the sweeper's tick at the last message
+	crowd  atomic.Int32  // number of members
+	asked  atomic.Bool   // an idle check is queued
 
-	// The room's own.
+	// The fields below are used in the room's order only.
 	made    bool // New was called
-	opened  bool // and has succeeded
+	opened  bool // New has succeeded
 	ended   bool
 	failed  error
-	lost    int // messages
+	lost    int // number of lost messages
 	timers  *timerwheel.Set
 	members *members
 	ctx     context.Context
 	cancel  context.CancelFunc
 }
 
-// members are a room's, made with the first.
+// members are the members of a room, created with the first one.
 type members struct {
 	group *engine.Group
 	srv   *engine.Server
@@ -55,40 +56,39 @@ var (
 	_ timerwheel.Submitter = (*engine.Strand)(nil)
 )
 
-// Key is what the room stands behind. Any goroutine.
+// Key returns the room's key. Any goroutine.
 func (r *Room[K, S]) Key() K { return r.key }
 
-// Life is a number that grows with each room that is made: it tells the room from earlier
-// and later ones of its key. Any goroutine.
+// Life returns a number that increases with each room created: it distinguishes the room from
+// earlier and later ones of its key. Any goroutine.
 func (r *Room[K, S]) Life() uint64 { return r.life }
 
-// String is the room's name, that of its group too. Any goroutine.
+// String returns the room's name, which is also that of its group. Any goroutine.
 func (r *Room[K, S]) String() string { return r.rooms.name(r.key) }
 
-// Post is Rooms.Post to this room alone: engine.ErrClosed when it has closed. Any goroutine.
+// Post is Rooms.Post to this room only: engine.ErrClosed when it has closed. Any goroutine.
 func (r *Room[K, S]) Post(fn func(r *Room[K, S])) error { return r.post(fn) }
 
-// Submit runs fn in the room, behind what was accepted before: it is where queries and calls
-// come back. It never blocks: engine.ErrBusy, engine.ErrClosed. What was accepted runs once,
-// before OnClose, also in a room that has failed. Any goroutine.
+// Submit runs fn in the room, after what was accepted before; results of queries and calls are
+// delivered with it. It never blocks: engine.ErrBusy, engine.ErrClosed. An accepted function runs
+// once, before OnClose, even in a room that has failed. Any goroutine.
 func (r *Room[K, S]) Submit(fn func()) error {
 	r.touch()
 	return r.strand.Submit(fn)
 }
 
-// Close closes the room: what it has accepted runs, then OnClose. Messages to the key that
-// come from now on are the next room's. engine.ErrClosed when it was closed before. Any
-// goroutine.
+// Close closes the room: everything it has accepted runs, then OnClose. Later messages to the key
+// go to the next room. It returns engine.ErrClosed if the room was already closed. Any goroutine.
 func (r *Room[K, S]) Close() error { return r.strand.Close() }
 
-// Closed tells whether the room was closed, or has failed. Any goroutine.
+// Closed reports whether the room was closed, or has failed. Any goroutine.
 func (r *Room[K, S]) Closed() bool {
 	_, closed := r.strand.Closed()
 	return closed
 }
 
-// Context is cancelled when the room ends, before OnClose: give it to queries and calls that
-// are not worth finishing then.
+// Context returns a context that is cancelled when the room ends, before OnClose: pass it to
+// queries and calls that need not be finished then.
 func (r *Room[K, S]) Context() context.Context {
 	if r.ctx == nil {
 		r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -96,7 +96,7 @@ func (r *Room[K, S]) Context() context.Context {
 	return r.ctx
 }
 
-// Timers are the room's own: they run in it and end with it. Nil without a timer service.
+// Timers returns the room's timers: they run in it and end with it. Nil without a timer service.
 func (r *Room[K, S]) Timers() *timerwheel.Set {
 	if r.timers == nil && r.rooms.cfg.Timers != nil {
 		r.timers = r.rooms.cfg.Timers.For(r.strand)
@@ -107,11 +107,11 @@ func (r *Room[K, S]) Timers() *timerwheel.Set {
 	return r.timers
 }
 
-// SetTimer has fn called in the room after every, then again each period, repeat times in
-// all; 0 is until the room ends or Timers().KillTimer(id). An id in use is set anew. There is
-// no drift: deadlines are one period apart; and no pile-up: a firing whose time comes while
-// the one before it waits or runs is skipped. Errors: those of timerwheel.Set.SetTimer, and
-// timerwheel.ErrNotRunning without a timer service.
+// SetTimer arranges for fn to be called in the room after every, then again each period, repeat
+// times in all; 0 means until the room ends or Timers().KillTimer(id). Setting an id in use
+// restarts it. There is no drift: deadlines are one period apart. Firings do not pile up: one that
+// is due while the previous one waits or runs is skipped. Errors: those of timerwheel.Set.SetTimer,
+// and timerwheel.ErrNotRunning without a timer service.
 func (r *Room[K, S]) SetTimer(id timerwheel.TimerID, every time.Duration, repeat int, fn func(timerwheel.Firing)) error {
 	t := r.Timers()
 	if t == nil {
@@ -120,10 +120,10 @@ func (r *Room[K, S]) SetTimer(id timerwheel.TimerID, every time.Duration, repeat
 	return t.SetTimer(id, every, repeat, fn)
 }
 
-// Join makes s a member, and of the engine's group of the room's name, and returns how many
-// there are. It leaves by itself when its session closes or its peer sends a FIN. Errors:
-// engine.ErrClosed when s is closing, engine.ErrLimit past its MaxGroups, ErrTooManyMembers,
-// ErrOtherServer.
+// Join makes s a member of the room, and of the engine's group with the room's name, and returns
+// the number of members. It leaves by itself when its session closes or its peer sends a FIN.
+// Errors: engine.ErrClosed when s is closing, engine.ErrLimit above its MaxGroups,
+// ErrTooManyMembers, ErrOtherServer.
 func (r *Room[K, S]) Join(s *engine.Session) (int, error) {
 	m := r.members
 	if m == nil {
@@ -146,19 +146,19 @@ func (r *Room[K, S]) Join(s *engine.Session) (int, error) {
 	return len(m.all), nil
 }
 
-// Leave ends s's membership, and tells whether it was one. OnLeave is not called.
+// Leave ends the membership of s, and reports whether it was a member. OnLeave is not called.
 func (r *Room[K, S]) Leave(s *engine.Session) bool {
 	if !r.Has(s) {
 		return false
 	}
-	_, _ = r.members.group.Leave(s) // it does not fail
+	_, _ = r.members.group.Leave(s) // it never fails
 	delete(r.members.all, s)
 	r.crowd.Add(-1)
 	r.touch()
 	return true
 }
 
-// left is told by the engine that a member's session has ended. Any goroutine.
+// left is called by the engine when a member's session has ended. Any goroutine.
 func (r *Room[K, S]) left(s *engine.Session) {
 	deliver(r.strand, func() {
 		if !r.Leave(s) {
@@ -170,7 +170,7 @@ func (r *Room[K, S]) left(s *engine.Session) {
 	}, nil)
 }
 
-// Has tells whether s is a member.
+// Has reports whether s is a member.
 func (r *Room[K, S]) Has(s *engine.Session) bool {
 	if r.members == nil {
 		return false
@@ -179,10 +179,10 @@ func (r *Room[K, S]) Has(s *engine.Session) bool {
 	return in
 }
 
-// Len is how many members there are. Any goroutine.
+// Len returns the number of members. Any goroutine.
 func (r *Room[K, S]) Len() int { return int(r.crowd.Load()) }
 
-// Members are the members in no order. They may join and leave during the walk.
+// Members iterates over the members in no particular order. They may join and leave meanwhile.
 func (r *Room[K, S]) Members() iter.Seq[*engine.Session] {
 	if r.members == nil {
 		return func(func(*engine.Session) bool) {}
@@ -190,8 +190,8 @@ func (r *Room[K, S]) Members() iter.Seq[*engine.Session] {
 	return maps.Keys(r.members.all)
 }
 
-// Send sends one packet to every member, as what they have not asked for, and returns how
-// many it was sent to: engine.Group.Send.
+// Send sends one unsolicited packet to every member, and returns the number of sessions it was sent
+// to: engine.Group.Send.
 func (r *Room[K, S]) Send(main, sub uint16, body []byte) (sent int, err error) {
 	if r.members == nil {
 		return 0, nil
@@ -199,14 +199,14 @@ func (r *Room[K, S]) Send(main, sub uint16, body []byte) (sent int, err error) {
 	return r.members.group.Send(main, sub, body)
 }
 
-// touch notes that something has come.
+// touch records a message.
 func (r *Room[K, S]) touch() {
 	if now := r.rooms.tick.Load(); r.seen.Load() != now {
 		r.seen.Store(now)
 	}
 }
 
-// isIdle tells whether nothing has come for long, and nobody is there.
+// isIdle reports whether the room had no message for Idle, and has no members.
 func (r *Room[K, S]) isIdle() bool {
 	if r.crowd.Load() > 0 {
 		r.touch()
@@ -215,7 +215,7 @@ func (r *Room[K, S]) isIdle() bool {
 	return r.rooms.tick.Load()-r.seen.Load() > idleParts
 }
 
-// idle closes the room if it is idle still.
+// idle closes the room if it is still idle.
 func (r *Room[K, S]) idle() {
 	r.asked.Store(false)
 	if !r.isIdle() || r.Closed() {
@@ -230,7 +230,7 @@ func (r *Room[K, S]) idle() {
 	}
 }
 
-// message is what PostOr was given; Post's is fn itself.
+// message is the argument of PostOr; that of Post is fn itself.
 type message[K comparable, S any] struct {
 	fn   func(*Room[K, S])
 	lost func(error)
@@ -245,7 +245,7 @@ func (r *Room[K, S]) post(msg any) error {
 	return err
 }
 
-// handle is a message's turn in the room.
+// handle runs a message in the room.
 func (r *Room[K, S]) handle(msg any) {
 	fn, plain := msg.(func(*Room[K, S]))
 	var lost func(error)
@@ -261,17 +261,17 @@ func (r *Room[K, S]) handle(msg any) {
 		return
 	}
 	fn(r)
-	r.touch() // it may have waited, or taken long
+	r.touch() // it may have waited, or taken a long time
 }
 
-// sound tells whether the state was made, and nothing has panicked since.
+// sound reports whether the state was made, and nothing has panicked since.
 func (r *Room[K, S]) sound() bool {
 	why, _ := r.strand.Closed()
 	return r.opened && why != engine.ReasonPanic
 }
 
-// begin makes the state for the first message. It tells whether that goes on; lost was told
-// if not.
+// begin makes the state for the first message. It reports whether the message may run; otherwise
+// lost was called.
 func (r *Room[K, S]) begin(lost func(error)) (ok bool) {
 	r.made = true
 	if r.rooms.cfg.New == nil {
@@ -279,21 +279,21 @@ func (r *Room[K, S]) begin(lost func(error)) (ok bool) {
 		return true
 	}
 	defer func() {
-		if !ok { // also while New panics, which the strand reports
+		if !ok { // also if New panics, which the strand reports
 			r.lose(lost)
 		}
 	}()
 	state, err := r.rooms.cfg.New(r)
 	if err != nil {
 		r.failed = err
-		_ = r.strand.CloseFor(engine.ReasonRefused) // it fails only where it is closed already
+		_ = r.strand.CloseFor(engine.ReasonRefused) // it fails only if already closed
 		return false
 	}
 	r.State, r.opened = state, true
 	return true
 }
 
-// lose tells of a message that will not run.
+// lose reports a message that will not run.
 func (r *Room[K, S]) lose(lost func(error)) {
 	r.lost++
 	r.rooms.lost.Add(1)
@@ -307,7 +307,7 @@ func (r *Room[K, S]) lose(lost func(error)) {
 	lost(err)
 }
 
-// end is the last that runs in the room.
+// end is the last function that runs in the room.
 func (r *Room[K, S]) end(why engine.Reason) {
 	defer r.rooms.forget(r, why) // also if OnClose panics
 	defer r.expel()

@@ -17,107 +17,109 @@ import (
 
 // Errors of Rooms.
 var (
-	// ErrTooManyRooms: MaxRooms keys have a room already. Nothing was made, and the message
-	// was not taken.
+	// ErrTooManyRooms: MaxRooms keys already have a room. No room was created, and the message was
+	// not accepted.
 	ErrTooManyRooms = errors.New("services: too many rooms")
-	// ErrTooManyMembers: the room has MaxMembers.
+	// ErrTooManyMembers: the room has MaxMembers members.
 	ErrTooManyMembers = errors.New("services: too many members in the room")
-	// ErrOtherServer: the members of a room are sessions of one server.
+	// ErrOtherServer: all members of a room must be sessions of one server.
 	ErrOtherServer = errors.New("services: the room's members are sessions of another server")
-	// ErrRoomsStopped: Stop has been called. It is net.ErrClosed.
+	// ErrRoomsStopped: Stop has been called. It is net.ErrClosed too.
 	ErrRoomsStopped = fmt.Errorf("services: the rooms are stopped: %w", net.ErrClosed)
-	// ErrRoomFailed: the room panicked before the message had its turn. If it was New that
-	// failed, the error is what New returned instead.
+	// ErrRoomFailed: the room panicked before the message ran. If New failed, the error of New is
+	// reported instead.
 	ErrRoomFailed = errors.New("services: the room has failed")
 )
 
-// RoomsConfig sets up Rooms. Zero means the default that the field's comment names.
+// RoomsConfig configures Rooms. Zero means the default that the field's comment names.
 type RoomsConfig[K comparable, S any] struct {
-	// Pool is what the rooms run on; nil: that of the manager whose Services they are one of.
+	// Pool runs the rooms; nil means the pool of the manager that has the Rooms as one of its
+	// Services.
 	Pool *engine.Pool
-	// Timers are for Room.Timers and Room.SetTimer; nil: the manager's, or none.
+	// Timers are for Room.Timers and Room.SetTimer; nil means the manager's, if any.
 	Timers *timerwheel.Service
-	// Name stands in front of the keys, with a slash, in the names of the rooms' groups and
-	// in reports; none. It tells the rooms of several Rooms of one server apart.
+	// Name and a slash are put before the key in the names of the rooms' groups and in reports. It
+	// distinguishes several Rooms of one server. The default is no prefix.
 	Name string
 
-	// New makes a room's state, before its first message. It may block. An error ends the
-	// room: messages that wait in it are lost with that error (see PostOr), and the next one
-	// makes another. Nil: the state begins as its type's zero value.
+	// New makes a room's state, before its first message. It may block. An error ends the room:
+	// messages waiting in it are lost with that error (see PostOr), and the next message creates
+	// another room. If nil, the state is the zero value of its type.
 	New func(r *Room[K, S]) (S, error)
-	// OnIdle is asked when the room has had no message and no member for Idle: it lives on
-	// for as long again if that returns true. Nil: it closes. A message that has come before
-	// it is closed makes it live on, whatever OnIdle said.
+	// OnIdle is called when the room has had no message and no member for Idle: if it returns true
+	// the room is kept for as long again. If nil, the room closes. A message that arrives before
+	// the room is closed keeps it open, whatever OnIdle returned.
 	OnIdle func(r *Room[K, S]) (stay bool)
-	// OnClose is the last that runs in a room whose New has succeeded. The members are still
-	// there: this is where it says goodbye. why is ReasonIdle, ReasonServerClosed (Close),
-	// ReasonPanic, ReasonStopped (Stop). The next room of the key begins when it has
-	// returned, so what it writes, blocking, New reads. It may be nil.
+	// OnClose is the last function that runs in a room whose New has succeeded. The members are
+	// still there, so it can send them a last message. why is ReasonIdle, ReasonServerClosed
+	// (Close), ReasonPanic or ReasonStopped (Stop). The next room of the key begins after it has
+	// returned, so New can read what OnClose has written, blocking. It may be nil.
 	OnClose func(r *Room[K, S], why engine.Reason)
-	// OnLeave is called when a member's session has closed or its peer has sent its FIN, and
-	// so left the room. Messages that the session's callbacks had still posted may come
-	// behind it. It may be nil.
+	// OnLeave is called when a member's session has closed or its peer has sent its FIN, and it has
+	// so left the room. Messages that the session's callbacks had posted may arrive after it. It
+	// may be nil.
 	OnLeave func(r *Room[K, S], s *engine.Session)
 
-	// Idle is how long a room lives without messages and members; 5 min, engine.Off for good.
-	// It may take a quarter longer. Timers of the room's own don't count.
+	// Idle is how long a room is kept without messages and members; default 5 min, engine.Off for
+	// no limit. It may take a quarter longer. Firings of the room's own timers don't count as
+	// messages.
 	Idle       time.Duration
 	MaxRooms   int // 100,000
-	MaxMembers int // of one room; 10,000
-	MaxTasks   int // messages and functions that wait in one room; the pool's MaxTasks
+	MaxMembers int // in one room; 10,000
+	MaxTasks   int // messages and functions waiting in one room; the pool's MaxTasks
 
 	Logger *slog.Logger // nil: slog.Default()
 }
 
-// RoomsStats is a snapshot of Rooms. Counters only grow.
+// RoomsStats is a snapshot of the statistics of Rooms. Counters only grow.
 type RoomsStats struct {
-	Rooms  int // keys that have one
-	Ending int // rooms that were closed and have not ended
+	Rooms  int // keys with an open room
+	Ending int // closed rooms that have not ended
 
 	Made     uint64
-	Messages uint64 // taken by Post and PostOr
+	Messages uint64 // accepted by Post and PostOr
 	Refused  uint64 // ErrTooManyRooms
-	Busy     uint64 // messages refused as the room was full
-	Lost     uint64 // messages of rooms that failed before their turn
-	LivedOn  uint64 // rooms that would have closed as idle, but for a message that came
+	Busy     uint64 // messages refused because the room was full
+	Lost     uint64 // messages in rooms that failed before they ran
+	LivedOn  uint64 // idle rooms kept open by a message that arrived before the close
 	Ended    map[engine.Reason]uint64
 }
 
-// Rooms are what sessions share, by key: each room is an ordered executor with a state of
-// the user's type that only it touches, so the state needs no lock.
+// Rooms are objects that sessions share, by key: each room runs functions in order and has a state
+// of the user's type that only these functions use, so the state needs no lock.
 //
 //	type room = services.Room[string, *game]
 //	rooms, err := services.NewRooms(services.RoomsConfig[string, *game]{Pool: pool, New: newGame})
 //	err = rooms.Post("tea", func(r *room) { r.State.move(player, x, y) })
 //
-// A room is made at the first message to its key, and runs messages one at a time, those of
-// one goroutine in its order. There is never more than one of a key: when one has closed, the
-// next begins after its OnClose has returned, and messages that come meanwhile wait for it.
+// A room is created by the first message to its key, and runs messages one at a time, those of one
+// goroutine in order. There is never more than one room of a key: when one has closed, the next
+// begins after its OnClose has returned, and messages that arrive meanwhile wait for it.
 //
-// Rooms are a Service: they start after their pool and timers, and stop before them. A room
-// that is alive takes some 400 bytes beside its state, and no goroutine.
+// Rooms is a Service: it starts after its pool and timers, and stops before them. An open room
+// takes about 400 bytes in addition to its state, and no goroutine.
 type Rooms[K comparable, S any] struct {
 	cfg    RoomsConfig[K, S]
 	seed   maphash.Seed
 	shards [roomShards]roomShard[K, S]
 
-	tick  atomic.Uint32 // of the sweeper, a quarter of Idle each
+	tick  atomic.Uint32 // of the sweeper; one is a quarter of Idle
 	state atomic.Uint32 // roomsNew and so on; changed under life
-	keys  atomic.Int64  // in all shards
+	keys  atomic.Int64  // keys in all shards
 	all   atomic.Int64  // rooms that have not ended
-	lives atomic.Uint64 // made so far
+	lives atomic.Uint64 // rooms created so far
 
 	life    sync.Mutex
 	quit    chan struct{} // guarded by life; ends the sweeper
 	swept   chan struct{} // guarded by life; closed when it has ended
 	drained chan struct{} // guarded by life; closed when Stop need not wait any more
-	closing atomic.Bool   // Stop has closed every room
+	closing atomic.Bool   // set when Stop has closed every room
 
 	refused, busy, untaken, lost, livedOn atomic.Uint64
 
 	ended [maxReason]atomic.Uint64
 
-	failures seldom.Line // of the log
+	failures seldom.Line // limits log lines
 }
 
 const (
@@ -126,15 +128,15 @@ const (
 	maxReason  = 64
 )
 
-// roomShard is a part of the keys.
+// roomShard holds a part of the keys.
 type roomShard[K comparable, S any] struct {
 	mu       sync.Mutex
-	rooms    map[K]*Room[K, S] // guarded by mu; the last one made of each key
+	rooms    map[K]*Room[K, S] // guarded by mu; the last one created for each key
 	messages uint64            // guarded by mu
-	_        [40]byte          // a cache line of its own
+	_        [40]byte          // fills a cache line
 }
 
-// The state of Rooms.
+// The states of Rooms.
 const (
 	roomsNew uint32 = iota
 	roomsRunning
@@ -181,7 +183,7 @@ func NewRooms[K comparable, S any](cfg RoomsConfig[K, S]) (*Rooms[K, S], error) 
 	return rs, nil
 }
 
-// Len is how many keys have a room.
+// Len returns the number of keys with a room.
 func (rs *Rooms[K, S]) Len() int { return int(rs.keys.Load()) }
 
 // Stats returns a snapshot.
@@ -197,7 +199,7 @@ func (rs *Rooms[K, S]) Stats() RoomsStats {
 		}
 		return true
 	})
-	st.Ending = max(int(rs.all.Load())-st.Rooms+closed, 0) // those that have a successor stand in no shard
+	st.Ending = max(int(rs.all.Load())-st.Rooms+closed, 0) // closed rooms that have a successor are in no shard
 	for i := range rs.shards {
 		sh := &rs.shards[i]
 		sh.mu.Lock()
@@ -213,8 +215,8 @@ func (rs *Rooms[K, S]) Stats() RoomsStats {
 	return st
 }
 
-// Each calls fn for every room on the calling goroutine, until it returns false. It is a
-// snapshot of each part of the keys: rooms may come and go meanwhile.
+// Each calls fn for every room on the calling goroutine, until it returns false. It takes a
+// snapshot of one shard of keys at a time: rooms may be created and closed meanwhile.
 func (rs *Rooms[K, S]) Each(fn func(r *Room[K, S]) bool) {
 	var list []*Room[K, S]
 	for i := range rs.shards {
@@ -233,7 +235,7 @@ func (rs *Rooms[K, S]) Each(fn func(r *Room[K, S]) bool) {
 	}
 }
 
-// Find returns the key's room; nil when it has none, or one that was closed.
+// Find returns the key's room; nil if it has none, or only a closed one.
 func (rs *Rooms[K, S]) Find(key K) *Room[K, S] {
 	sh := rs.shard(key)
 	sh.mu.Lock()
@@ -245,8 +247,8 @@ func (rs *Rooms[K, S]) Find(key K) *Room[K, S] {
 	return r
 }
 
-// Close closes the key's room, if it has one that is not closed, and tells whether it had.
-// What it had accepted runs, then OnClose; it returns at once.
+// Close closes the key's room and reports whether there was an open one. It returns at once;
+// everything that the room had accepted runs, then OnClose.
 func (rs *Rooms[K, S]) Close(key K) bool {
 	r := rs.Find(key)
 	return r != nil && r.Close() == nil
@@ -256,15 +258,15 @@ func (rs *Rooms[K, S]) shard(key K) *roomShard[K, S] {
 	return &rs.shards[maphash.Comparable(rs.seed, key)%roomShards]
 }
 
-// Post has fn called in the key's room, which is made if there is none. It never blocks:
-// engine.ErrTasksFull and engine.ErrMemory, both engine.ErrBusy, when too much waits,
-// ErrTooManyRooms, ErrRoomsStopped, engine.ErrNotRunning before Start. fn runs once, unless
-// the room fails before: New returns an error or panics, or a message in front of it panics.
-// Such messages are counted in Stats.Lost, and the log says how many; PostOr tells of each.
+// Post arranges for fn to be called in the key's room, which is created if there is none. It never
+// blocks: it returns engine.ErrTasksFull or engine.ErrMemory, both engine.ErrBusy, when too much is
+// waiting, ErrTooManyRooms, ErrRoomsStopped, or engine.ErrNotRunning before Start. fn runs once,
+// unless the room fails before: New returns an error or panics, or an earlier message panics. Such
+// messages are counted in Stats.Lost and logged; PostOr reports each.
 func (rs *Rooms[K, S]) Post(key K, fn func(r *Room[K, S])) error { return rs.post(key, fn) }
 
-// PostOr is Post for who wants to know: when it has returned nil either fn or lost is called,
-// once. lost, on a worker too, is given ErrRoomFailed or the error of New.
+// PostOr is like Post and reports the outcome: when it has returned nil, either fn or lost is
+// called, once. lost, which also runs on a worker, gets ErrRoomFailed or the error of New.
 func (rs *Rooms[K, S]) PostOr(key K, fn func(r *Room[K, S]), lost func(error)) error {
 	return rs.post(key, message[K, S]{fn, lost})
 }
@@ -289,16 +291,15 @@ func (rs *Rooms[K, S]) post(key K, msg any) error {
 		}
 		rs.untaken.Add(1)
 		if !errors.Is(err, net.ErrClosed) || !r.Closed() {
-			return err // it is full, or the pool has stopped
+			return err // the room is full, or the pool has stopped
 		}
-		// It has closed since: the message is the next one's.
+		// It has closed meanwhile: the message goes to the next room.
 	}
 }
 
-// newRoom makes the key's next room, behind the one that has closed if there is one. sh is
-// locked.
+// newRoom creates the key's next room, to run after the closed one if there is one. sh is locked.
 func (rs *Rooms[K, S]) newRoom(sh *roomShard[K, S], key K, before *Room[K, S]) (*Room[K, S], error) {
-	switch rs.state.Load() { // under the lock, so that Stop sees what is made here
+	switch rs.state.Load() { // under the lock, so that Stop sees rooms created here
 	case roomsNew:
 		return nil, engine.ErrNotRunning
 	case roomsStopping:
@@ -311,19 +312,19 @@ func (rs *Rooms[K, S]) newRoom(sh *roomShard[K, S], key K, before *Room[K, S]) (
 	return r, err
 }
 
-// make makes a room of the key, which follows before if that is not nil. The shard is locked.
+// make creates a room of the key, which follows before if that is not nil. The shard is locked.
 func (rs *Rooms[K, S]) make(key K, before *Room[K, S]) (*Room[K, S], error) {
 	if before == nil && !addBelow(&rs.keys, int64(rs.cfg.MaxRooms)) {
 		rs.refused.Add(1)
 		return nil, fmt.Errorf("%w: %d", ErrTooManyRooms, rs.cfg.MaxRooms)
 	}
-	// Those that have closed and not ended come on top, as many again at most.
+	// Closed rooms that have not ended are allowed in addition, at most as many again.
 	if !addBelow(&rs.all, 2*int64(rs.cfg.MaxRooms)) {
 		if before == nil {
 			rs.keys.Add(-1)
 		}
 		rs.refused.Add(1)
-		return nil, fmt.Errorf("%w: as many are still ending", ErrTooManyRooms)
+		return nil, fmt.Errorf("%w: too many are still closing", ErrTooManyRooms)
 	}
 	r := &Room[K, S]{rooms: rs, key: key, life: rs.lives.Add(1)}
 	r.seen.Store(rs.tick.Load())
@@ -336,7 +337,7 @@ func (rs *Rooms[K, S]) make(key K, before *Room[K, S]) (*Room[K, S], error) {
 	return r, nil
 }
 
-// addBelow adds 1 to n if that does not make it more than most.
+// addBelow adds 1 to n unless the result would exceed most.
 func addBelow(n *atomic.Int64, most int64) bool {
 	if n.Add(1) > most {
 		n.Add(-1)
@@ -345,7 +346,7 @@ func addBelow(n *atomic.Int64, most int64) bool {
 	return true
 }
 
-// name is what the room of a key is called, and its group.
+// name returns the name of a key's room and of its group.
 func (rs *Rooms[K, S]) name(key K) string {
 	text, ok := any(key).(string)
 	if !ok {

@@ -11,7 +11,7 @@ import (
 	"millrace/engine"
 )
 
-// bind gives the rooms what the manager has.
+// bind sets what the rooms get from the manager.
 func (rs *Rooms[K, S]) bind(m *Manager) {
 	if rs.cfg.Pool == nil {
 		rs.cfg.Pool = m.pool
@@ -21,7 +21,7 @@ func (rs *Rooms[K, S]) bind(m *Manager) {
 	}
 }
 
-// Start has messages accepted. It may be called again after Stop.
+// Start makes the rooms accept messages. It may be called again after Stop.
 func (rs *Rooms[K, S]) Start(ctx context.Context) error {
 	rs.life.Lock()
 	defer rs.life.Unlock()
@@ -47,10 +47,10 @@ func (rs *Rooms[K, S]) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop refuses messages, closes every room and waits until what they had accepted has run
-// and their OnClose has returned, or until ctx ends: the error then says how many are left,
-// and they end by themselves. Behind a pool that has stopped they can't: that is an error at
-// once. It may be called twice, and before Start. A room must not wait for it.
+// Stop refuses messages, closes every room and waits until everything that they had accepted has
+// run and their OnClose has returned, or until ctx ends: then the error says how many are left, and
+// these end by themselves. If the pool has already been stopped they can't, and Stop returns an
+// error at once. Stop may be called twice, and before Start. A room must not wait for it.
 func (rs *Rooms[K, S]) Stop(ctx context.Context) error {
 	rs.life.Lock()
 	switch rs.state.Load() {
@@ -65,7 +65,7 @@ func (rs *Rooms[K, S]) Stop(ctx context.Context) error {
 	rs.life.Unlock()
 	<-swept
 	for _, r := range rs.oldest(func(*Room[K, S]) bool { return true }) {
-		_ = r.strand.CloseFor(engine.ReasonStopped) // it fails where it was closed before
+		_ = r.strand.CloseFor(engine.ReasonStopped) // it fails if already closed
 	}
 	rs.closing.Store(true)
 	rs.checkDrained()
@@ -81,11 +81,11 @@ func (rs *Rooms[K, S]) Stop(ctx context.Context) error {
 	case <-drained:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("services: stop of the rooms: %d still end: %w", rs.all.Load(), ctx.Err())
+		return fmt.Errorf("services: stop of the rooms: %d have not ended: %w", rs.all.Load(), ctx.Err())
 	}
 }
 
-// checkDrained lets Stop return once the last room has ended.
+// checkDrained lets Stop return when the last room has ended.
 func (rs *Rooms[K, S]) checkDrained() {
 	if !rs.closing.Load() || rs.all.Load() > 0 {
 		return
@@ -99,11 +99,11 @@ func (rs *Rooms[K, S]) checkDrained() {
 	}
 }
 
-// Running tells whether messages are accepted.
+// Running reports whether messages are accepted.
 func (rs *Rooms[K, S]) Running() bool { return rs.state.Load() == roomsRunning }
 
-// forget is the end of a room: nothing of it will run. The strand of the next one is let go
-// behind it.
+// forget is called when a room has ended: none of its functions will run. It starts the strand of
+// the key's next room.
 func (rs *Rooms[K, S]) forget(r *Room[K, S], why engine.Reason) {
 	sh := rs.shard(r.key)
 	sh.mu.Lock()
@@ -117,7 +117,7 @@ func (rs *Rooms[K, S]) forget(r *Room[K, S], why engine.Reason) {
 	rs.checkDrained()
 }
 
-// sweeper's goroutine finds the rooms that are idle.
+// sweeper runs on a goroutine of its own and finds idle rooms.
 func (rs *Rooms[K, S]) sweeper(quit, ended chan struct{}) {
 	defer close(ended)
 	t := time.NewTicker(rs.cfg.Idle / idleParts)
@@ -136,12 +136,12 @@ func (rs *Rooms[K, S]) sweep() {
 	rs.tick.Add(1)
 	for _, r := range rs.oldest(func(r *Room[K, S]) bool { return r.isIdle() && !r.asked.Swap(true) }) {
 		if r.strand.Submit(r.idle) != nil {
-			r.asked.Store(false) // it is full, and so not idle, or has closed
+			r.asked.Store(false) // it is full, and therefore not idle, or has closed
 		}
 	}
 }
 
-// oldest are the rooms that some tells of, in the order in which they were made.
+// oldest returns the rooms for which some returns true, in order of creation.
 func (rs *Rooms[K, S]) oldest(some func(*Room[K, S]) bool) (list []*Room[K, S]) {
 	rs.Each(func(r *Room[K, S]) bool {
 		if some(r) {

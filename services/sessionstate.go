@@ -12,21 +12,21 @@ import (
 	"millrace/timerwheel"
 )
 
-// sessionState is what the controller keeps of a session that has anything to
-// keep. It is used in the session's order only.
+// sessionState is the controller's state of a session, created when first needed. It is used in the
+// session's order only.
 type sessionState struct {
 	c       *Controller
 	s       *engine.Session
 	ser     serial.Serializer
 	timers  *timerwheel.Set
 	queues  map[uint32]*turns // by handle
-	owed    int               // in all queues, refusals not counted
+	owed    int               // in all queues, without refusals
 	buckets map[*limiter]*bucket
-	ended   bool // the peer's FIN, or close
+	ended   bool // the peer sent a FIN, or the session closed
 	closed  bool
 }
 
-// state returns the session's state, making it if asked to. Strand only.
+// state returns the session's state, and creates it if create is set. In the session's order only.
 func (c *Controller) state(s *engine.Session, create bool) *sessionState {
 	if st, ok := c.sessions.Load(s); ok {
 		return st.(*sessionState)
@@ -48,7 +48,7 @@ func (st *sessionState) set() *timerwheel.Set {
 	return st.timers
 }
 
-// end is for the peer's FIN and for close: nothing new comes of this session.
+// end is called on the peer's FIN and on close: the session gets no new requests.
 func (st *sessionState) end() {
 	if st.ended {
 		return
@@ -58,7 +58,7 @@ func (st *sessionState) end() {
 		st.timers.Close()
 	}
 	for _, q := range st.all() {
-		for _, r := range append([]*Reply(nil), q.owed()...) { // onEnd may finish it
+		for _, r := range append([]*Reply(nil), q.owed()...) { // onEnd may remove it
 			if fn := r.onEnd; fn != nil {
 				r.onEnd = nil
 				fn()
@@ -67,7 +67,7 @@ func (st *sessionState) end() {
 	}
 }
 
-// all are the queues, by their handles.
+// all returns the queues, ordered by handle.
 func (st *sessionState) all() (list []*turns) {
 	for _, h := range slices.Sorted(maps.Keys(st.queues)) {
 		list = append(list, st.queues[h])
@@ -75,7 +75,7 @@ func (st *sessionState) all() (list []*turns) {
 	return list
 }
 
-// close drops what is owed.
+// close drops the pending answers.
 func (st *sessionState) close() {
 	st.closed = true
 	st.end()
@@ -83,25 +83,25 @@ func (st *sessionState) close() {
 		for _, r := range q.owed() {
 			r.drop()
 		}
-		*q = turns{} // replies still have it
+		*q = turns{} // replies still refer to it
 	}
 	st.queues = nil
 }
 
-// answer is one frame to a peer: a reply, or an ERROR when code is not 0.
+// answer is one frame to a peer: an answer, or an ERROR if code is not 0.
 type answer struct {
-	packet codec.Packet // whose handle and Seq it takes
+	packet codec.Packet // gives the handle and Seq
 	body   []byte       // valid during the call
 	code   engine.ErrorCode
 	text   string
 }
 
-// write sends the answer. A reply that is too large is an ERROR instead. What can't be
-// sent at all ends the session: an answer that is left out would be taken for the next.
+// write sends the answer. An ERROR replaces an answer that is too large. If nothing can be sent,
+// the session is closed: the client would take the next answer for this one.
 func (a answer) write(c *Controller, s *engine.Session) {
 	if a.code != 0 {
 		if err := s.ReplyError(a.packet, a.code, a.text); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.Logger().Warn("services: closed, as an answer could not be sent", "handle", handleText(a.packet.Handle()), "err", err)
+			s.Logger().Warn("services: session closed because an answer could not be sent", "handle", handleText(a.packet.Handle()), "err", err)
 			_ = s.Close()
 		}
 		return

@@ -6,30 +6,28 @@ import (
 	"time"
 )
 
-// Submitter is where a completion runs: *engine.Session (in that session's
-// order) and *engine.Pool (anywhere) have it.
+// Submitter runs completions: *engine.Session (in the session's order) and *engine.Pool (in no
+// order) implement it.
 //
-// Submit returns nil when fn will run exactly once, an error for which
-// errors.Is(err, net.ErrClosed) when the target has gone for good, and any
-// other error when it is full just now.
+// Submit returns nil if fn will run exactly once, an error for which errors.Is(err, net.ErrClosed)
+// if the target has closed, and any other error if it is full at present.
 type Submitter interface {
 	Submit(fn func()) error
 }
 
-// Backoff of a completion whose submitter is full.
+// Back-off of a completion whose submitter is full.
 const (
 	submitBackoffMin = time.Millisecond
 	submitBackoffMax = 100 * time.Millisecond
 )
 
-// Deliver is for those who write a Cache: it runs fn on on (nil: here), trying
-// again while on is full, and calls gone instead (if not nil) once on has
-// closed. Exactly one of the two is called, once.
+// Deliver is for implementers of a Cache: it runs fn on on (nil: on the calling
+// goroutine), retrying while on is full, and calls gone instead (if not nil) once on
+// has closed. Exactly one of the two is called, once.
 func Deliver(on Submitter, fn, gone func()) { deliver(on, fn, gone) }
 
-// deliver runs fn on on, trying again while on is full, and calls gone instead
-// once on has closed. With a nil on, fn runs on the calling goroutine.
-// Exactly one of fn and gone is called, once.
+// deliver runs fn on on, retrying while on is full, and calls gone instead once on has closed. If
+// on is nil, fn runs on the calling goroutine. Exactly one of fn and gone is called, once.
 func deliver(on Submitter, fn, gone func()) {
 	if on == nil {
 		fn()

@@ -8,26 +8,25 @@ import (
 	"millrace/engine"
 )
 
-// Tracer is told when requests, calls in line and delay events begin and end.
-// Package services/otel has one for OpenTelemetry. Queries have dbasync.QueryTracer.
+// Tracer is notified when requests, inline calls and delay events begin and end. Package
+// services/otel has one for OpenTelemetry. Queries have dbasync.QueryTracer.
 type Tracer interface {
-	// TraceStart is called on the goroutine of the stages, before decoding; it must not
-	// block. parent is that of the caller for a call in line, else the session's context,
-	// or of no session an empty one. What it returns is given to TraceEnd; its values are
-	// those of the Context and of Context.Lasting, so queries and calls made with these are
-	// its children.
+	// TraceStart is called on the goroutine of the stages, before decoding; it must not block.
+	// parent is the caller's context for an inline call, else the session's context, or an empty
+	// one without a session. The returned context is passed to TraceEnd; its values are visible in
+	// the Context and in Context.Lasting, so queries and calls made with these become its children.
 	TraceStart(parent context.Context, op Operation) context.Context
-	// TraceEnd is called once for each start, when the answer has been made, before it is
-	// sent, on the goroutine that made it. err is what the peer gets an ERROR for; ErrClosed of
-	// the engine when the session has gone before; nil for an answer.
+	// TraceEnd is called once for each TraceStart, when the answer has been made, before it is
+	// sent, on the goroutine that made it. err is the error that the peer gets an ERROR for;
+	// engine.ErrClosed if the session has closed before; nil for an answer.
 	TraceEnd(ctx context.Context, err error)
 }
 
-// TraceKind is what begins and ends.
+// TraceKind is the kind of operation.
 type TraceKind uint8
 
 const (
-	TraceRequest TraceKind = iota // of a peer
+	TraceRequest TraceKind = iota // a request of a peer
 	TraceCall                     // Inline
 	TraceEvent                    // a delay event
 )
@@ -36,21 +35,21 @@ var traceKinds = [...]string{"request", "call", "event"}
 
 func (k TraceKind) String() string { return traceKinds[k] }
 
-// Operation is what a Tracer is told of.
+// Operation describes what a Tracer is notified of.
 type Operation struct {
 	Kind    TraceKind
 	Handle  uint32
 	Name    string
-	Session engine.ID // 0: of none
+	Session engine.ID // 0 for none
 }
 
 var (
-	errRefused = errors.New("services: refused: too much is owed")
+	errRefused = errors.New("services: refused: too many answers pending")
 	errPanic   = errors.New("services: a stage panicked")
 )
 
-// traced runs fn, and tells the Tracer that what ctx is of begins; of its end only where a
-// panic or runtime.Goexit leaves no other.
+// traced runs fn, and notifies the Tracer that the operation of ctx begins. It reports the end only
+// for a panic or runtime.Goexit, which leaves no other place to do so.
 func (ctx *Context) traced(kind TraceKind, fn func()) {
 	ctx.startTrace(kind)
 	ok := false
@@ -79,7 +78,7 @@ func (ctx *Context) startTrace(kind TraceKind) {
 	ctx.trace = ctx.c.cfg.Tracer.TraceStart(parent, op)
 }
 
-// endTrace tells it of the end, once.
+// endTrace reports the end, once.
 func (ctx *Context) endTrace(err error) {
 	if t := ctx.trace; t != nil {
 		ctx.trace = nil

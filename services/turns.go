@@ -7,16 +7,16 @@ import (
 	"millrace/engine"
 )
 
-// refusedAtOnce is how many refusals leave the queue in one go. What is behind them waits
-// for the session's turn to come again, which it does when its peer reads.
+// refusedAtOnce is how many refusals are sent in one go. Answers behind them wait until the session
+// runs again, which happens when its peer reads.
 const refusedAtOnce = 1024
 
-// full tells whether the session is owed as many answers as it may be.
+// full reports whether the session has as many pending answers as allowed.
 func (st *sessionState) full() bool { return st.owed >= st.c.cfg.MaxDeferred }
 
-// turns are the answers owed on one handle, in the order of their requests.
+// turns are the pending answers on one handle, in the order of their requests.
 type turns struct {
-	list []*Reply // those in front of head have been answered
+	list []*Reply // those before head have been answered
 	head int
 }
 
@@ -27,7 +27,7 @@ func (q *turns) owed() []*Reply {
 	return q.list[q.head:]
 }
 
-// pop drops the first. What is left keeps a place for the next, unless it was long.
+// pop removes the first answer. The slice is kept for reuse, unless it was long.
 func (q *turns) pop() {
 	q.list[q.head] = nil
 	q.head++
@@ -44,11 +44,11 @@ func (q *turns) pop() {
 	}
 }
 
-// keptTurns is room for so many answers that a queue may keep while it is empty.
+// keptTurns is the capacity that an empty queue may keep.
 const keptTurns = 16
 
-// busy tells whether answers are owed on p's handle and no further one may be: such a
-// request is refused before it is served.
+// busy reports whether answers are pending on p's handle and no further one is allowed: then
+// a request is refused before it is served.
 func (st *sessionState) busy(p codec.Packet) bool {
 	return st.full() && len(st.queues[p.Handle()].owed()) > 0
 }
@@ -71,9 +71,9 @@ func (st *sessionState) push(r *Reply) {
 	}
 }
 
-// refuse answers p with an ERROR in its turn: behind what is owed on its handle. Refusals
-// in a row are one entry of the queue, a number, so however many there are they take no
-// memory. One with a sequence number leaves at once: that says which request it is about.
+// refuse answers p with an ERROR in order: after the pending answers on its handle. Consecutive
+// refusals are one entry of the queue with a count, so any number of them takes no additional
+// memory. If p has a sequence number, which identifies the request, the ERROR is sent at once.
 func (st *sessionState) refuse(p codec.Packet, code engine.ErrorCode, text string) {
 	st.c.failed.Add(1)
 	p.Body = nil
@@ -89,8 +89,8 @@ func (st *sessionState) refuse(p codec.Packet, code engine.ErrorCode, text strin
 	st.push(&Reply{st: st, packet: p, refuses: 1, ready: true, code: code, text: text, release: st.s.Hold()})
 }
 
-// enqueue sends an answer, or keeps it until it is its turn. r is the reply that it is of;
-// nil: of a later request that was answered at once.
+// enqueue sends an answer, or keeps it until it is first in its queue. r is its Reply; nil for a
+// later request that was answered at once.
 func (st *sessionState) enqueue(a answer, r *Reply) {
 	first := r != nil && r.turns.owed()[0] == r
 	var kept func()
@@ -113,8 +113,8 @@ func (st *sessionState) enqueue(a answer, r *Reply) {
 	}
 }
 
-// flush sends what is ready at the head of the queue. The session is let go last: with its
-// FIN behind it, that is its end.
+// flush sends the ready answers at the head of the queue. The hold on the session is released last:
+// after the peer's FIN, that ends the session.
 func (st *sessionState) flush(q *turns) {
 	var room [8]*Reply
 	answered := room[:0]
@@ -146,8 +146,8 @@ func (st *sessionState) flush(q *turns) {
 	}
 }
 
-// flushRefusals sends refusals of r but for the last; false: there are more than may
-// leave in one go.
+// flushRefusals sends all refusals of r except the last; false if there are more than may be sent
+// in one go.
 func (st *sessionState) flushRefusals(r *Reply) bool {
 	for n := 1; r.refuses > 1; n++ {
 		if n == refusedAtOnce {

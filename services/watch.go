@@ -5,35 +5,34 @@ import (
 	"sync"
 )
 
-// Watcher hands the changes of one key to one function, for those who write a
-// Cache. However many changes come while the function is not run, it keeps one:
-// the latest.
+// Watcher delivers the changes of one key to a function, for implementers of a Cache. It keeps only
+// the latest change until the function runs.
 type Watcher struct {
 	on   Submitter
 	fn   func(Event)
-	gone func() // takes it out of its cache
+	gone func() // removes it from its cache
 
 	mu      sync.Mutex
 	latest  Event // guarded by mu
-	pending bool  // guarded by mu: a run is under way or submitted
-	fresh   bool  // guarded by mu: latest has not been handed out
+	pending bool  // guarded by mu; a run is in progress or submitted
+	fresh   bool  // guarded by mu; latest has not been delivered
 	ended   bool  // guarded by mu
 }
 
-// NewWatcher returns a watcher that runs fn on on, one change at a time, and
-// calls gone when on has closed.
+// NewWatcher returns a watcher that runs fn on on, for one change at a time, and calls gone when on
+// has closed.
 func NewWatcher(on Submitter, fn func(Event), gone func()) *Watcher {
 	return &Watcher{on: on, fn: fn, gone: gone}
 }
 
-// Offer hands over a change; it is not called by two goroutines at once.
+// Offer delivers a change; it must not be called by two goroutines at the same time.
 func (w *Watcher) Offer(e Event) {
 	if w.offer(e) {
 		w.submit()
 	}
 }
 
-// offer takes the change and says whether a run must be submitted.
+// offer records the change and reports whether a run must be submitted.
 func (w *Watcher) offer(e Event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -48,7 +47,7 @@ func (w *Watcher) offer(e Event) bool {
 
 func (w *Watcher) submit() { deliver(w.on, w.run, w.gone) }
 
-// run hands out changes until there is none; never two runs at once.
+// run delivers changes until there is none left; never two runs at the same time.
 func (w *Watcher) run() {
 	for {
 		w.mu.Lock()
@@ -64,15 +63,15 @@ func (w *Watcher) run() {
 	}
 }
 
-// End lets no new run of the function start.
+// End prevents new runs of the function.
 func (w *Watcher) End() {
 	w.mu.Lock()
 	w.ended, w.latest = true, Event{}
 	w.mu.Unlock()
 }
 
-// notify offers the change while the shard is locked, so that the last offer
-// is the last change, and submits after.
+// notify offers the change while the shard is locked, so that the last offer is the last change,
+// and submits the runs afterwards.
 func notify(ws []*Watcher, e Event, after *actions) {
 	for _, w := range ws {
 		if w.offer(e) {

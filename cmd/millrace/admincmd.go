@@ -16,31 +16,31 @@ import (
 
 // adminCmd is millrace admin.
 type adminCmd struct {
-	TokenFile string `placeholder:"FILE" help:"The token, where the server has --admin-token-file (none)."`
-	Timeout   period `default:"5s" placeholder:"D" help:"For the answer (${default})."`
+	TokenFile string `placeholder:"FILE" help:"File with the token of the server's --admin-token-file (none)."`
+	Timeout   period `default:"5s" placeholder:"D" help:"How long to wait for the answer (${default})."`
 
 	Addr struct {
 		Addr string `arg:"" help:"The server's --admin: HOST:PORT or unix:///PATH."`
 
 		Kick struct {
 			ID     string `arg:"" help:"The session, as INDEX.ROUND."`
-			Reason string `placeholder:"TEXT" help:"What its client is told (kicked)."`
-		} `cmd:"" help:"Close a session behind an ERROR 8."`
+			Reason string `placeholder:"TEXT" help:"Text of the ERROR that its client gets (kicked)."`
+		} `cmd:"" help:"Send a session ERROR 8 and close it."`
 		Drain struct {
-			Rate limit `default:"off" placeholder:"N" help:"Sessions told GOAWAY in a second; off for what --drain-rate says (${default})."`
-		} `cmd:"" help:"Refuse connections and have the sessions go elsewhere; the server runs on."`
-		Undrain struct{} `cmd:"" help:"Take a drain back."`
+			Rate limit `default:"off" placeholder:"N" help:"Sessions sent GOAWAY in a second; off for the server's --drain-rate (${default})."`
+		} `cmd:"" help:"Refuse new connections and ask sessions to reconnect elsewhere; the server keeps running."`
+		Undrain struct{} `cmd:"" help:"Cancel a drain."`
 		Set     struct {
-			Name  string `arg:"" help:"A flag of serve's that can be changed while it runs, such as log-level or idle-timeout."`
+			Name  string `arg:"" help:"A flag of serve that can be changed at run time, such as log-level or idle-timeout."`
 			Value string `arg:"" help:"Its value."`
 		} `cmd:"" help:"Change a setting."`
 		Get struct {
-			Path string `arg:"" help:"What to ask for, such as /sessions?sort=unsent or /metrics."`
-		} `cmd:"" help:"Print what the server says."`
+			Path string `arg:"" help:"The path to get, such as /sessions?sort=unsent or /metrics."`
+		} `cmd:"" help:"Print a page of the admin server."`
 	} `arg:""`
 }
 
-// run does what command, as kong names it, says.
+// run executes the subcommand that kong named.
 func (c *adminCmd) run(command string, stdout io.Writer) error {
 	token := ""
 	if c.TokenFile != "" {
@@ -81,7 +81,8 @@ func (c *adminCmd) run(command string, stdout io.Writer) error {
 	return err
 }
 
-// adminError says what a door answered, or that nobody does.
+// adminError turns an error of a request into one with an exit code: the server answered with an
+// error status, or did not answer.
 func adminError(addr string, err error) error {
 	var status *admin.StatusError
 	switch {
@@ -95,7 +96,7 @@ func adminError(addr string, err error) error {
 	return exitf(exitNoServer, "%s: %s; is it the server's --admin?", addr, strings.TrimPrefix(err.Error(), "admin: "))
 }
 
-// indented is JSON for people; what is none stays as it is.
+// indented returns b with its JSON indented; if b is not JSON, b itself.
 func indented(b []byte) []byte {
 	var v any
 	if json.Unmarshal(b, &v) != nil {

@@ -23,14 +23,14 @@ import (
 	"millrace/services/nodes"
 )
 
-// adminFlags set up the operator's door.
+// adminFlags configure the admin server.
 type adminFlags struct {
-	Admin          string  `group:"admin" placeholder:"ADDR" help:"Serve health, metrics and state there, by HTTP: HOST:PORT of a loopback address, or unix:///PATH (none)."`
-	AdminTokenFile string  `group:"admin" placeholder:"FILE" help:"Every request needs the token in this file (Authorization: Bearer); then --admin may be an address that others reach (none)."`
-	AdminWrite     bool    `group:"admin" help:"Allow POST: drain, kick, set (false)."`
-	AdminPprof     bool    `group:"admin" help:"Serve /debug/pprof too (false)."`
-	AdminTrace     timeout `group:"admin" default:"off" placeholder:"D" help:"Keep so much of the runtime's trace for /trace, which costs a few percent; off: /trace records when it is asked (${default})."`
-	AdminClients   count   `group:"admin" default:"16" placeholder:"N" help:"Connections of --admin served at a time; further ones wait (${default})."`
+	Admin          string  `group:"admin" placeholder:"ADDR" help:"Address of the admin server, which serves health, metrics and state over HTTP: HOST:PORT of a loopback address, or unix:///PATH (none)."`
+	AdminTokenFile string  `group:"admin" placeholder:"FILE" help:"Require the token in this file for every request (Authorization: Bearer); then --admin may be an address that others can reach (none)."`
+	AdminWrite     bool    `group:"admin" help:"Allow changes by POST: drain, kick, set (false)."`
+	AdminPprof     bool    `group:"admin" help:"Also serve /debug/pprof (false)."`
+	AdminTrace     timeout `group:"admin" default:"off" placeholder:"D" help:"Keep the last D of the runtime's execution trace for /trace, which costs a few percent of CPU; off: /trace records only while it is requested (${default})."`
+	AdminClients   count   `group:"admin" default:"16" placeholder:"N" help:"Connections of --admin served at a time; more wait (${default})."`
 }
 
 // token checks the flags, and reads the token.
@@ -56,7 +56,7 @@ func (f *adminFlags) token(src *sources, log *slog.Logger) (string, error) {
 	return token, nil
 }
 
-// readToken reads a token from a file; open: others can read it too.
+// readToken reads a token from a file. open reports whether other users can read the file.
 func readToken(name string) (token string, open bool, err error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -77,7 +77,7 @@ func readToken(name string) (token string, open bool, err error) {
 	return token, err == nil && info.Mode().Perm()&0o077 != 0, err
 }
 
-// open opens the door if there is to be one; stop closes it.
+// open starts the admin server if --admin is given; stop ends it.
 func (f *adminFlags) open(token string, srv *engine.Server, b *backends, settings admin.Settings, drain time.Duration, log *slog.Logger) (stop func(), err error) {
 	if f.Admin == "" {
 		return func() {}, nil
@@ -105,11 +105,11 @@ func (f *adminFlags) open(token string, srv *engine.Server, b *backends, setting
 	return func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = door.Stop(ctx) // its clients have had their time
+		_ = door.Stop(ctx) // its clients had time to finish
 	}, nil
 }
 
-// lastEvents are a session's, nil without a recorder.
+// lastEvents returns the recorded events of a session, nil without a recorder.
 func lastEvents(srv *engine.Server, id engine.ID) any {
 	if f, ok := srv.Flight(id); ok && len(f.Events) > 0 {
 		return f.Events
@@ -128,7 +128,8 @@ type clusterState struct {
 	Node      nodes.Stats
 }
 
-// tell has the door tell of what stands behind the handlers.
+// tell adds the pool, the timers, the database, the cache and the cluster to what the admin server
+// shows.
 func (b *backends) tell(cfg *admin.Config) {
 	f := b.flags
 	if b.db != nil {
@@ -167,7 +168,7 @@ func (b *backends) tell(cfg *admin.Config) {
 	}
 }
 
-// serveSettings are serve's flags, as /config shows and changes them.
+// serveSettings are the flags of serve, as /config shows and changes them.
 type serveSettings struct {
 	flags []*kong.Flag
 	srv   *engine.Server
@@ -230,7 +231,7 @@ func (s *serveSettings) Set(values map[string]string) error {
 	return nil
 }
 
-// adjust words an error in the command's terms.
+// adjust calls the server's Adjust and translates its errors from field names to flags.
 func (s *serveSettings) adjust(values map[string]string) error {
 	if len(values) == 0 {
 		return nil

@@ -24,50 +24,50 @@ import (
 	"millrace/timerwheel"
 )
 
-// backendFlags set up what stands behind the reference server's handlers.
+// backendFlags configure the services that the reference server's handlers use.
 type backendFlags struct {
 	TimerTick        period  `group:"backends" default:"1ms" placeholder:"D" help:"Resolution of timers (${default})."`
-	TimerSlack       timeout `group:"backends" default:"8ms" placeholder:"D" help:"While more than 48 timers fire on each tick, how much later one may come so that fewer wake-ups bring up more; off for none (${default})."`
-	MaxTimers        count   `group:"backends" default:"1000000" placeholder:"N" help:"Timers pending, all sessions together (${default})."`
-	MaxSessionTimers count   `group:"backends" default:"1024" placeholder:"N" help:"Timers pending in one session (${default})."`
+	TimerSlack       timeout `group:"backends" default:"8ms" placeholder:"D" help:"While more than 48 timers fire on each tick, how much later a timer may fire, so that one wake-up fires more of them; off for none (${default})."`
+	MaxTimers        count   `group:"backends" default:"1000000" placeholder:"N" help:"Limit of pending timers, all sessions together (${default})."`
+	MaxSessionTimers count   `group:"backends" default:"1024" placeholder:"N" help:"Limit of pending timers of one session (${default})."`
 
-	DB           string `group:"backends" name:"db" placeholder:"URL" help:"PostgreSQL at postgres://…, or embedded to run one from the installed binaries (none: 3/1, 4/1 and 4/2 answer ERROR 11)."`
-	DBDir        string `group:"backends" name:"db-dir" placeholder:"PATH" help:"Where --db=embedded keeps its data (the system's place for state)."`
+	DB           string `group:"backends" name:"db" placeholder:"URL" help:"PostgreSQL at postgres://…, or embedded to run a server from the installed binaries (none: 3/1, 4/1 and 4/2 answer ERROR 11)."`
+	DBDir        string `group:"backends" name:"db-dir" placeholder:"PATH" help:"Where --db=embedded keeps its data (the system's directory for state)."`
 	DBLanes      count  `group:"backends" name:"db-lanes" default:"4" placeholder:"N" help:"Connections that all queries share (${default})."`
-	DBBurst      count  `group:"backends" name:"db-burst" default:"64" placeholder:"N" help:"Queries that travel together at most (${default})."`
-	DBSlow       count  `group:"backends" name:"db-slow" default:"4" placeholder:"N" help:"Connections that slow queries share; one session has all but one of them at most (${default})."`
-	DBQueue      count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Queries that wait; past it they get ERROR 4 (${default})."`
-	DBSlowQueue  count  `group:"backends" name:"db-slow-queue" default:"4096" placeholder:"N" help:"Slow queries of one session, waiting or running; past it they get ERROR 4 (${default})."`
-	DBQueueBytes size   `group:"backends" name:"db-queue-bytes" default:"64MiB" placeholder:"SIZE" help:"Bytes of arguments that wait; past it ERROR 4. As many of results may wait for their sessions; past that the database is not read from (${default})."`
-	DBTimeout    period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"For one query, waiting included (${default})."`
+	DBBurst      count  `group:"backends" name:"db-burst" default:"64" placeholder:"N" help:"Most queries sent in one write (${default})."`
+	DBSlow       count  `group:"backends" name:"db-slow" default:"4" placeholder:"N" help:"Connections that slow queries share; one session uses all but one of them at most (${default})."`
+	DBQueue      count  `group:"backends" name:"db-queue" default:"65536" placeholder:"N" help:"Limit of queries not yet completed; more get ERROR 4 (${default})."`
+	DBSlowQueue  count  `group:"backends" name:"db-slow-queue" default:"4096" placeholder:"N" help:"Limit of slow queries of one session, waiting or running; more get ERROR 4 (${default})."`
+	DBQueueBytes size   `group:"backends" name:"db-queue-bytes" default:"64MiB" placeholder:"SIZE" help:"Limit of bytes of arguments waiting; more get ERROR 4. Results waiting for their sessions may take as many bytes; above that the database connections are not read (${default})."`
+	DBTimeout    period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"Timeout of one query, the wait in the queue included (${default})."`
 
-	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process or join the one of --cluster-dir (none: they are this process's)."`
-	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's place for state)."`
-	ClusterLease    period `group:"backends" default:"3s" placeholder:"D" help:"How long what a node has, its name, users and rooms, outlives it (${default})."`
-	ClusterPrefix   string `group:"backends" default:"millrace" placeholder:"NAME" help:"Keeps clusters on one NATS apart (${default})."`
-	ClusterReplicas count  `group:"backends" default:"1" placeholder:"N" help:"In how many copies the NATS servers keep what nodes share, 1 to 5; more than one takes as many servers (${default})."`
-	ClusterCreds    string `group:"backends" placeholder:"FILE" help:"NATS credentials of this process, a user's JWT and seed, for --cluster nats://… (none: who the URL says)."`
-	ClusterNKey     string `group:"backends" name:"cluster-nkey" placeholder:"FILE" help:"The seed of an NKEY instead (none)."`
-	ClusterTLSCA    string `group:"backends" name:"cluster-tls-ca" placeholder:"FILE" help:"Certificates in PEM, of which one has signed those of the NATS servers; nothing is sent to them without TLS (the system's, where a server asks for TLS)."`
-	ClusterTLSCert  string `group:"backends" name:"cluster-tls-cert" placeholder:"FILE" help:"A certificate of this process, in PEM, for NATS servers that ask for one (none)."`
+	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process, or join the one of --cluster-dir (none: keys and locks are local to this process)."`
+	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's directory for state)."`
+	ClusterLease    period `group:"backends" default:"3s" placeholder:"D" help:"How long a node's name, users and rooms stay reserved after it has died (${default})."`
+	ClusterPrefix   string `group:"backends" default:"millrace" placeholder:"NAME" help:"Prefix that separates clusters on the same NATS servers (${default})."`
+	ClusterReplicas count  `group:"backends" default:"1" placeholder:"N" help:"Number of replicas that the NATS servers keep of shared data, 1 to 5; needs at least as many servers (${default})."`
+	ClusterCreds    string `group:"backends" placeholder:"FILE" help:"NATS credentials of this process, a user's JWT and seed, for --cluster nats://… (none: the user of the URL)."`
+	ClusterNKey     string `group:"backends" name:"cluster-nkey" placeholder:"FILE" help:"File with the seed of an NKEY, instead of --cluster-creds (none)."`
+	ClusterTLSCA    string `group:"backends" name:"cluster-tls-ca" placeholder:"FILE" help:"CA certificates, PEM, that the NATS servers' certificates are verified with; nothing is sent without TLS then (the system's, if a server requires TLS)."`
+	ClusterTLSCert  string `group:"backends" name:"cluster-tls-cert" placeholder:"FILE" help:"Client certificate of this process, PEM, for NATS servers that require one (none)."`
 	ClusterTLSKey   string `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
-	Node            string `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process where the port is not known yet)."`
-	MaxClusterWork  count  `group:"backends" default:"4096" placeholder:"N" help:"Requests to other nodes, 6/2 to 6/5, that are under way; past it ERROR 4 (${default})."`
-	MaxRooms        count  `group:"backends" default:"32768" placeholder:"N" help:"Rooms of 6/5 whose home is this node; past it ERROR 4 (${default})."`
-	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Keys in the cache of this process (${default})."`
-	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Keys and values in the cache of this process (${default})."`
-	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Different keys that one session may set (${default})."`
-	MaxSessionLocks count  `group:"backends" default:"1024" placeholder:"N" help:"Locks that one session may hold or wait for (${default})."`
-	MaxDelayed      count  `group:"backends" default:"1024" placeholder:"N" help:"Delay events of one session (${default})."`
+	Node            string `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process ID if the port is not known yet)."`
+	MaxClusterWork  count  `group:"backends" default:"4096" placeholder:"N" help:"Limit of requests to other nodes in progress, 6/2 to 6/5; more get ERROR 4 (${default})."`
+	MaxRooms        count  `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
+	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
+	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
+	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Limit of different keys that one session may set (${default})."`
+	MaxSessionLocks count  `group:"backends" default:"1024" placeholder:"N" help:"Limit of locks that one session may hold or wait for (${default})."`
+	MaxDelayed      count  `group:"backends" default:"1024" placeholder:"N" help:"Limit of pending delay events of one session (${default})."`
 }
 
-// backends are the pool and what runs on it.
+// backends are the pool, the services that run on it, and the embedded servers.
 type backends struct {
 	flags  *backendFlags
 	pool   *engine.Pool
 	timers *timerwheel.Service
 	db     *dbasync.DB // nil without --db
-	ready  func() bool // the database has its tables
+	ready  func() bool // reports whether the database has its tables
 
 	services *refservices.Services
 
@@ -79,8 +79,8 @@ type backends struct {
 	bg     sync.WaitGroup
 }
 
-// startBackends starts the pool, the database and the timers. When it fails, nothing
-// is left running. measure: the requests of each handle are counted.
+// startBackends starts the pool, the database and the timers. If it fails, it leaves nothing
+// running. With measure the requests of each handle are counted.
 func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, measure bool, schemas map[string]fs.FS) (_ *backends, err error) {
 	b := &backends{flags: f}
 	ctx, b.cancel = context.WithCancel(ctx)
@@ -113,17 +113,17 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, meas
 	return b, b.startServices(ctx, f, cfg, measure)
 }
 
-// cacheService is a cache that is started and stopped: either kind is.
+// cacheService is a cache with Start and Stop, local or shared.
 type cacheService interface {
 	services.Cache
 	services.Service
 }
 
-// waitMemory is what a wait for a lock takes, in bytes, at most. All together fit into half of the
-// memory budget.
+// waitMemory is the most memory that waiting for a lock takes, in bytes. The waits of all sessions
+// together may use half of the memory budget.
 const waitMemory = 2 << 10
 
-// startServices makes the cache, this process's or the cluster's, and the services on it.
+// startServices creates the cache, local or shared, and the services that use it.
 func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engine.Config, measure bool) (err error) {
 	log := cfg.Logger
 	shared := f.Cluster != ""
@@ -169,13 +169,13 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	return err
 }
 
-// serve registers the handles 1/* to 3/* beside those of the services.
+// serve registers the handles 1/* to 3/*, in addition to those of the services.
 func (b *backends) serve(unsafe bool) error {
 	c := b.services.Controller
 	return errors.Join(reference.Basics(c, unsafe, b.reach()), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
 }
 
-// joinWhenUp keeps trying to start the shared cache.
+// joinWhenUp retries until the shared cache has started.
 func (b *backends) joinWhenUp(ctx context.Context, log *slog.Logger) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		select {
@@ -276,15 +276,15 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 	return nil
 }
 
-// badBackend words a connection string that can't be used, without its secrets.
+// badBackend reports a connection string that can't be used, without its secrets.
 func badBackend(flag, value string, err error) error {
-	if why := mask.Why(value); why != "" { // the library's own words may quote a part of the password
+	if why := mask.Why(value); why != "" { // the library's error may quote a part of the password
 		return exitf(exitUsage, "--%s %q: %s", flag, mask.Conn(value), why)
 	}
 	return exitf(exitUsage, "--%s %q: %w", flag, mask.Conn(value), mask.Error(err))
 }
 
-// keepDatabase starts the embedded database again when it has ended by itself.
+// keepDatabase restarts the embedded database when it has ended by itself.
 func (b *backends) keepDatabase(ctx context.Context, log *slog.Logger) {
 	const least, most = 100 * time.Millisecond, 5 * time.Second
 	wait := least
@@ -309,7 +309,7 @@ func (b *backends) keepDatabase(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// migrateWhenUp keeps trying until the database, which may not be there yet, has its tables.
+// migrateWhenUp retries until the database, which may not be reachable yet, has its tables.
 func (b *backends) migrateWhenUp(ctx context.Context, url string, schemas map[string]fs.FS, log *slog.Logger, migrated chan struct{}) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := migrateAll(ctx, url, schemas)
@@ -337,12 +337,12 @@ func migrateAll(ctx context.Context, url string, schemas map[string]fs.FS) error
 	return nil
 }
 
-// dataDir is where what is embedded keeps its data unless told otherwise.
+// dataDir returns where an embedded server keeps its data: dir, or the default.
 func dataDir(dir, what string) (string, error) {
 	if dir != "" {
 		return filepath.Abs(dir)
 	}
-	if os.Getuid() == 0 { // PostgreSQL runs as another user, who can't look into /root
+	if os.Getuid() == 0 { // PostgreSQL runs as another user, which can't read /root
 		return "/var/lib/millrace/" + what, nil
 	}
 	home, err := os.UserHomeDir()
@@ -352,7 +352,7 @@ func dataDir(dir, what string) (string, error) {
 	return filepath.Join(home, ".local", "state", "millrace", what), nil
 }
 
-// stop ends the node, the timers, the cache, the database and the pool, in this order, within ctx.
+// stop stops the node, the timers, the cache, the database and the pool, in this order, within ctx.
 func (b *backends) stop(ctx context.Context) {
 	b.cancel()
 	b.bg.Wait()

@@ -25,12 +25,12 @@ import (
 	"millrace/services/client"
 )
 
-// tlsFlags are a client's side of TLS.
+// tlsFlags configure TLS of a client.
 type tlsFlags struct {
-	TLSCA       string `name:"tls-ca" placeholder:"FILE" help:"Trust servers that these authorities vouch for, PEM (the system's)."`
-	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Our own certificate, PEM (none)."`
-	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Its key, PEM."`
-	TLSInsecure bool   `name:"tls-insecure" help:"For trying: trust any server (false)."`
+	TLSCA       string `name:"tls-ca" placeholder:"FILE" help:"CA certificates, PEM, to verify the server with (the system's)."`
+	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Client certificate, PEM (none)."`
+	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Key of --tls-cert, PEM."`
+	TLSInsecure bool   `name:"tls-insecure" help:"Do not verify the server's certificate, for trials (false)."`
 }
 
 // callCmd is millrace call.
@@ -41,12 +41,12 @@ type callCmd struct {
 	Handle string `arg:"" optional:"" help:"MAIN/SUB of the frame to send. With --listen it may be left out."`
 	Body   string `arg:"" optional:"" help:"The body as text; @FILE reads a file, - reads standard input."`
 
-	Resume  period `placeholder:"D" help:"Go on with the session for so long when the connection breaks, if the server has --resume too (off)."`
-	Listen  bool   `help:"Go on printing what comes until the server closes or Ctrl-C (false)."`
-	Timeout period `default:"5s" placeholder:"D" help:"To connect, and for the answer (${default})."`
+	Resume  period `placeholder:"D" help:"Resume the session for up to D after the connection is lost, if the server has --resume too (off)."`
+	Listen  bool   `help:"Keep printing frames until the server closes or Ctrl-C (false)."`
+	Timeout period `default:"5s" placeholder:"D" help:"To connect, and to wait for the answer (${default})."`
 	tlsFlags
 
-	Hex      bool `help:"BODY is hexadecimal, and bodies are printed so (false)."`
+	Hex      bool `help:"BODY is hexadecimal, and bodies are printed in hexadecimal (false)."`
 	MaxFrame size `default:"64KiB" placeholder:"BYTES" help:"Largest length of a frame (${default})."`
 }
 
@@ -95,7 +95,7 @@ func (c *callCmd) run(stdout io.Writer) error {
 	return c.wait(l, req, frames, end)
 }
 
-// form is the codec of the server's frames.
+// form returns the codec of the server's frames.
 func (c *callCmd) form(maxFrame int) (*codec.Codec, error) {
 	framer, err := c.framer(maxFrame, &sources{})
 	if err != nil {
@@ -111,7 +111,7 @@ func (c *callCmd) form(maxFrame int) (*codec.Codec, error) {
 	return form, nil
 }
 
-// request is the frame to send; nil when there is none.
+// request returns the frame to send, nil if there is none.
 func (c *callCmd) request() (*codec.Packet, error) {
 	if c.Handle == "" {
 		if c.Listen {
@@ -159,7 +159,8 @@ func (c *callCmd) body() ([]byte, error) {
 	}
 }
 
-// wait prints what comes until the answer is there or, with --listen, until the end.
+// wait prints received frames until the answer has arrived or, with --listen, until the connection
+// ends.
 func (c *callCmd) wait(l *listener, req *codec.Packet, frames <-chan codec.Packet, end <-chan error) error {
 	interrupted := make(chan os.Signal, 1)
 	if c.Listen {
@@ -200,8 +201,8 @@ func (c *callCmd) wait(l *listener, req *codec.Packet, frames <-chan codec.Packe
 	}
 }
 
-// answers tells whether p is the answer to req: its handle, the PONG of a PING, or an
-// ERROR about it or about the connection.
+// answers reports whether p answers req: it has the same handle, is the PONG of a PING, or is an
+// ERROR about the request or the connection.
 func (l *listener) answers(p, req codec.Packet) bool {
 	switch {
 	case p.Main == engine.SystemMain && p.Sub == engine.SubError:
@@ -214,7 +215,7 @@ func (l *listener) answers(p, req codec.Packet) bool {
 	}
 }
 
-// refusal is the error that an ERROR frame stands for; nil for any other.
+// refusal returns the error that an ERROR frame stands for, nil for any other frame.
 func (l *listener) refusal(p codec.Packet) error {
 	if p.Main != engine.SystemMain || p.Sub != engine.SubError {
 		return nil
@@ -231,7 +232,7 @@ func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, te
 	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
 }
 
-// checkAddr refuses an address that can't be, by the name of what says it.
+// checkAddr checks an address. by is the flag or argument to name in the error.
 func checkAddr(by, addr string) error {
 	scheme, host, ok := strings.Cut(addr, "://")
 	if !ok {
@@ -252,7 +253,7 @@ func checkAddr(by, addr string) error {
 	return nil
 }
 
-// dial connects, through whatever the address names.
+// dial connects over the transport that the address names.
 func (c *callCmd) dial() (net.Conn, error) {
 	if err := checkAddr("ADDR", c.Addr); err != nil {
 		return nil, err
@@ -295,7 +296,7 @@ type listener struct {
 	form *codec.Codec
 	out  io.Writer
 	hex  bool
-	done chan struct{} // closed when nobody takes frames any more
+	done chan struct{} // closed when frames are no longer received
 
 	order binary.ByteOrder // of the integers in system frames
 
@@ -345,7 +346,7 @@ func (l *listener) read() (<-chan codec.Packet, <-chan error) {
 
 func (l *listener) print(p codec.Packet) { fmt.Fprintln(l.out, l.line(p)) }
 
-// line is a frame in a form for people, with nothing in it that a terminal obeys.
+// line formats a frame for people, without control characters.
 func (l *listener) line(p codec.Packet) string {
 	head := fmt.Sprintf("%d/%d", p.Main, p.Sub)
 	if p.Main == engine.SystemMain && !l.hex {
@@ -373,7 +374,7 @@ func (l *listener) line(p codec.Packet) string {
 	}
 }
 
-// readable is b as it stands when a person can read it, else quoted, else in hexadecimal.
+// readable returns b as text if it is printable, else quoted, else in hexadecimal.
 func readable(b []byte) string {
 	if !utf8.Valid(b) {
 		return "hex " + hex.EncodeToString(b)

@@ -11,7 +11,7 @@ import (
 	"millrace/services/client"
 )
 
-// resumed sends and prints in a session that outlives its connection.
+// resumed sends and prints in a session that is resumed after a lost connection.
 func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 	if err := checkAddr("ADDR", c.Addr); err != nil {
 		return err
@@ -21,10 +21,10 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 		return err
 	}
 	if framer != nil && !framer.Handles() {
-		return exitf(exitUsage, "--resume: --framing %s has no handles, and so no sessions that go on; leave one of them out", c.Framing)
+		return exitf(exitUsage, "--resume: --framing %s has no handles, and so no sessions to resume; leave one of them out", c.Framing)
 	}
 	if req != nil && req.Main == engine.SystemMain {
-		return exitf(exitUsage, "MAIN/SUB %q: with --resume Main 0 is the client's own; leave --resume out", c.Handle)
+		return exitf(exitUsage, "MAIN/SUB %q: with --resume Main 0 is reserved for the client; leave --resume out", c.Handle)
 	}
 	cfg, err := c.tls()
 	if err != nil {
@@ -49,7 +49,7 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 				}
 				select {
 				case end <- err:
-				default: // it has ended before
+				default: // it has already ended
 				}
 			}
 		},
@@ -62,7 +62,7 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 		conn.Close()
 	}()
 	if !conn.ResumeStats().On {
-		return exitf(exitUsage, "--resume: %s keeps no sessions; start it with --resume, or leave it out here", c.Addr)
+		return exitf(exitUsage, "--resume: %s does not resume sessions; start it with --resume, or leave it out here", c.Addr)
 	}
 	if req != nil {
 		if err := conn.Send(ctx, req.Handle(), req.Body); err != nil {

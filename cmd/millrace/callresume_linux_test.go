@@ -73,7 +73,7 @@ func TestCallResumeThatCannotBe(t *testing.T) {
 		code int
 		says string
 	}{
-		{"a server without", []string{s.ready[0], "1/1"}, 64, "keeps no sessions"},
+		{"a server without", []string{s.ready[0], "1/1"}, 64, "does not resume sessions"},
 		{"Main 0", []string{s.ready[0], "0/1"}, 64, "Main 0"},
 		{"no handles", []string{"--framing=line", s.ready[0], "0/0"}, 64, "no handles"},
 		{"an address", []string{"127.0.0.1", "1/1"}, 64, "HOST:PORT"},

@@ -9,16 +9,16 @@ import (
 	"millrace/services/cluster"
 )
 
-// clusterFlags are the flags that set fields of cluster.Config.
+// clusterFlags maps fields of cluster.Config to flags.
 var clusterFlags = map[string]string{
 	"Replicas": "cluster-replicas", "Creds": "cluster-creds", "NKey": "cluster-nkey",
 	"TLSCA": "cluster-tls-ca", "TLSCert": "cluster-tls-cert", "TLSKey": "cluster-tls-key",
 }
 
-// inClusterFlags writes what package cluster says of its fields in the command's terms.
+// inClusterFlags replaces the field names in errors of package cluster by flags.
 var inClusterFlags = strings.NewReplacer("Creds are", "--cluster-creds is", "TLSCert", "--cluster-tls-cert", "TLSKey", "--cluster-tls-key")
 
-// onlyWithServers refuses settings of servers that there are none of.
+// onlyWithServers refuses settings for NATS servers when none are used.
 func (f *backendFlags) onlyWithServers() error {
 	if f.Cluster != "" && f.Cluster != "embedded" {
 		return nil
@@ -34,7 +34,7 @@ func (f *backendFlags) onlyWithServers() error {
 	return nil
 }
 
-// badCluster words the settings of a cluster that can't be.
+// badCluster reports invalid settings of the cluster.
 func (f *backendFlags) badCluster(err error) error {
 	if text := fieldsText(err); text != "" {
 		return exitf(exitUsage, "%s", text)
@@ -48,7 +48,7 @@ func (f *backendFlags) badCluster(err error) error {
 	return badBackend("cluster", f.Cluster, err)
 }
 
-// fieldsText tells what is wrong with which flags; "" if that is not what err says.
+// fieldsText describes what is wrong with which flags; "" if err is about something else.
 func fieldsText(err error) string {
 	var lines []string
 	for _, e := range flatten(err) {
@@ -72,7 +72,7 @@ func flagText(c *cluster.ConfigError) string {
 	return text
 }
 
-// noCluster words why the servers of a cluster are of no use.
+// noCluster reports why the cluster's servers can't be used.
 func (f *backendFlags) noCluster(err error) error {
 	if text := fieldsText(err); text != "" {
 		return exitf(exitNoServer, "%s", text)
@@ -84,17 +84,17 @@ func (f *backendFlags) noCluster(err error) error {
 		case f.ClusterCreds != "":
 			return exitf(exitNoServer, "--cluster-creds %q: %w; give the credentials of a user that may use JetStream and the subjects of --cluster-prefix", f.ClusterCreds, mask.Error(err))
 		case f.ClusterNKey != "":
-			return exitf(exitNoServer, "--cluster-nkey %q: %w; give the seed of a user that they know", f.ClusterNKey, mask.Error(err))
+			return exitf(exitNoServer, "--cluster-nkey %q: %w; give the seed of a user that the servers know", f.ClusterNKey, mask.Error(err))
 		}
-		return exitf(exitNoServer, "--cluster %q: %w; give the token or the user and password that they ask for, --cluster-creds or --cluster-nkey", url, mask.Error(err))
+		return exitf(exitNoServer, "--cluster %q: %w; give the token or the user and password that the servers require, --cluster-creds or --cluster-nkey", url, mask.Error(err))
 	case errors.Is(err, cluster.ErrCertificate):
 		switch {
 		case f.ClusterTLSCA == "":
-			return exitf(exitNoServer, "--cluster %q: %w; give the certificate of who signed theirs by --cluster-tls-ca, and --cluster-tls-cert if they ask for one", url, mask.Error(err))
+			return exitf(exitNoServer, "--cluster %q: %w; give the CA certificate of the servers with --cluster-tls-ca, and --cluster-tls-cert if they require one", url, mask.Error(err))
 		case f.ClusterTLSCert != "":
-			return exitf(exitNoServer, "--cluster-tls-ca %q, --cluster-tls-cert %q: %w; give the certificate of who signed theirs, and one of this process that they take", f.ClusterTLSCA, f.ClusterTLSCert, mask.Error(err))
+			return exitf(exitNoServer, "--cluster-tls-ca %q, --cluster-tls-cert %q: %w; give the CA certificate of the servers, and a client certificate that they accept", f.ClusterTLSCA, f.ClusterTLSCert, mask.Error(err))
 		}
-		return exitf(exitNoServer, "--cluster-tls-ca %q: %w; give the certificate of who signed theirs, and --cluster-tls-cert if they ask for one", f.ClusterTLSCA, mask.Error(err))
+		return exitf(exitNoServer, "--cluster-tls-ca %q: %w; give the CA certificate of the servers, and --cluster-tls-cert if they require one", f.ClusterTLSCA, mask.Error(err))
 	case errors.Is(err, cluster.ErrServers):
 		return exitf(exitNoServer, "--cluster %q: %w", url, mask.Error(err))
 	}

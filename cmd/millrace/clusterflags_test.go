@@ -83,7 +83,7 @@ func TestServersThatRefuseAreOneLine(t *testing.T) {
 	}{
 		{"a wrong token", []string{"--cluster=nats://hush@" + plain}, []string{`--cluster "nats://***@` + plain + `"`, "refuse", "give the token"}},
 		{"another's key", []string{"--cluster=nats://" + withTLS, "--cluster-tls-ca=" + cert, "--cluster-nkey=" + stranger}, []string{`--cluster-nkey "` + stranger + `"`, "refuse", "give the seed"}},
-		{"another authority", []string{"--cluster=nats://" + withTLS, "--cluster-tls-ca=" + other, "--cluster-nkey=" + seed}, []string{`--cluster-tls-ca "` + other + `"`, "certificate", "give the certificate"}},
+		{"another authority", []string{"--cluster=nats://" + withTLS, "--cluster-tls-ca=" + other, "--cluster-nkey=" + seed}, []string{`--cluster-tls-ca "` + other + `"`, "certificate", "give the CA certificate"}},
 		{"no authority", []string{"--cluster=nats://" + withTLS, "--cluster-nkey=" + seed}, []string{`--cluster "nats://` + withTLS + `"`, "certificate", "--cluster-tls-ca"}},
 		{"too many copies", []string{"--cluster=" + embedded.URL(), "--cluster-replicas=3"}, []string{"--cluster-replicas 3: the servers don't hold so many copies", "give a lower number"}},
 	} {

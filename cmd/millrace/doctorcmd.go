@@ -12,7 +12,7 @@ import (
 
 // doctorCmd is millrace doctor.
 type doctorCmd struct {
-	Conns        count  `default:"10000" placeholder:"N" help:"Connections that the server is to hold (${default})."`
+	Conns        count  `default:"10000" placeholder:"N" help:"Number of connections that the server is meant to hold (${default})."`
 	MemoryBudget size   `default:"256MiB" placeholder:"BYTES" help:"Its --memory-budget (${default})."`
 	Port         count  `default:"7000" placeholder:"N" help:"The port that it listens on (${default})."`
 	JSON         bool   `name:"json" help:"Print the findings as JSON (false)."`
@@ -21,7 +21,7 @@ type doctorCmd struct {
 
 func (c *doctorCmd) run(stdout io.Writer) error {
 	if runtime.GOOS != "linux" && c.Root == "/" {
-		return exitf(exitUsage, "doctor knows Linux only, and this is %s", runtime.GOOS)
+		return exitf(exitUsage, "doctor supports only Linux, and this is %s", runtime.GOOS)
 	}
 	all := doctor.Run(c.Root, doctor.Want{Conns: int(c.Conns), Memory: int64(c.MemoryBudget), Port: int(c.Port)})
 	print := printFindings

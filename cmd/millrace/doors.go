@@ -16,27 +16,27 @@ import (
 	"millrace/engine"
 )
 
-// doorFlags are the engine's Doors.
+// doorFlags configure the engine's Doors: TLS, WebSocket, PROXY protocol.
 type doorFlags struct {
-	TLSCert       texts  `group:"doors" name:"tls-cert" placeholder:"FILE" help:"A certificate with its chain, PEM, for tls://, wss:// and auto://. Repeatable with its --tls-key: the name that a client asks for chooses; read again on SIGHUP and when the files change."`
-	TLSKey        texts  `group:"doors" name:"tls-key" placeholder:"FILE" help:"Its key, PEM. Repeatable."`
-	TLSSelfSigned bool   `group:"doors" name:"tls-self-signed" help:"For trying: a certificate for localhost, made in memory (false)."`
-	TLSClientCA   string `group:"doors" name:"tls-client-ca" placeholder:"FILE" help:"Require a client certificate that one of these authorities has signed, PEM (none)."`
-	TLSMin        string `group:"doors" name:"tls-min" enum:"1.2,1.3" default:"1.2" placeholder:"V" help:"The least version of TLS: 1.2 or 1.3 (${default})."`
+	TLSCert       texts  `group:"doors" name:"tls-cert" placeholder:"FILE" help:"Certificate with its chain, PEM, for tls://, wss:// and auto://. Repeatable in pairs with --tls-key: the client's server name selects the pair. Reloaded on SIGHUP and when the files change."`
+	TLSKey        texts  `group:"doors" name:"tls-key" placeholder:"FILE" help:"Key of --tls-cert, PEM. Repeatable."`
+	TLSSelfSigned bool   `group:"doors" name:"tls-self-signed" help:"Use a self-signed certificate for localhost, for trials (false)."`
+	TLSClientCA   string `group:"doors" name:"tls-client-ca" placeholder:"FILE" help:"Require a client certificate signed by one of these CA certificates, PEM (none)."`
+	TLSMin        string `group:"doors" name:"tls-min" enum:"1.2,1.3" default:"1.2" placeholder:"V" help:"Minimum version of TLS: 1.2 or 1.3 (${default})."`
 
-	HandshakeTimeout period `group:"doors" default:"5s" placeholder:"D" help:"For a TLS handshake (${default})."`
-	MaxHandshakes    count  `group:"doors" default:"256" placeholder:"N" help:"TLS handshakes that are open: past it those are closed that have waited longest for their clients (${default})."`
+	HandshakeTimeout period `group:"doors" default:"5s" placeholder:"D" help:"Timeout of a TLS handshake (${default})."`
+	MaxHandshakes    count  `group:"doors" default:"256" placeholder:"N" help:"Limit of open TLS handshakes: above it, those that have waited longest for their clients are closed (${default})."`
 
-	HandshakeRate limit `group:"doors" default:"off" placeholder:"N" help:"TLS handshakes that one address may begin in a second; more wait, or are closed if that takes longer than --handshake-timeout (${default})."`
+	HandshakeRate limit `group:"doors" default:"off" placeholder:"N" help:"Limit of TLS handshakes that one address may begin in a second; more wait, or are closed after --handshake-timeout (${default})."`
 
-	ProxyProtocol texts `group:"doors" placeholder:"CIDR,..." help:"Connections from there begin with a PROXY header, v1 or v2; unix stands for unix sockets. Repeatable (none)."`
-	WSOrigin      texts `group:"doors" name:"ws-origin" placeholder:"ORIGIN" help:"Pages that may open a WebSocket beside the host's own: https://example.com, a host, or * for all. Repeatable (none)."`
+	ProxyProtocol texts `group:"doors" placeholder:"CIDR,..." help:"Networks whose connections begin with a PROXY header, v1 or v2; unix for unix sockets. Repeatable (none)."`
+	WSOrigin      texts `group:"doors" name:"ws-origin" placeholder:"ORIGIN" help:"Further origins whose pages may open a WebSocket: https://example.com, a host, or * for all. The server's own host always may. Repeatable (none)."`
 	WSCompress    bool  `group:"doors" name:"ws-compress" help:"Offer permessage-deflate to WebSocket clients (false)."`
-	WSRatio       limit `group:"doors" name:"ws-ratio" default:"200" placeholder:"N" help:"Bytes that a client's compressed messages may become for each byte, over a connection and past 16 MiB; off for no limit (${default})."`
-	ForwardedFor  texts `group:"doors" placeholder:"CIDR,..." help:"Believe X-Forwarded-For of WebSocket requests from there. Repeatable (none)."`
+	WSRatio       limit `group:"doors" name:"ws-ratio" default:"200" placeholder:"N" help:"Limit of the ratio of inflated to compressed bytes of a client's messages, over a connection, checked after 16 MiB; off for no limit (${default})."`
+	ForwardedFor  texts `group:"doors" placeholder:"CIDR,..." help:"Networks from which X-Forwarded-For of WebSocket requests is trusted. Repeatable (none)."`
 }
 
-// doors is what the flags say, with the certificates; nil where there are none.
+// doors returns the settings of the flags, with the certificates; the Store is nil without TLS.
 func (f *doorFlags) doors(src *sources) (engine.Doors, *certs.Store, error) {
 	d := engine.Doors{
 		HandshakeTimeout: time.Duration(f.HandshakeTimeout), MaxHandshakes: int(f.MaxHandshakes), HandshakeRate: f.HandshakeRate.engine(),
@@ -85,11 +85,11 @@ func (f *doorFlags) store(src *sources) (*certs.Store, error) {
 	return s, nil
 }
 
-// certificatesEvery is how often changed certificates are looked for.
+// certificatesEvery is how often the files are checked for changed certificates.
 const certificatesEvery = 2 * time.Second
 
-// watchCertificates reads certificates again on SIGHUP and when their files change, until
-// stop is called.
+// watchCertificates reloads certificates on SIGHUP and when their files change, until stop is
+// called.
 func watchCertificates(store *certs.Store, log *slog.Logger) (stop func()) {
 	if store == nil {
 		return func() {}
@@ -108,7 +108,7 @@ func watchCertificates(store *certs.Store, log *slog.Logger) (stop func()) {
 	}
 }
 
-// texts are values of a repeatable flag.
+// texts holds the values of a repeatable flag.
 type texts []string
 
 func (x *texts) Decode(ctx *kong.DecodeContext) error {
@@ -121,7 +121,7 @@ func (x *texts) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// split takes values apart that are lists with commas.
+// split splits values that are comma-separated lists.
 func (x texts) split() (out []string) {
 	for _, s := range x {
 		for item := range strings.SplitSeq(s, ",") {

@@ -232,12 +232,12 @@ func TestCertificatesChangeWhileItServes(t *testing.T) {
 	}
 	for _, broken := range []string{"no PEM", string(old[:len(old)/2])} { // what is half written stays out
 		_, before := served("two.example")
-		lines := strings.Count(s.log(), "those in force stay")
+		lines := strings.Count(s.log(), "the previous ones stay in use")
 		if err := os.WriteFile(two, []byte(broken), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		s.signal(syscall.SIGHUP)
-		for end := time.Now().Add(30 * time.Second); strings.Count(s.log(), "those in force stay") == lines; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); strings.Count(s.log(), "the previous ones stay in use") == lines; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("no line about a broken certificate")
 			}

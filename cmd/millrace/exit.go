@@ -6,20 +6,20 @@ import (
 	"strings"
 )
 
-// The exit codes. Those above 63 are the ones of sysexits.h.
+// The exit codes. Those above 63 follow sysexits.h.
 const (
 	exitOK       = 0
 	exitError    = 1  // call: the server answered with an ERROR; doctor: the machine is not fit
 	exitLoss     = 3  // serve: drained, but something was lost
 	exitUsage    = 64 // wrong flags, variables, file or body
-	exitNoServer = 69 // serve: the address is in use; call: nobody answers there
+	exitNoServer = 69 // serve: the address is in use; call: nothing answers at the address
 	exitFailed   = 70 // serve: the engine failed while running
 	exitTimeout  = 75 // call: no answer in time
-	exitProtocol = 76 // call: the connection ended, or what came is no frame
+	exitProtocol = 76 // call: the connection ended, or the data received is not a frame
 	exitSignal   = 128
 )
 
-// exitErr is an error that says how the process should end.
+// exitErr is an error with the exit code of the process.
 type exitErr struct {
 	code int
 	err  error
@@ -32,7 +32,7 @@ func exitf(code int, format string, args ...any) error {
 	return &exitErr{code, fmt.Errorf(format, args...)}
 }
 
-// exitCode is what err ends the process with.
+// exitCode returns the exit code for err.
 func exitCode(err error) int {
 	var e *exitErr
 	var coded interface{ ExitCode() int }
@@ -48,5 +48,5 @@ func exitCode(err error) int {
 	}
 }
 
-// oneLine puts what errors.Join spread over lines onto one.
+// oneLine puts the lines of an errors.Join onto one line.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

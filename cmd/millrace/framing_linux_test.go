@@ -40,7 +40,7 @@ func TestFramings(t *testing.T) {
 // A framing that can't be is one line, with the way out.
 func TestFramingsThatCannotBe(t *testing.T) {
 	for args, want := range map[string]string{
-		"--framing=lines":                            "known are length, varint, line",
+		"--framing=lines":                            "must be length, varint, line",
 		"--framing=fixed=70000":                      "must be 1 to the frame limit, 65536",
 		"--framing=fixed=17 --max-frame=16":          "must be 1 to the frame limit, 16",
 		"--framing=delimiter=0":                      "such as 0d0a",

@@ -23,16 +23,16 @@ import (
 type commands struct {
 	Serve   serveCmd       `cmd:"" help:"Run the reference server until SIGTERM or SIGINT, then drain."`
 	Call    callCmd        `cmd:"" help:"Send one frame to a server and print what comes back."`
-	Top     topcmd.Top     `cmd:"" help:"Show what a server does, and what is wrong with it, in a terminal."`
-	Replay  replayCmd      `cmd:"" help:"Play a recording of serve --record-bodies against a server, and compare the answers."`
-	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own beside each other."`
-	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session, change a setting: by its --admin."`
-	Tune    benchcmd.Tune  `cmd:"" help:"Search serve's flags for a workload on this machine."`
-	New     newcmd.New     `cmd:"" help:"Write a program of your own: a server that builds and runs at once."`
-	Doctor  doctorCmd      `cmd:"" help:"Look at this machine for what a server needs, and say what to change."`
+	Top     topcmd.Top     `cmd:"" help:"Show a server's activity and problems in a terminal."`
+	Replay  replayCmd      `cmd:"" help:"Replay a recording of serve --record-bodies against a server, and compare the answers."`
+	Bench   benchcmd.Bench `cmd:"" help:"Measure this server, others and your own, and compare them."`
+	Admin   adminCmd       `cmd:"" help:"Drain a server, kick a session or change a setting through its admin server."`
+	Tune    benchcmd.Tune  `cmd:"" help:"Find the best flags of serve for a workload on this machine."`
+	New     newcmd.New     `cmd:"" help:"Generate a program of your own: a server that builds and runs at once."`
+	Doctor  doctorCmd      `cmd:"" help:"Check whether this machine is fit for a server, and say what to change."`
 	Version versionCmd     `cmd:"" help:"Print the version, the commit and how it was built."`
 
-	Completion completionCmd `cmd:"" help:"Print what bash, zsh or fish reads to complete this command's words."`
+	Completion completionCmd `cmd:"" help:"Print the completion script for bash, zsh or fish."`
 	Man        manCmd        `cmd:"" help:"Print the manual page: millrace man | man -l -"`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:""`
 }
@@ -50,7 +50,7 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// run is the whole command with its surroundings as arguments.
+// run executes a command line. Its environment and output streams are arguments, for tests.
 func run(args, environ []string, stdout, stderr io.Writer) error {
 	var cli commands
 	src := &sources{environ: environ}
@@ -91,17 +91,18 @@ func run(args, environ []string, stdout, stderr io.Writer) error {
 	}
 }
 
-// here is what defaults are on this machine.
+// here returns the defaults that depend on this machine.
 func here() kong.Vars {
 	n := runtime.GOMAXPROCS(0)
 	return kong.Vars{"cpus": strconv.Itoa(n), "workers": strconv.Itoa(2 * n)}
 }
 
-// newParser makes kong's model of the command line. vars are put into the defaults and the help.
+// newParser creates kong's model of the command line. vars are substituted in the defaults and the
+// help.
 func newParser(cli *commands, src *sources, stdout, stderr io.Writer, vars kong.Vars) (*kong.Kong, error) {
 	return kong.New(cli,
 		kong.Name("millrace"),
-		kong.Description("A reactor networking engine: the reference server and a client to try it with."),
+		kong.Description("An event-loop network server engine: its reference server, clients and tools."),
 		kong.Writers(stdout, stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ExplicitGroups(groups),
@@ -110,7 +111,7 @@ func newParser(cli *commands, src *sources, stdout, stderr io.Writer, vars kong.
 	)
 }
 
-// usage words what kong says of a wrong command line.
+// usage rewords kong's error about an invalid command line.
 func usage(err error, src *sources) error {
 	var v *valueError
 	if errors.As(err, &v) {

@@ -8,22 +8,22 @@ import (
 	"millrace/engine"
 )
 
-// What the process needs beside what its limits count, in bytes, about.
+// Memory that the process needs in addition to what its limits count, in bytes, approximately.
 const (
-	fallen         = 6 << 20  // so much less is worth giving back to the system
-	ownMemory      = 20 << 20 // the program itself, and room for the collector to work in
+	fallen         = 6 << 20  // a decrease by this much is returned to the system
+	ownMemory      = 20 << 20 // the program itself, and headroom for the garbage collector
 	natsMemory     = 128 << 20
 	sessionMemory  = 4 << 10
 	workerMemory   = 16 << 10
 	timerMemory    = 128
 	cacheKeyMemory = 256
-	lockMemory     = 256 // of one that is held; what waits is counted in the budget
+	lockMemory     = 256 // of a held lock; waits are counted in the budget
 )
 
-// limitMemory keeps the heap from growing to twice what is held before it is collected:
-// it sets the runtime's memory limit to what sessions may hold by budget, and a quarter,
-// with what everything else holds now. A limit of the user's, by GOMEMLIMIT, stays. It
-// adjusts the limit until stop is called, which ends its goroutine.
+// limitMemory keeps the heap from growing to twice the live memory between garbage collections: it
+// sets the runtime's memory limit to 5/4 of what sessions may hold by budget, plus what everything
+// else holds at the time. A limit that the user set with GOMEMLIMIT is kept. It adjusts the limit
+// until stop is called, which ends its goroutine.
 func limitMemory(srv *engine.Server, behind *backends, budget int) (stop func()) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return func() {}
@@ -50,7 +50,7 @@ func limitMemory(srv *engine.Server, behind *backends, budget int) (stop func())
 			}
 			if peak = max(peak, now); peak-now >= fallen {
 				peak = now
-				debug.FreeOSMemory() // nothing would collect it while the server is idle
+				debug.FreeOSMemory() // an idle server would not collect it
 			}
 		}
 	}()
@@ -60,8 +60,8 @@ func limitMemory(srv *engine.Server, behind *backends, budget int) (stop func())
 	}
 }
 
-// memoryLimit is what the process may take, in bytes. An eighth of the budget's quarter
-// more is for the collector's own tables.
+// memoryLimit returns what the process may take, in bytes. It includes a thirty-second of the
+// budget for the garbage collector's own tables.
 func memoryLimit(srv *engine.Server, behind *backends, budget int) int64 {
 	n := int64(budget) + int64(budget)/4 + int64(budget)/32 + ownMemory
 	n += int64(srv.Stats().Conns)*sessionMemory + int64(behind.pool.Stats().Workers)*workerMemory

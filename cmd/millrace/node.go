@@ -15,8 +15,8 @@ import (
 	"millrace/services/nodes"
 )
 
-// nodeName is the node's name as given, or one of the host and the port, which no other
-// process of the host has.
+// nodeName returns the node's name as given, or one made from the host name and the port, which is
+// unique on the host.
 func (f *backendFlags) nodeName(addrs []string) string {
 	if f.Node != "" {
 		return f.Node
@@ -36,18 +36,18 @@ func (f *backendFlags) nodeName(addrs []string) string {
 	return nodes.AsName(host[:min(len(host), most-len(end))] + end)
 }
 
-// badNode words a name that can't be.
+// badNode reports an invalid node name.
 func badNode(name string) error {
 	return exitf(exitUsage, "--node %q: must be 1 to 64 letters, digits, - and _", name)
 }
 
-// nodeReach has broadcasts and groups reach all nodes.
+// nodeReach makes broadcasts and groups span all nodes.
 type nodeReach struct{ *nodes.Node }
 
 func (r nodeReach) Spans() bool      { return true }
 func (r nodeReach) NodeName() string { return r.Name() }
 
-// namedReach is one server that has a name.
+// namedReach is a single server that has a node name.
 type namedReach struct {
 	reference.Here
 	name string
@@ -55,7 +55,7 @@ type namedReach struct {
 
 func (r namedReach) NodeName() string { return r.name }
 
-// reach is how far broadcasts and groups go.
+// reach returns how far broadcasts and groups go.
 func (b *backends) reach() reference.Reach {
 	switch {
 	case b.flags.Cluster != "":
@@ -66,7 +66,7 @@ func (b *backends) reach() reference.Reach {
 	return reference.Here{}
 }
 
-// startNode has the node join, with the server's sessions as its own.
+// startNode makes the node join the cluster, with the server's sessions.
 func (b *backends) startNode(ctx context.Context, srv *engine.Server) error {
 	b.node.Attach(srv, b.pool)
 	err := b.node.Start(ctx)
@@ -79,8 +79,8 @@ func (b *backends) startNode(ctx context.Context, srv *engine.Server) error {
 	return exitf(exitFailed, "--cluster %q: %w", mask.Conn(b.flags.Cluster), mask.Error(err))
 }
 
-// leaveNode tells the others that this node goes, and has its rooms move, for a part of the
-// time that the drain has.
+// leaveNode announces to the other nodes that this node leaves, and moves its rooms to them, within
+// a part of the drain's time.
 func (b *backends) leaveNode(ctx context.Context, d time.Duration) {
 	most := 5 * time.Second
 	if d > 0 {

@@ -12,16 +12,16 @@ import (
 	"millrace/engine"
 )
 
-// notifier tells the service manager how the server is, as systemd's sd_notify does: that it is
-// ready, that it stops, and again and again that it lives. Where there is no manager that wants to
-// know, it tells nobody.
+// notifier reports the server's state to the service manager, with systemd's sd_notify protocol:
+// that it is ready, that it stops, and periodically that it is alive. Without a manager that
+// expects notifications it does nothing.
 type notifier struct {
-	socket string        // "": nobody
-	every  time.Duration // that it lives; 0: never
+	socket string        // "": no manager
+	every  time.Duration // interval of watchdog notifications; 0: none
 }
 
-// newNotifier reads what the manager says in the environment, and takes it from the processes
-// that this one starts: they would speak for it.
+// newNotifier reads the manager's settings from the environment, and removes them there so that
+// child processes do not send notifications for this one.
 func newNotifier(environ []string) *notifier {
 	n := &notifier{}
 	var usec, pid string
@@ -38,16 +38,16 @@ func newNotifier(environ []string) *notifier {
 		}
 	}
 	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
-		_ = os.Unsetenv(name) // of a good name
+		_ = os.Unsetenv(name) // fails only for an invalid name
 	}
-	const most = int64(math.MaxInt64 / time.Microsecond) // a longer time is no watchdog
+	const most = int64(math.MaxInt64 / time.Microsecond) // longer times do not fit a Duration: no watchdog
 	if us, err := strconv.ParseInt(usec, 10, 64); err == nil && us > 0 && us <= most && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
 		n.every = time.Duration(us) * time.Microsecond / 2
 	}
 	return n
 }
 
-// say tells one thing. A manager that doesn't listen is no reason to stop.
+// say sends one notification. Errors are ignored: the server runs without a manager too.
 func (n *notifier) say(state string) {
 	if n.socket == "" {
 		return
@@ -61,11 +61,11 @@ func (n *notifier) say(state string) {
 	_, _ = conn.Write([]byte(state))
 }
 
-// deadAfter is how long a loop may leave its clocks alone until the server is no longer said
-// to live; /healthz fails then too.
+// deadAfter is how long a loop may fail to tick before the server is no longer reported as alive.
+// /healthz fails then too.
 const deadAfter = 10 * time.Second
 
-// lives says whether the server's loops tick. One that drains lives.
+// lives reports whether all loops tick. A server that drains is alive too.
 func lives(srv *engine.Server) bool {
 	for _, l := range srv.Stats().Loops {
 		if l.Late >= deadAfter {
@@ -75,8 +75,8 @@ func lives(srv *engine.Server) bool {
 	return srv.Err() == nil
 }
 
-// ready tells that the server is ready, and as long as it lives that it does, until stop is
-// called.
+// ready reports that the server is ready, and then, as long as alive returns true, that it is
+// alive, until stop is called.
 func (n *notifier) ready(alive func() bool) (stop func()) {
 	n.say("READY=1")
 	if n.socket == "" || n.every == 0 {

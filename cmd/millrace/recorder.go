@@ -8,15 +8,14 @@ import (
 	"millrace/services/capture"
 )
 
-// recordFlags say what is kept of the traffic itself.
+// recordFlags configure the recording of traffic.
 type recordFlags struct {
-	RecordBodies      string `group:"record" placeholder:"FILE" help:"Record what all sessions read and write, bodies included, as pcapng that Wireshark opens and millrace replay plays; readable by its owner only. Passwords in bodies are recorded too. The file before is kept as FILE.1 (none)."`
-	RecordBodiesLimit size   `group:"record" default:"256MiB" placeholder:"BYTES" help:"Of FILE and FILE.1 together, 256KiB or more (${default})."`
-	RecordBodiesQueue size   `group:"record" default:"8MiB" placeholder:"BYTES" help:"That wait to be written, 64KiB or more; past it records are left out and counted (${default})."`
+	RecordBodies      string `group:"record" placeholder:"FILE" help:"Record what all sessions read and write, bodies included, as a pcapng file for Wireshark and millrace replay; only its owner can read it. Passwords in bodies are recorded too. The previous file is kept as FILE.1 (none)."`
+	RecordBodiesLimit size   `group:"record" default:"256MiB" placeholder:"BYTES" help:"Limit of the size of FILE and FILE.1 together, 256KiB or more (${default})."`
+	RecordBodiesQueue size   `group:"record" default:"8MiB" placeholder:"BYTES" help:"Limit of bytes waiting to be written, 64KiB or more; above it records are omitted and counted (${default})."`
 }
 
-// tap begins the recording; nil: there is none. stop ends it, and says in the log what there
-// is.
+// tap starts the recording; tap is nil without one. stop ends it, and logs a summary.
 func (f *recordFlags) tap(frame *frameFlags, maxFrame int, src *sources, log *slog.Logger) (tap engine.Tap, stop func(), err error) {
 	if f.RecordBodies == "" {
 		return nil, func() {}, nil
@@ -44,7 +43,7 @@ func (f *recordFlags) tap(frame *frameFlags, maxFrame int, src *sources, log *sl
 	}, nil
 }
 
-// logFlights logs what sessions did that end badly or stall.
+// logFlights logs the recorded events of sessions that end with an error or stall.
 func logFlights(log *slog.Logger) func(engine.Flight) {
 	var line seldom.Line
 	return func(f engine.Flight) {

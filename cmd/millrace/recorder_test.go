@@ -51,7 +51,7 @@ func TestReplayPlaysWhatServeRecords(t *testing.T) {
 	same := serve(t, "--unsafe-demo")
 	for _, speed := range []string{"1", "50", "max"} {
 		out, stderr, code := millrace(t, nil, "", "replay", file, "--addr", same.ready[0], "--speed", speed, "--wait=20s")
-		if code != 0 || !strings.Contains(out, "3 sessions, 12 requests") || !strings.Contains(out, "12 recorded, 12 came") {
+		if code != 0 || !strings.Contains(out, "3 sessions, 12 requests") || !strings.Contains(out, "12 recorded, 12 received") {
 			t.Errorf("--speed %s: exit code %d, %s%s", speed, code, out, stderr)
 		}
 	}
@@ -67,7 +67,7 @@ func TestReplayPlaysWhatServeRecords(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err, out)
 	}
-	if code != exitError || r.Differ != 3 || len(r.Differences) != 6 || !strings.Contains(stderr, "3 of 3 sessions were answered otherwise") {
+	if code != exitError || r.Differ != 3 || len(r.Differences) != 6 || !strings.Contains(stderr, "3 of 3 sessions got answers that differ") {
 		t.Errorf("exit code %d, %+v, %s", code, r, stderr)
 	}
 }
@@ -93,7 +93,7 @@ func TestReplayPlaysSeveralFiles(t *testing.T) {
 	same := serve(t)
 	for _, args := range [][]string{{file, file + ".1"}, {dir}} {
 		out, stderr, code := millrace(t, nil, "", append([]string{"replay", "--addr", same.ready[0], "--speed=max", "--wait=20s"}, args...)...)
-		if code != 0 || !strings.Contains(out, "3 sessions, 6 requests") || !strings.Contains(out, "6 recorded, 6 came") || !strings.Contains(out, "2 files, the first "+file+".1, the last "+file) {
+		if code != 0 || !strings.Contains(out, "3 sessions, 6 requests") || !strings.Contains(out, "6 recorded, 6 received") || !strings.Contains(out, "2 files, the first "+file+".1, the last "+file) {
 			t.Errorf("%v: exit code %d, %s%s", args, code, out, stderr)
 		}
 	}

@@ -21,13 +21,13 @@ import (
 
 // replayCmd is millrace replay.
 type replayCmd struct {
-	File []string `arg:"" complete:"FILE" help:"What serve --record-bodies has recorded: files, or folders of them, that are one recording, in the order of their times."`
+	File []string `arg:"" complete:"FILE" help:"Files written by serve --record-bodies, or folders of them; together they are one recording, ordered by time."`
 
 	Addr     string `required:"" placeholder:"ADDR" help:"The server: HOST:PORT, tcp://HOST:PORT, unix:///PATH, tls://HOST:PORT, ws://HOST:PORT[/PATH] or wss://HOST:PORT[/PATH]."`
-	Speed    speed  `default:"1" placeholder:"N" help:"How many times as fast as it was recorded: 1, 10, 0.5, or max for as fast as it goes, where the order among sessions is not kept (${default})."`
-	Sessions count  `default:"64" placeholder:"N" help:"Sessions at once with --speed=max (${default})."`
-	Wait     period `default:"5s" placeholder:"D" help:"For a session's answers when no more come (${default})."`
-	Timeout  period `default:"5s" placeholder:"D" help:"To connect (${default})."`
+	Speed    speed  `default:"1" placeholder:"N" help:"Speed relative to the recording: 1, 10, 0.5, or max for as fast as possible, which does not keep the order between sessions (${default})."`
+	Sessions count  `default:"64" placeholder:"N" help:"Concurrent sessions with --speed=max (${default})."`
+	Wait     period `default:"5s" placeholder:"D" help:"How long to wait for a session's missing answers (${default})."`
+	Timeout  period `default:"5s" placeholder:"D" help:"Timeout to connect (${default})."`
 	JSON     bool   `name:"json" help:"Print the report as JSON (false)."`
 	tlsFlags
 }
@@ -65,7 +65,7 @@ func (c *replayCmd) run(stdout io.Writer) error {
 	defer f.Close()
 	rec, err := f.Index()
 	if err != nil {
-		return exitf(exitUsage, "FILE: %w; name what serve --record-bodies has written", err)
+		return exitf(exitUsage, "FILE: %w; give a file that serve --record-bodies has written", err)
 	}
 	if err := checkAddr("--addr", c.Addr); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (c *replayCmd) run(stdout io.Writer) error {
 		defer cancel()
 		return client.Connect(ctx, c.Addr, cfg, nil)
 	}
-	first, err := dial(ctx) // so that a server that isn't there is one line
+	first, err := dial(ctx) // so that an unreachable server is reported in one line
 	if err != nil {
 		return exitf(exitNoServer, "%w", err)
 	}
@@ -96,7 +96,7 @@ func (c *replayCmd) run(stdout io.Writer) error {
 	case err != nil:
 		return exitf(exitFailed, "%w", err)
 	case !report.Same():
-		return exitf(exitError, "%d of %d sessions were answered otherwise than in the recording, %d could not be played", report.Differ, report.Sessions, report.Failed)
+		return exitf(exitError, "%d of %d sessions got answers that differ from the recording, %d could not be replayed", report.Differ, report.Sessions, report.Failed)
 	}
 	return nil
 }
@@ -108,15 +108,15 @@ func (c *replayCmd) print(w io.Writer, set *capture.Set, rec *capture.Recording,
 		enc.SetIndent("", "  ")
 		return enc.Encode(r)
 	}
-	fmt.Fprintf(w, "%d sessions, %d requests over %v, recorded; %d sessions, %d requests in %v, played (at most %v late)\n",
+	fmt.Fprintf(w, "%d sessions, %d requests over %v, recorded; %d sessions, %d requests in %v, replayed (at most %v late)\n",
 		len(rec.Sessions), rec.Requests, rec.Length.Round(time.Millisecond), r.Sessions, r.Requests, r.Took.Round(time.Millisecond), r.Late.Round(time.Microsecond))
 	if files := set.Files(); len(files) > 1 || set.Left() > 0 {
-		fmt.Fprintf(w, "%d files, the first %s, the last %s; other files left out: %d\n", len(files), files[0], files[len(files)-1], set.Left())
+		fmt.Fprintf(w, "%d files, the first %s, the last %s; other files skipped: %d\n", len(files), files[0], files[len(files)-1], set.Left())
 	}
 	if rec.Dropped > 0 || rec.Cut || r.Unsure > 0 {
-		fmt.Fprintf(w, "the recording lacks %d records; cut at its end: %v; %d sessions are not compared\n", rec.Dropped, rec.Cut, r.Unsure)
+		fmt.Fprintf(w, "the recording lacks %d records; truncated at its end: %v; %d sessions were not compared\n", rec.Dropped, rec.Cut, r.Unsure)
 	}
-	fmt.Fprintf(w, "answers: %d recorded, %d came; sessions that differ: %d, that failed: %d\n", r.Want, r.Got, r.Differ, r.Failed)
+	fmt.Fprintf(w, "answers: %d recorded, %d received; sessions that differ: %d, that failed: %d\n", r.Want, r.Got, r.Differ, r.Failed)
 	for _, d := range r.Differences {
 		fmt.Fprintf(w, "  %s: %s: %d recorded, %d came\n", d.Session, d.Answer, d.Want, d.Got)
 	}

@@ -32,7 +32,7 @@ type serveCmd struct {
 	adminFlags
 	recordFlags
 
-	DrainTimeout timeout `group:"times" default:"30s" placeholder:"D" help:"From SIGTERM until what is left is closed; off waits for as long as it takes (${default})."`
+	DrainTimeout timeout `group:"times" default:"30s" placeholder:"D" help:"From SIGTERM until the remaining connections are closed; off waits without limit (${default})."`
 
 	UnsafeDemo bool `group:"rest" help:"Enable 1/9, the handler that panics (false)."`
 
@@ -54,7 +54,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		return err
 	}
 	cfg.Doors = doors
-	if _, err := engine.New(cfg, new(services.Controller)); err != nil { // it checks only
+	if _, err := engine.New(cfg, new(services.Controller)); err != nil { // only to check cfg
 		return startError(err, src)
 	}
 	if a, ok := c.Addr.twice(); ok {
@@ -80,7 +80,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	}
 	defer func() {
 		if exitCode(err) > exitSignal {
-			return // at once: what runs behind us ends with the process
+			return // at once: the backends end with the process
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -135,7 +135,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	return err
 }
 
-// drain stops srv as kindly as d allows. A second signal ends the process at once.
+// drain stops srv, waiting for up to d for its sessions. A second signal ends the process at once.
 func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan os.Signal) error {
 	ctx := context.Background()
 	if d > 0 {
@@ -165,7 +165,7 @@ func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan
 	}
 }
 
-// startError words an error of engine.New or Start in the command's terms.
+// startError translates an error of engine.New or Start from field names to flags.
 func startError(err error, src *sources) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return exitf(exitNoServer, "%s; stop what listens there or give another --addr", trim(err))
@@ -190,10 +190,10 @@ func startError(err error, src *sources) error {
 	return exitf(exitUsage, "%s", strings.Join(lines, "; "))
 }
 
-// inFlags writes what the engine says of its fields in the command's terms.
+// inFlags replaces the field names in the engine's errors by flags.
 var inFlags = strings.NewReplacer("NoSystemFrames", "--system-frames=false", "set TLS", "give --tls-cert and --tls-key, or --tls-self-signed", "TLS.ClientAuth", "--tls-client-ca")
 
-// codecText words a fault that codec.New found in the layout.
+// codecText describes a fault that codec.New found in the layout.
 func codecText(field, rest string) string {
 	if field == "frame" {
 		return "--max-frame" + strings.TrimPrefix(rest, "limit")
@@ -201,7 +201,7 @@ func codecText(field, rest string) string {
 	return "--" + flagOf(field) + " " + rest
 }
 
-// badAddress tells whether the system refused an address that was given.
+// badAddress reports whether the system rejected a given address.
 func badAddress(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError
@@ -220,7 +220,7 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// trim takes the package off an error's front.
+// trim removes the package name at the beginning of an error.
 func trim(err error) string {
 	s := err.Error()
 	if _, rest, ok := strings.Cut(s, ": "); ok && (strings.HasPrefix(s, "engine: ") || strings.HasPrefix(s, "codec: ")) {
@@ -236,7 +236,7 @@ func valueText(c *engine.ConfigError) string {
 	return fmt.Sprint(c.Value)
 }
 
-// printConfig writes flags as the file that --config reads.
+// printConfig writes flags in the format of the file that --config reads.
 func printConfig(w io.Writer, flags []*kong.Flag) error {
 	enc := toml.NewEncoder(w)
 	for _, f := range flags {
@@ -251,7 +251,7 @@ func printConfig(w io.Writer, flags []*kong.Flag) error {
 	return nil
 }
 
-// fileValue is a flag's value as a file has it.
+// fileValue returns a flag's value as it is written in a file.
 func fileValue(f *kong.Flag) any {
 	switch v := f.Target.Interface().(type) {
 	case string:

@@ -24,7 +24,7 @@ func (c *completionCmd) run(stdout io.Writer) error {
 	return err
 }
 
-// completeCmd is what the scripts of completionCmd ask for the next word.
+// completeCmd is what the scripts of completionCmd run to get the possible next words.
 type completeCmd struct {
 	Words []string `arg:"" optional:"" passthrough:""`
 }
@@ -40,7 +40,8 @@ func (c *completeCmd) run(app *kong.Application, stdout io.Writer) error {
 // manCmd is millrace man.
 type manCmd struct{}
 
-// run writes the page of every machine: what depends on the number of CPUs says so.
+// run writes the same page on every machine: defaults that depend on the number of CPUs are
+// described in words.
 func (manCmd) run(stdout io.Writer) error {
 	parser, err := newParser(new(commands), &sources{}, io.Discard, io.Discard, kong.Vars{"cpus": "the CPUs", "workers": "twice the CPUs"})
 	if err != nil {
@@ -67,18 +68,18 @@ takes the colours from it.`},
 .BR sysctl (8)`},
 }
 
-// exitCodes are those of all commands, as docs/exit-codes.md has them.
+// exitCodes lists the exit codes of all commands, as docs/exit-codes.md does.
 var exitCodes = []struct {
 	codes, commands, meaning string
 }{
 	{"0", "all", "done; serve: drained, and nothing was lost"},
-	{"1", "call, replay, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording's; something got worse; the machine is not fit"},
-	{"3", "serve", "drained, but something was lost at the deadline: stderr says how much"},
-	{"64", "all", "wrong usage: one line on stderr with the flag, the value and the way out"},
-	{"69", "serve, call, replay, top", "the address is in use, or the node's name is another's; nobody answers there"},
+	{"1", "call, replay, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording; a result got worse; the machine is not fit"},
+	{"3", "serve", "drained, but data was lost at the deadline: stderr says how much"},
+	{"64", "all", "usage error: one line on stderr with the flag, the value and how to fix it"},
+	{"69", "serve, call, replay, top", "the address is in use, or another node has the name; nothing answers at the address"},
 	{"70", "serve", "the engine failed while running"},
 	{"75", "call", "no answer in time"},
-	{"76", "call, top", "the connection ended before the answer, or what came is no frame; what answers is no operator's door"},
+	{"76", "call, top", "the connection ended before the answer, or the data received is not a frame; the peer is not an admin server"},
 	{"130, 143", "serve", "a second SIGINT or SIGTERM: stopped at once"},
 }
 

@@ -19,8 +19,8 @@ import (
 
 const envPrefix = "MILLRACE_"
 
-// sources gives serve's flags their values from the environment and the config file.
-// It is a kong.Resolver, asked only for flags that the command line does not set.
+// sources gives serve's flags their values from the environment and the config file. It is a
+// kong.Resolver, called only for flags that the command line does not set.
 type sources struct {
 	environ []string
 	loaded  bool
@@ -30,10 +30,10 @@ type sources struct {
 	found   map[string]string // flag to the place that its value came from
 }
 
-// Validate is part of kong.Resolver; load has done it.
+// Validate implements kong.Resolver. load has already checked the names.
 func (s *sources) Validate(*kong.Application) error { return nil }
 
-// Resolve is part of kong.Resolver. nil leaves the flag its default.
+// Resolve implements kong.Resolver. A nil value means the flag's default.
 func (s *sources) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
 	if parent.Command == nil || parent.Command.Name != "serve" {
 		return nil, nil
@@ -58,7 +58,7 @@ func (s *sources) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag)
 	return nil, nil
 }
 
-// from says, for an error, where a flag's value came from.
+// from returns, for an error message, where a flag's value came from.
 func (s *sources) from(flag string) string {
 	if place := s.found[flag]; place != "" {
 		return " (from " + place + ")"
@@ -66,7 +66,7 @@ func (s *sources) from(flag string) string {
 	return ""
 }
 
-// load reads the environment, and the file that --config or it names.
+// load reads the environment, and the file named by --config or by the environment.
 func (s *sources) load(ctx *kong.Context, serve *kong.Node) error {
 	s.found = map[string]string{}
 	var names []string
@@ -92,7 +92,7 @@ func (s *sources) loadEnv(names []string) error {
 	s.env = map[string]string{}
 	for _, kv := range s.environ {
 		k, v, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(k, envPrefix) || k == topcmd.TokenEnv { // which is for other commands
+		if !strings.HasPrefix(k, envPrefix) || k == topcmd.TokenEnv { // TokenEnv is for other commands
 			continue
 		}
 		i := slices.IndexFunc(names, func(n string) bool { return envName(n) == k })
@@ -125,17 +125,18 @@ func (s *sources) loadFile(names []string) error {
 	return nil
 }
 
-// sourceError is a fault of the environment or the file as a whole.
+// sourceError is an error in the environment or the file that concerns no single flag.
 type sourceError struct{ text string }
 
 func (e *sourceError) Error() string { return e.text }
 
-// envName is the variable of a flag.
+// envName returns the environment variable of a flag.
 func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// open names the file of settings if it holds a secret and others can read it; "" if not.
+// open returns the name of the config file if it contains a secret and other users can read it;
+// else "".
 func (s *sources) open() string {
 	if s.path == "" || runtime.GOOS == "windows" {
 		return ""
@@ -152,7 +153,7 @@ func (s *sources) open() string {
 	return ""
 }
 
-// text gives a file's value the form that it would have as a flag.
+// text converts a value of the file to the form that it would have on the command line.
 func text(flag *kong.Flag, v any) (any, error) {
 	switch v := v.(type) {
 	case string:
@@ -184,7 +185,7 @@ func text(flag *kong.Flag, v any) (any, error) {
 	return nil, &valueError{flag.Name, fmt.Sprint(v), "must be a string, a whole number or true or false"}
 }
 
-// isList tells whether a flag may be repeated.
+// isList reports whether a flag may be repeated.
 func isList(flag *kong.Flag) bool {
 	switch flag.Target.Interface().(type) {
 	case addrs, routes, handleWaits, texts:
@@ -194,7 +195,7 @@ func isList(flag *kong.Flag) bool {
 	}
 }
 
-// list is what a repeated flag reads from one value: its values, one a line.
+// list joins the values of a repeated flag, one on each line, as its decoder expects them.
 func list(items []string) string {
 	for i := range items {
 		items[i] = strings.TrimSpace(items[i])
@@ -202,7 +203,7 @@ func list(items []string) string {
 	return strings.Join(items, "\n")
 }
 
-// hint names the one of names that is closest to s, as form writes it.
+// hint suggests the name closest to s, formatted by form.
 func hint(s string, names []string, form func(string) string) string {
 	best, at := "", max(3, len(strings.TrimPrefix(s, envPrefix))/3)
 	for _, n := range names {
@@ -216,8 +217,8 @@ func hint(s string, names []string, form func(string) string) string {
 	return "; did you mean " + best + "?"
 }
 
-// distance is how many bytes must be put in, taken out or changed to make b of a
-// (Levenshtein).
+// distance returns the number of bytes to insert, delete or change to turn a into b (Levenshtein
+// distance).
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

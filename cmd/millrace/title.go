@@ -7,9 +7,9 @@ import (
 	"millrace/internal/mask"
 )
 
-// hideArguments takes what looks like a secret out of the process's command line, which all
-// users of the machine can read; os.Args keeps it. Give secrets by a variable or
-// a file all the same: until here they can be seen.
+// hideArguments overwrites parts of the process's command line that look like secrets, as all users
+// of the machine can read it; os.Args is not changed. Secrets should still be passed by a variable
+// or a file: until this call they can be seen.
 func hideArguments() {
 	for i, shown := range os.Args {
 		os.Args[i] = strings.Clone(shown)
@@ -24,7 +24,8 @@ func hideArguments() {
 	}
 }
 
-// secretPart is what of shown does not stand in masked: all of it where that can't be told.
+// secretPart returns the range of shown that differs from masked; all of shown if that can't be
+// determined.
 func secretPart(shown, masked string) (from, to int) {
 	from = strings.Index(masked, mask.Hidden)
 	if from < 0 || from > len(shown) {

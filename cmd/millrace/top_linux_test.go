@@ -131,8 +131,8 @@ func TestTopAsksThroughASocketAndWithAToken(t *testing.T) {
 		env, args []string
 		want      string
 	}{
-		{nil, nil, "asks for a token; give --token-file or MILLRACE_ADMIN_TOKEN"},
-		{[]string{"MILLRACE_ADMIN_TOKEN=wrong"}, nil, "does not take this token"},
+		{nil, nil, "requires a token; give --token-file or MILLRACE_ADMIN_TOKEN"},
+		{[]string{"MILLRACE_ADMIN_TOKEN=wrong"}, nil, "does not accept this token"},
 		{nil, []string{"--token-file", "/nonexistent"}, `--token-file: open /nonexistent`},
 	} {
 		_, stderr, code := millrace(t, c.env, "", append([]string{"top", "--once", "unix:" + path}, c.args...)...)
@@ -149,9 +149,9 @@ func TestTopSaysWhyItCanNotShow(t *testing.T) {
 		code int
 		want string
 	}{
-		{freeAddr(t), exitNoServer, "is the server's --admin there?"},
-		{"unix:/nonexistent/admin.sock", exitNoServer, "is the server's --admin there?"},
-		{strings.TrimPrefix(s.ready[0], "tcp://"), exitNoServer, "is the server's --admin there?"}, // the wrong door
+		{freeAddr(t), exitNoServer, "is it the server's --admin?"},
+		{"unix:/nonexistent/admin.sock", exitNoServer, "is it the server's --admin?"},
+		{strings.TrimPrefix(s.ready[0], "tcp://"), exitNoServer, "is it the server's --admin?"}, // the wrong door
 		{"7070", exitUsage, `ADDR "7070": must be HOST:PORT`},
 		{"https://127.0.0.1:7070", exitUsage, "must be HOST:PORT"},
 		{"unix:", exitUsage, "must be unix:PATH"},

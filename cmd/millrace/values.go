@@ -17,16 +17,15 @@ import (
 	"millrace/engine"
 )
 
-// valueError is a flag's value that can't be read. It names the flag, the value and
-// what would be right.
+// valueError reports an invalid value of a flag. It names the flag, the value and what is allowed.
 type valueError struct {
 	flag, value, want string
 }
 
 func (e *valueError) Error() string { return fmt.Sprintf("--%s %q: %s", e.flag, e.value, e.want) }
 
-// decode pops a flag's value off the command line and reads it. A number below 0 is a
-// value, and no flag.
+// decode takes a flag's value off the command line and reads it. A negative number is a value, not
+// a flag.
 func decode(ctx *kong.DecodeContext, read func(string) error) error {
 	var s string
 	if next, ok := ctx.Scan.Peek().Value.(string); ok && len(next) > 1 && next[0] == '-' && next[1] >= '0' && next[1] <= '9' {
@@ -55,7 +54,7 @@ func (c *count) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// limit is a whole number; 0 or off turns off what it limits.
+// limit is a whole number; 0 or off means no limit.
 type limit int
 
 func (l limit) String() string { return offOr(l == 0, strconv.Itoa(int(l))) }
@@ -75,7 +74,7 @@ func (l *limit) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// engine is l as the engine's Config wants it where 0 would mean the default.
+// engine converts l for engine.Config, where 0 would mean the default.
 func (l limit) engine() int {
 	if l == 0 {
 		return engine.Off
@@ -83,7 +82,7 @@ func (l limit) engine() int {
 	return int(l)
 }
 
-// auto is a count, or 0 for what the engine works out by itself.
+// auto is a count, or 0 if the engine is to determine the value.
 type auto int
 
 func (a auto) String() string {
@@ -108,7 +107,7 @@ func (a *auto) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// mode is a file's permissions in octal, or 0 for what the umask leaves.
+// mode is file permissions in octal, or 0 for those that the umask leaves.
 type mode fs.FileMode
 
 func (m mode) String() string {
@@ -160,7 +159,7 @@ func (z *size) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// buffer is a size; 0 or off leaves it to the system.
+// buffer is a size in bytes; 0 or off leaves it to the system.
 type buffer int
 
 func (b buffer) String() string { return offOr(b == 0, size(b).String()) }
@@ -215,7 +214,7 @@ func (t *timeout) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// engine is t as the engine's Config wants it where 0 would mean the default.
+// engine converts t for engine.Config, where 0 would mean the default.
 func (t timeout) engine() time.Duration {
 	if t == 0 {
 		return engine.Off
@@ -223,7 +222,7 @@ func (t timeout) engine() time.Duration {
 	return time.Duration(t)
 }
 
-// period is a duration that can't be turned off.
+// period is a duration above 0 that can't be turned off.
 type period time.Duration
 
 func (p period) String() string { return short(time.Duration(p)) }
@@ -239,7 +238,7 @@ func (p *period) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// short is d without the zeros that its String ends in: 5m and not 5m0s.
+// short formats d without trailing zero units: 5m instead of 5m0s.
 func short(d time.Duration) string {
 	s := d.String()
 	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
@@ -258,7 +257,7 @@ func offOr(off bool, s string) string {
 	return s
 }
 
-// hexBytes is written in hexadecimal.
+// hexBytes are bytes written in hexadecimal.
 type hexBytes []byte
 
 func (h hexBytes) String() string { return hex.EncodeToString(h) }
@@ -274,7 +273,7 @@ func (h *hexBytes) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// option is one of an engine enumeration's names.
+// option is a value of one of the engine's enumerations, by name.
 type option[T any, P interface {
 	*T
 	UnmarshalText([]byte) error
@@ -292,11 +291,11 @@ func (o *option[T, P]) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// Choices are the names, for the completion of command lines.
+// Choices returns the names, for shell completion.
 func (o *option[T, P]) Choices() (names []string) {
 	for i := range 16 {
 		var v T
-		reflect.ValueOf(&v).Elem().SetUint(uint64(i)) // they are all uint8
+		reflect.ValueOf(&v).Elem().SetUint(uint64(i)) // all enumerations are uint8
 		if name := fmt.Sprint(v); P(&v).UnmarshalText([]byte(name)) == nil {
 			names = append(names, name)
 		}
@@ -304,12 +303,12 @@ func (o *option[T, P]) Choices() (names []string) {
 	return names
 }
 
-// handle is MAIN/SUB.
+// handle is a flag value of the form MAIN/SUB.
 type handle struct{ main, sub uint16 }
 
 func (h handle) String() string { return fmt.Sprintf("%d/%d", h.main, h.sub) }
 
-// key is the handle as one number.
+// key returns the handle as one number.
 func (h handle) key() uint32 { return codec.Packet{Main: h.main, Sub: h.sub}.Handle() }
 
 func parseHandle(s string) (handle, error) {
@@ -332,8 +331,8 @@ func (a *addrs) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// twice returns an address that is given twice; port 0 is another port each time. Two
-// sockets on one port would share its connections by chance.
+// twice returns an address that is given twice. Port 0 does not count: it means another port each
+// time. With two sockets on one port the kernel would distribute connections between them.
 func (a addrs) twice() (string, bool) {
 	for i, s := range a {
 		if !strings.HasSuffix(s, ":0") && slices.Contains(a[:i], s) {
@@ -343,7 +342,7 @@ func (a addrs) twice() (string, bool) {
 	return "", false
 }
 
-// route fixes where one handle runs: MAIN/SUB=MODE.
+// route sets where one handle runs: MAIN/SUB=MODE.
 type route struct {
 	handle handle
 	mode   engine.Dispatch

@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// version says what this program is: its release, its commit, when that was made and
-// whether the files were changed behind it, the Go that compiled it, the system that it is
-// for, and what else a build may be told apart by.
+// version describes this program: its release, its commit and the commit's time, whether files were
+// changed after it, the Go version, the target system, and other build settings that matter.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -41,7 +40,7 @@ func describe(info *debug.BuildInfo) string {
 	return fmt.Sprintf("%s (%s) %s", releaseOf(info), commit, strings.Join(build, " "))
 }
 
-// commitDate is the day of the commit, as 2006-01-02, or nothing.
+// commitDate returns the day of the commit as 2006-01-02, or "" if unknown.
 func commitDate() string {
 	info, _ := debug.ReadBuildInfo()
 	if info == nil {
@@ -56,7 +55,7 @@ func commitDate() string {
 	return ""
 }
 
-// release is the version of this module that the program was built from.
+// release returns the version of this module that the program was built from.
 func release() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -38,7 +38,7 @@ func (w *handleWaits) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
-// engine is w as the engine's Config wants it: the last of one handle holds.
+// engine converts w for engine.Config. If a handle is given more than once, the last value is used.
 func (w handleWaits) engine() map[uint32]time.Duration {
 	if len(w) == 0 {
 		return nil
@@ -50,7 +50,7 @@ func (w handleWaits) engine() map[uint32]time.Duration {
 	return m
 }
 
-// perSecond is a size in a second; 0 or off is no limit.
+// perSecond is a number of bytes in a second; 0 or off means no limit.
 type perSecond int
 
 func (p perSecond) String() string { return offOr(p == 0, size(p).String()) }

@@ -13,7 +13,7 @@ import (
 
 const docs = "../../docs"
 
-// What the comparison says of others stands where it says.
+// The quotations in the table of sources of docs/comparison.md are in the files and lines that it gives.
 func TestTheComparisonsFactsStandThere(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(docs, "comparison.md"))
 	if err != nil {
@@ -23,7 +23,7 @@ func TestTheComparisonsFactsStandThere(t *testing.T) {
 	if len(rows) < 15 {
 		t.Fatalf("%d facts, want 15 or more", len(rows))
 	}
-	text, _, _ := strings.Cut(string(page), "## Where it stands")
+	text, _, _ := strings.Cut(string(page), "## Sources")
 	dirs := map[string]string{}
 	for i, row := range rows {
 		n, module, file, line, want := row[1], row[2], row[3], row[4], row[5]

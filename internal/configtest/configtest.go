@@ -1,4 +1,4 @@
-// Package configtest checks how a package's Config takes its defaults.
+// Package configtest checks how a package's Config applies its defaults.
 package configtest
 
 import (
@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// off is what every package of the project calls off, where 0 stands for a default.
+// off is the value with which all packages of the project turn a setting off, as 0 means the
+// default.
 const off = -1
 
-// Defaults checks that withDefaults fills in once: of what it returned it makes the same
-// again, with nothing set and with each whole number or duration turned off in its turn,
-// and what was off stays off.
+// Defaults checks that withDefaults is idempotent, with nothing set and with each whole number or
+// duration turned off in turn, and that settings turned off stay off.
 func Defaults[C any](t *testing.T, withDefaults func(C) C) {
 	t.Helper()
 	var cfg C
@@ -38,5 +38,5 @@ func Defaults[C any](t *testing.T, withDefaults func(C) C) {
 	}
 }
 
-// text is v with its pointers and functions as addresses, so that it can be compared.
+// text formats v with pointers and functions as addresses, for comparison.
 func text(v any) string { return fmt.Sprintf("%#v", v) }

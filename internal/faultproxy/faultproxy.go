@@ -1,6 +1,5 @@
-// Package faultproxy is a TCP proxy for tests that can cut, delay, stall and
-// half-open the connections that go through it, each direction by itself, and
-// lose single messages of a server.
+// Package faultproxy is a TCP proxy for tests that can cut, delay, stall and half-open the
+// connections through it, separately in each direction, and drop single messages of a server.
 //
 //	p := faultproxy.New(t, "127.0.0.1:4222")
 //	dial(p.Addr())
@@ -44,7 +43,7 @@ type Proxy struct {
 	wg    sync.WaitGroup
 }
 
-// New starts a proxy to target on a free loopback port; it ends with the test.
+// New starts a proxy to target on a free loopback port; it stops with the test.
 func New(tb testing.TB, target string) *Proxy {
 	tb.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,10 +57,10 @@ func New(tb testing.TB, target string) *Proxy {
 	return p
 }
 
-// Addr is where clients dial, as host:port.
+// Addr returns the address to dial, as host:port.
 func (p *Proxy) Addr() string { return p.ln.Addr().String() }
 
-// Cut ends all connections with a reset, and new ones until Heal.
+// Cut resets all connections, and new ones until Heal.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,39 +68,39 @@ func (p *Proxy) Cut() {
 	p.reset()
 }
 
-// Stall lets nothing through in the given directions until Heal; what is sent
-// meanwhile is kept and goes through then. With Down alone the connections are
-// half open: the server hears, the client doesn't.
+// Stall stops forwarding in the given directions until Heal; data sent meanwhile is kept and
+// forwarded then. With Down only, connections are half open: the server receives, the client does
+// not.
 func (p *Proxy) Stall(d Direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stall = d
 }
 
-// Delay holds each piece back for d, in both directions, until Heal.
+// Delay delays each piece of data by d, in both directions, until Heal.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Messages has what servers send cut into messages, which Drop needs. It is for
-// the connections that are made afterwards. An error of split ends a connection.
+// Messages splits what servers send into messages, as needed for Drop. It applies to connections
+// made afterwards. An error of split ends a connection.
 func (p *Proxy) Messages(split bufio.SplitFunc) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.split = split
 }
 
-// Drop loses the servers' messages for which lost is true, until Heal; all others
-// pass. Each connection's goroutine calls lost, which may not keep the message.
+// Drop drops the servers' messages for which lost returns true, until Heal; all others are
+// forwarded. Each connection's goroutine calls lost, which must not keep the message.
 func (p *Proxy) Drop(lost func(message []byte) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lost = lost
 }
 
-// Heal ends all faults. What was dropped doesn't come any more.
+// Heal ends all faults. Dropped messages stay lost.
 func (p *Proxy) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +118,7 @@ func (p *Proxy) close() {
 	p.wg.Wait()
 }
 
-// reset ends all connections. p.mu is held.
+// reset resets all connections. p.mu is held.
 func (p *Proxy) reset() {
 	for c := range p.conns {
 		if tcp, ok := c.(*net.TCPConn); ok {
@@ -173,7 +172,7 @@ func (p *Proxy) forward(client net.Conn) {
 	both.Wait()
 }
 
-// copy forwards one direction until either end has gone.
+// copy forwards one direction until either end closes.
 func (p *Proxy) copy(to, from net.Conn, d Direction) {
 	defer to.Close()
 	defer from.Close()
@@ -201,8 +200,8 @@ func (p *Proxy) copy(to, from net.Conn, d Direction) {
 	}
 }
 
-// hold waits while the direction is stalled, and for the delay. It returns what
-// Drop has set by then.
+// hold waits while the direction is stalled, and for the delay. It returns the current function of
+// Drop.
 func (p *Proxy) hold(d Direction) (lost func([]byte) bool) {
 	p.mu.Lock()
 	for p.stall&d != 0 && !p.ended {
@@ -216,15 +215,15 @@ func (p *Proxy) hold(d Direction) (lost func([]byte) bool) {
 	return lost
 }
 
-// sieve is what one connection's server has sent of a message so far.
+// sieve holds the incomplete message of a connection's server.
 type sieve struct {
 	split bufio.SplitFunc
 	rest  []byte // the beginning of a message
 	keep  []byte
 }
 
-// sift returns the messages that end in the piece and are not lost, until the
-// next call.
+// sift returns the messages completed by piece that are not lost. They are valid until the next
+// call.
 func (s *sieve) sift(piece []byte, lost func([]byte) bool) ([]byte, error) {
 	s.keep = s.keep[:0]
 	all := append(s.rest, piece...)

@@ -1,5 +1,5 @@
-// Package hist counts durations in buckets of which each ends 9 % above the one before:
-// those of Prometheus's native histograms with schema 3, in seconds.
+// Package hist counts durations in exponential buckets, each 9 % wider than the previous one: those
+// of Prometheus's native histograms with schema 3, in seconds.
 //
 //	var h hist.Histogram
 //	h.Observe(time.Since(began))
@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// Bucket i counts what is longer than bucket i-1's end and no longer than its own, which is
-// 2 to the power of (First+i)/PerDoubling seconds. The first also has all that is shorter,
-// the last all that is longer.
+// Bucket i counts durations above the end of bucket i-1 and up to its own end, which is 2 to the
+// power of (First+i)/PerDoubling seconds. The first bucket also counts everything shorter, the last
+// everything longer.
 const (
 	PerDoubling = 8
 	First       = -24 * PerDoubling // 60 ns
 	Buckets     = 31*PerDoubling + 1
 )
 
-// ends are the buckets' ends in nanoseconds.
+// ends are the ends of the buckets in nanoseconds.
 var ends = func() (e [Buckets]int64) {
 	for i := range e {
 		e[i] = int64(End(i) * 1e9)
@@ -30,29 +30,29 @@ var ends = func() (e [Buckets]int64) {
 	return e
 }()
 
-// End is where bucket i ends, in seconds.
+// End returns the end of bucket i, in seconds.
 func End(i int) float64 { return math.Exp2(float64(First+i) / PerDoubling) }
 
-// Bucket is the bucket that counts d.
+// Bucket returns the bucket that counts d.
 func Bucket(d time.Duration) int {
 	i := sort.Search(Buckets, func(i int) bool { return int64(d) <= ends[i] })
 	return min(i, Buckets-1)
 }
 
-// Histogram counts. Its zero value is ready; any goroutine may use it.
+// Histogram is a histogram of durations. Its zero value is ready; any goroutine may use it.
 type Histogram struct {
 	counts [Buckets]atomic.Uint64
 	sum    atomic.Int64
 }
 
-// Observe counts one duration; one below 0 is 0.
+// Observe counts one duration; negative durations count as 0.
 func (h *Histogram) Observe(d time.Duration) {
 	d = max(d, 0)
 	h.counts[Bucket(d)].Add(1)
 	h.sum.Add(int64(d))
 }
 
-// Snapshot is what has been counted so far.
+// Snapshot returns the present counts.
 func (h *Histogram) Snapshot() Snapshot {
 	s := Snapshot{Sum: time.Duration(h.sum.Load())}
 	for i := range h.counts {
@@ -61,13 +61,13 @@ func (h *Histogram) Snapshot() Snapshot {
 	return s
 }
 
-// Snapshot is a Histogram at one time. See Bucket for what its counts are of.
+// Snapshot is the state of a Histogram at one time. See Bucket for the meaning of its counts.
 type Snapshot struct {
 	Counts [Buckets]uint64
-	Sum    time.Duration // of all that was counted
+	Sum    time.Duration // of all durations
 }
 
-// Count is how many were counted.
+// Count returns the number of durations.
 func (s *Snapshot) Count() (n uint64) {
 	for _, c := range s.Counts {
 		n += c
@@ -75,11 +75,11 @@ func (s *Snapshot) Count() (n uint64) {
 	return n
 }
 
-// Add adds n that ended up in the bucket of d, without a part in Sum.
+// Add adds n to the bucket of d, but not to Sum.
 func (s *Snapshot) Add(d time.Duration, n uint64) { s.Counts[Bucket(d)] += n }
 
-// Quantile is what the share q of those counted was no longer than, too long by a bucket at
-// most; 0 when nothing was counted.
+// Quantile returns an upper bound of the quantile q, at most one bucket too long; 0 for an empty
+// histogram.
 func (s *Snapshot) Quantile(q float64) time.Duration {
 	n := s.Count()
 	if n == 0 {
@@ -95,7 +95,7 @@ func (s *Snapshot) Quantile(q float64) time.Duration {
 	return time.Duration(ends[Buckets-1])
 }
 
-// Merge adds what another has counted.
+// Merge adds the counts of other.
 func (s *Snapshot) Merge(other *Snapshot) {
 	for i, n := range other.Counts {
 		s.Counts[i] += n

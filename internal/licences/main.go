@@ -1,10 +1,10 @@
-// Licences lists the modules that this one is built and tested with, each with its version,
-// its licence and what it is for, as docs/licences.md has it.
+// Licences lists the modules that this one is built and tested with, each with its version, licence
+// and purpose, in the form of docs/licences.md.
 //
 //	go run ./internal/licences -w docs/licences.md
 //
-// It reads the LICENSE files of the module cache, and fails at a licence that it doesn't know
-// or that isn't allowed: whoever adds a module sees here what comes with it.
+// It reads the LICENSE files in the module cache, and fails for a licence that it doesn't know or
+// that isn't allowed.
 package main
 
 import (
@@ -45,25 +45,25 @@ func run(out string) error {
 	return os.WriteFile(out, text, 0o644)
 }
 
-// module is one that go.mod requires.
+// module is a module required by go.mod.
 type module struct {
 	Path, Version, Dir string
 
-	licences []string // SPDX's names
-	unknown  string   // a file of a licence that has no name here
-	notice   bool     // a NOTICE file goes with copies
+	licences []string // SPDX identifiers
+	unknown  string   // a file with an unknown licence
+	notice   bool     // it has a NOTICE file, which must accompany copies
 	use      string
 }
 
 // What a module is for.
 const (
 	inCommand  = "command"  // linked into millrace
-	inPackages = "packages" // linked by those who import one of the packages
-	inTests    = "tests"    // and tools; part of nothing that is built
+	inPackages = "packages" // linked by importers of some packages
+	inTests    = "tests"    // and tools; not part of any build
 )
 
-// allowed are the licences that a module may have, and what it may then be for: MPL asks
-// for the source of what is changed, which nothing that is only run by tests is.
+// allowed maps the allowed licences to the permitted purposes: MPL requires publishing modified
+// source, which does not matter for modules used only in tests.
 var allowed = map[string][]string{
 	"Apache-2.0":   {inCommand, inPackages, inTests},
 	"MIT":          {inCommand, inPackages, inTests},
@@ -112,7 +112,7 @@ func modules(dir string) ([]*module, error) {
 	return all, nil
 }
 
-// inCache finds modules in the module cache. What is for another system may not be there yet.
+// inCache finds modules in the module cache. Modules for other systems may be missing.
 func inCache(dir string, paths []string) (all []*module, err error) {
 	for try := 0; ; try++ {
 		out, err := command(dir, append([]string{"list", "-m", "-f", "{{.Path}}\t{{.Version}}\t{{.Dir}}"}, paths...)...)
@@ -139,7 +139,7 @@ func inCache(dir string, paths []string) (all []*module, err error) {
 	}
 }
 
-// uses tells which modules what is built here links, on Linux.
+// uses returns which modules are linked, on Linux.
 func uses(dir string) (map[string]string, error) {
 	all := map[string]string{}
 	for _, x := range []struct{ pattern, use string }{{"./...", inPackages}, {"./cmd/millrace", inCommand}} {
@@ -154,7 +154,7 @@ func uses(dir string) (map[string]string, error) {
 	return all, nil
 }
 
-// command runs the go command, the same for everybody.
+// command runs the go command in a fixed environment.
 func command(dir string, args ...string) ([]byte, error) {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
@@ -198,7 +198,7 @@ func (m *module) read() error {
 	return nil
 }
 
-// licences names the licences that a text holds, as far as it knows them.
+// licences returns the known licences contained in a text.
 func licences(text []byte) (names []string) {
 	s := strings.ToLower(strings.Join(strings.Fields(string(text)), " "))
 	for _, x := range []struct {
@@ -219,10 +219,10 @@ func licences(text []byte) (names []string) {
 	return names
 }
 
-// check says what is wrong with a module.
+// check reports what is wrong with a module.
 func (m *module) check() error {
 	if len(m.licences) == 0 || m.unknown != "" {
-		return fmt.Errorf("%s %s: no licence that is known in %s: read it", m.Path, m.Version, filepath.Join(m.Dir, m.unknown))
+		return fmt.Errorf("%s %s: no known licence in %s: read it", m.Path, m.Version, filepath.Join(m.Dir, m.unknown))
 	}
 	for _, l := range m.licences {
 		if !slices.Contains(allowed[l], m.use) {

@@ -1,9 +1,9 @@
-// Package mask takes passwords and tokens out of what is shown: connection strings of
-// PostgreSQL and NATS in every form, whole or broken, and texts that may quote one.
+// Package mask removes passwords and tokens from text that is shown: connection strings of
+// PostgreSQL and NATS in every form, valid or not, and texts that may quote one.
 //
 //	fmt.Errorf("--db %q: %s", mask.Conn(url), mask.Why(url))
 //
-// Where it can't tell what is secret it hides too much rather than too little.
+// When in doubt it hides too much rather than too little.
 package mask
 
 import (
@@ -12,12 +12,12 @@ import (
 	"strings"
 )
 
-// Hidden stands for what is not shown.
+// Hidden replaces what is not shown.
 const Hidden = "***"
 
 var (
-	// userinfo runs to the last @ of a word: a password may hold any character that
-	// should have been escaped, even / ? # @.
+	// userinfo extends to the last @ of a word: a password may contain any character that should
+	// have been escaped, even / ? # @.
 	userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*)://(\S*)@(\S*)`)
 	// query is one parameter of a URL; its name may be escaped.
 	query = regexp.MustCompile(`([?&])([^=&#\s?]+)=([^&#\s]*)`)
@@ -66,8 +66,8 @@ func Text(s string) string {
 	})
 }
 
-// user shows the name in front of a password. What stands alone is PostgreSQL's user, and
-// a token elsewhere.
+// user returns the name before a password. A name without password is shown for PostgreSQL, where
+// it is a user, and hidden otherwise, as it may be a token.
 func user(scheme, info string) string {
 	name, _, withPassword := strings.Cut(info, ":")
 	switch {
@@ -89,9 +89,8 @@ func Conn(s string) string {
 	return t
 }
 
-// Why says what is wrong with a connection string in the form of a URL, as far as that can
-// be told without its user, password and parameters. "" if those are all that is wrong, or
-// if it is no URL.
+// Why describes what is wrong with a connection string in URL form, as far as possible without its
+// user, password and parameters. It returns "" if only those are wrong, or if it is not a URL.
 func Why(s string) string {
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
@@ -113,7 +112,7 @@ func Why(s string) string {
 	return ""
 }
 
-// Error is err with a text without secrets; errors.Is and As see err. Nil stays nil.
+// Error returns err with a text without secrets; errors.Is and As still work. Nil stays nil.
 func Error(err error) error {
 	if err == nil {
 		return nil

@@ -9,7 +9,7 @@ import (
 
 var element = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]*$`)
 
-// Check reports a path that no module can have.
+// Check reports a path that is not valid for a module.
 func Check(path string) error {
 	for e := range strings.SplitSeq(path, "/") {
 		if !element.MatchString(e) || strings.HasSuffix(e, ".") {

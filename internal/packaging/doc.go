@@ -1,4 +1,3 @@
-// Package packaging holds no code: its tests hold the files around the code to what they
-// promise, such as test.sh, the Makefile's install and release, the Dockerfile and the unit
-// of systemd.
+// Package packaging has only tests, which check the files for building and installing: test.sh, the
+// Makefile's install and release, the Dockerfile and the systemd unit.
 package packaging

@@ -1,10 +1,10 @@
-// Package proctest runs a test binary again as other processes of a test, which can be
-// suspended and killed, and runs it with a bug planted into its package.
+// Package proctest runs a test binary again in other processes of a test, which can be suspended
+// and killed, and runs it with a bug inserted into its package.
 //
 //	func init() { proctest.Role("node", runNode) }
 //
 //	func TestMain(m *testing.M) {
-//		if proctest.Play() { // in such a process: it is over
+//		if proctest.Play() { // in such a process: the role has ended
 //			return
 //		}
 //		os.Exit(m.Run())

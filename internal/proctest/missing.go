@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Missing ends a test that needs what this machine lacks, a program or a package: it is
-// skipped, but where CI is set, which installs all of that, it fails.
+// Missing ends a test that needs a program or package which this machine lacks: the test is
+// skipped, or fails if CI is set, as CI installs everything.
 func Missing(tb testing.TB, why ...any) {
 	tb.Helper()
 	if os.Getenv("CI") != "" {

@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// NATSMessage cuts what a NATS server sends into messages, as a bufio.SplitFunc:
-// a line each; MSG and HMSG say at its end how many bytes follow
+// NATSMessage splits what a NATS server sends into messages, as a bufio.SplitFunc: one on each
+// line; MSG and HMSG end with the number of bytes that follow
 // (https://docs.nats.io/reference/reference-protocols/nats-protocol).
 func NATSMessage(data []byte, _ bool) (int, []byte, error) {
 	line, _, whole := bytes.Cut(data, []byte("\r\n"))
@@ -28,8 +28,8 @@ func NATSMessage(data []byte, _ bool) (int, []byte, error) {
 	return end, data[:end], nil
 }
 
-// Watched tells whether a message is what a watch of a bucket is told, under its own
-// subject. Answers come to an inbox.
+// Watched reports whether a message is for a watch of a bucket, sent under the key's subject.
+// Answers are sent to an inbox.
 func Watched(message []byte) bool {
 	f := bytes.Fields(message[:bytes.IndexByte(message, '\r')])
 	return len(f) > 3 && bytes.HasPrefix(f[1], []byte("$KV."))

@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-// roleEnv names what a process of a test is.
+// roleEnv is the variable with the role of a process of a test.
 const roleEnv = "MILLRACE_TEST_ROLE"
 
 var roles = map[string]func(){}
 
-// Role says what a process of that role does. It is called from init.
+// Role registers the function of a role. It is called from init.
 func Role(name string, run func()) { roles[name] = run }
 
-// Play runs this process's role, if it has one, and tells whether it had. It is called first
-// in TestMain.
+// Play runs this process's role, if it has one, and reports whether it had. Call it first in
+// TestMain.
 func Play() bool {
 	run := roles[os.Getenv(roleEnv)]
 	if run != nil {
@@ -33,7 +33,7 @@ type Part struct {
 	Out *bufio.Reader  // its stdout
 }
 
-// Start starts one, with more environment. It ends with the test.
+// Start starts a process, with additional environment variables. It ends with the test.
 func Start(tb testing.TB, role string, env ...string) *Part {
 	tb.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -55,7 +55,7 @@ func Start(tb testing.TB, role string, env ...string) *Part {
 	return p
 }
 
-// Kill ends the process as SIGKILL does, and waits for its end. It may be called twice.
+// Kill kills the process with SIGKILL, and waits for its end. It may be called twice.
 func (p *Part) Kill() {
 	_ = p.Cmd.Process.Kill()
 	_ = p.Cmd.Wait()

@@ -10,18 +10,18 @@ import (
 	"testing"
 )
 
-// Bug is one that is planted into a file of the package that is tested: code that looks
-// right, in the place of the good code, which stands there once.
+// Bug is a bug to insert into a file of the tested package: plausible but wrong code that replaces
+// correct code, which must occur once.
 type Bug struct {
 	Name, File string
 	Edits      []Edit
 }
 
-// Edit is one of its places.
+// Edit is one replacement.
 type Edit struct{ Good, Bad string }
 
-// Text is the file with the bug. It fails the test if the good code has changed: then the bug
-// is to change with it.
+// Text returns the file with the bug. It fails the test if the correct code has changed: then the
+// bug must be updated.
 func (b Bug) Text(tb testing.TB) string {
 	tb.Helper()
 	file, err := os.ReadFile(b.File)
@@ -31,7 +31,7 @@ func (b Bug) Text(tb testing.TB) string {
 	text := string(file)
 	for _, e := range b.Edits {
 		if n := strings.Count(text, e.Good); n != 1 {
-			tb.Fatalf("%s: the code that the bug replaces stands there %d times, want once:\n%s", b.File, n, e.Good)
+			tb.Fatalf("%s: the code that the bug replaces occurs %d times, want once:\n%s", b.File, n, e.Good)
 		}
 		text = strings.Replace(text, e.Good, e.Bad, 1)
 	}
@@ -39,7 +39,7 @@ func (b Bug) Text(tb testing.TB) string {
 }
 
 // Run builds the package's tests with the bug in a copy of its file, runs them with args, and
-// returns what they print.
+// returns their output.
 func (b Bug) Run(tb testing.TB, args ...string) string {
 	tb.Helper()
 	here, err := os.Getwd()
@@ -60,7 +60,7 @@ func (b Bug) Run(tb testing.TB, args ...string) string {
 	if out, err := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, ".").CombinedOutput(); err != nil {
 		tb.Fatalf("build: %v\n%s", err, out)
 	}
-	out, _ := exec.Command(binary, args...).CombinedOutput() // that it fails is what is hoped for
+	out, _ := exec.Command(binary, args...).CombinedOutput() // it is expected to fail
 	return string(out)
 }
 

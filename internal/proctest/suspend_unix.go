@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// Suspend stops a process, as SIGSTOP does, and waits until it stands still: on a busy machine
-// its threads may run on for some milliseconds. SIGCONT has it go on. Where there is no /proc
-// it does not wait.
+// Suspend stops a process with SIGSTOP and waits until it has stopped: on a busy machine its
+// threads may run for some more milliseconds. Resume it with SIGCONT. Without /proc it does not
+// wait.
 func Suspend(tb testing.TB, p *os.Process) {
 	tb.Helper()
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
@@ -27,7 +27,7 @@ func Suspend(tb testing.TB, p *os.Process) {
 	}
 }
 
-// still tells whether each thread of the process is stopped.
+// still reports whether all threads of the process are stopped.
 func still(pid int) bool {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	for _, file := range files {
@@ -35,7 +35,7 @@ func still(pid int) bool {
 		if err != nil {
 			continue // it has ended
 		}
-		// The state stands behind the name, which may hold anything.
+		// The state follows the name, which may contain any characters.
 		if rest := stat[bytes.LastIndexByte(stat, ')')+1:]; len(rest) > 1 && rest[1] != 'T' && rest[1] != 't' {
 			return false
 		}

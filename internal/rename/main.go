@@ -1,10 +1,10 @@
-// Rename gives the module another path, in every file that names it: imports, go.mod, also
-// those of the modules inside, comments, documents, tests.
+// Rename changes the module's path in every file that names it: imports, go.mod, also in nested
+// modules, comments, documents, tests.
 //
 //	go run ./internal/rename example.com/millrace
 //
-// A name is the path with a slash and one of the module's folders behind it, so neither the
-// command's name nor that of a metric is one.
+// It replaces the path only when a slash and one of the module's folders follow it, so the
+// command's name and metric names are not changed.
 package main
 
 import (
@@ -74,7 +74,7 @@ func rename(dir, to string) (changed int, err error) {
 // names finds and replaces the module's path.
 type names struct {
 	to    string
-	inAny *regexp.Regexp // in front of one of the folders
+	inAny *regexp.Regexp // before one of the folders
 	inMod *regexp.Regexp // by itself, in a go.mod
 	inCmd *regexp.Regexp // by itself, in a go mod edit
 }
@@ -113,7 +113,7 @@ func (n *names) inFile(path string) (changed bool, err error) {
 	if bytes.Equal(was, now) {
 		return false, nil
 	}
-	if filepath.Ext(path) == ".go" { // a longer path may ask for another line or order
+	if filepath.Ext(path) == ".go" { // another path may change the order or alignment
 		if formatted, err := format.Source(now); err == nil {
 			now = formatted
 		}

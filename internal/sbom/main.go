@@ -1,11 +1,11 @@
-// Sbom lists what a Go program is made of, as CycloneDX 1.5 in JSON: the modules that are
-// linked into it, as the program itself says, with their sums and licences, and the standard
+// Sbom lists the components of a Go program, as CycloneDX 1.5 in JSON: the modules that are linked
+// into it, according to its build information, with their checksums and licences, and the standard
 // library.
 //
 //	go run ./internal/sbom -licences docs/licences.md millrace > millrace.cdx.json
 //
-// The same program gives the same bytes: the time is that of its commit, and the serial
-// number is made from the rest.
+// The output is reproducible: the time is that of the commit, and the serial number is derived from
+// the rest.
 package main
 
 import (
@@ -125,7 +125,7 @@ func document(info *debug.BuildInfo, sum string, licences map[string][]string) (
 		}
 		names := licences[m.Path+" "+m.Version]
 		if len(licences) > 0 && names == nil {
-			return nil, fmt.Errorf("%s %s: the page of licences lacks it", m.Path, m.Version)
+			return nil, fmt.Errorf("%s %s: missing from the page of licences", m.Path, m.Version)
 		}
 		c := newComponent("library", m.Path, m.Version, names)
 		if m.Sum != "" {

@@ -1,5 +1,5 @@
-// Package seldom holds log lines back that come too often: what one peer can have written
-// again and again must not fill a disk.
+// Package seldom limits the rate of log lines: lines that a peer can cause repeatedly must not fill
+// a disk.
 package seldom
 
 import (
@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// Every is the least time between two lines.
+// Every is the shortest time between two lines.
 const Every = time.Second
 
-// Line is one place in the code that logs. The zero value is ready. Its methods may be called
-// from any goroutine.
+// Line is one place in the code that logs. The zero value is ready. Its methods may be called from
+// any goroutine.
 type Line struct {
 	mu   sync.Mutex
 	next time.Time // guarded by mu; when a line may be written again
-	held uint64    // guarded by mu; since the last one
+	held uint64    // guarded by mu; lines held back since the last one
 }
 
-// Due says whether the line may be written now; held is how many were held back since the
-// last one that was.
+// Due reports whether a line may be written now; held is how many were held back since the last
+// one.
 func (l *Line) Due() (held uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

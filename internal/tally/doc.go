@@ -2,6 +2,6 @@
 //
 //	go test -tags tally ./engine/frametest
 //
-// In any other build its Mutex is sync.Mutex, and Note is nothing. It is for the locks on
-// the way of a frame, of which there must not be more the more loops there are.
+// In any other build Mutex is sync.Mutex, and Note does nothing. It is for the locks taken for each
+// frame, whose number must not grow with the number of loops.
 package tally

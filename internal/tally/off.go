@@ -4,21 +4,21 @@ package tally
 
 import "sync"
 
-// On tells whether anything is counted.
+// On reports whether anything is counted.
 const On = false
 
 // Mutex is a sync.Mutex.
 type Mutex = sync.Mutex
 
-// Note counts one write to memory that many share, under that name.
+// Note counts one write to shared memory, under the given name.
 func Note(string) {}
 
-// Reset forgets what has been counted.
+// Reset resets all counts.
 func Reset() {}
 
-// Read returns what has been counted since, by the function that it happened in or the name
-// that Note was given.
+// Read returns the counts since the last Reset, by function or by the name given to Note.
 func Read() map[string]Count { return nil }
 
-// Count is how often something happened, and how often it had to wait for somebody else.
+// Count is how often a lock was taken or memory written, and how often a goroutine had to wait for
+// it.
 type Count struct{ Times, Waited int64 }

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 )
 
-// On tells whether anything is counted.
+// On reports whether anything is counted.
 const On = true
 
 // Mutex is a sync.Mutex that counts.
@@ -27,7 +27,7 @@ func (m *Mutex) Lock() {
 
 func (m *Mutex) Unlock() { m.mu.Unlock() }
 
-// Note counts one write to memory that many share, under that name.
+// Note counts one write to shared memory, under the given name.
 func Note(name string) { at(&names, name).times.Add(1) }
 
 // counted is what was counted under one key.
@@ -43,14 +43,13 @@ func at(m *sync.Map, key any) *counted {
 	return c.(*counted)
 }
 
-// Reset forgets what has been counted.
+// Reset resets all counts.
 func Reset() {
 	sites.Clear()
 	names.Clear()
 }
 
-// Read returns what has been counted since, by the function that it happened in or the name
-// that Note was given.
+// Read returns the counts since the last Reset, by function or by the name given to Note.
 func Read() map[string]Count {
 	all := map[string]Count{}
 	add := func(name string, c *counted) {
@@ -71,5 +70,6 @@ func Read() map[string]Count {
 	return all
 }
 
-// Count is how often something happened, and how often it had to wait for somebody else.
+// Count is how often a lock was taken or memory written, and how often a goroutine had to wait for
+// it.
 type Count struct{ Times, Waited int64 }

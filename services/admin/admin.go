@@ -18,72 +18,71 @@ import (
 	"millrace/timerwheel"
 )
 
-// Config sets up a Door. Zero fields mean the defaults.
+// Config configures a Door. Zero fields mean the defaults.
 type Config struct {
-	// Addr is where it listens: HOST:PORT, port 0 for a free one, or unix:///PATH.
+	// Addr is the address to listen on: HOST:PORT, port 0 for a free one, or unix:///PATH.
 	Addr string
-	// Token is what every request must bring (Authorization: Bearer). Empty: none, and HOST
-	// must be a loopback address.
+	// Token is required in every request (Authorization: Bearer). If empty, no token is required,
+	// and HOST must be a loopback address.
 	Token string
 
-	// Server is what it tells of. It must have been started when the Door is.
+	// Server is the server that is shown. It must be started before the Door.
 	Server *engine.Server
-	// Controller tells of handles, and of sessions that have ended; nil: nobody does.
+	// Controller provides data about handles and closed sessions; nil for none.
 	Controller *services.Controller
-	// Timers; nil: there are none.
+	// Timers provides data about timers; nil for none.
 	Timers *timerwheel.Service
-	// DB, Cache and Cluster return snapshots, structs of counters (uint64) and present values
-	// (int), such as dbasync.Stats and services.CacheStats; nil: there is none.
+	// DB, Cache and Cluster return snapshots: structs of counters (uint64) and current values
+	// (int), such as dbasync.Stats and services.CacheStats; nil for none.
 	DB, Cache, Cluster func() any
-	// Checks are what the process needs to be ready, beside a server that does not drain.
+	// Checks must succeed for the process to be ready, in addition to the server not draining.
 	Checks []Check
-	// Limits are further ones for /limits and /metrics; nil: none.
+	// Limits returns further limits for /limits and /metrics; nil for none.
 	Limits func() []Limit
-	// Settings are /config's; nil: those of Server.
+	// Settings are shown by /config; nil means those of Server.
 	Settings Settings
-	// SessionID names a session for good, among all processes; nil: by a random number of
-	// this process and the session's own ID.
+	// SessionID returns a name for a session that is unique among all processes for all time; nil
+	// means a random number of this process and the session's ID.
 	SessionID func(*engine.Session) string
-	// Node is what the page calls this server; empty: the name of the machine.
+	// Node is the server's name on the live page; the default is the host name.
 	Node string
-	// Events are the last ones of a session, oldest first, as /sessions/ID is to show them;
-	// nil: none are kept.
+	// Events returns the recent events of a session, oldest first, for /sessions/ID; nil for none.
 	Events func(engine.ID) any
 
 	Write bool // allow POST
 	Pprof bool // serve /debug/pprof
-	// Trace keeps the last of runtime/trace for so long, at least, which costs the process a
-	// few percent; 0: /trace records when it is asked, for a second.
+	// Trace keeps at least this much of the most recent runtime/trace, which costs the process a
+	// few percent of CPU; with 0, /trace records for a second when requested.
 	Trace time.Duration
-	// DrainTimeout is what a drain has; what is left then is cut off. 0: nothing is.
+	// DrainTimeout limits a drain; remaining sessions are closed then. 0 means no limit.
 	DrainTimeout time.Duration
 
-	MaxClients int           // connections served at a time; 16
-	Timeout    time.Duration // for a request to come, for the next on its connection, and for an answer to be read; 5 s
-	MaxList    int           // sessions in one answer; 1,000
-	MaxClosed  int           // sessions that have ended and are remembered; 256
+	MaxClients int           // connections served at a time; default 16
+	Timeout    time.Duration // to read a request, to wait for the next one, and to write an answer; default 5 s
+	MaxList    int           // sessions in one answer; default 1,000
+	MaxClosed  int           // closed sessions that are remembered; default 256
 	Logger     *slog.Logger  // nil: slog.Default()
 }
 
-// Check is something that the process needs.
+// Check is a condition for the process to be ready.
 type Check struct {
 	Name  string       // as "database"
-	Ready func() error // nil when it is there. It must not block
+	Ready func() error // returns nil if it is met; must not block
 }
 
-// Limit is how near something is to its limit.
+// Limit is a limit and how much of it is used.
 type Limit struct {
-	Name string  `json:"limit"` // of the flag or field, as "max-conns"
+	Name string  `json:"limit"` // name of the flag or field, such as "max-conns"
 	Used float64 `json:"used"`
-	Max  float64 `json:"max"`           // 0: there is none
-	Who  string  `json:"who,omitempty"` // the session that this is of, where each has its own
+	Max  float64 `json:"max"`           // 0: no limit
+	Who  string  `json:"who,omitempty"` // the session, if each session has its own
 }
 
-// Settings are what /config shows and changes.
+// Settings are the settings that /config shows and changes.
 type Settings interface {
-	// All returns them by name, without secrets.
+	// All returns the settings by name, without secrets.
 	All() map[string]any
-	// Set changes some while the process runs, all of them or, with an error, none.
+	// Set changes settings while the process runs: all of them or, if it returns an error, none.
 	Set(values map[string]string) error
 }
 
@@ -124,12 +123,12 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// Door is the operator's door. It is a services.Service.
+// Door is the admin server. It is a services.Service.
 type Door struct {
 	cfg     Config
 	addr    address
-	token   [sha256.Size]byte // of Config.Token
-	name    string            // of this process, among others
+	token   [sha256.Size]byte // hash of Config.Token
+	name    string            // unique name of this process
 	closed  closedRing
 	watcher watcher
 	http    *http.Server
@@ -137,25 +136,25 @@ type Door struct {
 	paths   map[string]endpoint
 
 	clients atomic.Int64  // connections that are open
-	refused atomic.Uint64 // requests
+	refused atomic.Uint64 // refused requests
 
 	mu      sync.Mutex
 	running bool         // guarded by mu
-	ln      net.Listener // guarded by mu; nil: not started
+	ln      net.Listener // guarded by mu; nil before Start
 	serving sync.WaitGroup
 	trace   tracer
 }
 
 var _ services.Service = (*Door)(nil)
 
-// CheckAddr tells what is wrong with a Config.Addr; token: there will be one.
+// CheckAddr checks a Config.Addr. token says whether a token will be set.
 func CheckAddr(addr string, token bool) error {
 	_, err := parseAddr(addr, token)
 	return err
 }
 
-// New checks the settings and starts nothing. Its error tells every fault. A Controller is
-// asked to tell of the sessions that end from now on.
+// New checks the settings and starts nothing. Its error lists every fault. It registers a hook with
+// the Controller to record sessions that close.
 func New(cfg Config) (*Door, error) {
 	cfg = cfg.withDefaults()
 	addr, err := parseAddr(cfg.Addr, cfg.Token != "")
@@ -176,12 +175,12 @@ func New(cfg Config) (*Door, error) {
 	return d, nil
 }
 
-// Start listens and serves. An address in use is an error that is syscall.EADDRINUSE.
+// Start listens and serves. If the address is in use, the error is syscall.EADDRINUSE.
 func (d *Door) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ln != nil {
-		return errors.New("admin: started before")
+		return errors.New("admin: already started")
 	}
 	ln, err := d.addr.listen(ctx)
 	if err != nil {
@@ -204,13 +203,13 @@ func (d *Door) Start(ctx context.Context) error {
 		d.running = false
 		d.mu.Unlock()
 		if !errors.Is(err, http.ErrServerClosed) {
-			d.cfg.Logger.Error("admin: the door has closed", "err", err)
+			d.cfg.Logger.Error("admin: the server failed", "err", err)
 		}
 	})
 	return nil
 }
 
-// Stop closes the door: requests under way are waited for until ctx ends.
+// Stop stops the server: it waits for requests in progress until ctx ends.
 func (d *Door) Stop(ctx context.Context) error {
 	d.mu.Lock()
 	srv := d.http
@@ -228,15 +227,15 @@ func (d *Door) Stop(ctx context.Context) error {
 	return err
 }
 
-// Running tells whether it serves.
+// Running reports whether the server serves requests.
 func (d *Door) Running() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.running
 }
 
-// Addr is where it listens, with the port that was bound: HOST:PORT or unix:///PATH. Before
-// Start it is as it was given.
+// Addr returns the address, with the bound port: HOST:PORT or unix:///PATH. Before Start it returns
+// the configured address.
 func (d *Door) Addr() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Client asks a Door. Any goroutine may use it.
+// Client sends requests to a Door. Any goroutine may use it.
 //
 //	c, err := admin.NewClient("127.0.0.1:7070", "")
 //	var list admin.Sessions
@@ -26,7 +26,7 @@ type Client struct {
 // StatusError is an answer other than 200.
 type StatusError struct {
 	Status int
-	Text   string // what the door says
+	Text   string // the server's explanation
 }
 
 func (e *StatusError) Error() string { return fmt.Sprintf("%d: %s", e.Status, e.Text) }
@@ -34,7 +34,7 @@ func (e *StatusError) Error() string { return fmt.Sprintf("%d: %s", e.Status, e.
 // maxAnswer is the longest answer that a Client reads, in bytes.
 const maxAnswer = 64 << 20
 
-// NewClient makes one for HOST:PORT or unix:///PATH. It connects when it is asked something.
+// NewClient returns a client for HOST:PORT or unix:///PATH. It connects with the first request.
 func NewClient(addr, token string) (*Client, error) {
 	c := &Client{token: token, http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	t := &http.Transport{MaxIdleConns: 1, MaxConnsPerHost: 2}
@@ -58,13 +58,13 @@ func NewClient(addr, token string) (*Client, error) {
 	return c, nil
 }
 
-// Get asks for a path, and reads the answer into v if that is not nil: JSON, or all of it
-// into a *[]byte. A *StatusError says that the door refused.
+// Get requests a path, and decodes the answer into v if that is not nil: JSON, or the unchanged
+// bytes into a *[]byte. A *StatusError means that the server refused the request.
 func (c *Client) Get(ctx context.Context, path string, v any) error {
 	return c.do(ctx, http.MethodGet, path, nil, v)
 }
 
-// Post has something changed; body, if not nil, is sent as JSON.
+// Post sends a change; body, if not nil, is sent as JSON.
 func (c *Client) Post(ctx context.Context, path string, body, v any) error {
 	return c.do(ctx, http.MethodPost, path, body, v)
 }
@@ -111,13 +111,13 @@ func (c *Client) do(ctx context.Context, method, path string, body, v any) error
 	}
 }
 
-// statusError reads what a refusal says.
+// statusError decodes a refusal.
 func statusError(status int, b []byte) error {
 	var said struct {
 		Error   string   `json:"error"`
 		Reasons []string `json:"reasons"`
 	}
-	_ = json.Unmarshal(b, &said) // of another server it says nothing
+	_ = json.Unmarshal(b, &said) // empty if it is not an admin server
 	text := said.Error
 	if text == "" {
 		text = strings.Join(said.Reasons, "; ")
@@ -128,5 +128,5 @@ func statusError(status int, b []byte) error {
 	return &StatusError{status, text}
 }
 
-// Close ends the idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

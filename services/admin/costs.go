@@ -11,57 +11,59 @@ import (
 	"millrace/services/admin/live"
 )
 
-// Costs is /costs: who took the time of callbacks and writes to sockets, in the last ?seconds=.
-// Times are in seconds. Each list has those that took most first, and ?limit= at most.
+// Costs is the answer of /costs: what used the time of callbacks and writes to sockets in the last
+// ?seconds=. Times are in seconds. Each list is sorted by time, largest first, and has at most
+// ?limit= entries.
 type Costs struct {
-	Counted  bool          `json:"counted"` // false: nobody keeps account, and all else is 0
-	Seconds  float64       `json:"seconds"` // how long it was looked at
+	Counted  bool          `json:"counted"` // false: accounting is off, and everything else is 0
+	Seconds  float64       `json:"seconds"` // duration of the measurement
 	Process  float64       `json:"process"` // CPU time of the whole process
 	Busy     float64       `json:"busy"`    // of all callbacks and writes
-	Closed   float64       `json:"closed"`  // of it that of sessions that have closed
+	Closed   float64       `json:"closed"`  // part of Busy used by sessions that have closed
 	Sessions []SessionCost `json:"sessions"`
 	Handles  []HandleCost  `json:"handles"`
 	Tags     []TagCost     `json:"tags"`
 }
 
-// SessionCost is what one session took.
+// SessionCost is the time used by one session.
 type SessionCost struct {
 	Session string  `json:"session"` // INDEX.ROUND
-	Addr    string  `json:"addr"`    // empty: it has gone
+	Addr    string  `json:"addr"`    // empty if it has closed
 	Tag     string  `json:"tag"`
 	Seconds float64 `json:"seconds"`
 }
 
-// HandleCost is what the requests of one handle took; see handleOf.
+// HandleCost is the time used by the requests of one handle; see handleOf.
 type HandleCost struct {
 	Handle  string  `json:"handle"`
 	Seconds float64 `json:"seconds"`
 }
 
-// TagCost is what the sessions with one tag took.
+// TagCost is the time used by the sessions with one tag.
 type TagCost struct {
 	Tag     string  `json:"tag"`
 	Seconds float64 `json:"seconds"`
 }
 
 const (
-	// noHandle is what no request took: other callbacks, functions given to sessions, writes.
+	// noHandle is the time used outside of requests: other callbacks, functions submitted to
+	// sessions, writes.
 	noHandle = "none"
-	maxTag   = 64 // bytes of a tag that are shown
+	maxTag   = 64 // most bytes shown of a tag
 	topCosts = 10 // entries of each list of /live
 )
 
-// counted tells whether the server keeps account of what sessions cost.
+// counted reports whether the server accounts what sessions cost.
 func (d *Door) counted() bool {
 	c := d.cfg.Server.Config()
 	return c.Costs || c.SessionCPU > 0
 }
 
-// notCounted is what is said where cost is asked for and nobody keeps account.
-const notCounted = "nobody counts what sessions cost: start the server with --costs"
+// notCounted is the error when costs are requested and accounting is off.
+const notCounted = "the costs of sessions are not accounted: start the server with --costs"
 
-// handleOf names an account: MAIN/SUB, noHandle, or otherHandle for those together that are
-// no handles, or too many.
+// handleOf names an account: MAIN/SUB, noHandle, or otherHandle for unknown handles and those
+// beyond the limit.
 func handleOf(c engine.HandleCost) string {
 	switch {
 	case c.Other:
@@ -72,7 +74,7 @@ func handleOf(c engine.HandleCost) string {
 	return handleText(uint32(c.Main)<<16 | uint32(c.Sub))
 }
 
-// tagText is a tag as text of a bounded length.
+// tagText returns a tag as text of limited length.
 func tagText(tag string) string {
 	if len(tag) > maxTag {
 		tag = tag[:maxTag]
@@ -80,7 +82,7 @@ func tagText(tag string) string {
 	return strings.ToValidUTF8(tag, "\ufffd")
 }
 
-// addrOf is where a session's peer is; empty: it has gone.
+// addrOf returns the address of a session's peer; empty if it has closed.
 func (d *Door) addrOf(id engine.ID) string {
 	if s := d.cfg.Server.Session(id); s != nil {
 		return s.RemoteAddr().String()
@@ -88,7 +90,7 @@ func (d *Door) addrOf(id engine.ID) string {
 	return ""
 }
 
-// costs is GET /costs: it looks twice, ?seconds=1 apart.
+// costs is GET /costs: it takes two readings, ?seconds=1 apart.
 func costs(r *request) (any, error) {
 	limit, err := r.number("limit", topCosts)
 	if err != nil {
@@ -108,7 +110,7 @@ func costs(r *request) (any, error) {
 	select {
 	case <-t.C:
 	case <-r.Context().Done():
-		return nil, &refusal{http.StatusServiceUnavailable, "the client left"}
+		return nil, &refusal{http.StatusServiceUnavailable, "the client disconnected"}
 	}
 	c := reader.Next(min(limit, r.d.cfg.MaxList))
 	out.Seconds, out.Process, out.Busy, out.Closed = c.For.Seconds(), c.Process.Seconds(), c.Busy.Seconds(), c.Closed.Seconds()
@@ -124,12 +126,12 @@ func costs(r *request) (any, error) {
 	return out, nil
 }
 
-// costWatch reads the costs for /live while somebody watches. The sampler's goroutine only.
+// costWatch reads the costs for /live while somebody watches. Used by the sampler's goroutine only.
 type costWatch struct {
-	reader *engine.CostReader // nil: nobody has watched
+	reader *engine.CostReader // nil before the first use
 }
 
-// read is what was spent since the sample before; nil: nobody keeps account.
+// read returns what was used since the previous sample; nil if accounting is off.
 func (w *costWatch) read(d *Door, watched bool) *live.Costs {
 	switch {
 	case !d.counted():
@@ -156,14 +158,14 @@ func (w *costWatch) read(d *Door, watched bool) *live.Costs {
 	return out
 }
 
-// labels are the values of a label that have metrics of their own: the first that come, so
-// that a counter only grows. What comes later is one with the others.
+// labels are the values of a label that have their own metrics: the first ones to appear, so that
+// each counter only grows. Later values share one.
 type labels struct {
 	most int
 	seen []string
 }
 
-// of is the label for a name.
+// of returns the label for a name.
 func (l *labels) of(name string) string {
 	if !slices.Contains(l.seen, name) {
 		if len(l.seen) >= l.most {
@@ -174,14 +176,14 @@ func (l *labels) of(name string) string {
 	return name
 }
 
-// costs puts what handles and tags have cost since the server began.
+// costs writes the costs of handles and tags since the server started.
 func (s sink) costs() {
 	d := s.c.d
 	if !d.counted() {
 		return
 	}
 	c := d.cfg.Server.Costs()
-	// In an order of their own, so that it is not chance which of too many are named.
+	// In a fixed order, so that the choice among too many is deterministic.
 	slices.SortFunc(c.Handles, func(a, b engine.HandleCost) int {
 		return cmp.Or(cmp.Compare(a.Main, b.Main), cmp.Compare(a.Sub, b.Sub))
 	})

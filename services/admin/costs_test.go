@@ -240,7 +240,7 @@ func TestStallsAndNearMissesAreListed(t *testing.T) {
 		return nil
 	}
 	v := r.live("", "both in the log", func(v *admin.Live) bool {
-		return find(v, live.Stalled, "7/2 held a worker up for ") != nil && find(v, live.Near, "max-conns: 9 of 10, ") != nil
+		return find(v, live.Stalled, "7/2 blocked a worker for ") != nil && find(v, live.Near, "max-conns: 9 of 10, ") != nil
 	})
 	if e := find(&v, live.Stalled, "7/2"); e.At != s.At.UnixMilli() || e.Level != live.Bad || !strings.Contains(e.Text, ", of "+s.Session+" of "+s.Addr) || !strings.Contains(e.Text, ", at ") {
 		t.Errorf("the log: %s, the stall: %s", pretty(e), pretty(s))
@@ -249,7 +249,7 @@ func TestStallsAndNearMissesAreListed(t *testing.T) {
 		t.Errorf("the log: %s, the near miss: %s", pretty(e), pretty(nm.Near[0]))
 	}
 	v = r.live(fmt.Sprintf("since=%d", v.Seq), "two seconds later", func(l *admin.Live) bool { return l.Seq >= v.Seq+2 })
-	for _, text := range []string{"7/2 held a worker up", "max-conns: 9 of 10"} {
+	for _, text := range []string{"7/2 blocked a worker", "max-conns: 9 of 10"} {
 		told := 0
 		for _, e := range v.Events {
 			if strings.HasPrefix(e.Text, text) && (e.Kind == live.Stalled || e.Kind == live.Near) {

@@ -4,5 +4,5 @@ package admin
 
 import "time"
 
-// processCPU is not known here.
+// processCPU is not available on this system.
 func processCPU() time.Duration { return 0 }

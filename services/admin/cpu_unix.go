@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// processCPU is the CPU time that this process has taken, the kernel's part included.
+// processCPU returns the CPU time used by this process, including system time.
 func processCPU() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

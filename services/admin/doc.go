@@ -1,6 +1,5 @@
-// Package admin is the operator's door of a server: a small HTTP server that tells whether
-// the process is well and what it does, and, where that is allowed, drains it, kicks
-// sessions and changes settings.
+// Package admin is the admin server: a small HTTP server that shows whether the process is healthy
+// and what it does and, if allowed, drains it, kicks sessions and changes settings.
 //
 //	door, err := admin.New(admin.Config{Addr: "127.0.0.1:7070", Server: m.TCP(), Controller: m.Controller(), Timers: m.Timers()})
 //	if err != nil { … }
@@ -10,39 +9,38 @@
 // # What it serves
 //
 //	/                        the live page: see package page
-//	/live                    what it shows, as JSON: see Live
-//	/healthz                 200 while the loops tick; what the process depends on has no say
+//	/live                    the data of the live page, as JSON: see Live
+//	/healthz                 200 while the loops tick, whatever the state of the database or cluster
 //	/readyz                  200, or 503 with the reasons
 //	/metrics                 Prometheus's text or protocol buffers, names millrace_…
 //	/stats                   counters of the server as a whole
 //	/sessions                ?limit=, ?sort=, ?q= (part of an address or ID), ?closed=1
-//	/sessions/INDEX.ROUND    one of them; POST …/kick ends it
+//	/sessions/INDEX.ROUND    one session; POST …/kick closes it
 //	/loops /handles /pool /timers /db /cache /cluster /limits
-//	/costs                   ?seconds=1, ?limit=: which sessions, handles and tags took the time
-//	/stalls /near            ?limit=: the last stalls, and limits that came within a tenth
+//	/costs                   ?seconds=1, ?limit=: which sessions, handles and tags use CPU time
+//	/stalls /near            ?limit=: the last stalls, and limits that were nearly reached
 //	/config                  the settings; POST changes some
 //	/drain /undrain          POST
-//	/trace                   what the runtime has traced lately, for go tool trace
+//	/trace                   the most recent execution trace, for go tool trace
 //	/debug/pprof             with Config.Pprof
 //
-// Answers are JSON where nothing else is said; refusals have an "error". What changes
-// something is POST and needs Config.Write.
+// Answers are JSON unless stated otherwise; refusals have an "error" field. Changes use POST and
+// need Config.Write.
 //
-// # Who may come in
+// # Access
 //
-// It listens on a loopback address or on a unix socket of mode 0600; on others only with
-// Config.Token, which every request must then bring. A request whose Host or Origin is not
-// the door's own is refused, so that no web page can reach it through a browser of this
-// machine. Loopback is open to every user of the machine: without a token they can read,
-// but only this process's user and root can change anything, see profiles or traces. At
-// most Config.MaxClients connections are served at a time; further ones wait.
+// It listens on a loopback address or on a unix socket of mode 0600; on other addresses only with
+// Config.Token, which every request must then contain. A request with a foreign Host or Origin is
+// refused, so that no web page can reach the server through a browser on this machine. Every user
+// of the machine can connect to loopback: without a token they can read, but only this process's
+// user and root can change anything, or get profiles or traces. At most Config.MaxClients
+// connections are served at a time; others wait.
 //
-// # What it costs
+// # Cost
 //
-// Between two requests: a look at the counters a second, for /live, and what is remembered of
-// sessions that have ended. While somebody watches, that look takes in each session, and
-// 50 bytes for each where the server keeps account of costs.
-// A request reads counters that are there anyway; /sessions and /metrics look at each
-// session once, /costs twice. Nothing here runs on a loop but for /sessions/INDEX.ROUND. All of it is
-// safe for any goroutine; Start and Stop block.
+// Between requests it reads the counters once a second, for /live, and remembers closed sessions.
+// While somebody watches, it also reads each session, and keeps 50 bytes for each if the server
+// accounts costs. A request reads existing counters; /sessions and /metrics read each session once,
+// /costs twice. Nothing runs on a loop, except for /sessions/INDEX.ROUND. All methods are safe for
+// any goroutine; Start and Stop block.
 package admin

@@ -8,7 +8,7 @@ import (
 	"millrace/services/admin/live"
 )
 
-// maxRate is the most sessions told in a second that may be asked for.
+// maxRate is the highest rate of a drain that may be requested, in sessions per second.
 const maxRate = 1 << 24
 
 // drain is POST /drain?rate=N.
@@ -26,7 +26,7 @@ func drain(r *request) (any, error) {
 		r.d.cfg.Logger.Info("admin: drain begun", "rate", rate, "timeout", r.d.cfg.DrainTimeout)
 		r.d.Event(live.Info, "drain", "begun by an operator")
 	case !errors.Is(err, engine.ErrDraining):
-		return nil, &refusal{http.StatusConflict, "the server does not run"}
+		return nil, &refusal{http.StatusConflict, "the server is not running"}
 	}
 	return map[string]any{"draining": true, "begun": err == nil}, nil
 }
@@ -36,11 +36,11 @@ func undrain(r *request) (any, error) {
 	srv := r.d.cfg.Server
 	was := srv.Draining()
 	if err := srv.Undrain(); err != nil {
-		return nil, &refusal{http.StatusConflict, "the server stops: that can't be taken back"}
+		return nil, &refusal{http.StatusConflict, "the server is stopping: this can't be cancelled"}
 	}
 	if was {
-		r.d.cfg.Logger.Info("admin: drain taken back")
-		r.d.Event(live.Info, "drain", "taken back by an operator")
+		r.d.cfg.Logger.Info("admin: drain cancelled")
+		r.d.Event(live.Info, "drain", "cancelled by an operator")
 	}
 	return map[string]any{"draining": srv.Draining()}, nil
 }

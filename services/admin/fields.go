@@ -10,20 +10,20 @@ import (
 	"millrace/timerwheel"
 )
 
-// field is one figure of a snapshot such as engine.Stats.
+// field is one number of a snapshot such as engine.Stats.
 type field struct {
-	path    string // in Go, as "Doors.Handshakes"
-	name    string // as "doors_handshakes"
-	counter bool   // it only grows: a uint64
+	path    string // in Go, such as "Doors.Handshakes"
+	name    string // such as "doors_handshakes"
+	counter bool   // only grows: a uint64
 	value   float64
 	json    any
-	by      map[string]float64 // of a map: by its keys' texts; value is not set then
-	hist    *hist.Snapshot     // of a histogram; neither is
+	by      map[string]float64 // for a map, by the text of the keys; value is unset
+	hist    *hist.Snapshot     // for a histogram; value and by are unset
 }
 
-// fields are the figures of a snapshot: of a struct, by its fields. In all of the project's
-// packages a uint64 counts, and an int is how it is now. Times are in seconds, and named so.
-// Slices are left out.
+// fields returns the numbers of a snapshot, by the fields of the struct. In all of the project's
+// packages a uint64 is a counter, and an int a current value. Times are in seconds, and named
+// accordingly. Slices are omitted.
 func fields(v any) []field {
 	if v == nil {
 		return nil
@@ -68,7 +68,7 @@ func fieldsOf(v reflect.Value, path, name string) (all []field) {
 	return all
 }
 
-// figure is what a value says; its name is what is put behind the field's.
+// figure converts a value; its name is a suffix of the field's name.
 func figure(x reflect.Value) (f field, ok bool) {
 	if d, is := x.Interface().(time.Duration); is {
 		return field{name: "_seconds", value: d.Seconds(), json: d.Seconds()}, true
@@ -105,7 +105,7 @@ func figure(x reflect.Value) (f field, ok bool) {
 	return f, true
 }
 
-// histogramOf is v as a histogram of ours; nil: it is none.
+// histogramOf returns v as a histogram; nil if it is none.
 func histogramOf(v any) *hist.Snapshot {
 	switch h := v.(type) {
 	case hist.Snapshot:
@@ -121,7 +121,7 @@ func histogramOf(v any) *hist.Snapshot {
 	return nil
 }
 
-// Quantiles is a histogram in short, in seconds.
+// Quantiles summarizes a histogram, in seconds.
 type Quantiles struct {
 	Count uint64  `json:"count"`
 	Sum   float64 `json:"sum"`
@@ -136,7 +136,7 @@ func quantiles(h *hist.Snapshot) Quantiles {
 	return Quantiles{h.Count(), h.Sum.Seconds(), at(0.5), at(0.9), at(0.99), at(1)}
 }
 
-// object is a snapshot as a JSON object.
+// object returns a snapshot as a JSON object.
 func object(v any) map[string]any {
 	out := map[string]any{}
 	for _, f := range fields(v) {
@@ -145,7 +145,7 @@ func object(v any) map[string]any {
 	return out
 }
 
-// snake writes FramesIn as frames_in, and MaxConnsPerIP as max_conns_per_ip.
+// snake converts FramesIn to frames_in, and MaxConnsPerIP to max_conns_per_ip.
 func snake(s string) string {
 	var out []rune
 	in := []rune(s)

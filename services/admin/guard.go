@@ -14,7 +14,7 @@ import (
 	"millrace/services/admin/page"
 )
 
-// refusal is why a request is not served.
+// refusal is the reason why a request is not served.
 type refusal struct {
 	status int
 	text   string
@@ -22,16 +22,16 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.text }
 
-// ServeHTTP serves one request, or refuses it: for want of the token (401), for its Host or
-// Origin (403), as there is no such thing (404), as the method is wrong (405), and as it
-// would change something (403), in this order.
+// ServeHTTP serves a request, or refuses it: because of a missing token (401), a foreign Host or
+// Origin (403), an unknown path (404), a wrong method (405), or because changes are not allowed
+// (403), checked in this order.
 func (d *Door) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r := &request{d: d, w: &limitedWriter{ResponseWriter: w, timeout: d.cfg.Timeout}, Request: req}
 	if err := d.admit(r); err != nil {
 		var no *refusal
 		if errors.As(err, &no) && no.status == http.StatusUnauthorized && r.URL.Path == "/" && r.Method == http.MethodGet {
 			d.refused.Add(1)
-			page.Serve(r.w, no.status) // which asks its reader for the token
+			page.Serve(r.w, no.status) // the page asks its user for the token
 			return
 		}
 		r.fail(err)
@@ -42,7 +42,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// admit looks at who asks, before it is looked at what for.
+// admit checks who sends a request, before its path is looked at.
 func (d *Door) admit(r *request) error {
 	if d.cfg.Token != "" && !d.hasToken(r.Header.Values("Authorization")) {
 		r.w.Header().Set("WWW-Authenticate", "Bearer")
@@ -53,20 +53,20 @@ func (d *Door) admit(r *request) error {
 		return &refusal{http.StatusBadRequest, "no Host"}
 	}
 	if !d.addr.isHost(r.Host, local) {
-		return &refusal{http.StatusForbidden, "the Host is not this server's"}
+		return &refusal{http.StatusForbidden, "the Host is not this server"}
 	}
 	origins := r.Header.Values("Origin")
 	if len(origins) > 1 || len(origins) == 1 && !d.addr.isOrigin(origins[0], local) {
-		return &refusal{http.StatusForbidden, "the Origin is another one's"}
+		return &refusal{http.StatusForbidden, "the Origin is not this server"}
 	}
-	// A page elsewhere that has this machine's browser fetch something without an Origin.
+	// A foreign page that makes this machine's browser fetch something without an Origin.
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") != "navigate" {
-		return &refusal{http.StatusForbidden, "the request is another page's"}
+		return &refusal{http.StatusForbidden, "the request is from a foreign page"}
 	}
 	return nil
 }
 
-// hasToken takes as long for a wrong token as for the right one.
+// hasToken compares in constant time.
 func (d *Door) hasToken(headers []string) bool {
 	if len(headers) != 1 {
 		return false
@@ -76,8 +76,8 @@ func (d *Door) hasToken(headers []string) bool {
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(sum[:], d.token[:]) == 1
 }
 
-// isHost tells whether a request's Host is the address that was told, localhost or a
-// loopback address, with its port. local is the connection's own address.
+// isHost reports whether a request's Host is the configured address, localhost or a loopback
+// address, with its port. local is the connection's local address.
 func (a address) isHost(host string, local net.Addr) bool {
 	name, port, err := net.SplitHostPort(host)
 	if err != nil {
@@ -86,7 +86,7 @@ func (a address) isHost(host string, local net.Addr) bool {
 	ip, notIP := netip.ParseAddr(name)
 	near := strings.EqualFold(name, "localhost") || notIP == nil && ip.Unmap().IsLoopback()
 	if a.path != "" {
-		return near || name == "unix" // a path is no Host, and has no port
+		return near || name == "unix" // a unix socket has no port
 	}
 	tcp, ok := local.(*net.TCPAddr)
 	if !ok || port != portText(tcp) {
@@ -102,27 +102,27 @@ func (a address) isHost(host string, local net.Addr) bool {
 	if a.host != "" && !told.IsUnspecified() {
 		return ip.Unmap() == told.Unmap()
 	}
-	return ip.Unmap() == tcp.AddrPort().Addr().Unmap() // all addresses were told: the one that was asked
+	return ip.Unmap() == tcp.AddrPort().Addr().Unmap() // listening on all addresses: the one connected to
 }
 
 func portText(a *net.TCPAddr) string { _, port, _ := net.SplitHostPort(a.String()); return port }
 
-// isOrigin tells whether a page may ask: one that this door has served.
+// isOrigin reports whether a page may send requests: only one served by this server.
 func (a address) isOrigin(origin string, local net.Addr) bool {
 	u, err := url.Parse(origin)
 	return err == nil && u.Scheme == "http" && u.User == nil && u.Path == "" && u.RawQuery == "" && u.Fragment == "" && u.Host != "" && a.isHost(u.Host, local)
 }
 
-// mayChange tells whether a request may change something, or see what others should not.
+// mayChange reports whether a request may change something, or get what other users must not see.
 func (d *Door) mayChange(r *request) error {
 	if !d.cfg.Write {
-		return &refusal{http.StatusForbidden, "nothing can be changed here: start with --admin-write"}
+		return &refusal{http.StatusForbidden, "changes are not allowed: start with --admin-write"}
 	}
 	return d.ownUser(r)
 }
 
-// ownUser refuses other users of this machine where nothing else tells them from the
-// operator: over TCP without a token.
+// ownUser refuses other users of this machine if nothing else identifies the operator: over TCP
+// without a token.
 func (d *Door) ownUser(r *request) error {
 	if d.addr.path != "" || d.cfg.Token != "" {
 		return nil
@@ -138,7 +138,7 @@ func (d *Door) ownUser(r *request) error {
 	return nil
 }
 
-// limitedWriter gives the client a time to read the answer in, from its first byte on.
+// limitedWriter limits the time in which the client must read the answer, from its first byte on.
 type limitedWriter struct {
 	http.ResponseWriter
 	timeout time.Duration

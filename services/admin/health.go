@@ -6,24 +6,24 @@ import (
 	"time"
 )
 
-// deadAfter is how long a loop may leave its clocks alone before the process is unwell. A
-// callback that blocks does not hold it up: another goroutine does the loop's work then.
+// deadAfter is how long a loop may fail to tick before the process is unhealthy. A callback that
+// blocks does not count: another goroutine then does the loop's work.
 const deadAfter = 10 * time.Second
 
-// Health is /healthz.
+// Health is the answer of /healthz.
 type Health struct {
 	Alive   bool     `json:"alive"`
 	Reasons []string `json:"reasons"`
 }
 
-// Readiness is /readyz.
+// Readiness is the answer of /readyz.
 type Readiness struct {
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons"`
 }
 
-// Alive returns why the process should be started anew; none: it is well. What it depends
-// on has no say: a database that is away must not end every node.
+// Alive returns the reasons to restart the process; none if it is healthy. External dependencies do
+// not count: an unavailable database must not restart every node.
 func (d *Door) Alive() (reasons []string) {
 	srv := d.cfg.Server
 	if err := srv.Err(); err != nil {
@@ -37,7 +37,7 @@ func (d *Door) Alive() (reasons []string) {
 	return reasons
 }
 
-// Ready returns why nobody should be sent here; none: it is ready.
+// Ready returns the reasons not to send clients here; none if the server is ready.
 func (d *Door) Ready() (reasons []string) {
 	srv := d.cfg.Server
 	switch {
@@ -54,7 +54,7 @@ func (d *Door) Ready() (reasons []string) {
 	return reasons
 }
 
-// Healthy is for a services.Manager.
+// Healthy implements services.Checker.
 func (d *Door) Healthy() error {
 	if why := d.Alive(); len(why) > 0 {
 		return fmt.Errorf("admin: %s", why[0])

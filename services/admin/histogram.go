@@ -8,8 +8,9 @@ import (
 	"millrace/internal/hist"
 )
 
-// histogram is one as a Prometheus metric: a native one, whose buckets are those of hist, and
-// for the text format and older servers buckets four times as wide as the ones before.
+// histogram is a Prometheus metric: a native histogram with the buckets of package hist and, for
+// the text format and older Prometheus servers, classic buckets, each four times as wide as the
+// previous one.
 type histogram struct {
 	desc   *prometheus.Desc
 	labels []*dto.LabelPair
@@ -36,7 +37,7 @@ func (h *histogram) Write(out *dto.Metric) error {
 		}
 		x.Bucket = append(x.Bucket, &dto.Bucket{CumulativeCount: proto.Uint64(seen), UpperBound: proto.Float64(hist.End(at - 1))})
 	}
-	next, last := int32(0), int64(0) // the bucket behind the last span, and the last count
+	next, last := int32(0), int64(0) // the bucket after the last span, and the last count
 	for i, c := range h.s.Counts {
 		if c == 0 {
 			continue

@@ -16,11 +16,11 @@ import (
 	"time"
 )
 
-// address is where a door listens: a host and port, or a socket's path.
+// address is a listen address: a host and port, or the path of a unix socket.
 type address struct {
 	host, port string
 	path       string
-	loopback   bool // nobody outside of this machine can reach it
+	loopback   bool // not reachable from other machines
 }
 
 func (a address) String() string {
@@ -30,8 +30,7 @@ func (a address) String() string {
 	return net.JoinHostPort(a.host, a.port)
 }
 
-// parseAddr reads HOST:PORT or unix:///PATH. Without a token others than loopback addresses
-// are refused.
+// parseAddr parses HOST:PORT or unix:///PATH. Without a token only loopback addresses are allowed.
 func parseAddr(s string, token bool) (address, error) {
 	bad := func(why string) (address, error) { return address{}, fmt.Errorf("admin: Addr = %q: %s", s, why) }
 	if rest, ok := strings.CutPrefix(s, "unix://"); ok {
@@ -52,12 +51,12 @@ func parseAddr(s string, token bool) (address, error) {
 		return bad(err.Error())
 	}
 	if !a.loopback && !token {
-		return bad("others can reach it: name a loopback address such as 127.0.0.1, a unix socket, or give a token")
+		return bad("other machines can reach it: use a loopback address such as 127.0.0.1, a unix socket, or give a token")
 	}
 	return a, nil
 }
 
-// isLoopback tells whether every address of a host is.
+// isLoopback reports whether every address of a host is a loopback address.
 func isLoopback(host string) (bool, error) {
 	if strings.EqualFold(host, "localhost") {
 		return true, nil
@@ -90,15 +89,15 @@ func (a address) listen(ctx context.Context) (net.Listener, error) {
 	return lc.Listen(ctx, "tcp", net.JoinHostPort(a.host, a.port))
 }
 
-// listenUnix makes the socket, which only its owner may connect to from the first moment
-// on. One that nobody listens on is replaced; what is no socket is left alone.
+// listenUnix creates the socket with permissions for its owner only, from the first moment. A stale
+// socket is replaced; anything else at the path is left alone.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err
 	case info.Mode().Type() != fs.ModeSocket:
-		return nil, fmt.Errorf("%w: something that is not a socket is there: name another path", fs.ErrExist)
+		return nil, fmt.Errorf("%w: a file that is not a socket exists there: use another path", fs.ErrExist)
 	default:
 		d := net.Dialer{Timeout: time.Second}
 		c, err := d.DialContext(ctx, "unix", path)
@@ -118,15 +117,15 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil { // where Control could not
+	if err := os.Chmod(path, 0o600); err != nil { // if Control could not
 		ln.Close()
 		return nil, err
 	}
 	return ln, nil
 }
 
-// clientLimit is a listener with at most max connections open: the next one waits to be
-// accepted.
+// clientLimit is a listener that keeps at most max connections open: further ones are not accepted
+// until one closes.
 type clientLimit struct {
 	net.Listener
 	slots  chan struct{}

@@ -22,8 +22,8 @@ import (
 	"millrace/services/admin/page"
 )
 
-// Live is GET /live, which the page at / and millrace top ask for once a second. Of the
-// history and the events it has what is younger than ?since= and ?events=.
+// Live is the answer of GET /live, which the live page and millrace top request once a second.
+// History and events contain only entries newer than ?since= and ?events=.
 type Live struct {
 	live.View
 	Node    string   `json:"node"`
@@ -32,33 +32,33 @@ type Live struct {
 	Started int64    `json:"started"` // milliseconds of Unix time
 	Write   bool     `json:"write"`   // kick and drain are allowed
 
-	Sorts    []string  `json:"sorts"` // what ?sort= takes, as far as it is counted
+	Sorts    []string  `json:"sorts"` // available values of ?sort=
 	Sessions []Session `json:"sessions"`
-	Found    int       `json:"found"` // that fit ?q=, listed or not
-	Total    int       `json:"total"` // that are there
+	Found    int       `json:"found"` // sessions that match ?q=, listed or not
+	Total    int       `json:"total"` // all sessions
 
-	One *SessionDetail `json:"one,omitempty"` // the session of ?open=; none: it has gone
+	One *SessionDetail `json:"one,omitempty"` // the session of ?open=; absent if it has closed
 }
 
 const (
 	sampleEvery = time.Second
-	watchedFor  = 10 * time.Second // after a /live, sessions are looked at for each sample
-	sortEnded   = "ended"          // the last sessions that have ended
+	watchedFor  = 10 * time.Second // time after a /live during which samples include sessions
+	sortEnded   = "ended"          // the sessions closed most recently
 	defaultLive = 12               // sessions in an answer of /live
 )
 
-// watcher takes the samples that /live is made of.
+// watcher takes the samples for /live.
 type watcher struct {
 	rec     *live.Recorder
 	started time.Time
-	watched atomic.Int64 // Unix nanoseconds of the last /live
-	costs   costWatch    // the goroutine's own, as is
+	watched atomic.Int64 // time of the last /live in Unix nanoseconds
+	costs   costWatch    // used by the goroutine only, like
 	noted   noted
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }
 
-// watch starts the goroutine that takes the samples. Its end is unwatch.
+// watch starts the goroutine that takes the samples. unwatch ends it.
 func (d *Door) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.watcher.cancel, d.watcher.started = cancel, time.Now()
@@ -77,7 +77,7 @@ func (d *Door) watch() {
 	})
 }
 
-// look takes a sample; watched: with what each session has to be looked at for.
+// look takes a sample; if watched, including what must be read from each session.
 func (d *Door) look(now time.Time, watched bool) {
 	w := &d.watcher
 	s := d.sample(now, watched)
@@ -91,12 +91,12 @@ func (d *Door) unwatch() {
 	d.watcher.done.Wait()
 }
 
-// Event puts a line into the log of the page; level is live.Info, Warn or Bad, kind one
-// word. Any goroutine may call it.
+// Event adds a line to the log of the live page; level is live.Info, Warn or Bad, kind one word.
+// Any goroutine may call it.
 func (d *Door) Event(level, kind, text string) { d.watcher.rec.Event(time.Now(), level, kind, text) }
 
-// sample is what has been counted so far. With sessions it has the limits too for which
-// each session must be looked at.
+// sample reads the counters. With sessions it includes the limits for which each session must be
+// read.
 func (d *Door) sample(now time.Time, sessions bool) live.Sample {
 	srv := d.cfg.Server
 	s := live.Sample{At: now, Engine: srv.Stats(), Goroutines: runtime.NumGoroutine(), Reasons: d.Ready()}
@@ -135,8 +135,8 @@ func (d *Door) sample(now time.Time, sessions bool) live.Sample {
 	return s
 }
 
-// nearMisses adds to limits how often each came within a tenth, by the engine's counts, and
-// whose it was the last time. What is not in the list is put there once it has.
+// nearMisses adds to limits how often each was nearly reached, by the engine's counters, and by
+// whom the last time. Limits not in the list are added once they have been nearly reached.
 func nearMisses(all []live.Limit, counts map[engine.Limit]uint64, last []engine.NearMiss) []live.Limit {
 	for _, limit := range slices.Sorted(maps.Keys(counts)) {
 		n := counts[limit]
@@ -171,8 +171,8 @@ var inBytes = map[string]bool{
 	"memory-budget": true, "max-outbox": true, "max-outbound": true, "max-pending": true, "max-frame": true, "resume-bytes": true, "cache-bytes": true, "db-queue-bytes": true,
 }
 
-// behind is a snapshot of a part as a list of its figures. Those of maps are named by their
-// keys; histograms are left out.
+// behind returns a snapshot of a backend as a list of its numbers. Those of maps are named by their
+// keys; histograms are omitted.
 func (d *Door) behind(name string, snapshot any) live.Back {
 	b := live.Back{Name: name}
 	for _, c := range d.cfg.Checks {
@@ -197,12 +197,12 @@ func (d *Door) behind(name string, snapshot any) live.Back {
 	return b
 }
 
-// isFault tells by its name whether a counter counts what should not be.
+// isFault reports, by its name, whether a counter counts faults.
 func isFault(name string) bool {
 	return slices.ContainsFunc([]string{"refused", "panic", "failure", "failed", "lost", "too many"}, func(s string) bool { return strings.Contains(name, s) })
 }
 
-// buckets are the buckets of h that have something in them.
+// buckets returns the non-empty buckets of h.
 func buckets(h *hist.Snapshot) live.Hist {
 	var out live.Hist
 	for i, n := range h.Counts {
@@ -213,8 +213,8 @@ func buckets(h *hist.Snapshot) live.Hist {
 	return out
 }
 
-// usage is the CPU time that the process has taken and the bytes of its heap in use. It
-// stops nothing.
+// usage returns the CPU time used by the process and the bytes of its heap in use. It does not stop
+// the world.
 func usage() (cpu time.Duration, heap uint64) {
 	s := []rt.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	rt.Read(s)
@@ -268,7 +268,7 @@ func getLive(r *request) (any, error) {
 	return out, nil
 }
 
-// sequence reads a query's number of a point or event; 0 when it is not there.
+// sequence reads the number of a point or event from a query; 0 if absent.
 func (r *request) sequence(name string) (uint64, error) {
 	v := r.URL.Query().Get(name)
 	if v == "" {
@@ -287,13 +287,13 @@ func getPage(r *request) (any, error) {
 	return nil, nil
 }
 
-// hostname is this machine's name; empty where it has none.
+// hostname returns this machine's name; empty if unknown.
 var hostname = sync.OnceValue(func() string {
 	name, _ := os.Hostname()
 	return name
 })
 
-// version is the program's, as it was built.
+// version returns the program's version from the build information.
 var version = sync.OnceValue(func() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

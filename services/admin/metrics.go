@@ -22,7 +22,7 @@ func metrics(r *request) (any, error) {
 	return nil, nil
 }
 
-// newMetrics makes what serves /metrics, with a registry of its own.
+// newMetrics returns the handler of /metrics, with its own registry.
 func (d *Door) newMetrics() http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(&collector{d: d, descs: map[string]*prometheus.Desc{}, handles: labels{most: maxHandles - 2}, tags: labels{most: maxHandles - 1}}, collectors.NewGoCollector(),
@@ -36,21 +36,21 @@ func (l promLog) Println(v ...any) { l.d.cfg.Logger.Warn("admin: metrics", "err"
 
 const (
 	namespace = "millrace_"
-	// maxHandles is how many handles have metrics of their own; the others are one.
+	// maxHandles is how many handles have their own metrics; the others share one.
 	maxHandles  = 64
 	otherHandle = "other"
 )
 
-// collector makes the metrics of snapshots, when they are asked for.
+// collector makes metrics from snapshots when they are requested.
 type collector struct {
 	d     *Door
 	mu    sync.Mutex
 	descs map[string]*prometheus.Desc // guarded by mu; by name
 
-	handles, tags labels // guarded by mu; of what they cost
+	handles, tags labels // guarded by mu; labels of the cost metrics
 }
 
-// Describe says nothing: what there is depends on what the process has.
+// Describe sends nothing: the set of metrics depends on the parts of the process.
 func (c *collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
@@ -92,13 +92,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	out.put("build_info", prometheus.GaugeValue, 1, []string{"version"}, buildVersion())
 }
 
-// sink is where one collection goes.
+// sink is the destination of one collection.
 type sink struct {
 	c  *collector
 	ch chan<- prometheus.Metric
 }
 
-// desc is the description of a metric, with its help from helps.
+// desc returns the description of a metric, with its help from helps.
 func (c *collector) desc(name string, labels []string) *prometheus.Desc {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +118,7 @@ func (s sink) put(name string, kind prometheus.ValueType, v float64, labels []st
 	s.ch <- prometheus.MustNewConstMetric(s.c.desc(name, labels), kind, v, values...)
 }
 
-// seconds puts a counter of times for each value of a label.
+// seconds writes a counter of times for each value of a label.
 func (s sink) seconds(name, label string, all map[string]time.Duration) {
 	for value, d := range all {
 		s.put(name, prometheus.CounterValue, d.Seconds(), []string{label}, value)
@@ -130,8 +130,8 @@ func (s sink) histogram(name string, labels, values []string, h *hist.Snapshot) 
 	s.ch <- &histogram{desc, prometheus.MakeLabelPairs(desc, values), h}
 }
 
-// group puts a snapshot's figures. Its metrics are called after it and the fields, or as
-// names says; loop is the loop that it is of.
+// group writes the numbers of a snapshot. Its metrics are named after the group and the fields, or
+// as given by names; loop is the loop's label.
 func (s sink) group(group string, v any, loop ...string) {
 	var labels []string
 	if len(loop) > 0 {
@@ -163,7 +163,7 @@ func (s sink) group(group string, v any, loop ...string) {
 	}
 }
 
-// keyLabel names what the keys of a map are.
+// keyLabel returns the label for the keys of a map.
 func keyLabel(group, path string) string {
 	if l, ok := keyLabels[group+"."+path]; ok {
 		return l
@@ -171,7 +171,7 @@ func keyLabel(group, path string) string {
 	return "key"
 }
 
-// handles puts what is known of the handles.
+// handles writes the statistics of the handles.
 func (s sink) handles() {
 	all, c := s.c.d.handleStats()
 	codes := map[engine.ErrorCode]uint64{}
@@ -208,7 +208,7 @@ func (s sink) handles() {
 	s.group("requests", c)
 }
 
-// sessions puts what can only be seen by looking at all sessions.
+// sessions writes numbers that require reading all sessions.
 func (s sink) sessions() {
 	paused := map[string]float64{}
 	for _, why := range (engine.PauseOutbound | engine.PausePending | engine.PauseMemory | engine.PauseRate).Reasons() {
@@ -233,7 +233,7 @@ func (s sink) sessions() {
 	}
 }
 
-// buildVersion is the module's, or the commit's.
+// buildVersion returns the version of the module, or the commit.
 func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

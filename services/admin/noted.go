@@ -10,34 +10,34 @@ import (
 	"millrace/services/admin/live"
 )
 
-// Stall is a callback that held its goroutine up, as /stalls lists them.
+// Stall is a callback that blocked its goroutine, as listed by /stalls.
 type Stall struct {
 	At      time.Time `json:"at"`    // when it was reported
 	Where   string    `json:"where"` // worker or loop
 	Session string    `json:"session,omitempty"`
-	Addr    string    `json:"addr,omitempty"`   // of the session, while it is there
-	Handle  string    `json:"handle,omitempty"` // empty: another callback than a request's
-	Seconds float64   `json:"seconds"`          // that it had lasted by then
+	Addr    string    `json:"addr,omitempty"`   // of the session, while it exists
+	Handle  string    `json:"handle,omitempty"` // empty if the callback is not for a request
+	Seconds float64   `json:"seconds"`          // duration when it was reported
 	Place   string    `json:"place,omitempty"`  // in the code; the log has the stack
 }
 
-// Stalls is /stalls: the last of them, the oldest first.
+// Stalls is the answer of /stalls: the most recent ones, oldest first.
 type Stalls struct {
 	Stalls []Stall `json:"stalls"`
-	Total  uint64  `json:"total"` // since the start, with the pool's functions
+	Total  uint64  `json:"total"` // since the start, including functions of the pool
 }
 
-// NearMisses is /near: the last limits that came within a tenth, the oldest first.
+// NearMisses is the answer of /near: the most recent limits nearly reached, oldest first.
 type NearMisses struct {
 	Near  []NearMiss        `json:"near"`
 	Total map[string]uint64 `json:"total"` // since the start, by the limit's flag
 }
 
-// NearMiss is one of them. Used and Max are bytes or a count.
+// NearMiss is a limit nearly reached. Used and Max are bytes or a count.
 type NearMiss struct {
 	At      time.Time `json:"at"`
 	Limit   string    `json:"limit"`             // its flag
-	Session string    `json:"session,omitempty"` // whose it is, or who came when it was near
+	Session string    `json:"session,omitempty"` // the session it belongs to, or the one that connected then
 	Addr    string    `json:"addr,omitempty"`
 	Used    int       `json:"used"`
 	Max     int       `json:"max"`
@@ -64,7 +64,7 @@ func nearOf(n engine.NearMiss) NearMiss {
 	return out
 }
 
-// lastOf are the last n of a list.
+// lastOf returns the last n elements of a list.
 func lastOf[T any](list []T, n int) []T { return list[max(0, len(list)-n):] }
 
 // stalls is GET /stalls.
@@ -97,17 +97,18 @@ func near(r *request) (any, error) {
 	return out, nil
 }
 
-// noted puts what the engine has noted into the log, one by one. The sampler's goroutine only.
+// noted writes stalls and near misses of the engine to the log. Used by the sampler's goroutine
+// only.
 type noted struct {
-	stall engine.Stall // the last that was told of, as is
+	stall engine.Stall // the last one logged; likewise
 	near  engine.NearMiss
 }
 
-// mostNoted is how many stalls, and near misses, of one look are told one by one: the last
-// ones.
+// mostNoted is how many stalls, and near misses, are logged one by one in one pass: the
+// most recent ones.
 const mostNoted = 8
 
-// newer are those that came behind last; the list may have lost some of them.
+// newer returns the elements after last; the list may have dropped some of them.
 func newer[T comparable](list []T, last T) []T {
 	for i, x := range slices.Backward(list) {
 		if x == last {
@@ -117,7 +118,7 @@ func newer[T comparable](list []T, last T) []T {
 	return list
 }
 
-// tell tells of what is new.
+// tell logs what is new.
 func (n *noted) tell(d *Door) {
 	rec := d.watcher.rec
 	some := func(level, kind string, fresh int) {
@@ -141,7 +142,7 @@ func (n *noted) tell(d *Door) {
 	}
 }
 
-// stallText is a stall in words: what ran, whose it was, for how long, and where.
+// stallText describes a stall: what ran, for which session, for how long, and where.
 func stallText(st Stall) string {
 	what := "a callback"
 	switch {
@@ -150,7 +151,7 @@ func stallText(st Stall) string {
 	case st.Session == "":
 		what = "a function"
 	}
-	text := what + " held a " + st.Where + " up for " + live.Duration(st.Seconds)
+	text := what + " blocked a " + st.Where + " for " + live.Duration(st.Seconds)
 	if st.Session != "" {
 		text += ", of " + who(st.Session, st.Addr)
 	}
@@ -160,7 +161,7 @@ func stallText(st Stall) string {
 	return text
 }
 
-// nearText is a near miss in words.
+// nearText describes a near miss.
 func nearText(n NearMiss) string {
 	used, most := fmt.Sprint(n.Used), fmt.Sprint(n.Max)
 	if inBytes[n.Limit] {

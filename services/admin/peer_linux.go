@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// ownPeer tells whether the other end of a TCP connection within this machine is a socket
-// of this process's user or of root. The kernel lists who owns each socket.
+// ownPeer reports whether the other end of a TCP connection on this machine is a socket of this
+// process's user or of root. The kernel lists the owner of each socket.
 func ownPeer(peer, here netip.AddrPort) error {
 	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(name)
@@ -27,14 +27,14 @@ func ownPeer(peer, here netip.AddrPort) error {
 			continue
 		}
 		if uid != 0 && uid != os.Geteuid() {
-			return fmt.Errorf("the client is of user %d", uid)
+			return fmt.Errorf("the client runs as user %d", uid)
 		}
 		return nil
 	}
-	return errors.New("whose connection it is can't be told")
+	return errors.New("the owner of the connection can't be determined")
 }
 
-// socketOwner finds the socket with these ends in a list as /proc/net/tcp's.
+// socketOwner finds the socket with these addresses in a list in the format of /proc/net/tcp.
 func socketOwner(list io.Reader, from, to netip.AddrPort) (uid int, err error) {
 	in := bufio.NewScanner(list)
 	for in.Scan() {
@@ -47,8 +47,8 @@ func socketOwner(list io.Reader, from, to netip.AddrPort) (uid int, err error) {
 	return 0, errors.Join(in.Err(), errors.New("no such socket"))
 }
 
-// sameEnd tells whether text, the words of an address as the machine has them and the port,
-// all in hexadecimal, is a.
+// sameEnd reports whether text, an address in host byte order and a port, both in hexadecimal, is
+// a.
 func sameEnd(text string, a netip.AddrPort) bool {
 	words, port, ok := strings.Cut(text, ":")
 	b, err := hex.DecodeString(words)

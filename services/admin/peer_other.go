@@ -8,5 +8,5 @@ import (
 )
 
 func ownPeer(_, _ netip.AddrPort) error {
-	return errors.New("whose connection it is can't be told on this system")
+	return errors.New("the owner of the connection can't be determined on this system")
 }

@@ -18,9 +18,9 @@ import (
 // maxProfile is how long a profile or a trace may be recorded.
 const maxProfile = 60 * time.Second
 
-// profileOf is what stands under /debug/pprof/: as net/http/pprof has it, whose import would
-// put it on http.DefaultServeMux too, for everybody who serves that. The command line, which
-// may hold secrets, is not shown.
+// profileOf returns the endpoint for /debug/pprof/, like net/http/pprof, which is not imported
+// because it would also register itself on http.DefaultServeMux. The command line, which may
+// contain secrets, is not served.
 func profileOf(name string) (endpoint, bool) {
 	switch {
 	case name == "":
@@ -45,8 +45,8 @@ func listProfiles(r *request) (any, error) {
 	return map[string]any{"profiles": names}, nil
 }
 
-// writeProfile writes one of the runtime's profiles, with ?debug= as text; ?gc=1 collects
-// first.
+// writeProfile writes one of the runtime's profiles, with ?debug= as text; ?gc=1 runs a garbage
+// collection first.
 func (r *request) writeProfile(p *pprof.Profile) error {
 	if err := r.d.ownUser(r); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (r *request) writeProfile(p *pprof.Profile) error {
 	return p.WriteTo(r.w, debug)
 }
 
-// file says that what follows is a file, or text to look at.
+// file sets the headers for a file, or for text to be displayed.
 func (r *request) file(name string, text bool) {
 	h := r.w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -79,7 +79,7 @@ func (r *request) file(name string, text bool) {
 	h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", name))
 }
 
-// seconds is how long ?seconds= wants something to be recorded.
+// seconds returns how long to record, from ?seconds=.
 func (r *request) seconds(def time.Duration) (time.Duration, error) {
 	v := r.URL.Query().Get("seconds")
 	if v == "" {
@@ -92,12 +92,12 @@ func (r *request) seconds(def time.Duration) (time.Duration, error) {
 	return 0, badRequest("seconds=%q: must be above 0, and at most %v", v, maxProfile.Seconds())
 }
 
-// record has start write to memory for a time, and sends that when it has ended. A client
-// that leaves ends it early.
+// record makes start write to memory for a time, and sends the result. It ends early if the client
+// disconnects.
 func (r *request) record(name string, d time.Duration, start func(io.Writer) error, stop func()) error {
 	var b bytes.Buffer
 	if err := start(&b); err != nil {
-		return &refusal{http.StatusConflict, "it is being recorded already: " + err.Error()}
+		return &refusal{http.StatusConflict, "a recording is already in progress: " + err.Error()}
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -111,7 +111,7 @@ func (r *request) record(name string, d time.Duration, start func(io.Writer) err
 	return err
 }
 
-// cpuProfile records where the CPU time goes, for ?seconds=30.
+// cpuProfile records a CPU profile, for ?seconds=30.
 func cpuProfile(r *request) (any, error) {
 	if err := r.d.ownUser(r); err != nil {
 		return nil, err
@@ -123,14 +123,14 @@ func cpuProfile(r *request) (any, error) {
 	return nil, r.record("profile", d, pprof.StartCPUProfile, pprof.StopCPUProfile)
 }
 
-// tracer keeps what the runtime has traced lately, where it was asked to.
+// tracer keeps the most recent execution trace, if configured.
 type tracer struct {
 	keep time.Duration
 	mu   sync.Mutex
-	rec  *runtimetrace.FlightRecorder // guarded by mu; nil: nothing is kept
+	rec  *runtimetrace.FlightRecorder // guarded by mu; nil if nothing is kept
 }
 
-// maxTrace bounds what a recorder keeps, in bytes.
+// maxTrace limits what a recorder keeps, in bytes.
 const maxTrace = 16 << 20
 
 func (t *tracer) start() error {
@@ -156,7 +156,7 @@ func (t *tracer) stop() {
 	}
 }
 
-// snapshot returns what is kept; nil: nothing is.
+// snapshot returns what is kept; nil for nothing.
 func (t *tracer) snapshot() (*bytes.Buffer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -168,8 +168,7 @@ func (t *tracer) snapshot() (*bytes.Buffer, error) {
 	return &b, err
 }
 
-// trace is GET /trace: what was kept, or with ?seconds=, or where nothing is, what happens
-// from now on.
+// trace is GET /trace: what was kept or, with ?seconds= or if nothing is kept, a new recording.
 func trace(r *request) (any, error) {
 	if err := r.d.ownUser(r); err != nil {
 		return nil, err

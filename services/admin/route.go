@@ -12,15 +12,15 @@ import (
 	"millrace/engine"
 )
 
-// request is one on its way.
+// request is a request being served.
 type request struct {
 	*http.Request
 	d       *Door
 	w       *limitedWriter
-	session *engine.Session // of /sessions/INDEX.ROUND
+	session *engine.Session // for /sessions/INDEX.ROUND
 }
 
-// handler answers with a value, which becomes JSON; nil: it has answered by itself.
+// handler answers with a value to be encoded as JSON; nil if it has answered itself.
 type handler func(r *request) (any, error)
 
 // endpoint is what a path has.
@@ -29,7 +29,7 @@ type endpoint struct {
 	post handler // changes something; nil: 405
 }
 
-// endpoints are those of fixed paths.
+// endpoints returns the endpoints with fixed paths.
 func endpoints() map[string]endpoint {
 	return map[string]endpoint{
 		"/":         {get: getPage},
@@ -57,7 +57,7 @@ func endpoints() map[string]endpoint {
 	}
 }
 
-// find finds what a path has, and the session that it names.
+// find returns the endpoint of the path, and sets the session that the path names.
 func (r *request) find() (endpoint, bool) {
 	if e, ok := r.d.paths[r.URL.Path]; ok {
 		return e, true
@@ -81,7 +81,7 @@ func (r *request) find() (endpoint, bool) {
 	return endpoint{}, false
 }
 
-// session finds one by its ID, INDEX.ROUND.
+// session returns the session with the ID INDEX.ROUND.
 func (d *Door) session(id string) *engine.Session {
 	index, round, _ := strings.Cut(id, ".")
 	i, err1 := strconv.ParseUint(index, 10, 32)
@@ -92,11 +92,11 @@ func (d *Door) session(id string) *engine.Session {
 	return d.cfg.Server.Session(engine.ID(n<<32 | i))
 }
 
-// route serves a request that may come in.
+// route serves an admitted request.
 func (d *Door) route(r *request) error {
 	e, ok := r.find()
 	if !ok {
-		return &refusal{http.StatusNotFound, "there is no such thing"}
+		return &refusal{http.StatusNotFound, "no such path"}
 	}
 	var h handler
 	switch r.Method {
@@ -142,10 +142,10 @@ func (r *request) answer(status int, v any) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	r.w.WriteHeader(status)
-	_, _ = r.w.Write(append(b, '\n')) // the client has gone
+	_, _ = r.w.Write(append(b, '\n')) // fails only if the client has disconnected
 }
 
-// fail answers with why a request is refused.
+// fail answers with the reason of a refusal.
 func (r *request) fail(err error) {
 	var no *refusal
 	if !errors.As(err, &no) {
@@ -159,7 +159,7 @@ func badRequest(format string, args ...any) error {
 	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// number reads a query's whole number of 1 or more; def when it is not there.
+// number reads a whole number of 1 or more from a query; def if absent.
 func (r *request) number(name string, def int) (int, error) {
 	v := r.URL.Query().Get(name)
 	if v == "" && !r.URL.Query().Has(name) {
@@ -175,7 +175,7 @@ func (r *request) number(name string, def int) (int, error) {
 // maxBody is how long a request's body may be, in bytes.
 const maxBody = 64 << 10
 
-// object reads a body that is a JSON object, or empty.
+// object decodes a body that is a JSON object, or empty.
 func (r *request) object(v any) error {
 	b, err := io.ReadAll(http.MaxBytesReader(r.w, r.Body, maxBody))
 	switch {
@@ -185,7 +185,7 @@ func (r *request) object(v any) error {
 		return nil
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return badRequest("the body is not the JSON that is asked for here: %v", err)
+		return badRequest("the body is not the expected JSON: %v", err)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 	"millrace/services/admin/live"
 )
 
-// Session is one as /sessions tells of it.
+// Session is a session as shown by /sessions.
 type Session struct {
 	ID          string    `json:"id"`
 	Index       uint32    `json:"index"`
@@ -31,26 +31,27 @@ type Session struct {
 	Unsent      int       `json:"unsent"`
 	Pending     int       `json:"pending"`
 	Loop        int       `json:"loop"`
-	Paused      []string  `json:"paused"` // the limits for which it is not read from
-	Away        bool      `json:"away"`   // its connection broke, and its peer may come back
+	Paused      []string  `json:"paused"` // the limits because of which reading is paused
+	Away        bool      `json:"away"`   // it has no connection and may be resumed
 
-	// Where the server keeps account, else 0 and empty. Times are in seconds, since it connected.
-	CPU  float64 `json:"cpu_seconds"`  // its callbacks, and writes to it, have taken so long
-	Wait float64 `json:"wait_seconds"` // its requests have waited so long for a worker
+	// Only if the server accounts costs, otherwise 0 and empty. Times are in seconds, since it
+	// connected.
+	CPU  float64 `json:"cpu_seconds"`  // time of its callbacks and of writes to it
+	Wait float64 `json:"wait_seconds"` // time that its requests waited for a worker
 	Tag  string  `json:"tag"`
 
-	ClosedAt *time.Time `json:"closed_at,omitempty"` // of ?closed=1
-	Reason   string     `json:"reason,omitempty"`    // of ?closed=1
+	ClosedAt *time.Time `json:"closed_at,omitempty"` // for ?closed=1
+	Reason   string     `json:"reason,omitempty"`    // for ?closed=1
 }
 
-// Sessions is /sessions.
+// Sessions is the answer of /sessions.
 type Sessions struct {
 	Sessions []Session `json:"sessions"`
-	Total    int       `json:"total"` // that fit, listed or not
+	Total    int       `json:"total"` // matching sessions, listed or not
 	Note     string    `json:"note,omitempty"`
 }
 
-// SessionDetail is /sessions/INDEX.ROUND.
+// SessionDetail is the answer of /sessions/INDEX.ROUND.
 type SessionDetail struct {
 	Session
 	Local  string        `json:"local"`
@@ -60,12 +61,12 @@ type SessionDetail struct {
 	Events any           `json:"events"`
 }
 
-// SessionState is what a session is doing; see engine.SessionState. Times are in seconds.
+// SessionState is the current activity of a session; see engine.SessionState. Times are in seconds.
 type SessionState struct {
 	Life    string  `json:"life"`
 	Reason  string  `json:"reason,omitempty"`
 	Strand  string  `json:"strand"`
-	Handle  string  `json:"handle,omitempty"` // whose request runs
+	Handle  string  `json:"handle,omitempty"` // of the running request
 	Held    int     `json:"held"`
 	Partial int     `json:"partial"`
 	Owed    int     `json:"owed"`
@@ -73,7 +74,8 @@ type SessionState struct {
 	Stuck   float64 `json:"stuck_seconds"`
 }
 
-// processName tells this process's sessions from those of others.
+// processName returns a random name that distinguishes this process's sessions from those of
+// others.
 func processName() string { return strings.ToLower(rand.Text()[:10]) }
 
 func (d *Door) sessionID(s *engine.Session) string {
@@ -93,7 +95,7 @@ func (d *Door) describe(s *engine.Session) Session {
 	}
 }
 
-// orders are what ?sort= takes; the largest come first.
+// orders are the values of ?sort=; the largest come first.
 var orders = map[string]func(s *engine.Session) uint64{
 	"unsent":  func(s *engine.Session) uint64 { return uint64(s.Stats().Unsent) },
 	"pending": func(s *engine.Session) uint64 { return uint64(s.Stats().Pending) },
@@ -105,10 +107,10 @@ var orders = map[string]func(s *engine.Session) uint64{
 	"wait":    func(s *engine.Session) uint64 { return uint64(s.Stats().Waited) },
 }
 
-// byCost are the orders that need an account.
+// byCost are the orders that need cost accounting.
 var byCost = []string{"cpu", "wait"}
 
-// sorts are the orders that say something here.
+// sorts returns the orders available on this server.
 func (d *Door) sorts() []string {
 	all := sorted(orders)
 	if !d.counted() {
@@ -117,7 +119,7 @@ func (d *Door) sorts() []string {
 	return append(all, sortEnded)
 }
 
-// defaultList is how many sessions are listed when no limit is asked for.
+// defaultList is how many sessions are listed without ?limit=.
 const defaultList = 100
 
 // sessions is GET /sessions.
@@ -143,7 +145,7 @@ func sessions(r *request) (any, error) {
 	return out, nil
 }
 
-// listSessions lists the sessions that fit, the first in order if there is one.
+// listSessions lists the matching sessions, sorted by order if it is not nil.
 func (d *Door) listSessions(limit int, query string, order func(*engine.Session) uint64) Sessions {
 	type place struct {
 		s   *engine.Session
@@ -220,7 +222,7 @@ func stateOf(st engine.SessionState) *SessionState {
 	return out
 }
 
-// maxReason is how long the text that a kicked client is told may be, in bytes.
+// maxReason is the longest text sent to a kicked client, in bytes.
 const maxReason = 256
 
 // kick is POST /sessions/INDEX.ROUND/kick, with ?reason= or {"reason":"…"}.
@@ -243,18 +245,18 @@ func kick(r *request) (any, error) {
 	return map[string]any{"kicked": true, "reason": text}, nil
 }
 
-// closedRing remembers the last sessions that ended.
+// closedRing remembers the most recently closed sessions.
 type closedRing struct {
 	max int
 
 	mu    sync.Mutex
 	list  []Session // guarded by mu; a ring once it is full
 	next  int       // guarded by mu; the oldest of a full one
-	total int       // guarded by mu; ended so far
+	total int       // guarded by mu; sessions closed so far
 }
 
-// Closed remembers a session that has ended. A Config.Controller calls it by itself;
-// otherwise it is called from OnSocketClose.
+// Closed records a session that has closed. A Config.Controller calls it; without one, call it from
+// OnSocketClose.
 func (d *Door) Closed(s *engine.Session, why engine.Reason) {
 	if d.closed.max == 0 {
 		return
@@ -276,7 +278,8 @@ func (c *closedRing) add(s Session) {
 	c.next = (c.next + 1) % len(c.list)
 }
 
-// last tells of those that ended last, the last first. Total is how many have ended so far.
+// last returns the most recently closed sessions, newest first. Total is the number of sessions
+// closed so far.
 func (c *closedRing) last(limit int, query string) Sessions {
 	c.mu.Lock()
 	defer c.mu.Unlock()

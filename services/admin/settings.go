@@ -47,10 +47,10 @@ func setConfig(r *request) (any, error) {
 	return map[string]any{"set": values}, nil
 }
 
-// Adjust sets what engine.Server.Adjust can, and the dispatch of handles, by the names that
-// flags have: "max-conns", "idle-timeout", and "handle-dispatch" as MAIN/SUB=MODE. Sizes are
-// bytes, durations Go's; off or 0 turns a timeout off. All of it is set, or none with an
-// error. It is for Settings.
+// Adjust changes settings that engine.Server.Adjust supports, and the dispatch of handles, by the
+// names of flags: "max-conns", "idle-timeout", and "handle-dispatch" as MAIN/SUB=MODE. Sizes are
+// bytes, durations as in Go; off or 0 turns a timeout off. Either all of it is set, or none and an
+// error is returned. It is meant for implementations of Settings.
 func Adjust(srv *engine.Server, values map[string]string) error {
 	var errs []error
 	var dispatch []func()
@@ -98,7 +98,7 @@ func Adjust(srv *engine.Server, values map[string]string) error {
 	return nil
 }
 
-// AdjustNames are the names that Adjust takes.
+// AdjustNames returns the names that Adjust accepts.
 func AdjustNames() []string {
 	return []string{"max-conns", "max-conns-per-ip", "memory-budget", "first-frame-timeout", "frame-timeout", "idle-timeout", "heartbeat", "handle-dispatch"}
 }
@@ -145,7 +145,7 @@ func readDispatch(srv *engine.Server, s string) (func(), error) {
 	return func() { srv.SetDispatch(uint32(m)<<16|uint32(b), d) }, nil
 }
 
-// serverSettings are those of a server without flags.
+// serverSettings are the Settings of a server without flags.
 type serverSettings struct{ srv *engine.Server }
 
 func (s serverSettings) All() map[string]any {

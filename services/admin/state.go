@@ -27,8 +27,8 @@ func loops(r *request) (any, error) {
 	return map[string]any{"loops": list}, nil
 }
 
-// loopStats are those of every loop that was asked for, also of those that have not had a
-// connection yet.
+// loopStats returns the statistics of every configured loop, also of those that have not
+// had a connection yet.
 func (d *Door) loopStats() []engine.LoopStats {
 	all := d.cfg.Server.Stats().Loops
 	for len(all) < d.cfg.Server.Config().Loops {
@@ -37,21 +37,21 @@ func (d *Door) loopStats() []engine.LoopStats {
 	return all
 }
 
-// Handle is one of /handles.
+// Handle is an entry of /handles.
 type Handle struct {
 	Handle   string            `json:"handle"` // MAIN/SUB
 	Name     string            `json:"name"`
 	Blocking bool              `json:"blocking"`
-	Inline   bool              `json:"inline"` // its requests run on the loops now
+	Inline   bool              `json:"inline"` // its requests currently run on the loops
 	Requests uint64            `json:"requests"`
 	Errors   map[string]uint64 `json:"errors"`  // by the code's name
-	Seconds  Quantiles         `json:"seconds"` // how long they took, of a sample
+	Seconds  Quantiles         `json:"seconds"` // time taken, of a sample
 }
 
-// Handles is /handles.
+// Handles is the answer of /handles.
 type Handles struct {
 	Handles []Handle `json:"handles"`
-	Unknown uint64   `json:"unknown"` // requests to handles that nobody serves
+	Unknown uint64   `json:"unknown"` // requests to unknown handles
 }
 
 func (d *Door) handleStats() ([]services.HandleStats, services.ControllerStats) {
@@ -114,7 +114,7 @@ func optional(snapshot func() any) map[string]any {
 	return out
 }
 
-// of names the session that a limit is told of.
+// of sets the session that a limit is reported for.
 func (l Limit) of(s *engine.Session) Limit {
 	if s != nil {
 		l.Who = fmt.Sprintf("%v of %v", s.ID(), s.RemoteAddr())
@@ -125,13 +125,13 @@ func (l Limit) of(s *engine.Session) Limit {
 // limits is GET /limits.
 func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits(true)}, nil }
 
-// limits are those of the server, with the nearest session or loop where each has its own.
-// Without sessions those are left out for which each session must be looked at.
+// limits returns the limits of the server, with the session or loop of largest use if each has its
+// own. Without sessions, those are omitted for which each session must be read.
 func (d *Door) limits(sessions bool) []Limit {
 	srv := d.cfg.Server
 	st, c := srv.Stats(), srv.Config()
 	outbox, unsent, pending := 0, 0, 0
-	var reader, sender *engine.Session // who has most unsent, and most pending
+	var reader, sender *engine.Session // sessions with most unsent and most pending bytes
 	for _, l := range st.Loops {
 		outbox = max(outbox, l.Outbox)
 	}

@@ -1,4 +1,4 @@
-// Package cachetest is the set of tests that every services.Cache passes.
+// Package cachetest is a test suite for implementations of services.Cache.
 //
 //	func TestMyCache(t *testing.T) {
 //		cachetest.Run(t, cachetest.Config{}, func(t *testing.T) services.Cache { … })
@@ -21,15 +21,15 @@ import (
 	"millrace/services"
 )
 
-// Config says how much to do.
+// Config sets the extent of the tests.
 type Config struct {
 	// Increments is the number of CompareAndSet increments; default 20,000.
 	Increments int
-	// Slack is how late something may be; default 10 s.
+	// Slack is the tolerance for times; default 10 s.
 	Slack time.Duration
 }
 
-// suite is one run over one cache.
+// suite is a run with one cache.
 type suite struct {
 	*testing.T
 	c   services.Cache
@@ -38,7 +38,7 @@ type suite struct {
 
 var background = context.Background()
 
-// Run runs the set.
+// Run runs the suite.
 func Run(t *testing.T, cfg Config, open func(t *testing.T) services.Cache) {
 	if cfg.Increments == 0 {
 		cfg.Increments = 20000
@@ -233,7 +233,7 @@ func (s *suite) byFunc() {
 	}
 }
 
-// eventually waits until ok says so, for as long as what may be late.
+// eventually waits until ok returns true, for at most Slack.
 func (s *suite) eventually(what string, ok func() bool) {
 	s.Helper()
 	end := time.Now().Add(s.cfg.Slack)
@@ -287,7 +287,7 @@ func (s *suite) increments() {
 	s.get(k, fmt.Sprint(s.cfg.Increments/workers*workers), true)
 }
 
-// Increment adds 1 to the decimal number under key, n times, by CompareAndSet.
+// Increment adds 1 to the decimal number stored under key, n times, by CompareAndSet.
 func Increment(c services.Cache, key string, n int) error {
 	e, err := c.Get(background, key)
 	if err != nil {
@@ -308,7 +308,7 @@ func Increment(c services.Cache, key string, n int) error {
 	return nil
 }
 
-// closed is a submitter that has gone.
+// closed is a submitter that has closed.
 type closed struct{}
 
 func (closed) Submit(func()) error { return net.ErrClosed }
@@ -329,7 +329,7 @@ func (f *full) Submit(fn func()) error {
 	return nil
 }
 
-// later keeps what it is given until run.
+// later collects functions until run.
 type later struct {
 	mu  sync.Mutex
 	fns []func()

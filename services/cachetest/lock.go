@@ -65,7 +65,7 @@ func (s *suite) lockBasics() {
 	s.unlock(k, t2, true)
 }
 
-// wait is a Lock call under way.
+// wait is a pending Lock call.
 type wait struct {
 	calls  atomic.Int32
 	token  atomic.Uint64
@@ -219,7 +219,8 @@ func (s *suite) release() {
 	}
 }
 
-// releasedUntold: the owner ends between the lock's coming and done's turn, as a session does.
+// releasedUntold: the owner releases after the lock was granted but before done has run, as a
+// session does when it closes.
 func (s *suite) releasedUntold() {
 	k, mine := s.key("a"), services.Owner("mine "+s.key(""))
 	var on later

@@ -1,15 +1,15 @@
-// Package otel tells OpenTelemetry of what services and queries do.
+// Package otel traces services and queries with OpenTelemetry.
 //
 //	t := otel.New(provider)
 //	cc := services.ControllerConfig{Tracer: t, …}
 //	db := dbasync.Config{Tracer: t, …}
 //
-// A request, a call in line and a delay event are a span each, called after the service; a
-// query is one called after the first word of its statement. A query that is given a
-// services.Context, or what its Lasting returns, is a child of that request. Arguments and
-// bodies are in no span; a statement is, as it has only placeholders for them. What a peer gets
-// an ERROR for is the span's status. It links the API of OpenTelemetry, and no exporter: that
-// is the provider's.
+// A request, an inline call and a delay event are a span each, named after the service; a query is
+// a span named after the first word of its statement. A query that is given a services.Context, or
+// the result of its Lasting method, is a child of that request. Spans contain no arguments and no
+// bodies; they contain statements, which have only placeholders for arguments. The error for which
+// a peer gets an ERROR is the span's status. The package links the API of OpenTelemetry, but no
+// exporter: that belongs to the provider.
 //
 // Spans begin and end on the goroutines of stages and completions, so the provider's
 // processor should be one that does not block, such as the SDK's batch processor.
@@ -29,7 +29,7 @@ import (
 	"millrace/services"
 )
 
-// Tracer makes spans. It is a services.Tracer and a dbasync.QueryTracer.
+// Tracer creates spans. It is a services.Tracer and a dbasync.QueryTracer.
 type Tracer struct{ t trace.Tracer }
 
 var (
@@ -37,7 +37,7 @@ var (
 	_ dbasync.QueryTracer = (*Tracer)(nil)
 )
 
-// New makes one of a provider, such as the global one of go.opentelemetry.io/otel.
+// New returns a Tracer for a provider, such as the global one of go.opentelemetry.io/otel.
 func New(p trace.TracerProvider) *Tracer {
 	return &Tracer{p.Tracer("millrace/services/otel")}
 }

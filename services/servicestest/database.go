@@ -12,9 +12,9 @@ import (
 	"millrace/services"
 )
 
-// DB has a manager work with a world's database, which keeps its durable delay events: they
-// are rows, and what becomes of a statement about them is the world's to decide. Give a
-// Context's Submitter to the database's own Do for a program's statements.
+// DB makes a manager use a simulated database, which also stores its durable delay events: they are
+// rows, and the simulation decides the outcome of statements on them. A program's own statements
+// use the database's Do, with a Context's Submitter.
 func DB(db *enginetest.Database) services.MakeDatabase {
 	return func(*engine.Pool, *slog.Logger) (services.Database, services.DurableEvents, error) {
 		e := &events{db: db, rows: map[string]*row{}}
@@ -22,7 +22,7 @@ func DB(db *enginetest.Database) services.MakeDatabase {
 	}
 }
 
-// retryAfter is when an event runs again that has failed, and again, until it succeeds.
+// retryAfter is the time after which a failed event runs again, until it succeeds.
 const retryAfter = time.Second
 
 // running is a Service that does nothing by itself.
@@ -45,7 +45,7 @@ func (r *running) Running() bool {
 	return r.on
 }
 
-// database is the world's as a manager sees it.
+// database is the simulated database as a manager sees it.
 type database struct {
 	running
 	events *events
@@ -53,7 +53,7 @@ type database struct {
 
 func (d *database) Connected() bool { return d.Running() }
 
-// events keeps durable events as rows.
+// events stores durable events as rows.
 type events struct {
 	running
 	db  *enginetest.Database
@@ -88,7 +88,7 @@ func (e *events) Store(on services.Submitter, key string, handle uint32, body []
 	return nil
 }
 
-// Cancel deletes it.
+// Cancel deletes the row.
 func (e *events) Cancel(on services.Submitter, key string, done func(bool, error)) error {
 	removed := false
 	e.do(on, func() {
@@ -102,7 +102,7 @@ func (e *events) Cancel(on services.Submitter, key string, done func(bool, error
 	return nil
 }
 
-// do runs a statement, and done where its caller wants that.
+// do runs a statement, and then done if it is not nil.
 func (e *events) do(on services.Submitter, run func(), done func(error)) {
 	if on == nil {
 		on = here{}
@@ -115,20 +115,20 @@ func (e *events) do(on services.Submitter, run func(), done func(error)) {
 	}, done, nil)
 }
 
-// here runs what it is given.
+// here runs functions at once.
 type here struct{}
 
 func (here) Submit(fn func()) error { fn(); return nil }
 
 var errNotStarted = errors.New("servicestest: the events are not running")
 
-// fire runs an event that is due.
+// fire runs a due event.
 func (e *events) fire(key string) {
 	e.mu.Lock()
 	r := e.rows[key]
 	e.mu.Unlock()
 	if r == nil || time.Now().Before(r.due) {
-		return // removed, or one of the same key since
+		return // removed, or replaced by one with the same key
 	}
 	ended := func(err error) {
 		e.mu.Lock()

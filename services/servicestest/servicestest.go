@@ -10,16 +10,16 @@ import (
 	"millrace/services"
 )
 
-// Services are a manager in a world.
+// Services is a manager in a simulation.
 type Services struct {
 	*services.Manager
-	Server *enginetest.Server // nil: the manager has none
+	Server *enginetest.Server // nil if the manager has none
 	w      *enginetest.World
 }
 
-// New makes a manager of the world's, and starts nothing. The defaults of its pool and its
-// server are World.Pool's and World.Server's. When it has been started it is stopped at the
-// end of the run, which then holds that nothing is left.
+// New creates a manager in the simulation, and starts nothing. The defaults of its pool and its
+// server are those of World.Pool and World.Server. If it has been started, it is stopped at the end
+// of the run, which then checks that nothing is left.
 func New(w *enginetest.World, cfg services.Config) *Services {
 	if cfg.Logger == nil {
 		cfg.Logger = w.Logger()
@@ -39,9 +39,9 @@ func New(w *enginetest.World, cfg services.Config) *Services {
 	return s
 }
 
-// pause is a service that takes a moment to start. What is started goes by a clock of its own
-// from then on: two that had their times in the same nanosecond, over and over, would run at
-// once, and which came first would not be the seed's to say.
+// pause is a service that takes a moment to start. It separates the timers of the services started
+// before and after it: two services with timers at the same nanosecond would run concurrently, and
+// the seed would not determine which came first.
 func (s *Services) pause(i int) services.Spec {
 	return services.Spec{Name: fmt.Sprint("pause ", i), Service: &pause{takes: s.w.Between(10*time.Microsecond, 90*time.Microsecond) + 7}}
 }
@@ -56,7 +56,7 @@ func (p *pause) Start(ctx context.Context) error {
 	return p.running.Start(ctx)
 }
 
-// onWorld is a World as a manager sees it.
+// onWorld is the Machine of a World.
 type onWorld struct{ s *Services }
 
 func (on onWorld) NewPool(cfg engine.PoolConfig) (*engine.Pool, error) { return on.s.w.NewPool(cfg) }
@@ -70,10 +70,10 @@ func (on onWorld) NewServer(cfg engine.Config, h engine.Handler) (*engine.Server
 	return srv.Server, nil
 }
 
-// stopMost is how long a manager may take to stop, in simulated time.
+// stopMost is the longest time that a manager may take to stop, in simulated time.
 const stopMost = time.Minute
 
-// Start starts everything, while time goes by; the run fails if that does.
+// Start starts everything, while simulated time passes; the run fails if Start fails.
 func (s *Services) Start() {
 	var err error
 	s.w.Go(func() { err = s.Manager.Start(context.Background()) })
@@ -88,13 +88,13 @@ func (s *Services) Start() {
 	})
 }
 
-// checkEnd holds that a manager that has stopped has nothing left.
+// checkEnd checks that a stopped manager has nothing left.
 func (s *Services) checkEnd() {
 	if n := s.Controller().Stats().Deferred; n != 0 {
-		s.w.Errorf("the manager has stopped and owes %d answers", n)
+		s.w.Errorf("the manager has stopped with %d pending answers", n)
 	}
 	if n := s.Timers().Len(); n != 0 {
-		s.w.Errorf("the manager has stopped and has %d timers", n)
+		s.w.Errorf("the manager has stopped with %d timers", n)
 	}
 	if m, ok := s.Cache().(*services.Memory); ok {
 		if st := m.Stats(); st.Entries != 0 || st.Locks != 0 || st.Waits != 0 {

@@ -1,10 +1,10 @@
-// Package live makes, of what a server has counted, the answer that an operator looks at:
-// what is slow, full, paused, refused or failing, since when, and what to do about it.
+// Package live turns a server's counters into what an operator needs to see: what is slow, full,
+// paused, refused or failing, since when, and what to do about it.
 //
-// A [Recorder] is given one [Sample] a second. It keeps two minutes of rates and
-// quantiles, what is wrong at present, and a log of what went wrong and was over again;
-// [Recorder.View] is all of it, as the live page and millrace top show it. It reads
-// counters and starts no goroutine; its methods may be called from any.
+// A [Recorder] is given one [Sample] a second. It keeps two minutes of rates and quantiles, the
+// present problems, and a log of problems with their end; [Recorder.View] returns all of it, for
+// the live page and millrace top. It only reads counters and starts no goroutine; its methods may
+// be called from any goroutine.
 //
 //	rec := live.NewRecorder()
 //	rec.Add(live.Sample{At: time.Now(), Engine: srv.Stats()})

@@ -8,8 +8,8 @@ import (
 // maxEvents is how many events are kept.
 const maxEvents = 200
 
-// Stalls and near misses are listed one by one. They come in crowds, and have half of the
-// log at most, so that they don't push out what is rare.
+// Stalls and near misses are logged one by one. As many can occur at once, they may fill at most
+// half of the log, so that they don't displace rare events.
 const (
 	Stalled = "stall"
 	Near    = "near"
@@ -29,20 +29,21 @@ const (
 // Event is a line of the log.
 type Event struct {
 	Seq   uint64 `json:"seq"`
-	At    int64  `json:"at"` // milliseconds of Unix time, of the first
+	At    int64  `json:"at"` // time of the first one, in Unix milliseconds
 	Level string `json:"level"`
 	Kind  string `json:"kind"`
 	Text  string `json:"text"`
-	N     int    `json:"n"` // how often it came in a row
+	N     int    `json:"n"` // number of consecutive repetitions
 }
 
-// events is a ring of the last ones.
+// events is a ring of the most recent events.
 type events struct {
 	seq  uint64
 	list []Event
 }
 
-// add appends an event. One that repeats the last only counts, and is news again.
+// add appends an event. A repetition of the last event only increments its count, and counts as
+// new.
 func (e *events) add(at time.Time, level, kind, text string) {
 	e.seq++
 	if n := len(e.list); n > 0 {
@@ -64,7 +65,7 @@ func (e *events) add(at time.Time, level, kind, text string) {
 	e.list = append(e.list, Event{Seq: e.seq, At: at.UnixMilli(), Level: level, Kind: kind, Text: text, N: 1})
 }
 
-// noted is how many stalls and near misses there are.
+// noted returns how many stalls and near misses there are.
 func (e *events) noted() (n int) {
 	for i := range e.list {
 		if noted(e.list[i].Kind) {

@@ -22,21 +22,21 @@ const (
 
 var kinds = []string{Down, Failing, Refused, Full, Paused, Slow}
 
-// Finding is something that is not as it should be.
+// Finding is a problem.
 type Finding struct {
 	Kind  string `json:"kind"`
 	Level string `json:"level"` // Warn or Bad
-	What  string `json:"what"`  // is the same as long as it lasts
-	Text  string `json:"text"`  // how it stands now
+	What  string `json:"what"`  // constant as long as the problem lasts
+	Text  string `json:"text"`  // its present state
 	Do    string `json:"do"`    // where to look, or what to change
 	Since int64  `json:"since"` // milliseconds of Unix time
 }
 
 const (
-	slowWait   = 0.05 // seconds at p99 in the queue of a strand that are too many
-	slowRun    = 0.1  // the same of a handler
-	fewest     = 10   // requests that a quantile must stand on
-	mostSlow   = 5    // handles that are named
+	slowWait   = 0.05 // p99 of the wait for a worker that is too long, in seconds
+	slowRun    = 0.1  // p99 of a handler's time that is too long, in seconds
+	fewest     = 10   // fewest requests for a meaningful quantile
+	mostSlow   = 5    // most handles listed
 	nearlyFull = 0.9
 	lateLoop   = time.Second
 )
@@ -51,7 +51,7 @@ func (f *found) add(kind, level, what, do, text string, args ...any) {
 	f.list = append(f.list, Finding{Kind: kind, Level: level, What: what, Do: do, Text: fmt.Sprintf(text, args...)})
 }
 
-// grew says by how much a counter grew over the span.
+// grew returns by how much a counter grew over the span.
 func (f *found) grew(a, b uint64) uint64 {
 	if b < a {
 		return 0
@@ -59,7 +59,7 @@ func (f *found) grew(a, b uint64) uint64 {
 	return b - a
 }
 
-// often words how often something came in the span.
+// often formats how often something happened in the span.
 func (f *found) often(n uint64) string {
 	if r := f.of(float64(n)); r >= 1 {
 		return fmt.Sprintf("%.0f a second", r)
@@ -67,7 +67,7 @@ func (f *found) often(n uint64) string {
 	return fmt.Sprintf("%d in %.0f s", n, f.seconds())
 }
 
-// find tells what was wrong between two samples, the worst first.
+// find returns the problems between two samples, the worst first.
 func find(a, b *Sample) []Finding {
 	f := &found{span: span{a, b}}
 	f.down()
@@ -87,31 +87,31 @@ func find(a, b *Sample) []Finding {
 
 func (f *found) down() {
 	if f.b.Engine.Draining {
-		f.add(Down, Warn, "draining", "sessions are told to go elsewhere; undrain takes them in again", "%d sessions left", f.b.Engine.Conns)
+		f.add(Down, Warn, "draining", "sessions are sent GOAWAY; undrain cancels the drain", "%d sessions left", f.b.Engine.Conns)
 	}
 	for _, why := range f.b.Reasons {
 		if why != "draining" {
-			f.add(Down, Bad, why, "readiness is false: balancers should send nobody here", "not ready")
+			f.add(Down, Bad, why, "/readyz is 503: load balancers should send no clients here", "not ready")
 		}
 	}
 	for _, back := range f.b.Backs {
 		if back.Down != "" {
-			f.add(Down, Bad, back.Name, "what needs it is answered ERROR 11", "%s", back.Down)
+			f.add(Down, Bad, back.Name, "requests that need it get ERROR 11", "%s", back.Down)
 		}
 	}
 }
 
-// faults are the reasons of a close that say that something is wrong, and what to do.
+// faults are the close reasons that indicate a problem, and what to do.
 var faults = map[string]struct{ level, do string }{
 	"panic":               {Bad, "a handler panicked: the log has its stack"},
-	"memory_budget":       {Bad, "--memory-budget: who holds the most stands under sessions, by unsent"},
-	"slow_consumer":       {Warn, "they read more slowly than they are sent to: --max-outbound"},
-	"overflow":            {Warn, "they left or sent too much where reading can't be paused: --max-outbound, --max-pending"},
-	"bad_frame":           {Warn, "what came was no frame: another protocol, or --max-frame"},
+	"memory_budget":       {Bad, "--memory-budget: sort sessions by unsent to see which hold most"},
+	"slow_consumer":       {Warn, "clients read more slowly than data is sent to them: --max-outbound"},
+	"overflow":            {Warn, "clients left too much unread, or sent too much, where reading can't be paused: --max-outbound, --max-pending"},
+	"bad_frame":           {Warn, "input was not a frame: another protocol, or --max-frame"},
 	"first_frame_timeout": {Warn, "connected and sent no frame: --first-frame-timeout"},
 	"frame_timeout":       {Warn, "began a frame and did not end it: --frame-timeout"},
-	"rate":                {Warn, "they sent faster than they may"},
-	"resume_overrun":      {Warn, "more was kept for them than --resume-bytes"},
+	"rate":                {Warn, "clients sent faster than allowed"},
+	"resume_overrun":      {Warn, "more unacknowledged bytes than --resume-bytes"},
 	"stopped":             {Warn, "cut off before they were done: --drain-timeout"},
 }
 
@@ -124,10 +124,10 @@ func (f *found) failing() {
 		}
 	}
 	if n := f.grew(a.Pool.Panics, b.Pool.Panics); n > 0 {
-		f.add(Failing, Bad, "panic in the pool", "the log has its stack", "functions that panicked: %s", f.often(n))
+		f.add(Failing, Bad, "panic in the pool", "the log has the stack", "functions that panicked: %s", f.often(n))
 	}
 	if n := f.grew(a.LostBytes, b.LostBytes); n > 0 {
-		f.add(Failing, Warn, "bytes lost", "sessions ended before they had taken what was sent: --linger", "%s never left", Size(float64(n)))
+		f.add(Failing, Warn, "bytes lost", "sessions ended before their clients had read everything: --linger", "%s were not sent", Size(float64(n)))
 	}
 	for _, back := range f.b.Backs {
 		for _, v := range back.Values {
@@ -152,13 +152,13 @@ func valueOf(s *Sample, back, name string) float64 {
 	return 0
 }
 
-// ways are what to do about refusals.
+// ways are the refusal reasons, and what to do.
 var ways = map[string]struct{ level, do string }{
-	"max_conns":        {Bad, "--max-conns, and the open-file limit behind it"},
+	"max_conns":        {Bad, "--max-conns, and the open-file limit that bounds it"},
 	"max_conns_per_ip": {Warn, "--max-conns-per-ip: one address has too many"},
 	"open_files":       {Bad, "the process is short of descriptors: ulimit -n"},
-	"not_admitted":     {Warn, "the program's own rule does not let them in"},
-	"draining":         {Warn, "the server drains"},
+	"not_admitted":     {Warn, "the program's Admit function refuses them"},
+	"draining":         {Warn, "the server is draining"},
 }
 
 func (f *found) refused() {
@@ -176,28 +176,28 @@ func (f *found) refused() {
 		f.add(Refused, Warn, "wait_budget", "requests waited longer than --wait-budget or --handle-wait, and got ERROR 4", "requests refused: %s", f.often(n))
 	}
 	if n := f.grew(a.AcceptErrs, b.AcceptErrs); n > 0 {
-		f.add(Refused, Bad, "accept failed", "for want of files or memory: connections wait in the system's queue", "%s", f.often(n))
+		f.add(Refused, Bad, "accept failed", "not enough files or memory: connections wait in the kernel's queue", "%s", f.often(n))
 	}
 	if n := f.grew(a.Pool.Refused, b.Pool.Refused); n > 0 {
 		f.add(Refused, Bad, "pool", "--max-queue, --workers, --spare-workers", "functions refused: %s", f.often(n))
 	}
 	if n := f.grew(a.Busy, b.Busy); n > 0 {
-		f.add(Refused, Warn, "busy", "what is sent meets --max-outbound, --max-outbox, --max-tasks or --memory-budget", "sends refused: %s", f.often(n))
+		f.add(Refused, Warn, "busy", "sends reach --max-outbound, --max-outbox, --max-tasks or --memory-budget", "sends refused: %s", f.often(n))
 	}
 }
 
-// fills tells what a limit is full of.
+// fills says what uses up each limit.
 var fills = map[string]string{
 	"max-conns":      "open sessions",
-	"max-outbound":   "a session leaves so much unread",
-	"max-pending":    "a session has so much waiting for its handlers",
-	"max-outbox":     "so much of broadcasts waits in a loop",
-	"memory-budget":  "all sessions hold so much, in and out",
-	"max-queue":      "functions wait for a worker",
-	"spare-workers":  "so many handlers block at a time",
-	"max-handshakes": "TLS handshakes under way",
-	"max-refused":    "refused connections that are kept until they have read why",
-	"admin-clients":  "who looks at this server",
+	"max-outbound":   "unread bytes of a session",
+	"max-pending":    "requests of a session waiting for its handler",
+	"max-outbox":     "broadcasts waiting in a loop",
+	"memory-budget":  "memory held by all sessions, in and out",
+	"max-queue":      "functions waiting for a worker",
+	"spare-workers":  "handlers blocking at the same time",
+	"max-handshakes": "TLS handshakes in progress",
+	"max-refused":    "refused connections kept until the ERROR is read",
+	"admin-clients":  "connections to this admin server",
 }
 
 func (f *found) full() {
@@ -245,14 +245,14 @@ func nearBefore(s *Sample, flag string) uint64 {
 func (f *found) paused() {
 	a, b := &f.a.Engine, &f.b.Engine
 	if b.Starving > 0 {
-		f.add(Paused, Bad, "memory budget", "--memory-budget: those who hold the most are not read from", "%d sessions are not read", b.Starving)
+		f.add(Paused, Bad, "memory budget", "--memory-budget: the sessions that hold most are not read", "%d sessions are not read", b.Starving)
 	}
 	if n := f.grew(pauses(f.a), pauses(f.b)); n > 0 {
-		f.add(Paused, Warn, "reading", "sessions send faster than handlers work or leave answers unread: --max-pending, --max-outbound", "reading of a session paused: %s", f.often(n))
+		f.add(Paused, Warn, "reading", "clients send faster than handlers work, or leave answers unread: --max-pending, --max-outbound", "reading of a session paused: %s", f.often(n))
 	}
 	for _, r := range sortedNames(b.Limited) {
 		if n := f.grew(a.Limited[r.key], b.Limited[r.key]); n > 0 && r.key != engine.ThrottleWait {
-			f.add(Paused, Warn, r.name, "sessions take more than --"+dashes(r.name)+" gives them", "reading of a session paused: %s", f.often(n))
+			f.add(Paused, Warn, r.name, "sessions exceed --"+dashes(r.name)+"", "reading of a session paused: %s", f.often(n))
 		}
 	}
 	if n := f.grew(a.Parks, b.Parks); n > 0 {
@@ -264,11 +264,11 @@ func (f *found) slow() {
 	a, b := &f.a.Engine, &f.b.Engine
 	for i, l := range b.Loops {
 		if l.Late >= lateLoop {
-			f.add(Slow, Bad, fmt.Sprintf("loop %d", i), "a callback holds it up, or the machine does not run it", "it has not looked at its clocks for %s", Duration(l.Late.Seconds()))
+			f.add(Slow, Bad, fmt.Sprintf("loop %d", i), "a callback blocks it, or the machine does not schedule it", "it has not ticked for %s", Duration(l.Late.Seconds()))
 		}
 	}
 	if n := f.grew(a.Stalls+a.Pool.Stalls, b.Stalls+b.Pool.Stalls); n > 0 {
-		f.add(Slow, Bad, "stalls", "the log names handle, session and stack: --stall-after", "callbacks that held a loop or a worker up: %s", f.often(n))
+		f.add(Slow, Bad, "stalls", "the log names handle, session and stack: --stall-after", "callbacks that blocked a loop or a worker: %s", f.often(n))
 	}
 	if p := &b.Pool; p.Workers > 0 && p.Blocked >= p.Workers && p.Sessions+p.Queue > 0 {
 		f.add(Slow, Bad, "workers", "all are inside handlers that block: --workers, --spare-workers", "%d of %d blocked, %d sessions and %d functions wait", p.Blocked, p.Workers, p.Sessions, p.Queue)
@@ -301,7 +301,7 @@ func (f *found) slowHandles() {
 	}
 	slices.SortFunc(all, func(x, y slow) int { return cmp.Or(cmp.Compare(y.p99, x.p99), cmp.Compare(x.name, y.name)) })
 	for _, s := range all[:min(len(all), mostSlow)] {
-		f.add(Slow, Warn, "handle "+s.name, "its handler, or what stands behind it", "p99 %s", Duration(s.p99))
+		f.add(Slow, Warn, "handle "+s.name, "its handler, or a backend that it uses", "p99 %s", Duration(s.p99))
 	}
 }
 
@@ -314,13 +314,13 @@ func runOf(s *Sample, name string) Hist {
 	return nil
 }
 
-// named is a key of a map of counters, with its text.
+// named is a key of a map of counters, with its name.
 type named[K comparable] struct {
 	key  K
 	name string
 }
 
-// sortedNames are the keys of m in the order of their names.
+// sortedNames returns the keys of m sorted by name.
 func sortedNames[K interface {
 	comparable
 	fmt.Stringer
@@ -333,7 +333,7 @@ func sortedNames[K interface {
 	return out
 }
 
-// Duration writes seconds for people, in three places at most.
+// Duration formats seconds with at most three digits.
 func Duration(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
@@ -352,7 +352,7 @@ func Duration(seconds float64) string {
 	}
 }
 
-// Size writes bytes for people.
+// Size formats a number of bytes.
 func Size(bytes float64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	i := 0
@@ -365,7 +365,7 @@ func Size(bytes float64) string {
 	return fmt.Sprintf("%.1f %s", bytes, units[i])
 }
 
-// dashes writes max_conns as a flag has it.
+// dashes converts max_conns to the name of a flag.
 func dashes(s string) string {
 	b := []byte(s)
 	for i := range b {

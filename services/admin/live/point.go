@@ -2,7 +2,7 @@ package live
 
 import "time"
 
-// Point is a second of the history. Rates are a second, times in milliseconds.
+// Point is one second of the history. Rates are per second, times in milliseconds.
 type Point struct {
 	Seq      uint64  `json:"seq"`
 	Sessions int     `json:"sessions"`
@@ -15,15 +15,15 @@ type Point struct {
 	Errors   float64 `json:"errors"` // ERROR frames
 	WaitP50  float64 `json:"wait_p50"`
 	WaitP99  float64 `json:"wait_p99"`
-	RunP50   float64 `json:"run_p50"` // of the handlers
+	RunP50   float64 `json:"run_p50"` // time of handlers
 	RunP99   float64 `json:"run_p99"`
-	CPU      float64 `json:"cpu"`    // CPUs in use
-	Memory   int     `json:"memory"` // bytes that sessions and broadcasts hold
-	Heap     uint64  `json:"heap"`   // bytes
-	Paused   float64 `json:"paused"` // sessions whose reading was paused, a second
+	CPU      float64 `json:"cpu"`    // number of CPUs in use
+	Memory   int     `json:"memory"` // bytes held by sessions and broadcasts
+	Heap     uint64  `json:"heap"`   // bytes of the heap
+	Paused   float64 `json:"paused"` // pauses of reading, per second
 }
 
-// point is what happened between two samples.
+// point returns what happened between two samples.
 func point(seq uint64, a, b *Sample) Point {
 	d := span{a, b}
 	wait, run := b.Wait.since(a.Wait), runs(b).since(runs(a))
@@ -39,12 +39,12 @@ func point(seq uint64, a, b *Sample) Point {
 	}
 }
 
-// span is the time between two samples of one process.
+// span is the time between two samples of the same process.
 type span struct{ a, b *Sample }
 
 func (d span) seconds() float64 { return d.b.At.Sub(d.a.At).Seconds() }
 
-// of is n of the whole span, a second.
+// of returns n per second of the span.
 func (d span) of(n float64) float64 {
 	if s := d.seconds(); s > 0 {
 		return max(n, 0) / s
@@ -52,7 +52,7 @@ func (d span) of(n float64) float64 {
 	return 0
 }
 
-// rate is how fast a counter grew. One that shrank belongs to a new server.
+// rate returns how fast a counter grew. A counter that decreased belongs to a new server.
 func (d span) rate(a, b uint64) float64 {
 	if b < a {
 		return 0
@@ -76,7 +76,7 @@ func pauses(s *Sample) (n uint64) {
 	return n
 }
 
-// runs is the histogram of all handles.
+// runs returns the histogram of all handles together.
 func runs(s *Sample) Hist {
 	var all Hist
 	for i := range s.Handles {

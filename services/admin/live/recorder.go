@@ -10,32 +10,32 @@ const (
 	window = 10  // samples between the two that findings and quantiles compare
 )
 
-// Recorder keeps what the samples of the last two minutes say.
+// Recorder keeps the data of the samples of the last two minutes.
 type Recorder struct {
 	mu      sync.Mutex
 	seq     uint64               // of the newest point
 	points  []Point              // the oldest first
 	samples []Sample             // the last window+1, the oldest first
-	found   []Finding            // by the newest sample
-	began   map[string]time.Time // of what is found, by kind and what
-	near    map[string]nearness  // of limits that count no near misses themselves, by flag
+	found   []Finding            // problems in the newest sample
+	began   map[string]time.Time // begin of each problem, by kind and what
+	near    map[string]nearness  // of limits without their own count of near misses, by flag
 	log     events
 }
 
-// nearness is how often samples have found a limit come within a tenth.
+// nearness is how often samples found a limit nearly reached.
 type nearness struct {
 	n    uint64
 	last time.Time
-	is   bool // it was, in the last sample
+	is   bool // nearly reached in the last sample
 }
 
-// NewRecorder returns an empty one.
+// NewRecorder returns an empty Recorder.
 func NewRecorder() *Recorder {
 	return &Recorder{began: make(map[string]time.Time), near: make(map[string]nearness)}
 }
 
-// Add takes a sample that is younger than all before. It is meant to be called once a
-// second; what is rarer makes points that are further apart.
+// Add adds a sample newer than all before. It should be called once a second; if it is called less
+// often, points are further apart.
 func (r *Recorder) Add(s Sample) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -58,7 +58,7 @@ func (r *Recorder) Add(s Sample) {
 	r.judge(find(&r.samples[0], &r.samples[n-1]), s.At)
 }
 
-// countNear fills in the near misses of limits that don't say them.
+// countNear sets the near misses of limits that don't count them.
 func (r *Recorder) countNear(s *Sample) {
 	for i := range s.Limits {
 		l := &s.Limits[i]
@@ -78,7 +78,7 @@ func (r *Recorder) countNear(s *Sample) {
 	}
 }
 
-// judge notes what has begun and what is over.
+// judge logs problems that have begun or ended.
 func (r *Recorder) judge(found []Finding, now time.Time) {
 	began := make(map[string]time.Time, len(found))
 	for i := range found {
@@ -102,8 +102,8 @@ func (r *Recorder) judge(found []Finding, now time.Time) {
 	r.found, r.began = found, began
 }
 
-// Event puts a line into the log: what an operator did, or what happened once. The level
-// is Info, Warn or Bad, the kind one word.
+// Event adds a line to the log: an operator's action, or a single event. The level is Info, Warn or
+// Bad, the kind one word.
 func (r *Recorder) Event(at time.Time, level, kind, text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,8 +6,8 @@ import (
 	"millrace/engine"
 )
 
-// Sample is what has been counted until one moment. A Recorder keeps the last ones: don't
-// change what one refers to after Add.
+// Sample is the state of all counters at one moment. A Recorder keeps samples: after Add, don't
+// modify what a sample refers to.
 type Sample struct {
 	At     time.Time
 	Engine engine.Stats
@@ -17,34 +17,34 @@ type Sample struct {
 	Goroutines int
 
 	Wait    Hist     // how long batches of packets waited for a worker
-	Handles []Handle // those that were asked for
-	Limits  []Limit  // those that have a limit
-	Backs   []Back   // what stands behind the handlers
+	Handles []Handle // handles that were used
+	Limits  []Limit  // those that are set
+	Backs   []Back   // the backends of the handlers
 	Reasons []string // why the server is not ready; empty when it is
-	Costs   *Costs   // who cost what since the sample before; nil: nobody keeps account
+	Costs   *Costs   // costs since the previous sample; nil if accounting is off
 }
 
-// Costs is who took the time of callbacks and writes to sockets. Times are milliseconds a
-// second, so that 1,000 is a CPU. Each list has those that took most first.
+// Costs is the use of time by callbacks and writes to sockets. Times are milliseconds per second,
+// so 1,000 is a CPU. Each list is sorted by time, largest first.
 type Costs struct {
-	Known    bool    `json:"known"`   // false: it is looked at from now on, as somebody watches
+	Known    bool    `json:"known"`   // false: measurement starts now, because somebody watches
 	Process  float64 `json:"process"` // CPU time of the whole process
 	Busy     float64 `json:"busy"`    // of all callbacks and writes
-	Closed   float64 `json:"closed"`  // of it that of sessions that have closed
+	Closed   float64 `json:"closed"`  // part of Busy used by sessions that have closed
 	Sessions []Cost  `json:"sessions"`
 	Handles  []Cost  `json:"handles"`
 	Tags     []Cost  `json:"tags"`
 }
 
-// Cost is what one of them took.
+// Cost is the use of time by one of them.
 type Cost struct {
-	Name string  `json:"name"` // INDEX.ROUND; MAIN/SUB, none for what is no request's, or other; a tag
+	Name string  `json:"name"` // INDEX.ROUND; MAIN/SUB, none for time outside requests, or other; a tag
 	Addr string  `json:"addr,omitempty"`
 	Tag  string  `json:"tag,omitempty"`
 	Busy float64 `json:"busy"`
 }
 
-// Handle is what has been counted of one handle.
+// Handle has the counters of one handle.
 type Handle struct {
 	Name     string // Main/Sub, or other
 	Requests uint64
@@ -52,23 +52,23 @@ type Handle struct {
 	Run      Hist
 }
 
-// Limit is how much of a limit is used.
+// Limit is a limit and how much of it is used.
 type Limit struct {
 	Flag    string // without its dashes
 	Used    int64
 	Max     int64
 	Bytes   bool   // both are bytes
-	Near    uint64 // times that it was within a tenth, if Counted; else the samples that found it so are
+	Near    uint64 // times that it was nearly reached if Counted; else set by the Recorder from samples
 	Counted bool
 	Last    time.Time // the last of these
-	Who     string    // whose that was; "" if nobody's in particular
+	Who     string    // the session concerned; "" for none
 }
 
-// Back is a part behind the handlers: the database, the cluster, the timers.
+// Back is a backend of the handlers: the database, the cluster, the timers.
 type Back struct {
 	Name   string
-	Down   string  // why it can't be used; "" when it can
-	Values []Value // in the order to show them
+	Down   string  // why it is unavailable; "" if it is available
+	Values []Value // in display order
 }
 
 // Value is a number with a name. A Total only grows, and is shown with its rate.
@@ -76,20 +76,20 @@ type Value struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Total bool    `json:"total,omitempty"`
-	Bad   bool    `json:"-"`              // a Total that should not grow, or a value that should be 0
-	Rate  float64 `json:"rate,omitempty"` // a second, over the last ten; View fills it in
+	Bad   bool    `json:"-"`              // it counts faults, and should not grow or should be 0
+	Rate  float64 `json:"rate,omitempty"` // per second, over the last ten seconds; set by View
 }
 
-// Hist is a histogram, as buckets in the order of their bounds. Empty ones may be left out.
+// Hist is a histogram, as buckets ordered by their bounds. Empty buckets may be omitted.
 type Hist []Bucket
 
-// Bucket counts what was over the bound of the bucket before and not over Le, in seconds.
+// Bucket counts values above the bound of the previous bucket and up to Le, in seconds.
 type Bucket struct {
-	Le float64 // +Inf in the last
+	Le float64 // +Inf for the last bucket
 	N  uint64
 }
 
-// since is h without what was already in before.
+// since returns h minus before.
 func (h Hist) since(before Hist) Hist {
 	out := make(Hist, 0, len(h))
 	i := 0
@@ -114,8 +114,8 @@ func (h Hist) count() (n uint64) {
 	return n
 }
 
-// quantile is the bound, in seconds, that the part q of h is not over; 0 of an empty one.
-// What is over the last bound that is finite counts as twice that.
+// quantile returns an upper bound of the quantile q of h, in seconds; 0 if h is empty. Values above
+// the last finite bound count as twice that bound.
 func (h Hist) quantile(q float64) float64 {
 	rank, at := q*float64(h.count()), uint64(0)
 	bound := 0.0

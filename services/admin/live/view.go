@@ -8,13 +8,13 @@ import (
 	"millrace/engine"
 )
 
-// mostHandles is how many handles a View has.
+// mostHandles is the number of handles in a View.
 const mostHandles = 16
 
-// View is everything that is shown. Rates are a second, over the last ten where nothing
-// else is said.
+// View is everything that is shown. Rates are per second, over the last ten seconds unless stated
+// otherwise.
 type View struct {
-	Seq      uint64    `json:"seq"` // of the newest point; ask for what is since
+	Seq      uint64    `json:"seq"` // of the newest point; pass it as since the next time
 	At       int64     `json:"at"`  // milliseconds of Unix time
 	Ready    bool      `json:"ready"`
 	Reasons  []string  `json:"reasons"`
@@ -23,35 +23,35 @@ type View struct {
 	History  []Point   `json:"history"` // the oldest first
 	Loops    []Loop    `json:"loops"`
 	Pool     Pool      `json:"pool"`
-	Handles  []Run     `json:"handles"` // those that took most time first
-	Others   int       `json:"others"`  // handles that are left out
+	Handles  []Run     `json:"handles"` // sorted by time used, largest first
+	Others   int       `json:"others"`  // number of omitted handles
 	Limits   []Use     `json:"limits"`  // the fullest first
 	Closes   []Count   `json:"closes"`  // reasons that occurred
 	Refused  []Count   `json:"refused"`
 	Totals   []Value   `json:"totals"`
 	Backs    []Behind  `json:"backs"`
-	Costs    *Costs    `json:"costs,omitempty"` // of the last second; none: nobody keeps account
+	Costs    *Costs    `json:"costs,omitempty"` // of the last second; absent if accounting is off
 	Events   []Event   `json:"events"`          // the oldest first
 	EventSeq uint64    `json:"event_seq"`
 
 	Goroutines int `json:"goroutines"`
-	Waiting    int `json:"waiting"`  // sessions whose peers are away
-	Starving   int `json:"starving"` // sessions not read for want of memory
+	Waiting    int `json:"waiting"`  // sessions waiting to be resumed
+	Starving   int `json:"starving"` // sessions paused for memory
 }
 
 // Loop is one loop.
 type Loop struct {
 	Loop     int     `json:"loop"`
 	Sessions int     `json:"sessions"`
-	Dirty    int     `json:"dirty"`  // sessions to be written to
+	Dirty    int     `json:"dirty"`  // sessions waiting to be written
 	Outbox   int     `json:"outbox"` // bytes of broadcasts waiting
 	Accepts  float64 `json:"accepts"`
 	Frames   float64 `json:"frames"`
-	Inline   float64 `json:"inline"` // of them handled on the loop
+	Inline   float64 `json:"inline"` // frames handled on the loop
 	BytesIn  float64 `json:"bytes_in"`
 	BytesOut float64 `json:"bytes_out"`
 	Writes   float64 `json:"writes"`
-	Blocked  float64 `json:"blocked"` // writes not taken whole
+	Blocked  float64 `json:"blocked"` // writes not fully accepted by the kernel
 	Pauses   float64 `json:"pauses"`
 	HandOver float64 `json:"handover"`
 }
@@ -61,15 +61,15 @@ type Pool struct {
 	Workers  int     `json:"workers"`
 	Idle     int     `json:"idle"`
 	Blocked  int     `json:"blocked"`
-	Sessions int     `json:"sessions"` // that wait for a worker
-	Queue    int     `json:"queue"`    // functions that do
+	Sessions int     `json:"sessions"` // sessions waiting for a worker
+	Queue    int     `json:"queue"`    // functions waiting for a worker
 	Ran      float64 `json:"ran"`
 	Refused  float64 `json:"refused"`
 	Stalls   uint64  `json:"stalls"` // in all
 	Spawned  uint64  `json:"spawned"`
 }
 
-// Run is one handle: its rates and its times in milliseconds.
+// Run is one handle: its rates, and its times in milliseconds.
 type Run struct {
 	Handle   string  `json:"handle"`
 	Requests float64 `json:"requests"`
@@ -77,7 +77,7 @@ type Run struct {
 	P50      float64 `json:"p50"`
 	P99      float64 `json:"p99"`
 	Total    uint64  `json:"total"` // requests in all
-	Busy     float64 `json:"busy"`  // seconds of handlers a second, by the bounds of the histogram
+	Busy     float64 `json:"busy"`  // CPUs used by its handler, estimated from the histogram's bounds
 }
 
 // Use is a limit and how much of it is used.
@@ -91,7 +91,7 @@ type Use struct {
 	Who   string `json:"who,omitempty"`
 }
 
-// Count is how often something happened for one reason.
+// Count is how often something happened for a reason.
 type Count struct {
 	Reason string  `json:"reason"`
 	Total  uint64  `json:"total"`
@@ -99,22 +99,22 @@ type Count struct {
 	Fault  bool    `json:"fault"`
 }
 
-// Behind is a part behind the handlers.
+// Behind is a backend of the handlers.
 type Behind struct {
 	Name   string  `json:"name"`
 	Down   string  `json:"down,omitempty"`
 	Values []Value `json:"values"`
 }
 
-// View returns what is shown, with the points that are younger than the one with the
-// number since and the events younger than eventsSince; 0 for all that are kept.
+// View returns what is shown, with the points newer than number since and the events newer than
+// eventsSince; 0 for all that are kept.
 func (r *Recorder) View(since, eventsSince uint64) View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := View{Seq: r.seq, Ready: true, Reasons: []string{}, Findings: append([]Finding{}, r.found...), EventSeq: r.log.seq, History: []Point{}, Events: []Event{},
 		Loops: []Loop{}, Handles: []Run{}, Limits: []Use{}, Closes: []Count{}, Refused: []Count{}, Totals: []Value{}, Backs: []Behind{}}
 	for _, p := range r.points {
-		if p.Seq > since || since > r.seq { // since of an earlier server
+		if p.Seq > since || since > r.seq { // since is from an earlier server
 			v.History = append(v.History, p)
 		}
 	}
@@ -157,7 +157,7 @@ func (v *View) fill(d span) {
 	}
 }
 
-// view is c with lists where there are none.
+// view returns c with empty lists instead of nil ones.
 func (c *Costs) view() *Costs {
 	if c == nil {
 		return nil
@@ -204,7 +204,7 @@ func handles(d span) (out []Run, others int) {
 			Handle: b.Name, Requests: d.rate(a.Requests, b.Requests), Errors: d.rate(a.Errors, b.Errors), Total: b.Requests,
 			P50: millis(run.quantile(0.5)), P99: millis(run.quantile(0.99)),
 		}
-		if n := run.count(); n > 0 { // the histogram may be of a part of the requests
+		if n := run.count(); n > 0 { // the histogram may cover only a sample of the requests
 			r.Busy = r.Requests * run.upper() / float64(n)
 		}
 		out = append(out, r)
@@ -219,7 +219,7 @@ func handles(d span) (out []Run, others int) {
 	return out, others
 }
 
-// upper is a bound for the sum of all that h counts, in seconds.
+// upper returns an upper bound for the sum of all values of h, in seconds.
 func (h Hist) upper() (s float64) {
 	bound := 0.0
 	for _, b := range h {
@@ -275,7 +275,7 @@ func totals(d span) []Value {
 	}{
 		{"accepted", a.Accepts, b.Accepts}, {"frames received", a.FramesIn, b.FramesIn}, {"broadcasts", a.Broadcasts, b.Broadcasts},
 		{"ERROR frames sent", a.Errors, b.Errors}, {"panics", a.Panics, b.Panics}, {"sends refused as busy", a.Busy, b.Busy},
-		{"sends to gone sessions", a.Stale, b.Stale}, {"strands that waited for clients", a.Parks, b.Parks},
+		{"sends to closed sessions", a.Stale, b.Stale}, {"strands that waited for clients", a.Parks, b.Parks},
 		{"frames dropped at close", a.Dropped, b.Dropped}, {"bytes never sent", a.LostBytes, b.LostBytes},
 		{"handles moved to workers", a.Demoted, b.Demoted}, {"closed for memory", a.Shed, b.Shed},
 		{"connections broken, kept", a.Detached, b.Detached}, {"resumed", a.Resumed, b.Resumed},

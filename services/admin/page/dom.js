@@ -1,5 +1,5 @@
-// What changes the document. Everything from the server goes in as text. Elements are kept
-// and filled anew each second; nothing is made that is there already.
+// Changes the document. Everything from the server is inserted as text. Elements are reused:
+// each second their contents are updated, and only missing ones are created.
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);

@@ -1,8 +1,8 @@
-// Asks the server once a second, while somebody looks.
+// Requests data from the server once a second, while the page is visible.
 
 const every = 1000, patience = 5000, mostWait = 15000;
 let timer = 0, failures = 0, heard = 0, paused = false, asking = /** @type {AbortController|null} */ (null);
-let notice = { text: "", until: 0 }; // what became of a button
+let notice = { text: "", until: 0 }; // the result of a button
 let secret = "", sort = "unsent", open = "", found = "";
 
 /** An answer that says no. */
@@ -45,7 +45,7 @@ async function round() {
     if (mine !== asking) return;
     failures = 0;
     heard = Date.now();
-    if (shown.started && shown.started !== v.started) { // another process: all of its history is news
+    if (shown.started && shown.started !== v.started) { // another process: all of its history is new
       forget(v.started);
       return later(0);
     }

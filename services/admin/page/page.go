@@ -1,6 +1,6 @@
-// Package page is the live page of a server: one document with its style and its script
-// within, that asks for nothing but what is beside it. It shows what GET live answers,
-// once a second, which is made by millrace/services/admin/live.
+// Package page is the live page of a server: one HTML document with embedded style and script,
+// which loads nothing but the data of GET live, once a second. Package millrace/services/admin/live
+// makes that data.
 package page
 
 import (
@@ -16,7 +16,7 @@ import (
 //go:embed index.html page.css text.js dom.js view.js main.js
 var files embed.FS
 
-// document is the page and the policy that lets nothing else in.
+// document is the page and its Content-Security-Policy.
 type document struct {
 	html   []byte
 	policy string
@@ -41,14 +41,14 @@ func read(name string) string {
 	return string(b)
 }
 
-// hash is what a Content-Security-Policy names a text by.
+// hash returns the hash of an inline text for a Content-Security-Policy.
 func hash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// Serve answers with the page. The status is 200; with 401 the page asks its reader for
-// the token, as it has nothing of the server in it.
+// Serve answers with the page. The status is 200; with 401 the page asks its user for the token. It
+// is sent without a token because it contains no data of the server.
 func Serve(w http.ResponseWriter, status int) {
 	d, h := made(), w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")

@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Formats numbers and times.
 
 /** @param {number} n */
 function number(n) {
@@ -35,7 +35,7 @@ function duration(ms) {
   return Math.round(s / 86400) + " d";
 }
 
-/** The time of day, as the reader's clock has it.
+/** The time of day in the user's time zone.
  * @param {number} ms of Unix time */
 function clock(ms) {
   const d = new Date(ms), two = (/** @type {number} */ n) => String(n).padStart(2, "0");

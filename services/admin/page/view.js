@@ -1,4 +1,4 @@
-// What an answer of /live looks like on the page.
+// Shows an answer of /live on the page.
 
 const perSecond = (/** @type {number} */ n) => number(n) + "/s";
 const bytesPerSecond = (/** @type {number} */ n) => size(n) + "/s";
@@ -97,7 +97,7 @@ function stateOf(s) {
   if (s.paused.length) return "paused: " + s.paused.join(", ");
   return s.away ? "away" : "";
 }
-const much = 65536; // bytes that wait for one session
+const much = 65536; // bytes waiting for one session
 const sessions = new Table($("sessions"), [
   { head: "Session", text: (s) => `${s.index}.${s.round}`, open: (s) => (s.closed_at ? "" : `${s.index}.${s.round}`) },
   { head: "Address", text: (s) => s.addr, kind: "name left" },
@@ -173,7 +173,7 @@ function showHead(v) {
 /** @param {any[]} list */
 function showFindings(list) {
   const ul = $("findings");
-  // Screen readers hear of what begins and ends, not of each new number.
+  // Screen readers announce what begins and ends, not each new number.
   const set = list.map((f) => f.kind + f.what).join("\n");
   ul.setAttribute("aria-live", set === shown.findings ? "off" : "polite");
   shown.findings = set;

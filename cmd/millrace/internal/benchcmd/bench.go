@@ -15,11 +15,11 @@ import (
 // Bench is millrace bench with its sub-commands.
 type Bench struct {
 	Run     Run     `cmd:"" default:"withargs" help:"Measure servers (the default)."`
-	Compare Compare `cmd:"" help:"Compare the runs of two files, or two targets of one, and say what is noise."`
-	Report  Report  `cmd:"" help:"Make the tables and pictures of a stored file again."`
+	Compare Compare `cmd:"" help:"Compare the runs of two files, or two targets of one file, and tell changes from noise."`
+	Report  Report  `cmd:"" help:"Make tables and charts from a stored file."`
 }
 
-// Help is what bench --help shows beside the commands.
+// Help is shown by bench --help in addition to the commands.
 func (Bench) Help() string {
 	return `"millrace bench" alone is "millrace bench run", whose --help lists every flag. For a start:
 
@@ -35,32 +35,32 @@ func (Bench) Help() string {
 
 // Run is millrace bench.
 type Run struct {
-	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), echo/100@50% (of the base's saturated rate), broadcast/1000x8, idle/15000, tls-echo/100x32, ws-idle/5000, tcp+ws-broadcast/1000x8, cluster-call/64x1/n5 (over 5 nodes); or the sets standard, quick, targets, latency, doors, cluster, growth. Repeatable, commas work too (standard)."`
-	Quick bool     `help:"A first table in under a minute: the set quick, 3 short repetitions."`
-	Ramp  []string `placeholder:"RANGE" sep:"none" help:"Raise the load of each --case (echo/100) step by step until the server has had enough, and say where that was: [rate=]FROM..TO/STEP requests a second on a fixed schedule, as 5k..100k/5k; or conns=FROM..TO/STEP connections in a closed loop, as conns=1..1000/x2. A step lasts --window. Repeatable."`
+	Case  []string `placeholder:"SPEC" sep:"none" help:"What to measure, as in echo/100x32 (connections x depth), echo/100x8/4KiB, echo/100@20000 (a fixed rate), echo/100@50% (of the base's saturated rate), broadcast/1000x8, idle/15000, tls-echo/100x32, ws-idle/5000, tcp+ws-broadcast/1000x8, cluster-call/64x1/n5 (over 5 nodes); or the sets standard, quick, targets, latency, doors, cluster, growth. Repeatable, also comma-separated (standard)."`
+	Quick bool     `help:"A first result in under a minute: the set quick, 3 short repetitions."`
+	Ramp  []string `placeholder:"RANGE" sep:"none" help:"Raise the load of each --case (echo/100) step by step until the server is saturated, and report that load: [rate=]FROM..TO/STEP requests a second on a fixed schedule, as 5k..100k/5k; or conns=FROM..TO/STEP connections in a closed loop, as conns=1..1000/x2. A step lasts --window. Repeatable."`
 
-	Serve   string   `placeholder:"FLAGS" help:"Flags of millrace serve for the server that is measured."`
-	Variant []string `placeholder:"NAME=FLAGS" sep:"none" help:"Measure this program's server with these flags too. Repeatable."`
-	Server  []string `placeholder:"NAME=COMMAND" sep:"none" help:"Measure a server that this command starts and that prints: ready ADDR. Repeatable."`
-	Peers   []string `placeholder:"NAME" help:"Measure other libraries beside it: names with commas, or all. Built from a checkout of the repository."`
-	Target  string   `placeholder:"ADDR" help:"Measure a server that runs, in place of this program's; with commas its addresses behind doors too, tls://HOST:PORT or ws://HOST:PORT/PATH."`
-	PID     int      `name:"pid" placeholder:"N" help:"Its process, for its CPU and memory."`
+	Serve   string   `placeholder:"FLAGS" help:"Flags of millrace serve for the measured server."`
+	Variant []string `placeholder:"NAME=FLAGS" sep:"none" help:"Also measure this program's server with these flags. Repeatable."`
+	Server  []string `placeholder:"NAME=COMMAND" sep:"none" help:"Also measure the server started by COMMAND, which must print: ready ADDR. Repeatable."`
+	Peers   []string `placeholder:"NAME" help:"Also measure other libraries: names with commas, or all. They are built from a checkout of the repository."`
+	Target  string   `placeholder:"ADDR" help:"Measure a running server instead of this program's; may be a comma-separated list with its tls://HOST:PORT and ws://HOST:PORT/PATH addresses too."`
+	PID     int      `name:"pid" placeholder:"N" help:"Process ID of --target, to measure its CPU and memory."`
 	Self    bool     `default:"true" negatable:"" help:"Measure this program's own server (${default})."`
 	Base    string   `placeholder:"NAME" help:"The target that ratios refer to (gnet, else the second)."`
 
-	PeersDir string `placeholder:"DIR" help:"Where the peers' sources are (bench/peers of the checkout around here)."`
+	PeersDir string `placeholder:"DIR" help:"Folder of the peers' sources (bench/peers of the checkout around the current folder)."`
 
 	Reps       int           `placeholder:"N" help:"Interleaved repetitions (5; quick and ramps: 3)."`
 	Window     time.Duration `placeholder:"D" help:"Measured time of a run, or of a ramp's step (2s; quick: 700ms; at least 100us a connection)."`
-	Warm       time.Duration `placeholder:"D" help:"Warm-up of a run (500ms; quick: 200ms; at least 50us a connection)."`
-	Pinned     bool          `help:"The server on one processor with one loop, the load on the others."`
-	Generators int           `placeholder:"N" help:"Processes that make load (a third of the processors)."`
+	Warm       time.Duration `placeholder:"D" help:"Warm-up time of a run (500ms; quick: 200ms; at least 50us a connection)."`
+	Pinned     bool          `help:"Run the server on one processor with one loop, the load generators on the others."`
+	Generators int           `placeholder:"N" help:"Number of load generator processes (a third of the processors)."`
 
-	JSON   string   `name:"json" placeholder:"FILE" help:"Write every run, one JSON line each, as soon as it has ended."`
-	Resume bool     `help:"Go on with the runs that --json FILE lacks, after an interrupt; all else on the command line must be the same."`
+	JSON   string   `name:"json" placeholder:"FILE" help:"Write each run as a line of JSON when it has ended."`
+	Resume bool     `help:"After an interrupt, continue with the runs missing from --json FILE; the rest of the command line must be the same."`
 	Report string   `placeholder:"FILE" help:"Write an HTML page with charts that needs no network."`
-	SVG    string   `name:"svg" placeholder:"FILE" help:"Write the summary picture."`
-	SLO    []string `name:"slo" placeholder:"COND" sep:"none" help:"Exit with 1 unless it holds in every case, as p99<2ms, cpu<12us, rate>50000, idle<1200B; it ends a ramp. Repeatable."`
+	SVG    string   `name:"svg" placeholder:"FILE" help:"Write the summary chart."`
+	SLO    []string `name:"slo" placeholder:"COND" sep:"none" help:"Exit with 1 unless this objective is met in every case: p99<2ms, cpu<12us, rate>50000, idle<1200B; a ramp ends when it is missed. Repeatable."`
 }
 
 // Run measures and reports.
@@ -90,7 +90,7 @@ func (c *Run) Run(s *Streams) error {
 	p.end()
 	err = errors.Join(file.close(), writeAll(res, s.Out, res.WriteTable, c.Report, c.SVG))
 	if runErr != nil {
-		return c.interrupted(runErr) // a picture of nothing is its consequence
+		return c.interrupted(runErr) // other errors are consequences of it
 	}
 	if err != nil {
 		return err
@@ -98,11 +98,11 @@ func (c *Run) Run(s *Streams) error {
 	return c.judge(s, res, slos)
 }
 
-// interrupted says how to go on.
+// interrupted adds how to continue to the error.
 func (c *Run) interrupted(err error) error {
 	err = interrupted(err)
 	if e, ok := errors.AsType[*exitError](err); ok && c.JSON != "" {
-		e.text += "; the same command with --resume goes on"
+		e.text += "; run the same command with --resume to continue"
 	}
 	return err
 }
@@ -148,7 +148,7 @@ func (c *Run) config(ctx context.Context, p *progress) (bench.Config, error) {
 	return cfg, err
 }
 
-// targets lists the servers, the subject first.
+// targets lists the servers to measure, with the subject first.
 func (c *Run) targets(ctx context.Context, p *progress) ([]bench.Target, error) {
 	out, err := c.own()
 	if err != nil {
@@ -175,7 +175,7 @@ func (c *Run) targets(ctx context.Context, p *progress) ([]bench.Target, error) 
 	return out, nil
 }
 
-// own are the targets that this program serves, or the running one in their place.
+// own returns the targets that this program serves, or the running server given instead.
 func (c *Run) own() ([]bench.Target, error) {
 	if c.Target != "" {
 		return []bench.Target{{Name: "target", Addr: c.Target, PID: c.PID}}, nil
@@ -201,7 +201,8 @@ func (c *Run) own() ([]bench.Target, error) {
 	return out, nil
 }
 
-// peers builds what --peers names. With all, one that can't be built is left out with a word.
+// peers builds the servers that --peers names. With all, one that can't be built is skipped with a
+// message.
 func (c *Run) peers(ctx context.Context, p *progress) ([]bench.Target, error) {
 	if len(c.Peers) == 0 {
 		return nil, nil
@@ -251,7 +252,7 @@ func (c *Run) ramps(cfg *bench.Config) error {
 	return nil
 }
 
-// judge turns failures and missed conditions into the exit code.
+// judge turns failed runs and missed objectives into the exit code.
 func (c *Run) judge(s *Streams, res *bench.Results, slos []bench.SLO) error {
 	breaches := res.Breaches(slos)
 	if len(c.Ramp) > 0 && len(slos) > 0 {
@@ -262,7 +263,7 @@ func (c *Run) judge(s *Streams, res *bench.Results, slos []bench.SLO) error {
 	}
 	switch {
 	case len(breaches) > 0:
-		return verdict("%d conditions were missed", len(breaches))
+		return verdict("%d objectives were missed", len(breaches))
 	case res.Failed():
 		return verdict("some runs failed")
 	}

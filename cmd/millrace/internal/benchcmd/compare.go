@@ -9,15 +9,15 @@ type Compare struct {
 	A string `arg:"" complete:"FILE" help:"Results before, written by --json."`
 	B string `arg:"" optional:"" complete:"FILE" help:"Results after; without it two targets of A are compared."`
 
-	Target    string  `placeholder:"NAME" help:"Which target (the first one of A)."`
-	TargetB   string  `name:"target-b" placeholder:"NAME" help:"Its name in B (the same; with one file: the second one)."`
-	Normalise string  `placeholder:"NAME" help:"Divide both by this target's runs, - for none (the base of A, if both have it)."`
+	Target    string  `placeholder:"NAME" help:"The target to compare (the first one of A)."`
+	TargetB   string  `name:"target-b" placeholder:"NAME" help:"Name of the target in B (the same; with one file: the second target)."`
+	Normalise string  `placeholder:"NAME" help:"Divide both by the runs of this target, - for none (the base of A, if both have it)."`
 	Least     float64 `placeholder:"X" help:"Smallest change that counts (0.10; without a normaliser 0.25)."`
 	Alpha     float64 `placeholder:"P" help:"Chance of a false alarm over all cases (0.01)."`
-	Metric    string  `enum:"auto,cpu,p50,p99,rate" default:"auto" help:"What is judged: auto is the CPU a message, or the memory of an idle connection, and at a fixed rate p50 and p99 (${default})."`
+	Metric    string  `enum:"auto,cpu,p50,p99,rate" default:"auto" help:"What to compare: auto is CPU per message, or memory per idle connection, and at a fixed rate p50 and p99 (${default})."`
 }
 
-// Run compares, and exits with 1 when something got worse.
+// Run compares, and exits with 1 when a result got worse.
 func (c *Compare) Run(s *Streams) error {
 	a, err := bench.Load(c.A)
 	if err != nil {

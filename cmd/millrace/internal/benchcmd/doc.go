@@ -1,5 +1,5 @@
-// Package benchcmd is the commands millrace bench, millrace bench compare and millrace tune, as
-// structs for kong:
+// Package benchcmd implements the commands millrace bench, millrace bench compare and millrace
+// tune, as structs for kong:
 //
 //	var cli struct {
 //		Bench benchcmd.Bench `cmd:"" help:"Measure servers."`
@@ -8,7 +8,7 @@
 //	…
 //	err := ctx.Run(&benchcmd.Streams{Out: stdout, Err: stderr})
 //
-// main must call bench.RunGenerator before anything else. An error that has an ExitCode is the
-// verdict of a run that worked: 1 for a regression, a missed SLO or a wrong reply, 130 for an
-// interrupt.
+// main must call bench.RunGenerator before anything else. An error with an ExitCode method is the
+// result of a command that itself worked: 1 for a regression, a missed objective or a wrong reply,
+// 130 for an interrupt.
 package benchcmd

@@ -7,14 +7,14 @@ import (
 	"millrace/bench"
 )
 
-// journal is the file of --json while the suite writes to it. It takes the place of an older FILE with the first
-// run that has ended: a command that fails at once costs no results.
+// journal is the file of --json while the suite writes to it. It replaces an existing FILE only
+// when the first run has ended, so a command that fails at once destroys no results.
 type journal struct {
 	f   *replacement
-	err error // why it could not take its place
+	err error // why it could not replace FILE
 }
 
-// journal opens --json for cfg, with what --resume finds in it; nil without --json.
+// journal opens --json for cfg, and reads it for --resume; it returns nil without --json.
 func (c *Run) journal(cfg *bench.Config) (*journal, error) {
 	if c.JSON == "" {
 		return nil, nil
@@ -40,7 +40,7 @@ func (c *Run) journal(cfg *bench.Config) (*journal, error) {
 	return j, nil
 }
 
-// close ends the file; one without a new run goes.
+// close ends the file and removes it if it has no new run.
 func (j *journal) close() error {
 	if j == nil {
 		return nil

@@ -10,7 +10,8 @@ import (
 	"millrace/bench"
 )
 
-// progress reports runs: one line that is written over on a terminal, a line a run elsewhere.
+// progress reports runs: on a terminal in one line that is overwritten, else in a line for each
+// run.
 type progress struct {
 	w     io.Writer
 	live  bool
@@ -26,12 +27,12 @@ func newProgress(w io.Writer) *progress {
 	return p
 }
 
-// start says what is ahead.
+// start prints how many runs there will be.
 func (p *progress) start(runs int, estimate time.Duration) {
 	p.say("%d runs, about %v", runs, readable(estimate))
 }
 
-// readable rounds to what an estimate is good for.
+// readable rounds an estimate.
 func readable(d time.Duration) string {
 	if d > 10*time.Minute {
 		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
@@ -39,7 +40,7 @@ func readable(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// run is a bench.Config's OnRun.
+// run is the OnRun function of a bench.Config.
 func (p *progress) run(at bench.Progress, r bench.Run) {
 	line := fmt.Sprintf("[%d/%d", at.Done, at.Total)
 	if at.Left > 0 {
@@ -53,7 +54,7 @@ func (p *progress) run(at bench.Progress, r bench.Run) {
 	p.over(line)
 }
 
-// over writes line over the last one.
+// over overwrites the last line.
 func (p *progress) over(line string) {
 	if len(line) > 118 {
 		line = line[:118]
@@ -62,13 +63,13 @@ func (p *progress) over(line string) {
 	p.width = len(line)
 }
 
-// say writes a line of its own.
+// say writes a new line.
 func (p *progress) say(format string, args ...any) {
 	p.end()
 	fmt.Fprintf(p.w, format+"\n", args...)
 }
 
-// end leaves the line that is written over.
+// end finishes the line that is overwritten.
 func (p *progress) end() {
 	if p.width > 0 {
 		p.over("")

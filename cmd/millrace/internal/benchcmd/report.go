@@ -6,15 +6,15 @@ import (
 
 // Report is millrace bench report.
 type Report struct {
-	File string `arg:"" complete:"FILE" help:"Results, written by --json; also of a run that was interrupted."`
+	File string `arg:"" complete:"FILE" help:"Results, written by --json; may be from an interrupted run."`
 
 	Markdown bool   `help:"Write the tables as Markdown, for a README."`
 	Base     string `placeholder:"NAME" help:"The target that ratios refer to (the one of the run)."`
 	HTML     string `name:"html" placeholder:"FILE" help:"Write an HTML page with charts that needs no network."`
-	SVG      string `name:"svg" placeholder:"FILE" help:"Write the summary picture."`
+	SVG      string `name:"svg" placeholder:"FILE" help:"Write the summary chart."`
 }
 
-// Run writes the tables and pictures of a stored file.
+// Run writes tables and charts from a stored file.
 func (c *Report) Run(s *Streams) error {
 	res, err := bench.Load(c.File)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"millrace/bench"
 )
 
-// Streams is where the commands write: results to Out, progress and remarks to Err.
+// Streams are the outputs of the commands: results go to Out, progress and remarks to Err.
 type Streams struct{ Out, Err io.Writer }
 
 // Exit codes.
@@ -23,7 +23,7 @@ const (
 	exitInterrupt = 130
 )
 
-// exitError is an error with the code to exit with.
+// exitError is an error with an exit code.
 type exitError struct {
 	code int
 	text string
@@ -31,7 +31,7 @@ type exitError struct {
 
 func (e *exitError) Error() string { return e.text }
 
-// ExitCode is what the process should end with.
+// ExitCode returns the exit code of the process.
 func (e *exitError) ExitCode() int { return e.code }
 
 func verdict(format string, args ...any) error {
@@ -42,20 +42,20 @@ func wrongUsage(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Sprintf(format, args...)}
 }
 
-// untilInterrupt is a context that the first SIGINT or SIGTERM ends.
+// untilInterrupt returns a context that the first SIGINT or SIGTERM cancels.
 func untilInterrupt() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
-// interrupted turns the end of such a context into an exit code.
+// interrupted turns the cancellation of such a context into an exit code.
 func interrupted(err error) error {
 	if errors.Is(err, context.Canceled) {
-		return &exitError{exitInterrupt, "interrupted; what was measured until then is shown"}
+		return &exitError{exitInterrupt, "interrupted; the results so far are shown"}
 	}
 	return err
 }
 
-// writeAll writes the tables to out, and the page and the picture where they are wanted.
+// writeAll writes the tables to out, and the HTML page and the chart if requested.
 func writeAll(res *bench.Results, out io.Writer, tables func(io.Writer) error, html, svg string) error {
 	err := tables(out)
 	if html != "" {
@@ -67,7 +67,7 @@ func writeAll(res *bench.Results, out io.Writer, tables func(io.Writer) error, h
 	return err
 }
 
-// writeFile writes through a new file that takes path's place only when it is whole.
+// writeFile writes to a new file that replaces path only when it is complete.
 func writeFile(path string, write func(io.Writer) error) error {
 	w, err := newFile(path)
 	if err != nil {
@@ -79,11 +79,12 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return w.place()
 }
 
-// replacement is a file on its way to path. What is no regular file, as /dev/null or a pipe, is written to directly.
+// replacement is a new file that will replace path. If path is not a regular file, as /dev/null or
+// a pipe, it is written directly.
 type replacement struct {
 	*os.File
 	path string
-	temp string // "" when it has taken its place
+	temp string // "" when it has replaced path
 }
 
 func newFile(path string) (*replacement, error) {
@@ -98,7 +99,7 @@ func newFile(path string) (*replacement, error) {
 	return r, err
 }
 
-// settle lets the file take its place; it may still be written to.
+// settle makes the file replace path; it may still be written to afterwards.
 func (r *replacement) settle() error {
 	if r.temp == "" {
 		return nil
@@ -108,10 +109,10 @@ func (r *replacement) settle() error {
 	return os.Rename(temp, r.path)
 }
 
-// place closes the file and lets it take its place.
+// place closes the file and makes it replace path.
 func (r *replacement) place() error { return errors.Join(r.Close(), r.settle()) }
 
-// drop closes the file and removes it, unless it has taken its place.
+// drop closes the file and removes it, unless it has replaced path.
 func (r *replacement) drop() error {
 	err := r.Close()
 	if r.temp != "" {

@@ -11,17 +11,17 @@ import (
 
 // Tune is millrace tune.
 type Tune struct {
-	Case   []string      `placeholder:"SPEC" sep:"none" help:"The workload, as in bench: echo/100x8/4KiB, sleep/100/2ms, mixed/200x4. Repeatable: each counts the same (echo/100x1)."`
+	Case   []string      `placeholder:"SPEC" sep:"none" help:"The workload, as in bench: echo/100x8/4KiB, sleep/100/2ms, mixed/200x4. Repeatable: all count equally (echo/100x1)."`
 	Serve  string        `placeholder:"FLAGS" help:"Flags of serve to start from."`
-	Try    []string      `placeholder:"FLAG=V1,V2" sep:"none" help:"Try these values of this flag in place of the usual flags. Repeatable."`
-	Metric string        `enum:"auto,cpu,rate,p99" default:"auto" help:"What to improve: the server's CPU a message, the rate, the p99 latency; auto is cpu, and rate where handlers block (${default})."`
-	Reps   int           `placeholder:"N" help:"Repetitions of the last rounds (7)."`
+	Try    []string      `placeholder:"FLAG=V1,V2" sep:"none" help:"Try these values of this flag instead of the default set of flags. Repeatable."`
+	Metric string        `enum:"auto,cpu,rate,p99" default:"auto" help:"What to improve: the server's CPU per message, the rate, the p99 latency; auto is cpu, or rate if handlers block (${default})."`
+	Reps   int           `placeholder:"N" help:"Repetitions in the last rounds (7)."`
 	Window time.Duration `placeholder:"D" help:"Measured time of a run (400ms)."`
-	Pinned bool          `help:"The server on one processor with one loop: sharper, but says nothing about --loops."`
+	Pinned bool          `help:"Run the server on one processor with one loop: more precise, but tells nothing about --loops."`
 	Config string        `placeholder:"FILE" help:"Write the flags found as a file for serve --config."`
 }
 
-// Run searches and prints what it found.
+// Run searches for the best flags and prints them.
 func (c *Tune) Run(s *Streams) error {
 	ctx, cancel := untilInterrupt()
 	defer cancel()

@@ -1,5 +1,5 @@
-// Package certs keeps a server's certificates: read from files, read again when these
-// change, chosen by the name that a client asks for, or made in memory for trying.
+// Package certs holds a server's certificates: loaded from files, reloaded when these change,
+// selected by the client's server name, or self-signed for trials.
 package certs
 
 import (
@@ -21,25 +21,25 @@ import (
 	"time"
 )
 
-// Pair names the files of a certificate, with its chain, and its key, both PEM.
+// Pair names the files of a certificate with its chain and of its key, both PEM.
 type Pair struct{ Cert, Key string }
 
-// Store holds the certificates in force. Its methods may be called from any goroutine, but
-// for Watch.
+// Store holds the certificates in use. Its methods may be called from any goroutine, except Watch.
 type Store struct {
 	pairs []Pair
 	now   atomic.Pointer[[]*tls.Certificate]
-	seen  string // what the files looked like when they were last read; Watch's
+	seen  string // state of the files when they were last read; used by Watch only
 }
 
-// Load reads pairs of files. The error names the one that can't be read or doesn't fit.
+// Load loads pairs of files. The error names the pair that can't be read or whose key doesn't
+// match.
 func Load(pairs []Pair) (*Store, error) {
 	s := &Store{pairs: pairs}
 	s.seen = s.look()
 	return s, s.load()
 }
 
-// SelfSigned is a Store with a certificate for localhost that nobody vouches for.
+// SelfSigned returns a Store with a self-signed certificate for localhost.
 func SelfSigned() (*Store, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -62,14 +62,14 @@ func SelfSigned() (*Store, error) {
 	return s, nil
 }
 
-// load reads all pairs; if one can't be, those in force stay so.
+// load loads all pairs; if one fails, the certificates in use are kept.
 func (s *Store) load() error {
 	var list []*tls.Certificate
 	for _, p := range s.pairs {
 		c, err := tls.LoadX509KeyPair(p.Cert, p.Key)
 		if err != nil {
 			if b, _ := os.ReadFile(p.Key); bytes.Contains(b, []byte("ENCRYPTED")) {
-				err = errors.New("the key has a passphrase, which nobody can give here: write it without")
+				err = errors.New("the key has a passphrase, which can't be given here; store the key without one")
 			}
 			return fmt.Errorf("%s and %s: %w", p.Cert, p.Key, reason(err))
 		}
@@ -79,7 +79,7 @@ func (s *Store) load() error {
 	return nil
 }
 
-// reason is an error of crypto/tls without its package.
+// reason returns an error of crypto/tls without its package prefix.
 func reason(err error) error {
 	if rest, ok := strings.CutPrefix(err.Error(), "tls: "); ok {
 		return errors.New(rest)
@@ -87,8 +87,8 @@ func reason(err error) error {
 	return err
 }
 
-// GetCertificate is for tls.Config: the first certificate that the client can use and that
-// has the name it asks for, or else the first.
+// GetCertificate implements the tls.Config callback: it returns the first certificate that the
+// client supports and that has the client's server name, else the first one.
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	list := *s.now.Load()
 	for _, c := range list {
@@ -99,7 +99,7 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	return list[0], nil
 }
 
-// look says what the files look like.
+// look returns a description of the files' state.
 func (s *Store) look() string {
 	var b strings.Builder
 	for _, p := range s.pairs {
@@ -114,7 +114,7 @@ func (s *Store) look() string {
 	return b.String()
 }
 
-// outOfDate says which of the certificates in force clients will refuse.
+// outOfDate logs which of the certificates in use clients will refuse.
 func (s *Store) outOfDate(log *slog.Logger) {
 	for i, c := range *s.now.Load() {
 		leaf, now := c.Leaf, time.Now()
@@ -128,8 +128,8 @@ func (s *Store) outOfDate(log *slog.Logger) {
 	}
 }
 
-// Watch reads the files again when they have changed, which it looks for each time every
-// has gone by, and whenever now has something. It returns when done is closed.
+// Watch reloads the files when they have changed, which it checks at intervals of every and
+// whenever now receives a signal. It returns when done is closed.
 func (s *Store) Watch(every time.Duration, now <-chan os.Signal, done <-chan struct{}, log *slog.Logger) {
 	if len(s.pairs) == 0 {
 		return
@@ -149,15 +149,15 @@ func (s *Store) Watch(every time.Duration, now <-chan os.Signal, done <-chan str
 		}
 		s.seen = s.look()
 		if err := s.load(); err != nil {
-			log.Warn("certificates not changed: those in force stay", "err", err)
+			log.Warn("certificates could not be reloaded: the previous ones stay in use", "err", err)
 			continue
 		}
-		log.Info("certificates read again", "pairs", len(s.pairs))
+		log.Info("certificates reloaded", "pairs", len(s.pairs))
 		s.outOfDate(log)
 	}
 }
 
-// Pool reads the certificates of authorities from a PEM file.
+// Pool reads CA certificates from a PEM file.
 func Pool(file string) (*x509.CertPool, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// State is what a check has found.
+// State is the result of a check.
 type State string
 
 // The states.
 const (
 	OK      State = "ok"
-	Warn    State = "warn"    // the server runs, worse than it could
-	Fail    State = "fail"    // the server can't do what Want says
+	Warn    State = "warn"    // the server runs, but not as well as it could
+	Fail    State = "fail"    // the server can't provide what Want says
 	Unknown State = "unknown" // it can't be read
 )
 
@@ -23,28 +23,28 @@ const (
 type Finding struct {
 	Check string `json:"check"`
 	State State  `json:"state"`
-	Found string `json:"found"`         // what is there
-	Why   string `json:"why,omitempty"` // what follows from it; of Warn and Fail
-	Fix   string `json:"fix,omitempty"` // a command, or what to do; of Warn and Fail
+	Found string `json:"found"`         // the present state
+	Why   string `json:"why,omitempty"` // the consequence; of Warn and Fail
+	Fix   string `json:"fix,omitempty"` // a command, or other instruction; of Warn and Fail
 }
 
-// Want is what the server is to do.
+// Want is what the server must provide.
 type Want struct {
-	Conns  int   // connections at a time
+	Conns  int   // concurrent connections
 	Memory int64 // --memory-budget, in bytes
-	Port   int   // that it listens on
+	Port   int   // to listen on
 }
 
-// The engine keeps files open beside its connections, as engine/files.go says.
+// otherFiles is how many files the engine keeps open besides connections, as in engine/files.go.
 const otherFiles = 64
 
-// memory is what the process takes at most, in bytes: the budget and a quarter, 4 KiB for an
-// idle connection, and the program itself.
+// memory returns the most memory that the process takes, in bytes: 5/4 of the budget, 4 KiB for
+// each idle connection, and the program itself.
 func (w Want) memory() int64 {
 	return w.Memory + w.Memory/4 + int64(w.Conns)*4<<10 + 20<<20
 }
 
-// Run makes all checks of the machine whose file system is at root: / for this one.
+// Run runs all checks on the machine whose file system is at root: / for the local one.
 func Run(root string, w Want) []Finding {
 	m := &machine{root: root}
 	var all []Finding
@@ -60,7 +60,7 @@ func Run(root string, w Want) []Finding {
 	return all
 }
 
-// Worst is the worst state of all; Unknown counts as OK.
+// Worst returns the worst state of all; Unknown counts as OK.
 func Worst(all []Finding) State {
 	worst := OK
 	for _, f := range all {
@@ -71,17 +71,17 @@ func Worst(all []Finding) State {
 	return worst
 }
 
-// machine is the files of one.
+// machine reads the files of a machine.
 type machine struct{ root string }
 
-// text is a file's content without white space around it; false where there is none.
+// text returns a file's content without surrounding white space; false if it can't be read.
 func (m *machine) text(path string) (string, bool) {
 	b, err := os.ReadFile(filepath.Join(m.root, path))
 	s := strings.TrimSpace(string(b))
 	return s, err == nil && s != ""
 }
 
-// number is that of a file that holds one, or the i-th of several.
+// number returns the i-th number in a file.
 func (m *machine) number(path string, i int) (int64, bool) {
 	s, ok := m.text(path)
 	f := strings.Fields(s)
@@ -92,7 +92,7 @@ func (m *machine) number(path string, i int) (int64, bool) {
 	return n, err == nil
 }
 
-// glob are the files that fit a pattern.
+// glob returns the files that match a pattern.
 func (m *machine) glob(pattern string) []string {
 	names, err := filepath.Glob(filepath.Join(m.root, pattern))
 	if err != nil {
@@ -112,7 +112,7 @@ func unknown(check, path string) Finding {
 	return Finding{Check: check, State: Unknown, Found: path + " can't be read"}
 }
 
-// bytes writes a number of bytes for people.
+// bytes formats a number of bytes.
 func bytes(n int64) string {
 	for _, u := range []struct {
 		name string
@@ -125,7 +125,7 @@ func bytes(n int64) string {
 	return strconv.FormatInt(n, 10) + " B"
 }
 
-// sysctl is the command that sets one.
+// sysctl returns the command that sets a kernel parameter.
 func sysctl(name string, value any) string {
 	return fmt.Sprintf("sysctl -w %s=%v", name, value)
 }

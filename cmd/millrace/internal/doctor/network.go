@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// openFiles is RLIMIT_NOFILE: a connection takes one. Go raises the soft limit to the hard
-// one when it starts.
+// openFiles checks RLIMIT_NOFILE: each connection needs one file. Go raises the soft limit to the
+// hard limit at start.
 func openFiles(m *machine, w Want) Finding {
 	const check, path = "open files", "/proc/self/limits"
 	text, found := m.text(path)
@@ -28,16 +28,16 @@ func openFiles(m *machine, w Want) Finding {
 		need := int64(w.Conns + otherFiles)
 		if hard < need {
 			return Finding{check, Fail, fmt.Sprintf("%d", hard), fmt.Sprintf("%d connections need %d", w.Conns, need),
-				fmt.Sprintf("LimitNOFILE=%d in the unit of systemd; in a shell, as root, ulimit -n %d", need, need)}
+				fmt.Sprintf("LimitNOFILE=%d in the systemd unit; in a shell, as root, ulimit -n %d", need, need)}
 		}
 		return ok(check, "%d, %d connections need %d", hard, w.Conns, need)
 	}
 	return unknown(check, path)
 }
 
-// allFiles are the limits of the whole machine.
+// allFiles checks the limits of the whole machine.
 func allFiles(m *machine, w Want) Finding {
-	const check = "open files of the machine"
+	const check = "open files of the whole machine"
 	most, found := m.number("/proc/sys/fs/file-max", 0)
 	if !found {
 		return unknown(check, "/proc/sys/fs/file-max")
@@ -52,7 +52,7 @@ func allFiles(m *machine, w Want) Finding {
 	return ok(check, "fs.file-max is %d", most)
 }
 
-// backlog is how many connections wait for accept, of each listening socket.
+// backlog checks how many connections may wait for accept on each listening socket.
 func backlog(m *machine, _ Want) Finding {
 	const check, path, least = "listen backlog", "/proc/sys/net/core/somaxconn", 1024
 	n, found := m.number(path, 0)
@@ -61,13 +61,13 @@ func backlog(m *machine, _ Want) Finding {
 	}
 	if n < least {
 		return Finding{check, Warn, fmt.Sprintf("net.core.somaxconn is %d", n),
-			"when many clients connect at once, as after a restart, those behind wait for a second or more", sysctl("net.core.somaxconn", 4096)}
+			"when many clients connect at once, as after a restart, some wait for a second or more", sysctl("net.core.somaxconn", 4096)}
 	}
 	return ok(check, "net.core.somaxconn is %d", n)
 }
 
-// portRange is where the ports of outgoing connections come from. One that is in it and not
-// reserved may be taken when the server starts.
+// portRange checks where the ports of outgoing connections come from. A port in that range that is
+// not reserved may be in use when the server starts.
 func portRange(m *machine, w Want) Finding {
 	const check, path = "port range", "/proc/sys/net/ipv4/ip_local_port_range"
 	low, found := m.number(path, 0)
@@ -77,15 +77,15 @@ func portRange(m *machine, w Want) Finding {
 	}
 	what := fmt.Sprintf("outgoing connections take ports %d to %d", low, high)
 	if port := int64(w.Port); port >= low && port <= high && !m.reserved(port) {
-		return Finding{check, Warn, what, fmt.Sprintf("one of them may have port %d when the server starts", port), sysctl("net.ipv4.ip_local_reserved_ports", port)}
+		return Finding{check, Warn, what, fmt.Sprintf("one of them may be using port %d when the server starts", port), sysctl("net.ipv4.ip_local_reserved_ports", port)}
 	}
 	if high-low < 10_000 {
-		return Finding{check, Warn, what, "a machine that opens many connections, as one that runs bench, runs out of them", sysctl("net.ipv4.ip_local_port_range", `"15000 65000"`)}
+		return Finding{check, Warn, what, "a machine that opens many connections, as for bench, runs out of ports", sysctl("net.ipv4.ip_local_port_range", `"15000 65000"`)}
 	}
 	return ok(check, "%s", what)
 }
 
-// reserved says whether a port is never given to an outgoing connection.
+// reserved reports whether a port is never used for outgoing connections.
 func (m *machine) reserved(port int64) bool {
 	list, _ := m.text("/proc/sys/net/ipv4/ip_local_reserved_ports")
 	for part := range strings.SplitSeq(list, ",") {
@@ -107,8 +107,8 @@ func (m *machine) reserved(port int64) bool {
 	return false
 }
 
-// tcpMemory is what all sockets of the machine may hold, in pages: past the second number
-// the kernel shrinks windows, past the third it drops.
+// tcpMemory checks the memory that all sockets of the machine may use, in pages: above the second
+// number the kernel shrinks windows, above the third it drops packets.
 func tcpMemory(m *machine, w Want) Finding {
 	const check, path, each = "TCP memory", "/proc/sys/net/ipv4/tcp_mem", 8 << 10
 	page := int64(os.Getpagesize())
@@ -117,14 +117,15 @@ func tcpMemory(m *machine, w Want) Finding {
 		return unknown(check, path)
 	}
 	if need := int64(w.Conns) * each; pages*page < need {
-		return Finding{check, Warn, fmt.Sprintf("net.ipv4.tcp_mem begins to save at %s", bytes(pages*page)),
-			fmt.Sprintf("%d connections that hold %s each have less than they need", w.Conns, bytes(each)),
+		return Finding{check, Warn, fmt.Sprintf("net.ipv4.tcp_mem limits memory from %s on", bytes(pages*page)),
+			fmt.Sprintf("%d connections that use %s each get less than they need", w.Conns, bytes(each)),
 			sysctl("net.ipv4.tcp_mem", fmt.Sprintf(`"%d %d %d"`, need/page, 2*need/page, 4*need/page))}
 	}
-	return ok(check, "net.ipv4.tcp_mem begins to save at %s", bytes(pages*page))
+	return ok(check, "net.ipv4.tcp_mem limits memory from %s on", bytes(pages*page))
 }
 
-// connectionTracking is netfilter's table: what has no room in it is dropped.
+// connectionTracking checks netfilter's connection table: packets of connections that do not fit
+// are dropped.
 func connectionTracking(m *machine, w Want) Finding {
 	const check, path = "connection tracking", "/proc/sys/net/netfilter/nf_conntrack_max"
 	n, found := m.number(path, 0)
@@ -138,7 +139,7 @@ func connectionTracking(m *machine, w Want) Finding {
 	return ok(check, "net.netfilter.nf_conntrack_max is %d", n)
 }
 
-// synCookies answer a flood of connections that are never completed.
+// synCookies checks the defence against SYN floods.
 func synCookies(m *machine, _ Want) Finding {
 	const check, path = "SYN cookies", "/proc/sys/net/ipv4/tcp_syncookies"
 	n, found := m.number(path, 0)
@@ -151,7 +152,7 @@ func synCookies(m *machine, _ Want) Finding {
 	return ok(check, "on")
 }
 
-// drops are what the machine has lost since it started.
+// drops checks how many connections the machine has lost since it started.
 func drops(m *machine, _ Want) Finding {
 	const check, path = "lost connections", "/proc/net/netstat"
 	text, found := m.text(path)
@@ -167,7 +168,7 @@ func drops(m *machine, _ Want) Finding {
 			}
 			if n := values[j]; n != "0" {
 				return Finding{check, Warn, n + " since the machine started", "a listening socket's backlog was full; not necessarily this server's",
-					"see that net.core.somaxconn is large and that the server is not stalled; nstat -az TcpExtListenOverflows counts on"}
+					"see that net.core.somaxconn is large and that the server is not stalled; nstat -az TcpExtListenOverflows keeps counting"}
 			}
 			return ok(check, "none since the machine started")
 		}

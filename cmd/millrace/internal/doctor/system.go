@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// memory is what the machine has left.
+// memory checks the machine's available memory.
 func memory(m *machine, w Want) Finding {
 	const check, path = "memory", "/proc/meminfo"
 	text, found := m.text(path)
@@ -29,7 +29,7 @@ func memory(m *machine, w Want) Finding {
 	return unknown(check, path)
 }
 
-// enough judges an amount of memory.
+// enough compares an amount of memory with what is needed.
 func enough(check string, n int64, w Want, what, fix string) Finding {
 	need := w.memory()
 	if n < need {
@@ -38,11 +38,11 @@ func enough(check string, n int64, w Want, what, fix string) Finding {
 	return ok(check, "%s %s, up to %s are needed", bytes(n), what, bytes(need))
 }
 
-// cgroup is the smallest of a number in this process's control group and those above it, of
-// version 2 or of a controller of version 1, with the file that has it; false where there is
+// cgroup returns the smallest value of a limit in this process's control group and its ancestors,
+// for cgroup version 2 or a controller of version 1, with the file that has it; false if there is
 // no limit.
 func (m *machine) cgroup(v2, controller, v1 string) (n int64, at string, found bool) {
-	const unlimited = 1 << 60 // version 1 has no word for it
+	const unlimited = 1 << 60 // version 1 has no special value for it
 	dir, group, file := "", "", ""
 	groups, _ := m.text("/proc/self/cgroup")
 	for line := range strings.Lines(groups) {
@@ -73,7 +73,7 @@ func (m *machine) cgroup(v2, controller, v1 string) (n int64, at string, found b
 	}
 }
 
-// memoryCgroup is the limit of the container or the unit.
+// memoryCgroup checks the memory limit of the container or the systemd unit.
 func memoryCgroup(m *machine, w Want) Finding {
 	const check = "memory of the control group"
 	n, _, found := m.cgroup("memory.max", "memory", "memory.limit_in_bytes")
@@ -83,8 +83,8 @@ func memoryCgroup(m *machine, w Want) Finding {
 	return enough(check, n, w, "allowed", "lower --memory-budget, or raise MemoryMax in the unit or the container's memory limit")
 }
 
-// cpuCgroup is the quota of the container or the unit. Go runs as many threads as it allows,
-// rounded up.
+// cpuCgroup checks the CPU quota of the container or the systemd unit. Go runs as many threads as
+// the quota allows, rounded up.
 func cpuCgroup(m *machine, _ Want) Finding {
 	const check = "CPU of the control group"
 	quota, at, found := m.cgroup("cpu.max", "cpu", "cpu.cfs_quota_us")
@@ -100,14 +100,14 @@ func cpuCgroup(m *machine, _ Want) Finding {
 	}
 	cpus := float64(quota) / float64(period)
 	if cpus < 1 {
-		return Finding{check, Warn, fmt.Sprintf("%.2g of a CPU", cpus), "when it is used up all sessions stand still for the rest of the period",
+		return Finding{check, Warn, fmt.Sprintf("%.2g of a CPU", cpus), "when it is used up, all sessions stop for the rest of the period",
 			"raise CPUQuota in the unit or the container's CPU limit to 100% or more"}
 	}
 	return ok(check, "%.3g CPUs", cpus)
 }
 
-// tasks are the threads that the control group may have. Handlers that block in system calls
-// take one each.
+// tasks checks how many threads the control group may have. Handlers that block in system calls use
+// one each.
 func tasks(m *machine, _ Want) Finding {
 	const check, least = "threads", 512
 	n, _, found := m.cgroup("pids.max", "pids", "pids.max")
@@ -115,12 +115,13 @@ func tasks(m *machine, _ Want) Finding {
 		return ok(check, "no limit")
 	}
 	if n < least {
-		return Finding{check, Warn, fmt.Sprintf("%d allowed", n), "Go ends the process when it can't make one", fmt.Sprintf("TasksMax=%d in the unit, or the container's pids limit", 4*least)}
+		return Finding{check, Warn, fmt.Sprintf("%d allowed", n), "Go ends the process when it can't create a thread", fmt.Sprintf("TasksMax=%d in the unit, or the container's pids limit", 4*least)}
 	}
 	return ok(check, "%d allowed", n)
 }
 
-// overcommit: the Go runtime reserves address space that it does not use.
+// overcommit checks vm.overcommit_memory: the Go runtime reserves address space that it does not
+// use.
 func overcommit(m *machine, _ Want) Finding {
 	const check, path = "memory overcommit", "/proc/sys/vm/overcommit_memory"
 	n, found := m.number(path, 0)
@@ -128,13 +129,13 @@ func overcommit(m *machine, _ Want) Finding {
 	case !found:
 		return unknown(check, path)
 	case n == 2:
-		return Finding{check, Warn, "vm.overcommit_memory is 2", "Go reserves more address space than it uses, and ends where that is refused", sysctl("vm.overcommit_memory", 0)}
+		return Finding{check, Warn, "vm.overcommit_memory is 2", "Go reserves more address space than it uses, and ends the process if that is refused", sysctl("vm.overcommit_memory", 0)}
 	}
 	return ok(check, "vm.overcommit_memory is %d", n)
 }
 
-// kernel: from 4.6 on it says how many bytes of a connection it has not sent yet, which the
-// engine needs to tell a slow client from one that has gone.
+// kernel checks the version: from 4.6 on it reports how many bytes of a connection are unsent,
+// which the engine needs to tell a slow client from a dead one.
 func kernel(m *machine, _ Want) Finding {
 	const check, path = "kernel", "/proc/sys/kernel/osrelease"
 	release, found := m.text(path)
@@ -146,12 +147,12 @@ func kernel(m *machine, _ Want) Finding {
 		return Finding{Check: check, State: Unknown, Found: release}
 	}
 	if major < 4 || major == 4 && minor < 6 {
-		return Finding{check, Fail, release, "it does not say what of a connection is unsent", "use Linux 4.6 or later"}
+		return Finding{check, Fail, release, "it does not report a connection's unsent bytes", "use Linux 4.6 or later"}
 	}
 	return ok(check, "%s", release)
 }
 
-// hugePages: with "always" an idle heap keeps whole huge pages of which it uses a part.
+// hugePages: with "always" an idle heap keeps whole huge pages of which it uses only a part.
 func hugePages(m *machine, _ Want) Finding {
 	const check, path = "transparent huge pages", "/sys/kernel/mm/transparent_hugepage/enabled"
 	text, found := m.text(path)
@@ -164,19 +165,19 @@ func hugePages(m *machine, _ Want) Finding {
 	case "":
 		return unknown(check, path)
 	case "always":
-		return Finding{check, Warn, mode, "an idle server's memory grows by pages that it hardly uses, and compaction stalls it", "echo madvise > " + path}
+		return Finding{check, Warn, mode, "an idle server's memory grows by huge pages that it hardly uses, and compaction stalls it", "echo madvise > " + path}
 	}
 	return ok(check, "%s", mode)
 }
 
-// governor is how the CPUs choose their frequency.
+// governor checks how the CPUs choose their frequency.
 func governor(m *machine, _ Want) Finding {
 	const check = "CPU governor"
 	var slow, all int
 	for _, path := range m.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor") {
 		all++
 		g, _ := m.text(path)
-		// With intel_pstate and amd-pstate, powersave is the ordinary one; their preference decides.
+		// With intel_pstate and amd-pstate, powersave is the normal governor; the energy preference decides.
 		preference, has := m.text(strings.TrimSuffix(path, "scaling_governor") + "energy_performance_preference")
 		if g == "powersave" && (!has || preference == "power") || g == "conservative" {
 			slow++
@@ -191,7 +192,8 @@ func governor(m *machine, _ Want) Finding {
 	return ok(check, "%d CPUs do not save power", all)
 }
 
-// clock: the time is asked for with each frame. These sources can be read without a system call.
+// clock: the engine reads the time for each frame. These clock sources can be read without a system
+// call.
 func clock(m *machine, _ Want) Finding {
 	const check, path = "clock", "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 	source, found := m.text(path)
@@ -206,5 +208,5 @@ func clock(m *machine, _ Want) Finding {
 	if list, _ := m.text("/sys/devices/system/clocksource/clocksource0/available_clocksource"); !slices.Contains(strings.Fields(list), "tsc") {
 		fix = "the kernel has marked the fast clock as unstable, or the hypervisor offers none: see dmesg"
 	}
-	return Finding{check, Warn, source, "each look at the time is a system call", fix}
+	return Finding{check, Warn, source, "reading the time is a system call", fix}
 }

@@ -1,6 +1,6 @@
-// Package newcmd is millrace new: it writes a program that is a server on this module.
+// Package newcmd implements millrace new: it generates a server program that uses this module.
 //
-// The program is made from the files in templates: main.go for every program, server.go for
-// one on the engine alone, app.go and handlers.go for one on package services, and a file
-// more for each of the parts db, cluster and web.
+// The program is generated from the files in templates: main.go for every program, server.go for
+// one on the engine alone, app.go and handlers.go for one on package services, and one more file
+// for each of the parts db, cluster and web.
 package newcmd

@@ -17,11 +17,11 @@ import (
 
 // New is the command line of millrace new.
 type New struct {
-	Dir      string   `arg:"" complete:"DIR" help:"The folder that the program is written to; it is made, or is empty."`
-	Module   string   `placeholder:"PATH" help:"The program's module (example.com/ and the folder's name)."`
-	With     []string `placeholder:"PART" enum:"services,db,cluster,web" help:"What it begins with beside the engine: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page); commas between them (none)."`
-	Vendor   bool     `help:"Copy Millrace and all other modules into the program (false: its go.mod says where Millrace is on this machine)."`
-	Millrace string   `placeholder:"DIR" help:"The folder of Millrace's source (the one that this program was built in, or that around the current folder)."`
+	Dir      string   `arg:"" complete:"DIR" help:"The folder to write the program to; it is created, or must be empty."`
+	Module   string   `placeholder:"PATH" help:"The program's module path (example.com/ and the folder's name)."`
+	With     []string `placeholder:"PART" enum:"services,db,cluster,web" help:"Parts to add to the engine, comma-separated: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page) (none)."`
+	Vendor   bool     `help:"Copy Millrace and all other modules into the program (false: its go.mod refers to Millrace's folder on this machine)."`
+	Millrace string   `placeholder:"DIR" help:"The folder of Millrace's source (the one that this program was built in, or one around the current folder)."`
 }
 
 // exitUsage is sysexits.h's EX_USAGE.
@@ -35,22 +35,22 @@ type failure struct {
 
 func (f *failure) Error() string { return f.text }
 
-// ExitCode is what the process ends with.
+// ExitCode returns the exit code of the process.
 func (f *failure) ExitCode() int { return f.code }
 
 func usage(format string, args ...any) error {
 	return &failure{exitUsage, fmt.Sprintf(format, args...)}
 }
 
-// program is what the templates work with.
+// program is the data of the templates.
 type program struct {
 	Name     string // of the binary
 	Module   string
 	Millrace string // the module's path
-	Scheme   string // of the address that it listens on
+	Scheme   string // of the listen address
 
 	Plain, DB, Cluster, Web, Vendor bool
-	Data                            bool // it writes a folder data
+	Data                            bool // it has a folder named data
 }
 
 // Run writes the program.
@@ -60,7 +60,7 @@ func (c *New) Run(stdout io.Writer) error {
 		return err
 	}
 	if _, err := exec.LookPath("go"); err != nil {
-		return usage("go is not in the PATH: the new program is compiled by it")
+		return usage("go is not in the PATH: it is needed to compile the new program")
 	}
 	source, err := c.source(p.Millrace)
 	if err != nil {
@@ -80,7 +80,7 @@ func (c *New) Run(stdout io.Writer) error {
 	return nil
 }
 
-// program is what the flags say.
+// program returns the template data for the flags.
 func (c *New) program() (*program, error) {
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
@@ -96,7 +96,7 @@ func (c *New) program() (*program, error) {
 		return nil, usage("--module %q: %v", c.Module, err)
 	}
 	if p.Module == p.Millrace || strings.HasPrefix(p.Module, p.Millrace+"/") {
-		return nil, usage("--module %q: that is Millrace's own; give another, such as example.com/game", p.Module)
+		return nil, usage("--module %q: this is Millrace's own module path; give another, such as example.com/game", p.Module)
 	}
 	p.Name = path.Base(p.Module)
 	if regexp.MustCompile(`^v[0-9]+$`).MatchString(p.Name) && strings.Count(p.Module, "/") > 0 {
@@ -111,7 +111,7 @@ func (c *New) program() (*program, error) {
 	return p, nil
 }
 
-// makeDir makes the folder, or sees that it is empty.
+// makeDir creates the folder, or checks that it is empty.
 func (c *New) makeDir() error {
 	entries, err := os.ReadDir(c.Dir)
 	switch {

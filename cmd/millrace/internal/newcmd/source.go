@@ -10,14 +10,13 @@ import (
 
 const thisPackage = "/cmd/millrace/internal/newcmd"
 
-// modulePath is the path of the module that this package belongs to.
+// modulePath returns the path of the module that this package belongs to.
 func modulePath() string {
 	return strings.TrimSuffix(reflect.TypeFor[New]().PkgPath(), thisPackage)
 }
 
-// source is the folder of the module's source: the one given, else the one that this
-// program was compiled in, unless with -trimpath, else one around the program or around the
-// current folder.
+// source returns the folder of the module's source: the one given, else the one that this program
+// was compiled in (unless with -trimpath), else one around the program or the current folder.
 func (c *New) source(module string) (string, error) {
 	if c.Millrace != "" {
 		dir, err := filepath.Abs(c.Millrace)
@@ -49,10 +48,10 @@ func (c *New) source(module string) (string, error) {
 			}
 		}
 	}
-	return "", usage("this program does not know where the source of module %s is; give its folder by --millrace", module)
+	return "", usage("can't find the source of module %s; give its folder with --millrace", module)
 }
 
-// isModule says whether dir has the go.mod of a module.
+// isModule reports whether dir has the go.mod of a module.
 func isModule(dir, module string) bool {
 	b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 	if err != nil {

@@ -19,7 +19,7 @@ var files embed.FS
 
 var templates = template.Must(template.ParseFS(files, "templates/*.tmpl", "templates/schema/*"))
 
-// files are the program's, each with the template that it is made from.
+// files maps the program's files to their templates.
 func (p *program) files() map[string]string {
 	all := map[string]string{
 		"main.go": "main.go.tmpl", "main_test.go": "main_test.go.tmpl", "README.md": "README.md.tmpl", ".gitignore": "gitignore.tmpl",
@@ -67,10 +67,9 @@ func (p *program) write(dir string) error {
 	return nil
 }
 
-// modules writes go.mod and go.sum. They require what the source does, in the same versions, so
-// that the program builds with what the module cache has; go mod tidy then leaves out
-// what the program has no use for, where it can without the network. note is a remark for
-// the user, or nothing.
+// modules writes go.mod and go.sum. They require the same modules and versions as the source, so
+// that the program builds from the module cache; then go mod tidy removes what the program does not
+// need, if it works without the network. note is a remark for the user, or "".
 func (p *program) modules(dir, source string) (note string, err error) {
 	out, err := goCommand(source, nil, "mod", "edit", "-json")
 	if err != nil {
@@ -101,7 +100,7 @@ func (p *program) modules(dir, source string) (note string, err error) {
 		return "", err
 	}
 	if _, err := goCommand(dir, []string{"GOPROXY=off"}, "mod", "tidy"); err != nil {
-		note = "; go mod tidy will shorten its go.mod where there is a network" // it builds as it is
+		note = "; go mod tidy will shorten its go.mod where there is a network" // it builds without tidy
 	}
 	if p.Vendor {
 		_, err = goCommand(dir, nil, "mod", "vendor")
@@ -109,7 +108,7 @@ func (p *program) modules(dir, source string) (note string, err error) {
 	return note, err
 }
 
-// quoted is a path as go.mod has it.
+// quoted returns a path as it is written in go.mod.
 func quoted(path string) string {
 	if strings.ContainsAny(path, " \t\"'`(),;[]{}\\") || strings.Contains(path, "//") {
 		return strconv.Quote(path)

@@ -29,14 +29,14 @@ const (
 // maxGroupName is the longest name of a group, in bytes.
 const maxGroupName = 256
 
-// json is how 1/8 is written: as all answers are.
+// json encodes 1/8 as answers are encoded.
 var json = serial.JSON(serial.Limits{})
 
-// Basics registers 1/1 to 1/9: echo, broadcast, whoami, sleep, groups and, with unsafe,
-// the panic. to is how far broadcasts and groups go.
+// Basics registers 1/1 to 1/9: echo, broadcast, whoami, sleep, groups and, with unsafe, the panic.
+// to is how far broadcasts and groups go.
 func Basics(c *services.Controller, unsafe bool, to Reach) error {
 	g := groups{to}
-	var wait []services.Option // of what may ask other nodes, and is answered in its turn
+	var wait []services.Option // for services that may call other nodes, and answer in order
 	if to.Spans() {
 		wait = append(wait, services.Blocking())
 	}
@@ -94,8 +94,8 @@ func validMS(ms int64) error {
 	return nil
 }
 
-// sleep blocks its worker, which is what it is for. It ends early when nobody is left
-// to answer, so that clients that leave don't use up the spare workers.
+// sleep blocks its worker on purpose. It ends early when the session closes, so that clients that
+// disconnect don't use up the spare workers.
 func sleep(ctx *services.Context, req *sleepRequest, res *sleepReply) error {
 	t := time.NewTimer(time.Duration(req.MS) * time.Millisecond)
 	defer t.Stop()

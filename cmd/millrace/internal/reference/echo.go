@@ -7,14 +7,14 @@ import (
 	"millrace/engine"
 )
 
-// Echo is the engine.Handler for framings without handles: each frame is its own answer.
+// Echo is the engine.Handler for framings without handles: it answers each frame with itself.
 type Echo struct{}
 
 func (Echo) OnSocketAccept(*engine.Session)               {}
 func (Echo) OnSocketClose(*engine.Session, engine.Reason) {}
 
-// OnSocketRead answers p with its body. What was a frame is one again; a session that takes
-// no answer has gone.
+// OnSocketRead answers p with its body. The body was a valid frame, so it can be sent; an error
+// means that the session has closed.
 func (Echo) OnSocketRead(s *engine.Session, p codec.Packet) {
 	if err := s.Reply(p, p.Body); err != nil && !errors.Is(err, engine.ErrClosed) {
 		s.Logger().Warn("answer dropped", "err", err)

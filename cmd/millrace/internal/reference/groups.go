@@ -13,8 +13,8 @@ import (
 // Reach is how far broadcasts and groups go: over this server (Here), or over all nodes of a
 // cluster.
 type Reach interface {
-	Spans() bool      // further than this server: Join and SendGroup may block
-	NodeName() string // what 1/8 calls this node; "" leaves that out
+	Spans() bool      // beyond this server: Join and SendGroup may block
+	NodeName() string // this node's name in 1/8; "" omits it
 
 	Broadcast(s *engine.Session, main, sub uint16, body []byte) error
 	Join(ctx context.Context, s *engine.Session, group string) (members int, err error)
@@ -44,10 +44,10 @@ func (Here) SendGroup(_ context.Context, s *engine.Session, group string, main, 
 	return s.SendGroup(s.Server().Group(group), main, sub, body)
 }
 
-// groups are the services that broadcast, and those of groups.
+// groups has the services for broadcasts and groups.
 type groups struct{ to Reach }
 
-// broadcast sends p to every session; the sender's copy is its answer.
+// broadcast sends p to every session; the copy that the sender gets is its answer.
 func (g groups) broadcast(s *engine.Session, p codec.Packet) error {
 	return sendError(g.to.Broadcast(s, p.Main, p.Sub, p.Body))
 }
@@ -112,8 +112,8 @@ func validGroup(name string) error {
 	return nil
 }
 
-// sendError says what it means to the peer that something could not be sent, or a group
-// not be joined; nil when the session has gone, as then nobody is left to tell.
+// sendError returns the error for the client when a send failed or a group could not be joined; nil
+// if the session has closed.
 func sendError(err error) error {
 	switch {
 	case err == nil, errors.Is(err, engine.ErrClosed):
@@ -121,9 +121,9 @@ func sendError(err error) error {
 	case errors.Is(err, engine.ErrLimit):
 		return &services.Error{Code: engine.CodeLimit, Text: "too many groups", Err: err}
 	case errors.Is(err, engine.ErrFrameTooLarge):
-		return &services.Error{Code: engine.CodeLimit, Text: "what would be sent does not fit a frame", Err: err}
+		return &services.Error{Code: engine.CodeLimit, Text: "the message does not fit a frame", Err: err}
 	case errors.Is(err, engine.ErrBusy):
-		return &services.Error{Code: engine.CodeOverloaded, Text: "too much waits to be sent; try again later", Err: err}
+		return &services.Error{Code: engine.CodeOverloaded, Text: "too much is waiting to be sent; try again later", Err: err}
 	}
 	return err
 }

@@ -23,8 +23,7 @@ const (
 	subQuery = 1
 )
 
-// catalogue is every query that can be asked for over the wire. Each takes integers
-// within its bounds.
+// catalogue has every query that clients can run. Each takes integers within its bounds.
 var catalogue = map[string]struct {
 	stmt dbasync.Stmt
 	args []bounds
@@ -51,8 +50,8 @@ type queryReply struct {
 	Tag     string   `json:"tag"`
 }
 
-// Queries registers 3/1. A nil db answers ERROR 11, and so does one that is not ready.
-// The database bounds the time that a query takes.
+// Queries registers 3/1. It answers ERROR 11 if db is nil or not ready. The database limits the
+// time that a query takes.
 func Queries(c *services.Controller, db *dbasync.DB, ready func() bool) error {
 	h := services.Handle(queries, subQuery)
 	if db == nil {
@@ -65,8 +64,8 @@ func Queries(c *services.Controller, db *dbasync.DB, ready func() bool) error {
 	}, services.Name("query"), services.Blocking(), services.Timeout(services.Forever))
 }
 
-// query answers when the database has: further requests are served meanwhile, and answers
-// leave in the order of their requests.
+// query answers when the result arrives: further requests are served meanwhile, and answers are
+// sent in the order of their requests.
 func query(ctx *services.Context, req *queryRequest, db *dbasync.DB, ready func() bool) error {
 	entry, ok := catalogue[req.Name]
 	if !ok {
@@ -82,7 +81,7 @@ func query(ctx *services.Context, req *queryRequest, db *dbasync.DB, ready func(
 	s, reply := ctx.Session(), ctx.Defer()
 	err = db.Query(s.Context(), s.Submitter(engine.EventQuery), func(res dbasync.QueryResult) {
 		if res.Stale {
-			reply.Done(nil, nil) // the session has gone, nothing is sent
+			reply.Done(nil, nil) // the session has closed, nothing is sent
 			return
 		}
 		answer, err := rowsOf(res)
@@ -94,7 +93,7 @@ func query(ctx *services.Context, req *queryRequest, db *dbasync.DB, ready func(
 	}, entry.stmt, args...)
 	switch {
 	case errors.Is(err, dbasync.ErrQueueFull):
-		return &services.Error{Code: engine.CodeOverloaded, Text: "too many queries wait", Err: err}
+		return &services.Error{Code: engine.CodeOverloaded, Text: "too many queries are waiting", Err: err}
 	case err != nil:
 		return &services.Error{Code: engine.CodeUnavailable, Text: "the database is down", Err: err}
 	}
@@ -117,7 +116,7 @@ func integers(list []byte, want []bounds) ([]any, error) {
 	return out, nil
 }
 
-// whyNot says what is wrong with a list that integers refuses.
+// whyNot describes what is wrong with a list that integers rejects.
 func whyNot(list []byte, want []bounds) error {
 	var raw []stdjson.RawMessage
 	if err := stdjson.Unmarshal(list, &raw); err != nil || raw == nil {
@@ -135,7 +134,7 @@ func whyNot(list []byte, want []bounds) error {
 	return nil
 }
 
-// rowsOf makes a result the answer, or says what its failure means to the peer.
+// rowsOf returns a result as the answer, or the error for the client.
 func rowsOf(res dbasync.QueryResult) (*queryReply, error) {
 	switch {
 	case res.Outcome == dbasync.SQLError:
@@ -145,7 +144,7 @@ func rowsOf(res dbasync.QueryResult) (*queryReply, error) {
 	case errors.Is(res.Err, dbasync.ErrResultTooLarge):
 		return nil, &services.Error{Code: engine.CodeLimit, Text: "the result is too large", Err: res.Err}
 	case errors.Is(res.Err, dbasync.ErrResultDropped):
-		return nil, &services.Error{Code: engine.CodeOverloaded, Text: "the result waited for too long", Err: res.Err}
+		return nil, &services.Error{Code: engine.CodeOverloaded, Text: "the result waited too long", Err: res.Err}
 	case res.Err != nil:
 		return nil, &services.Error{Code: engine.CodeUnavailable, Text: res.Outcome.String() + ": the database is down", Err: res.Err}
 	}
@@ -165,8 +164,7 @@ func rowsOf(res dbasync.QueryResult) (*queryReply, error) {
 	return reply, nil
 }
 
-// plain turns a value into what its JSON shall be: numeric a string, timestamps
-// RFC 3339, bytea base64.
+// plain converts a value for JSON: numeric to a string, timestamps to RFC 3339, bytea to base64.
 func plain(v any) any {
 	switch x := v.(type) {
 	case pgtype.Numeric:

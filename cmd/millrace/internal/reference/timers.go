@@ -24,8 +24,8 @@ const (
 	subFired     = 4 // server to client only
 )
 
-// sessionTimers are the timers of one session and what they all do. Delay events are not
-// among them: their ids are not the client's, and 2/3 leaves them alone.
+// sessionTimers are the timers of one session and their common callback. Delay events are not among
+// them: the client did not choose their ids, and 2/3 does not kill them.
 type sessionTimers struct {
 	*timerwheel.Set
 	fire func(timerwheel.Firing)
@@ -37,7 +37,7 @@ func newSessionTimers(service *timerwheel.Service, s *engine.Session, dropped *s
 	context.AfterFunc(input, func() { set.Close() }) // also while the last request still runs
 	return &sessionTimers{set, func(f timerwheel.Firing) {
 		if input.Err() != nil {
-			return // the peer's FIN, and Close is on its way
+			return // the peer sent a FIN, and Close will follow
 		}
 		var buf [80]byte
 		body := strconv.AppendUint(append(buf[:0], `{"id":`...), uint64(f.ID), 10)
@@ -51,7 +51,7 @@ func newSessionTimers(service *timerwheel.Service, s *engine.Session, dropped *s
 	}}
 }
 
-// timersOf returns the session's timers, or nil. In the session's order.
+// timersOf returns the session's timers, or nil. Call it in the session's order only.
 func timersOf(s *engine.Session) *sessionTimers {
 	t, _ := s.Value().(*sessionTimers)
 	return t
@@ -91,8 +91,8 @@ type killAllReply struct {
 	Killed int `json:"killed"`
 }
 
-// Timers registers 2/1 to 2/3: each session has timers of its own, which fire in its
-// order and end with it, or with the peer's FIN.
+// Timers registers 2/1 to 2/3: each session has its own timers, which fire in its order and end
+// with it, or with the peer's FIN.
 func Timers(c *services.Controller, service *timerwheel.Service) error {
 	var dropped seldom.Line
 	c.OnClose(func(s *engine.Session, _ engine.Reason) {
@@ -122,7 +122,7 @@ func setTimer(service *timerwheel.Service, s *engine.Session, req *setTimerReque
 	case errors.Is(err, timerwheel.ErrTooManyTimers):
 		return &services.Error{Code: engine.CodeLimit, Text: "too many timers", Err: err}
 	case errors.Is(err, timerwheel.ErrSetClosed):
-		return nil // the peer's FIN came first, and would have ended the timer: the request has its answer
+		return nil // the peer's FIN came first and would have ended the timer; the request still gets its answer
 	}
 	return err
 }

@@ -82,7 +82,7 @@ func millis(n int64) time.Duration {
 	return time.Duration(min(n, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
 }
 
-// cache registers 5/1 to 5/5. Values are kept as they were sent.
+// cache registers 5/1 to 5/5. Values are stored as they were sent.
 func (x *Services) cache() error {
 	var opts []services.Option
 	if x.cfg.Shared {
@@ -132,11 +132,11 @@ func (x *Services) compare(ctx *services.Context, req *compareRequest, res *comp
 	return err
 }
 
-// lockCall is a 5/4 between its Lock and the answer of the cache.
+// lockCall is the state of a 5/4 between Lock and the cache's answer.
 type lockCall struct {
 	mu    sync.Mutex
-	reply *services.Reply // set when the stage has to wait
-	over  bool            // the cache was faster
+	reply *services.Reply // set if the answer is deferred
+	over  bool            // the cache has answered before the stage returned
 	token uint64
 	err   error
 }
@@ -169,15 +169,15 @@ func (x *Services) lock(ctx *services.Context, req *lockRequest, res *lockReply)
 	}
 	call.mu.Lock()
 	defer call.mu.Unlock()
-	if call.over { // no wait, so it is answered in its turn
+	if call.over { // no wait, so it is answered in order
 		*res = answerLock(call.token)
 		return call.err
 	}
 	reply := ctx.Defer()
 	call.reply = reply
-	reply.OnEnd(func() { // no more requests come: what waits is answered
+	reply.OnEnd(func() { // no more requests can arrive: answer the waiting one
 		cancel()
-		reply.Done(lockReply{}, nil) // whoever ended the wait; nothing if it was answered
+		reply.Done(lockReply{}, nil) // no effect if it was already answered
 	})
 	return nil
 }

@@ -16,11 +16,11 @@ import (
 	"millrace/services/serial"
 )
 
-// Bounds of 6/*.
+// Limits of 6/*.
 const (
 	maxUser = 64  // bytes
 	maxRoom = 128 // bytes
-	// callTime is for 6/2 as a whole: a node that stands still is told of in time.
+	// callTime limits 6/2 as a whole, so that a node that hangs is reported in time.
 	callTime = 4 * time.Second
 
 	bindMain, bindSub = 6, 3
@@ -59,13 +59,13 @@ func (x *Services) nodes() (err error) {
 		services.Register(c, hWhere, services.Stages[services.None, whereReply]{Handle: x.where}, services.Name("where")))
 }
 
-// later has fn answer the request from a goroutine of its own: what waits for other nodes
-// holds no worker.
+// later runs fn on a goroutine of its own and answers the request with its result: waiting for
+// other nodes occupies no worker.
 func (x *Services) later(ctx *services.Context, fn func(ctx context.Context) (any, error)) error {
 	select {
 	case x.work <- struct{}{}:
 	default:
-		return services.Errorf(engine.CodeOverloaded, "too many requests to other nodes are under way")
+		return services.Errorf(engine.CodeOverloaded, "too many requests to other nodes are in progress")
 	}
 	s, reply := ctx.Session(), ctx.Defer()
 	go func() {
@@ -76,8 +76,8 @@ func (x *Services) later(ctx *services.Context, fn func(ctx context.Context) (an
 	return nil
 }
 
-// told is what a client is told of an outcome: that of a message between nodes says whether
-// it may have been done.
+// told returns the error for the client: for a message between nodes it says whether the operation
+// may have been done.
 func told(err error) error {
 	switch {
 	case errors.Is(err, cluster.ErrOverloaded):
@@ -187,7 +187,7 @@ func (x *Services) sendUser(ctx *services.Context, req *toUserRequest, _ *toUser
 		return err
 	}
 	if most := ctx.Session().Server().Config().MaxFrame - eventFrame; len(body) > most {
-		return services.Errorf(engine.CodeLimit, "what would be sent does not fit a frame")
+		return services.Errorf(engine.CodeLimit, "the message does not fit a frame")
 	}
 	user := req.User
 	return x.later(ctx, func(ctx context.Context) (any, error) {
@@ -227,10 +227,10 @@ func (x *Services) room(ctx *services.Context, req *roomRequest, _ *roomReply) e
 	})
 }
 
-// addToRoom runs in the room, on its home.
+// addToRoom runs in the room, on the room's node.
 func (x *Services) addToRoom(r *nodes.Home[int64], body []byte) ([]byte, error) {
 	if len(body) != 8 {
-		return nil, services.Errorf(engine.CodeBadBody, "no number to add")
+		return nil, services.Errorf(engine.CodeBadBody, "add must be an integer")
 	}
 	add := int64(binary.BigEndian.Uint64(body))
 	if add > 0 && r.State > math.MaxInt64-add || add < 0 && r.State < math.MinInt64-add {

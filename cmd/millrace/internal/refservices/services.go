@@ -21,36 +21,35 @@ import (
 //go:embed sql/*.sql
 var Schema embed.FS
 
-// Config is what the services stand on. Zero fields mean the defaults.
+// Config has the parts that the services use. Zero fields mean the defaults.
 type Config struct {
-	// DB has the users; nil: 4/1, 4/2, 4/7 and 4/8 answer ERROR unavailable.
+	// DB has the users; if nil, 4/1, 4/2, 4/7 and 4/8 answer ERROR unavailable.
 	DB *dbasync.DB
 	// Ready says whether the database has its tables; nil: always.
 	Ready func() bool
 	// Timers run delay events.
 	Timers *timerwheel.Service
-	// Pool runs what belongs to no session.
+	// Pool runs functions that belong to no session.
 	Pool *engine.Pool
-	// Cache holds the keys and locks; nil: one of this process is made from Memory.
+	// Cache holds the keys and locks; if nil, New creates a local one with the limits of Memory.
 	Cache services.Cache
-	// Shared says that Cache's operations go over a network, so that 5/* always
-	// run on workers.
+	// Shared says that Cache's operations use the network, so that 5/* always run on workers.
 	Shared bool
-	// Memory are the limits of the cache that is made here.
+	// Memory has the limits of the local cache.
 	Memory services.MemoryConfig
-	// MaxKeys bounds the different keys that one session may set; default 65,536.
+	// MaxKeys limits the different keys that one session may set; default 65,536.
 	MaxKeys int
-	// MaxDelayed bounds the delay events of one session; default 1,024.
+	// MaxDelayed limits the pending delay events of one session; default 1,024.
 	MaxDelayed int
 	// Measure counts the requests of each handle: services.ControllerConfig.Measure.
 	Measure bool
-	// Node is this process among others, or alone; nil: 6/* are not served. It is to be
-	// started by the caller, behind New.
+	// Node is this process's node in a cluster, or a single node; if nil, 6/* are not served. The
+	// caller must start it after New.
 	Node *nodes.Node
-	// MaxWork bounds the requests to other nodes (6/2 to 6/5) that are under way; default
-	// 4,096. One more gets ERROR overloaded.
+	// MaxWork limits the requests to other nodes (6/2 to 6/5) in progress; default 4,096. More get
+	// ERROR overloaded.
 	MaxWork int
-	// MaxRooms bounds the rooms whose home is this node; default 32,768.
+	// MaxRooms limits the rooms that run on this node; default 32,768.
 	MaxRooms int
 	// Logger; default slog.Default().
 	Logger *slog.Logger
@@ -59,15 +58,15 @@ type Config struct {
 // Services is a controller with these services; further ones may be registered.
 type Services struct {
 	*services.Controller
-	// Cache is the one in use.
+	// Cache is the cache in use.
 	Cache services.Cache
 
 	cfg     Config
 	hasher  *hasher
 	keys    sync.Map // *engine.Session to *keySet
-	lockers sync.Map // *engine.Session that has asked for a lock
+	lockers sync.Map // *engine.Session that has requested a lock
 	rooms   *nodes.Homes[int64]
-	work    chan struct{} // a place for each request to other nodes
+	work    chan struct{} // a semaphore for requests to other nodes
 }
 
 // handles of the services.
@@ -93,16 +92,16 @@ var (
 	hWhere    = services.Handle(6, 7)
 )
 
-// Limits of what one session waits for.
+// Limits on what one session may have waiting.
 const (
-	// maxDeferred bounds answers. Queries, locks and hashes have limits of their own, which
-	// are reached earlier.
+	// maxDeferred limits deferred answers. Queries, locks and hashes have limits of their own,
+	// which are reached earlier.
 	maxDeferred = 1 << 17
-	// maxHashes bounds passwords that wait to be hashed, which are few a second.
+	// maxHashes limits passwords waiting to be hashed; only a few are hashed in a second.
 	maxHashes = 8192
 )
 
-// New makes the services.
+// New creates the services.
 func New(cfg Config) (*Services, error) {
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = 1 << 16
@@ -137,8 +136,8 @@ func New(cfg Config) (*Services, error) {
 	return x, errors.Join(x.users(), x.sums(), x.delays(), x.cache(), x.nodes())
 }
 
-// endLocksWith has the session's locks given back when its peer will ask for nothing more,
-// also while its last request still runs.
+// endLocksWith releases the session's locks when its peer can send no more requests, even if its
+// last request is still running.
 func (x *Services) endLocksWith(s *engine.Session) {
 	if _, again := x.lockers.LoadOrStore(s, nil); !again {
 		context.AfterFunc(s.InputContext(), func() { x.Cache.Release(s) })
@@ -154,8 +153,7 @@ type sumReply struct {
 	Sum int64 `json:"sum"`
 }
 
-// sums are 4/3, whose three stages share the work, and 4/4, which calls it
-// twice in line.
+// sums registers 4/3, whose three stages share the work, and 4/4, which calls it twice inline.
 func (x *Services) sums() error {
 	return errors.Join(
 		services.Register(x.Controller, hSum, services.Stages[sumRequest, sumReply]{
@@ -182,7 +180,7 @@ func (x *Services) sums() error {
 				}
 				return err
 			},
-		}, services.Name("sum in line")))
+		}, services.Name("sum inline")))
 }
 
 type laterRequest struct {
@@ -199,11 +197,11 @@ type laterEvent struct {
 	LateMS float64    `json:"late_ms"`
 }
 
-// eventFrame is what an event's frame has around its data, in bytes, at most:
-// Main, Sub and Seq, the two keys, and a number.
+// eventFrame is the most bytes that an event's frame has in addition to its data: Main, Sub and
+// Seq, the two keys, and a number.
 const eventFrame = 80
 
-// delays are 4/5 and what it has run later, 4/6.
+// delays registers 4/5, and 4/6, which 4/5 runs later.
 func (x *Services) delays() error {
 	return errors.Join(
 		services.Register(x.Controller, hLater, services.Stages[laterRequest, laterReply]{
@@ -225,11 +223,11 @@ func (x *Services) delays() error {
 		}, services.Name("event"), services.Internal()))
 }
 
-// keySet counts the different keys that a session has set, by their hashes.
-// Used in the session's order only.
+// keySet counts the different keys that a session has set, by their hashes. Used in the session's
+// order only.
 type keySet struct{ seen map[uint64]struct{} }
 
-// mayset says whether the session may set the key, and notes it.
+// maySet reports an error if the session may not set another key; otherwise it remembers the key.
 func (x *Services) maySet(s *engine.Session, key string) error {
 	v, ok := x.keys.Load(s)
 	if !ok {

@@ -51,7 +51,7 @@ type logoutReply struct {
 	Revoked bool `json:"revoked"`
 }
 
-// A login's token is good for a day, and a user has 32 of them at most: the oldest goes.
+// A login token is valid for a day, and a user has at most 32 of them: the oldest is removed.
 const (
 	insertUser  = `insert into users (name, password) values ($1, $2) on conflict (name) do nothing returning id`
 	selectUser  = `select id, password from users where name = $1`
@@ -62,10 +62,10 @@ const (
 	deleteToken = `delete from tokens where hash = $1 and expires > now() returning user_id`
 )
 
-var errToken = services.Errorf(engine.CodeUnauthorised, "no such token, or it has ended")
+var errToken = services.Errorf(engine.CodeUnauthorised, "no such token, or it has expired")
 
-// users registers 4/1, 4/2, 4/7 and 4/8. All are refused before their body is looked at
-// while there is no database.
+// users registers 4/1, 4/2, 4/7 and 4/8. Without a database all are refused before their body is
+// decoded.
 func (x *Services) users() error {
 	needDB := func(next services.Next) services.Next {
 		return func(ctx *services.Context) error {
@@ -86,7 +86,8 @@ func (x *Services) users() error {
 		services.Register(x.Controller, hLogout, services.Stages[tokenRequest, logoutReply]{Handle: x.logout}, services.Name("logout")))
 }
 
-// register hashes, then inserts. The session's other requests go on meanwhile.
+// register hashes the password, then inserts the user. The session's other requests are served
+// meanwhile.
 func (x *Services) register(ctx *services.Context, req *credentials, _ *registerReply) error {
 	reply, s, name, password := ctx.Defer(), ctx.Session(), req.Username, req.Password
 	return x.hasher.run(s, func() {
@@ -109,15 +110,15 @@ func (x *Services) register(ctx *services.Context, req *credentials, _ *register
 	})
 }
 
-// query is DB.Query whose failure to begin is the reply's.
+// query calls DB.Query and answers reply with the error if the query is refused.
 func (x *Services) query(s *engine.Session, reply *services.Reply, done func(dbasync.QueryResult), stmt dbasync.Stmt, args ...any) {
 	if err := x.cfg.DB.Query(s.Context(), s.Submitter(engine.EventQuery), done, stmt, args...); err != nil {
 		reply.Done(nil, err)
 	}
 }
 
-// login reads, then checks the password: against a hash of nothing when there
-// is no such user, so that the answer takes as long.
+// login reads the user, then checks the password: against a dummy hash if there is no such user, so
+// that the answer takes as long.
 func (x *Services) login(ctx *services.Context, req *credentials, _ *loginReply) error {
 	reply, s, password := ctx.Defer(), ctx.Session(), req.Password
 	done := func(r dbasync.QueryResult) {
@@ -163,7 +164,7 @@ func (x *Services) loggedIn(s *engine.Session, reply *services.Reply, user int64
 	}, dbasync.Stmt{SQL: insertToken}, user, stored)
 }
 
-// user says whose token it is.
+// user returns the user of a token.
 func (x *Services) user(ctx *services.Context, req *tokenRequest, _ *userReply) error {
 	reply := ctx.Defer()
 	x.query(ctx.Session(), reply, func(r dbasync.QueryResult) {
@@ -180,7 +181,7 @@ func (x *Services) user(ctx *services.Context, req *tokenRequest, _ *userReply) 
 	return nil
 }
 
-// logout ends a token; who has it may.
+// logout revokes a token; whoever has the token may do that.
 func (x *Services) logout(ctx *services.Context, req *tokenRequest, _ *logoutReply) error {
 	reply := ctx.Defer()
 	x.query(ctx.Session(), reply, func(r dbasync.QueryResult) {
@@ -197,7 +198,7 @@ func (x *Services) logout(ctx *services.Context, req *tokenRequest, _ *logoutRep
 	return nil
 }
 
-// queryError says what a failed query means to the peer, who is told nothing of why.
+// queryError returns the error for the client when a query failed, without details of the cause.
 func queryError(r dbasync.QueryResult) error {
 	if r.Outcome == dbasync.SQLError || r.Err == nil || errors.Is(r.Err, dbasync.ErrTimeout) {
 		return r.Err

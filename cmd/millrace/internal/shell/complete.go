@@ -14,10 +14,10 @@ import (
 //go:embed scripts
 var scripts embed.FS
 
-// Shells are those that Script knows.
+// Shells are the shells that Script supports.
 var Shells = []string{"bash", "zsh", "fish"}
 
-// Script is what a shell is to read to complete the command called name.
+// Script returns the completion script of a shell for the command called name.
 func Script(shell, name string) (string, error) {
 	b, err := scripts.ReadFile("scripts/" + shell)
 	if err != nil {
@@ -26,13 +26,14 @@ func Script(shell, name string) (string, error) {
 	return strings.ReplaceAll(string(b), "COMMAND", name), nil
 }
 
-// Files stands for the names of files.
+// Files stands for file names.
 const Files = ":files"
 
-// Word may come next.
+// Word is a possible next word.
 type Word struct{ Text, Help string }
 
-// Write writes words as the scripts read them: one a line, with a tab and its help behind it.
+// Write writes words in the format that the scripts read: one on each line, followed by a tab and
+// its help.
 func Write(w io.Writer, words []Word) error {
 	var b strings.Builder
 	for _, word := range words {
@@ -42,11 +43,11 @@ func Write(w io.Writer, words []Word) error {
 	return err
 }
 
-// Choices is implemented by the values of flags and arguments that are one of a few words.
+// Choices is implemented by values of flags and arguments that must be one of a few words.
 type Choices interface{ Choices() []string }
 
-// Complete returns what the last of words, which may be empty, can become. words are those
-// behind the command's name.
+// Complete returns the possible completions of the last of words, which may be empty. words are
+// those after the command's name.
 func Complete(app *kong.Application, words []string) []Word {
 	if len(words) == 0 {
 		words = []string{""}
@@ -60,14 +61,14 @@ func Complete(app *kong.Application, words []string) []Word {
 	return p.next(words[last])
 }
 
-// place is where in the command line a word stands.
+// place is a position in the command line.
 type place struct {
 	node   *kong.Node
-	flags  []*kong.Flag // that may come
+	flags  []*kong.Flag // that may follow
 	args   []*kong.Positional
 	used   map[*kong.Flag]bool
 	value  *kong.Flag // whose value comes next
-	noFlag bool       // behind --
+	noFlag bool       // after --
 }
 
 func (p *place) enter(n *kong.Node) {
@@ -80,7 +81,7 @@ func (p *place) enter(n *kong.Node) {
 	}
 }
 
-// pass goes on behind a word.
+// pass advances the position past a word.
 func (p *place) pass(word string) {
 	switch {
 	case p.value != nil:
@@ -109,15 +110,15 @@ func (p *place) pass(word string) {
 	}
 }
 
-// argument goes on behind one; the last may be repeated.
+// argument advances past a positional argument; the last may be repeated.
 func (p *place) argument() {
 	if len(p.args) > 1 || len(p.args) == 1 && !repeatable(p.args[0]) {
 		p.args = p.args[1:]
 	}
 }
 
-// repeatable says whether a value may be given more than once. kong knows it of slices
-// without a type of their own only.
+// repeatable reports whether a value may be given more than once. kong recognizes only slices of
+// unnamed types.
 func repeatable(v *kong.Value) bool {
 	t := v.Target.Type()
 	return v.IsCumulative() || t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8
@@ -132,7 +133,7 @@ func (p *place) flag(name string) *kong.Flag {
 	return nil
 }
 
-// next is what cur, a beginning, can become.
+// next returns the completions of cur.
 func (p *place) next(cur string) (words []Word) {
 	if p.value != nil {
 		return values(p.value.Value, p.value.PlaceHolder, "", cur)
@@ -168,7 +169,7 @@ func (p *place) next(cur string) (words []Word) {
 	return words
 }
 
-// values are those that a value may have and that begin with cur, behind a prefix.
+// values returns the possible values that begin with cur, each after prefix.
 func values(v *kong.Value, placeHolder, prefix, cur string) (words []Word) {
 	var all []string
 	if v.Enum != "" {
@@ -192,7 +193,7 @@ func values(v *kong.Value, placeHolder, prefix, cur string) (words []Word) {
 	return words
 }
 
-// firstSentence is as much of a help text as stands in one line.
+// firstSentence returns the part of a help text that fits one line.
 func firstSentence(help string) string {
 	help, _, _ = strings.Cut(help, "\n")
 	if i := strings.Index(help, ". "); i >= 0 {

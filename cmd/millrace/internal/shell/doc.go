@@ -1,6 +1,6 @@
-// Package shell makes a command line easy to use: it completes its words in bash, zsh and
-// fish, and writes its man page, from kong's model of it.
+// Package shell completes command lines in bash, zsh and fish, and writes a man page, from kong's
+// model of the command line.
 //
-// The scripts in the folder scripts ask the program itself for the words that may come next
-// (Complete), so they know the flags of the program that is installed.
+// The scripts in the folder scripts run the program itself to get the possible next words
+// (Complete), so they match the flags of the installed program.
 package shell

@@ -8,11 +8,10 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// Section is one that Man puts behind the commands, in the language of man(7).
+// Section is a section that Man adds after the commands, in the language of man(7).
 type Section struct{ Title, Text string }
 
-// Man is the page of a command for man(1), section 1. The date is that of the version, or
-// nothing.
+// Man returns the manual page of a command, for section 1. date is that of the version, or "".
 func Man(app *kong.Application, version, date string, more []Section) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, ".TH %s 1 %s %s \"User Commands\"\n", strings.ToUpper(app.Name), quote(date), quote(app.Name+" "+version))
@@ -40,7 +39,7 @@ func Man(app *kong.Application, version, date string, more []Section) string {
 	return b.String()
 }
 
-// synopsis is a command with its arguments.
+// synopsis formats a command with its arguments.
 func synopsis(n *kong.Node) string {
 	words := n.Path()
 	for _, a := range n.Positional {
@@ -64,7 +63,7 @@ func argument(b *strings.Builder, v *kong.Value) {
 	fmt.Fprintf(b, ".TP\n.I %s\n%s\n", escape(v.Summary()), escape(v.Help))
 }
 
-// flags writes those of a command and of what it stands in, in their groups.
+// flags writes the flags of a command and of its parents, by group.
 func flags(b *strings.Builder, n *kong.Node) {
 	group := ""
 	for at := n; at != nil && at.Type != kong.ApplicationNode; at = at.Parent {
@@ -100,11 +99,11 @@ func flagName(f *kong.Flag) string {
 
 var control = regexp.MustCompile(`(?m)^([.'])`)
 
-// escape writes text that roff takes for nothing else.
+// escape escapes characters that are special to roff.
 func escape(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "–", `\(en`, "…", "...", "×", `\(mu`, "µ", `\(mc`).Replace(s)
 	return control.ReplaceAllString(s, `\&$1`)
 }
 
-// quote is a text as one argument of a macro.
+// quote quotes text as one argument of a macro.
 func quote(s string) string { return `"` + strings.ReplaceAll(escape(s), `"`, `\(dq`) + `"` }

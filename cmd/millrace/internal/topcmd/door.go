@@ -11,26 +11,26 @@ import (
 	"millrace/services/admin"
 )
 
-// TokenEnv is the variable that a token may be in. It is no setting of serve, and may stand
-// in its environment.
+// TokenEnv is the environment variable for the token. It is not a setting of serve, but may be
+// present in serve's environment.
 const TokenEnv = "MILLRACE_ADMIN_TOKEN"
 
-// doorFlags say where the operator's door of a server is.
+// doorFlags give the address of a server's admin server.
 type doorFlags struct {
-	Addr string `arg:"" help:"The server's --admin: HOST:PORT, or unix:PATH of its socket."`
+	Addr string `arg:"" help:"The server's --admin: HOST:PORT, or unix:PATH of its unix socket."`
 
-	TokenFile string `placeholder:"FILE" help:"The token that the server asks for, as in its --admin-token-file (none)."`
-	Token     string `placeholder:"TOKEN" env:"MILLRACE_ADMIN_TOKEN" help:"The same as text; others on this machine see a command line, so put it into the variable (none)."`
+	TokenFile string `placeholder:"FILE" help:"File with the token of the server's --admin-token-file (none)."`
+	Token     string `placeholder:"TOKEN" env:"MILLRACE_ADMIN_TOKEN" help:"The token itself; other users can see command lines, so use the variable (none)."`
 }
 
-// The exit codes, as docs/exit-codes.md has them.
+// The exit codes, as in docs/exit-codes.md.
 const (
 	usage    = 64
 	noServer = 69
 	protocol = 76
 )
 
-// failure is an error that says what the process ends with.
+// failure is an error with an exit code.
 type failure struct {
 	code int
 	err  error
@@ -44,7 +44,7 @@ func fail(code int, format string, args ...any) error {
 	return &failure{code, fmt.Errorf(format, args...)}
 }
 
-// connect makes a client of the flags. Nothing is dialled yet.
+// connect creates a client from the flags. It does not connect yet.
 func (f *doorFlags) connect() (*admin.Client, error) {
 	if f.TokenFile != "" {
 		b, err := os.ReadFile(f.TokenFile)
@@ -73,16 +73,16 @@ func (f *doorFlags) connect() (*admin.Client, error) {
 	return c, nil
 }
 
-// word words an error of a request, and says what the process ends with.
+// word adds an exit code and advice to an error of a request.
 func (f *doorFlags) word(err error) error {
 	var no *admin.StatusError
 	switch {
 	case !errors.As(err, &no):
-		return fail(noServer, "%s: %s; is the server's --admin there?", f.Addr, strings.TrimPrefix(err.Error(), "admin: "))
+		return fail(noServer, "%s: %s; is it the server's --admin?", f.Addr, strings.TrimPrefix(err.Error(), "admin: "))
 	case no.Status == http.StatusUnauthorized && f.Token == "":
-		return fail(usage, "%s asks for a token; give --token-file or %s", f.Addr, TokenEnv)
+		return fail(usage, "%s requires a token; give --token-file or %s", f.Addr, TokenEnv)
 	case no.Status == http.StatusUnauthorized:
-		return fail(usage, "%s does not take this token; see the server's --admin-token-file", f.Addr)
+		return fail(usage, "%s does not accept this token; see the server's --admin-token-file", f.Addr)
 	case no.Status == http.StatusBadRequest:
 		return fail(usage, "%s", no.Text)
 	default:

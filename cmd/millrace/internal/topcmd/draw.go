@@ -10,13 +10,13 @@ import (
 	"millrace/services/admin/live"
 )
 
-// screen is what top draws on.
+// screen is the terminal that top draws on.
 type screen struct {
-	width, height int // columns and lines; 0 lines: as many as it takes
+	width, height int // columns and lines; 0 lines: no limit
 	color         bool
 }
 
-// The colours of levels, and of what stands back.
+// The colours of levels, and of less important text.
 const (
 	red, yellow, green, dim, bold = "31", "33", "32", "2", "1"
 	levelWidth                    = 9
@@ -40,13 +40,13 @@ func (s screen) level(level string) string {
 	}
 }
 
-// page collects lines. Each is cut to the screen's width before it is painted.
+// page collects lines. Each is cut to the screen's width before it is coloured.
 type page struct {
 	screen
 	lines []string
 }
 
-// line adds text. Colours are put around the whole of it.
+// line adds a line in the colour code.
 func (p *page) line(code, format string, args ...any) {
 	text := cut(fmt.Sprintf(format, args...), p.width)
 	if code != "" {
@@ -62,7 +62,7 @@ func (p *page) head(format string, args ...any) {
 	p.line(bold, format, args...)
 }
 
-// cut makes text safe for a terminal and no longer than width.
+// cut removes control characters from text and limits it to width.
 func cut(text string, width int) string {
 	text = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {
@@ -76,7 +76,7 @@ func cut(text string, width int) string {
 	return string([]rune(text)[:max(width-1, 0)]) + "…"
 }
 
-// draw is the last answer as lines of text.
+// draw returns the last answer as lines of text.
 func (t *top) draw(s screen) []byte {
 	p := &page{screen: s}
 	t.drawHead(p)
@@ -126,7 +126,7 @@ func (t *top) drawFindings(p *page) {
 	}
 }
 
-// bars are eighths, for lines of a character's height.
+// bars are block characters in eighths of a line's height.
 var bars = []rune("▁▂▃▄▅▆▇█")
 
 // spark draws the last values, as many as fit.
@@ -205,7 +205,7 @@ func (t *top) drawRates(p *page) {
 		p.line("", "%s", line)
 	}
 	pool := &t.seen.Pool
-	p.line("", "workers %d, %d idle, %d blocked; waiting: %d sessions, %d functions; not read for memory: %d", pool.Workers, pool.Idle, pool.Blocked, pool.Sessions, pool.Queue, t.seen.Starving)
+	p.line("", "workers %d, %d idle, %d blocked; waiting: %d sessions, %d functions; paused for memory: %d", pool.Workers, pool.Idle, pool.Blocked, pool.Sessions, pool.Queue, t.seen.Starving)
 }
 
 func (t *top) drawLimits(p *page) {
@@ -264,11 +264,10 @@ func (t *top) drawHandles(p *page) {
 	}
 }
 
-// mostCosts is how many sessions, handles and tags are shown that cost most.
+// mostCosts is the number of most expensive sessions, handles and tags shown.
 const mostCosts = 5
 
-// drawCosts shows who took the time of the last second: sessions, handles and tags, side by
-// side.
+// drawCosts shows what used the CPU in the last second: sessions, handles and tags, side by side.
 func (t *top) drawCosts(p *page) {
 	c := t.seen.Costs
 	if c == nil || !c.Known {

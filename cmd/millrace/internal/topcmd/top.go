@@ -1,4 +1,4 @@
-// Package topcmd is millrace top: the live view of a server in a terminal.
+// Package topcmd implements millrace top: the live view of a server in a terminal.
 package topcmd
 
 import (
@@ -24,17 +24,17 @@ import (
 type Top struct {
 	doorFlags
 
-	Once     bool          `help:"Print it once and end, for scripts (false)."`
-	Interval time.Duration `default:"1s" placeholder:"D" help:"From one look to the next (${default})."`
-	Sort     string        `default:"unsent" placeholder:"BY" help:"Sessions with the most of it: unsent, pending, bytes, frames, paused or age, with the server's --costs also cpu or wait; or ended for the last that have closed (${default})."`
-	Limit    int           `default:"10" placeholder:"N" help:"Sessions and handles that are shown (${default})."`
-	Timeout  time.Duration `default:"5s" placeholder:"D" help:"For an answer (${default})."`
+	Once     bool          `help:"Print the view once and exit, for scripts (false)."`
+	Interval time.Duration `default:"1s" placeholder:"D" help:"Time between updates (${default})."`
+	Sort     string        `default:"unsent" placeholder:"BY" help:"Order of the sessions, largest first: unsent, pending, bytes, frames, paused or age, with the server's --costs also cpu or wait; or ended for those closed last (${default})."`
+	Limit    int           `default:"10" placeholder:"N" help:"Number of sessions and handles shown (${default})."`
+	Timeout  time.Duration `default:"5s" placeholder:"D" help:"Timeout for an answer (${default})."`
 }
 
-// leastInterval is as often as it may look.
+// leastInterval is the shortest interval between updates.
 const leastInterval = 50 * time.Millisecond
 
-// keys change what top shows while it runs.
+// keys are the keys that change the order of the sessions.
 var keys = map[byte]string{'u': "unsent", 'p': "pending", 'b': "bytes", 'f': "frames", 'a': "age", 'c': "cpu", 'w': "wait", 'e': "ended"}
 
 // top shows a server's live view in a terminal.
@@ -42,13 +42,13 @@ type top struct {
 	*Top
 	door    *admin.Client
 	seen    admin.Live   // the last answer
-	history []live.Point // the last ones, the oldest first
-	log     []live.Event // the same
+	history []live.Point // recent points, oldest first
+	log     []live.Event // recent events, oldest first
 	heard   time.Time    // of the last answer; zero: none yet
-	fault   error        // of the last try; nil after an answer
+	fault   error        // of the last attempt; nil after an answer
 }
 
-// Run shows it on stdout: once, or, where that is a terminal, until somebody presses q.
+// Run shows the view on stdout: once, or, if that is a terminal, until q is pressed.
 func (c *Top) Run(stdout io.Writer) error {
 	if err := c.check(); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (c *Top) Run(stdout io.Writer) error {
 	return t.watch(file, s)
 }
 
-// check reports a value that can't be.
+// check reports an invalid value.
 func (c *Top) check() error {
 	switch {
 	case c.Interval < leastInterval:
@@ -97,7 +97,7 @@ func (t *top) once(w io.Writer, s screen) error {
 		if waits = t.seen.Costs != nil && !t.seen.Costs.Known; !waits {
 			break
 		}
-		select { // what sessions cost is looked at from the first question on
+		select { // costs are measured from the first request on
 		case <-again.C:
 		case <-end.C:
 			waits = false
@@ -107,7 +107,7 @@ func (t *top) once(w io.Writer, s screen) error {
 	return err
 }
 
-// look asks for what is new.
+// look requests new data.
 func (t *top) look(ctx context.Context) error {
 	since, events := t.seen.Seq, t.seen.EventSeq
 	var a admin.Live
@@ -120,7 +120,7 @@ func (t *top) look(ctx context.Context) error {
 	if t.fault != nil {
 		return t.fault
 	}
-	if since > 0 && a.Started != t.seen.Started { // another process: all of its history is news
+	if since > 0 && a.Started != t.seen.Started { // another process: all of its history is new
 		t.history, t.log, t.seen = nil, nil, admin.Live{}
 		return t.look(ctx)
 	}
@@ -130,7 +130,7 @@ func (t *top) look(ctx context.Context) error {
 	return nil
 }
 
-// last is the end of s, n of it at most.
+// last returns the last elements of s, at most n.
 func last[T any](s []T, n int) []T {
 	if len(s) > n {
 		return append([]T(nil), s[len(s)-n:]...)
@@ -142,7 +142,7 @@ func last[T any](s []T, n int) []T {
 func (t *top) watch(out *os.File, s screen) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := t.look(ctx); err != nil { // what is wrong from the start ends it
+	if err := t.look(ctx); err != nil { // an error in the first request ends the program
 		return t.word(err)
 	}
 	pressed := make(chan byte)
@@ -164,13 +164,13 @@ func (t *top) watch(out *os.File, s screen) error {
 			s.width, s.height = w, h
 		}
 		if _, err := out.Write(frame(t.draw(s))); err != nil {
-			return nil // nobody looks
+			return nil // the output was closed
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case k := <-pressed:
-			if k == 'q' || k == 3 { // Ctrl-C, which is no signal in raw mode
+			if k == 'q' || k == 3 { // 3 is Ctrl-C, which sends no signal in raw mode
 				return nil
 			}
 			if sort, ok := keys[k]; ok {
@@ -197,7 +197,7 @@ func readKeys(in io.Reader, pressed chan<- byte) {
 	}
 }
 
-// frame is text as a terminal in raw mode takes it, over what was there before.
+// frame converts text for a terminal in raw mode, and overwrites the previous text.
 func frame(text []byte) []byte {
 	text = bytes.TrimSuffix(text, []byte("\n"))
 	return []byte("\x1b[H" + strings.ReplaceAll(string(text), "\n", "\x1b[K\r\n") + "\x1b[K\x1b[J")

@@ -124,7 +124,7 @@ test("who costs what, by session, handle and tag", async () => {
 
 test("stalls and near misses stand in the log one by one, with who it was, and leave room for the rest", async () => {
   const lines = (of) => of.$$eval("#log li", (all) => all.map((li) => [...li.children].map((e) => e.textContent)));
-  const [stall, near] = [/^1\/4 held a worker up for [\d.]+m?s, of \d+\.\d+ of 127\.0\.0\.1:\d+/, /^max-outbound: \d.* of 64\.0 KiB, \d+\.\d+ of 127\.0\.0\.1:\d+$/];
+  const [stall, near] = [/^1\/4 blocked a worker for [\d.]+m?s, of \d+\.\d+ of 127\.0\.0\.1:\d+/, /^max-outbound: \d.* of 64\.0 KiB, \d+\.\d+ of 127\.0\.0\.1:\d+$/];
   await until("both", async () => {
     const log = await lines(wide);
     return [["stall", stall], ["near", near]].every(([kind, form]) => log.some(([at, k, t]) => /^\d\d:\d\d:\d\d$/.test(at) && k === kind && form.test(t)));
