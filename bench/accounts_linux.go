@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// accounts are what the servers of a run have used.
+// accounts is the CPU used by the servers of a run.
 type accounts struct{ nodes, bus usage }
 
-// accounts reads them; they are zero where the servers' processes are not known.
+// accounts reads them; they are zero if the servers' processes are unknown.
 func (m *measurement) accounts() (a accounts, err error) {
 	if !m.known() {
 		return a, nil
@@ -26,12 +26,12 @@ func (m *measurement) accounts() (a accounts, err error) {
 	return a, err
 }
 
-// known: the processes of all servers are.
+// known reports whether the processes of all servers are known.
 func (m *measurement) known() bool {
 	return !slices.ContainsFunc(m.srv.serving(), func(s *server) bool { return s.pid == 0 })
 }
 
-// selfStats adds up what all servers say of themselves.
+// selfStats sums the statistics that the servers report about themselves.
 func (m *measurement) selfStats() (sum selfStats, ok bool) {
 	for _, s := range m.srv.serving() {
 		st, err := s.ask()
@@ -43,7 +43,7 @@ func (m *measurement) selfStats() (sum selfStats, ok bool) {
 	return sum, true
 }
 
-// resident is the memory of all servers; nil when it can't be read.
+// resident returns the memory of all servers; nil if it can't be read.
 func (m *measurement) resident() *Memory {
 	var sum int64
 	for _, s := range m.srv.serving() {

@@ -8,8 +8,8 @@ import (
 // own reports whether t is a server of this project: MillraceTarget, or any other program's serve.
 func (t Target) own() bool { return len(t.Command) > 1 && t.Command[1] == "serve" }
 
-// besides are the tables of each of this project's servers beside what a user might take in
-// its place. They need two others.
+// besides returns the tables that compare each of this project's servers with alternatives. They
+// need two other targets.
 func (r *Results) besides() []section {
 	var mine, others []string
 	for _, t := range r.Header.Targets {
@@ -29,11 +29,12 @@ func (r *Results) besides() []section {
 	return out
 }
 
-// beside has a line a case and a column a target: subject's cost as a multiple of that target's.
+// beside has a row for each case and a column for each target: subject's cost as a multiple of that
+// target's.
 func (r *Results) beside(subject string, others []string) section {
 	s := section{
 		Title: subject + " beside the others", Left: 1,
-		Text: "The cost of " + subject + " as a multiple of the other's in the same repetition, medians; under 1 " + subject +
+		Text: "The cost of " + subject + " as a multiple of the other's in the same repetition, medians; below 1 " + subject +
 			" is cheaper. ~: the quartiles of the ratio lie on both sides of 1, no difference is shown. The last column is the ratio to the cheapest of them.",
 		Heads: []string{"case"},
 	}
@@ -52,7 +53,7 @@ func (r *Results) beside(subject string, others []string) section {
 	return s
 }
 
-// addBeside adds the row of a case, unless nothing can be compared.
+// addBeside adds the row of a case, unless there is nothing to compare.
 func (s *section) addBeside(r *Results, title, name string, mine []Run, others []string, m Metric) {
 	row := []string{title}
 	best, least, which := Spread{}, math.Inf(1), ""

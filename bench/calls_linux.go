@@ -67,7 +67,7 @@ func sleepCall(d time.Duration) call {
 	}
 }
 
-// setKillCalls sets a timer that is far away and kills it.
+// setKillCalls set a timer with a distant deadline and kill it.
 func setKillCalls() []call {
 	id := func(seq uint64) int64 { return int64(seq/2%1000) + 1 }
 	set := call{
@@ -95,7 +95,7 @@ func setKillCalls() []call {
 	return []call{set, kill}
 }
 
-// queryCall asks for one row of world by a scattered id.
+// queryCall queries one row of world by a pseudo-random id.
 func queryCall() call {
 	row := func(c *conn, seq uint64) int64 {
 		return int64((seq*2654435761+uint64(c.id)*40503)%10000) + 1
@@ -114,7 +114,7 @@ func queryCall() call {
 	}
 }
 
-// rowIs is the slow and complete check, for a reply that is spelt in another way.
+// rowIs is the slow, complete check, for a reply in another notation.
 func rowIs(body []byte, id int64) bool {
 	var reply struct {
 		Rows [][]int64 `json:"rows"`
@@ -124,10 +124,10 @@ func rowIs(body []byte, id int64) bool {
 		len(reply.Rows) == 1 && len(reply.Rows[0]) == 2 && reply.Rows[0][0] == id
 }
 
-// cacheCalls: set, get, compare and set on a key of the connection's own.
+// cacheCalls set, get, and compare and set a key of the connection.
 func cacheCalls(size int) []call {
 	fill := bytes.Repeat([]byte{'v'}, size)
-	val := func(dst []byte, c *conn, n uint64) []byte { // a string that names its writer
+	val := func(dst []byte, c *conn, n uint64) []byte { // a string that identifies its writer
 		dst = strconv.AppendUint(append(dst, '"'), n, 10)
 		dst = strconv.AppendUint(append(dst, '.'), uint64(c.id), 10)
 		return append(append(dst, fill...), '"')
@@ -161,7 +161,7 @@ func cacheCalls(size int) []call {
 	}
 }
 
-// lockCalls: lock a key of the connection's own, unlock it with the token that the reply gave.
+// lockCalls lock a key of the connection, and unlock it with the token of the reply.
 func lockCalls() []call {
 	key := func(dst []byte, c *conn) []byte {
 		dst = strconv.AppendUint(append(dst, `{"key":"bench-lock-`...), uint64(c.id), 10)
@@ -187,7 +187,7 @@ func lockCalls() []call {
 	}
 }
 
-// callOnCall calls the nodes that the connection is not on, in turn.
+// callOnCall calls the nodes other than the connection's, in turn.
 func callOnCall(names []string) call {
 	terms := func(c *conn, seq uint64) (int64, int64) { return int64(seq % 1000003), int64(c.id) }
 	node := func(c *conn, seq uint64) string {
@@ -211,7 +211,7 @@ func callOnCall(names []string) call {
 	}
 }
 
-// bindCall binds users of the connection's own in turn, so many that none is bound twice at a time.
+// bindCall binds users of the connection in turn, enough that none is bound twice at the same time.
 func bindCall(users int) call {
 	users = max(1, users)
 	epochs := map[string]int64{}
@@ -231,8 +231,8 @@ func bindCall(users int) call {
 	}
 }
 
-// roomCall adds 1 to a room of the connection's own. Requests of one connection are under way together: each value comes
-// once, whichever of them has it.
+// roomCall adds 1 to a room of the connection. A connection's requests are processed concurrently:
+// each value occurs once, in any order of replies.
 func roomCall(depth int) call {
 	mine := strconv.Itoa(os.Getpid())
 	values := map[uint32]*once{}

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// colours gives every target a class, the subject the first.
+// colours gives every target a colour class, the subject the first.
 func (r *Results) colours() map[string]string {
 	out := map[string]string{}
 	for i, t := range r.Header.Targets {
@@ -19,10 +19,10 @@ const (
 	chartWidth = 860.0
 	labelWidth = 170.0
 	rowHeight  = 24.0
-	laneHeight = 9.0 // of a target in a case's row, where several would hide each other
+	laneHeight = 9.0 // of a target in a case's row, so that several do not overlap
 )
 
-// legend draws names from x on and returns the y under it.
+// legend draws names from x on and returns the y below it.
 func (s *svg) legend(names []string, class map[string]string, x, y float64) float64 {
 	at := x
 	for _, n := range names {
@@ -50,8 +50,8 @@ func legendRows(names []string, x float64) int {
 	return rows
 }
 
-// summary draws every case's cost against the base, a dot a target with its quartiles; without a base
-// the cost itself. Empty when no case has one.
+// summary draws every case's cost relative to the base, a dot with quartiles for each target;
+// without a base, the absolute cost. It returns "" if no case has a cost.
 func (r *Results) summary(standalone bool) string {
 	rows, names := r.summaryRows()
 	if len(rows) == 0 {
@@ -99,7 +99,7 @@ func tickText(v float64, micros bool) string {
 	return "x" + strconv.FormatFloat(v, 'g', 3, 64)
 }
 
-// short is the header in a line under a picture.
+// short returns the header as a line below a chart.
 func (h *Header) short() string {
 	s := fmt.Sprintf("median and quartiles of %d interleaved runs; %d x %s, %s, %s", h.Reps, h.Machine.CPUs, h.Machine.CPU, h.Machine.Kernel, h.Machine.Go)
 	if h.Commit != "" {
@@ -120,7 +120,7 @@ type dot struct {
 	title  string
 }
 
-// summaryRows are the cases with a figure, and the targets that appear.
+// summaryRows returns the cases with a cost, and the targets in them.
 func (r *Results) summaryRows() (rows []dotRow, names []string) {
 	byCase := map[string]*dotRow{}
 	own := map[string]bool{}
@@ -171,10 +171,10 @@ func rowValues(rows []dotRow) []float64 {
 	return out
 }
 
-// caseHeight is the height of a case's row with so many targets.
+// caseHeight returns the height of a case's row with this many targets.
 func caseHeight(targets int) float64 { return max(rowHeight, laneHeight*float64(targets)+8) }
 
-// dotRow draws a case, each target in a lane of its own.
+// dotRow draws a case, with a lane for each target.
 func (s *svg) dotRow(row dotRow, names []string, x scale, top float64, class map[string]string) {
 	height := caseHeight(len(names))
 	s.text(labelWidth-10, top+height/2+4, "end", "", row.name)
@@ -223,7 +223,7 @@ type series struct {
 	points [][2]float64 // values, not coordinates
 }
 
-// axes says how a line chart is drawn.
+// axes are the properties of a line chart.
 type axes struct {
 	x, y            string
 	xText, yText    func(float64) string

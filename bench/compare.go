@@ -11,23 +11,24 @@ import (
 	"text/tabwriter"
 )
 
-// CompareConfig says how two sets of runs are judged. Zero means the default.
+// CompareConfig configures the comparison of two sets of runs. Zero means the default.
 type CompareConfig struct {
-	// Target compared; default the first one of A. TargetB is its name in B; default the same.
+	// Target is compared; default the first one of A. TargetB is its name in B; default the same.
 	Target, TargetB string
-	// Normalise divides both sides by this target's runs of the same repetition, which takes the
-	// machine's mood out; default the base of A when both have it and it is not compared itself, "-" for none.
+	// Normalise divides both sides by this target's runs of the same repetition, to cancel changes
+	// of the machine's speed; default the base of A if both have it and it is not compared itself,
+	// "-" for none.
 	Normalise string
-	// Least is the smallest change of the median that counts; default 0.10, and without interleaving
-	// or a normaliser 0.25, for a machine moves by that much by itself.
+	// Least is the smallest change of the median that counts; default 0.10, and without
+	// interleaving or a normaliser 0.25, as a machine's speed may change by that much.
 	Least float64
-	// Alpha is the chance of a false alarm over all cases together; default 0.01.
+	// Alpha is the probability of a false alarm over all cases together; default 0.01.
 	Alpha float64
-	// Metric judged; default the CPU (idle: the memory), and at a fixed rate p50 and p99 too.
+	// Metric is compared; default the CPU (idle: the memory), and at a fixed rate p50 and p99 too.
 	Metric Metric
 }
 
-// Verdict on one case.
+// Verdict is the result for one case.
 type Verdict string
 
 const (
@@ -39,10 +40,10 @@ const (
 	Broken  Verdict = "BROKEN" // it worked in A and fails in B
 )
 
-// minCompare is the number of runs a verdict needs on each side.
+// minCompare is the number of runs on each side needed for a verdict.
 const minCompare = 3
 
-// Change is the verdict on one case with what it rests on.
+// Change is the verdict on one case and the data it is based on.
 type Change struct {
 	Case    string
 	Metric  Metric
@@ -59,15 +60,16 @@ type Comparison struct {
 	Changes     []Change
 }
 
-// ErrIncomparable: the two files have nothing to compare.
+// ErrIncomparable: the two files have no data in common.
 var ErrIncomparable = errors.New("bench: nothing to compare")
 
-// Compare judges b against a. When both are the same results (one file, two targets) the pairs of
-// each repetition are compared; runs of two files are compared as two samples, each divided by the
-// normaliser's run of its repetition where there is one.
+// Compare compares b with a. If both are the same results (one file, two targets), it compares the
+// pairs of each repetition; runs of two files are compared as two samples, each divided by the
+// normaliser's run of its repetition if there is one.
 //
-// A case is better or worse when its median moved by at least Least and a t test on the logarithms
-// says so at a level that Holm's procedure shares among all cases; anything else is noise.
+// A case is better or worse when its median changed by at least Least and a t test on the
+// logarithms is significant at a level that Holm's procedure divides among all cases; anything else
+// is noise.
 func Compare(a, b *Results, cfg CompareConfig) (*Comparison, error) {
 	interleaved := a == b
 	cfg = cfg.withDefaults(a, b, interleaved)
@@ -172,7 +174,7 @@ func compareSamples(name string, m Metric, ra, rb, na, nb []Run, cfg CompareConf
 	return ch
 }
 
-// presume settles what needs no statistics.
+// presume decides cases that need no statistics.
 func (ch *Change) presume(ra, rb []Run) {
 	switch {
 	case len(values(ra, ch.Metric)) > 0 && failures(rb)*2 > tried(rb) && failures(ra)*2 <= tried(ra):
@@ -205,7 +207,7 @@ func failures(runs []Run) int {
 	return n
 }
 
-// tried counts the runs that were made: a target that failed before is left out of the rest.
+// tried counts the runs that were made: a target that failed before is skipped afterwards.
 func tried(runs []Run) int {
 	n := 0
 	for _, r := range runs {
@@ -233,7 +235,7 @@ func logs(xs []float64) []float64 {
 	return out
 }
 
-// judge gives every case without a verdict one.
+// judge decides all cases that have no verdict yet.
 func (c *Comparison) judge() {
 	var ps []float64
 	var open []*Change
@@ -260,7 +262,7 @@ func (c *Comparison) judge() {
 	}
 }
 
-// Regressed reports whether a case got worse or broke: the exit code for CI.
+// Regressed reports whether a case got worse or broke, for the exit code.
 func (c *Comparison) Regressed() bool {
 	for _, ch := range c.Changes {
 		if ch.Verdict == Slower || ch.Verdict == Broken {
@@ -270,7 +272,7 @@ func (c *Comparison) Regressed() bool {
 	return false
 }
 
-// WriteTable writes a line a case.
+// WriteTable writes a line for each case.
 func (c *Comparison) WriteTable(w io.Writer) error {
 	how := "two series compared as samples"
 	switch {

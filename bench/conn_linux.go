@@ -19,25 +19,25 @@ type conn struct {
 	fd      int    // -1 while closed
 	route   *route
 	door    *door // nil: plain
-	half    bool  // a half-open handshake of a flood
+	half    bool  // a half-open handshake of the flood workload
 	dialing bool
-	outside bool // counts in loop.pending: it is dialing, or its door is not open
+	outside bool // counted in loop.pending: still connecting or in a handshake
 	greeted bool
 	armed   bool // EPOLLOUT is set
 	part    []byte
 	out     []byte // frames
-	outAt   int    // bytes of out, or of the door's wire, that are written
+	outAt   int    // bytes of out, or of the door's wire, already written
 
 	next   uint64 // number of the next request
 	want   uint64 // number of the next reply
 	got    int    // replies since the last call of after
 	cast   uint64 // number of the next broadcast
 	sent   runList
-	born   int64  // churn: when this life began
+	born   int64  // churn: when this connection was dialed
 	role   driver // mixed: who owns this connection
 	member int    // groups: its group
-	token  uint64 // locks: what the last lock gave
-	refuse int    // mixed: ERRORs still to come for a part that is not served
+	token  uint64 // locks: the token of the last lock
+	refuse int    // mixed: ERRORs still expected from a service that the target lacks
 }
 
 func (l *loop) newConn() *conn {
@@ -48,7 +48,7 @@ func (l *loop) newConn() *conn {
 	return c
 }
 
-// outstanding requests of c.
+// outstanding returns the number of c's outstanding requests.
 func (c *conn) outstanding() int { return int(c.next - c.want) }
 
 // sockaddr resolves tcp://HOST:PORT, HOST:PORT or unix:///path.
@@ -69,7 +69,7 @@ func sockaddr(addr string) (unix.Sockaddr, int, error) {
 	return nil, 0, fmt.Errorf("bench: address %q has no host", addr)
 }
 
-// dialSome starts dials for closed slots, a bounded number at once.
+// dialSome dials closed slots, with a limit on concurrent dials.
 func (l *loop) dialSome() error {
 	most := maxDials
 	if l.tlsConfig != nil {
@@ -112,17 +112,17 @@ func (r *route) setOptions(fd int) {
 	if r.family == unix.AF_UNIX {
 		return
 	}
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // without it only slower
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // a failure only makes it slower
 	a, ok := r.addr.(*unix.SockaddrInet4)
 	if !ok || a.Addr[0] != 127 {
 		return
 	}
-	// A failed bind leaves the kernel's own choice, which lasts for some 28,000 connections.
+	// If bind fails, the kernel chooses the address, which suffices for some 28,000 connections.
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 	_ = unix.Bind(fd, &unix.SockaddrInet4{Addr: randomSource()})
 }
 
-// dialed finishes a dial that epoll says is over.
+// dialed completes a dial when epoll reports the socket.
 func (l *loop) dialed(c *conn) error {
 	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && code != 0 {
@@ -144,7 +144,7 @@ func (l *loop) dialed(c *conn) error {
 	return l.entered(c)
 }
 
-// entered says that c is through its door, if it had one.
+// entered is called when c's handshakes, if any, are complete.
 func (l *loop) entered(c *conn) error {
 	l.inside(c)
 	if c.half {
@@ -154,7 +154,7 @@ func (l *loop) entered(c *conn) error {
 		c.greeted = true
 		return l.drv.open(l, c)
 	}
-	// One echo shows that the server's side of the connection is up, so that a broadcast finds it.
+	// One echo proves that the server has accepted the connection, so that it gets broadcasts.
 	c.out = appendFrame(c.out, handleEcho, greeting)
 	if err := l.flush(c); err != nil {
 		return l.lose(c, err)
@@ -162,7 +162,7 @@ func (l *loop) entered(c *conn) error {
 	return nil
 }
 
-// inside takes c off those that are outside.
+// inside marks c as no longer connecting.
 func (l *loop) inside(c *conn) {
 	if c.outside {
 		c.outside = false
@@ -170,7 +170,7 @@ func (l *loop) inside(c *conn) {
 	}
 }
 
-// interest sets whether epoll reports that c is writable; readable it always does.
+// interest sets whether epoll reports that c is writable; it always reports readability.
 func (l *loop) interest(c *conn, out bool) error {
 	if c.armed == out {
 		return nil
@@ -186,8 +186,8 @@ func (l *loop) interest(c *conn, out bool) error {
 	return nil
 }
 
-// flush writes what c has to send. The descriptor never blocks, so the plain system call without
-// the scheduler's bookkeeping is right.
+// flush writes c's pending bytes. The descriptor never blocks, so a raw system call without
+// notifying the scheduler is sufficient.
 func (l *loop) flush(c *conn) error {
 	wire := &c.out
 	if c.door != nil {
@@ -211,7 +211,7 @@ func (l *loop) flush(c *conn) error {
 	return l.interest(c, false)
 }
 
-// send writes unless earlier bytes wait for the socket.
+// send writes, unless earlier bytes are waiting for the socket.
 func (l *loop) send(c *conn) error {
 	if c.armed || len(c.out) == 0 {
 		return nil
@@ -219,7 +219,7 @@ func (l *loop) send(c *conn) error {
 	return l.flush(c)
 }
 
-// readable takes one read's worth of frames.
+// readable reads once and processes the frames.
 func (l *loop) readable(c *conn) error {
 	if c.half {
 		return l.overhear(c)
@@ -265,7 +265,7 @@ func (l *loop) readable(c *conn) error {
 	return l.afterDoor(c)
 }
 
-// overhear throws away what a half-open handshake is told.
+// overhear discards what a half-open handshake receives.
 func (l *loop) overhear(c *conn) error {
 	n, err := rawRead(c.fd, l.buf)
 	if err == nil && n == 0 {
@@ -277,7 +277,7 @@ func (l *loop) overhear(c *conn) error {
 	return nil
 }
 
-// frames hands over every whole frame in b and returns what is left.
+// frames processes every complete frame in b and returns the rest.
 func (l *loop) frames(c *conn, b []byte) ([]byte, error) {
 	for len(b) >= frameHeader {
 		n := int(binary.BigEndian.Uint32(b))
@@ -308,7 +308,7 @@ func (l *loop) oneFrame(c *conn, handle uint32, body []byte) error {
 		return l.drv.frame(l, c, handle, body)
 	}
 	if handle == handleBroadcast || handle == handleGoaway {
-		return nil // of someone who was here before
+		return nil // for an earlier connection
 	}
 	if handle != handleEcho || string(body) != string(greeting) {
 		return fmt.Errorf("bench: the first echo of connection %d was answered by %s %q", c.id, handleName(handle), clip(body))
@@ -317,7 +317,7 @@ func (l *loop) oneFrame(c *conn, handle uint32, body []byte) error {
 	return l.drv.open(l, c)
 }
 
-// hangUp closes c without a word to the driver.
+// hangUp closes c without notifying the driver.
 func (l *loop) hangUp(c *conn) {
 	if c.fd < 0 {
 		return
@@ -330,7 +330,7 @@ func (l *loop) hangUp(c *conn) {
 	c.fd, c.dialing = -1, false
 }
 
-// lose closes c and lets the driver judge.
+// lose closes c and lets the driver decide whether that is an error.
 func (l *loop) lose(c *conn, why error) error {
 	l.hangUp(c)
 	return l.drv.closed(l, c, why)

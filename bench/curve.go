@@ -5,28 +5,29 @@ import (
 	"strings"
 )
 
-// Curve is what a ramp found for one target.
+// Curve is the result of a ramp for one target.
 type Curve struct {
 	Ramp   Ramp
 	Target string
 	Steps  []CurveStep
-	// Knee is the number of the step up to which all was well, -1 when the first was too much already: on a fixed schedule
-	// the last one before saturation, in a closed loop the first that has 95 % of the best rate.
+	// Knee is the number of the last good step, -1 if the first step was already too much: on a
+	// fixed schedule the last one before saturation, in a closed loop the first that reaches 95 %
+	// of the best rate.
 	Knee int
-	// Saturated: the ramp went far enough to find the knee.
+	// Saturated reports whether the ramp went far enough to find the knee.
 	Saturated bool
 }
 
-// CurveStep is one load of a ramp, summed up over the repetitions.
+// CurveStep is one load of a ramp, summarized over the repetitions.
 type CurveStep struct {
 	Work Workload
 	Cell
 	Answered  Spread // part of the offered rate; N = 0 in a closed loop
-	Lost      int    // replies that did not come, over all repetitions
-	Saturated string // why most repetitions found it too much; "" when they did not
+	Lost      int    // missing replies, over all repetitions
+	Saturated string // why it was too much in most repetitions; "" if it was not
 }
 
-// Curves sums up the ramps of r, in the order of the ramps and targets.
+// Curves summarizes the ramps of r, in the order of the ramps and targets.
 func (r *Results) Curves() []Curve {
 	var out []Curve
 	for _, ramp := range r.Header.Ramps {
@@ -99,7 +100,8 @@ func (c *Curve) openKnee() {
 	}
 }
 
-// closedKnee: a condition that was broken ends the steps that count.
+// closedKnee finds the knee of a closed loop. Steps from the first missed objective on do not
+// count.
 func (c *Curve) closedKnee() {
 	best, n := 0.0, 0
 	for _, s := range c.Steps {
@@ -119,7 +121,7 @@ func (c *Curve) closedKnee() {
 	}
 }
 
-// verdict says where the knee is.
+// verdict describes the knee.
 func (c *Curve) verdict() string {
 	unit := func(s *CurveStep) string {
 		if c.Ramp.Over == OverConns {

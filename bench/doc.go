@@ -1,10 +1,11 @@
-// Package bench measures servers that speak Millrace's frame and says what is noise.
+// Package bench measures servers that use Millrace's frame, and separates differences from noise.
 //
 // A [Suite] runs cases (echo/100x32: a hundred connections, 32 requests in flight on each) against
-// targets: this project's server, a server that already runs, or peers written with other libraries. Every
-// run has a fresh server process; load comes from generator processes; the server's CPU and
-// memory are the kernel's account of it; every reply is checked byte for byte and in order. tls-echo/100x32 and
-// ws-echo/100x32 are the same behind TLS and WebSocket, cluster-call/64x1/n3 runs over three servers.
+// targets: this project's server, a server that is already running, or peers written with other
+// libraries. Every run uses a fresh server process; the load comes from generator processes; the
+// server's CPU and memory are measured by the kernel; every reply is checked byte for byte and in
+// order. tls-echo/100x32 and ws-echo/100x32 are the same over TLS and WebSocket,
+// cluster-call/64x1/n3 runs over three servers.
 //
 //	bench.RunGenerator() // first in main: the suite starts this program again as its load generator
 //	…
@@ -17,11 +18,12 @@
 //	results.WriteTable(os.Stdout)
 //	changes, err := bench.Compare(results, results, bench.CompareConfig{Target: "before", TargetB: "now"})
 //
-// A [Ramp] raises the load of a case until the server has had enough, and [Results.Curves] says where that was.
-// [Compare] judges two targets or two files, [Results.WriteHTML] draws a page that needs no network, [Load] reads
-// a stored file for either, a [Tuner] searches serve's flags for a workload.
+// A [Ramp] raises the load of a case until the server is saturated, and [Results.Curves] reports
+// where that was. [Compare] compares two targets or two files, [Results.WriteHTML] writes a
+// self-contained page, [Load] reads a stored file for either, a [Tuner] searches for the best flags
+// of serve for a workload.
 //
-// New and NewTuner start nothing; Run blocks, calls OnRun on the goroutine that called it, and leaves no
-// process and no goroutine behind. A generator process is one epoll loop on one goroutine, whose files end in _linux: on
-// other systems everything but the measuring works.
+// New and NewTuner start nothing; Run blocks, calls OnRun on the goroutine that called it, and
+// leaves no process or goroutine running. A generator process is one epoll loop on one goroutine,
+// in files named _linux; on other systems everything works except measuring.
 package bench

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// route is where connections go and what they come through.
+// route is an address to connect to, and the protocols to use.
 type route struct {
 	addr    unix.Sockaddr
 	family  int
@@ -19,7 +19,7 @@ type route struct {
 	path    string
 }
 
-// parseRoute reads an address whose scheme is one of allDoors or unix, or that has none.
+// parseRoute parses an address whose scheme is one of allDoors or unix, or that has none.
 func parseRoute(addr string) (route, error) {
 	scheme, rest, found := strings.Cut(addr, "://")
 	if !found {
@@ -39,17 +39,17 @@ func parseRoute(addr string) (route, error) {
 	return r, err
 }
 
-// door is the client's side of what a connection comes through: TLS, then WebSocket. The loop's goroutine owns it.
+// door is the client's side of TLS and WebSocket on a connection. Owned by the loop's goroutine.
 type door struct {
 	tls     *tlsClient
 	ws      *wsClient
-	wire    []byte // for the socket
-	kept    []byte // of a read: what the WebSocket could not use yet
-	message []byte // WebSocket inside TLS: messages on their way
-	ended   error  // what came last was the end
+	wire    []byte // bytes to write to the socket
+	kept    []byte // bytes of a read not yet used by the WebSocket
+	message []byte // WebSocket over TLS: messages to be encrypted
+	ended   error  // set when the end was received
 }
 
-// newDoor is what a connection of r's needs; nil: nothing.
+// newDoor returns the protocol state for a connection of r; nil if none is needed.
 func (l *loop) newDoor(r *route) *door {
 	if !r.tls && !r.ws {
 		return nil
@@ -64,15 +64,16 @@ func (l *loop) newDoor(r *route) *door {
 	return d
 }
 
-// clientTLS is the same for every server: a whole handshake each time (no tickets), a curve that all of them have, full records.
+// clientTLS is the same for every server: full handshakes (no tickets), a curve that all support,
+// full records.
 func clientTLS() *tls.Config {
 	return &tls.Config{
-		ServerName: "localhost", InsecureSkipVerify: true, // they sign their certificates themselves
+		ServerName: "localhost", InsecureSkipVerify: true, // their certificates are self-signed
 		SessionTicketsDisabled: true, CurvePreferences: []tls.CurveID{tls.X25519}, DynamicRecordSizingDisabled: true,
 	}
 }
 
-// knock begins what c's door asks for. The socket is connected.
+// knock begins the handshake of c. The socket is connected.
 func (l *loop) knock(c *conn) error {
 	d := c.door
 	if d.tls != nil {
@@ -86,8 +87,9 @@ func (l *loop) knock(c *conn) error {
 	return nil
 }
 
-// pass takes what a read has brought through c's door. The first kept bytes of buf are what the WebSocket left of the last
-// read; without TLS, raw stands behind them. It returns the bytes of the frames, which are the beginning of buf.
+// pass processes what a read has returned. The first kept bytes of buf are what the WebSocket left
+// of the last read; without TLS, raw follows them. It returns the bytes of the frames, which are at
+// the beginning of buf.
 func (l *loop) pass(c *conn, raw, buf []byte, kept int) ([]byte, error) {
 	d := c.door
 	b := buf[:kept+len(raw)]
@@ -123,7 +125,8 @@ func (l *loop) pass(c *conn, raw, buf []byte, kept int) ([]byte, error) {
 	return payload, err
 }
 
-// decrypt takes records and puts what is in them into buf; before that the handshake goes on with them.
+// decrypt processes records and puts the plain text into buf; before that it continues the
+// handshake.
 func (l *loop) decrypt(c *conn, raw, buf []byte) (int, error) {
 	t := c.door.tls
 	t.in = raw
@@ -155,7 +158,7 @@ func (l *loop) decrypt(c *conn, raw, buf []byte) (int, error) {
 	return n, err
 }
 
-// seal moves the frames in out, and what the layers have to say by themselves, to the wire.
+// seal encodes the frames in out, and pending control messages, into wire.
 func (d *door) seal(out []byte) error {
 	if d.ws == nil {
 		return d.tls.write(out)
@@ -173,7 +176,7 @@ func (d *door) seal(out []byte) error {
 	return err
 }
 
-// afterDoor sends what the door has to say by itself, and ends a connection whose end came through it.
+// afterDoor sends pending control messages, and ends a connection whose end was received.
 func (l *loop) afterDoor(c *conn) error {
 	d := c.door
 	if d.ws != nil && len(d.ws.control) > 0 {
@@ -187,7 +190,8 @@ func (l *loop) afterDoor(c *conn) error {
 	return nil
 }
 
-// leave closes c as a good client does: WebSocket's and TLS's own ends go first, as far as the socket takes them.
+// leave closes c properly: it sends the close of WebSocket and TLS first, as far as the socket
+// accepts them.
 func (l *loop) leave(c *conn) {
 	if d := c.door; d != nil && c.fd >= 0 {
 		if d.ws != nil {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// What a connection may come through. The scheme of a server's address says which it is.
+// Transports of a connection, by the scheme of a server's address.
 const (
-	doorPlain = "tcp" // a unix socket too
+	doorPlain = "tcp" // also a unix socket
 	doorTLS   = "tls"
 	doorWS    = "ws"
 	doorWSS   = "wss"
@@ -30,7 +30,7 @@ func (w Workload) checkDoor() error {
 	return nil
 }
 
-// doors are what w's connections come through, in turn.
+// doors returns the transports of w's connections, which take turns.
 func (w Workload) doors() []string {
 	if w.Door == "" {
 		return []string{doorPlain}
@@ -38,7 +38,8 @@ func (w Workload) doors() []string {
 	return strings.Split(w.Door, "+")
 }
 
-// extraDoors are those that a server must open for w beside its plain address.
+// extraDoors returns the transports that a server must offer for w in addition to its plain
+// address.
 func (w Workload) extraDoors() []string {
 	var out []string
 	for _, d := range w.doors() {
@@ -52,7 +53,7 @@ func (w Workload) extraDoors() []string {
 	return out
 }
 
-// plain is the case that w is compared with: the same without a door and without a flood.
+// plain returns the case that w is compared with: the same without transport and without flood.
 func (w Workload) plain() Workload {
 	w.Door = ""
 	if w.Kind == Flood {
@@ -61,8 +62,8 @@ func (w Workload) plain() Workload {
 	return w
 }
 
-// doorOf is what the scheme of an address says; "" where it is none that the load can come through.
-// An auto:// address is every door.
+// doorOf returns the transport of an address's scheme; "" if the load generator does not support
+// it. An auto:// address supports every transport.
 func doorOf(addr string) string {
 	scheme, _, found := strings.Cut(addr, "://")
 	switch {
@@ -74,7 +75,7 @@ func doorOf(addr string) string {
 	return ""
 }
 
-// addressOf picks the address behind a door, with the door as its scheme.
+// addressOf returns the address for a transport, with the transport as its scheme.
 func addressOf(addrs []string, door string) (string, error) {
 	for _, a := range addrs {
 		switch d := doorOf(a); {
@@ -87,11 +88,11 @@ func addressOf(addrs []string, door string) (string, error) {
 	return "", errSkipped{noDoor + door + "://"}
 }
 
-// noDoor begins the reason why a target that does not listen on an address of the case's kind is left out of it.
+// noDoor begins the reason for skipping a target that lacks an address of the case's transport.
 const noDoor = "it does not listen on "
 
-// doorways compares what comes through a door, or beside a flood, with the plain case of the same shape:
-// the same target, the same repetition.
+// doorways compares each case over a transport, or with a flood, with the plain case of the same
+// shape: the same target, the same repetition.
 func (r *Results) doorways() section {
 	s := section{
 		Title: "Behind a door", Left: 2,

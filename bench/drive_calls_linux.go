@@ -9,13 +9,13 @@ type call struct {
 	check  func(body []byte, c *conn, seq uint64) bool
 }
 
-// probeWait is how long a target may be silent about its first request of a kind before that
-// counts as not serving it.
+// probeWait is how long a target may take to answer its first request of a kind before it counts as
+// not serving it.
 const probeWait = 3e9
 
-// callDriver cycles through calls on every connection with Depth outstanding. Replies come in the
-// order of the requests. The first connection tries each call of the cycle once before the start, so that a target
-// that does not serve them is skipped instead of failed.
+// callDriver cycles through calls on every connection with Depth outstanding. Replies arrive in the
+// order of the requests. The first connection tries each call of the cycle once before the start,
+// so that a target that does not serve them is skipped instead of failing.
 type callDriver struct {
 	calls   []call
 	depth   int
@@ -24,7 +24,7 @@ type callDriver struct {
 	unread  int
 	body    []byte // scratch
 	probe   *conn
-	probed  int64 // when its last request left; 0 = over
+	probed  int64 // when its last request was sent; 0 = done
 }
 
 func newCallDriver(spec genSpec, name string, calls []call) *callDriver {

@@ -3,7 +3,7 @@ package bench
 import "fmt"
 
 // castDriver: connection 0 broadcasts (1/2), every connection gets every broadcast in order. A
-// broadcast is in flight until its last delivery; Depth of them may be.
+// broadcast is in flight until its last delivery; at most Depth are in flight.
 type castDriver struct {
 	body       *pattern
 	deliveries *stream

@@ -2,8 +2,8 @@ package bench
 
 import "fmt"
 
-// idleDriver holds connections open. On the parent's word each makes one echo, so that memory can
-// be read before and after the first traffic.
+// idleDriver holds connections open. When the parent requests it, each makes one echo, so that
+// memory can be measured before and after the first traffic.
 type idleDriver struct {
 	body    *pattern
 	echoes  *stream
@@ -59,7 +59,7 @@ func (d *idleDriver) overdue(*loop) {}
 func (d *idleDriver) streams() []*stream { return []*stream{d.echoes} }
 
 // churnDriver: each slot connects, makes one echo, closes and connects again. A message is a whole
-// life, timed from connect to reply; behind TLS it has a whole handshake.
+// connection, timed from connect to reply; over TLS that includes a full handshake.
 type churnDriver struct {
 	body  *pattern
 	lives *stream

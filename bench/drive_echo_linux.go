@@ -7,10 +7,10 @@ import (
 
 // echoDriver: 1/1 on every connection.
 //
-// Closed loop: Depth requests are outstanding on each connection; what one read answers is asked
-// again in one write. What is outstanding when the window closes counts with the time it takes in
-// the end. Open loop: request i is due at start + i/rate whatever the server does, on
-// connection i mod n; its latency counts from when it was due (no coordinated omission).
+// Closed loop: Depth requests are outstanding on each connection; the replies of one read are
+// followed by as many requests in one write. Requests outstanding at the end of the window count
+// with their final time. Open loop: request i is due at start + i/rate whatever the server does, on
+// connection i mod n; its latency counts from its due time (no coordinated omission).
 type echoDriver struct {
 	body    *pattern
 	replies *stream
@@ -95,8 +95,8 @@ func (d *echoDriver) after(l *loop, c *conn) error {
 	return d.top(l, c)
 }
 
-// note records n replies to requests of time at. In an open loop the requests that were due in
-// the window count even when they were answered after it: they are the slow ones.
+// note records n replies to requests of time at. In an open loop, requests that were due in the
+// window count even if they were answered after it, as they are the slow ones.
 func (d *echoDriver) note(l *loop, at int64, n int) {
 	if d.perNano == 0 {
 		l.note(d.replies, at, n)
@@ -125,7 +125,7 @@ func (d *echoDriver) closed(l *loop, c *conn, why error) error {
 	return fmt.Errorf("bench: connection %d ended with %d requests outstanding: %w", c.id, c.outstanding(), why)
 }
 
-// tick sends what is due and says when the next request is.
+// tick sends requests that are due and returns when the next one is.
 func (d *echoDriver) tick(l *loop) (int64, error) {
 	if d.perNano == 0 || !l.sending() {
 		return 0, nil
@@ -155,8 +155,8 @@ func (d *echoDriver) dueAt(i uint64) int64 {
 	return d.started + int64(math.Ceil(float64(i)/d.perNano))
 }
 
-// issue queues the next request of the schedule; false when its connection has maxDepth
-// outstanding. It is then made later, and its latency still counts from when it was due.
+// issue queues the next request of the schedule; false if its connection has maxDepth outstanding.
+// It is then sent later, but its latency still counts from its due time.
 func (d *echoDriver) issue(l *loop, now int64) bool {
 	c := d.conns[d.issued%uint64(len(d.conns))]
 	if c.outstanding() >= maxDepth {
@@ -178,8 +178,8 @@ func (d *echoDriver) issue(l *loop, now int64) bool {
 
 func (d *echoDriver) owed(*loop) int { return d.unread }
 
-// overdue notes what has no reply yet, and in an open loop what was due in the window and could
-// not even be sent because too much was outstanding.
+// overdue records requests without a reply and, in an open loop, requests due in the window that
+// could not be sent because too many were outstanding.
 func (d *echoDriver) overdue(l *loop) {
 	for _, c := range d.conns {
 		if d.perNano == 0 {

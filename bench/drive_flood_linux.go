@@ -2,15 +2,16 @@ package bench
 
 import "fmt"
 
-// floodDriver is echo on every connection while half-open TLS handshakes stand beside it: each slot connects to the
-// TLS door, sends a ClientHello and from then on nothing. What the server ends is opened again, soon.
+// floodDriver is echo on every connection together with half-open TLS handshakes: each slot
+// connects to the TLS address, sends a ClientHello and then nothing. Connections that the server
+// closes are opened again soon.
 type floodDriver struct {
 	*echoDriver
 	route   route
 	hello   []byte
 	slots   int
 	waiting []*conn // closed slots, in the order of their last dials
-	stood   *stream // how long those stood that the server ended
+	stood   *stream // how long connections closed by the server had lasted
 }
 
 // floodPause is how soon a slot is dialed again, in nanoseconds since its last dial.
@@ -18,7 +19,7 @@ const floodPause = 50e6
 
 func newFloodDriver(spec genSpec) (*floodDriver, error) {
 	r, err := parseRoute(spec.Flood)
-	r.tls = false // by hand
+	r.tls = false // TLS is done by hand
 	return &floodDriver{
 		echoDriver: newEchoDriver(spec), route: r, hello: clientHello(clientTLS()), slots: spec.Halves, stood: newStream("half-open"),
 	}, err

@@ -7,11 +7,11 @@ import (
 	"millrace/services/capture"
 )
 
-// replayDriver asks what a recording's sessions asked, as far as that was answered once for
-// each request, over and over: connection i what session i modulo their number did, with Depth
-// requests outstanding. Answers may come in another order than the requests' (handles that
-// wait for a database, say); their latencies are then told apart by their order only. An ERROR
-// is an answer where the recording has one about that handle.
+// replayDriver repeats the requests of a recording's sessions that were answered once for each
+// request, over and over: connection i those of session i modulo their number, with Depth requests
+// outstanding. Answers may arrive in another order than the requests (for example from handles that
+// wait for a database); then latencies are attributed by order of arrival. An ERROR counts as an
+// answer if the recording has one about that handle.
 type replayDriver struct {
 	scripts [][]capture.Request
 	refused map[uint32]bool // handles with an ERROR in the recording
@@ -85,7 +85,7 @@ func (d *replayDriver) frame(_ *loop, c *conn, handle uint32, body []byte) error
 	}
 	if d.waits[c][about] == 0 {
 		if handle == handleGoaway || about == handleBroadcast || about == handleGroupPush || about == handleTimerFire {
-			return nil // nobody has asked for it
+			return nil // unsolicited
 		}
 		return unexpected(c, handle, body)
 	}

@@ -6,8 +6,8 @@ import (
 )
 
 // timerDriver sets Depth endless timers on every connection (2/1) and checks each firing (2/4):
-// known id, n without a gap, never before its time. A message is a firing; its latency is how
-// late it arrived against its period counted from the request.
+// known id, n without a gap, never early. A message is a firing; its latency is how late it arrived
+// relative to its period, counted from the request.
 type timerDriver struct {
 	period  int64
 	depth   int
@@ -19,11 +19,11 @@ type timerDriver struct {
 	body    []byte
 }
 
-// firing is one timer: when its n-th is due.
+// firing is the state of one timer.
 type firing struct {
 	base    int64 // time of the request
 	n       int64
-	skipped int64 // periods that the server seems to have left out
+	skipped int64 // periods that the server seems to have skipped
 }
 
 func newTimerDriver(spec genSpec) *timerDriver {
@@ -114,8 +114,9 @@ func (d *timerDriver) fired(l *loop, c *conn, body []byte) error {
 	return nil
 }
 
-// judge takes whole periods out of a lateness: a server under load may leave some out for good, and that
-// is late once, not with every later firing. A firing that comes sooner than that assumed was only held up on its way.
+// judge removes whole periods from a lateness: a server under load may skip some periods, and that
+// counts as late once, not with every later firing. A firing that arrives earlier than that assumes
+// was only delayed in transit.
 func (t *firing) judge(late, period int64) int64 {
 	late -= t.skipped * period
 	switch {
@@ -140,10 +141,10 @@ func (d *timerDriver) closed(l *loop, c *conn, why error) error {
 
 func (d *timerDriver) tick(*loop) (int64, error) { return 0, nil }
 
-// owed: only the replies to 2/1; a firing is not asked for.
+// owed counts only the replies to 2/1; firings are unsolicited.
 func (d *timerDriver) owed(*loop) int { return d.answers }
 
-// overdue notes for each timer the firing that should have come next.
+// overdue records for each timer the next firing that is missing.
 func (d *timerDriver) overdue(l *loop) {
 	for _, c := range d.conns {
 		for i := range d.timers[c] {

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// once takes numbers that are to come once each, from 0 on, in about that order.
+// once checks that each number occurs once, from 0 on, approximately in order.
 type once struct {
-	floor uint64 // all below have come
-	seen  []bool // those from floor on; a ring
+	floor uint64 // all below have occurred
+	seen  []bool // which from floor on have occurred; a ring
 }
 
-// newOnce allows numbers to be so far out of order.
+// newOnce returns a once for numbers that are at most span out of order.
 func newOnce(span int) *once { return &once{seen: make([]bool, span)} }
 
 // take reports whether n is new, and not too far ahead.
@@ -30,9 +30,9 @@ func (o *once) take(n uint64) bool {
 	return true
 }
 
-// userDriver: each connection is bound to a user of its own (6/3), and sends (6/4) to the user of the next one, which is on
-// the next node, with Depth in flight. Requests of one connection are under way together, so their messages may overtake
-// each other; each comes once.
+// userDriver: each connection is bound to its own user (6/3), and sends (6/4) to the user of the
+// next connection, which is on the next node, with Depth in flight. A connection's requests are
+// processed concurrently, so messages may arrive in another order; each arrives once.
 type userDriver struct {
 	depth      int
 	fill       string
@@ -43,7 +43,7 @@ type userDriver struct {
 	missing    int
 }
 
-// flight is what one connection has sent, and has not heard of.
+// flight is what one connection has sent and not received confirmation of.
 type flight struct {
 	at       []int64 // by number; a ring
 	come     *once
@@ -73,7 +73,7 @@ func (d *userDriver) begin(l *loop) error {
 	return nil
 }
 
-// top sends as much as may be in flight: what is not answered, or has not come.
+// top sends messages until Depth are unanswered or undelivered.
 func (d *userDriver) top(l *loop, c *conn) error {
 	if !l.sending() {
 		return nil

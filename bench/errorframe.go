@@ -10,7 +10,7 @@ var errorNames = map[uint16]string{
 	8: "unauthorised", 9: "conflict", 10: "not_found", 11: "unavailable", 12: "limit",
 }
 
-// describeError puts the body of an ERROR frame into words.
+// describeError formats the body of an ERROR frame.
 func describeError(body []byte) string {
 	if len(body) < 6 {
 		return fmt.Sprintf("a malformed ERROR %q", clip(body))

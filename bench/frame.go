@@ -9,7 +9,7 @@ import (
 // frameHeader is the length field and the handle of the default layout.
 const frameHeader = 8
 
-// keyLen is what the length field counts beside the body.
+// keyLen is what the length field counts in addition to the body.
 const keyLen = 4
 
 const (
@@ -59,10 +59,10 @@ func appendFrame(dst []byte, handle uint32, body []byte) []byte {
 	return append(appendHeader(dst, handle, len(body)), body...)
 }
 
-// pattern makes and checks bodies that are different for every connection and every request, so
-// that a reply that was changed, lost, doubled, reordered or sent to someone else is seen: the
-// first eight bytes are the connection and the sequence, the rest a window into random bytes
-// whose place depends on both.
+// pattern makes and checks bodies that differ for every connection and every request, so that a
+// reply that was changed, lost, duplicated, reordered or misdirected is detected: the first eight
+// bytes are the connection and the sequence number, the rest is a slice of random bytes at an
+// offset that depends on both.
 type pattern struct {
 	noise []byte
 	size  int
@@ -118,7 +118,7 @@ func (p *pattern) check(body []byte, id uint32, seq uint64) bool {
 	return binary.BigEndian.Uint64(body) == stamp(id, seq) && bytes.Equal(body[8:], w[8:])
 }
 
-// explain says what is wrong with a body that check refused.
+// explain describes what is wrong with a body that check rejected.
 func (p *pattern) explain(body []byte, id uint32, seq uint64) error {
 	if len(body) != p.size {
 		return fmt.Errorf("reply %d of connection %d has %d bytes, want %d", seq, id, len(body), p.size)

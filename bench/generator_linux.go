@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunGenerator turns this process into a load generator, or the NATS server of several nodes, and ends it, when a Suite or
-// Tuner started it as one; in any other process it returns at once. Call it first in main, and in
-// TestMain of tests that measure.
+// RunGenerator makes this process a load generator, or the NATS server of a cluster, and exits, if
+// a Suite or Tuner started it as one; in any other process it returns at once. Call it first in
+// main, and in TestMain of tests that measure.
 func RunGenerator() {
 	if dir := os.Getenv(busEnv); dir != "" {
 		serveBus(dir)
@@ -30,13 +30,13 @@ func RunGenerator() {
 	os.Exit(0)
 }
 
-// generate reads the spec, obeys the parent and writes the result as its last line.
+// generate reads the spec, executes the parent's commands and writes the result as its last line.
 func generate(in io.Reader, out io.Writer) error {
 	spec, err := readSpec(in)
 	if err != nil {
 		return err
 	}
-	debug.SetGCPercent(400) // little garbage is made; the collector would only be in the way
+	debug.SetGCPercent(400) // there is little garbage; avoid collections
 	res := measureSpec(spec, out)
 	line, err := json.Marshal(res)
 	if err != nil {
@@ -46,7 +46,7 @@ func generate(in io.Reader, out io.Writer) error {
 	return err
 }
 
-// readSpec reads one line and not a byte more: what follows are commands for the loop.
+// readSpec reads exactly one line: what follows are commands for the loop.
 func readSpec(in io.Reader) (genSpec, error) {
 	line, err := bufio.NewReaderSize(in, 1<<16).ReadBytes('\n')
 	if err != nil {

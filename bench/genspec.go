@@ -2,11 +2,11 @@ package bench
 
 import "time"
 
-// genSpec is what the parent tells a generator process, one JSON line on its stdin.
+// genSpec is the parent's specification for a generator process, one line of JSON on its stdin.
 type genSpec struct {
 	Workload
-	Addrs  []string      `json:"addrs"`            // what connections come through, in turn
-	Flood  string        `json:"flood,omitempty"`  // where its half-open handshakes go
+	Addrs  []string      `json:"addrs"`            // addresses that connections use in turn
+	Flood  string        `json:"flood,omitempty"`  // address of its half-open handshakes
 	Halves int           `json:"halves,omitempty"` // how many of them are this process's
 	Names  []string      `json:"names,omitempty"`  // of the nodes: connection i is on node i-1 modulo their number
 	First  uint32        `json:"first"`            // number of this process's first connection
@@ -16,7 +16,7 @@ type genSpec struct {
 	Settle time.Duration `json:"settle"`           // longest wait for outstanding replies after the window
 }
 
-// genResult is its last line on stdout.
+// genResult is the last line on its stdout.
 type genResult struct {
 	Streams  []streamResult `json:"streams,omitempty"` // the first one is what the workload counts
 	Lag      *streamResult  `json:"lag,omitempty"`     // open loop: how late the generator itself sent
@@ -29,7 +29,7 @@ type genResult struct {
 	Verified uint64         `json:"verified"` // replies checked, warm-up included
 }
 
-// What the parent says on stdin after the spec, a byte each, and the lines that answer.
+// Commands of the parent on stdin after the spec, one byte each, and the lines that answer them.
 const (
 	cmdStart   = 's' // connected: begin the traffic
 	cmdMeasure = 'm' // open the window

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// phase is where a generator process is.
+// phase is the state of a generator process.
 type phase int
 
 const (
@@ -23,39 +23,40 @@ const (
 	finished
 )
 
-// errSkip says that the target does not serve the workload.
+// errSkip is the reason why the target does not serve the workload.
 type errSkip struct{ reason string }
 
 func (e errSkip) Error() string { return e.reason }
 
-// driver is a scenario: it decides what each connection sends and checks what it gets. All its
+// driver is a scenario: it decides what each connection sends and checks what it receives. All its
 // methods run on the loop's goroutine.
 type driver interface {
-	// open has a connected, greeted connection; the driver calls loop.ready for it, now or later.
+	// open is called with a connected, greeted connection; the driver calls loop.ready for it, now
+	// or later.
 	open(l *loop, c *conn) error
-	// begin: every connection is ready and the traffic may start.
+	// begin is called when every connection is ready and the traffic may start.
 	begin(l *loop) error
-	// frame has one whole frame; body is valid until it returns.
+	// frame is called with a complete frame; body is valid until it returns.
 	frame(l *loop, c *conn, handle uint32, body []byte) error
-	// after follows the frames of one read.
+	// after is called after the frames of one read.
 	after(l *loop, c *conn) error
-	// closed has lost a connection; nil when that was meant to be.
+	// closed is called when a connection was lost; it returns nil if that was expected.
 	closed(l *loop, c *conn, why error) error
-	// tick runs before each wait and returns when it wants to run again (0: no wish).
+	// tick runs before each wait and returns when it wants to run again (0: never).
 	tick(l *loop) (at int64, err error)
 	// owed counts requests without a reply.
 	owed(l *loop) int
-	// overdue notes (loop.note) what the server owes from the window when the generator stops waiting.
+	// overdue records (loop.note) missing replies of the window when the generator stops waiting.
 	overdue(l *loop)
 	// streams are the results, the main one first.
 	streams() []*stream
 }
 
-// loop is a generator process's one event loop. Its goroutine owns everything in it.
+// loop is the event loop of a generator process. Its goroutine owns all fields.
 type loop struct {
 	spec      genSpec
 	drv       driver
-	routes    []route     // what connections come through, in turn
+	routes    []route     // addresses that connections use in turn
 	tlsConfig *tls.Config // nil: no route has a door
 	records   []byte      // of one read; nil without TLS
 	ep, tfd   int
@@ -63,8 +64,8 @@ type loop struct {
 	now       int64 // nanoseconds since zero, refreshed after each wait and each read
 	phase     phase
 	conns     []*conn
-	byIndex   []*conn // what an epoll event's number means; an entry is never reused
-	pending   int     // connections that are not through their doors
+	byIndex   []*conn // connections by the number in epoll events; an entry is never reused
+	pending   int     // connections that are still connecting or in a handshake
 	opened    int     // connections that are ready
 	spare     []*conn // churn: closed slots to dial again
 	buf       []byte
@@ -88,7 +89,7 @@ const (
 	controlEvent = -1
 	timerEvent   = -2
 	maxDials     = 256
-	maxKnocks    = 32 // behind doors: fewer than a server lets wait, from all generators together
+	maxKnocks    = 32 // concurrent handshakes: fewer than a server's limit, over all generators
 	readSize     = 256 << 10
 )
 
@@ -123,13 +124,13 @@ func (l *loop) route(addrs []string) error {
 		l.routes = append(l.routes, r)
 		if r.tls || r.ws {
 			l.tlsConfig = clientTLS()
-			l.records = make([]byte, readSize/2) // the plain text of it fits behind a part of a frame, with what TLS held back
+			l.records = make([]byte, readSize/2) // its plain text fits after a partial frame, with what TLS had buffered
 		}
 	}
 	return nil
 }
 
-// maxFrame is the longest frame that this workload can get back.
+// maxFrame returns the length of the longest frame that this workload can receive.
 func maxFrame(spec genSpec) int {
 	if spec.Kind == Replay {
 		return 1 << 20
@@ -186,7 +187,7 @@ func (l *loop) turn() error {
 	return l.watchdog()
 }
 
-// arm sets the timerfd for the driver's next wish.
+// arm sets the timerfd for the driver's next tick.
 func (l *loop) arm(at int64) error {
 	if at == l.armed && at == 0 {
 		return nil
@@ -229,12 +230,12 @@ func (l *loop) dispatch(ev *unix.EpollEvent) error {
 	return nil
 }
 
-// control obeys what the parent wrote.
+// control executes the parent's commands.
 func (l *loop) control() error {
 	var b [16]byte
 	n, err := unix.Read(0, b[:])
 	if n <= 0 || err != nil {
-		return errors.New("bench: the parent has gone")
+		return errors.New("bench: the parent has exited")
 	}
 	for _, c := range b[:n] {
 		if err := l.obey(c); err != nil {
@@ -267,7 +268,7 @@ func (l *loop) edge() window {
 	return window{l.nanos(), time.Duration(ru.Utime.Nano()), time.Duration(ru.Stime.Nano())}
 }
 
-// watchdog ends what waits for nothing.
+// watchdog ends a process that makes no progress.
 func (l *loop) watchdog() error {
 	if l.phase == draining && (l.drv.owed(l) == 0 || l.now >= l.settleBy) {
 		l.drv.overdue(l)
@@ -284,7 +285,7 @@ func (l *loop) watchdog() error {
 	return fmt.Errorf("bench: %d requests had no reply for %v", l.drv.owed(l), l.spec.Stall)
 }
 
-// ready says that c may take part; the last one tells the parent.
+// ready says that c can take part; with the last connection it notifies the parent.
 func (l *loop) ready(c *conn) error {
 	l.opened++
 	l.progress = l.now
@@ -296,15 +297,15 @@ func (l *loop) ready(c *conn) error {
 	return err
 }
 
-// sending: new requests may be made.
+// sending reports whether new requests may be sent.
 func (l *loop) sending() bool { return l.phase == warming || l.phase == measuring }
 
-// counts: a reply that arrives now belongs to the window.
+// counts reports whether a reply that arrives now belongs to the window.
 func (l *loop) counts() bool { return l.phase == measuring }
 
-// note records n replies that arrive now to what was asked at that time. Those that were asked for
-// before the window closed and come after it don't count as messages, but their latencies do:
-// else a server that stands still over the window's end would hide its slowest replies.
+// note records n replies that arrive now to requests of that time. Replies that arrive after the
+// end of the window to requests sent before it don't count as messages, but their latencies do:
+// otherwise a server that hangs at the end of the window would hide its slowest replies.
 func (l *loop) note(s *stream, asked int64, n int) {
 	switch {
 	case l.phase == measuring:
@@ -314,7 +315,7 @@ func (l *loop) note(s *stream, asked int64, n int) {
 	}
 }
 
-// noteAll notes everything that s still waits for.
+// noteAll records everything that s still waits for.
 func (l *loop) noteAll(s *stream, waiting *runList) {
 	for i := range waiting.n {
 		r := waiting.ring[(waiting.head+i)&(len(waiting.ring)-1)]
@@ -322,8 +323,8 @@ func (l *loop) noteAll(s *stream, waiting *runList) {
 	}
 }
 
-// randomSource picks a loopback source address, so that many connections to one port do not run
-// out of local ports.
+// randomSource returns a random loopback source address, so that many connections to one port do
+// not run out of local ports.
 func randomSource() [4]byte {
 	n := rand.Uint32()
 	return [4]byte{127, byte(n>>16)&0x7f + 1, byte(n >> 8), byte(n)%250 + 1}

@@ -29,10 +29,10 @@ type measurement struct {
 	own     selfStats
 	hasOwn  bool
 	restRSS int64 // idle: before the connections
-	mayLose bool  // replies that don't come are no failure
+	mayLose bool  // missing replies are not a failure
 }
 
-// session is a server that takes one workload after the other.
+// session is a server that serves one workload after the other.
 type session struct {
 	target    Target
 	srv       *server
@@ -66,7 +66,7 @@ func measure(ctx context.Context, t Target, work Workload, tm timing, pinned boo
 	return s.measure(ctx, work, tm, false)
 }
 
-// measure runs one window of work. In a ramp replies that don't come are a finding, not a failure.
+// measure runs one window of work. In a ramp missing replies are a result, not a failure.
 func (s *session) measure(ctx context.Context, work Workload, tm timing, ramp bool) Run {
 	run := newRun(s.target, work)
 	m := &measurement{work: work, timing: tm, srv: s.srv, mayLose: ramp}
@@ -102,7 +102,7 @@ func (m *measurement) run(ctx context.Context, run *Run, processes int, cpus []i
 	return m.finish(run)
 }
 
-// blame prefers the server's death to what the generator saw of it.
+// blame reports the death of the server rather than its consequences for the generator.
 func (m *measurement) blame(err error) error {
 	select {
 	case <-time.After(50 * time.Millisecond): // its exit may come after its sockets' end
@@ -150,7 +150,7 @@ func (m *measurement) connect(processes int, cpus []int) error {
 	return nil
 }
 
-// addresses are where the connections go, in turn, and where a flood does.
+// addresses returns the addresses that the connections use in turn, and that of a flood.
 func (m *measurement) addresses() (addrs []string, flood string, err error) {
 	for _, d := range m.work.doors() {
 		for _, s := range m.srv.serving() {
@@ -196,7 +196,7 @@ func (m *measurement) window(ctx context.Context) error {
 	return m.pass(ctx, m.timing.length)
 }
 
-// pass lets time go by unless a generator gives up or ctx ends.
+// pass waits for d unless a generator fails or ctx ends.
 func (m *measurement) pass(ctx context.Context, d time.Duration) error {
 	deadline := time.NewTimer(d)
 	defer deadline.Stop()
@@ -230,7 +230,7 @@ func (m *measurement) gaveUp() error {
 	return nil
 }
 
-// finish closes the window and gathers the figures.
+// finish closes the window and collects the figures.
 func (m *measurement) finish(run *Run) error {
 	if err := m.tell(cmdEnd); err != nil {
 		return m.blame(err)
@@ -342,8 +342,8 @@ func (m *measurement) describe(run *Run, streams []*stream, lag *stream, cost ti
 	}
 }
 
-// bottleneck: the generators used nearly all the processor time that their processes can, while the
-// server had some left; or an open loop could not keep its own schedule.
+// bottleneck reports whether the generators used nearly all the CPU time available to them while
+// the server had some left, or an open loop could not keep its schedule.
 func bottleneck(run *Run) bool {
 	if run.Offered > 0 {
 		return run.LagP99 > 1000

@@ -19,7 +19,7 @@ import (
 	"millrace/services/cluster"
 )
 
-// busEnv, when set, makes RunGenerator serve NATS with its data in that folder.
+// busEnv, if set, makes RunGenerator run a NATS server with its data in that folder.
 const busEnv = "BENCH_NATS"
 
 // serveBus runs until the process is killed.
@@ -34,7 +34,8 @@ func serveBus(dir string) {
 	select {}
 }
 
-// startBus starts a NATS server in a process of its own, so that its CPU is told apart from the nodes'.
+// startBus starts a NATS server in a separate process, so that its CPU can be distinguished from
+// the nodes'.
 func startBus(ctx context.Context, cpus []int) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -94,7 +95,7 @@ func startNodes(ctx context.Context, t Target, work Workload, pinned bool, cpus 
 	return first, nil
 }
 
-// runningNodes are those at t's plain addresses.
+// runningNodes returns the running servers at t's plain addresses.
 func runningNodes(t Target, work Workload) (*server, error) {
 	var plain []string
 	for a := range strings.SplitSeq(t.Addr, ",") {
@@ -116,7 +117,7 @@ func runningNodes(t Target, work Workload) (*server, error) {
 	return all[0], nil
 }
 
-// node is t as node number i of so many.
+// node returns t as node number i of so many.
 func (t Target) node(url string, i, of int) Target {
 	fill := strings.NewReplacer("{nats}", url, "{node}", "n"+strconv.Itoa(i+1), "{nodes}", strconv.Itoa(of))
 	t.Command = slices.Concat(t.Command, t.Nodes)
@@ -126,10 +127,10 @@ func (t Target) node(url string, i, of int) Target {
 	return t
 }
 
-// serving are the servers that connections go to.
+// serving returns the servers that connections go to.
 func (s *server) serving() []*server { return append([]*server{s}, s.nodes...) }
 
-// all are the servers of a run.
+// all returns the servers of a run.
 func (s *server) all() []*server {
 	if s.bus == nil {
 		return s.serving()
@@ -137,7 +138,7 @@ func (s *server) all() []*server {
 	return append(s.serving(), s.bus)
 }
 
-// meet waits until all nodes know each other, and notes their names.
+// meet waits until all nodes know each other, and records their names.
 func (s *server) meet(ctx context.Context) error {
 	if s.names != nil {
 		return nil // an earlier step of a ramp
@@ -160,7 +161,7 @@ func (s *server) meet(ctx context.Context) error {
 	return nil
 }
 
-// meetAt asks a node until it knows so many, and returns its name.
+// meetAt polls a node until it knows that many nodes, and returns its name.
 func meetAt(ctx context.Context, addr string, want int) (name string, err error) {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", hostPort(addr))
 	if err != nil {
@@ -182,7 +183,7 @@ func meetAt(ctx context.Context, addr string, want int) (name string, err error)
 	}
 }
 
-// askNodes is one 6/1.
+// askNodes sends one 6/1.
 func askNodes(c io.Writer, in io.Reader) (name string, up int, err error) {
 	if _, err := c.Write(appendFrame(nil, handleNodes, nil)); err != nil {
 		return "", 0, fmt.Errorf("bench: 6/1: %w", err)

@@ -1,9 +1,10 @@
 package bench
 
-// noNodes is why a target is left out of a case over several nodes.
+// noNodes is the reason for skipping a target in a case over several nodes.
 const noNodes = "it is no node of several"
 
-// overNodes has the cases over several nodes, with what NATS itself has used, and beside the same case on one node.
+// overNodes has the cases over several nodes, with the CPU used by NATS, and a comparison with the
+// same case on one node.
 func (r *Results) overNodes() section {
 	s := section{
 		Title: "Over several nodes", Left: 2,

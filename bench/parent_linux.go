@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// generator is a generator process seen from the parent.
+// generator is the parent's view of a generator process.
 type generator struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string // closed when its stdout ends
 	log   *tailBuffer
-	last  *genResult // a result that came while something else was awaited
+	last  *genResult // a result that arrived while something else was awaited
 }
 
 // startGenerator re-executes this program as a generator; see RunGenerator.
@@ -71,7 +71,7 @@ func (g *generator) say(c byte) error {
 	return nil
 }
 
-// await waits for a line; a result that comes instead says why it won't.
+// await waits for a line; a result that arrives instead explains why there will be none.
 func (g *generator) await(want string, timeout time.Duration) error {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -94,7 +94,7 @@ func (g *generator) await(want string, timeout time.Duration) error {
 	}
 }
 
-// early returns a result that came before it was asked for.
+// early returns a result that arrived before it was requested.
 func (g *generator) early() (*genResult, bool) {
 	if g.last != nil {
 		return g.last, true
@@ -160,11 +160,11 @@ func (r *genResult) verdict() error {
 	return nil
 }
 
-// kill ends the process, also one that has ended by itself.
+// kill ends the process, even if it has already ended.
 func (g *generator) kill() {
 	_ = g.in.Close()
 	_ = g.cmd.Process.Kill()
-	for range g.lines { // until read has ended, as Wait asks
+	for range g.lines { // until read has ended, as required before Wait
 	}
 	_ = g.cmd.Wait()
 }

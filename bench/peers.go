@@ -11,23 +11,24 @@ import (
 	"strings"
 )
 
-// ErrNoPeers: the peers' sources were not found; they come with a checkout of the repository.
+// ErrNoPeers: the peers' sources were not found; they are part of a checkout of the repository.
 var ErrNoPeers = errors.New("bench: no checkout of the repository around here, so its peers cannot be built")
 
-// PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio), those that only
-// listen behind a door (asio-tls needs OpenSSL's headers too), and nats, which is one of several nodes.
+// PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio),
+// those that only support TLS or WebSocket (asio-tls needs OpenSSL's headers too), and nats, which
+// is a node of a cluster.
 func PeerNames() []string {
 	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "gws", "gobwas", "coder", "asio-tls", natsPeer}
 }
 
-// natsPeer is nats.go behind the frame: one of several nodes.
+// natsPeer is a server with nats.go: a node of a cluster.
 const natsPeer = "nats"
 
-// plantedPeers are mistakes on purpose, for testing that the suite sees them: a write for each
+// plantedPeers are deliberate mistakes, to test that the suite detects them: a write for each
 // frame, and a lock of the whole server held during write.
 var plantedPeers = []string{"gnet-each", "std-lock"}
 
-// cppPeers are those in C++, with what they link.
+// cppPeers are the peers in C++, with the libraries to link.
 var cppPeers = map[string][]string{"epoll": nil, "asio": nil, "asio-tls": {"-lssl", "-lcrypto"}}
 
 // Peers builds peers from a checkout.
@@ -79,7 +80,7 @@ func candidates(dir string) []string {
 	return out
 }
 
-// Target builds the named peer, if it has changed, and returns the target that runs it.
+// Target builds the named peer, if its source has changed, and returns a target that runs it.
 func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
 	if err := os.MkdirAll(p.bin, 0o755); err != nil {
 		return Target{}, fmt.Errorf("bench: %w", err)
@@ -102,7 +103,8 @@ func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
 	return Target{}, fmt.Errorf("bench: no peer %q; there are %s", name, strings.Join(PeerNames(), ", "))
 }
 
-// buildCPP compiles to a file of its own and renames, so that a running one is not in the way.
+// buildCPP compiles to a temporary file and renames it, so that a running binary does not
+// interfere.
 func (p *Peers) buildCPP(ctx context.Context, name string, libs []string) (string, error) {
 	if _, err := exec.LookPath("g++"); err != nil {
 		return "", fmt.Errorf("bench: peer %s needs g++: %w", name, err)
@@ -119,7 +121,7 @@ func (p *Peers) buildCPP(ctx context.Context, name string, libs []string) (strin
 	return bin, os.Rename(bin+".new", bin)
 }
 
-// fresh: bin is newer than its sources.
+// fresh reports whether bin is newer than its sources.
 func fresh(bin string, sources ...string) bool {
 	b, err := os.Stat(bin)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Axis is what a Ramp raises.
+// Axis is the quantity that a Ramp raises.
 type Axis string
 
 const (
@@ -16,8 +16,8 @@ const (
 	OverConns Axis = "conns" // connections, each with Depth requests in flight: a closed loop
 )
 
-// Ramp is a workload under a load that rises step by step until the server has had enough. One
-// server process takes all the steps; each has its own connections, its own warm-up and window.
+// Ramp is a workload under a load that rises step by step until the server is saturated. One server
+// process serves all the steps; each has its own connections, warm-up and window.
 type Ramp struct {
 	Work Workload `json:"work"` // what each step does; the ramp sets its Rate or its Conns
 	Over Axis     `json:"over"`
@@ -32,15 +32,15 @@ const (
 	maxSteps = 200
 	// answeredLeast is the part of the offered rate that a server must answer.
 	answeredLeast = 0.98
-	// growthLeast is how much the rate of a closed loop must grow over the best step before; two steps in a row
-	// that do less end the ramp.
+	// growthLeast is how much the rate of a closed loop must grow over the best earlier step; two
+	// consecutive steps that grow less end the ramp.
 	growthLeast = 1.02
-	// kneePart of the best rate of a closed loop is what the knee has.
+	// kneePart is the part of the best rate of a closed loop at which the knee is.
 	kneePart = 0.95
 )
 
-// ParseRamp reads [rate=|conns=]FROM..TO[/STEP]; STEP is a number or xFACTOR, by default a tenth of the way, and x2 for connections.
-// Numbers may end in k.
+// ParseRamp parses [rate=|conns=]FROM..TO[/STEP]; STEP is a number or xFACTOR, by default a tenth
+// of the range, and x2 for connections. Numbers may end in k.
 //
 //	5k..100k        5000..100000/2500        conns=1..1000/x2
 func ParseRamp(spec string, w Workload) (Ramp, error) {
@@ -118,7 +118,7 @@ func (r Ramp) validate() error {
 	return errors.Join(steps[0].validate(), steps[len(steps)-1].validate())
 }
 
-// count is about the number of steps.
+// count returns the approximate number of steps.
 func (r Ramp) count() float64 {
 	switch {
 	case r.Mult > 0:
@@ -150,7 +150,7 @@ func (r Ramp) Steps() []Workload {
 	return out
 }
 
-// round keeps whole connections and rates that a reader can name.
+// round rounds to whole connections and to round rates.
 func (r Ramp) round(x float64) float64 {
 	if r.Over == OverConns || x >= 100 {
 		return math.Round(x)
@@ -168,7 +168,7 @@ func (r Ramp) step(x float64) Workload {
 	return w
 }
 
-// load is where on the ramp a step lies.
+// load returns the load of a step.
 func (r Ramp) load(w Workload) float64 {
 	if r.Over == OverConns {
 		return float64(w.Conns)
@@ -192,8 +192,8 @@ func (r Ramp) String() string {
 	return fmt.Sprintf("%s %s=%s..%s%s", r.Work, r.Over, number(r.From), number(r.To), step)
 }
 
-// saturated says why a step is too much for the server; "" when it is not. best is the highest rate
-// of the steps before.
+// saturated returns why a step is too much for the server; "" if it is not. best is the highest
+// rate of the earlier steps.
 func (r Ramp) saturated(run *Run, best float64, slos []SLO) string {
 	for _, o := range slos {
 		if x, ok := o.figure(run); ok && !o.holds(x) {
@@ -218,7 +218,7 @@ func (r Ramp) saturated(run *Run, best float64, slos []SLO) string {
 
 const noGrowth = "no faster than with less"
 
-// ended reports whether the ramp is over after these steps of one pass.
+// ended reports whether the ramp ends after these steps of one pass.
 func (r Ramp) ended(steps []Run) bool {
 	n := len(steps)
 	if n == 0 {

@@ -36,7 +36,7 @@ func (p *passing) ramp(ctx context.Context, rep int, t Target, r Ramp) error {
 	return p.climb(ctx, rep, r, s)
 }
 
-// only keeps the one run of a pass that never was.
+// only records the single run of a pass that could not be made.
 func (p *passing) only(r Ramp, rep int, run Run) error {
 	run.Ramp, run.Rep = r.String(), rep
 	p.note(&run)
@@ -79,8 +79,8 @@ func (p *passing) climb(ctx context.Context, rep int, r Ramp, s *session) error 
 	return nil
 }
 
-// rung is one step. One that was too much is made again, for a single hiccup of the machine should not end the
-// ramp; the second result counts.
+// rung runs one step. A step that was too much is repeated, as a single hiccup of the machine
+// should not end the ramp; the second result counts.
 func (p *passing) rung(ctx context.Context, r Ramp, s *session, w Workload, best float64) Run {
 	for try := 0; ; try++ {
 		began := time.Now()

@@ -14,7 +14,8 @@ import (
 //go:embed report.html
 var reportPage string
 
-// WriteSVG writes the summary picture, or that of the first ramp where there are only ramps. It needs a case with a figure.
+// WriteSVG writes the summary chart, or that of the first ramp if there are only ramps. It needs a
+// case with figures.
 func (r *Results) WriteSVG(w io.Writer) error {
 	pic := r.summary(true)
 	if pic == "" && len(r.Header.Ramps) > 0 {
@@ -27,8 +28,7 @@ func (r *Results) WriteSVG(w io.Writer) error {
 	return err
 }
 
-// WriteHTML writes the report: one page with its pictures, styles and the results themselves
-// inside, which loads nothing.
+// WriteHTML writes the report: one self-contained page with charts, styles and the results.
 func (r *Results) WriteHTML(w io.Writer) error {
 	page, err := template.New("report").Parse(reportPage)
 	if err != nil {

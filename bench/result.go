@@ -14,17 +14,17 @@ import (
 type Run struct {
 	Case   string    `json:"case"`
 	Target string    `json:"target"`
-	Rep    int       `json:"rep"` // runs of one repetition were interleaved and may be paired
+	Rep    int       `json:"rep"` // runs of one repetition were interleaved and can be paired
 	At     time.Time `json:"at"`
 
-	Skipped string `json:"skipped,omitempty"` // why the target does not take part in this case
+	Skipped string `json:"skipped,omitempty"` // why the target was skipped in this case
 	Error   string `json:"error,omitempty"`   // what went wrong; the figures then mean nothing
 
 	Seconds  float64 `json:"seconds,omitempty"`  // length of the window
 	Messages uint64  `json:"messages,omitempty"` // in the window; see Workload.Unit
 	Rate     float64 `json:"rate,omitempty"`     // messages a second
 	Verified uint64  `json:"verified,omitempty"` // replies checked byte for byte, warm-up included
-	Lost     int     `json:"lost,omitempty"`     // asked and never answered
+	Lost     int     `json:"lost,omitempty"`     // requests never answered
 
 	CPU       *CPU      `json:"cpu,omitempty"`     // the server's, that of all nodes together; nil when it cannot be read
 	Bus       *CPU      `json:"bus,omitempty"`     // that of the NATS server that the nodes share
@@ -45,7 +45,7 @@ func newRun(t Target, work Workload) Run {
 	return Run{Case: work.String(), Target: t.Name, At: time.Now().UTC().Truncate(time.Millisecond), Offered: work.Rate}
 }
 
-// with notes how a run ended.
+// with records how a run ended.
 func (run Run) with(err error) Run {
 	if skip, ok := errors.AsType[errSkipped](err); ok {
 		run.Skipped = skip.reason
@@ -60,7 +60,7 @@ type errSkipped struct{ reason string }
 
 func (e errSkipped) Error() string { return e.reason }
 
-// CPU is the server's own accounting in the window, in microseconds a message.
+// CPU is the server's CPU time in the window, in microseconds per message.
 type CPU struct {
 	PerMessage float64 `json:"per_message"`
 	User       float64 `json:"user"`
@@ -75,7 +75,7 @@ type Memory struct {
 	PerEchoed float64 `json:"per_echoed,omitempty"` // idle: and after it
 }
 
-// Runtime is what a Go server said about itself.
+// Runtime is what a Go server reports about itself.
 type Runtime struct {
 	Goroutines       int     `json:"goroutines"`
 	MallocsPerMsg    float64 `json:"mallocs_per_message"`
@@ -162,12 +162,12 @@ func (r *Results) WriteJSON(w io.Writer) error {
 	return nil
 }
 
-// ReadJSON reads what WriteJSON or a journal wrote; a last line that was cut short is left out.
+// ReadJSON reads what WriteJSON or a journal wrote; a truncated last line is ignored.
 func ReadJSON(rd io.Reader) (*Results, error) {
 	lines := bufio.NewScanner(rd)
 	lines.Buffer(nil, 16<<20)
 	var r Results
-	var cut error // a line that is none: fine when it is the last one, half written when the suite was killed
+	var cut error // an invalid line: accepted only as the last one, written in part when the suite was killed
 	for n := 0; lines.Scan(); n++ {
 		if cut != nil {
 			return nil, cut

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// SLO is one condition on the first target's median of a figure, such as p99<2ms.
+// SLO is a condition on the first target's median of a figure, such as p99<2ms.
 type SLO struct {
 	text  string
 	name  string
@@ -97,15 +97,16 @@ func (o SLO) holds(x float64) bool {
 	return (x < o.limit) == o.below
 }
 
-// Breach is a case in which an SLO does not hold.
+// Breach is a case that misses an SLO.
 type Breach struct {
 	SLO  string
 	Case string
 	Got  string
 }
 
-// Breaches checks the first target's median over its runs of each case. A case that failed
-// breaches every SLO; one without the figure, or skipped, none; when no case has it at all, that is a breach too.
+// Breaches checks the first target's median over its runs of each case. A case that failed misses
+// every SLO; one without the figure, or skipped, none; if no case has the figure, that is a breach
+// too.
 func (r *Results) Breaches(slos []SLO) []Breach {
 	if len(r.Header.Targets) == 0 {
 		return nil

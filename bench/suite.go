@@ -11,20 +11,23 @@ import (
 	"time"
 )
 
-// Config says what a Suite measures. Zero means the default.
+// Config configures a Suite. Zero means the default.
 type Config struct {
 	// Targets to compare; at least one. The first is the subject of the report and of the SLO.
 	Targets []Target
-	// Base is the target that ratios refer to; default the one named gnet, else the second, else none.
+	// Base is the target that ratios refer to; default the one named gnet, else the second, else
+	// none.
 	Base string
-	// Cases to run; default Standard(), none with Ramps. A rate of 50% is half of what the base (without one: the first target)
-	// answers in a closed loop of the same shape, found out once, before the case's first run: the same rate for every target.
+	// Cases to run; default Standard(), none with Ramps. A rate of 50% is half of what the base
+	// (without one: the first target) answers in a closed loop of the same shape, measured once,
+	// before the case's first run: the same rate for every target.
 	Cases []Workload
 	// Ramps to run after the cases.
 	Ramps []Ramp
-	// SLO ends a ramp at the first step that breaks a condition.
+	// SLO ends a ramp at the first step that misses an objective.
 	SLO []SLO
-	// Reps is how often every case is run for every target, interleaved; default 5, with Ramps alone 3.
+	// Reps is how often every case is run for every target, interleaved; default 5, with only Ramps
+	// 3.
 	Reps int
 	// Window is the measured time of a run or of a step; default 2 s. Cases of many connections get at least 100 µs
 	// for each of them.
@@ -33,24 +36,25 @@ type Config struct {
 	Warm time.Duration
 	// Pinned puts the server on one processor with one loop and the generators on the others.
 	Pinned bool
-	// Generators is the number of load processes, where a workload can use several; default one for
+	// Generators is the number of load processes, if a workload can use several; default one for
 	// each three processors, at most 8.
 	Generators int
-	// Retries is how often a run that failed is made again; default 1, negative none.
+	// Retries is how often a failed run is repeated; default 1, negative none.
 	Retries int
 	// OnRun, when set, is called after each run on the goroutine that called Run.
 	OnRun func(p Progress, r Run)
-	// Journal, when set, gets the header and then each run as soon as it has ended: at any moment what
-	// WriteJSON would have written.
+	// Journal, if set, is written while the suite runs: the header and then each run when it has
+	// ended, in the format of WriteJSON.
 	Journal io.Writer
-	// Resume holds the runs of an interrupted suite of the same configuration; they are not made again.
+	// Resume holds the runs of an interrupted suite with the same configuration; they are not
+	// repeated.
 	Resume *Results
 }
 
-// Progress is where a suite stands.
+// Progress is the state of a suite.
 type Progress struct {
 	Done, Total int           // runs; steps that a ramp did not need count as done
-	Left        time.Duration // what the rest will take, about
+	Left        time.Duration // estimate for the rest
 }
 
 // Limits of a Config.
@@ -141,7 +145,7 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// Standard is the full set of cases: the tables of the README.
+// Standard returns the full set of cases: the tables of the README.
 func Standard() []Workload {
 	return mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB " +
 		"echo/100@20000 broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 groups/1000x1 idle/15000 churn/64 " +
@@ -149,30 +153,30 @@ func Standard() []Workload {
 		"tls-echo/100x32 ws-echo/100x32 tls-idle/5000 ws-idle/5000 tls-churn/64 flood/100@20000")
 }
 
-// Quick is a first look: under a minute for one target.
+// Quick returns a short set: under a minute for one target.
 func Quick() []Workload {
 	return mustParse("echo/1x1 echo/100x1 echo/100x32 echo/100x8/4KiB echo/100@10000 broadcast/1000x1 broadcast/1000x8 idle/5000")
 }
 
-// Targeted are the cases of the speed targets, for the gate against raw gnet.
+// Targeted returns the cases of the performance targets, for the comparison with raw gnet.
 func Targeted() []Workload {
 	return append(mustParse("echo/1x1 echo/100x1 echo/1000x1 echo/10000x1 echo/100x32 echo/1000x16 echo/100x8/4KiB "+
 		"broadcast/1000x1 broadcast/1000x8 broadcast/10000x1 idle/15000"), AtHalf()...)
 }
 
-// Doors are the cases behind TLS and WebSocket, each with its plain twin beside it.
+// Doors returns the cases over TLS and WebSocket, each with the plain case.
 func Doors() []Workload {
 	return mustParse("echo/1x1 tls-echo/1x1 ws-echo/1x1 echo/100x1 tls-echo/100x1 ws-echo/100x1 echo/100x32 tls-echo/100x32 ws-echo/100x32 " +
 		"echo/100x8/4KiB tls-echo/100x8/4KiB ws-echo/100x8/4KiB broadcast/1000x8 ws-broadcast/1000x8 tcp+ws-broadcast/1000x8 " +
 		"idle/5000 tls-idle/5000 ws-idle/5000 tls-churn/64 echo/100@50% flood/100@50%")
 }
 
-// Clustered are the cases over three nodes.
+// Clustered returns the cases over three nodes.
 func Clustered() []Workload {
 	return mustParse("cluster-call/1x1 cluster-call/64x1 cluster-group/300x4/g300 cluster-user/64x4 cluster-bind/64x1 room/64x4")
 }
 
-// Growth are the cases over 1, 3, 5 and 9 nodes, with the same connections, spread over them.
+// Growth returns the cases over 1, 3, 5 and 9 nodes, with the same connections, spread over them.
 func Growth() []Workload {
 	var out []Workload
 	for _, n := range []int{1, 3, 5, 9} {
@@ -184,7 +188,7 @@ func Growth() []Workload {
 	return out
 }
 
-// AtHalf is the latency at half of the base's saturated rate.
+// AtHalf returns the latency case at half of the base's saturated rate.
 func AtHalf() []Workload { return mustParse("echo/100@50%") }
 
 func mustParse(specs string) []Workload {
@@ -195,8 +199,8 @@ func mustParse(specs string) []Workload {
 	return ws
 }
 
-// ParseWorkloads reads specs that are separated by spaces or commas; the words standard, quick,
-// targets, latency, doors, cluster and growth stand for those sets.
+// ParseWorkloads parses specs separated by spaces or commas; the words standard, quick, targets,
+// latency, doors, cluster and growth stand for those sets.
 func ParseWorkloads(specs string) ([]Workload, error) {
 	var out []Workload
 	for _, s := range strings.FieldsFunc(specs, func(r rune) bool { return r == ' ' || r == ',' }) {
@@ -238,7 +242,7 @@ func New(cfg Config) (*Suite, error) {
 	return &Suite{cfg}, nil
 }
 
-// distinct drops what was named twice.
+// distinct removes duplicates.
 func distinct(ws []Workload) []Workload {
 	var out []Workload
 	for _, w := range ws {
@@ -262,8 +266,8 @@ func (s *Suite) header() Header {
 	return h
 }
 
-// recorded is what a results file keeps of targets: of the program its name, not where it
-// stood on this machine.
+// recorded returns the part of targets that a results file keeps: the program's name without its
+// path.
 func recorded(ts []Target) []Target {
 	out := slices.Clone(ts)
 	for i := range out {

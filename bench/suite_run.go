@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Total is the number of runs that Run will make at most, every step of every ramp counted.
+// Total returns the largest number of runs that Run may make, counting every step of every ramp.
 func (s *Suite) Total() int {
 	n := len(s.cfg.Cases)
 	for _, r := range s.cfg.Ramps {
@@ -20,8 +20,8 @@ func (s *Suite) Total() int {
 	return s.cfg.Reps * n * len(s.cfg.Targets)
 }
 
-// Estimate is about how long Run will take, from what runs cost on a small machine; as it
-// goes, Progress knows better.
+// Estimate estimates how long Run will take, from the cost of runs on a small machine; Progress is
+// more precise.
 func (s *Suite) Estimate() time.Duration {
 	var sum time.Duration
 	for _, w := range s.cfg.Cases {
@@ -50,13 +50,13 @@ func (s *Suite) estimate(w Workload) time.Duration {
 	return around + tm.warm + tm.length
 }
 
-// timing stretches the window where there are so many connections that a round of all of them takes long.
+// timing extends the window for many connections, as a round over all of them takes long.
 func (s *Suite) timing(w Workload) timing {
 	n := time.Duration(w.Conns)
 	return timing{max(s.cfg.Warm, min(n*50*time.Microsecond, maxWindow)), max(s.cfg.Window, min(n*100*time.Microsecond, maxWindow))}
 }
 
-// passing is a Run in progress.
+// passing is the state of a Run.
 type passing struct {
 	*Suite
 	res    *Results
@@ -64,7 +64,7 @@ type passing struct {
 	began  time.Time
 	ahead  time.Duration        // estimate of what is still to come
 	behind time.Duration        // estimate of what was measured
-	skip   map[[2]string]string // why a target is not asked again
+	skip   map[[2]string]string // why a target is skipped from now on
 	failed map[[2]string]int
 	rates  map[string]saturation // by case in a closed loop
 }
@@ -77,15 +77,15 @@ type saturation struct {
 
 const (
 	saturationRuns = 3
-	// mayFail is how many repetitions of a case a target may fail before it is left out of the rest.
+	// mayFail is in how many repetitions of a case a target may fail before it is skipped.
 	mayFail = 2
 )
 
-// Run measures every case of every target Reps times, interleaved: within a repetition a case is run
-// for one target after the other, in an order that turns by one each time, each with a fresh
-// server; so are ramps, each with one server. It blocks until all is done, the journal fails or ctx ends; then it returns what
-// there is, with the error. A run that failed says so in its Error and costs nothing but itself; a target that
-// fails a case twice is not asked for it again.
+// Run measures every case of every target Reps times, interleaved: within a repetition a case is
+// run for one target after the other, in an order that rotates by one each time, each with a fresh
+// server; ramps likewise, each with one server. It blocks until all is done, the journal fails or
+// ctx ends; then it returns the results so far, with the error. A failed run has its Error set and
+// does not affect others; a target that fails a case twice is skipped for that case.
 func (s *Suite) Run(ctx context.Context) (*Results, error) {
 	p := &passing{
 		Suite: s, res: &Results{Header: s.header()}, began: time.Now(), ahead: s.Estimate(),
@@ -180,7 +180,7 @@ func (p *passing) one(ctx context.Context, rep int, t Target, w Workload) error 
 	return nil
 }
 
-// before finds runs of the part that is resumed.
+// before returns runs of the part that is resumed.
 func (p *passing) before(want func(*Run) bool) []Run {
 	if p.cfg.Resume == nil {
 		return nil
@@ -194,7 +194,7 @@ func (p *passing) before(want func(*Run) bool) []Run {
 	return out
 }
 
-// note remembers who need not be asked again.
+// note remembers which targets to skip.
 func (p *passing) note(r *Run) {
 	key := [2]string{r.Case, r.Target}
 	if r.Ramp != "" {
@@ -211,8 +211,8 @@ func (p *passing) note(r *Run) {
 	}
 }
 
-// fresh makes a run with a server of its own, at a rate that is settled first. It fails when ctx ends
-// or the journal does; a run that was under way then is no result.
+// fresh makes a run with a fresh server, at a rate that is determined first. It fails when ctx ends
+// or the journal does; a run in progress then gives no result.
 func (p *passing) fresh(ctx context.Context, t Target, w Workload) (Run, error) {
 	at, why, err := p.settle(ctx, w)
 	if err != nil {
@@ -226,7 +226,7 @@ func (p *passing) fresh(ctx context.Context, t Target, w Workload) (Run, error) 
 	return r, ctx.Err()
 }
 
-// once is one run, made again when it failed.
+// once makes one run, and repeats it if it failed.
 func (s *Suite) once(ctx context.Context, t Target, w Workload) Run {
 	for try := 0; ; try++ {
 		r := measure(ctx, t, w, s.timing(w), s.cfg.Pinned, s.cfg.Generators)
@@ -236,7 +236,7 @@ func (s *Suite) once(ctx context.Context, t Target, w Workload) Run {
 	}
 }
 
-// settle turns a rate in percent into one in requests a second.
+// settle converts a rate in percent to requests per second.
 func (p *passing) settle(ctx context.Context, w Workload) (at Workload, why, err error) {
 	if w.Percent == 0 {
 		return w, nil, nil
@@ -254,8 +254,8 @@ func (p *passing) settle(ctx context.Context, w Workload) (at Workload, why, err
 	return at, sat.err, nil
 }
 
-// saturate measures what the base answers in a closed loop: the median of a few runs, which are kept
-// under a name of their own.
+// saturate measures what the base answers in a closed loop: the median of a few runs, which are
+// recorded under a name of their own.
 func (p *passing) saturate(ctx context.Context, w Workload) (saturation, error) {
 	base := p.cfg.Targets[0]
 	for _, t := range p.cfg.Targets {

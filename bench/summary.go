@@ -1,6 +1,6 @@
 package bench
 
-// Metric is what a case is judged by: lower is better.
+// Metric is the quantity by which a case is compared: lower is better.
 type Metric string
 
 const (
@@ -55,14 +55,14 @@ func metricOf(runs []Run) Metric {
 	return MetricTime
 }
 
-// Cell sums up every run of one case and target.
+// Cell summarizes all runs of one case and target.
 type Cell struct {
 	Case    string
 	Target  string
 	Metric  Metric
 	Runs    int    // that have figures
 	Failed  int    // that ended in an error
-	Error   string // one of those
+	Error   string // one of these errors
 	Skipped string
 	Bottle  int // runs in which the generator was the bottleneck
 
@@ -86,7 +86,7 @@ type Cell struct {
 	Curve     []Spread
 }
 
-// Cells sums up r in the order of its cases and targets.
+// Cells summarizes r in the order of its cases and targets.
 func (r *Results) Cells() []Cell {
 	var out []Cell
 	for _, c := range r.Header.Cases {

@@ -9,30 +9,32 @@ import (
 	"strings"
 )
 
-// Target is a server to measure: a command that the suite starts afresh for every run and that
-// prints "ready ADDR…" on stdout, or a server that already runs at Addr.
+// Target is a server to measure: a command that the suite starts for every run and that prints
+// "ready ADDR…" on stdout, or a server that is already running at Addr.
 type Target struct {
 	Name string `json:"name"`
 
 	// Command and its arguments; empty for a running server. In an argument {conns} stands for a
-	// number of connections that is enough for the case.
+	// number of connections that is sufficient for the case.
 	Command []string `json:"command,omitempty"`
-	// OneLoop are arguments that hold the server to one event loop, added in pinned runs.
+	// OneLoop are arguments that limit the server to one event loop, added in pinned runs.
 	OneLoop []string `json:"-"`
-	// Doors are arguments for each door of a case that has some, with {door} for tls, ws or wss: the server then listens behind
-	// it too, and its ready line has the address, tls://HOST:PORT or ws://HOST:PORT/PATH, beside the plain one.
+	// Doors are arguments for each transport of a case, with {door} for tls, ws or wss: the server
+	// then listens with it too, and its ready line has the address, tls://HOST:PORT or
+	// ws://HOST:PORT/PATH, in addition to the plain one.
 	Doors []string `json:"-"`
-	// Nodes are arguments for each server of a case over several nodes, with {nats} for the URL of the NATS server that they share,
-	// {node} for the server's name and {nodes} for how many there are; Command may have these itself. The server answers 6/1 with
-	// the nodes that it knows.
+	// Nodes are arguments for each server of a case over several nodes, with {nats} for the URL of
+	// the NATS server that they share, {node} for the server's name and {nodes} for their number;
+	// Command may have these itself. The server answers 6/1 with the nodes that it knows.
 	Nodes []string `json:"-"`
 	// Env is added to this process's environment.
 	Env []string `json:"-"`
 
-	// Addr of a running server, tcp://HOST:PORT or unix:///PATH; with commas those behind its doors too, tls://HOST:PORT,
-	// ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or auto://HOST:PORT.
+	// Addr of a running server, tcp://HOST:PORT or unix:///PATH; with commas also those for TLS and
+	// WebSocket, tls://HOST:PORT, ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or auto://HOST:PORT.
 	Addr string `json:"addr,omitempty"`
-	// PID of it on this machine, for CPU and memory; 0 = unknown, those figures are missing.
+	// PID is its process on this machine, for CPU and memory; 0 means unknown: those figures are
+	// then missing.
 	PID int `json:"pid,omitempty"`
 }
 
@@ -51,7 +53,7 @@ func (t Target) validate() error {
 	return nil
 }
 
-// checkAddrs checks those addresses that the load could come through.
+// checkAddrs checks the addresses that the load could use.
 func checkAddrs(addrs []string) error {
 	usable := 0
 	for _, addr := range addrs {
@@ -72,7 +74,7 @@ func checkAddrs(addrs []string) error {
 	return nil
 }
 
-// hostPort is an address without its scheme and its path.
+// hostPort returns an address without its scheme and path.
 func hostPort(addr string) string {
 	if _, rest, found := strings.Cut(addr, "://"); found {
 		addr = rest
@@ -81,7 +83,7 @@ func hostPort(addr string) string {
 	return host
 }
 
-// MillraceTarget is the server of the given millrace binary with the given flags of serve.
+// MillraceTarget returns the server of the given millrace binary with the given flags of serve.
 func MillraceTarget(name, binary string, flags ...string) Target {
 	command := append([]string{
 		binary, "serve", "--addr", "tcp://127.0.0.1:0", "--log-level", "error",
@@ -94,7 +96,7 @@ func MillraceTarget(name, binary string, flags ...string) Target {
 	}
 }
 
-// CommandTarget is a server started by a command line, split at white space; 'quotes' keep
+// CommandTarget returns a server started by a command line, split at white space; 'quotes' keep
 // words together.
 func CommandTarget(name, line string) (Target, error) {
 	words, err := splitWords(line)
@@ -139,10 +141,10 @@ func splitWords(line string) ([]string, error) {
 	return words, nil
 }
 
-// spareConns is the room that {conns} leaves above a case's connections.
+// spareConns is how much {conns} exceeds a case's connections.
 const spareConns = 256
 
-// args is the command line of a run with so many connections that come through these doors.
+// args returns the command line of a run with this many connections over these transports.
 func (t Target) args(conns int, doors []string, pinned bool) []string {
 	args := slices.Clone(t.Command)
 	for i := range args {

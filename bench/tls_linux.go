@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// tlsClient is crypto/tls over a net.Conn in memory, for one goroutine. The handshake is a coroutine that stands still
-// while it waits for the server; after it a Read that has nothing returns errNothing, which crypto/tls survives.
+// tlsClient is crypto/tls over a net.Conn in memory, for one goroutine. The handshake is a
+// coroutine that is suspended while it waits for the server; after it, a Read without data returns
+// errNothing, a temporary error for crypto/tls.
 type tlsClient struct {
 	tc      *tls.Conn
 	in      []byte // what came and was not read
@@ -40,16 +41,16 @@ func newTLSClient(cfg *tls.Config, wire *[]byte) *tlsClient {
 	return t
 }
 
-// step goes on with the handshake until it is done or needs more than in.
+// step continues the handshake until it is done or needs more input.
 func (t *tlsClient) step() {
 	_, more := t.next()
 	t.shaking = more
 }
 
-// end gives up a handshake that is not done.
+// end aborts an unfinished handshake.
 func (t *tlsClient) end() { t.stop() }
 
-// read decrypts all of in. It returns io.EOF behind a close_notify.
+// read decrypts all of in. It returns io.EOF after a close_notify.
 func (t *tlsClient) read(b []byte) (n int, err error) {
 	for n < len(b) {
 		m, err := t.tc.Read(b[n:])
@@ -82,7 +83,7 @@ func (t *tlsClient) bye() {
 	}
 }
 
-// Read, Write and the rest are what crypto/tls sees.
+// Read, Write and the rest implement net.Conn for crypto/tls.
 func (t *tlsClient) Read(p []byte) (int, error) {
 	for len(t.in) == 0 && t.shaking {
 		if !t.yield(struct{}{}) {
@@ -109,7 +110,7 @@ func (t *tlsClient) SetDeadline(time.Time) error      { return nil }
 func (t *tlsClient) SetReadDeadline(time.Time) error  { return nil }
 func (t *tlsClient) SetWriteDeadline(time.Time) error { return nil }
 
-// clientHello is the first message of a handshake. It may be sent again and again.
+// clientHello returns the first message of a handshake. It may be sent repeatedly.
 func clientHello(cfg *tls.Config) []byte {
 	var wire []byte
 	t := newTLSClient(cfg, &wire)

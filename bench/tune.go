@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// TuneConfig says what a Tuner searches. Zero means the default.
+// TuneConfig configures a Tuner. Zero means the default.
 type TuneConfig struct {
 	// Binary is the millrace program whose serve is tuned.
 	Binary string
-	// Flags of serve that are the starting point; the search improves on them.
+	// Flags of serve that are the starting point of the search.
 	Flags []string
-	// Cases are the workload: each counts the same, as the ratio to the starting point.
+	// Cases are the workload: all count equally, as the ratio to the starting point.
 	Cases []Workload
-	// Space to search; default Space(Cases). Flags that serve does not have are left out.
+	// Space to search; default Space(Cases). Flags that serve does not have are skipped.
 	Space []Dimension
-	// Metric to improve; default CPU a message, and wall time a message where handlers block.
+	// Metric to improve; default CPU per message, and wall time per message if handlers block.
 	Metric Metric
 	// Window and Warm of a run; default 400 ms and 150 ms.
 	Window, Warm time.Duration
@@ -30,9 +30,9 @@ type TuneConfig struct {
 	Least float64
 	// Generators as in Config.
 	Generators int
-	// Pinned as in Config; it sharpens small differences and hides what loops do.
+	// Pinned as in Config; it makes small differences visible but hides the effect of loops.
 	Pinned bool
-	// OnRun is called after each run with a word on the phase, on the goroutine that called Run.
+	// OnRun is called after each run with the name of the phase, on the goroutine that called Run.
 	OnRun func(phase string, done, total int, r Run)
 }
 
@@ -76,8 +76,9 @@ func (c TuneConfig) validate() error {
 	return errors.Join(errs...)
 }
 
-// Tuner searches serve's flags for a workload by successive halving (Jamieson and Talwalkar 2016)
-// with interleaved repetitions, and then takes back every flag whose effect it cannot show.
+// Tuner searches for the best flags of serve for a workload by successive halving (Jamieson and
+// Talwalkar 2016) with interleaved repetitions, and then removes every flag whose effect it cannot
+// show.
 type Tuner struct {
 	cfg     TuneConfig
 	base    setting
@@ -91,11 +92,11 @@ type Tuner struct {
 	done    int
 	total   int
 
-	// run measures one window; a test puts a model in its place.
+	// run measures one window; tests replace it by a model.
 	run func(ctx context.Context, t Target, w Workload) Run
 }
 
-// trial is one setting with every run of it.
+// trial is one setting with all its runs.
 type trial struct {
 	set    setting // beside the base
 	runs   map[string][]Run
@@ -119,7 +120,7 @@ func NewTuner(cfg TuneConfig) (*Tuner, error) {
 	return t, nil
 }
 
-// Effect is what one value of one flag does.
+// Effect is the effect of one value of one flag.
 type Effect struct {
 	Flag, Value string
 	Was         string // the value it replaces
@@ -129,7 +130,7 @@ type Effect struct {
 	Failed      string
 }
 
-// Outcome of a search.
+// Outcome is the result of a search.
 type Outcome struct {
 	Screened []Effect // every value alone against the starting point
 	Checked  []Effect // each flag of the winner against the winner without it
@@ -179,7 +180,7 @@ func (t *Tuner) search(ctx context.Context) (*Outcome, error) {
 	return out, t.check(ctx, base, winner, out)
 }
 
-// limitSpace drops unknown flags, the values that are set already, and what exceeds maxTrials.
+// limitSpace removes unknown flags, values that are already set, and what exceeds maxTrials.
 func (t *Tuner) limitSpace() {
 	left := maxTrials
 	for _, d := range t.cfg.Space {
@@ -307,7 +308,7 @@ func (t *Tuner) metrics(base *trial) map[string]Metric {
 	return out
 }
 
-// score is the median ratio to base; the worst when it failed.
+// score returns the median ratio to base; the worst possible if it failed.
 func (t *Tuner) score(tr, base *trial) float64 {
 	s := spread(t.ratios(tr, base))
 	if tr.failed != "" || s.N == 0 {
@@ -316,8 +317,8 @@ func (t *Tuner) score(tr, base *trial) float64 {
 	return s.Median
 }
 
-// promising are the settings for the rounds: the singles, the combination of the best value of every
-// flag that looks better than before, and that combination less each of its flags.
+// promising returns the settings for the rounds: the singles, the combination of the best value of
+// every flag that looks like a gain, and that combination without each of its flags.
 func (t *Tuner) promising(base *trial, singles []*trial) []*trial {
 	all := setting{}
 	for _, d := range t.space {
@@ -357,7 +358,7 @@ func (t *Tuner) halve(ctx context.Context, base *trial, in []*trial) (*trial, er
 	return in[0], nil
 }
 
-// better returns the n best; a combination that has not run yet goes before what did not gain.
+// better returns the n best; a combination that has not run yet ranks before settings without gain.
 func (t *Tuner) better(base *trial, in []*trial, n int) []*trial {
 	in = slices.Clone(in)
 	key := func(tr *trial) float64 {

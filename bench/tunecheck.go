@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 )
 
-// screened sums up every value alone. Few repetitions: a hint, and said so.
+// screened summarizes every value on its own. With few repetitions it is only a hint.
 func (t *Tuner) screened(base *trial, singles []*trial) []Effect {
 	var out []Effect
 	var ps []float64
@@ -25,7 +25,7 @@ func (t *Tuner) screened(base *trial, singles []*trial) []Effect {
 	return out
 }
 
-// effect of flag: with has it, without has not.
+// effect returns the effect of a flag: with has it, without has not.
 func (t *Tuner) effect(with, without *trial, flag string) Effect {
 	ratios := t.ratios(with, without)
 	e := Effect{Flag: flag, Value: with.set[flag], Ratio: spread(ratios), P: pairedP(logs(ratios)), Failed: with.failed}
@@ -40,8 +40,9 @@ func (t *Tuner) mark(es []Effect, ps []float64) {
 	}
 }
 
-// check measures the winner against itself less each flag, keeps what is shown to help, and
-// measures the rest against the starting point. Only fresh runs count: those that chose the winner flatter it.
+// check measures the winner against itself without each flag, keeps the flags shown to help, and
+// measures the rest against the starting point. Only fresh runs count, as the runs that selected
+// the winner are biased in its favour.
 func (t *Tuner) check(ctx context.Context, base, winner *trial, out *Outcome) error {
 	trials := []*trial{base, winner}
 	flags := winner.set.names()
@@ -71,7 +72,7 @@ func (t *Tuner) check(ctx context.Context, base, winner *trial, out *Outcome) er
 	return t.confirm(ctx, base, best, out)
 }
 
-// confirm gives the gain of what is left, with fresh runs when that is a setting of its own.
+// confirm measures the gain of the remaining flags, with fresh runs if that is a new setting.
 func (t *Tuner) confirm(ctx context.Context, base *trial, best setting, out *Outcome) error {
 	out.best = t.whole(best)
 	out.Best = out.best.args()
@@ -89,7 +90,7 @@ func (t *Tuner) confirm(ctx context.Context, base *trial, best setting, out *Out
 	return nil
 }
 
-// whole is the starting point changed by s.
+// whole returns the starting point changed by s.
 func (t *Tuner) whole(s setting) setting {
 	out := s
 	for n, v := range t.base {

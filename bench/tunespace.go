@@ -17,7 +17,7 @@ type Dimension struct {
 	Values []string
 }
 
-// Space is the flags that can matter for these workloads, with values for this machine.
+// Space returns the flags that can matter for these workloads, with values for this machine.
 func Space(works []Workload) []Dimension {
 	has := func(f func(Workload) bool) bool { return slices.ContainsFunc(works, f) }
 	kind := func(ks ...Kind) bool { return has(func(w Workload) bool { return slices.Contains(ks, w.Kind) }) }
@@ -76,7 +76,7 @@ var (
 	helpDefault = regexp.MustCompile(`\(([^()]*)\)\.`)
 )
 
-// parseHelp reads flags and, where the help ends in "(VALUE).", their defaults.
+// parseHelp parses flags and, if the help ends in "(VALUE).", their defaults.
 func parseHelp(help string) map[string]string {
 	flags := map[string]string{}
 	places := helpFlag.FindAllStringSubmatchIndex(help, -1)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Kind names what a workload asks of a server.
+// Kind names the scenario of a workload.
 type Kind string
 
 // The scenarios. Echo, Broadcast, Idle and Churn need only handles 1/1 and 1/2; the others need
@@ -29,18 +29,18 @@ const (
 	Inline    Kind = "inline"    // 4/4 sum through two calls in line
 	Cache     Kind = "cache"     // 5/1, 5/2, 5/3 in turn, Depth outstanding
 	Locks     Kind = "locks"     // 5/4 then 5/5, one outstanding
-	Replay    Kind = "replay"    // what a recording of serve --record-bodies asks, Depth outstanding, over and over
-	Flood     Kind = "flood"     // echo while Members half-open TLS handshakes stand beside it
+	Replay    Kind = "replay"    // the requests of a recording of serve --record-bodies, Depth outstanding, repeatedly
+	Flood     Kind = "flood"     // echo while there are Members half-open TLS handshakes
 
-	// Over Nodes servers that share a NATS server; connections take turns over them.
+	// Over Nodes servers that share a NATS server; connections are distributed over them.
 	ClusterCall  Kind = "cluster-call"  // 6/2 of another node than the connection's, Depth outstanding
-	ClusterGroup Kind = "cluster-group" // Groups, whose members are on all nodes
+	ClusterGroup Kind = "cluster-group" // like Groups, with members on all nodes
 	ClusterUser  Kind = "cluster-user"  // 6/4 to a user on the next node, Depth outstanding; a message is a delivery
 	ClusterBind  Kind = "cluster-bind"  // 6/3 of Depth users in turn, all outstanding
-	Room         Kind = "room"          // 6/5 to a room of each connection's own, Depth outstanding
+	Room         Kind = "room"          // 6/5 to a separate room for each connection, Depth outstanding
 )
 
-// Workload is one scenario with its numbers. It travels to the generator processes as JSON.
+// Workload is one scenario with its parameters. It is sent to the generator processes as JSON.
 type Workload struct {
 	Kind    Kind          `json:"kind"`
 	Door    string        `json:"door,omitempty"` // tls, ws or wss; with several, as in tcp+ws, connections take turns; default plain
@@ -90,9 +90,10 @@ var workloadDefaults = map[Kind]Workload{
 	Room:         {Depth: 1, Nodes: 3},
 }
 
-// ParseWorkload reads [DOOR[+DOOR]-]KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String writes. An option is a
-// body size (64, 4KiB), a duration (20ms, for timers and sleep), gN (members of a group, handshakes of a flood) or nN (nodes);
-// file:PATH, the last one, is the recording of a replay, or a folder of its files.
+// ParseWorkload parses [DOOR[+DOOR]-]KIND/CONNSxDEPTH[@RATE][/OPTION…], the form that String
+// writes. An option is a body size (64, 4KiB), a duration (20ms, for timers and sleep), gN (members
+// of a group, handshakes of a flood) or nN (nodes); file:PATH, as the last one, is the recording of
+// a replay, or a folder of its files.
 //
 //	echo/100x32        echo/100x8/4KiB        echo/1000x1@20000      echo/100@50%
 //	broadcast/1000x8   idle/15000             timers/100x10/20ms
@@ -112,7 +113,7 @@ func ParseWorkload(spec string) (Workload, error) {
 	}
 	w.Kind, w.Door, w.File = Kind(kind), door, file
 	if behind && door == "" {
-		return Workload{}, fmt.Errorf("bench: workload %q: no door in front of %s, as in tls-%s", spec, kind, kind)
+		return Workload{}, fmt.Errorf("bench: workload %q: no transport before %s, as in tls-%s", spec, kind, kind)
 	}
 	if len(parts) < 2 {
 		return Workload{}, fmt.Errorf("bench: workload %q: no connections, as in %s/100x1", spec, parts[0])
@@ -212,10 +213,11 @@ func (w Workload) validate() error {
 	return errors.Join(errs...)
 }
 
-// open: requests come on a fixed schedule.
+// open reports whether requests are sent on a fixed schedule.
 func (w Workload) open() bool { return w.Rate > 0 || w.Percent > 0 }
 
-// closed is w in a closed loop: what saturates a server. A flood's rate is that of the echo without it.
+// closed returns w in a closed loop, which saturates a server. A flood's rate is that of the echo
+// without it.
 func (w Workload) closed() Workload {
 	w.Rate, w.Percent = 0, 0
 	if w.Kind == Flood {
@@ -224,7 +226,7 @@ func (w Workload) closed() Workload {
 	return w
 }
 
-// String is the spec that ParseWorkload reads back; it names the case in every report.
+// String returns the spec that ParseWorkload parses; it names the case in every report.
 func (w Workload) String() string {
 	d := workloadDefaults[w.Kind]
 	var b strings.Builder
@@ -259,7 +261,7 @@ func (w Workload) String() string {
 	return b.String()
 }
 
-// Unit is what one message of this workload is.
+// Unit returns what one message of this workload is.
 func (w Workload) Unit() string {
 	switch w.Kind {
 	case Broadcast, Groups, ClusterGroup, ClusterUser:
@@ -275,8 +277,8 @@ func (w Workload) Unit() string {
 	}
 }
 
-// multiProcess: several generator processes can share the load. A broadcast's sender must see
-// every receiver, so it is one.
+// multiProcess reports whether several generator processes can share the load. A broadcast's sender
+// must see every receiver, so it is a single process.
 func (w Workload) multiProcess() bool {
 	return w.Kind != Broadcast && w.Kind != Groups && w.Kind != Mixed && w.Kind != ClusterGroup
 }

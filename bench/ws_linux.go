@@ -11,8 +11,9 @@ import (
 	mathrand "math/rand/v2"
 )
 
-// wsClient is the client's side of a WebSocket (RFC 6455). Every frame that it sends is a message of its own, as a
-// browser's client sends it; what it gets is the bytes of binary messages, wherever these end.
+// wsClient is the client's side of a WebSocket (RFC 6455). Every frame that it sends is a separate
+// message, as with a browser's client; it reads the bytes of binary messages, whatever their
+// boundaries.
 type wsClient struct {
 	host, path string
 	key        string
@@ -52,7 +53,7 @@ func (w *wsClient) request(b []byte) []byte {
 		"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n", w.path, w.host, w.key)
 }
 
-// answered reads the answer to the upgrade, when it is whole, and returns what is behind it.
+// answered parses the answer to the upgrade, if it is complete, and returns what follows it.
 func (w *wsClient) answered(b []byte) (rest []byte, err error) {
 	head, rest, whole := bytes.Cut(b, []byte("\r\n\r\n"))
 	if !whole {
@@ -75,7 +76,7 @@ func (w *wsClient) answered(b []byte) (rest []byte, err error) {
 	return nil, fmt.Errorf("bench: the answer to the upgrade has no Sec-WebSocket-Accept: %s", w.accept)
 }
 
-// messages appends control frames that wait and a message for each frame in out.
+// messages appends waiting control frames and a message for each frame in out.
 func (w *wsClient) messages(dst, out []byte) []byte {
 	if w.accept != "" {
 		return dst
@@ -127,8 +128,9 @@ func (w *wsClient) bye() {
 	}
 }
 
-// feed takes the server's frames apart, in place: what is in data frames is moved to the front of b and returned,
-// and rest is half a header, or half a control frame, that the next read must stand behind. io.EOF: a close frame.
+// feed parses the server's frames, in place: the payload of data frames is moved to the front of b
+// and returned; rest is an incomplete header or control frame, which the next read must follow.
+// io.EOF: a close frame.
 func (w *wsClient) feed(b []byte) (payload, rest []byte, err error) {
 	out := 0
 	for i := 0; i < len(b); {
@@ -171,7 +173,7 @@ func (w *wsClient) data(h wsHeader) error {
 	return nil
 }
 
-// took answers a whole control frame.
+// took processes a complete control frame.
 func (w *wsClient) took(h wsHeader, body []byte) error {
 	switch {
 	case h.op == opPing:

@@ -4,9 +4,9 @@ import (
 	"github.com/tidwall/evio"
 )
 
-// serveEvio: the answers of a read are returned from Data. There is no broadcast: its only way to another
-// connection is Wake, and v1.0.8 throws away what that connection has not sent yet when Wake's
-// Data returns bytes (the suite saw the lost frames).
+// serveEvio: the answers of a read are returned from Data. There is no broadcast: the only way to
+// write to another connection is Wake, and v1.0.8 discards unsent bytes of that connection when
+// Wake's Data returns bytes (the suite detected the lost frames).
 func serveEvio(o options) error {
 	addr, err := freeAddr(o.addr)
 	if err != nil {

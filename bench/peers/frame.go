@@ -19,8 +19,8 @@ const (
 
 var errFrame = errors.New("bad length or unknown handle")
 
-// answer serves every whole frame of in: it appends the echoes to dst, hands each broadcast's frame to cast
-// (which must copy what it keeps) and returns how much of in it used.
+// answer serves every complete frame of in: it appends the echoes to dst, calls cast with the frame
+// of each broadcast (cast must copy what it keeps) and returns how many bytes of in it used.
 func answer(dst, in []byte, cast func(frame []byte)) (out []byte, used int, err error) {
 	for {
 		frame, err := next(in[used:])

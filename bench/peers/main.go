@@ -1,13 +1,14 @@
-// Command peers serves echo (1/1) and broadcast (1/2) over the frame of Millrace with other
-// networking libraries, each as someone who knows it would write it, so that the suite can
-// measure Millrace beside them:
+// Command peers serves echo (1/1) and broadcast (1/2) with Millrace's frame and other networking
+// libraries, each written as an expert of that library would, so that the suite can compare
+// Millrace with them:
 //
 //	peers NAME [-addr 127.0.0.1:0] [-loops N] [-door tls|ws]
 //	peers nats [-addr 127.0.0.1:0] -nats URL -node n2 -nodes 3
 //
-// It prints "ready tcp://HOST:PORT" when it serves, with tls:// or ws:// and another port behind it where it can serve
-// that door and was asked to; those that speak WebSocket only print ws:// alone. nats serves the handles of several nodes too. Other handles close the connection. It is a module of
-// its own: none of these libraries reaches a user of Millrace.
+// It prints "ready tcp://HOST:PORT" when it serves, followed by tls:// or ws:// with another port
+// if it supports that transport and -door requests it; WebSocket-only libraries print just ws://.
+// nats also serves the handles of a cluster. Other handles close the connection. It is a separate
+// module, so that users of Millrace do not depend on these libraries.
 package main
 
 import (
@@ -29,7 +30,7 @@ type options struct {
 	nodes      int
 }
 
-// opens tells whether the door is asked for.
+// opens reports whether a transport is requested.
 func (o options) opens(door string) bool { return slices.Contains(o.doors, door) }
 
 // peers maps a name to a function that serves until the process is killed.

@@ -13,8 +13,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// natsNode is nats.go as it is, behind connections that are a goroutine each: one of -nodes servers n1, n2, … at one -nats.
-// What a node has to say goes straight to a subject, what it knows of others is their number. Bodies are JSON throughout.
+// natsNode is a cluster node with plain nats.go and a goroutine for each connection: one of -nodes
+// servers n1, n2, … at one -nats. Requests to a node go directly to its subject; of the other nodes
+// it knows only their number. Bodies are JSON throughout.
 type natsNode struct {
 	name  string
 	nodes int
@@ -173,7 +174,7 @@ func (s *natsNode) call(body []byte) ([]byte, error) {
 	return s.request("call.", in.Node, body, s.sum)
 }
 
-// room: its home is a matter of its name.
+// room: its node is determined by a hash of its name.
 func (s *natsNode) room(body []byte) ([]byte, error) {
 	var in natsAdd
 	if err := json.Unmarshal(body, &in); err != nil {
@@ -241,7 +242,8 @@ func (s *natsNode) sendGroup(body []byte) ([]byte, error) {
 	return encode(map[string]int{"sent": n}), nil
 }
 
-// bind is a compare-and-set in the bucket; who is sent to is who has subscribed to the user.
+// bind is a compare-and-set in the bucket; messages to a user go to the connection that subscribed
+// for the user.
 func (s *natsNode) bind(c *natsConn, body []byte) ([]byte, error) {
 	var in struct{ User string }
 	if err := json.Unmarshal(body, &in); err != nil {

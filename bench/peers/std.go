@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// stdServer is the standard library's way: a goroutine for each connection, one write for each read.
-// A broadcast is written by the goroutine that got it. With -door tls it serves crypto/tls beside it.
+// stdServer uses the standard library: a goroutine for each connection, one write for each read. A
+// broadcast is written by the goroutine that received it. With -door tls it also serves crypto/tls.
 type stdServer struct {
 	locked bool // a lock of the whole server held during Write: a mistake that the suite must see
 	one    sync.Mutex
@@ -112,7 +112,7 @@ func (s *stdServer) serve(c *stdConn) {
 	}
 }
 
-// handshake has five seconds, as everybody's should.
+// handshake has a timeout of five seconds.
 func handshake(c *tls.Conn) error {
 	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err

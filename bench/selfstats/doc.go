@@ -1,10 +1,9 @@
-// Package selfstats lets the benchmark suite ask a server process about its own runtime:
+// Package selfstats lets the benchmark suite query a server process about its own runtime:
 // goroutines, allocations, heap, garbage collections.
 //
-// The suite starts a server with one end of a socket pair as descriptor 3 and
-// BENCH_STATS_FD=3 in its environment. Serve, called once at the start of the server's main,
-// answers each byte that arrives there with a line of JSON, and does nothing when the variable is
-// not set:
+// The suite starts a server with one end of a socket pair as descriptor 3 and BENCH_STATS_FD=3 in
+// its environment. Serve, called once at the start of the server's main, answers each byte that
+// arrives there with a line of JSON. Without the variable it does nothing:
 //
 //	func main() {
 //		selfstats.Serve()

@@ -10,32 +10,32 @@ import (
 	"millrace/codec"
 )
 
-// Client is a connection to a server that is made anew when it is lost.
+// Client is a client of a server that reconnects when its connection is lost.
 type Client struct {
 	cfg   Config
 	codec *codec.Codec
-	slots chan struct{} // one for each call under way
+	slots chan struct{} // a semaphore for calls in progress
 
-	ctx    context.Context // ends with Close
+	ctx    context.Context // cancelled by Close
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
 
 	mu      sync.Mutex
-	session *session      // guarded by mu: what calls may use; nil while there is none
-	change  chan struct{} // guarded by mu: closed when session changes
+	session *session      // guarded by mu; the session that calls may use; nil while there is none
+	change  chan struct{} // guarded by mu; closed when session changes
 	ons     map[uint32]func(codec.Packet)
-	failed  error // guarded by mu: why the last attempt to connect did
-	err     error // guarded by mu: why it has ended for good
+	failed  error // guarded by mu; the error of the last attempt to connect
+	err     error // guarded by mu; why the client has ended
 
 	unexpected, connects    atomic.Uint64
 	resumed, resent, broken atomic.Uint64
 }
 
-// Handle makes a handle of its two parts.
+// Handle returns the handle of main and sub.
 func Handle(main, sub uint16) uint32 { return uint32(main)<<16 | uint32(sub) }
 
-// Dial makes a client and waits for its first connection, until ctx ends: then the error
-// is ctx's and the last attempt's. With NoReconnect it tries each address once.
+// Dial creates a client and waits for its first connection, until ctx ends: then the error is that
+// of ctx and of the last attempt. With NoReconnect it tries each address once.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -69,14 +69,14 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the client. Calls end with ErrClosed. With Resume it ends the server's session
-// too, which may take a second. It may be called twice.
+// Close ends the client. Calls end with ErrClosed. With Resume it also ends the session at the
+// server, which may take a second. It may be called twice.
 func (c *Client) Close() {
 	c.end(ErrClosed)
 	c.ended.Wait()
 }
 
-// end makes the client useless, for good.
+// end ends the client for good.
 func (c *Client) end(err error) {
 	c.mu.Lock()
 	if c.err == nil {
@@ -84,11 +84,11 @@ func (c *Client) end(err error) {
 		close(c.change)
 	}
 	c.mu.Unlock()
-	c.cancel() // ends the connection
+	c.cancel() // closes the connection
 }
 
-// On has fn called for every packet of the handle, which is then no longer for
-// calls. fn gets a body that is valid until it returns. A nil fn ends it.
+// On registers fn for every packet of the handle, which then can't be used for calls. The body is
+// valid until fn returns. A nil fn removes the function.
 func (c *Client) On(handle uint32, fn func(codec.Packet)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,14 +99,14 @@ func (c *Client) On(handle uint32, fn func(codec.Packet)) {
 	c.ons[handle] = fn
 }
 
-// hears tells whether the handle's packets go to a function.
+// hears reports whether the handle has a function registered with On.
 func (c *Client) hears(handle uint32) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ons[handle] != nil
 }
 
-// Connected says whether there is a connection now.
+// Connected reports whether there is a connection at present.
 func (c *Client) Connected() bool {
 	c.mu.Lock()
 	s := c.session
@@ -119,21 +119,21 @@ func (c *Client) Connected() bool {
 	return s.link != nil
 }
 
-// Stats counts connections made, and packets that nobody waited for.
+// Stats returns the number of connections made, and of packets without a receiver.
 func (c *Client) Stats() (connects, unexpected uint64) {
 	return c.connects.Load(), c.unexpected.Load()
 }
 
-// ResumeStats is what Config.Resume has done.
+// ResumeStats are the statistics of Config.Resume.
 type ResumeStats struct {
-	On      bool   // the session of now is one that goes on over connections
-	Resumed uint64 // connections that went on with the session before
+	On      bool   // the present session can be resumed
+	Resumed uint64 // sessions resumed on a new connection
 	Lost    uint64 // sessions that ended otherwise than by Close
-	Resent  uint64 // frames that were sent again
-	Unacked int    // bytes that are kept to be sent again
+	Resent  uint64 // frames sent again
+	Unacked int    // bytes kept for resending
 }
 
-// ResumeStats counts what Config.Resume has done.
+// ResumeStats returns the statistics of Config.Resume.
 func (c *Client) ResumeStats() ResumeStats {
 	st := ResumeStats{Resumed: c.resumed.Load(), Lost: c.broken.Load(), Resent: c.resent.Load()}
 	c.mu.Lock()
@@ -147,14 +147,14 @@ func (c *Client) ResumeStats() ResumeStats {
 	return st
 }
 
-// Err is the error that ended the client for good, or nil.
+// Err returns the error that ended the client for good, or nil.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// set publishes the session that calls may use, or that there is none.
+// set publishes the session that calls may use; nil for none.
 func (c *Client) set(s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -166,7 +166,7 @@ func (c *Client) set(s *session) {
 	c.change = make(chan struct{})
 }
 
-// current waits for a session that takes calls.
+// current waits for a session that accepts calls.
 func (c *Client) current(ctx context.Context) (*session, error) {
 	if s, _ := ctx.Value(onSession{}).(*session); s != nil && s.c == c {
 		if s.ended() != nil || s.leaving.Load() {
@@ -195,19 +195,19 @@ func (c *Client) current(ctx context.Context) (*session, error) {
 	}
 }
 
-// Do sends body to handle and waits for its answer, whose bytes are the
-// caller's. Errors: *Error for an ERROR of the server, ErrLost, ErrClosed,
-// ErrMixed, codec.ErrBodyTooLarge, codec.ErrBadHandle, ctx's.
+// Do sends body to handle and waits for its answer, whose bytes belong to the caller. Errors:
+// *Error for an ERROR of the server, ErrLost, ErrClosed, ErrMixed, codec.ErrBodyTooLarge,
+// codec.ErrBadHandle, that of ctx.
 func (c *Client) Do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
 	for {
 		b, err := c.do(ctx, handle, body)
-		if !errors.Is(err, errLeft) { // else it was not written
+		if !errors.Is(err, errLeft) { // errLeft: it was not written
 			return b, err
 		}
 	}
 }
 
-// do is Do on the session of now.
+// do is Do on the current session.
 func (c *Client) do(ctx context.Context, handle uint32, body []byte) ([]byte, error) {
 	select {
 	case c.slots <- struct{}{}:
@@ -230,19 +230,19 @@ func (c *Client) do(ctx context.Context, handle uint32, body []byte) ([]byte, er
 		return nil, err
 	}
 	select {
-	case <-k.done: // the slot was given back
+	case <-k.done: // the slot was released
 		return k.body, k.err
 	case <-ctx.Done():
 		if !s.abandon(k) {
-			<-k.done // it is over, or about to be
+			<-k.done // it has ended, or will soon
 			return k.body, k.err
 		}
 		return nil, ctx.Err()
 	}
 }
 
-// Send sends a packet to which no answer is expected. With Resume it is sent again until the
-// server has had it, as long as the session lasts.
+// Send sends a packet without waiting for an answer. With Resume it is resent until the server has
+// received it, as long as the session lasts.
 func (c *Client) Send(ctx context.Context, handle uint32, body []byte) error {
 	for {
 		s, err := c.current(ctx)
@@ -255,8 +255,8 @@ func (c *Client) Send(ctx context.Context, handle uint32, body []byte) error {
 	}
 }
 
-// Call is Do with a request and an answer of the client's serializer. The None
-// of a request is struct{}: nothing is sent; that of an answer: nothing is read.
+// Call is Do with a request and an answer encoded by the client's serializer. With struct{} as Req
+// an empty body is sent; with struct{} as Res the answer's body is ignored.
 func Call[Req, Res any](ctx context.Context, c *Client, handle uint32, req Req) (Res, error) {
 	var res Res
 	var body []byte

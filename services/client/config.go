@@ -12,66 +12,68 @@ import (
 	"millrace/services/serial"
 )
 
-// Config sets a client. Zero fields mean the defaults.
+// Config configures a client. Zero fields mean the defaults.
 type Config struct {
-	// Addrs are what Connect takes: tcp://host:port, unix:///path, tls://, ws:// or wss://;
-	// a name without :// is host:port. They are tried in turn.
+	// Addrs are addresses as for Connect: tcp://host:port, unix:///path, tls://, ws:// or wss://;
+	// an address without :// is host:port. They are tried in turn.
 	Addrs []string
-	// Layout and MaxFrame are the server's; default: the default frame, and 64 KiB or
-	// what its length field can say.
+	// Layout and MaxFrame are those of the server; default: the default frame, and 64 KiB or what
+	// its length field allows.
 	Layout   codec.Layout
 	MaxFrame int
-	// Framer is the server's where it has one instead of a Layout, such as codec.Varint's. Its
-	// frames need handles.
+	// Framer is the server's framer, if it uses one instead of a Layout, such as codec.Varint's.
+	// Its frames must have handles.
 	Framer codec.Framer
-	// Serializer of calls; default JSON.
+	// Serializer is used by calls; default JSON.
 	Serializer serial.Serializer
-	// Heartbeat is how long the server may be silent before it gets a PING, and
-	// again before the connection is given up; default 15 s, below 0 none.
+	// Heartbeat is how long the server may be silent before the client sends a PING, and again
+	// before it closes the connection; default 15 s, negative for none.
 	Heartbeat time.Duration
-	// DialTimeout bounds one attempt; default 5 s.
+	// DialTimeout limits one attempt to connect; default 5 s.
 	DialTimeout time.Duration
-	// MinBackoff and MaxBackoff bound the pause between attempts; default 50 ms, 5 s.
+	// MinBackoff and MaxBackoff limit the delay between attempts; default 50 ms, 5 s.
 	MinBackoff, MaxBackoff time.Duration
-	// MaxCalls bounds the calls that are under way; the next one waits. Default 65,536.
+	// MaxCalls limits the calls in progress; further ones wait. Default 65,536.
 	MaxCalls int
-	// MaxUnsent bounds the bytes that wait to be written, in bytes; a call or
-	// Send over it waits. Default 1 MiB.
+	// MaxUnsent limits the bytes waiting to be written; a call or Send above it waits. Default 1
+	// MiB.
 	MaxUnsent int
-	// Resume has a session outlive its connection for so long, which should be the server's own
-	// time: calls under way go on over the next connection, and pushes are neither lost nor
-	// doubled. See the package's comment. Default 0 and below: off.
+	// Resume is how long a session may be resumed after its connection is lost; it should be the
+	// server's own setting. Calls in progress continue on the next connection, and pushes are
+	// neither lost nor duplicated. See the package comment. Default: off.
 	Resume time.Duration
-	// MaxUnacked bounds the bytes that Resume keeps to send again, which the server has not
-	// acknowledged; a call or Send over it waits. A server acknowledges after 64 frames or a
-	// second, and with each answer: if frames without an answer are to flow, it should hold 64.
-	// Default 4 MiB.
+	// MaxUnacked limits the bytes that Resume keeps for resending because the server has not
+	// acknowledged them; a call or Send above it waits. A server acknowledges after 64 frames or a
+	// second, and with each answer: to send frames without answers at a high rate, it should hold
+	// at least 64. Default 4 MiB.
 	MaxUnacked int
-	// NoReconnect ends the client with its first connection.
+	// NoReconnect ends the client when its first connection ends.
 	NoReconnect bool
-	// TLS is for tls:// and wss://; default: the system's authorities, the host's name.
+	// TLS configures tls:// and wss://; default: the system's CA certificates, and the host as
+	// server name.
 	TLS *tls.Config
 	// Dialer opens the sockets; default net.Dialer.
 	Dialer DialFunc
-	// MaxLate is how long the answer of a call that was given up may take, where answers are
-	// matched by order. The connection ends when it has not come by then and no later call
-	// on the handle was answered. Default 2 min: servers end what they owe sooner.
+	// MaxLate is how long the answer of an abandoned call may take, if answers are matched by
+	// order. The connection is closed when the answer has not arrived by then and no later call on
+	// the handle was answered. Default 2 min, longer than servers take.
 	MaxLate time.Duration
-	// NoFollow has the client stay with Addrs whatever address a GOAWAY names. Else it goes
-	// there next, to a bare HOST:PORT with the scheme and path of the address that it is at, and
-	// back to Addrs if nobody answers there. It never leaves an encrypted connection for one that
-	// is not.
+	// NoFollow makes the client ignore the address in a GOAWAY. By default it connects to that
+	// address next, using the scheme and path of its present address for a bare HOST:PORT, and
+	// returns to Addrs if that fails. It never follows from an encrypted to an unencrypted
+	// connection.
 	NoFollow bool
-	// OnConnect runs on each new connection, with Resume for each new session, before other
-	// calls may use it, to log in, say: calls and Sends made with its ctx use this one, and all
-	// others wait until it has returned. An error ends it, and another is tried. ctx ends after
-	// DialTimeout and with the connection or session.
+	// OnConnect runs on each new connection, with Resume for each new session, before other calls
+	// may use it, for example to log in: calls and Sends with its ctx use this connection, and all
+	// others wait until it has returned. If it returns an error, the connection is closed and
+	// another attempt is made. ctx ends after DialTimeout and with the connection or session.
 	OnConnect func(ctx context.Context, c *Client) error
-	// OnOther is told of what nobody waits for: packets of handles without On and without calls,
-	// and ERRORs about what Send has sent, as they came. It runs as the functions of On do.
+	// OnOther is called with packets that have no receiver: packets of handles without On and
+	// without calls, and ERRORs for packets sent with Send, in order of arrival. It runs on the
+	// reading goroutine, like the functions of On.
 	OnOther func(p codec.Packet)
-	// OnLost is told of the end of each connection, and with Resume of that of each session,
-	// which is ErrSession: groups, timers and locks are gone, and pushes may be.
+	// OnLost is called at the end of each connection and, with Resume, of each session, with an
+	// error that is ErrSession: groups, timers and locks are lost, and pushes may be.
 	OnLost func(err error)
 }
 
@@ -104,11 +106,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate names every fault of a Config with its defaults.
+// validate reports every fault of a Config after withDefaults.
 func (c Config) validate() error {
 	var errs []error
 	if len(c.Addrs) == 0 {
-		errs = append(errs, errors.New("client: Addrs: name an address at least"))
+		errs = append(errs, errors.New("client: Addrs: give at least one address"))
 	}
 	for _, f := range []struct {
 		name  string
@@ -129,31 +131,31 @@ func (c Config) validate() error {
 
 // Errors of a client.
 var (
-	// ErrClosed: Close was called, or the connection ended with NoReconnect. It
-	// is net.ErrClosed.
+	// ErrClosed: Close was called, or the connection ended with NoReconnect. It is net.ErrClosed
+	// too.
 	ErrClosed = fmt.Errorf("client: %w", net.ErrClosed)
-	// ErrLost: the connection ended while the call was under way, with Resume the session; the
+	// ErrLost: the connection (with Resume, the session) ended while the call was in progress; the
 	// server may or may not have executed it.
 	ErrLost = errors.New("client: connection lost")
-	// ErrSession, with Resume: the session has ended, and the next connection has a new one.
-	// It comes together with ErrLost.
+	// ErrSession, with Resume: the session has ended, and the next connection has a new one. An
+	// error that is ErrSession is ErrLost too.
 	ErrSession = errors.New("session lost")
-	// ErrGoAway: the server has said GOAWAY, and the client has left it. It comes together with
-	// ErrLost.
+	// ErrGoAway: the server sent GOAWAY, and the client closed the connection. An error that is
+	// ErrGoAway is ErrLost too.
 	ErrGoAway = errors.New("the server is going away")
-	// ErrTakenOver: another connection goes on with the session. It comes together with
-	// ErrSession, over a WebSocket; else it is not told from a broken connection.
+	// ErrTakenOver: another connection has resumed the session. The error is ErrSession too. It is
+	// reported only over WebSocket; otherwise this looks like a lost connection.
 	ErrTakenOver = errors.New("another connection has taken it over")
 )
 
-// ErrMixed: Send has been used on the handle, on this connection, or On is, and without
-// sequence numbers a call's answer can't be told from what comes of these.
+// ErrMixed: the handle is used with Send or On on this connection, and without sequence numbers a
+// call's answer can't be distinguished from their packets.
 var ErrMixed = errors.New("client: calls on a handle of Send or On need a layout with sequence numbers")
 
 // Error is an ERROR frame of the server.
 type Error struct {
 	Code   uint16 // as in the protocol: 3 bad_body, 8 unauthorised, …
-	Handle uint32 // the request's; 0: about the connection
+	Handle uint32 // that of the request; 0: it concerns the connection
 	Text   string
 }
 

@@ -12,14 +12,14 @@ import (
 	"github.com/coder/websocket"
 )
 
-// DialFunc is how the socket below a connection is opened; net.Dialer.DialContext, for one.
+// DialFunc opens the socket of a connection, such as net.Dialer.DialContext.
 type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Connect opens a connection to a server: tcp://host:port, unix:///path, tls://host:port,
-// ws://host:port/path or wss://host:port/path; tls+unix, ws+unix and wss+unix where the
-// server is behind a unix socket, with the WebSocket's path behind a colon. A name without
-// :// is host:port. Its Read and Write are those of the stream of frames. ctx ends the
-// opening only. cfg may be nil; the server's name is the host's unless it says another.
+// ws://host:port/path or wss://host:port/path; tls+unix, ws+unix and wss+unix for a server on a
+// unix socket, with the WebSocket's path after a colon. An address without :// is host:port. The
+// connection's Read and Write use the stream of frames. ctx limits only the opening. cfg may be
+// nil; the TLS server name is the host unless cfg sets it.
 func Connect(ctx context.Context, addr string, cfg *tls.Config, dial DialFunc) (net.Conn, error) {
 	scheme, rest, ok := strings.Cut(addr, "://")
 	if !ok {
@@ -77,20 +77,20 @@ func Connect(ctx context.Context, addr string, cfg *tls.Config, dial DialFunc) (
 			}
 			return nil, err
 		}
-		conn.SetReadLimit(-1) // a frame's limit is the codec's
+		conn.SetReadLimit(-1) // the codec limits frames
 		return &webSocket{websocket.NetConn(context.Background(), conn, websocket.MessageBinary), conn, raw}, nil
 	}
 	return dial(ctx, scheme, rest)
 }
 
-// webSocket is a WebSocket as a stream.
+// webSocket is a WebSocket used as a stream.
 type webSocket struct {
 	net.Conn
 	ws  *websocket.Conn
 	raw net.Conn // the socket below
 }
 
-// closeWait is how long a WebSocket's peer may take to answer its end.
+// closeWait is how long a WebSocket's peer may take to answer a close.
 const closeWait = time.Second
 
 func (c *webSocket) Close() error {
@@ -98,15 +98,15 @@ func (c *webSocket) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite says that nothing more is written. What the server still has to say can be read.
+// CloseWrite ends the writing direction. Data from the server can still be read.
 func (c *webSocket) CloseWrite() error {
-	go func() { _ = c.ws.Close(websocket.StatusNormalClosure, "") }() // it waits for the server's
+	go func() { _ = c.ws.Close(websocket.StatusNormalClosure, "") }() // it waits for the server's close
 	return nil
 }
 
 func (c *webSocket) abort() { _ = c.raw.Close() }
 
-// abort ends a connection without a word to the peer, which may not be there.
+// abort closes a connection without notifying the peer, which may be unreachable.
 func abort(conn net.Conn) {
 	if c, ok := conn.(*webSocket); ok {
 		c.abort()
@@ -114,7 +114,7 @@ func abort(conn net.Conn) {
 	_ = conn.Close()
 }
 
-// named is cfg with a server's name.
+// named returns cfg with a server name.
 func named(cfg *tls.Config, host string) *tls.Config {
 	if cfg == nil {
 		cfg = &tls.Config{}

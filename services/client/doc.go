@@ -8,44 +8,45 @@
 //
 // # Matching answers
 //
-// Answers on one handle come in the order of its requests, ERRORs included, so
-// the n-th answer on a handle is that of the n-th call. Where the layout has a
-// sequence number, answers are matched by that. A call whose context ends gives its
-// place among MaxCalls back; its answer, when it comes, is thrown away.
+// Answers on one handle arrive in the order of its requests, including ERRORs, so the n-th answer
+// on a handle belongs to the n-th call. If the layout has a sequence number, answers are matched by
+// it. A call whose context ends releases its place among MaxCalls; its answer is discarded when it
+// arrives.
 //
-// An answer never reaches another caller. Where whose it is can't be told, the connection
-// ends and its calls with ErrLost: after an answer that no call waits for, and when one
-// that was given up has not come for MaxLate. Without sequence numbers a handle is
-// for calls, or for Send, or for what the server sends by itself (On), not for two of them.
+// An answer never reaches another caller. If it can't be determined which call an answer belongs
+// to, the connection is closed and its calls end with ErrLost: after an answer that no call waits
+// for, and when the answer of an abandoned call has not arrived within MaxLate. Without sequence
+// numbers a handle can be used either for calls, or for Send, or for packets that the server pushes
+// (On), but not for two of these.
 //
 // # Goroutines
 //
-// One reads, one writes, one connects and sends PINGs. Call and Send may be
-// called from any goroutine; calls made at the same time travel in one write.
-// Notifications run on the reading goroutine: they must not block, and must not Call.
-// OnConnect runs on one of its own, and may Call with the context that it gets.
+// One goroutine reads, one writes, one connects and sends PINGs. Call and Send may be called from
+// any goroutine; concurrent calls are sent in one write. Functions of On run on the reading
+// goroutine: they must not block, and must not Call. OnConnect runs on a goroutine of its own, and
+// may Call with the context that it gets.
 //
-// # When the connection is lost
+// # Lost connections
 //
-// Calls that were written end with ErrLost: they may have been executed. Others, and those
-// made meanwhile, wait for the next connection until their context ends.
-// It is tried after 50 ms, then twice as long up to 5 s, with jitter, at the
-// addresses in turn. A GOAWAY has the client finish what is under way and
-// connect anew, first to the address that it names, if any.
+// Calls already written end with ErrLost: they may have been executed. Others, and calls made
+// meanwhile, wait for the next connection until their context ends. The client reconnects after 50
+// ms, then after twice as long up to 5 s, with jitter, using the addresses in turn. After a GOAWAY
+// the client finishes what is in progress and reconnects, first to the address in the GOAWAY, if
+// any.
 //
-// # Sessions that outlive a connection
+// # Resuming sessions
 //
-// With Config.Resume, and a server that has it, both ends count frames and keep what the other
-// has not acknowledged. The next connection goes on with the session: what the other end has
-// not had is sent again, in order. Calls under way, OnConnect's too, have their answers, nothing
-// that was sent is run twice or not at all, and what the server sends by itself is neither lost
-// nor doubled; at the server the session keeps its index, groups, timers and locks.
+// With Config.Resume, and a server that supports it, both ends count frames and keep those that the
+// other has not acknowledged. The next connection resumes the session: what the other end has not
+// received is resent, in order. Calls in progress, including those of OnConnect, get their answers,
+// every packet sent is processed exactly once, and pushes are neither lost nor duplicated; at the
+// server the session keeps its index, groups, timers and locks.
 //
-// A session ends with Close, which tells the server so, after a GOAWAY, when it was not resumed
-// in time, and where the server has lost it or ends it. Calls that were written end with ErrLost
-// and ErrSession then, and the next connection is a new session: OnConnect runs again. To a
-// server without resume the client speaks as if it were off.
+// A session ends with Close, which notifies the server, after a GOAWAY, when it was not resumed in
+// time, and if the server has lost it or ends it. Calls already written then end with ErrLost and
+// ErrSession, and the next connection starts a new session: OnConnect runs again. With a server
+// without resume the client behaves as if it were off.
 //
-// What is kept is bounded by MaxUnacked: over it, calls and Sends wait, until their context ends.
-// Main 0 is the client's own then: Do and Send refuse its handles.
+// What is kept is limited by MaxUnacked: above it, calls and Sends wait, until their context ends.
+// Main 0 is then reserved for the client: Do and Send reject its handles.
 package client

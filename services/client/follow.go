@@ -2,9 +2,9 @@ package client
 
 import "strings"
 
-// follow is where a GOAWAY that says to sends a client of the address at: "" if it names
-// nothing, or would have a client of an encrypted connection go on in the clear. A bare
-// HOST:PORT is reached as at is: with its scheme and, of a WebSocket, its path.
+// follow returns the address that a client connected to at uses next after a GOAWAY with the
+// address to: "" if to is empty, or would replace an encrypted connection by an unencrypted one. A
+// bare HOST:PORT is used with the scheme of at and, for a WebSocket, its path.
 func follow(at, to string) string {
 	scheme, rest, ok := strings.Cut(at, "://")
 	if !ok {
@@ -32,7 +32,7 @@ func follow(at, to string) string {
 	return scheme + "://" + to + path
 }
 
-// encrypted tells whether a connection to an address, or of a scheme, is.
+// encrypted reports whether connections to an address, or with a scheme, are encrypted.
 func encrypted(addr string) bool {
 	scheme, _, _ := strings.Cut(addr, "://")
 	scheme = strings.TrimSuffix(scheme, "+unix")

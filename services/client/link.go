@@ -28,31 +28,31 @@ const (
 // link is one connection.
 type link struct {
 	c     *Client
-	s     *session // what it carries; set before run
+	s     *session // its session; set before run
 	conn  net.Conn
 	r     *codec.Reader
-	held  []codec.Packet // that came in front of the answer to HELLO
+	held  []codec.Packet // received before the answer to HELLO
 	born  time.Time
-	heard atomic.Int64  // ns after born when the server was last heard
+	heard atomic.Int64  // time of the last input, in nanoseconds since born
 	gone  chan struct{} // closed when it has ended
-	err   error         // guarded by s.mu: why it has ended
+	err   error         // guarded by s.mu; why it has ended
 }
 
 func newLink(c *Client, conn net.Conn) *link {
 	return &link{c: c, conn: conn, r: codec.NewReader(conn, c.codec), born: time.Now(), gone: make(chan struct{})}
 }
 
-// run works until the connection ends.
+// run serves the connection until it ends.
 func (l *link) run() error {
 	var wg sync.WaitGroup
 	wg.Go(l.write)
 	wg.Go(l.beat)
 	l.read()
 	wg.Wait()
-	return l.err // nobody writes it any more
+	return l.err // no longer written
 }
 
-// close ends the connection, once, and the session that no other is to carry.
+// close ends the connection, once, and its session if that can't be resumed.
 func (l *link) close(err error) {
 	s := l.s
 	s.mu.Lock()
@@ -76,22 +76,22 @@ func (l *link) close(err error) {
 	case s.resume == nil:
 		s.end(err)
 	case s.leaving.Load():
-		s.end(s.lost(fmt.Errorf("%w: %w", ErrGoAway, err))) // it keeps no session
+		s.end(s.lost(fmt.Errorf("%w: %w", ErrGoAway, err))) // a server that leaves keeps no sessions
 	}
 }
 
-// part ends the connection of a session that has ended, with a BYE if the server would keep
-// the session else: the writer says it.
+// part ends the connection of a session that has ended. The writer sends BYE if the server would
+// otherwise keep the session.
 func (l *link) part(err error) {
 	if l.s.resume == nil {
 		l.close(err)
 		return
 	}
-	_ = l.conn.SetWriteDeadline(time.Now().Add(byeWait)) // for the write that is under way
+	_ = l.conn.SetWriteDeadline(time.Now().Add(byeWait)) // for the write in progress
 	time.AfterFunc(byeWait, func() { l.close(err) })
 }
 
-// write sends what is queued, all of it at once.
+// write sends everything that is queued.
 func (l *link) write() {
 	s := l.s
 	var spare []byte
@@ -133,7 +133,7 @@ func (l *link) write() {
 	}
 }
 
-// read hands out what comes.
+// read processes what is received.
 func (l *link) read() {
 	for _, p := range l.held {
 		l.frame(p)
@@ -153,8 +153,8 @@ func (l *link) read() {
 	}
 }
 
-// codeTakenOver is the WebSocket close code of a connection whose session another one has
-// taken over.
+// codeTakenOver is the WebSocket close code of a connection whose session was resumed by another
+// one.
 const codeTakenOver = 4000
 
 func (l *link) frame(p codec.Packet) {
@@ -172,7 +172,7 @@ func (l *link) system(p codec.Packet) {
 	switch p.Sub {
 	case subPing:
 		s.mu.Lock()
-		if len(s.out) < 2*l.c.cfg.MaxUnsent { // else it will hear from us
+		if len(s.out) < 2*l.c.cfg.MaxUnsent { // otherwise output proves that the client is alive
 			s.control(codec.Packet{Sub: subPong, Seq: p.Seq, Body: p.Body})
 		}
 		s.mu.Unlock()
@@ -194,8 +194,8 @@ func (l *link) system(p codec.Packet) {
 	}
 }
 
-// beat sends a PING when the server has been silent for a Heartbeat, and gives
-// the connection up when it stays silent for another.
+// beat sends a PING when the server has been silent for a Heartbeat, and closes the connection when
+// it stays silent for another.
 func (l *link) beat() {
 	every, pings := l.c.cfg.Heartbeat, true
 	if every < 0 {
@@ -203,7 +203,7 @@ func (l *link) beat() {
 	}
 	t := time.NewTicker(max(min(every, l.c.cfg.MaxLate)/4, time.Millisecond))
 	defer t.Stop()
-	var pinged time.Time // zero: the server has been heard since
+	var pinged time.Time // zero if the server has sent something since
 	for {
 		select {
 		case <-l.gone:
@@ -211,7 +211,7 @@ func (l *link) beat() {
 		case <-t.C:
 		}
 		if l.s.overdue() {
-			l.s.end(l.s.lost(fmt.Errorf("an answer has not come for %v after its call was given up", l.c.cfg.MaxLate)))
+			l.s.end(l.s.lost(fmt.Errorf("an answer has not arrived within %v after its call was abandoned", l.c.cfg.MaxLate)))
 			return
 		}
 		if !pings {

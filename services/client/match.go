@@ -17,14 +17,14 @@ func parseError(c *codec.Codec, b []byte) (e *Error, ok bool) {
 	return &Error{Code: order.Uint16(b), Handle: order.Uint32(b[2:]), Text: string(b[6:])}, true
 }
 
-// error ends the call that an ERROR frame is about.
+// error ends the call that an ERROR frame belongs to.
 func (l *link) error(p codec.Packet) {
 	e, ok := parseError(l.c.codec, p.Body)
 	switch {
 	case !ok:
 		l.c.unexpected.Add(1)
 	case e.Handle == 0:
-		l.close(fmt.Errorf("%w: %w", ErrLost, e)) // about the connection: the server closes it
+		l.close(fmt.Errorf("%w: %w", ErrLost, e)) // it concerns the connection, which the server closes
 	case e.Handle == subHello && l.c.cfg.Resume > 0: // from a server without resume
 	default:
 		l.answer(p, e.Handle, nil, e)
@@ -42,7 +42,7 @@ func (l *link) packet(p codec.Packet) {
 	l.answer(p, p.Handle(), p.Body, nil)
 }
 
-// answer gives p to the call that it answers, or to nobody.
+// answer delivers p to the call that it answers, if any.
 func (l *link) answer(p codec.Packet, handle uint32, body []byte, err error) {
 	if l.s.answer(handle, p.Seq, body, err) {
 		return
@@ -53,7 +53,7 @@ func (l *link) answer(p codec.Packet, handle uint32, body []byte, err error) {
 	}
 }
 
-// awaited tells whether p's sequence number says that it is a call's answer.
+// awaited reports whether p's sequence number is that of a call.
 func (s *session) awaited(p codec.Packet) bool {
 	if !s.c.cfg.Layout.Seq || p.Seq == 0 {
 		return false
@@ -63,9 +63,9 @@ func (s *session) awaited(p codec.Packet) bool {
 	return len(s.queues[p.Seq]) > 0
 }
 
-// answer ends the call that an answer is for: the oldest of its handle. False: it is nobody's.
-// One that can't be told from an answer ends the session, as then no other can be told whose
-// it is.
+// answer ends the call that an answer belongs to: the oldest of its handle. It returns false if
+// there is none. If the packet can't be distinguished from an answer, the session ends, as no later
+// answer could be attributed.
 func (s *session) answer(handle, seq uint32, body []byte, err error) bool {
 	bySeq := s.c.cfg.Layout.Seq
 	key := handle
@@ -78,7 +78,7 @@ func (s *session) answer(handle, seq uint32, body []byte, err error) bool {
 		stray := len(q) > 0 || !bySeq && s.uses[handle] == called
 		s.mu.Unlock()
 		if stray {
-			s.end(s.lost(fmt.Errorf("an answer on %d/%d that no call waits for", handle>>16, handle&0xffff)))
+			s.end(s.lost(fmt.Errorf("an answer on %d/%d without a call", handle>>16, handle&0xffff)))
 		}
 		return false
 	}
@@ -108,8 +108,8 @@ func (s *session) answer(handle, seq uint32, body []byte, err error) bool {
 	return true
 }
 
-// had notes that the server has had the pos-th packet, and so all before it: it has answered
-// it. False: it was not sent. s.mu is held.
+// had records that the server has received the pos-th packet, and so all before it, because it has
+// answered it. It returns false if that packet was not sent. s.mu is held.
 func (s *session) had(pos uint64) bool {
 	if s.resume == nil {
 		return pos <= s.taken
@@ -117,13 +117,13 @@ func (s *session) had(pos uint64) bool {
 	full := s.full()
 	ok := s.resume.ack(pos)
 	if full {
-		s.wake.Broadcast() // there is room
+		s.wake.Broadcast() // there may be room
 	}
 	return ok
 }
 
-// abandon notes that k's caller has given up; false: k is over. Its answer, when it comes,
-// is thrown away: by order, k keeps its place for that.
+// abandon records that k's caller has given up; false if k has ended. Its answer is discarded when
+// it arrives; without sequence numbers k keeps its place in the queue for that.
 func (s *session) abandon(k *call) bool {
 	s.mu.Lock()
 	if k.over {
@@ -145,7 +145,7 @@ func (s *session) abandon(k *call) bool {
 	s.mu.Unlock()
 	<-s.c.slots
 	if tooMany {
-		s.end(s.lost(fmt.Errorf("over %d answers that nobody waits for have not come", s.c.cfg.MaxCalls)))
+		s.end(s.lost(fmt.Errorf("more than %d answers of abandoned calls have not arrived", s.c.cfg.MaxCalls)))
 	}
 	if s.leaving.Load() {
 		s.leave()
@@ -153,9 +153,9 @@ func (s *session) abandon(k *call) bool {
 	return true
 }
 
-// overdue tells whether calls of a handle have been given up for long and none was
-// answered. One's answer may never come, and those of the calls behind it are then thrown
-// away, each in another's place.
+// overdue reports whether calls of a handle were abandoned long ago and none was answered since.
+// The missing answer may never arrive, and answers of later calls would then be discarded in its
+// place.
 func (s *session) overdue() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

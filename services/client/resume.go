@@ -10,35 +10,36 @@ import (
 	"millrace/codec"
 )
 
-// resume is what a session keeps for the connection that is to go on with it.
+// resume is what a session keeps for the next connection.
 type resume struct {
-	ring // of what the server has not had
+	ring // frames that the server has not acknowledged
 
-	// tokens find the session, the likeliest first. There are two while it is not known
-	// whether the server has had a frame behind the last HELLO: until then it takes the
-	// older one, and then the newer one.
+	// tokens identify the session, the most likely one first. There are two while it is unknown
+	// whether the server has received a frame after the last HELLO: until then it accepts the older
+	// one, afterwards the newer one.
 	tokens []codec.Token
 
-	received uint64 // counted frames of the server that have come
-	reported uint64 // of these, those that the server knows of
-	bytes    int    // of the bodies of those that it doesn't
+	received uint64 // counted frames received from the server
+	reported uint64 // those already acknowledged
+	bytes    int    // bytes of the bodies of those not acknowledged
 	ackDue   bool
 	ackTimer *time.Timer
-	expiry   *time.Timer // ends the session that no connection goes on with
+	expiry   *time.Timer // ends the session if it is not resumed
 }
 
-// The server hears what has come after so many frames, bytes of bodies, or so long: a server
-// sends no further than what its ring holds.
+// Limits after which received frames are acknowledged: number of frames, bytes of bodies, time. A
+// server stops sending when its ring is full.
 const (
 	ackFrames = 64
 	ackBytes  = 64 << 10
 	ackAfter  = time.Second
 )
 
-// report notes that the server is told of all that has come.
+// report records that an acknowledgement of everything received is being sent.
 func (r *resume) report() { r.reported, r.bytes, r.ackDue = r.received, 0, false }
 
-// count counts a frame of the server; false: the session has ended, and nobody wants it.
+// count counts a frame of the server; false if the session has ended and the frame is to be
+// discarded.
 func (s *session) count(p codec.Packet) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +59,7 @@ func (s *session) count(p codec.Packet) bool {
 	return true
 }
 
-// ackNow has what is not acknowledged be so. The timer calls it.
+// ackNow sends an acknowledgement. The timer calls it.
 func (s *session) ackNow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,28 +69,28 @@ func (s *session) ackNow() {
 	}
 }
 
-// acknowledged takes an ACK of the server.
+// acknowledged processes an ACK of the server.
 func (s *session) acknowledged(p codec.Packet) {
 	s.mu.Lock()
 	n, ok := s.c.codec.ParseCount(p.Body)
 	ok = ok && s.resume.ack(n)
-	s.wake.Broadcast() // there is room
+	s.wake.Broadcast() // there may be room
 	s.mu.Unlock()
 	if !ok {
-		s.end(s.lost(fmt.Errorf("an ACK of what was not sent: %x", p.Body)))
+		s.end(s.lost(fmt.Errorf("an ACK of frames that were not sent: %x", p.Body)))
 	} else if s.leaving.Load() {
 		s.leave()
 	}
 }
 
-// confirmed notes that the server has had a frame behind the last HELLO: a PONG tells it.
+// confirmed records that the server has received a frame after the last HELLO: a PONG proves it.
 func (s *session) confirmed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.resume.tokens = s.resume.tokens[:1]
 }
 
-// hello is what asks the server to go on with s, or for a new session where s is nil or over.
+// hello returns the HELLO that resumes s, or begins a new session if s is nil or has ended.
 func (s *session) hello() codec.Hello {
 	if s == nil {
 		return codec.Hello{}
@@ -102,7 +103,7 @@ func (s *session) hello() codec.Hello {
 	return codec.Hello{Resume: true, Token: s.resume.tokens[0], Received: s.resume.received}
 }
 
-// expire ends s when no connection has gone on with it in time.
+// expire ends s if it was not resumed in time.
 func (s *session) expire() {
 	s.mu.Lock()
 	away := s.link == nil
@@ -112,7 +113,7 @@ func (s *session) expire() {
 	}
 }
 
-// goOn gives s a new connection. Of a server that counts what it can't have had it ends s.
+// goOn attaches s to a new connection. If the server's count is impossible, s ends.
 func (s *session) goOn(l *link, w *codec.Welcome) error {
 	s.mu.Lock()
 	err, acked, taken := s.err, s.resume.acked, s.taken
@@ -123,33 +124,33 @@ func (s *session) goOn(l *link, w *codec.Welcome) error {
 	}
 	s.mu.Unlock()
 	if err == nil {
-		err = s.lost(fmt.Errorf("the server says that it has had %d frames, of %d to %d", w.Received, acked, taken))
+		err = s.lost(fmt.Errorf("the server reports %d received frames, possible are %d to %d", w.Received, acked, taken))
 		s.end(err)
 	}
 	return err
 }
 
-// attach has l carry s, and what the server has not had. s.mu is held.
+// attach makes l the connection of s, and queues what the server has not received. s.mu is held.
 func (s *session) attach(l *link, w *codec.Welcome) {
 	r := s.resume
 	r.expiry.Stop()
 	r.rewind(w.Received)
 	r.tokens = []codec.Token{w.Token, r.tokens[0]}
-	r.report() // the HELLO did
+	r.report() // the HELLO contained the count
 	for h := range s.late {
-		s.late[h] = time.Now() // answers were held up
+		s.late[h] = time.Now() // answers were delayed
 	}
 	s.link, l.s = l, s
 	s.out = nil
-	s.control(codec.Packet{Sub: subPing}) // its PONG tells that the older token is used up
+	s.control(codec.Packet{Sub: subPing}) // its PONG proves that the older token is invalid now
 	s.c.resumed.Add(1)
 	s.c.resent.Add(s.taken - w.Received)
 }
 
-// errOlder: the server does not know the newer of two tokens.
-var errOlder = errors.New("client: the server has not had what the last WELCOME was answered with")
+// errOlder: the server does not accept the newer of two tokens.
+var errOlder = errors.New("client: the server has not received the answer to its last WELCOME")
 
-// older forgets the newer of two tokens; false: there is but one.
+// older drops the newer of two tokens; false if there is only one.
 func (s *session) older() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,9 +162,9 @@ func (s *session) older() bool {
 	return true
 }
 
-// turn has the other token, if any, tried first, after an attempt that has ended in front of a
-// WELCOME: a server that is full, say, has room for a session that it knows. False: there is
-// but one. s may be nil.
+// turn makes the other token, if any, the first to try, after an attempt that ended before a
+// WELCOME: for example, a full server still accepts a session that it knows. It returns false if
+// there is only one. s may be nil.
 func (s *session) turn() bool {
 	if s == nil {
 		return false
@@ -177,8 +178,8 @@ func (s *session) turn() bool {
 	return true
 }
 
-// open gives a new connection its session: kept, where the server goes on with it, or a new
-// one. kept may be nil, and ends if there is a new one.
+// open gives a new connection its session: kept, if the server resumes it, or a new one. kept may
+// be nil, and ends if there is a new one.
 func (l *link) open(kept *session) error {
 	if l.c.cfg.Resume <= 0 {
 		l.s = newSession(l, nil)
@@ -190,7 +191,7 @@ func (l *link) open(kept *session) error {
 	case err != nil:
 		return err
 	case w != nil && w.Resumed && !hello.Resume:
-		return errors.New("client: the server goes on with a session that there has not been")
+		return errors.New("client: the server resumes a session that did not exist")
 	case w != nil && w.Resumed:
 		if err := kept.goOn(l, w); err != nil {
 			l.refuse()
@@ -202,7 +203,7 @@ func (l *link) open(kept *session) error {
 		return errOlder
 	}
 	if kept != nil {
-		kept.end(kept.lost(fmt.Errorf("the server has begun a new one, after: %w", kept.broken())))
+		kept.end(kept.lost(fmt.Errorf("the server has begun a new session, after: %w", kept.broken())))
 	}
 	if w == nil {
 		l.s = newSession(l, nil)
@@ -212,7 +213,8 @@ func (l *link) open(kept *session) error {
 	return nil
 }
 
-// greet says HELLO and waits for its answer: a WELCOME, or nil where there is no resume.
+// greet sends HELLO and waits for the answer: a WELCOME, or nil if the server does not support
+// resume.
 func (l *link) greet(h codec.Hello) (*codec.Welcome, error) {
 	cd := l.c.codec
 	if err := l.put(codec.Packet{Sub: subHello, Body: cd.AppendHello(nil, h)}); err != nil {
@@ -227,7 +229,7 @@ func (l *link) greet(h codec.Hello) (*codec.Welcome, error) {
 		case p.Main == 0 && p.Sub == subWelcome:
 			w, ok := cd.ParseWelcome(p.Body)
 			if !ok {
-				return nil, fmt.Errorf("client: a WELCOME that can't be: %x", p.Body)
+				return nil, fmt.Errorf("client: an invalid WELCOME: %x", p.Body)
 			}
 			return &w, nil
 		case p.Main == 0 && p.Sub == subError:
@@ -250,7 +252,7 @@ func (l *link) greet(h codec.Hello) (*codec.Welcome, error) {
 			continue
 		}
 		l.held = append(l.held, p.Clone())
-		return nil, nil // a server with resume would have said WELCOME first
+		return nil, nil // a server with resume would have sent WELCOME first
 	}
 }
 
@@ -263,11 +265,11 @@ func (l *link) put(p codec.Packet) error {
 	return err
 }
 
-// byeWait is how long a session's end may take: to write BYE, and to hear the server's end.
+// byeWait is how long ending a session may take: to write BYE, and to wait for the server to close.
 const byeWait = time.Second
 
-// bye ends the session at the server too, and tells it that nothing more comes. True: its
-// end of the connection comes now.
+// bye ends the session at the server too, and half-closes the connection. It returns true if the
+// server is expected to close it.
 func (l *link) bye() bool {
 	_ = l.conn.SetWriteDeadline(time.Now().Add(byeWait))
 	if l.put(codec.Packet{Sub: subBye}) != nil {
@@ -277,8 +279,8 @@ func (l *link) bye() bool {
 	return ok && c.CloseWrite() == nil
 }
 
-// refuse ends the session that the server has begun, and waits for its end of the connection,
-// so that no reset destroys the BYE.
+// refuse ends the session that the server has begun, and waits for it to close the connection, so
+// that no reset destroys the BYE.
 func (l *link) refuse() {
 	if l.bye() {
 		_ = l.conn.SetReadDeadline(time.Now().Add(byeWait))

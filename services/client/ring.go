@@ -2,25 +2,24 @@ package client
 
 import "millrace/codec"
 
-// ring holds the frames of a session that the server has not acknowledged, the oldest first,
-// as the bytes that go out.
+// ring holds the encoded frames of a session that the server has not acknowledged, oldest first.
 //
-// Invariant: buf[:wrote] are the first given frames, which the connection of now was given.
-// The bytes of buf are never written again where they stand, so that take's window is valid
-// until the ring has been empty and takes another frame.
+// Invariant: buf[:wrote] are the first given frames, which were passed to the current connection.
+// Bytes of buf are never overwritten in place, so the slice returned by take is valid until the
+// ring has been empty and gets another frame.
 type ring struct {
 	buf   []byte
 	sizes []int // of the frames in buf, from first on
 	first int
-	acked uint64 // frames in front of buf, since the session's beginning
+	acked uint64 // frames before buf, since the session began
 	wrote int    // bytes
 	given int    // frames
 
 	base []byte // the array of buf, from its start
-	busy bool   // a window of buf is being written
+	busy bool   // a slice of buf is being written
 }
 
-// leastRing is the least array of a ring, and keptRing the largest that an empty one keeps.
+// leastRing is the smallest array of a ring, and keptRing the largest that an empty one keeps.
 const (
 	leastRing = 4 << 10
 	keptRing  = 64 << 10
@@ -52,8 +51,8 @@ func (r *ring) push(c *codec.Codec, p codec.Packet) error {
 	return nil
 }
 
-// ack drops the frames that the server has had, which are n since the session's beginning;
-// fewer than it has said before are no news. False: the connection was not given so many.
+// ack drops the first n frames since the session began, which the server has received; a smaller n
+// than before is ignored. It returns false if fewer frames were passed to the connection.
 func (r *ring) ack(n uint64) bool {
 	if n <= r.acked {
 		return true
@@ -76,10 +75,10 @@ func (r *ring) ack(n uint64) bool {
 	return true
 }
 
-// unsent is how many bytes the connection has not been given.
+// unsent returns how many bytes were not passed to the connection.
 func (r *ring) unsent() int { return len(r.buf) - r.wrote }
 
-// take returns these, and notes that they are given.
+// take returns the unsent bytes, and marks them as passed to the connection.
 func (r *ring) take() []byte {
 	b := r.buf[r.wrote:]
 	r.wrote, r.given = len(r.buf), len(r.sizes)-r.first
@@ -87,8 +86,9 @@ func (r *ring) take() []byte {
 	return b
 }
 
-// rewind is for a new connection: it drops the n frames that the server has had, and has the
-// others written again. n is not below acked, nor more than were ever written.
+// rewind prepares the ring for a new connection: it drops the first n frames, which the server has
+// received, and marks the others as unsent. n must be between acked and the number of frames
+// written.
 func (r *ring) rewind(n uint64) {
 	r.given, r.wrote = len(r.sizes)-r.first, len(r.buf)
 	r.ack(n)

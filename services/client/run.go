@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// run connects, again and again. Its goroutine is the client's.
+// run connects, and reconnects. It runs on a goroutine of the client.
 func (c *Client) run(first chan<- error) {
 	backoff := c.cfg.MinBackoff
-	told := ""        // where the last GOAWAY says to go
-	var kept *session // what the next connection is to go on with
+	told := ""        // the address of the last GOAWAY
+	var kept *session // the session that the next connection resumes
 	for n := 0; ; n++ {
 		addr := c.cfg.Addrs[n%len(c.cfg.Addrs)]
 		if told != "" {
@@ -31,10 +31,10 @@ func (c *Client) run(first chan<- error) {
 				}
 			}
 			if !c.cfg.NoFollow {
-				told = follow(addr, l.s.to) // nobody writes it any more
+				told = follow(addr, l.s.to) // no longer written
 			}
 			if time.Since(start) > c.cfg.MaxBackoff {
-				backoff = c.cfg.MinBackoff // it was not refused at once
+				backoff = c.cfg.MinBackoff // it was not refused immediately
 			}
 			if c.cfg.OnLost != nil {
 				c.cfg.OnLost(err)
@@ -59,8 +59,8 @@ func (c *Client) run(first chan<- error) {
 	}
 }
 
-// dial opens a connection and gives it a session: kept, if any and if the server goes on with
-// it, or a new one. Where two tokens may find kept, both are tried.
+// dial opens a connection and gives it a session: kept, if the server resumes it, or a new one. If
+// kept has two tokens, both are tried.
 func (c *Client) dial(addr string, kept *session) (*link, error) {
 	for turned := false; ; {
 		ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
@@ -89,8 +89,8 @@ func (c *Client) dial(addr string, kept *session) (*link, error) {
 	}
 }
 
-// use lets OnConnect, then calls, use a connection until it ends with err; ready: calls
-// could.
+// use lets OnConnect, then calls, use a connection until it ends with err; ready reports whether
+// calls could use it.
 func (c *Client) use(l *link, first chan<- error) (ready bool, err error) {
 	s := l.s
 	if !s.begun {
@@ -106,7 +106,7 @@ func (c *Client) use(l *link, first chan<- error) (ready bool, err error) {
 	return s.ready, err
 }
 
-// still is s if another connection may go on with it, else nil: then calls wait for the next
+// still returns s if another connection may resume it, else nil: then calls wait for the next
 // session. s may be nil.
 func (c *Client) still(s *session) *session {
 	if s == nil {
@@ -127,7 +127,7 @@ func (c *Client) still(s *session) *session {
 	return nil
 }
 
-// onSession is the context key of the session that OnConnect's calls are to use.
+// onSession is the context key of the session for OnConnect's calls.
 type onSession struct{}
 
 // open runs OnConnect, and then lets all calls use s.
@@ -160,7 +160,7 @@ func (s *session) open(first chan<- error) {
 	}
 }
 
-// pause waits for between half of d and d; false: the client has been closed.
+// pause waits between half of d and d; false if the client was closed.
 func (c *Client) pause(d time.Duration) bool {
 	t := time.NewTimer(d/2 + rand.N(d/2+1))
 	defer t.Stop()

@@ -11,51 +11,51 @@ import (
 	"millrace/codec"
 )
 
-// errLeft: the session takes no more, and the packet was not written.
+// errLeft: the session accepts no more packets, and this one was not written.
 var errLeft = errors.New("client: connection left")
 
 // call is one Do.
 type call struct {
 	handle uint32
 	seq    uint32
-	pos    uint64 // its packet is the pos-th of the session
+	pos    uint64 // the position of its packet in the session
 	body   []byte
 	err    error
 	done   chan struct{} // closed when body and err are set
-	over   bool          // guarded by session.mu: it is in no queue any more
-	left   time.Time     // guarded by session.mu: when its caller gave up; zero: it waits
+	over   bool          // guarded by session.mu; it is no longer in a queue
+	left   time.Time     // guarded by session.mu; when its caller gave up; zero while it waits
 }
 
-// session is what calls belong to. It lasts as long as its connection or, with resume, over
-// several, one after the other.
+// session is the context of calls. It lasts as long as its connection or, with resume, over several
+// consecutive connections.
 type session struct {
 	c       *Client
-	resume  *resume       // nil: it ends with its connection
-	leaving atomic.Bool   // GOAWAY: no new calls
+	resume  *resume       // nil if it ends with its connection
+	leaving atomic.Bool   // GOAWAY received: no new calls
 	gone    chan struct{} // closed when it has ended
 	begun   bool          // OnConnect has been started
 	opened  chan struct{} // closed when OnConnect has returned
-	ready   bool          // set before opened is closed: others than OnConnect may use it
+	ready   bool          // set before opened is closed; calls may use it
 
 	mu     sync.Mutex
-	stop   func() bool // ends the watch over the client's end; set once
-	wake   *sync.Cond  // for the writer, and for those who wait for room
-	link   *link       // guarded by mu: its connection; nil while there is none
-	out    []byte      // guarded by mu: frames to write; with resume those that are not counted
-	pushed uint64      // guarded by mu: users' packets that were queued
-	taken  uint64      // guarded by mu: of these, which a connection was given
+	stop   func() bool // stops watching the client's context; set once
+	wake   *sync.Cond  // for the writer, and for callers waiting for room
+	link   *link       // guarded by mu; its connection; nil while there is none
+	out    []byte      // guarded by mu; frames to write; with resume only uncounted ones
+	pushed uint64      // guarded by mu; number of user packets queued
+	taken  uint64      // guarded by mu; number of those passed to a connection
 	seq    uint32
-	queues map[uint32][]*call   // guarded by mu: by handle, or by sequence number
-	calls  int                  // guarded by mu: whose callers wait
-	left   int                  // guarded by mu: whose callers have given up
-	uses   map[uint32]use       // guarded by mu: what a handle has been used for
-	late   map[uint32]time.Time // guarded by mu: since when no call of a handle was answered, of which some were given up
-	broke  error                // guarded by mu: why its last connection has ended
-	err    error                // guarded by mu: why it has ended
-	to     string               // guarded by mu: where a GOAWAY says to go
+	queues map[uint32][]*call   // guarded by mu; by handle, or by sequence number
+	calls  int                  // guarded by mu; calls whose callers wait
+	left   int                  // guarded by mu; calls whose callers have given up
+	uses   map[uint32]use       // guarded by mu; the use of each handle
+	late   map[uint32]time.Time // guarded by mu; for handles with abandoned calls, since when no call was answered
+	broke  error                // guarded by mu; why its last connection has ended
+	err    error                // guarded by mu; why it has ended
+	to     string               // guarded by mu; the address of a GOAWAY
 }
 
-// use is what a handle has been used for in a session.
+// use is the use of a handle in a session.
 type use uint8
 
 const (
@@ -63,7 +63,7 @@ const (
 	sent
 )
 
-// newSession makes a session of a connection; r is nil without resume.
+// newSession creates the session of a connection; r is nil without resume.
 func newSession(l *link, r *resume) *session {
 	s := &session{c: l.c, resume: r, link: l, gone: make(chan struct{}), opened: make(chan struct{}),
 		queues: map[uint32][]*call{}, uses: map[uint32]use{}, late: map[uint32]time.Time{}}
@@ -80,8 +80,8 @@ func newSession(l *link, r *resume) *session {
 	return s
 }
 
-// end ends the session for good, and with it its connection and its calls: those that were
-// never written may be tried on the next one.
+// end ends the session for good, and with it its connection and its calls: those never written may
+// be retried on the next one.
 func (s *session) end(err error) {
 	s.mu.Lock()
 	if s.err != nil {
@@ -120,14 +120,14 @@ func (s *session) end(err error) {
 	}
 }
 
-// ended is why the session has ended, or nil.
+// ended returns why the session has ended, or nil.
 func (s *session) ended() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// broken is why the session's last connection has ended.
+// broken returns why the session's last connection has ended.
 func (s *session) broken() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +140,7 @@ func (s *session) finish(k *call, body []byte, err error) {
 	<-s.c.slots
 }
 
-// full tells whether nothing more may be queued. s.mu is held.
+// full reports whether nothing more may be queued. s.mu is held.
 func (s *session) full() bool {
 	waits, r := len(s.out), s.resume
 	if r != nil {
@@ -157,7 +157,7 @@ func (s *session) send(ctx context.Context, handle uint32, body []byte, k *call)
 		return err
 	}
 	if main == 0 && s.resume != nil {
-		return fmt.Errorf("%w: %d/%d, with resume Main 0 is the client's own", codec.ErrBadHandle, main, sub)
+		return fmt.Errorf("%w: %d/%d, with resume Main 0 is reserved for the client", codec.ErrBadHandle, main, sub)
 	}
 	stop := context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -221,13 +221,13 @@ func (s *session) control(p codec.Packet) {
 	s.wake.Broadcast()
 }
 
-// due tells whether there is something to write. s.mu is held.
+// due reports whether there is something to write. s.mu is held.
 func (s *session) due() bool {
 	return len(s.out) > 0 || s.resume != nil && (s.resume.unsent() > 0 || s.resume.ackDue)
 }
 
-// take returns what is to be written: frames in an array that spare replaces, and then frames
-// of the ring. s.mu is held.
+// take returns what is to be written: frames in an array that spare replaces, and frames of the
+// ring. s.mu is held.
 func (s *session) take(spare []byte) (b, kept []byte) {
 	if r := s.resume; r != nil {
 		if r.ackDue {
@@ -239,11 +239,11 @@ func (s *session) take(spare []byte) (b, kept []byte) {
 	b = s.out
 	s.out = spare[:0]
 	s.taken = s.pushed
-	s.wake.Broadcast() // there is room
+	s.wake.Broadcast() // there may be room
 	return b, kept
 }
 
-// goAway has the session end once nothing is under way.
+// goAway makes the session end when nothing is in progress any more.
 func (s *session) goAway(to string) {
 	s.mu.Lock()
 	if to != "" {
@@ -255,7 +255,7 @@ func (s *session) goAway(to string) {
 	s.leave()
 }
 
-// leave ends the session after a GOAWAY, once nothing is under way.
+// leave ends the session after a GOAWAY if nothing is in progress.
 func (s *session) leave() {
 	s.mu.Lock()
 	idle := s.calls == 0 && len(s.out) == 0 && (s.resume == nil || len(s.resume.buf) == 0)
@@ -265,7 +265,7 @@ func (s *session) leave() {
 	}
 }
 
-// lost is the error of calls of a session that ends for a reason.
+// lost returns the error for calls of a session that ends because of why.
 func (s *session) lost(why error) error {
 	if s.resume != nil {
 		return fmt.Errorf("%w: %w: %w", ErrLost, ErrSession, why)

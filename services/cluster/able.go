@@ -11,13 +11,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// What the servers need to have.
+// Requirements on the servers.
 const (
 	leastMajor, leastMinor = 2, 11   // message TTLs
-	overhead               = 4 << 10 // of a message beside its value: headers, the subject
+	overhead               = 4 << 10 // bytes of a message in addition to its value: headers, subject
 )
 
-// able asks whether the servers can do what this package needs. ErrServers: they can't.
+// able checks whether the servers can do what this package needs. If not, the error is ErrServers.
 func (c *Cache) able(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) error {
 	version := nc.ConnectedServerVersion()
 	var major, minor int
@@ -29,7 +29,7 @@ func (c *Cache) able(ctx context.Context, nc *nats.Conn, js jetstream.JetStream)
 		return fmt.Errorf("%w: their max_payload of %d bytes is less than a value of %d and what goes with it; raise it to %d",
 			ErrServers, most, c.cfg.MaxValue, c.cfg.MaxValue+overhead)
 	}
-	// A server that has just started has no JetStream for a moment.
+	// A server that has just started briefly has no JetStream.
 	for end := time.Now().Add(c.cfg.Timeout); ; {
 		_, err := js.AccountInfo(ctx)
 		off := errors.Is(err, jetstream.ErrJetStreamNotEnabled)
@@ -37,7 +37,7 @@ func (c *Cache) able(ctx context.Context, nc *nats.Conn, js jetstream.JetStream)
 		case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), off && time.Now().After(end):
 			return fmt.Errorf("%w: JetStream is not enabled, for this account at least; start them with -js", ErrServers)
 		case !off:
-			return nil // whatever is wrong, the buckets show
+			return nil // other problems will show when opening the buckets
 		}
 		select {
 		case <-ctx.Done():
@@ -47,7 +47,7 @@ func (c *Cache) able(ctx context.Context, nc *nats.Conn, js jetstream.JetStream)
 	}
 }
 
-// Codes of servers that won't ever have room for a stream, or for as many copies of it.
+// Error codes of servers that will never have room for a stream, or for that many replicas of it.
 var noRoom = []jetstream.ErrorCode{
 	10002, // the account's resources
 	10005, // no peers for the copies
@@ -58,7 +58,7 @@ var noRoom = []jetstream.ErrorCode{
 	10074, // copies without a cluster
 }
 
-// unable says whether err means that the servers won't hold the bucket as it is asked for.
+// unable returns the error if err means that the servers can't hold the bucket as configured.
 func (c *Cache) unable(err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || !slices.Contains(noRoom, api.ErrorCode) {
@@ -70,7 +70,7 @@ func (c *Cache) unable(err error) error {
 	return fmt.Errorf("%w: a bucket of %d bytes: %s", ErrServers, c.cfg.MaxBytes, api.Description)
 }
 
-// copies has a bucket that stands kept in as many copies as are asked for, if those are more.
+// copies raises the number of replicas of an existing bucket to the configured one.
 func (b *bucket) copies(ctx context.Context, c *Cache) error {
 	cfg := b.stream.CachedInfo().Config
 	if cfg.Replicas >= c.cfg.Replicas {

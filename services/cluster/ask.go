@@ -11,40 +11,40 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ask is a question under way. It is used again when it has ended: what is sent to its
-// channel is sent under Bus.mu, while it stands in Bus.asks.
+// ask is a request in progress. It is reused after its end: results are sent to its channel only
+// under Bus.mu, while it is in Bus.asks.
 type ask struct {
 	id      uint64
 	subject string
-	results chan result // with room for as many answers as are wanted, and one more
+	results chan result // capacity: the wanted answers and one more
 	want    int
-	sent    bool // guarded by Bus.mu; it may be with others
+	sent    bool // guarded by Bus.mu; it may have reached other processes
 }
 
-// result is an answer, or why there is none.
+// result is an answer, or an error.
 type result struct {
 	data []byte
 	err  error
 }
 
-// asks1 are asks for one answer that have ended.
+// asks1 holds asks for one answer that have ended.
 var asks1 = sync.Pool{New: func() any { return &ask{want: 1, results: make(chan result, 2)} }}
 
-// timers are stopped ones.
+// timers holds stopped timers.
 var timers = sync.Pool{New: func() any {
 	t := time.NewTimer(time.Hour)
 	t.Stop()
 	return t
 }}
 
-// Ask sends a question, and waits for one answer. ErrUnavailable at once when nobody has
-// subscribed to the subject; ErrLost; ErrNoAnswer when ctx ends; what Publish says. data is
-// the caller's again when it returns.
+// Ask sends a request, and waits for one answer. Errors: ErrUnavailable at once if no process has
+// subscribed to the subject; ErrLost; ErrNoAnswer when ctx ends; those of Publish. data belongs to
+// the caller again when Ask returns.
 func (b *Bus) Ask(ctx context.Context, subject string, data []byte) (answer []byte, err error) {
 	return b.AskUntil(ctx, time.Time{}, subject, data)
 }
 
-// AskUntil is Ask that ends at a time, too; zero: it does not.
+// AskUntil is Ask with an additional deadline; zero for none.
 func (b *Bus) AskUntil(ctx context.Context, until time.Time, subject string, data []byte) (answer []byte, err error) {
 	q, err := b.post(subject, data, 1, true)
 	if err != nil {
@@ -54,7 +54,7 @@ func (b *Bus) AskUntil(ctx context.Context, until time.Time, subject string, dat
 	return answer, err
 }
 
-// AskMany is Ask for that many answers; each is called for every one, on this goroutine.
+// AskMany is Ask for several answers; it calls each for every answer, on this goroutine.
 func (b *Bus) AskMany(ctx context.Context, subject string, data []byte, want int, each func(answer []byte)) error {
 	q, err := b.post(subject, data, want, true)
 	if err != nil {
@@ -63,19 +63,20 @@ func (b *Bus) AskMany(ctx context.Context, subject string, data []byte, want int
 	return q.Wait(ctx, each)
 }
 
-// Question is one that was sent by Post.
+// Question is a request sent with Post.
 type Question struct {
 	b   *Bus
 	ask *ask
 }
 
-// Post sends a question whose answers Wait waits for. It never blocks; errors are Publish's.
+// Post sends a request whose answers are awaited with Wait. It never blocks; errors are those of
+// Publish.
 func (b *Bus) Post(subject string, data []byte, want int) (Question, error) {
 	return b.post(subject, data, want, false)
 }
 
-// post sends a question: in the order of what is published, or, free, as is best: then data
-// is the caller's again when the question has ended.
+// post sends a request: in order with published messages or, if free, in any order: then data
+// belongs to the caller again when the request has ended.
 func (b *Bus) post(subject string, data []byte, want int, free bool) (Question, error) {
 	var a *ask
 	if want == 1 {
@@ -109,7 +110,7 @@ func (b *Bus) post(subject string, data []byte, want int, free bool) (Question, 
 	return Question{b, a}, nil
 }
 
-// forget ends a question: nobody sends to it any more.
+// forget ends a request: no more results are sent to it.
 func (b *Bus) forget(a *ask) {
 	b.mu.Lock()
 	delete(b.asks, a.id)
@@ -124,8 +125,8 @@ func (b *Bus) forget(a *ask) {
 	asks1.Put(a)
 }
 
-// Wait waits for the answers, and calls each for every one, on this goroutine. It is called
-// once. Errors are Ask's.
+// Wait waits for the answers, and calls each for every answer, on this goroutine. Call it once.
+// Errors are those of Ask.
 func (q Question) Wait(ctx context.Context, each func(answer []byte)) error {
 	return q.wait(ctx, time.Time{}, each)
 }
@@ -138,7 +139,7 @@ func (q Question) wait(ctx context.Context, until time.Time, each func(answer []
 		t := timers.Get().(*time.Timer)
 		t.Reset(time.Until(until))
 		defer func() {
-			t.Stop() // nothing is in its channel then
+			t.Stop() // its channel is empty then
 			timers.Put(t)
 		}()
 		up = t.C
@@ -161,7 +162,7 @@ func (q Question) wait(ctx context.Context, until time.Time, each func(answer []
 	return nil
 }
 
-// tell gives a question its result; false: it has as many as it wants. Bus.mu is held.
+// tell passes a result to a request; false if it already has as many as it wants. Bus.mu is held.
 func (a *ask) tell(r result) bool {
 	select {
 	case a.results <- r:
@@ -171,7 +172,7 @@ func (a *ask) tell(r result) bool {
 	}
 }
 
-// fail ends a question that is still under way.
+// fail ends a request with an error if it is still in progress.
 func (b *Bus) fail(id uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -180,8 +181,8 @@ func (b *Bus) fail(id uint64, err error) {
 	}
 }
 
-// Lose ends the questions under way to subjects of which dead says that nobody is there any
-// more who could answer, with ErrLost. dead must not block.
+// Lose ends requests in progress with ErrLost if dead returns true for their subject, because no
+// process can answer any more. dead must not block.
 func (b *Bus) Lose(dead func(subject string) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -192,14 +193,14 @@ func (b *Bus) Lose(dead func(subject string) bool) {
 	}
 }
 
-// timedOut says what is known of a question whose time is up. One that waits to be sent is
-// not sent any more.
+// timedOut returns the error for a request whose time is up. If it has not been sent yet, it will
+// not be sent.
 func (b *Bus) timedOut(a *ask) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !a.sent {
 		delete(b.asks, a.id)
-		return fmt.Errorf("%w: it waited to be sent for too long", ErrUnavailable)
+		return fmt.Errorf("%w: it waited too long to be sent", ErrUnavailable)
 	}
 	return ErrNoAnswer
 }

@@ -16,29 +16,28 @@ import (
 	"millrace/services"
 )
 
-// bucket is a JetStream stream laid out as a key-value bucket, so that the
-// usual tools can look into it.
+// bucket is a JetStream stream in the format of a key-value bucket, so that the usual tools can
+// read it.
 type bucket struct {
 	js      jetstream.JetStream
 	push    nats.JetStreamContext // for follow
 	stream  jetstream.Stream
-	store   *connection // of which it is a part
+	store   *connection // the connection that it belongs to
 	name    string      // the stream's
 	prefix  string      // of its subjects
 	timeout time.Duration
 
-	made    bool          // by this call of open
-	created time.Time     // of the stream, which tells it from another of its name
+	made    bool          // created by this call of open
+	created time.Time     // creation time of the stream, which distinguishes it from others of the same name
 	lastAt  time.Time     // of its last message when it was opened; zero = none
 	nowAt   time.Time     // the servers' clock then
 	top     atomic.Uint64 // the highest sequence seen: the stream can't end below it
 	clock   clock
 }
 
-// open opens the named bucket, or makes it. AllowDirect is off: with it, a
-// Get may be answered by a replica that lags behind. A new stream's sequences
-// begin at the time in microseconds, above those of any stream that was there
-// before it: tokens and revisions go on growing when a stream is lost.
+// open opens the named bucket, or creates it. AllowDirect is off, as with it a Get may be answered
+// by a replica that lags behind. A new stream's sequences begin at the time in microseconds, above
+// those of any earlier stream: so tokens and revisions keep increasing when a stream is lost.
 func (c *Cache) open(ctx context.Context, l *connection, name string, first time.Time) (*bucket, error) {
 	b := &bucket{js: l.js, push: l.push, name: "KV_" + name, prefix: "$KV." + name + ".", timeout: c.cfg.Timeout}
 	_, err := b.js.CreateStream(ctx, jetstream.StreamConfig{
@@ -73,7 +72,7 @@ func (c *Cache) open(ctx context.Context, l *connection, name string, first time
 	return b, nil
 }
 
-// saw takes in a sequence that the servers have told.
+// saw records a sequence reported by the servers.
 func (b *bucket) saw(seq uint64) {
 	for {
 		top := b.top.Load()
@@ -83,11 +82,11 @@ func (b *bucket) saw(seq uint64) {
 	}
 }
 
-// errReplaced: the stream is not the one that this process has worked with.
+// errReplaced: the stream is not the one that this process has used.
 var errReplaced = errors.New("cluster: the store has lost what it had acknowledged")
 
-// same asks whether the stream is still the one that was opened, with all that
-// was seen of it. errReplaced: it isn't.
+// same checks whether the stream is still the one that was opened, with everything that was seen of
+// it. Otherwise the error is errReplaced.
 func (b *bucket) same(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
@@ -99,17 +98,17 @@ func (b *bucket) same(ctx context.Context) error {
 	b.clock.set(info.TimeStamp)
 	switch {
 	case !info.Created.Equal(b.created):
-		return fmt.Errorf("%w: stream %s was made anew at %v; stop and start this cache to join it", errReplaced, b.name, info.Created)
+		return fmt.Errorf("%w: stream %s was recreated at %v; stop and start this cache to join it", errReplaced, b.name, info.Created)
 	case info.State.LastSeq < top:
-		return fmt.Errorf("%w: stream %s ends at %d and was at %d: an older copy; bring the newer one back, or delete the stream and start anew (tokens go on growing)", errReplaced, b.name, info.State.LastSeq, top)
+		return fmt.Errorf("%w: stream %s ends at %d and was at %d: an older copy; bring the newer one back, or delete the stream and restart (tokens keep increasing)", errReplaced, b.name, info.State.LastSeq, top)
 	}
 	return nil
 }
 
-// markerTTL is how long the mark of a deleted key stays, for those who watch.
+// markerTTL is how long the marker of a deleted key is kept, for watchers.
 const markerTTL = 10 * time.Second
 
-// subjectKey encodes any key as one subject token that is never empty.
+// subjectKey encodes any key as one non-empty subject token.
 func subjectKey(key string) string {
 	return spaceKeys + base64.RawURLEncoding.EncodeToString([]byte(key))
 }
@@ -119,24 +118,23 @@ type write struct {
 	key    string // a subject token
 	value  []byte
 	purge  bool          // a delete
-	ttl    time.Duration // the servers remove it after; rounded up to seconds
-	expect int64         // the subject's last sequence; -1 = whatever
-	room   bool          // pad it, so that its delete fits into its place when the bucket is full
+	ttl    time.Duration // after which the servers remove it; rounded up to seconds
+	expect int64         // the subject's last sequence; -1 = any
+	room   bool          // pad it, so that its delete marker fits in its place when the bucket is full
 }
 
 // pad fills a small message up to the size of the message that deletes it.
 var pad = strings.Repeat(".", 128)
 
-// put writes and returns the new sequence. errConflict: expect was wrong.
-// errReplaced: the sequence is one that the stream had given out before.
+// put writes and returns the new sequence. The error is errConflict if expect was wrong, and
+// errReplaced if the sequence was already used by the stream.
 func (b *bucket) put(ctx context.Context, w write) (uint64, error) {
 	seq, err := b.publish(ctx, w)
 	if !w.purge || w.expect <= 0 || !errors.Is(err, services.ErrCacheFull) {
 		return seq, err
 	}
-	// The bucket has no room for the mark. What is deleted makes the room: that
-	// sequence is removed, if it still stands, then the mark is set for those
-	// who watch, if it fits by then.
+	// The bucket has no room for the marker. Deleting makes the room: the sequence is removed, if
+	// it still exists, then the marker is written for watchers, if it fits.
 	if err := b.remove(ctx, uint64(w.expect)); err != nil {
 		return 0, err
 	}
@@ -147,7 +145,7 @@ func (b *bucket) put(ctx context.Context, w write) (uint64, error) {
 	return seq, nil
 }
 
-// remove deletes the message with this sequence. errConflict: it has gone.
+// remove deletes the message with this sequence. The error is errConflict if it no longer exists.
 func (b *bucket) remove(ctx context.Context, seq uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
@@ -196,7 +194,7 @@ func (b *bucket) publish(ctx context.Context, w write) (uint64, error) {
 	return ack.Sequence, nil
 }
 
-// wholeSeconds rounds up to what the servers take, saturating.
+// wholeSeconds rounds up to the servers' resolution, saturating.
 func wholeSeconds(d time.Duration) time.Duration {
 	return min((d/time.Second+1), 100*365*24*3600) * time.Second
 }
@@ -208,8 +206,8 @@ const (
 	headerRoom      = "Millrace-Room" // padding
 )
 
-// record is what stands under a subject: a value, the marker of a delete
-// (present is false), or nothing at all (rev is 0).
+// record is the content of a subject: a value, the marker of a delete (present is false), or
+// nothing at all (rev is 0).
 type record struct {
 	rev     uint64
 	present bool
@@ -229,10 +227,10 @@ func newRecord(seq uint64, h nats.Header, value []byte, at time.Time) record {
 	return r
 }
 
-// get asks the stream's leader what stands under a subject now. What has expired
-// by the servers' clock, though they, who count in seconds, have not removed it
-// yet, is removed before it is said to be gone: so that nobody, whatever he
-// takes the time for, finds it or replaces it afterwards.
+// get reads a subject's present record from the stream's leader. If the record has expired by the
+// servers' clock but the servers, which count in seconds, have not removed it yet, get removes it
+// before reporting it as absent: so nobody with another idea of the time can find or replace it
+// afterwards.
 func (b *bucket) get(ctx context.Context, key string) (record, error) {
 	for {
 		r, err := b.read(ctx, key)
@@ -256,7 +254,7 @@ func (b *bucket) get(ctx context.Context, key string) (record, error) {
 	}
 }
 
-// read asks on a connection on which the store was found whole.
+// read reads on a connection on which the store was verified.
 func (b *bucket) read(ctx context.Context, key string) (record, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
@@ -282,13 +280,13 @@ func (b *bucket) read(ctx context.Context, key string) (record, error) {
 // errConflict: the subject's last sequence was not the expected one.
 var errConflict = errors.New("cluster: changed by another")
 
-// notSent: nothing has left this process, or nobody was there to take it.
+// notSent are errors that mean that nothing was sent, or no one was there to receive it.
 var notSent = []error{
 	nats.ErrReconnectBufExceeded, nats.ErrConnectionReconnecting, nats.ErrConnectionClosed,
 	nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound,
 }
 
-// translate turns an error of the client's library into ours.
+// translate converts an error of the client library.
 func translate(err error) error {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
@@ -310,7 +308,7 @@ func translate(err error) error {
 	return fmt.Errorf("%w: %w", services.ErrCacheUnknown, err)
 }
 
-// Codes of the servers that the client's library has no name for.
+// Error codes of the servers that the client library has no name for.
 const (
 	codeWrongLastSequence jetstream.ErrorCode = 10164 // of a replicated stream
 	codeStoreFailed       jetstream.ErrorCode = 10077 // maximum bytes exceeded

@@ -17,36 +17,37 @@ import (
 	"millrace/services"
 )
 
-// BusConfig sets up a Bus. Zero fields mean the defaults.
+// BusConfig configures a Bus. Zero fields mean the defaults.
 type BusConfig struct {
-	// MaxOutbound bounds the messages that wait to be written to the servers; default
-	// 8,192. One more is ErrOverloaded.
+	// MaxOutbound limits the messages waiting to be written to the servers; default 8,192. Above it
+	// Publish and Post return ErrOverloaded.
 	MaxOutbound int
-	// MaxAsks bounds the questions under way; default 65,536. One more is ErrOverloaded.
+	// MaxAsks limits the requests in progress; default 65,536. Above it they fail with
+	// ErrOverloaded.
 	MaxAsks int
-	// OnUp is called when the servers can be reached, again or for the first time, and
-	// OnSlow when an inbox was full and messages were lost. They must not block.
+	// OnUp is called when the servers become reachable, and OnSlow when an inbox was full and
+	// messages were lost. They must not block.
 	OnUp, OnSlow func()
 }
 
-// BusStats counts what a Bus did.
+// BusStats are the statistics of a Bus.
 type BusStats struct {
 	Up                  bool
-	Asks                int    // under way
-	Outbound            int    // messages that wait to be written
+	Asks                int    // requests in progress
+	Outbound            int    // messages waiting to be written
 	Sent, Received      uint64 // messages
-	Refused, Failed     uint64 // ErrOverloaded; not written as the servers were away
-	Slow, Late, Reached uint64 // inboxes that were full, answers that nobody waited for any more, connections
+	Refused, Failed     uint64 // ErrOverloaded; not written because the servers were unreachable
+	Slow, Late, Reached uint64 // times an inbox was full, late answers, connections
 }
 
-// Bus carries messages between processes, each at most once, those of one process to
-// another in the order in which they were sent, whatever their subjects, if the other takes
-// them by one Inbox. It has a connection of its own, beside that of the Cache, and keeps
-// nothing for later: while the servers are away a message is refused at once.
+// Bus carries messages between processes, each at most once. Messages from one process to another
+// arrive in the order in which they were sent, whatever their subjects, if the other receives them
+// with one Inbox. The bus has its own connection, separate from that of the Cache, and does not
+// store messages: while the servers are unreachable a message is refused at once.
 //
-// Publish and Post never block on the network: a goroutine of the bus writes, and so keeps
-// the order. Ask and Answer write themselves, in no order with these, unless so many are under
-// way that it is cheaper to have them written together.
+// Publish and Post never block on the network: a goroutine of the bus writes, and so keeps the
+// order. Ask and Answer write on the caller's goroutine, in no order relative to these, unless so
+// many are in progress that batching their writes is cheaper.
 type Bus struct {
 	c       *Cache
 	cfg     BusConfig
@@ -57,11 +58,11 @@ type Bus struct {
 	nc   *nats.Conn // guarded by life; nil while stopped
 	bg   sync.WaitGroup
 
-	run  context.Context // ends with Stop
+	run  context.Context // cancelled by Stop
 	end  context.CancelFunc
 	up   atomic.Bool
 	conn atomic.Pointer[nats.Conn]
-	most atomic.Int64 // the servers' max_payload, as of the last connection: nats.Conn.MaxPayload waits behind a write
+	most atomic.Int64 // the servers' max_payload as of the last connection: nats.Conn.MaxPayload may wait for a write
 	out  chan outgoing
 
 	mu   sync.Mutex
@@ -71,16 +72,16 @@ type Bus struct {
 	sent, received, refused, failed, slow, late, reached atomic.Uint64
 }
 
-// outgoing is a message on its way to the writer, or, with flushed, a request to flush.
+// outgoing is a message to be written or, if flushed is set, a request to flush.
 type outgoing struct {
 	subject string
 	data    []byte
-	ask     uint64 // the id of a question; 0: it is none
+	ask     uint64 // the id of a request; 0 for other messages
 	reply   string
 	flushed chan error
 }
 
-// NewBus returns a bus through the servers of c. It starts nothing.
+// NewBus returns a bus that uses the servers of c. It starts nothing.
 func (c *Cache) NewBus(cfg BusConfig) (*Bus, error) {
 	if cfg.MaxOutbound < 0 || cfg.MaxAsks < 0 {
 		return nil, fmt.Errorf("cluster: bus: MaxOutbound %d, MaxAsks %d: must be at least 1; 0 is the default", cfg.MaxOutbound, cfg.MaxAsks)
@@ -94,8 +95,8 @@ func (c *Cache) NewBus(cfg BusConfig) (*Bus, error) {
 	return &Bus{c: c, cfg: cfg, prefix: c.cfg.Bucket + ".", replies: c.cfg.Bucket + ".r." + c.proc + ".", asks: map[uint64]*ask{}, out: make(chan outgoing, cfg.MaxOutbound)}, nil
 }
 
-// Start connects, or has it connect when the servers can be reached: it waits for them a
-// little, and never fails for their being away.
+// Start connects, or arranges to connect when the servers become reachable: it waits for them
+// briefly, and does not fail because they are unreachable.
 func (b *Bus) Start(ctx context.Context) error {
 	b.life.Lock()
 	defer b.life.Unlock()
@@ -162,7 +163,7 @@ func (b *Bus) forgetOutgoing() {
 	}
 }
 
-// Stop ends the connection, and all questions under way with ErrLost. It may be called
+// Stop closes the connection, and ends all requests in progress with ErrLost. It may be called
 // twice, and before Start.
 func (b *Bus) Stop(ctx context.Context) error {
 	b.life.Lock()
@@ -183,10 +184,10 @@ func (b *Bus) Stop(ctx context.Context) error {
 	return nil
 }
 
-// Running tells whether it has been started.
+// Running reports whether it has been started.
 func (b *Bus) Running() bool { return b.conn.Load() != nil }
 
-// Up tells whether the servers can be reached, as far as is known.
+// Up reports whether the servers are reachable, as far as is known.
 func (b *Bus) Up() bool { return b.up.Load() }
 
 // Stats returns a snapshot.
@@ -214,7 +215,7 @@ func (b *Bus) report(_ *nats.Conn, _ *nats.Subscription, err error) {
 	b.c.cfg.Logger.Log(context.Background(), level, "cluster: bus", "err", mask.Error(err))
 }
 
-// down: what is under way has nobody any more who brings its answer.
+// down ends the requests in progress: their answers can't arrive any more.
 func (b *Bus) down() {
 	b.up.Store(false)
 	b.mu.Lock()
@@ -226,8 +227,8 @@ func (b *Bus) down() {
 	}
 }
 
-// Publish sends data to all who have subscribed to the subject, but for this process. It
-// never blocks: ErrUnavailable, ErrOverloaded, ErrTooLarge. data is the bus's from now on.
+// Publish sends data to all subscribers of the subject, except in this process. It never blocks;
+// errors are ErrUnavailable, ErrOverloaded, ErrTooLarge. data belongs to the bus from then on.
 func (b *Bus) Publish(subject string, data []byte) error {
 	return b.put(outgoing{subject: subject, data: data})
 }
@@ -245,7 +246,7 @@ func (b *Bus) put(o outgoing) error {
 	}
 }
 
-// check returns the connection for a message, if there is one that can take it.
+// check returns the connection for a message, if there is one that can send it.
 func (b *Bus) check(o outgoing) (*nats.Conn, error) {
 	nc := b.conn.Load()
 	switch {
@@ -258,12 +259,12 @@ func (b *Bus) check(o outgoing) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// crowded is from how many that are under way together on messages are written together: each
-// write by itself costs a system call, and waiting for the writer a switch of goroutines.
+// crowded is the number of concurrent messages from which on they are batched: each separate write
+// costs a system call, and waiting for the writer costs a switch of goroutines.
 const crowded = 8
 
-// send sends a message, in no order with others, together with others if there are many. Its
-// data is not used behind the end of the call, or of a question.
+// send sends a message, in no order with others, batched if many are in progress. Its data is not
+// used after the call, or the request, has ended.
 func (b *Bus) send(o outgoing, crowd int) error {
 	if crowd < crowded {
 		return b.now(o)
@@ -276,8 +277,8 @@ func (b *Bus) send(o outgoing, crowd int) error {
 	return b.now(o)
 }
 
-// now writes a message on the caller's goroutine, which may block for Config.Timeout where
-// the servers take nothing.
+// now writes a message on the caller's goroutine, which may block for Config.Timeout if the servers
+// do not read.
 func (b *Bus) now(o outgoing) error {
 	nc, err := b.check(o)
 	if err == nil {
@@ -286,7 +287,7 @@ func (b *Bus) now(o outgoing) error {
 	return err
 }
 
-// writer's goroutine writes what was put, in its order.
+// writer runs on a goroutine of its own and writes queued messages in order.
 func (b *Bus) writer() {
 	nc := b.conn.Load()
 	for {
@@ -294,16 +295,16 @@ func (b *Bus) writer() {
 		case <-b.run.Done():
 			return
 		case o := <-b.out:
-			runtime.Gosched() // whoever is about to send more does: the library then writes it together
+			runtime.Gosched() // let other senders add messages: the library then writes them together
 			b.writeAll(nc, o)
 		}
 	}
 }
 
-// writeAll writes a message, and those that wait behind it.
+// writeAll writes a message, and those queued after it.
 func (b *Bus) writeAll(nc *nats.Conn, o outgoing) {
 	for {
-		_ = b.write(nc, o) // who asked has been told
+		_ = b.write(nc, o) // the sender was notified
 		select {
 		case o = <-b.out:
 		default:
@@ -325,7 +326,7 @@ func (b *Bus) write(nc *nats.Conn, o outgoing) error {
 		}
 		b.mu.Unlock()
 		if a == nil {
-			return nil // its time is up: it has been told that nothing was done
+			return nil // its time is up: it was reported as not done
 		}
 	}
 	var err error
@@ -334,7 +335,7 @@ func (b *Bus) write(nc *nats.Conn, o outgoing) error {
 	} else {
 		err = nc.Publish(b.prefix+o.subject, o.data)
 	}
-	// Nothing is kept for a connection to come: an error here is a message that never leaves.
+	// Nothing is kept for a later connection: after an error the message is never sent.
 	if err != nil {
 		b.failed.Add(1)
 		if o.ask != 0 {
@@ -346,8 +347,8 @@ func (b *Bus) write(nc *nats.Conn, o outgoing) error {
 	return nil
 }
 
-// Flush returns when the servers have had all that was sent, and the subscriptions that
-// were made, before: what others send from then on comes here.
+// Flush returns when the servers have received everything sent, and every subscription made, before
+// the call: messages that others send from then on are received.
 func (b *Bus) Flush(ctx context.Context) error {
 	o := outgoing{flushed: make(chan error, 1)}
 	if err := b.put(o); err != nil {

@@ -5,34 +5,33 @@ import (
 	"time"
 )
 
-// timeNow is the time that leases and ttls are counted by. Only tests replace it,
-// with one whose wall clock is stepped.
+// timeNow returns the time for leases and TTLs. Only tests replace it, with a clock that is
+// stepped.
 var timeNow = time.Now
 
-// clock is what this process knows of the servers' clock: what they last said,
-// carried on by the process's own monotonic clock. Steps of the machine's wall
-// clock don't move it.
+// clock is this process's estimate of the servers' clock: the last time that they reported,
+// advanced by the process's monotonic clock. Steps of the machine's wall clock don't affect it.
 type clock struct {
 	mu   sync.Mutex
 	said time.Time // guarded by mu
-	at   time.Time // guarded by mu; when it was heard, on the monotonic clock
+	at   time.Time // guarded by mu; when it was received, on the monotonic clock
 }
 
-// set takes in the servers' time, which they told a moment ago.
+// set records the servers' time, just received.
 func (c *clock) set(said time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.said, c.at = said, timeNow()
 }
 
-// past says whether t has come, as far as is known.
+// past reports whether t has passed, as far as is known.
 func (c *clock) past(t time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.said.Add(timeNow().Sub(c.at)).Before(t)
 }
 
-// now is the servers' time as far as is known; zero: they have not said.
+// now returns the estimate of the servers' time; zero if unknown.
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()

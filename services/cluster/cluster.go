@@ -21,41 +21,40 @@ import (
 	"millrace/services"
 )
 
-// Config sets a cache. Zero fields mean the defaults.
+// Config configures a cache. Zero fields mean the defaults.
 type Config struct {
-	// URL of the servers, comma separated: nats://host:port.
+	// URL of the servers, comma-separated: nats://host:port.
 	URL string
-	// Bucket names the two JetStream key-value buckets (Bucket and
-	// Bucket_locks), and stands in front of the subjects of a Bus: it keeps clusters on one
-	// NATS apart. Up to 64 letters, digits, '-' and '_'; default "millrace".
+	// Bucket is the name of the two JetStream key-value buckets (Bucket and Bucket_locks), and the
+	// prefix of the subjects of a Bus: it separates clusters that share NATS servers. Up to 64
+	// letters, digits, '-' and '_'; default "millrace".
 	Bucket string
-	// Replicas is in how many copies the servers keep each bucket, 1 to 5; default 1. One
-	// that stands in fewer is copied more often by Start; never less.
+	// Replicas is the number of replicas of each bucket, 1 to 5; default 1. Start raises the number
+	// of an existing bucket to it, but never lowers it.
 	Replicas int
 	// Creds is a file of NATS credentials (a user's JWT and seed), NKey one of a user's seed.
-	// Without them this process is who the URL says.
+	// Without them the URL identifies this process.
 	Creds, NKey string
-	// TLSCA is a file of certificates, in PEM, of which one must have signed the servers';
-	// without it those of the system. With it nothing is sent without TLS.
+	// TLSCA is a file of CA certificates, PEM, to verify the servers with; default the system's. If
+	// it is set, nothing is sent without TLS.
 	TLSCA string
-	// TLSCert and TLSKey are files of this process's own certificate and its key, in PEM.
+	// TLSCert and TLSKey are files with this process's client certificate and its key, PEM.
 	TLSCert, TLSKey string
-	// Lease is how long the locks of a process outlive it; default 3 s, at
-	// least 100 ms. It renews itself three times a lease.
+	// Lease is how long the locks of a process are kept after it has died; default 3 s, at least
+	// 100 ms. The process renews it three times within that time.
 	Lease time.Duration
-	// Timeout bounds one exchange with the servers; default 2 s.
+	// Timeout limits one exchange with the servers; default 2 s.
 	Timeout time.Duration
-	// MaxBytes bounds a bucket that Start creates; default 256 MiB.
+	// MaxBytes limits a bucket created by Start; default 256 MiB.
 	MaxBytes int64
-	// MaxKey and MaxValue bound one of each, in bytes; default 512 and 512 KiB.
-	// The servers' max_payload must be above MaxValue.
+	// MaxKey and MaxValue limit the size of each, in bytes; default 512 and 512 KiB. The servers'
+	// max_payload must be larger than MaxValue.
 	MaxKey, MaxValue int
-	// MaxLocks bounds this process's locks and waits; default 65,536.
+	// MaxLocks limits this process's locks and waits; default 65,536.
 	MaxLocks int
-	// MaxPerOwner bounds those of one owner (nil is not bounded by it); default 1,024.
+	// MaxPerOwner limits those of one owner (except nil); default 1,024.
 	MaxPerOwner int
-	// MaxWatches bounds this process's watchers (each is a consumer on the
-	// servers); default 1,024.
+	// MaxWatches limits this process's watches (each is a consumer on the servers); default 1,024.
 	MaxWatches int
 	// Logger; default slog.Default().
 	Logger *slog.Logger
@@ -113,23 +112,23 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// isBucket: the name is a part of subjects, too. None is the default's.
+// isBucket checks a name, which is also a part of subjects. Empty means the default.
 func isBucket(s string) bool {
 	return len(s) <= 64 && strings.IndexFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
 	}) < 0
 }
 
-// isServer: the client's library would take anything for a host's name.
+// isServer checks a URL: the client library would accept anything as a host name.
 func isServer(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && u.Host != "" && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme)
 }
 
-// Cache is the services.Cache of several processes. Make it with New, then Start.
+// Cache is a services.Cache shared by several processes. Create it with New, then call Start.
 type Cache struct {
 	cfg  Config
-	proc string // this run of this process, as its locks name it
+	proc string // identifies this run of this process in its locks
 
 	mu   sync.Mutex                 // Start and Stop
 	live atomic.Pointer[connection] // nil while stopped
@@ -147,13 +146,12 @@ type connection struct {
 	values *bucket
 	locks  *locks
 
-	again   *signal               // fires when the connection is new, and when a watch is deaf
-	checked atomic.Uint64         // the connection, as nth counts, on which the store was found whole
-	lost    atomic.Pointer[error] // the store is not the one that was opened: for good
+	again   *signal               // fires for a new connection, and when a watch misses changes
+	checked atomic.Uint64         // number (see nth) of the connection on which the store was verified
+	lost    atomic.Pointer[error] // set for good when the store is not the one that was opened
 }
 
-// check asks whether the store is still the one that was opened, and refuses it
-// otherwise.
+// check verifies that the store is still the one that was opened, and otherwise refuses it.
 func (l *connection) check(ctx context.Context) error {
 	nth := l.nth()
 	for _, b := range []*bucket{l.values, l.locks.b} {
@@ -165,15 +163,15 @@ func (l *connection) check(ctx context.Context) error {
 	return nil
 }
 
-// nth counts the connections to the servers, from 1. The library's callbacks come
-// too late for this: calls are answered on a new connection before they run.
+// nth returns the number of the current connection, from 1. The library's callbacks are too late
+// for this: calls are answered on a new connection before they run.
 func (l *connection) nth() uint64 { return l.nc.Stats().Reconnects + 1 }
 
-// whole says whether the store was found whole on the connection of now.
+// whole reports whether the store was verified on the current connection.
 func (l *connection) whole() bool { return l.checked.Load() == l.nth() }
 
-// sure has the store found whole before it is used on a new connection. It
-// returns which one that is.
+// sure verifies the store before it is used on a new connection, and returns the connection's
+// number.
 func (l *connection) sure(ctx context.Context) (uint64, error) {
 	nth := l.nth()
 	if l.checked.Load() == nth {
@@ -181,12 +179,12 @@ func (l *connection) sure(ctx context.Context) (uint64, error) {
 	}
 	err := l.check(ctx)
 	if err != nil && !errors.Is(err, errReplaced) {
-		err = fmt.Errorf("%w: the store is not known to be whole: %v", services.ErrCacheDown, err) // nothing was asked of it
+		err = fmt.Errorf("%w: the store is not known to be whole: %v", services.ErrCacheDown, err) // nothing was requested from it
 	}
 	return nth, err
 }
 
-// accept ends this connection's use of the store when err is errReplaced.
+// accept stops this connection's use of the store if err is errReplaced.
 func (l *connection) accept(err error) error {
 	if !errors.Is(err, errReplaced) {
 		return err
@@ -209,9 +207,9 @@ func New(cfg Config) (*Cache, error) {
 	return &Cache{cfg: cfg.withDefaults(), proc: hex.EncodeToString(id[:])}, nil
 }
 
-// Start connects, makes the buckets where they are missing, and reads the locks.
-// ErrCacheDown when nobody answers: it may be tried again. ErrRefused, ErrCertificate and
-// ErrServers are for whoever runs the servers, or has set this up.
+// Start connects, creates missing buckets, and reads the locks. ErrCacheDown means that the servers
+// are unreachable: Start may be retried. ErrRefused, ErrCertificate and ErrServers need a change of
+// the servers or of the settings.
 func (c *Cache) Start(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -240,7 +238,7 @@ func (c *Cache) Start(ctx context.Context) error {
 	}
 	if err := c.begin(ctx, l); err != nil {
 		l.nc.Close()
-		if why := denied.Load(); why != nil { // it has waited for answers that could not come
+		if why := denied.Load(); why != nil { // the missing answers were refused
 			return refusedBy(*why)
 		}
 		return err
@@ -249,17 +247,17 @@ func (c *Cache) Start(ctx context.Context) error {
 	return nil
 }
 
-// options are those of every connection of this process.
+// options returns the options of every connection of this process.
 func (c *Cache) options(what string) ([]nats.Option, error) {
 	secure, err := c.cfg.secure()
 	return append(secure,
 		nats.Name("millrace "+c.proc+" "+what), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
-		nats.ReconnectBufSize(-1),   // what can't be sent now fails now, and is not sent later
-		nats.IgnoreAuthErrorAbort(), // credentials that are refused may be right again
-		// A write that has not ended in time may have lost all that it held, without a trace,
-		// or a part of a message: what was under way is told to be lost.
+		nats.ReconnectBufSize(-1),   // what can't be sent fails at once, and is not sent later
+		nats.IgnoreAuthErrorAbort(), // refused credentials may become valid again
+		// A write that times out may have lost everything it contained, or a part of a message:
+		// messages in progress are reported as lost.
 		nats.ReconnectOnFlusherError(),
 	), err
 }
@@ -288,14 +286,13 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 	return l.locks.start(ctx)
 }
 
-// Running says whether it is started and connected.
+// Running reports whether it is started and connected.
 func (c *Cache) Running() bool {
 	l := c.live.Load()
 	return l != nil && l.nc.IsConnected() && l.lost.Load() == nil
 }
 
-// Stop gives this process's locks back and disconnects. Waits end with
-// services.ErrCacheClosed.
+// Stop releases this process's locks and disconnects. Waits end with services.ErrCacheClosed.
 func (c *Cache) Stop(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -309,7 +306,7 @@ func (c *Cache) Stop(ctx context.Context) error {
 	return err
 }
 
-// Stats tells of this process only: Entries and Bytes are not known to it.
+// Stats returns the statistics of this process only: Entries and Bytes are unknown.
 func (c *Cache) Stats() services.CacheStats {
 	s := services.CacheStats{Watches: c.watches.Load(), Refused: uint64(c.refused.Load()), Expired: uint64(c.expired.Load())}
 	if l := c.live.Load(); l != nil {

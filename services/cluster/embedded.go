@@ -14,41 +14,40 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// EmbeddedConfig sets a server inside this process.
+// EmbeddedConfig configures a server inside this process.
 type EmbeddedConfig struct {
-	// Dir holds its data, the address it listens on, and the lock of the
-	// process that runs it. It must exist or be creatable.
+	// Dir holds its data, its address, and the lock file of the process that runs it. It is created
+	// if it doesn't exist.
 	Dir string
 	// Host is a loopback address; default 127.0.0.1.
 	Host string
-	// Port; default: the one of its last run in Dir, else a free one.
+	// Port; default: the port of its last run in Dir, else a free one.
 	Port int
-	// MaxStore and MaxMemory bound what it keeps, in bytes; default 1 GiB and 64 MiB.
+	// MaxStore and MaxMemory limit its storage, in bytes; default 1 GiB and 64 MiB.
 	MaxStore, MaxMemory int64
-	// SyncAlways has every write on the disk before it is acknowledged, which
-	// costs one fsync each. Without it a second's writes at most are lost when
-	// the machine, not the process, ends.
+	// SyncAlways syncs every write to the disk before it is acknowledged, at the cost of one fsync
+	// each. Without it up to a second of writes is lost when the machine (not just the process)
+	// fails.
 	SyncAlways bool
-	// ReadyTimeout bounds its start; default 10 s.
+	// ReadyTimeout limits its start; default 10 s.
 	ReadyTimeout time.Duration
 }
 
-// Embedded is a NATS server with JetStream, in this process or, when another
-// process already runs one on the same directory, in that.
+// Embedded is a NATS server with JetStream, in this process or, if another process already runs one
+// on the same directory, in that one.
 type Embedded struct {
 	url  string         // with the token
-	srv  *server.Server // nil: another process's
+	srv  *server.Server // nil if another process runs it
 	lock *os.File
 }
 
-// StartEmbedded starts a server on cfg.Dir, or joins the one that another
-// process runs there. It writes address (host:port, the same after a restart)
-// and token (mode 0600) into the directory; a client must bring the token, as
-// URL does: nats://TOKEN@HOST:PORT.
+// StartEmbedded starts a server on cfg.Dir, or joins the one that another process runs there. It
+// writes address (host:port, the same after a restart) and token (mode 0600) into the directory;
+// clients must present the token, as URL does: nats://TOKEN@HOST:PORT.
 //
-// What was acknowledged survives the end of the process. A power cut costs the
-// values of the last second, unless SyncAlways, and the locks: no process that
-// held one has outlived it. Their tokens go on growing.
+// Acknowledged writes survive the end of the process. A power failure loses the values of the last
+// second, unless SyncAlways, and the locks, as no process that held one has survived. Their tokens
+// keep increasing.
 func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("cluster: embedded server without a directory")
@@ -83,7 +82,7 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	return e, nil
 }
 
-// run starts the server under the directory's lock, or joins who has the lock.
+// run starts the server under the directory's lock, or joins the process that holds the lock.
 func (e *Embedded) run(cfg EmbeddedConfig) error {
 	address := filepath.Join(cfg.Dir, "address")
 	end := time.Now().Add(cfg.ReadyTimeout)
@@ -156,8 +155,8 @@ func (e *Embedded) serve(cfg EmbeddedConfig, address string) error {
 
 func serverURL(hostPort, token string) string { return "nats://" + token + "@" + hostPort }
 
-// lastPort is the port of the last run, so that processes which joined find it
-// again, or server.RANDOM_PORT when that is not free.
+// lastPort returns the port of the last run, so that joined processes find the server again, or
+// server.RANDOM_PORT if it is not free.
 func lastPort(address, host string) int {
 	b, err := os.ReadFile(address)
 	if err != nil {
@@ -176,7 +175,7 @@ func lastPort(address, host string) int {
 	return port
 }
 
-// writeFile replaces the file in one step.
+// writeFile replaces the file atomically.
 func writeFile(name, text string) error {
 	if err := os.WriteFile(name+".new", []byte(text), 0o600); err != nil {
 		return err
@@ -184,13 +183,13 @@ func writeFile(name, text string) error {
 	return os.Rename(name+".new", name)
 }
 
-// URL is what Config.URL takes. It has the token in it: don't print it.
+// URL returns the value for Config.URL. It contains the token: don't print it.
 func (e *Embedded) URL() string { return e.url }
 
-// Own says whether the server runs in this process.
+// Own reports whether the server runs in this process.
 func (e *Embedded) Own() bool { return e.srv != nil }
 
-// Stop ends the server, if it is this process's. It may be called twice.
+// Stop ends the server, if it runs in this process. It may be called twice.
 func (e *Embedded) Stop() {
 	if e.srv != nil {
 		e.srv.Shutdown()

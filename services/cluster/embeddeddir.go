@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// ownToken returns the token in the directory, which is made at the first start.
+// ownToken returns the token in the directory; the first start creates it.
 func ownToken(dir string) (string, error) {
 	token, err := readToken(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -33,20 +33,20 @@ func readToken(dir string) (string, error) {
 	return token, os.Chmod(name, 0o600)
 }
 
-// bootID names a file that is another after each start of the machine.
+// bootID names a file whose content changes with each boot of the machine.
 const bootID = "/proc/sys/kernel/random/boot_id"
 
-// afterReboot drops the lock buckets when the machine has been started anew since
-// the server last ran: nobody who held a lock through a loopback address lives,
-// and the last sequences may not have reached the disk. The next start of a
-// Cache makes the buckets again, with tokens from the clock on.
+// afterReboot deletes the lock buckets if the machine was rebooted since the server last ran: no
+// process that held a lock through a loopback address is alive, and the last sequences may not have
+// reached the disk. The next start of a Cache creates the buckets again, with tokens from the clock
+// on.
 //
-// It removes through a Root: a link in the directory, wherever it points, has
-// nothing removed outside it.
+// It deletes through an os.Root: a symbolic link in the directory can't make it delete anything
+// outside.
 func afterReboot(dir, bootID string) error {
 	now, err := os.ReadFile(bootID)
 	if err != nil {
-		return nil // no such thing on this system
+		return nil // not available on this system
 	}
 	name := filepath.Join(dir, "boot")
 	before, err := os.ReadFile(name)

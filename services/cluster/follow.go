@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// signal wakes everybody who waits for its next firing.
+// signal wakes all goroutines that wait for its next firing.
 type signal struct {
 	mu sync.Mutex
 	c  chan struct{}
@@ -30,18 +30,17 @@ func (s *signal) next() <-chan struct{} {
 	return s.c
 }
 
-// observer is told what follow sees. Its functions are called by one goroutine
-// at a time.
+// observer receives what follow sees. Its functions are called by one goroutine at a time.
 type observer struct {
-	begin func()                     // what comes is everything that stands there, once more
+	begin func()                     // all present records follow, once more
 	see   func(key string, r record) // a record, or a change
-	whole func()                     // all that stood there has been seen
+	whole func()                     // all present records have been seen
 }
 
-// follow tells o what stands under the subjects that match pattern, then every
-// change in order, until ctx ends. At every firing of again, which comes with
-// each reconnect, it begins anew at once: the library's own consumer would stay
-// deaf for up to twenty seconds, and what was deleted meanwhile leaves no mark.
+// follow reports to o the records of the subjects that match pattern, then every change in order,
+// until ctx ends. At every firing of again, which includes each reconnect, it starts over at once:
+// the library's own consumer would not receive anything for up to twenty seconds, and keys deleted
+// meanwhile leave no marker.
 func (b *bucket) follow(ctx context.Context, pattern string, again *signal, o observer) {
 	const soon = 250 * time.Millisecond // a server that has just started may swallow a request
 	patience := soon
@@ -68,7 +67,7 @@ func (b *bucket) follow(ctx context.Context, pattern string, again *signal, o ob
 		case <-next:
 		}
 		w.end()
-		end() // the library unsubscribes
+		end() // makes the library unsubscribe
 	}
 }
 
@@ -79,14 +78,14 @@ type following struct {
 
 	mu      sync.Mutex
 	ended   bool
-	settled bool // whole has been told
+	settled bool // whole has been called
 	seen    uint64
-	pending uint64 // what stood there at the beginning
+	pending uint64 // number of records at the start
 }
 
 // subscribe makes the consumer, which lasts as long as ctx.
 func (w *following) subscribe(ctx context.Context, pattern string) error {
-	w.mu.Lock() // holds the messages back until it is known how many come
+	w.mu.Lock() // delays the messages until their number is known
 	defer w.mu.Unlock()
 	w.o.begin()
 	sub, err := w.b.push.Subscribe(w.b.prefix+pattern, w.message, nats.BindStream(w.b.name),
@@ -121,7 +120,7 @@ func (w *following) message(m *nats.Msg) {
 	w.settle()
 }
 
-// settle tells whole, once, when all is there. w.mu is held.
+// settle calls whole, once, when all present records were seen. w.mu is held.
 func (w *following) settle() {
 	if !w.settled && w.seen >= w.pending {
 		w.settled = true
@@ -129,7 +128,7 @@ func (w *following) settle() {
 	}
 }
 
-// end lets nothing more be told.
+// end prevents further calls of the observer.
 func (w *following) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Message is one that has come by a Bus. Its Data is the receiver's.
+// Message is a message received from a Bus. Its Data belongs to the receiver.
 type Message struct {
 	Subject string // without the bus's prefix
 	Data    []byte
@@ -15,20 +15,20 @@ type Message struct {
 	bus   *Bus
 }
 
-// Asks tells whether the message is a question.
+// Asks reports whether the message is a request.
 func (m Message) Asks() bool { return m.reply != "" }
 
-// Answer answers a question, on this goroutine: see Bus. Errors are those of Publish. To a
-// message that asks nothing, it does nothing.
+// Answer answers a request, on this goroutine: see Bus. Errors are those of Publish. For a message
+// that is not a request it does nothing.
 func (m Message) Answer(data []byte) error { return m.answer(data, m.bus.now) }
 
-// AnswerAmong is Answer where so many questions are answered at the time: with many, answers
-// are sent together. data is the caller's again when it returns.
+// AnswerAmong is Answer when crowd requests are being answered at the same time: if there are many,
+// answers are batched. data belongs to the caller again when it returns.
 func (m Message) AnswerAmong(data []byte, crowd int) error {
 	return m.answer(data, func(o outgoing) error { return m.bus.send(o, crowd) })
 }
 
-// AnswerLater is Answer by the bus's goroutine: it never blocks.
+// AnswerLater is Answer on the bus's goroutine: it never blocks.
 func (m Message) AnswerLater(data []byte) error { return m.answer(data, m.bus.put) }
 
 func (m Message) answer(data []byte, put func(outgoing) error) error {
@@ -38,16 +38,15 @@ func (m Message) answer(data []byte, put func(outgoing) error) error {
 	return put(outgoing{subject: m.reply[len(m.bus.prefix):], data: data})
 }
 
-// Inbox takes messages one at a time, in the order in which they came, whatever their
-// subjects.
+// Inbox receives messages one at a time, in order of arrival, whatever their subjects.
 type Inbox struct {
 	b  *Bus
 	ch chan *nats.Msg
 }
 
-// Inbox makes one in which as many as limit may wait: what comes while it is full is lost,
-// and BusConfig.OnSlow is told. fn runs on a goroutine of the inbox, which ends with Stop.
-// It is called behind Start.
+// Inbox creates an inbox in which up to limit messages may wait: messages that arrive while it is
+// full are lost, and BusConfig.OnSlow is called. fn runs on a goroutine of the inbox, which ends
+// with Stop. Call it after Start.
 func (b *Bus) Inbox(limit int, fn func(Message)) *Inbox {
 	in := &Inbox{b: b, ch: make(chan *nats.Msg, limit)}
 	run := b.run
@@ -60,7 +59,7 @@ func (b *Bus) Inbox(limit int, fn func(Message)) *Inbox {
 				b.received.Add(1)
 				reply := m.Reply
 				if len(reply) <= len(b.prefix) || reply[:len(b.prefix)] != b.prefix {
-					reply = "" // none, or not for us to write to
+					reply = "" // none, or not a subject that we may write to
 				}
 				fn(Message{Subject: m.Subject[len(b.prefix):], Data: m.Data, reply: reply, bus: b})
 			}
@@ -69,16 +68,16 @@ func (b *Bus) Inbox(limit int, fn func(Message)) *Inbox {
 	return in
 }
 
-// Len is how many wait.
+// Len returns the number of waiting messages.
 func (in *Inbox) Len() int { return len(in.ch) }
 
-// Subscription is one to a subject.
+// Subscription is a subscription to a subject.
 type Subscription struct{ sub *nats.Subscription }
 
-// Subscribe has what is sent to the subject come to the inbox: from the next Flush that
-// succeeds on, and again after each reconnect. Of those who have subscribed with one queue,
-// which may be empty, each message goes to one. It may block for Config.Timeout where the
-// servers take nothing, as End may. ErrUnavailable behind Stop.
+// Subscribe delivers messages for the subject to the inbox: from the next successful Flush on, and
+// again after each reconnect. Each message goes to only one of the subscribers with the same queue,
+// unless queue is empty. It may block for Config.Timeout if the servers do not read, as End may.
+// After Stop it returns ErrUnavailable.
 func (in *Inbox) Subscribe(subject, queue string) (*Subscription, error) {
 	nc := in.b.conn.Load()
 	if nc == nil {
@@ -95,7 +94,7 @@ func (in *Inbox) Subscribe(subject, queue string) (*Subscription, error) {
 	return &Subscription{sub}, nil
 }
 
-// End ends it. Messages that have come before are still given to the inbox.
+// End ends the subscription. Messages received before are still delivered.
 func (s *Subscription) End() {
-	_ = s.sub.Unsubscribe() // it fails only where the connection has been closed
+	_ = s.sub.Unsubscribe() // it fails only if the connection is closed
 }

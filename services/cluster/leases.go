@@ -8,25 +8,25 @@ import (
 	"time"
 )
 
-// lockProc is another process, as far as is known. Guarded by locks.mu.
+// lockProc is what is known of another process. Guarded by locks.mu.
 type lockProc struct {
-	rev    uint64        // the last sequence of its lease; 0 = there is none
+	rev    uint64        // the last sequence of its lease; 0 = none
 	seen   time.Time     // when rev was learned
-	lease  time.Duration // as the process says
-	buried uint64        // the last mark on it: locks with lower tokens are free
+	lease  time.Duration // as announced by the process
+	buried uint64        // the last mark on its lease: locks with lower tokens are free
 	round  int
 }
 
-// procValue is a process's lease.
+// procValue is the value of a process's lease.
 type procValue struct {
 	Lease int64 `json:"lease_ms"`
 }
 
 const procPrefix = "p"
 
-// waitOut has locks wait for a lease where holders may live of whom this store
-// doesn't know: it was made anew beside values that are older, or it is a copy
-// in which processes live that have written nothing for a lease.
+// waitOut delays locks for a lease if there may be live holders that this store doesn't know: it
+// was recreated next to values that are older, or it is a copy in which live processes have written
+// nothing for a lease.
 func (l *locks) waitOut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,11 +41,11 @@ func (l *locks) waitOut() {
 	}
 }
 
-// margin is how much longer than a holder the others count.
+// margin is the additional time that other processes wait, compared with the holder.
 func margin(d time.Duration) time.Duration { return d / 10 }
 
-// renewals keeps this process's locks, looks after the store at each new
-// connection, and forgets and cleans up what nobody wants.
+// renewals renews this process's locks, verifies the store on each new connection, and removes
+// unused keys.
 func (l *locks) renewals() {
 	t := time.NewTicker(l.c.cfg.Lease / 3)
 	defer t.Stop()
@@ -76,7 +76,7 @@ func (l *locks) renewals() {
 	}
 }
 
-// listen has the watch begin anew when it has not told of our own last renewal.
+// listen restarts the watch if it has not reported our own last renewal.
 func (l *locks) listen() {
 	l.mu.Lock()
 	deaf := l.echo < l.own
@@ -86,7 +86,7 @@ func (l *locks) listen() {
 	}
 }
 
-// renew writes this process's lease on top of its last write.
+// renew writes this process's lease, on top of its last write.
 func (l *locks) renew(ctx context.Context) error {
 	value, _ := json.Marshal(procValue{Lease: l.c.cfg.Lease.Milliseconds()})
 	key := procPrefix + l.c.proc
@@ -105,12 +105,12 @@ func (l *locks) renew(ctx context.Context) error {
 		case err != nil:
 			return err
 		case r.present && r.rev > l.own:
-			l.own = r.rev // a write of ours, whose answer was lost
+			l.own = r.rev // our own write, whose answer was lost
 			continue
 		case r.rev != 0 && r.rev <= l.own:
 			return fmt.Errorf("%w: our lease is at %d and was at %d", errReplaced, r.rev, l.own)
 		}
-		// Somebody has buried us.
+		// Another process has declared this one dead.
 		l.mu.Lock()
 		l.alive = time.Time{}
 		l.changed()
@@ -128,7 +128,7 @@ func (l *locks) renewed(start time.Time, seq uint64) {
 	defer l.mu.Unlock()
 	l.own = seq
 	if !timeNow().Before(l.alive) {
-		l.loseAll() // of the lease that has lapsed
+		l.loseAll() // those of the lapsed lease
 		l.changed()
 	}
 	l.alive = start.Add(l.c.cfg.Lease)
@@ -138,12 +138,12 @@ func (l *locks) renewed(start time.Time, seq uint64) {
 	l.lapse.Reset(l.alive.Sub(timeNow()))
 	for _, k := range l.keys {
 		if len(k.waits) > 0 && k.held == nil {
-			l.kick(k) // what could not be taken without a lease
+			l.kick(k) // it could not be taken without a lease
 		}
 	}
 }
 
-// lapsed ends our holdings with the lease.
+// lapsed ends our locks with the lease.
 func (l *locks) lapsed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +153,7 @@ func (l *locks) lapsed() {
 	}
 }
 
-// loseAll ends all our holdings. l.mu is held.
+// loseAll ends all our locks. l.mu is held.
 func (l *locks) loseAll() {
 	for _, k := range l.keys {
 		if k.held != nil {
@@ -163,7 +163,7 @@ func (l *locks) loseAll() {
 	}
 }
 
-// proc returns what is known of a process. l.mu is held.
+// proc returns the record of a process. l.mu is held.
 func (l *locks) proc(name string) *lockProc {
 	p := l.procs[name]
 	if p == nil {
@@ -173,7 +173,7 @@ func (l *locks) proc(name string) *lockProc {
 	return p
 }
 
-// hear takes in what stands under a process's lease. l.mu is held.
+// hear processes a record of a process's lease. l.mu is held.
 func (l *locks) hear(name string, r record) {
 	p := l.proc(name)
 	p.round = l.round
@@ -184,7 +184,7 @@ func (l *locks) hear(name string, r record) {
 	switch {
 	case r.present:
 		if !timeNow().Before(p.silent()) {
-			l.changed() // it was not known to live
+			l.changed() // it was not known to be alive
 		}
 		p.seen, p.lease = timeNow(), l.c.cfg.Lease
 		var v procValue
@@ -202,15 +202,15 @@ func (l *locks) hear(name string, r record) {
 	}
 }
 
-// silent is when the process that holds the lock has shown no life for its
-// lease. Only the servers can say then whether it lives. l.mu is held.
+// silent returns when the lock's holder process will not have renewed its lease in time. Only the
+// servers can then decide whether it is alive. l.mu is held.
 func (l *locks) silent(k *lockKey) time.Time { return l.proc(k.proc).silent() }
 
-// silent is when the process has shown no life for its lease.
+// silent returns when the process will not have renewed its lease in time.
 func (p *lockProc) silent() time.Time { return p.seen.Add(p.lease + margin(p.lease)) }
 
-// bury asks the servers to put the mark on the lease of k's holder, and says
-// what came of it; nil means that there is news. l.mu is held.
+// bury asks the servers to put the mark on the lease of k's holder, and returns the outcome; nil
+// means that there is new information. l.mu is held.
 func (l *locks) bury(k *lockKey) error {
 	name := k.proc
 	p := l.proc(name)
@@ -220,7 +220,7 @@ func (l *locks) bury(k *lockKey) error {
 	r := record{rev: seq}
 	if errors.Is(err, errConflict) {
 		r, err = l.b.get(context.Background(), key)
-	} else if err == nil && seq == 0 { // the mark found no room
+	} else if err == nil && seq == 0 { // there was no room for the mark
 		r, err = l.b.get(context.Background(), key)
 	}
 	l.mu.Lock()
@@ -228,7 +228,7 @@ func (l *locks) bury(k *lockKey) error {
 		return err
 	}
 	if r.rev == rev && r.present {
-		return fmt.Errorf("cluster: lease of %s: %w", name, errConflict) // the leader has changed its mind
+		return fmt.Errorf("cluster: lease of %s: %w", name, errConflict) // contradictory answers, as after a change of leader
 	}
 	l.hear(name, r)
 	return nil

@@ -28,7 +28,7 @@ func (c *Cache) lockAt(key, subject string, o services.LockOptions, done func(ui
 
 func (l *locks) lock(subject string, o services.LockOptions, done func(uint64, error)) (func() bool, error) {
 	if o.Renew {
-		o.TTL = longestTTL * time.Millisecond / 4 // the lease of this process ends it
+		o.TTL = longestTTL * time.Millisecond / 4 // it ends with the lease of this process
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,12 +57,12 @@ func (l *locks) lock(subject string, o services.LockOptions, done func(uint64, e
 	return func() bool { return l.cancelWait(it) }, nil
 }
 
-// later is the time d from now, saturating.
+// later returns the time d from now, saturating.
 func later(d time.Duration) time.Time {
 	return timeNow().Add(min(d, 100*365*24*time.Hour))
 }
 
-// dequeue takes a wait out. l.mu is held.
+// dequeue removes a wait. l.mu is held.
 func (l *locks) dequeue(it *lockItem) {
 	k := it.key
 	if i := slices.Index(k.waits, it); i >= 0 {
@@ -82,7 +82,7 @@ func (l *locks) cancelWait(it *lockItem) bool {
 	return true
 }
 
-// Release implements services.Cache. The servers hear of it a moment later.
+// Release implements services.Cache. The servers are notified a moment later.
 func (c *Cache) Release(owner services.Owner) int {
 	n := c.live.Load()
 	if n == nil {
@@ -136,7 +136,7 @@ func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, err
 		return false, nil
 	}
 	if !known {
-		// It was taken elsewhere a moment ago; ask.
+		// It was just taken by another process: read it.
 		r, err := l.b.get(ctx, key)
 		if err != nil || r.rev != token || !r.present {
 			return false, l.n.accept(err)
@@ -158,20 +158,20 @@ func (l *locks) unlock(ctx context.Context, key string, token uint64) (bool, err
 		return true, nil
 	case errors.Is(err, errConflict):
 		if mine {
-			it.given = false // what stands there tells what has become of it
+			it.given = false // the stored record shows the outcome
 			l.kick(k)
 		}
 		return false, nil
 	case mine && errors.Is(err, services.ErrCacheUnknown):
-		l.lose(k) // the attempt is made good later, if it has to be
+		l.lose(k) // it is released later, if necessary
 		l.kick(k)
 	case mine:
-		it.given = false // it has not been asked for
+		it.given = false // no release was attempted
 	}
 	return false, l.n.accept(err)
 }
 
-// valid says whether the token is of the lock's holder now. l.mu is held.
+// valid reports whether the token is that of the lock's present holder. l.mu is held.
 func (l *locks) valid(k *lockKey, token uint64) bool {
 	now := timeNow()
 	if !k.taken || k.rev != token {

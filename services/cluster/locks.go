@@ -13,27 +13,25 @@ import (
 	"millrace/services"
 )
 
-// How a lock works. It is one subject of the lock bucket; who writes it on top
-// of the last sequence that he knows of has it, and that write's own sequence
-// is the fencing token: the servers decide, nobody else. Every process watches
-// the bucket, to learn what changes and when to look again. Nothing is decided
-// by what a watch has not told.
+// How a lock works. It is a subject of the lock bucket; the process that writes it on top of the
+// last sequence it knows holds the lock, and the sequence of that write is the fencing token: only
+// the servers decide. Every process watches the bucket to learn of changes and to know when to look
+// again. No decision relies on a watch being complete.
 //
-// A process writes a subject of its own, its lease, three times a lease, each
-// time on top of its last write. Who has known one write of it for a lease asks
-// the servers to put a mark on top of just that write: if they do, the process
-// has not renewed since, it is buried, and all locks that it took before the
-// mark are free. If they don't, it lives, and the lease is counted anew. A
-// process that finds a mark on its lease has lost its locks, and begins again
-// on top of the mark.
+// Each process writes a subject of its own, its lease, three times within the lease time, each time
+// on top of its last write. A process that has known one write of another's lease for the lease
+// time asks the servers to put a mark on top of exactly that write: if they do, the other has not
+// renewed since, is declared dead, and all locks that it took before the mark are free. If they
+// don't, it is alive, and the lease is counted from there. A process that finds a mark on its lease
+// has lost its locks, and starts again on top of the mark.
 //
-// Time runs on each process's own monotonic clock, nobody compares clocks: a
-// holder counts its lease and its ttl from before it wrote, the others from when
-// they learned of the write, and a tenth more, so a holder's time is always up
-// first. (The reasoning of the leases of C. Gray and D. Cheriton, 1989.)
+// Time is measured by each process's own monotonic clock, and clocks are never compared: a holder
+// counts its lease and its TTL from before its write, the others from when they learned of the
+// write, plus a tenth, so a holder's time always ends first. (The reasoning of the leases of C.
+// Gray and D. Cheriton, 1989.)
 
-// locks is this process's part. follow's goroutine watches, one renews, one
-// tells of losses, and a few exchange writes with the servers for all locks.
+// locks is this process's part. follow's goroutine watches, one goroutine renews, one calls OnLost,
+// and a few exchange writes with the servers for all locks.
 type locks struct {
 	c *Cache
 	n *connection
@@ -41,50 +39,49 @@ type locks struct {
 
 	mu      sync.Mutex
 	keys    map[string]*lockKey // by subject token
-	members map[string]*lockKey // of keys, those of members
-	last    []Member            // that Members told
+	members map[string]*lockKey // the keys of members
+	last    []Member            // the last result of Members
 	procs   map[string]*lockProc
 	owners  map[services.Owner]map[*lockItem]struct{}
-	alive   time.Time   // this process's lease ends; zero before the first renewal
-	lapse   *time.Timer // runs then
-	from    time.Time   // no lock is taken before: a store that was lost is waited out
-	round   int         // of what follow tells
-	echo    uint64      // the last write of our own lease that follow has told
+	alive   time.Time   // end of this process's lease; zero before the first renewal
+	lapse   *time.Timer // runs at alive
+	from    time.Time   // no lock is taken before this time, after a store was lost
+	round   int         // counts full reports of follow
+	echo    uint64      // the last write of our own lease that follow has reported
 	held    int64
 	waits   int64
 	closed  bool
-	work    []*lockKey // to be looked at; each at most once
+	work    []*lockKey // keys to be processed; each at most once
 	wake    *sync.Cond
 	losses  []*lockItem // whose OnLost is to be called
 	told    *sync.Cond
 
-	list atomic.Pointer[memberList] // nil: to be made anew; stored under mu
+	list atomic.Pointer[memberList] // nil if it must be rebuilt; stored under mu
 
-	own uint64 // the sequence of our lease; the renewing goroutine's
+	own uint64 // the sequence of our lease; used by the renewing goroutine
 
 	run     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
-// lockWorkers is how many exchanges are under way at once at most.
+// lockWorkers is the largest number of concurrent exchanges.
 const lockWorkers = 8
 
-// lockKey is one lock, as far as this process knows and wants it.
-// Guarded by locks.mu.
+// lockKey is one lock: what this process knows of it and wants from it. Guarded by locks.mu.
 type lockKey struct {
 	key   string // a subject token
 	rev   uint64 // the subject's last sequence as known; 0 = none
-	taken bool   // rev is a holder's write
+	taken bool   // rev is the write of a holder
 	proc  string // the holder's process
 	until time.Time
 	round int
-	idle  time.Time // since when nothing has been wanted of it
+	idle  time.Time // since when it is unused
 
 	held  *lockItem   // ours; its token is rev
 	waits []*lockItem // oldest first
-	busy  bool        // a worker has it, or it is in work
-	again bool        // look at it again after that
+	busy  bool        // a worker is processing it, or it is in work
+	again bool        // process it again afterwards
 	timer *time.Timer
 }
 
@@ -95,14 +92,14 @@ type lockItem struct {
 	key   *lockKey // nil once it has ended; guarded by locks.mu
 	token uint64
 	until time.Time // the wait's end
-	once  bool      // it does not wait
-	asked bool      // the servers were asked for it, since it came
-	given bool      // its holder has given it up: an end is no loss
+	once  bool      // it does not wait: a single attempt
+	asked bool      // the servers were asked since it arrived
+	given bool      // released by its holder: its end is not a loss
 
-	told, released bool // guarded by locks.mu; done has its token; its owner has let it go
+	told, released bool // guarded by locks.mu; done was called with its token; released by its owner
 }
 
-// lockValue is what a holder writes.
+// lockValue is the value that a holder writes.
 type lockValue struct {
 	Proc string `json:"proc"`
 	TTL  int64  `json:"ttl_ms"`
@@ -116,7 +113,7 @@ func newLocks(c *Cache, n *connection, b *bucket) *locks {
 	return l
 }
 
-// start renews once, reads what is held, and starts the goroutines.
+// start renews once, reads the existing locks, and starts the goroutines.
 func (l *locks) start(ctx context.Context) error {
 	if err := l.renew(ctx); err != nil {
 		l.cancel()
@@ -151,8 +148,8 @@ func (l *locks) start(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the waits and gives the locks back while ctx lasts. The goroutines
-// end when the connection is closed.
+// stop ends the waits and releases the locks until ctx ends. The goroutines end when the connection
+// is closed.
 func (l *locks) stop(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
@@ -176,7 +173,7 @@ func (l *locks) stop(ctx context.Context) error {
 	for _, w := range held {
 		if _, err := l.b.put(ctx, w); err != nil && !errors.Is(err, errConflict) {
 			errs = append(errs, err)
-			break // the lease ends the rest
+			break // the rest ends with the lease
 		}
 	}
 	if len(errs) == 0 {
@@ -185,7 +182,7 @@ func (l *locks) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// endWaits answers all waits with err. l.mu is held; the answers run later.
+// endWaits ends all waits with err. l.mu is held; their functions run later.
 func (l *locks) endWaits(err error) {
 	for _, k := range l.keys {
 		for _, it := range k.waits {
@@ -197,7 +194,7 @@ func (l *locks) endWaits(err error) {
 	}
 }
 
-// refuseAll ends everything: the store is not to be trusted.
+// refuseAll ends everything, because the store can't be trusted.
 func (l *locks) refuseAll(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -232,14 +229,14 @@ func (l *locks) tellLosses() {
 	}
 }
 
-// begin: all that stands in the bucket comes now.
+// begin: records of the whole bucket follow.
 func (l *locks) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.round++
 }
 
-// settle: what has not come is not there any more.
+// settle: records that were not reported no longer exist.
 func (l *locks) settle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -256,7 +253,7 @@ func (l *locks) settle() {
 	}
 }
 
-// see takes in a record of the bucket.
+// see processes a record of the bucket.
 func (l *locks) see(key string, r record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -282,7 +279,7 @@ func (l *locks) see(key string, r record) {
 	}
 }
 
-// learn stores what stands under the lock's subject. l.mu is held.
+// learn stores a record of the lock's subject. l.mu is held.
 func (l *locks) learn(k *lockKey, r record) {
 	k.rev, k.taken, k.round = r.rev, r.present, l.round
 	if k.isMember() {
@@ -296,7 +293,7 @@ func (l *locks) learn(k *lockKey, r record) {
 	}
 	var v lockValue
 	if json.Unmarshal(r.value, &v) != nil {
-		v = lockValue{} // not a holder that we know how to wait for
+		v = lockValue{} // an unknown format: not a holder that we can wait for
 	}
 	ttl := min(time.Duration(v.TTL), longestTTL) * time.Millisecond
 	k.proc = v.Proc
@@ -306,10 +303,10 @@ func (l *locks) learn(k *lockKey, r record) {
 	}
 }
 
-// longestTTL is for good, in milliseconds.
+// longestTTL stands for no limit, in milliseconds.
 const longestTTL = time.Duration(1<<61) / time.Millisecond
 
-// free says whether the lock may be taken now. l.mu is held.
+// free reports whether the lock may be taken now. l.mu is held.
 func (l *locks) free(k *lockKey, now time.Time) bool {
 	switch {
 	case !k.taken:
@@ -317,15 +314,14 @@ func (l *locks) free(k *lockKey, now time.Time) bool {
 	case k.held != nil:
 		return false
 	case k.proc == l.c.proc:
-		return true // written by us, but nobody here holds it: left over
+		return true // written by this process, but not held here: a leftover
 	case !now.Before(k.until):
 		return true
 	}
 	return k.rev < l.proc(k.proc).buried
 }
 
-// lose ends our holding of the lock, and has its owner told unless it gave it
-// up. l.mu is held.
+// lose ends our hold of the lock, and notifies its owner unless it released it. l.mu is held.
 func (l *locks) lose(k *lockKey) {
 	it := k.held
 	k.held = nil
@@ -340,7 +336,7 @@ func (l *locks) lose(k *lockKey) {
 	}
 }
 
-// end takes the item off its owner. l.mu is held.
+// end removes the item from its owner. l.mu is held.
 func (l *locks) end(it *lockItem) {
 	it.key = nil
 	set := l.owners[it.o.Owner]
@@ -350,8 +346,7 @@ func (l *locks) end(it *lockItem) {
 	}
 }
 
-// tidy drops what has not been wanted for some time, and has locks removed
-// whose holders are long gone.
+// tidy drops keys that were unused for some time, and removes locks whose holders died long ago.
 func (l *locks) tidy() {
 	const most = 64
 	l.mu.Lock()

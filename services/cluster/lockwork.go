@@ -10,7 +10,7 @@ import (
 	"millrace/services"
 )
 
-// kick has a worker look at the lock. l.mu is held.
+// kick queues the lock for a worker. l.mu is held.
 func (l *locks) kick(k *lockKey) {
 	if k.busy {
 		k.again = true
@@ -50,7 +50,7 @@ func (l *locks) worker() {
 	}
 }
 
-// after has the lock looked at again in d. l.mu is held.
+// after queues the lock again in d. l.mu is held.
 func (l *locks) after(k *lockKey, d time.Duration) {
 	if k.timer != nil {
 		k.timer.Stop()
@@ -64,8 +64,7 @@ func (l *locks) after(k *lockKey, d time.Duration) {
 	})
 }
 
-// sleep sets the lock's timer to the next time at which something ends by
-// itself. l.mu is held.
+// sleep sets the lock's timer to the next time at which something expires. l.mu is held.
 func (l *locks) sleep(k *lockKey) {
 	var next time.Time
 	by := func(t time.Time) {
@@ -90,13 +89,12 @@ func (l *locks) sleep(k *lockKey) {
 	}
 }
 
-// retryDelay is between attempts while the servers don't answer.
+// retryDelay is the time between attempts while the servers don't answer.
 const retryDelay = 100 * time.Millisecond
 
-// advance does what is to be done for a lock now: ends what is over, gives
-// back what nobody here holds, takes it for the first that waits. It returns
-// when to try again after an error, or 0. l.mu is held, but let go during
-// exchanges; busy keeps other workers out.
+// advance does what is due for a lock: it ends what has expired, releases the lock if nobody here
+// holds it, or takes it for the first wait. It returns when to retry after an error, or 0. l.mu is
+// held, but released during exchanges; busy excludes other workers.
 func (l *locks) advance(k *lockKey) time.Duration {
 	for {
 		now := timeNow()
@@ -109,8 +107,8 @@ func (l *locks) advance(k *lockKey) time.Duration {
 			continue
 		}
 		if !l.free(k, now) {
-			// Also when it is ours: whoever was given the token may have unlocked
-			// it in another process, which the watch tells a moment later.
+			// Even if it is ours: a process that was given the token may have unlocked it, which
+			// the watch reports a moment later.
 			changed, err := l.refresh(k)
 			if !changed {
 				l.refuse(k, err)
@@ -133,7 +131,7 @@ func (l *locks) advance(k *lockKey) time.Duration {
 	}
 }
 
-// expire ends the holding and the waits whose time is over. l.mu is held.
+// expire ends the hold and the waits whose time has passed. l.mu is held.
 func (l *locks) expire(k *lockKey, now time.Time) {
 	if k.held != nil && (!now.Before(k.until) || !now.Before(l.alive)) {
 		l.c.expired.Add(1)
@@ -150,7 +148,7 @@ func (l *locks) expire(k *lockKey, now time.Time) {
 	}
 }
 
-// answer ends a wait with done. l.mu is held.
+// answer ends a wait by calling done. l.mu is held.
 func (l *locks) answer(it *lockItem, token uint64, err error) {
 	k := it.key
 	l.dequeue(it)
@@ -178,7 +176,7 @@ func (l *locks) answer(it *lockItem, token uint64, err error) {
 	l.mu.Lock()
 }
 
-// tell calls done, unless the owner has let the lock go before.
+// tell calls done, unless the owner has released the lock before.
 func (l *locks) tell(it *lockItem, token uint64, err error) {
 	l.mu.Lock()
 	it.told = !it.released
@@ -189,8 +187,8 @@ func (l *locks) tell(it *lockItem, token uint64, err error) {
 	}
 }
 
-// refresh asks the servers, if somebody asks just once and so must hear what is
-// true now, and says whether that changed anything. l.mu is held.
+// refresh reads the lock from the servers, if a single attempt needs the present state, and reports
+// whether that changed anything. l.mu is held.
 func (l *locks) refresh(k *lockKey) (bool, error) {
 	ask := false
 	for _, it := range k.waits {
@@ -205,22 +203,22 @@ func (l *locks) refresh(k *lockKey) (bool, error) {
 	r, err := l.b.get(context.Background(), k.key)
 	l.mu.Lock()
 	switch {
-	case k.rev != rev: // the watch was faster
+	case k.rev != rev: // the watch has reported a change meanwhile
 		return true, nil
-	case err != nil, r.rev == rev, r.rev != 0 && r.rev < rev: // the last: a leader that has been cut off
+	case err != nil, r.rev == rev, r.rev != 0 && r.rev < rev: // the last: answered by a leader that was cut off
 		return false, err
 	}
 	l.learn(k, r)
 	return true, nil
 }
 
-// refuse answers those who don't wait. One that came while the servers were being
-// asked is for the next look: they may have answered before it came. l.mu is held.
+// refuse ends the single attempts. One that arrived during the request is left for the next pass,
+// as the answer may be older. l.mu is held.
 func (l *locks) refuse(k *lockKey, err error) {
 	for i := 0; i < len(k.waits); {
 		if it := k.waits[i]; it.asked {
 			l.answer(it, 0, err)
-			i = 0 // the mutex was let go
+			i = 0 // the mutex was unlocked
 			continue
 		}
 		i++
@@ -242,8 +240,8 @@ func (l *locks) giveBack(k *lockKey) error {
 	return l.conflict(k, err)
 }
 
-// conflict reads what another has written, if that is what err says; nil means
-// that there is news. l.mu is held.
+// conflict reads what another process has written, if err is a conflict; nil means that there is
+// new information. l.mu is held.
 func (l *locks) conflict(k *lockKey, err error) error {
 	if !errors.Is(err, errConflict) {
 		return err
@@ -255,17 +253,17 @@ func (l *locks) conflict(k *lockKey, err error) error {
 	switch {
 	case getErr != nil:
 		return getErr
-	case k.rev != rev: // the watch was faster
+	case k.rev != rev: // the watch has reported a change meanwhile
 		return nil
 	case r.rev == rev:
-		return err // the leader has changed its mind: not at once again
+		return err // contradictory answers, as after a change of leader: don't retry at once
 	}
 	l.learn(k, r)
 	return nil
 }
 
-// take writes the lock for it, on top of what is known. again says that things
-// have changed and are to be looked at anew.
+// take writes the lock for it, on top of what is known. again reports that the state has changed
+// and must be processed again.
 func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool) {
 	start := timeNow()
 	if !start.Before(l.alive) || start.Before(l.from) || !l.n.whole() {
@@ -287,17 +285,17 @@ func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool)
 		l.learn(k, record{rev: token, present: true, value: value})
 	}
 	if now := timeNow(); it.key == nil || l.closed || k.rev != token || !now.Before(l.alive) || !now.Before(start.Add(it.o.TTL)) {
-		return 0, !l.closed // its wait ended meanwhile, or somebody has taken it from us: look again
+		return 0, !l.closed // its wait ended meanwhile, or another process has taken it: process it again
 	}
 	k.until = start.Add(it.o.TTL)
 	l.answer(it, token, nil)
 	return 0, true
 }
 
-// errNotYet: this process has no lease, or a lost store's holders may live.
+// errNotYet: this process has no lease, or holders of a lost store may be alive.
 var errNotYet = fmt.Errorf("%w: no lock is taken before the store is known to be whole", services.ErrCacheDown)
 
-// fail answers it if it does not wait, else has it tried again later.
+// fail ends it if it is a single attempt, else schedules a retry.
 func (l *locks) fail(k *lockKey, it *lockItem, err error) (time.Duration, bool) {
 	if it.key != nil && it.once {
 		l.answer(it, 0, err)

@@ -12,24 +12,24 @@ import (
 	"millrace/services"
 )
 
-// ErrName: another living process has the name.
+// ErrName: another live process has the name.
 var ErrName = errors.New("cluster: the name is another living node's")
 
-// Member is a process that has joined by a name, and lives as far as this process knows.
+// Member is a process that has joined under a name, and is alive as far as this process knows.
 type Member struct {
 	Name    string
 	Process string // as Cache.Process
-	Token   uint64 // grows with each that joins by the name; below 2^53
+	Token   uint64 // increases with each process that joins under the name; below 2^53
 }
 
 func (c *Cache) names() Space { return Space{c, spaceMembers} }
 
-// Process names this Cache among all that ever were: 16 hexadecimal digits.
+// Process returns a name that is unique among all Caches for all time: 16 hexadecimal digits.
 func (c *Cache) Process() string { return c.proc }
 
-// Join takes a name for this process, which has it until Leave, or until its lease has
-// ended: onLost is called then, as LockOptions.OnLost. It waits that long for one that
-// is taken. ErrName: it was taken throughout.
+// Join takes a name for this process, which keeps it until Leave, or until its lease has ended:
+// then onLost is called, as LockOptions.OnLost. It waits up to wait for a name that is taken. If it
+// was taken throughout, the error is ErrName.
 func (c *Cache) Join(ctx context.Context, name string, wait time.Duration, onLost func()) (token uint64, err error) {
 	token, err = c.names().Lock(ctx, name, services.LockOptions{TTL: time.Hour, Renew: true, Wait: wait, OnLost: onLost})
 	if err == nil && token == 0 {
@@ -38,21 +38,21 @@ func (c *Cache) Join(ctx context.Context, name string, wait time.Duration, onLos
 	return token, err
 }
 
-// Leave gives the name up.
+// Leave releases the name.
 func (c *Cache) Leave(ctx context.Context, name string, token uint64) error {
 	_, err := c.names().Unlock(ctx, name, token)
 	return err
 }
 
-// Joined tells whether this process has the name by that token now, by its own clock.
+// Joined reports whether this process has the name with that token at present, by its own clock.
 func (c *Cache) Joined(name string, token uint64) bool { return c.names().Held(name, token) }
 
-// Lease is how long what this process has lives on when it has died.
+// Lease returns how long locks and names are kept after their process has died.
 func (c *Cache) Lease() time.Duration { return c.cfg.Lease }
 
-// Members are those that live, in no order, those of this process included. It asks
-// nobody: a process that has died is one for a tenth more than a lease. The list is the same
-// while it does not change, and is not to be changed.
+// Members returns the live members, in no order, including those of this process. It does not
+// contact the servers: a process that has died is listed for 1.1 leases. The same slice is returned
+// while it does not change, and must not be modified.
 func (c *Cache) Members() []Member {
 	n := c.live.Load()
 	if n == nil {
@@ -64,13 +64,13 @@ func (c *Cache) Members() []Member {
 	return n.locks.newList().all
 }
 
-// memberList is what Members tells until one could have died, or until it is told otherwise.
+// memberList is the result of Members until a member may have died or the list changes.
 type memberList struct {
 	all   []Member
 	until time.Time
 }
 
-// newList makes the list of now, unless that is the last one.
+// newList returns the present list, the last one if it is unchanged.
 func (l *locks) newList() *memberList {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +95,8 @@ func (l *locks) newList() *memberList {
 	return list
 }
 
-// livesUntil is when living ends to hold for the lock, if nothing is heard. l.mu is held.
+// livesUntil returns when the lock's holder will not be considered alive any more, without new
+// information. l.mu is held.
 func (l *locks) livesUntil(k *lockKey) time.Time {
 	until := l.alive
 	if k.held == nil {
@@ -107,14 +108,14 @@ func (l *locks) livesUntil(k *lockKey) time.Time {
 	return until
 }
 
-// changed notes that who lives may be another from now on. l.mu is held.
+// changed invalidates the list of members. l.mu is held.
 func (l *locks) changed() { l.list.Store(nil) }
 
-// isMember tells whether it is the lock of a member's name.
+// isMember reports whether it is the lock of a member's name.
 func (k *lockKey) isMember() bool { return strings.HasPrefix(k.key, spaceMembers) }
 
-// ServerTime is what the servers' clock says, as far as is known: it tells all processes
-// the same, whatever the clocks of their machines say. Zero: nothing is known.
+// ServerTime returns an estimate of the servers' clock, which is the same for all processes,
+// whatever the clocks of their machines say. It is zero if unknown.
 func (c *Cache) ServerTime() time.Time {
 	n := c.live.Load()
 	if n == nil {
@@ -123,8 +124,8 @@ func (c *Cache) ServerTime() time.Time {
 	return n.values.clock.now()
 }
 
-// living tells whether the lock's holder has renewed its lease in time, as far as this
-// process has heard. l.mu is held.
+// living reports whether the lock's holder has renewed its lease in time, as far as this process
+// knows. l.mu is held.
 func (l *locks) living(k *lockKey, now time.Time) bool {
 	switch {
 	case !k.taken:
@@ -132,12 +133,12 @@ func (l *locks) living(k *lockKey, now time.Time) bool {
 	case k.held != nil:
 		return now.Before(k.until) && now.Before(l.alive)
 	case k.proc == l.c.proc:
-		return false // left over
+		return false // a leftover
 	}
 	return !l.free(k, now) && now.Before(l.silent(k))
 }
 
-// addKey enters a key that was not there. l.mu is held.
+// addKey adds a missing key. l.mu is held.
 func (l *locks) addKey(subject string) *lockKey {
 	k := &lockKey{key: subject, idle: timeNow()}
 	l.keys[subject] = k
@@ -148,7 +149,7 @@ func (l *locks) addKey(subject string) *lockKey {
 	return k
 }
 
-// dropKey forgets a key. l.mu is held.
+// dropKey removes a key. l.mu is held.
 func (l *locks) dropKey(k *lockKey) {
 	delete(l.keys, k.key)
 	if k.isMember() {

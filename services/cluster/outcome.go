@@ -1,25 +1,26 @@
 package cluster
 
-// outcome is what became of a message to another process that was not answered.
+// outcome is the error of a message to another process that was not answered.
 type outcome struct{ text, kind string }
 
 func (o *outcome) Error() string { return o.text }
 
-// FailureKind has services.ErrorOf know the code.
+// FailureKind makes services.ErrorOf return the right code.
 func (o *outcome) FailureKind() string { return o.kind }
 
-// Outcomes of what is sent to other processes. Each says whether it may have been done.
+// Errors of messages to other processes. Each says whether the operation may have been done.
 var (
-	// ErrUnavailable: nobody is there to take it, or the servers are away. It has not been
-	// done and won't be.
+	// ErrUnavailable: no process was there to receive it, or the servers are unreachable. It has
+	// not been done and will not be.
 	ErrUnavailable error = &outcome{"cluster: unavailable; it has not been done", "unavailable"}
-	// ErrLost: it was under way when the connection to the servers, or the other process,
-	// went away. It may have been done.
+	// ErrLost: it was in progress when the connection to the servers, or the other process, failed.
+	// It may have been done.
 	ErrLost error = &outcome{"cluster: the answer is lost; it may have been done", "unavailable"}
-	// ErrNoAnswer: the time was up. It may have been done.
+	// ErrNoAnswer: the time expired. It may have been done.
 	ErrNoAnswer error = &outcome{"cluster: no answer in time; it may have been done", "timeout"}
-	// ErrOverloaded: a limit is reached, here or there. It has not been done and won't be.
+	// ErrOverloaded: a limit was reached, here or in the other process. It has not been done and
+	// will not be.
 	ErrOverloaded error = &outcome{"cluster: too much waits; it has not been done", "overloaded"}
-	// ErrTooLarge: the servers take no message of that size (their max_payload).
+	// ErrTooLarge: the servers do not accept messages of that size (their max_payload).
 	ErrTooLarge error = &outcome{"cluster: larger than the servers take; it has not been done", "unavailable"}
 )

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// ConfigError is a setting that can't be.
+// ConfigError reports an invalid setting.
 type ConfigError struct {
 	Field string // of Config
 	Value any
@@ -27,19 +27,19 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("cluster: %s %v: %s", e.Field, e.Value, e.Why)
 }
 
-// Errors of Start that no waiting mends.
+// Errors of Start that waiting does not cure.
 var (
-	// ErrRefused: the servers don't take this process for one of theirs, or it may not do
-	// what it has to.
+	// ErrRefused: the servers reject this process's credentials, or its permissions are
+	// insufficient.
 	ErrRefused = errors.New("cluster: the servers refuse this process")
-	// ErrCertificate: one side does not take the other's certificate, or TLS.
+	// ErrCertificate: one side rejects the other's certificate, or does not use TLS.
 	ErrCertificate = errors.New("cluster: no TLS with the servers")
-	// ErrServers: the servers can't do what is asked of them.
+	// ErrServers: the servers lack a required feature or capacity.
 	ErrServers = errors.New("cluster: the servers can't do what is asked of them")
 )
 
-// checkFiles reads the files that the settings name: what can't be used is told before
-// anybody is asked.
+// checkFiles reads the files named in the settings, so that unusable ones are reported before
+// connecting.
 func (c Config) checkFiles() error {
 	var errs []error
 	check := func(field, name string, use func([]byte) error) {
@@ -50,7 +50,7 @@ func (c Config) checkFiles() error {
 		if err == nil {
 			err = use(b)
 		} else if e := (*os.PathError)(nil); errors.As(err, &e) {
-			err = e.Err // the name is said before
+			err = e.Err // the name is already in the message
 		}
 		if err != nil {
 			errs = append(errs, &ConfigError{field, name, err.Error()})
@@ -99,8 +99,8 @@ func usableCA(b []byte) error {
 	return nil
 }
 
-// secure are the options of who this process is, and whom it takes the servers for. The files
-// are read again at each connect, but for the NKey's.
+// secure returns the options for this process's credentials and for verifying the servers. The
+// files are read again at each connect, except for the NKey's.
 func (c Config) secure() ([]nats.Option, error) {
 	var all []nats.Option
 	if c.Creds != "" {
@@ -122,8 +122,8 @@ func (c Config) secure() ([]nats.Option, error) {
 	return all, nil
 }
 
-// refusedBy tells why the servers were not connected to, if waiting does not mend it: nil if
-// it may.
+// refusedBy returns why the servers refused the connection, if waiting does not help; nil if it
+// may.
 func refusedBy(err error) error {
 	for _, is := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired, nats.ErrPermissionViolation} {
 		if errors.Is(err, is) {
@@ -131,7 +131,7 @@ func refusedBy(err error) error {
 		}
 	}
 	var verify *tls.CertificateVerificationError
-	var alert *net.OpError // what the other side says of ours: crypto/tls has no type for it
+	var alert *net.OpError // the peer's alert about our certificate: crypto/tls has no type for it
 	var record tls.RecordHeaderError
 	if errors.As(err, &verify) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
 		errors.Is(err, nats.ErrTLS) || errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired) {

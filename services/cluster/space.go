@@ -8,25 +8,25 @@ import (
 	"millrace/services"
 )
 
-// Space is a set of keys and locks beside those of the Cache: what clients may name can't
-// be one of them.
+// Space is a set of keys and locks separate from those of the Cache, so that names chosen by
+// clients can't collide with them.
 type Space struct {
 	c      *Cache
-	prefix string // of the subjects; one letter
+	prefix string // first letter of the subjects
 }
 
 // The spaces.
 const (
-	spaceKeys    = "k" // the Cache's own
+	spaceKeys    = "k" // of the Cache itself
 	spaceMembers = "n"
 	spaceUsers   = "u"
 	spaceRooms   = "r"
 )
 
-// Users is where package nodes keeps who is bound to what.
+// Users is the space in which package nodes stores the bindings of users.
 func (c *Cache) Users() Space { return Space{c, spaceUsers} }
 
-// Rooms are the locks of homes of rooms.
+// Rooms is the space of the locks of cluster rooms.
 func (c *Cache) Rooms() Space { return Space{c, spaceRooms} }
 
 // subject encodes any key as one subject token.
@@ -39,7 +39,7 @@ func (s Space) Get(ctx context.Context, key string) (services.Entry, error) {
 	return s.c.get(ctx, key, s.subject(key))
 }
 
-// CompareAndSetRevision is that of Cache.
+// CompareAndSetRevision is like that of Cache.
 func (s Space) CompareAndSetRevision(ctx context.Context, key string, rev uint64, val []byte, ttl time.Duration) (bool, services.Entry, error) {
 	return s.c.compareRevision(ctx, key, s.subject(key), rev, val, ttl)
 }
@@ -49,18 +49,18 @@ func (s Space) Lock(ctx context.Context, key string, o services.LockOptions) (to
 	return services.LockAndWait(ctx, locksOf{s.c, s}, key, o)
 }
 
-// Unlock is that of Cache.
+// Unlock is like that of Cache.
 func (s Space) Unlock(ctx context.Context, key string, token uint64) (bool, error) {
 	return s.c.unlockAt(ctx, key, s.subject(key), token)
 }
 
-// Epoch is what the Revision of a value that does not expire counts: below 2^53.
+// Epoch returns the counter in the Revision of a value that does not expire: below 2^53.
 func Epoch(revision uint64) uint64 { return revision >> 1 }
 
-// Revision is that of the Epoch, of a value that does not expire.
+// Revision returns the revision for an Epoch, of a value that does not expire.
 func Revision(epoch uint64) uint64 { return epoch << 1 }
 
-// locksOf is a Cache with the locks of a space.
+// locksOf is a Cache that uses the locks of a space.
 type locksOf struct {
 	*Cache
 	s Space
@@ -74,15 +74,16 @@ func (l locksOf) Unlock(ctx context.Context, key string, token uint64) (bool, er
 	return l.s.Unlock(ctx, key, token)
 }
 
-// Holder is who holds a lock, as far as this process knows.
+// Holder is the holder of a lock, as far as this process knows.
 type Holder struct {
 	Process string // as Cache.Process
 	Token   uint64
-	// Alive: its lease runs, or was renewed no longer ago than a tenth more than the lease.
+	// Alive reports whether its lease is valid, or ended less than a tenth of a lease ago.
 	Alive bool
 }
 
-// Holder tells who holds the lock; the zero Holder when nobody does. It asks nobody.
+// Holder returns the holder of the lock; the zero Holder if there is none. It does not contact the
+// servers.
 func (s Space) Holder(key string) Holder {
 	n := s.c.live.Load()
 	if n == nil {
@@ -98,8 +99,8 @@ func (s Space) Holder(key string) Holder {
 	return Holder{Process: k.proc, Token: k.rev, Alive: l.living(k, timeNow())}
 }
 
-// Held tells whether this process holds the lock by that token now, by its own clock: what
-// the lock guards may be touched. It asks nobody.
+// Held reports whether this process holds the lock with that token at present, by its own clock, so
+// that data protected by the lock may be used. It does not contact the servers.
 func (s Space) Held(key string, token uint64) bool {
 	n := s.c.live.Load()
 	if n == nil {

@@ -10,7 +10,7 @@ import (
 	"millrace/services"
 )
 
-// check returns the connection for an operation on a key and a value's size.
+// check returns the connection for an operation on a key and a value of that size.
 func (c *Cache) check(key string, size int) (*connection, error) {
 	l := c.live.Load()
 	switch {
@@ -28,13 +28,13 @@ func (c *Cache) check(key string, size int) (*connection, error) {
 // checkWrite is check for an operation that writes a value.
 func (c *Cache) checkWrite(key string, val []byte, ttl time.Duration) (*connection, error) {
 	if ttl < 0 {
-		return nil, fmt.Errorf("cluster: ttl %v is negative; 0 means for good", ttl)
+		return nil, fmt.Errorf("cluster: ttl %v is negative; 0 means no expiry", ttl)
 	}
 	return c.check(key, len(val))
 }
 
-// A Revision is the value's sequence, and in the lowest bit whether the value
-// expires: then a comparison by revision has to look at it first.
+// A Revision is the value's sequence, with the lowest bit set if the value expires: then a
+// comparison by revision must read the value first.
 func revision(seq uint64, ttl time.Duration) uint64 {
 	if ttl > 0 {
 		return seq<<1 | 1
@@ -42,7 +42,7 @@ func revision(seq uint64, ttl time.Duration) uint64 {
 	return seq << 1
 }
 
-// entry is what stands there as others see it.
+// entry returns the record as callers see it.
 func (r record) entry() services.Entry {
 	if !r.present {
 		return services.Entry{}
@@ -50,8 +50,8 @@ func (r record) entry() services.Entry {
 	return services.Entry{Value: r.value, Revision: revision(r.rev, r.ttl)}
 }
 
-// Get implements services.Cache. It asks the leader of the bucket's stream, one
-// exchange: see the package comment for what that promises.
+// Get implements services.Cache. It reads from the leader of the bucket's stream, with one
+// exchange; see the package comment for the guarantees.
 func (c *Cache) Get(ctx context.Context, key string) (services.Entry, error) {
 	return c.get(ctx, key, subjectKey(key))
 }
@@ -136,7 +136,7 @@ func (c *Cache) compareRevision(ctx context.Context, key, subject string, rev ui
 	return c.change(ctx, key, subject, val, ttl, func(r record) bool { return r.entry().Revision == rev })
 }
 
-// change reads, asks want, and writes if nobody has written in between.
+// change reads, calls want, and writes if nobody has written in between.
 func (c *Cache) change(ctx context.Context, key, subject string, val []byte, ttl time.Duration, want func(record) bool) (bool, services.Entry, error) {
 	l, err := c.checkWrite(key, val, ttl)
 	if err != nil {
@@ -160,9 +160,9 @@ func (c *Cache) change(ctx context.Context, key, subject string, val []byte, ttl
 	}
 }
 
-// Watch implements services.Cache: a consumer on the servers and a goroutine
-// here for each. Expiry is seen when the servers remove the value, a second or
-// two after its time, or when somebody asks for it before.
+// Watch implements services.Cache, with a consumer on the servers and a goroutine here for each.
+// Expiry is reported when the servers remove the value, a second or two after its time, or when
+// somebody reads it earlier.
 func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)) (func(), error) {
 	l, err := c.check(key, 0)
 	if err != nil {
@@ -186,7 +186,7 @@ func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)
 		end()
 	}
 	select {
-	case <-w.begun: // changes from now on are seen
+	case <-w.begun: // later changes will be seen
 		return cancel, nil
 	case <-ctx.Done():
 		err = services.ErrCacheClosed
@@ -197,15 +197,15 @@ func (c *Cache) Watch(key string, on services.Submitter, fn func(services.Event)
 	return nil, err
 }
 
-// watch is one watcher: what it has told of its key. Its functions run one at a
-// time, on follow's goroutines.
+// watch is one watch: the state reported for its key. Its functions run one at a time, on follow's
+// goroutines.
 type watch struct {
 	key   string
 	to    *services.Watcher
-	begun chan struct{} // closed when what stood there at the start is known
+	begun chan struct{} // closed when the initial state is known
 
 	started bool
-	last    record // as told, or as it was at the start
+	last    record // as last reported, or initially
 	found   bool   // since begin
 }
 
@@ -224,7 +224,7 @@ func (w *watch) see(_ string, r record) {
 }
 
 func (w *watch) whole() {
-	if !w.found && w.last.present { // deleted, and the mark has gone too
+	if !w.found && w.last.present { // deleted, and the marker is gone too
 		w.last.present = false
 		w.to.Offer(services.Event{Key: w.key})
 	}

@@ -8,9 +8,9 @@ import (
 	"millrace/services"
 )
 
-// Database makes a manager's database, and on it the durable events; for
-// services.Config.DB. The Pool of both is the manager's, the Logger too where none is set;
-// cfg.DB and cfg.URL are set from db.
+// Database returns the function for services.Config.DB that creates a manager's database, with the
+// durable events stored in it. Both use the manager's pool, and its logger if none is set; cfg.DB
+// and cfg.URL are set from db.
 func Database(db dbasync.Config, cfg Config) services.MakeDatabase {
 	return func(pool *engine.Pool, logger *slog.Logger) (services.Database, services.DurableEvents, error) {
 		db, cfg := db, cfg
@@ -34,8 +34,8 @@ func Database(db dbasync.Config, cfg Config) services.MakeDatabase {
 	}
 }
 
-// DB is the database of a manager or of a services.Context, if it is a dbasync.DB; else
-// nil. In a stage deliver results on Session().
+// DB returns the database of a manager or of a services.Context, if it is a *dbasync.DB; else nil.
+// In a stage pass Session() as the submitter of results.
 func DB(of interface{ DB() services.Database }) *dbasync.DB {
 	db, _ := of.DB().(*dbasync.DB)
 	return db

@@ -14,7 +14,7 @@ import (
 	"millrace/services"
 )
 
-// Service keeps events and runs those that are due.
+// Service stores events and runs those that are due.
 type Service struct {
 	cfg Config
 	run func(e services.DurableEvent) // the controller's; set before Start
@@ -26,12 +26,12 @@ type Service struct {
 	renewed chan struct{} // closed when that has ended
 	poke    chan struct{}
 	running atomic.Int64
-	idle    chan struct{} // has room for one word: an event has ended
+	idle    chan struct{} // capacity 1; notified when an event has ended
 
-	ready atomic.Bool // the table is there
+	ready atomic.Bool // the table exists
 
 	holding sync.Mutex
-	held    map[string]*hold // guarded by holding: by key, what was begun here and has not ended
+	held    map[string]*hold // guarded by holding; events running here, by key
 
 	stored, ran, failed, givenUp, lost, overdue atomic.Uint64
 }
@@ -43,7 +43,7 @@ type event struct {
 	body    []byte
 	late    time.Duration
 	attempt int
-	created time.Time   // tells it from a later event of its key
+	created time.Time   // distinguishes it from a later event with its key
 	hold    *hold       // set by begin
 	bad     error       // why it can't run
 	ended   func(error) // once
@@ -64,8 +64,8 @@ func New(cfg Config) (*Service, error) {
 	return &Service{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1), held: map[string]*hold{}}, nil
 }
 
-// Schema holds the migrations of the table, for programs that bring all
-// their tables up to date at one place (dbasync/migrate).
+// Schema holds the migrations of the table, for programs that migrate all their tables in one place
+// (dbasync/migrate).
 //
 //go:embed sql/*.sql
 var Schema embed.FS
@@ -73,9 +73,9 @@ var Schema embed.FS
 // Bind implements services.DurableEvents; the controller calls it.
 func (d *Service) Bind(run func(services.DurableEvent)) { d.run = run }
 
-// Start brings the table up to date and begins to look for what is due. When the
-// database is not there yet, that is done as soon as it is; Healthy tells. An error is
-// a table that this program can't work with.
+// Start migrates the table and begins to look for due events. If the database is unavailable, that
+// happens as soon as it is available; until then Healthy returns an error. Start returns an error
+// if this program can't use the table.
 func (d *Service) Start(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,10 +109,10 @@ func (d *Service) Start(ctx context.Context) error {
 	return nil
 }
 
-// firstTry bounds what Start waits for the database.
+// firstTry limits how long Start waits for the database.
 const firstTry = 2 * time.Second
 
-// prepare brings the table up to date.
+// prepare migrates the table.
 func (d *Service) prepare(ctx context.Context) error {
 	if d.cfg.URL != "" && !d.ready.Load() {
 		if _, err := migrate.Run(ctx, d.cfg.URL, "events", Schema); err != nil {
@@ -123,7 +123,7 @@ func (d *Service) prepare(ctx context.Context) error {
 	return nil
 }
 
-// Healthy says that the table is there.
+// Healthy returns an error until the table exists.
 func (d *Service) Healthy() error {
 	if !d.ready.Load() {
 		return errors.New("events: waiting for the database")
@@ -131,14 +131,14 @@ func (d *Service) Healthy() error {
 	return nil
 }
 
-// Running says whether due events are run.
+// Running reports whether due events are run.
 func (d *Service) Running() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.cancel != nil
 }
 
-// Stop takes no further events and waits for those that run, while ctx lasts.
+// Stop accepts no further events and waits for those running, until ctx ends.
 func (d *Service) Stop(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -156,17 +156,17 @@ func (d *Service) Stop(ctx context.Context) error {
 		select {
 		case <-d.idle:
 		case <-ctx.Done():
-			return fmt.Errorf("events: %d still run: %w", d.running.Load(), ctx.Err())
+			return fmt.Errorf("events: %d are still running: %w", d.running.Load(), ctx.Err())
 		}
 	}
 	return nil
 }
 
-// Stats counts events of this process.
+// Stats are the statistics of this process.
 type Stats struct {
 	Stored, Ran, Failed uint64
 	GivenUp             uint64 // moved to millrace_events_given_up
-	Lost                uint64 // another process took them, or Cancel, while they ran here
+	Lost                uint64 // claimed by another process, or cancelled, while they ran here
 	Overdue             uint64 // ran for longer than MaxRun
 	Running             int64
 }
@@ -179,9 +179,9 @@ func (d *Service) Stats() Stats {
 	}
 }
 
-// Store puts an event into the table, due after delay, and tells done, which may be nil, on
-// on: stored is false when an event of that key is pending already. body must not change
-// until then. Errors are those of dbasync.DB.Query; done is not called then.
+// Store adds an event to the table, due after delay, and calls done, which may be nil, on on:
+// stored is false if an event with that key is already pending. body must not change until then.
+// Errors are those of dbasync.DB.Query; then done is not called.
 func (d *Service) Store(on services.Submitter, key string, handle uint32, body []byte, delay time.Duration, done func(bool, error)) error {
 	if body == nil {
 		body = []byte{}
@@ -198,7 +198,7 @@ func (d *Service) Store(on services.Submitter, key string, handle uint32, body [
 	}, dbasync.Stmt{SQL: insertEvent}, key, int64(handle), body, delay.Microseconds()+1)
 }
 
-// look has the table looked at in d, if that is before the next poll.
+// look schedules a read of the table in d, if that is before the next poll.
 func (d *Service) look(in time.Duration) {
 	wake := func() {
 		select {
@@ -208,12 +208,12 @@ func (d *Service) look(in time.Duration) {
 	}
 	if in <= 0 {
 		wake()
-	} else if in < d.cfg.Poll { // the poll finds the others before their time
+	} else if in < d.cfg.Poll { // later events are found by a poll
 		time.AfterFunc(in, wake)
 	}
 }
 
-// loop claims what is due, until ctx ends. Its goroutine is the service's.
+// loop claims due events, until ctx ends. It runs on a goroutine of the service.
 func (d *Service) loop(ctx context.Context) {
 	for !d.ready.Load() && ctx.Err() == nil {
 		select {
@@ -275,18 +275,18 @@ func (d *Service) claim(ctx context.Context, most int64) (int, error) {
 		var handle, late int64
 		if err := rows.Scan(&e.key, &handle, &e.created, &e.body, &e.attempt, &late); err != nil {
 			d.cfg.Logger.Error("events: a durable event can't be read", "err", err)
-			continue // the others are well
+			continue // the other rows are readable
 		}
 		e.handle, e.late = uint32(handle), max(0, time.Duration(late)*time.Microsecond)
 		if handle != int64(e.handle) {
-			e.bad = fmt.Errorf("events: handle %d is none", handle)
+			e.bad = fmt.Errorf("events: invalid handle %d", handle)
 		}
 		d.begin(e)
 	}
 	return r.Len(), rows.Err()
 }
 
-// next is the time until the next event is due, at least 1 ms.
+// next returns the time until the next event is due, at least 1 ms.
 func (d *Service) next(ctx context.Context) time.Duration {
 	r, err := d.query(ctx, nextEvent, int64(d.cfg.MaxAttempts), d.heldKeys(true))
 	var micros *int64
@@ -296,7 +296,7 @@ func (d *Service) next(ctx context.Context) time.Duration {
 	return max(time.Millisecond, time.Duration(*micros)*time.Microsecond)
 }
 
-// Cancel removes an event that is not being run, and tells done on on.
+// Cancel removes an event that is not running, and calls done on on.
 func (d *Service) Cancel(on services.Submitter, key string, done func(removed bool, err error)) error {
 	return d.cfg.DB.Exec(context.Background(), on, func(r dbasync.QueryResult) {
 		if done != nil && !r.Stale {

@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// hold is an event that runs here.
+// hold is an event running in this process.
 type hold struct {
 	attempt int
 	created time.Time
 	begun   time.Time
-	ended   bool // the database is being told
+	ended   bool // its result is being recorded
 	overdue bool // it ran for MaxRun; its lease is not renewed
-	lost    bool // its row has gone to another process
-	gone    bool // it was given up while it hung
+	lost    bool // its row was claimed by another process
+	gone    bool // it was given up while it was hanging
 }
 
-// hold notes that e runs here.
+// hold records that e runs here.
 func (d *Service) hold(e event) *hold {
 	h := &hold{attempt: e.attempt, created: e.created, begun: time.Now()}
 	d.holding.Lock()
@@ -25,8 +25,8 @@ func (d *Service) hold(e event) *hold {
 	return h
 }
 
-// ending notes that the database is being told of e's end: its lease needs no renewal.
-// False: it was given up while it hung.
+// ending records that e's result is being written: its lease needs no renewal. It returns false if
+// e was given up while it was hanging.
 func (d *Service) ending(e event) bool {
 	d.holding.Lock()
 	defer d.holding.Unlock()
@@ -51,7 +51,7 @@ func (d *Service) noteLost(key string) {
 	d.cfg.Logger.Warn("events: durable event lost its lease while it ran; it may run twice", "key", key)
 }
 
-// heldKeys are the keys of what runs here; all, or those whose lease is renewed.
+// heldKeys returns the keys of events running here; all, or only those whose lease is renewed.
 func (d *Service) heldKeys(all bool) []string {
 	d.holding.Lock()
 	defer d.holding.Unlock()
@@ -64,7 +64,8 @@ func (d *Service) heldKeys(all bool) []string {
 	return keys
 }
 
-// renewAll renews the leases of what runs here until ctx ends. Its goroutine is the service's.
+// renewAll renews the leases of events running here until ctx ends. It runs on a goroutine of the
+// service.
 func (d *Service) renewAll(ctx context.Context) {
 	t := time.NewTicker(max(time.Millisecond, d.cfg.Lease/3))
 	defer t.Stop()
@@ -82,7 +83,7 @@ func (d *Service) renew(ctx context.Context) {
 	holds, keys, attempts, created, late := d.leases(time.Now())
 	for _, k := range late {
 		d.overdue.Add(1)
-		d.cfg.Logger.Error("events: durable event runs for too long; its lease is not renewed any more", "key", k, "limit", d.cfg.MaxRun)
+		d.cfg.Logger.Error("events: durable event runs too long; its lease is no longer renewed", "key", k, "limit", d.cfg.MaxRun)
 	}
 	if len(keys) == 0 {
 		return
@@ -113,7 +114,7 @@ func (d *Service) renew(ctx context.Context) {
 	}
 }
 
-// leases lists what is to be renewed, and what has just run for too long.
+// leases lists the leases to renew, and the events that have just exceeded MaxRun.
 func (d *Service) leases(now time.Time) (holds []*hold, keys []string, attempts []int32, created []time.Time, late []string) {
 	d.holding.Lock()
 	defer d.holding.Unlock()
@@ -131,7 +132,7 @@ func (d *Service) leases(now time.Time) (holds []*hold, keys []string, attempts 
 	return holds, keys, attempts, created, late
 }
 
-// loses notes that the row is no longer ours, unless the event has ended meanwhile.
+// loses records that the row is no longer ours, unless the event has ended meanwhile.
 func (d *Service) loses(h *hold) bool {
 	d.holding.Lock()
 	defer d.holding.Unlock()
@@ -142,8 +143,8 @@ func (d *Service) loses(h *hold) bool {
 	return true
 }
 
-// sweep gives up what has had its last attempt and is run by nobody: its process died, or
-// its handler hangs.
+// sweep gives up events whose last attempt is run by no process any more: it died, or its handler
+// hangs.
 func (d *Service) sweep(ctx context.Context) {
 	r, err := d.query(ctx, giveUpHung, int64(d.cfg.MaxAttempts), d.heldKeys(false))
 	if err != nil {
@@ -168,7 +169,7 @@ func (d *Service) sweep(ctx context.Context) {
 	}
 }
 
-// letGo makes room for the next event of a key whose last one hangs here and was given up.
+// letGo makes room for the next event of a key whose previous one hangs here and was given up.
 func (d *Service) letGo(key string) {
 	d.holding.Lock()
 	defer d.holding.Unlock()
@@ -178,7 +179,7 @@ func (d *Service) letGo(key string) {
 	}
 }
 
-// fetch reads a body that was too long to come with others. On the pool.
+// fetch reads a body that was too long to be read with others. On the pool.
 func (d *Service) fetch(e *event) error {
 	r, err := d.query(context.Background(), bodyOf, e.key, int64(e.attempt), e.created)
 	if err != nil {

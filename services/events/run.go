@@ -25,7 +25,7 @@ func (d *Service) begin(e event) {
 	services.Deliver(d.cfg.Pool, func() {
 		returned := false
 		defer func() {
-			if !returned { // a panic; the pool logs it
+			if !returned { // it panicked; the pool logs that
 				e.ended(errors.New("events: the service panicked"))
 			}
 		}()
@@ -41,12 +41,12 @@ func (d *Service) begin(e event) {
 	}, func() { e.ended(errors.New("events: the pool has stopped")) })
 }
 
-// end tells the database what became of the event. If that fails the event
-// runs again when the lease is over.
+// end records the result of the event in the database. If that fails, the event runs again after
+// the lease.
 func (d *Service) end(e event, err error) {
 	sql, args := endEvent, []any{e.key, int64(e.attempt), e.created}
 	if !d.ending(e) {
-		d.over(e, false) // the row has gone; another of its key may be there by now
+		d.over(e, false) // the row is gone; there may be another with its key by now
 		return
 	}
 	last := err != nil && e.attempt >= d.cfg.MaxAttempts
@@ -77,7 +77,7 @@ func (d *Service) end(e event, err error) {
 	}
 }
 
-// over forgets the event; lost: its row was no longer ours.
+// over removes the event from the running ones; lost: its row was no longer ours.
 func (d *Service) over(e event, lost bool) {
 	d.forget(e, lost)
 	d.running.Add(-1)

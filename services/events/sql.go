@@ -1,7 +1,7 @@
 package events
 
-// The statements of durable events. A row is told from a later one of its key by created,
-// and a claim from an earlier one by attempts.
+// The statements of durable events. created distinguishes a row from a later one with the same key,
+// attempts a claim from an earlier one.
 const (
 	insertEvent = `insert into millrace_events (key, handle, body, due)
 		values ($1, $2, $3, clock_timestamp() + $4 * interval '1 microsecond') on conflict (key) do nothing`
