@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Adjustable are the settings that can be changed while the server runs. They are as in
-// Config: 0 or Off is no limit or none where that may be.
+// Adjustable are the settings that can be changed while the server runs, with the same meaning as
+// in Config: 0 or Off means no limit, or off, where that is allowed.
 type Adjustable struct {
-	MaxConns      int // at most as many as the server was started with
-	MaxConnsPerIP int // only where the server was started with one: else nobody has counted
-	MemoryBudget  int // MaxOutbox stays as it was
+	MaxConns      int // at most the value that the server was started with
+	MaxConnsPerIP int // only if the server was started with one: else addresses are not counted
+	MemoryBudget  int // MaxOutbox is not changed with it
 
 	FirstFrameTimeout time.Duration
 	FrameTimeout      time.Duration
@@ -18,13 +18,13 @@ type Adjustable struct {
 	Heartbeat         time.Duration
 }
 
-// Adjustable returns the settings that are in force.
+// Adjustable returns the present settings.
 func (srv *Server) Adjustable() Adjustable { return *srv.adjusted.Load() }
 
-// Adjust changes settings while the server runs: change is given those in force, and what
-// it makes of them holds from then on. Sessions that are there are judged by the new ones,
-// at their next packet or tick; none is closed for MaxConns or MaxConnsPerIP. An error
-// names every field that can't be, each as a *ConfigError, and nothing has changed.
+// Adjust changes settings while the server runs: change is given the present settings and modifies
+// them. They also apply to existing sessions, at their next packet or tick; no session is closed
+// because of MaxConns or MaxConnsPerIP. An error lists every invalid field, each as a *ConfigError;
+// then nothing is changed.
 func (srv *Server) Adjust(change func(*Adjustable)) error {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -43,7 +43,7 @@ func (srv *Server) Adjust(change func(*Adjustable)) error {
 	return nil
 }
 
-// mayAdjust tells what can't be set so. mu is held.
+// mayAdjust returns an error for changes that are not possible. mu is held.
 func (srv *Server) mayAdjust(now, next Adjustable) error {
 	c := srv.cfg
 	next.put(&c)
@@ -53,15 +53,15 @@ func (srv *Server) mayAdjust(now, next Adjustable) error {
 	case srv.state == serverNew || srv.state == serverStarting:
 		bad("MaxConns", next.MaxConns, "the server is not running yet: set Config")
 	case next.MaxConns < 1 || next.MaxConns > most:
-		bad("MaxConns", next.MaxConns, "must be 1 to what the server was started with: to raise that, start it anew")
+		bad("MaxConns", next.MaxConns, "must be 1 to the value that the server was started with: restart it to raise that")
 	}
 	if next.MaxConnsPerIP != now.MaxConnsPerIP && (srv.cfg.MaxConnsPerIP == 0 || next.MaxConnsPerIP == 0) {
-		bad("MaxConnsPerIP", next.MaxConnsPerIP, "can't be turned on or off while the server runs, as nobody counts without it")
+		bad("MaxConnsPerIP", next.MaxConnsPerIP, "can't be turned on or off while the server runs, as addresses are counted only with it")
 	}
 	return err
 }
 
-// adjustable are a config's settings that can be changed.
+// adjustable returns the adjustable settings of a config.
 func (c *Config) adjustable() *Adjustable {
 	return &Adjustable{
 		MaxConns: c.MaxConns, MaxConnsPerIP: c.MaxConnsPerIP, MemoryBudget: c.MemoryBudget,
@@ -69,7 +69,7 @@ func (c *Config) adjustable() *Adjustable {
 	}
 }
 
-// put has c say what a says.
+// put sets the settings of a in c.
 func (a *Adjustable) put(c *Config) {
 	c.MaxConns, c.MaxConnsPerIP, c.MemoryBudget = a.MaxConns, a.MaxConnsPerIP, a.MemoryBudget
 	c.FirstFrameTimeout, c.FrameTimeout, c.IdleTimeout, c.Heartbeat = a.FirstFrameTimeout, a.FrameTimeout, a.IdleTimeout, a.Heartbeat

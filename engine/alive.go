@@ -1,14 +1,13 @@
 package engine
 
-// looksPerTimeout is how often a session that only gets is looked at in one UserTimeout.
+// looksPerTimeout is how often in one UserTimeout a session that only receives is checked.
 const looksPerTimeout = 16
 
-// dead tells whether the peer has acknowledged nothing for UserTimeout, although it was
-// sent to again and again. TCP_USER_TIMEOUT would end living peers too that only don't
-// read: Linux counts a closed window as silence, also while its probes are answered. So
-// the sweep asks the kernel itself, and only about sessions that were written to since
-// it last said that all is acknowledged, and from which no frame has come meanwhile.
-// It is called while rd.wrote is set.
+// dead reports whether the peer has acknowledged nothing for UserTimeout, although data was
+// retransmitted. TCP_USER_TIMEOUT would also close live peers that merely don't read: Linux treats
+// a zero window as silence, even if window probes are answered. So the sweep asks the kernel, and
+// only for sessions that were written to since everything was last acknowledged, and from which no
+// frame has arrived meanwhile. It is called while rd.wrote is set.
 func (l *loop) dead(s *Session, now int64) bool {
 	rd, limit := &s.rd, l.srv.cfg.UserTimeout
 	alive := max(rd.wrote, rd.heard)
@@ -25,7 +24,7 @@ func (l *loop) dead(s *Session, now int64) bool {
 	return acks.Missed && past(now, rd.wrote, limit)
 }
 
-// lost ends a session whose peer is dead. The kernel forgets what it still holds for it.
+// lost ends a session whose peer is dead. The kernel discards its unsent data.
 func (l *loop) lost(s *Session) {
 	s.conn.Abort()
 	l.cut(s, ReasonPeerReset)

@@ -9,12 +9,12 @@ import (
 	"millrace/internal/tally"
 )
 
-// Broadcast sends one packet to every session, as what it has not asked for. The frame
-// is encoded once and held once for each loop, however many are slow to read it, and
-// several that wait leave as one write for each session. ErrOutboxFull when a loop has
-// MaxOutbox bytes waiting and ErrMemory while MemoryBudget is exceeded, both ErrBusy:
-// nothing was sent. From a callback use Session.Broadcast, which waits its turn instead.
-// ErrFrameTooLarge, codec.ErrBadHandle. ErrClosed before Start and from Stop's end on.
+// Broadcast sends one unsolicited packet to every session. The frame is encoded once and stored
+// once for each loop, however slowly it is read, and several waiting broadcasts leave in one write
+// for each session. Errors: ErrOutboxFull when a loop has MaxOutbox bytes waiting, and ErrMemory
+// while MemoryBudget is exceeded (both are ErrBusy): then nothing was sent. In a callback use
+// Session.Broadcast, which makes the session wait instead. Also ErrFrameTooLarge,
+// codec.ErrBadHandle, and ErrClosed before Start and after Stop.
 func (srv *Server) Broadcast(main, sub uint16, body []byte) error {
 	return srv.broadcast(main, sub, body, true)
 }
@@ -48,9 +48,9 @@ func (srv *Server) broadcast(main, sub uint16, body []byte, outside bool) error 
 	return nil
 }
 
-// mayCast tells whether a broadcast or a group send is refused now: from outside at
-// MaxOutbox or past the memory budget, from callbacks, whose strands wait afterwards, at
-// twice MaxOutbox.
+// mayCast reports whether a broadcast or a group send is allowed: from outside of callbacks it is
+// refused at MaxOutbox or above the memory budget, from callbacks, whose strands wait afterwards,
+// at twice MaxOutbox.
 func (srv *Server) mayCast(outside bool) error {
 	limit := int64(srv.maxOutbox())
 	if !outside {
@@ -65,10 +65,10 @@ func (srv *Server) mayCast(outside bool) error {
 	return nil
 }
 
-// maxOutbox is MaxOutbox, or what of the memory budget a loop may use for that.
+// maxOutbox returns MaxOutbox, or the part of the memory budget that a loop may use for it.
 func (srv *Server) maxOutbox() int { return min(srv.cfg.MaxOutbox, srv.cfg.MemoryBudget/8) }
 
-// outboxBelow tells whether every loop has less than limit bytes waiting.
+// outboxBelow reports whether every loop has less than limit bytes waiting.
 func (srv *Server) outboxBelow(limit int64) bool {
 	for _, l := range srv.allLoops() {
 		if l.out.Queued.Load() >= limit {
@@ -78,8 +78,8 @@ func (srv *Server) outboxBelow(limit int64) bool {
 	return true
 }
 
-// Broadcast is Server.Broadcast for this session's callbacks: when the loops' outboxes
-// are full, the strand waits for them before its next packet.
+// Broadcast is Server.Broadcast for this session's callbacks: when the loops' outboxes are full,
+// the strand waits for them before its next packet.
 func (s *Session) Broadcast(main, sub uint16, body []byte) error {
 	err := s.srv.broadcast(main, sub, body, false)
 	s.waitForOutbox()
@@ -100,7 +100,7 @@ func (s *Session) waitForOutbox() {
 	}
 }
 
-// flow is where strands wait whose broadcasts met a full outbox.
+// flow is the list of strands that wait because their broadcasts met a full outbox.
 type flow struct {
 	srv     *Server
 	waiting atomic.Int32
@@ -108,7 +108,7 @@ type flow struct {
 	list    []*Session // guarded by mu
 }
 
-// wait puts a parked session on the list, unless there is room again.
+// wait adds a parked session to the list, unless there is room again.
 func (f *flow) wait(s *Session) {
 	f.mu.Lock()
 	f.list = append(f.list, s)
@@ -131,8 +131,8 @@ func (f *flow) wake() {
 	}
 }
 
-// cutLog forgets what every session has had of the log. In the middle of a walk who lags is
-// behind where that ends.
+// cutLog removes the part of the log that every session has passed. During a pass over the
+// sessions, those behind the pass's end are the lagging ones.
 func (l *loop) cutLog() {
 	least, end, still := l.walked, l.walked, l.lagging[:0]
 	if l.walking {

@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// changes are the framings of what a session has unwritten: from one division of its outbox
-// to the next it is in one of them.
+// changes are the framings of a session's unwritten output: between two divisions of its outbox the
+// framing is constant.
 type changes struct {
-	mu     sync.Mutex // while the framing may change, frames are written and staged under it
-	list   []*framing // guarded by mu; in the order of what is unwritten; nil: there was no change
-	passed uint64     // guarded by mu; divisions in front of the first
+	mu     sync.Mutex // held while frames are encoded and staged, if the framing may change
+	list   []*framing // guarded by mu; in the order of the output; nil if there was no change
+	passed uint64     // guarded by mu; number of divisions before the first
 }
 
-// addLocked notes a change, behind a fresh division or the last one.
+// addLocked records a change, after a new division or the last one.
 func (c *changes) addLocked(old, next *framing, fresh bool) {
 	if c.list == nil {
 		c.list = []*framing{old}
@@ -25,7 +25,7 @@ func (c *changes) addLocked(old, next *framing, fresh bool) {
 	}
 }
 
-// holdFraming is the session's framing, which stays until release.
+// holdFraming returns the session's framing, which does not change until release.
 func (s *Session) holdFraming() (*framing, *changes) {
 	f := s.framing.Load()
 	if !f.switches {
@@ -42,7 +42,7 @@ func (c *changes) release() {
 	}
 }
 
-// written is the framing of what is written next. Loop goroutine.
+// written returns the framing of the next bytes to be written. Loop goroutine.
 func (s *Session) written() *framing {
 	x := s.ctx.Load()
 	if x == nil || !s.flags.has(flagOther) {

@@ -10,7 +10,7 @@ import (
 	"millrace/engine/internal/flight"
 )
 
-// beginClose closes the session for a reason, once. It may be called from anywhere.
+// beginClose starts closing the session for a reason, once. It may be called from any goroutine.
 func (s *Session) beginClose(why Reason) bool {
 	if !s.claimClose(why) {
 		return false
@@ -20,9 +20,9 @@ func (s *Session) beginClose(why Reason) bool {
 	return true
 }
 
-// closeWithError closes the session for a reason of the engine's own, behind an ERROR
-// frame about p where there are system frames. Nothing is sent behind that. False: it
-// closes already.
+// closeWithError closes the session for a reason of the engine, after an ERROR frame about p if
+// there are system frames. Nothing is sent after that. It returns false if the session is already
+// closing.
 func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, why Reason) bool {
 	if !s.claimClose(why) {
 		return false
@@ -31,10 +31,10 @@ func (s *Session) closeWithError(p codec.Packet, code ErrorCode, text string, wh
 	return true
 }
 
-// closeOutbox closes the outbox behind an ERROR about p where there are system frames.
+// closeOutbox closes the outbox after an ERROR about p, if there are system frames.
 func (s *Session) closeOutbox(p codec.Packet, code ErrorCode, text string) (wake bool) {
 	f, held := s.holdFraming()
-	defer held.release() // before afterClose, which calls foreign code
+	defer held.release() // before afterClose, which calls user code
 	if !f.system {
 		return s.out.Close(&s.loop.out)
 	}
@@ -42,7 +42,7 @@ func (s *Session) closeOutbox(p codec.Packet, code ErrorCode, text string) (wake
 	s.note(flight.Error, p.Handle(), uint32(code))
 	c, e := f.brief, f.errorPacket(p, code, text)
 	if f.framer != nil {
-		c, e, _ = f.fit(e) // what it can't write is nothing
+		c, e, _ = f.fit(e) // nothing is sent if the framing can't represent it
 	}
 	return s.out.SendLast(&s.loop.out, c, e)
 }
@@ -65,16 +65,16 @@ func (s *Session) afterClose(wake bool) {
 	s.wakeStrand()
 }
 
-// wakeStrand makes the strand look at its session's state again: after a close, or when
-// the outbox that it was parked for has drained.
+// wakeStrand makes the strand check its session's state again: after a close, or when the outbox
+// that it was parked for has drained.
 func (s *Session) wakeStrand() {
 	if s.in.Wake(s.closed) {
 		s.schedule()
 	}
 }
 
-// settle closes a session that will be asked nothing more and owes nothing: behind the
-// ERROR about a bad frame, if it was that.
+// settle closes a session that gets no more requests and has no pending answers; after a bad frame
+// the ERROR about it is sent first.
 func (s *Session) settle() {
 	if c := s.ctx.Load(); c != nil {
 		if text := c.badText.Load(); text != nil {
@@ -85,8 +85,8 @@ func (s *Session) settle() {
 	s.beginClose(ReasonPeerClosed)
 }
 
-// end is called by the strand when OnSocketClose has returned, and by the loop when the
-// descriptor is closed; after both the slot is free.
+// end is called by the strand when OnSocketClose has returned, and by the loop when the descriptor
+// is closed; after both, the slot is free.
 func (s *Session) end() {
 	if s.ends.Add(-1) == 0 {
 		s.dropHolds()
@@ -94,13 +94,14 @@ func (s *Session) end() {
 	}
 }
 
-// Context is cancelled when the session closes, with ErrClosed as its cause: give it to
-// what is not worth finishing then.
+// Context returns a context that is cancelled when the session closes, with ErrClosed as its cause:
+// pass it to operations that are not worth finishing then.
 func (s *Session) Context() context.Context { return s.contexts().session }
 
-// InputContext is cancelled when the peer will ask for nothing more: at its FIN, once
-// what was read before has been handled or the last of it is being handled; and when the
-// session closes. What a client holds on to while it is there, its locks, ends with it.
+// InputContext returns a context that is cancelled when the peer can send no more requests: at its
+// FIN, when the last packet read before it has been handled or is being handled; and when the
+// session closes. Resources that a client holds while it is connected, such as locks, should end
+// with it.
 func (s *Session) InputContext() context.Context { return s.contexts().input }
 
 func (s *Session) contexts() *contexts {
@@ -114,7 +115,7 @@ func (s *Session) contexts() *contexts {
 		c.endSession(ErrClosed)
 		return s.ctx.Load()
 	}
-	if s.closed() { // before c was there to be ended
+	if s.closed() { // it closed before c was stored
 		c.endSession(ErrClosed)
 	} else if s.flags.has(flagFin) {
 		c.endIn(ErrClosed)
@@ -122,7 +123,7 @@ func (s *Session) contexts() *contexts {
 	return c
 }
 
-// endContexts ends the session's contexts: that of its input, or both.
+// endContexts cancels the session's contexts: the input context, or both.
 func (s *Session) endContexts(both bool) {
 	c := s.ctx.Load()
 	switch {
@@ -134,15 +135,15 @@ func (s *Session) endContexts(both bool) {
 	}
 }
 
-// Hold notes that an answer is owed which will come later, from outside the callback:
-// until release is called, after the answer has been sent, the session's timeouts stand
-// still, and a FIN, a bad frame or a drain waits for it. Calling release again changes
-// nothing. What is owed takes memory: each counts 768 bytes in MemoryBudget, and while
-// that is exceeded a session that is owed much is not read from.
+// Hold records a pending answer that will be sent later, outside of the callback: until release is
+// called, after the answer has been sent, the session's timeouts are suspended, and a FIN, a bad
+// frame or a drain waits for it. Further calls of release have no effect. Pending answers use
+// memory: each counts 768 bytes in MemoryBudget, and while that is exceeded a session with many of
+// them is not read.
 func (s *Session) Hold() (release func()) { return s.hold(0) }
 
-// Close closes the session with ReasonServerClosed: no further OnSocketRead begins,
-// what was sent before is still written, then a FIN. It returns at once.
+// Close closes the session with ReasonServerClosed: no further OnSocketRead begins, data sent
+// before is still written, then a FIN is sent. It returns at once.
 func (s *Session) Close() error {
 	if !s.beginClose(ReasonServerClosed) {
 		return ErrClosed
@@ -150,10 +151,9 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// Kick closes the session with ReasonKicked, behind an ERROR 8 about nothing with this text
-// where there are system frames. No further OnSocketRead begins; what was sent before is
-// still written. The peer of one that could be resumed can't come back to it. It returns at
-// once; ErrClosed when the session closes already.
+// Kick closes the session with ReasonKicked, after an ERROR 8 about handle 0 with this text if
+// there are system frames. No further OnSocketRead begins; data sent before is still written. The
+// session can't be resumed. It returns at once; ErrClosed if the session is already closing.
 func (s *Session) Kick(text string) error {
 	if !s.closeWithError(codec.Packet{}, CodeUnauthorised, strings.ToValidUTF8(text, "\ufffd"), ReasonKicked) {
 		return ErrClosed
@@ -161,10 +161,9 @@ func (s *Session) Kick(text string) error {
 	return nil
 }
 
-// CloseWithError closes the session for a reason of the caller's, behind an ERROR about p
-// where there are system frames. No further OnSocketRead begins; what was sent before is
-// still written. The peer of one that could be resumed can't come back to it. It returns at
-// once; ErrClosed when the session closes already.
+// CloseWithError closes the session for a reason of the caller, after an ERROR about p if there are
+// system frames. No further OnSocketRead begins; data sent before is still written. The session
+// can't be resumed. It returns at once; ErrClosed if the session is already closing.
 func (s *Session) CloseWithError(p codec.Packet, code ErrorCode, text string, why Reason) error {
 	if !s.closeWithError(p, code, strings.ToValidUTF8(text, "\ufffd"), why) {
 		return ErrClosed
@@ -172,7 +171,7 @@ func (s *Session) CloseWithError(p codec.Packet, code ErrorCode, text string, wh
 	return nil
 }
 
-// schedule puts the strand, which has just become queued, onto the run queue.
+// schedule puts the strand, which has just become runnable, on the run queue.
 func (s *Session) schedule() {
 	if s.srv.taps {
 		s.noteQueued()
@@ -181,13 +180,13 @@ func (s *Session) schedule() {
 	s.srv.pool.push(s)
 }
 
-// push puts a session whose strand is queued onto the run queue.
+// push puts a session whose strand is runnable on the run queue.
 func (p *Pool) push(s *Session) { p.sched.Push(&s.task, uint(s.loop.index)) }
 
-// broken ends a session whose connection no longer takes bytes.
+// broken ends a session whose connection can no longer be written to.
 func (l *loop) broken(s *Session) { l.abort(s, ReasonPeerReset) }
 
-// abort closes a session at once; what it had not sent is lost.
+// abort closes a session at once; unsent data is lost.
 func (l *loop) abort(s *Session, why Reason) {
 	s.beginClose(why)
 	l.detach(s)
@@ -204,21 +203,21 @@ func (l *loop) detach(s *Session) {
 	l.forget(s)
 }
 
-// forget gives back what a session that has gone held. If nothing has begun to close it
-// but the peer's FIN, its strand does when it comes to that.
+// forget releases what a closed session held. If nothing but the peer's FIN has started to close
+// it, its strand does so when it processes the FIN.
 func (l *loop) forget(s *Session) {
 	s.tapClosed()
 	l.sum.lostBytes.Add(uint64(s.out.Drop(&l.out)))
 	s.rd.partial.Drop(l.budget)
 	if l.favoured == s {
-		l.favoured = nil // the next sweep finds another
+		l.favoured = nil // the next sweep selects another
 	}
 	l.remove(s)
 	s.wakeStrand()
 	s.end()
 }
 
-// release frees the slot of a session that has ended altogether.
+// release frees the slot of a session that has ended.
 func (srv *Server) release(s *Session) {
 	s.meter.close()
 	srv.noteEnd(s)
@@ -231,13 +230,14 @@ func (srv *Server) release(s *Session) {
 	}
 	srv.conns.Add(-1)
 	select {
-	case srv.tickNow <- struct{}{}: // somebody may be waiting for the last one
+	case srv.tickNow <- struct{}{}: // something may be waiting for the last session
 	default:
 	}
 }
 
-// TryHold is Hold for what takes bytes of memory more. ErrMemory, which is ErrBusy, while
-// MemoryBudget is exceeded and the session is owed its share of it: nothing is held.
+// TryHold is like Hold, for an answer that uses an additional number of bytes. While MemoryBudget
+// is exceeded and the session uses its share of it, it returns ErrMemory, which is ErrBusy, and
+// holds nothing.
 func (s *Session) TryHold(bytes int) (release func(), err error) {
 	if level := s.srv.budget.Level(); level != budget.Free && int(s.held.Load())*holdCost >= s.srv.shareOf(level) {
 		s.loop.sum.busy.Add(1)
@@ -267,13 +267,13 @@ func (s *Session) hold(bytes int) (release func()) {
 	}
 }
 
-// dropHolds gives back what is owed to a session that has ended: a callback that panicked
-// may have lost its release.
+// dropHolds releases the holds of a session that has ended: a callback that panicked may not have
+// called release.
 func (s *Session) dropHolds() { s.loop.budget.Add(-holdCost * int(s.held.Swap(heldGone))) }
 
 const (
-	// holdCost is about what a request costs, in bytes, whose answer comes later.
+	// holdCost is the approximate memory of a request whose answer is pending, in bytes.
 	holdCost = 768
-	// heldGone is what a session that has ended is owed: no release brings it back to 0.
+	// heldGone is the hold count of a session that has ended: no release brings it back to 0.
 	heldGone = -1 << 30
 )

@@ -14,17 +14,17 @@ import (
 	"millrace/engine/internal/perip"
 )
 
-// Dispatch says where a packet's OnSocketRead runs.
+// Dispatch says on which goroutine a packet's OnSocketRead runs.
 type Dispatch uint8
 
 const (
-	// Adaptive runs a handle inline once it has shown itself quick and its session's
-	// strand is idle; all else goes to the workers. It is the default.
+	// Adaptive runs a handle inline if it has proved quick and its session's strand is idle;
+	// everything else runs on the workers. It is the default.
 	Adaptive Dispatch = iota
 	// Ordered runs every packet on the workers.
 	Ordered
-	// Inline runs every packet on its loop, unless its session's strand is busy. A
-	// handler that blocks holds back every session of that loop.
+	// Inline runs every packet on its loop, unless its session's strand is busy. A handler that
+	// blocks delays every session of that loop.
 	Inline
 )
 
@@ -37,15 +37,15 @@ func (d Dispatch) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 
 func (d *Dispatch) UnmarshalText(b []byte) error { return parse((*uint8)(d), dispatchNames, b) }
 
-// AcceptMode says who accepts TCP connections.
+// AcceptMode says how TCP connections are accepted.
 type AcceptMode uint8
 
 const (
-	// AcceptReusePort gives each loop a listening socket of its own (SO_REUSEPORT);
-	// the kernel spreads the connections. The default; Linux only.
+	// AcceptReusePort gives each loop its own listening socket (SO_REUSEPORT); the kernel
+	// distributes the connections. The default; Linux only.
 	AcceptReusePort AcceptMode = iota
-	// AcceptSingle has one accepting goroutine hand connections to loops by Balance.
-	// It needs open files for a whole backlog on top of MaxConns.
+	// AcceptSingle uses one accepting goroutine, which assigns connections to loops by Balance. It
+	// needs open files for a whole backlog in addition to MaxConns.
 	AcceptSingle
 )
 
@@ -55,7 +55,7 @@ func (a AcceptMode) String() string                { return name(acceptNames, in
 func (a AcceptMode) MarshalText() ([]byte, error)  { return []byte(a.String()), nil }
 func (a *AcceptMode) UnmarshalText(b []byte) error { return parse((*uint8)(a), acceptNames, b) }
 
-// Balance says how AcceptSingle chooses a loop.
+// Balance says how AcceptSingle selects a loop.
 type Balance uint8
 
 const (
@@ -70,74 +70,75 @@ func (l Balance) String() string                { return name(balanceNames, int(
 func (l Balance) MarshalText() ([]byte, error)  { return []byte(l.String()), nil }
 func (l *Balance) UnmarshalText(b []byte) error { return parse((*uint8)(l), balanceNames, b) }
 
-// Config sets up a Server. Zero means the default that the field's comment names.
+// Config configures a Server. Zero means the default that the field's comment names.
 type Config struct {
-	// Addrs are what to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path, or
-	// behind the doors that Doors sets up tls://host:port, ws://host:port/path, wss:// and
-	// auto://host:port, where the first bytes of a connection say which of the four it is;
-	// tls+unix:///path, ws+unix:///path:/path, wss+unix, auto+unix. Port 0 binds a free one.
-	// At least one.
+	// Addrs are the addresses to listen on: tcp://host:port, tcp4://, tcp6:// or unix:///path, or
+	// with the protocols that Doors configures tls://host:port, ws://host:port/path, wss:// and
+	// auto://host:port, where the first bytes of a connection select one of the four;
+	// tls+unix:///path, ws+unix:///path:/path, wss+unix, auto+unix. Port 0 binds a free one. At
+	// least one is required.
 	Addrs []string
 
 	Layout   codec.Layout // the frame; zero is the default frame
-	MaxFrame int          // bytes behind the length field; 64 KiB, or what that field can say
-	// Framer finds and writes the frames instead of Layout, such as codec.Line; nil: none.
-	// It has a limit of its own, and MaxFrame holds as well, but for 32 bytes around what
-	// counts. Where its frames have no handles there are no system frames, every packet is
-	// 0/0, and auto:// can't be. What it can't write is its own error, from Send and the rest.
+	MaxFrame int          // bytes after the length field; 64 KiB, or the largest value of that field
+	// Framer reads and writes the frames instead of Layout, such as codec.Line; nil for none. It
+	// may have its own limit; MaxFrame applies too, not counting up to 32 bytes of length or
+	// delimiter. If its frames have no handles, there are no system frames, every packet is 0/0,
+	// and auto:// is not possible. If it can't represent a packet, Send and the other methods
+	// return its error.
 	Framer codec.Framer `json:"-"`
-	// Framings are for addresses whose frames are told apart in another way, by the address
-	// as it stands in Addrs. Broadcasts and group sends reach their sessions too, encoded once
-	// for each framing, and copied for each session; but what the framing can't say they
-	// don't get.
+	// Framings sets another framing for some addresses, by the address as written in Addrs.
+	// Broadcasts and group sends reach their sessions too, encoded once for each framing, and
+	// copied for each session; packets that a framing can't represent are not sent to its sessions.
 	Framings map[string]Framing `json:"-"`
 
 	Loops    int        // event loops; the number of CPUs that this process may use (GOMAXPROCS)
 	Dispatch Dispatch   // where packets run; Adaptive
-	Accept   AcceptMode // who accepts; AcceptReusePort on Linux
-	Balance  Balance    // of AcceptSingle; RoundRobin
+	Accept   AcceptMode // how connections are accepted; AcceptReusePort on Linux
+	Balance  Balance    // for AcceptSingle; RoundRobin
 
-	// Handles fixes the dispatch of single handles, whatever Dispatch says: Ordered for
-	// those that block, Inline for those known to be quick. Adaptive here means learn.
+	// Handles sets the dispatch of single handles, overriding Dispatch: Ordered for those that
+	// block, Inline for those known to be quick. Adaptive here means that the handle is measured.
 	Handles map[uint32]Dispatch
 
-	// Pool runs what is not inline. Nil: the server makes, starts and stops one of its
-	// own from Workers, SpareWorkers and MaxQueue.
+	// Pool runs everything that is not inline. If nil, the server creates, starts and stops its
+	// own, with Workers, SpareWorkers and MaxQueue.
 	Pool         *Pool
 	Workers      int // base workers; twice the number of CPUs that this process may use
-	SpareWorkers int // more of them while all are blocked in handlers; 256, Off for none
+	SpareWorkers int // most additional workers while all are blocked in handlers; 256, Off for none
 	MaxQueue     int // functions waiting in Pool.Submit; 8,192
 
-	// StallAfter is how long one callback may take before it is counted in Stats and
-	// reported with its stack, while it lasts: in the log, at most once a second for each
-	// place in the code, and to OnStall, which may be nil and is called on a goroutine of its
-	// own, one at a time. All goroutines stand still while a stack is taken. 100 ms, Off for
-	// none. With a Pool that was given, workers go by what that was made with.
+	// StallAfter is how long one callback may take before it is counted in Stats and reported with
+	// its stack, while it is running: in the log, at most once a second for each place in the code,
+	// and to OnStall, which may be nil and is called on a separate goroutine, one call at a time.
+	// Taking a stack stops all goroutines. 100 ms, Off for none. With a Pool that was given, that
+	// pool's setting applies to workers.
 	StallAfter time.Duration
 	OnStall    func(Stall) `json:"-"`
 
-	// Recorder has the last events of each session noted, in 512 bytes for each that count in
-	// MemoryBudget; while that is exceeded new sessions get none. See Session.Flight and
+	// Recorder records the last events of each session, in 512 bytes for each, which count in
+	// MemoryBudget; while that is exceeded new sessions are not recorded. See Session.Flight and
 	// Server.Flights. RecorderOff
 	Recorder     Recorder
-	RecorderKeep int // kept of what ended or stalled, of stalls, and of near misses, of each; 64
-	// OnFlight, OnNearMiss: told of sessions that end badly or stall, where there is a Recorder,
-	// and of limits that come near; on a goroutine of their own, one call at a time. At most
-	// 1,024 calls wait. Nil: nobody.
+	RecorderKeep int // how many recordings, stalls and near misses are kept, of each; 64
+	// OnFlight is called for sessions that end with an error or stall, if there is a Recorder, and
+	// OnNearMiss for limits that are nearly reached; on a separate goroutine, one call at a time.
+	// At most 1,024 calls wait. They may be nil.
 	OnFlight   func(Flight)   `json:"-"`
 	OnNearMiss func(NearMiss) `json:"-"`
-	// Tap is shown what all sessions read and write; nil: nobody. It has events noted as well.
+	// Tap receives everything that sessions read and write; nil for none. It enables the recording
+	// of events as well.
 	Tap Tap `json:"-"`
 
-	// Admit may refuse a connection before it is a session, by where it comes from (what a
-	// trusted PROXY header said, where there is one). An error refuses with ERROR 8 and the
-	// error's text; a panic refuses too. It is called on a loop, of which it holds up all
-	// sessions: it must not block. Nil admits all.
+	// Admit may refuse a connection before it becomes a session, by its address (from a trusted
+	// PROXY header, if there is one). An error refuses it with ERROR 8 and the error's text; a
+	// panic refuses it too. Admit is called on a loop, so it must not block: it would delay all
+	// sessions of the loop. If nil, all connections are admitted.
 	Admit func(remote net.Addr) error `json:"-"`
 
-	// NoSystemFrames gives Main 0 to the handler: no PING, ERROR or GOAWAY.
+	// NoSystemFrames leaves Main 0 to the handler: there is no PING, ERROR or GOAWAY.
 	NoSystemFrames bool
-	Heartbeat      time.Duration // PING to sessions silent for so long; 0 or Off = none
+	Heartbeat      time.Duration // silence after which a session is sent PING; 0 or Off = none
 
 	Limits
 	Timeouts
@@ -145,59 +146,59 @@ type Config struct {
 	Socket
 	Doors
 
-	DrainRate   int    // sessions told GOAWAY in a second; 200, or as many as it takes to tell all in a quarter of the time
-	DrainTo     string // an address that GOAWAY names, for clients to go to; none
-	DrainBudget int    // sessions written in one turn of a drain; 256
+	DrainRate   int    // sessions sent GOAWAY in a second; 200, or as many as needed to reach all in a quarter of the time
+	DrainTo     string // address in GOAWAY for clients to reconnect to; none
+	DrainBudget int    // most sessions written in one flush pass; 256
 
 	Logger *slog.Logger // nil: slog.Default()
 }
 
-// Limits bound what peers can make a Server hold. Stats counts what each refuses or closes.
+// Limits limit what peers can make a Server hold. Stats counts what each refuses or closes.
 type Limits struct {
-	MaxConns      int // connections; 10,000 or what the open-file limit holds, if less
+	MaxConns      int // connections; 10,000, or as many as the open-file limit allows, if less
 	MaxConnsPerIP int // connections from one address; 0 or Off = no limit
-	// IPv6Prefix is how many bits of an IPv6 address count where something is limited for each
-	// address (MaxConnsPerIP, AcceptRatePerIP, HandshakeRate): whoever has one address of a
-	// network can use all of them. 1 to 128; 64. An IPv4 address counts whole, mapped or not.
+	// IPv6Prefix is the prefix length by which per-address limits (MaxConnsPerIP, AcceptRatePerIP,
+	// HandshakeRate) group IPv6 addresses, because a client with one address of a network can
+	// usually use all of them. 1 to 128; 64. IPv4 addresses are counted separately, mapped or not.
 	IPv6Prefix  int
-	MaxRefused  int // refused connections kept open, at most for Linger, so that the ERROR reaches them; 32
+	MaxRefused  int // refused connections kept open, for up to Linger, so that the ERROR reaches the client; 32
 	MaxOutbound int // bytes a session may leave unsent; 1 MiB
-	MaxPending  int // bytes of memory of the requests that wait for one session's handler; 1 MiB
-	MaxTasks    int // functions that wait in one Session.Submit; 1,024
+	MaxPending  int // bytes of memory of the requests waiting for one session's handler; 1 MiB
+	MaxTasks    int // functions waiting in one session (Session.Submit); 1,024
 	MaxOutbox   int // bytes of broadcasts, group sends and pushes waiting in one loop; 16 MiB
-	// MemoryBudget is what all sessions together may hold, in bytes: requests that wait,
-	// beginnings of frames, functions that wait, answers that are owed (see Session.Hold),
-	// and answers, pushes and broadcasts that are unsent; 256 MiB. Past it, whoever holds
-	// more than a fair share is not read from and waits for his peer to read, and broadcasts
-	// and group sends from outside of callbacks are ErrMemory. Past it for 10 s, or past five quarters of it at once, sessions are closed
-	// whose peers take nothing: first as slow consumers those with most unread that they did
-	// not ask for. Loops count apart: all this goes by a figure that is off by a 64th at most.
-	// When a load has ended, the memory is given back to the system.
+	// MemoryBudget is the memory that all sessions together may hold, in bytes: waiting requests,
+	// partial frames, waiting functions, pending answers (see Session.Hold), and unsent answers,
+	// pushes and broadcasts; 256 MiB. Above it, sessions that hold more than a fair share are not
+	// read and wait for their peers to read, and broadcasts and group sends from outside of
+	// callbacks return ErrMemory. When it is exceeded for 10 s, or by a quarter at any time,
+	// sessions whose peers do not read are closed: first, as slow consumers, those with the most
+	// unsolicited bytes unread. Loops count separately, so decisions are based on a total that is
+	// off by at most 1/64. After a load has ended, memory is returned to the system.
 	MemoryBudget int
 	MaxGroups    int // groups of one session; 64
-	// ResumeBytes is what is kept of one session, in bytes, that was sent and is not
-	// acknowledged: with Resume no more is sent then until it is, and a session that waits for
-	// its peer closes when it is sent more that the peer has not asked for. Answers count
-	// until MaxOutbound too, in the larger of the two. A peer acknowledges after 64 frames or a
-	// second: where it does no more than that, 64 of the usual frames should have room. 256 KiB.
+	// ResumeBytes limits the bytes of one session that were sent and not acknowledged: with Resume
+	// nothing more is sent at the limit until some are, and a session without a connection closes
+	// when more unsolicited data is sent to it. Answers count until MaxOutbound too, in the larger
+	// of the two. A peer acknowledges after 64 frames or a second: for peers that do no more than
+	// that, 64 typical frames should fit. 256 KiB.
 	ResumeBytes int
 }
 
-// Timeouts bound how long a Server waits for its peers.
+// Timeouts limit how long a Server waits for its peers.
 type Timeouts struct {
-	FirstFrameTimeout time.Duration // accept to first whole frame; 10 s, Off for none
+	FirstFrameTimeout time.Duration // accept to first complete frame; 10 s, Off for none
 	FrameTimeout      time.Duration // first to last byte of a frame; 10 s, Off for none
-	IdleTimeout       time.Duration // no whole frame for so long; 0 or Off = none
-	FinTimeout        time.Duration // after the peer's FIN, to finish what is owed; 5 min
-	// Resume is how long a session is kept whose connection breaks, so that its peer can come
-	// back and go on where it was: index, round, groups and what is held for it stay, and what
-	// is sent meanwhile is kept. Only peers that begin with a HELLO frame are waited for; every
-	// connection is a session from its first frame on. It needs system frames. 0 or Off = never.
+	IdleTimeout       time.Duration // time without a complete frame; 0 or Off = none
+	FinTimeout        time.Duration // after the peer's FIN, to send pending answers; 5 min
+	// Resume is how long a session is kept after its connection is lost, so that its peer can
+	// resume it: index, round, groups and everything held for the session are kept, and data sent
+	// meanwhile is stored. This applies only to peers that begin with a HELLO frame; connections
+	// become sessions only with their first frame. It needs system frames. 0 or Off = never.
 	Resume time.Duration
-	Linger time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
+	Linger time.Duration // at close, to send unsent data, then to wait for the peer's FIN; 2 s
 }
 
-// Socket sets up connections and how they are read.
+// Socket configures connections and how they are read.
 type Socket struct {
 	ReadBuffer       int           // bytes one read takes at most, per loop; 64 KiB
 	SocketRecvBuffer int           // SO_RCVBUF; 0 = the system's
@@ -205,14 +206,14 @@ type Socket struct {
 	Delay            bool          // leave TCP_NODELAY off
 	KeepAlive        time.Duration // idle time before the first probe; 30 s, Off for none
 	KeepAliveEvery   time.Duration // between probes; 10 s
-	KeepAliveCount   int           // probes before the connection is dead; 3
-	UserTimeout      time.Duration // sent to again and again and no acknowledgement for so long; 15 s, Off for none
-	UnixMode         fs.FileMode   // permissions of unix sockets; 0 = what the umask leaves
+	KeepAliveCount   int           // unanswered probes before the connection is considered dead; 3
+	UserTimeout      time.Duration // time without acknowledgement of sent data before the connection is considered dead; 15 s, Off for none
+	UnixMode         fs.FileMode   // permissions of unix sockets; 0 = those that the umask leaves
 }
 
-// WithDefaults returns a copy with every zero that stands for a default filled in; what
-// is Off stays Off. Two stay 0 when they are not set: MaxConns, which Start fits to the
-// open-file limit, and MaxFrame, which New fits to the layout.
+// WithDefaults returns a copy with defaults for all zero fields; Off stays Off. Two fields stay 0
+// if they are not set: MaxConns, which Start adapts to the open-file limit, and MaxFrame, which New
+// adapts to the layout.
 func (c Config) WithDefaults() Config {
 	or(&c.Loops, runtime.GOMAXPROCS(0))
 	or(&c.Workers, 2*runtime.GOMAXPROCS(0))
@@ -246,7 +247,7 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
-// inUse is what a server keeps of a config with its defaults: what is Off is 0 there.
+// inUse returns the form of a config with defaults that the server uses, in which Off is 0.
 func (c Config) inUse() Config {
 	swap(&c.SpareWorkers, Off, 0)
 	swap(&c.StallAfter, Off, 0)
@@ -264,7 +265,7 @@ func (c Config) inUse() Config {
 	return c
 }
 
-// given is the config that inUse was made of: Off again where 0 would mean the default.
+// given reverses inUse: it returns Off again where 0 would mean the default.
 func (c Config) given() Config {
 	swap(&c.SpareWorkers, 0, Off)
 	swap(&c.MaxRatio, 0, Off)
@@ -276,18 +277,18 @@ func (c Config) given() Config {
 	return c
 }
 
-// ConfigError is one field that Config can't have.
+// ConfigError reports an invalid field of Config.
 type ConfigError struct {
 	Field string // as in Config
 	Value any
-	Why   string // what is wrong and the way out
+	Why   string // what is wrong and how to fix it
 }
 
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("engine: %s = %v: %s", e.Field, e.Value, e.Why)
 }
 
-// validate reports every fault of a config in use.
+// validate reports every fault of a config returned by inUse.
 func (c Config) validate() error {
 	var errs []error
 	bad := func(field string, v any, why string) {
@@ -381,12 +382,12 @@ func (c Config) validate() error {
 
 const (
 	drainTick  = 20 * time.Millisecond
-	drainQuiet = 120 * time.Millisecond // GOAWAY to FIN, and the last request to FIN; 100 ms are promised
+	drainQuiet = 120 * time.Millisecond // GOAWAY to FIN, and the last request to FIN; 100 ms are documented
 
-	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that never is quiet
+	insistAfter = 2 * time.Second // GOAWAY to FIN for a client that keeps sending
 
-	// drainRate is DrainRate's default, unless telling all within a quarter of the time
-	// takes more.
+	// drainRate is the default of DrainRate, unless reaching all sessions within a quarter of the
+	// time needs more.
 	drainRate = 200
 
 	maxDrainTo = 256 // bytes of DrainTo

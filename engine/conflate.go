@@ -6,24 +6,24 @@ import (
 	"millrace/engine/internal/outbox"
 )
 
-// PushKeyed is Push for a value of which only the newest is of use, such as a price or a
-// position: while an older push to this session with the same key is unsent, this one takes
-// its place, and the older one is never sent. So a peer that reads slowly gets the latest
-// state instead of being closed, and costs one frame for each key.
+// PushKeyed is Push for a value of which only the newest matters, such as a price or a position:
+// while an older push to this session with the same key is unsent, this one replaces it, and the
+// older one is never sent. So a peer that reads slowly gets the latest state instead of being
+// closed, and costs one frame for each key.
 //
-// The newer push stands where the older stood: among different keys the order stays as it
-// was, no key waits longer because it changes often, and what was sent between the two,
-// answers and broadcasts too, comes behind it. A push of which the kernel has been given a
-// byte is not replaced, nor one in a TLS record or a WebSocket message that has begun.
+// The newer push takes the older one's place in the order: the order of different keys is
+// unchanged, no key is delayed because it changes often, and frames sent between the two, including
+// answers and broadcasts, come after it. A push of which the kernel has accepted a byte is not
+// replaced, nor one in a TLS record or a WebSocket message that has been started.
 //
-// Keys are the session's own: those of SendGroupKeyed and Group.SendKeyed are others, for
-// each group. What a peer is to see in its order, or all of, has no key. A session with Resume
-// counts a frame when it is given to the connection, so one that was replaced was never
-// counted. While its peer is away, what it is sent is kept in front of that from the first
-// keyed push on, and goes on being replaced. Behind a WebSocket, frames over 64 KiB of a framing that does not begin with
-// their length may be cut between two messages from the first keyed push on.
+// Keys belong to the session: those of SendGroupKeyed and Group.SendKeyed are separate, for each
+// group. Use no key for messages that a peer must get completely or in order. A session with Resume
+// counts a frame when it is passed to the connection, so a replaced push is not counted. While the
+// session has no connection, its output is kept, from the first keyed push on, before that point,
+// and can still be replaced. Over WebSocket, frames over 64 KiB of a framing that does not begin
+// with a length may be split over two messages from the first keyed push on.
 //
-// Errors are Push's; none of them for a newer push that is no longer than the older.
+// Errors are those of Push; a push that replaces one at least as long never fails.
 func (s *Session) PushKeyed(key uint64, main, sub uint16, body []byte) error {
 	p := codec.Packet{Main: main, Sub: sub, Body: body}
 	f, held := s.holdFraming()
@@ -51,9 +51,8 @@ func (s *Session) PushKeyed(key uint64, main, sub uint16, body []byte) error {
 	return s.sent(r)
 }
 
-// SendKeyed is Send for a value of which only the newest is of use: for each member it
-// takes the place of an unsent one with the same key of this group, as Session.PushKeyed
-// says.
+// SendKeyed is Send for a value of which only the newest matters: for each member it replaces an
+// unsent one with the same key of this group, as described at Session.PushKeyed.
 func (g *Group) SendKeyed(key uint64, main, sub uint16, body []byte) (sent int, err error) {
 	return g.send(codec.Packet{Main: main, Sub: sub, Body: body}, &key, true)
 }

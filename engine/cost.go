@@ -9,38 +9,37 @@ import (
 	"millrace/internal/tally"
 )
 
-// What a session costs is the time of its turns, on workers and on loops, and of the writes
-// to it. The clock is read when a turn begins and ends, and between two handles; what one
-// callback took is a difference of the two, and is charged to its session, to the session's
-// tag and to its handle.
+// The cost of a session is the time of its turns, on workers and on loops, and of the writes to it.
+// The clock is read when a turn begins and ends, and between two handles; the difference is the
+// time of a callback, and is charged to its session, to the session's tag and to its handle.
 //
-// That is time on the clock, which is the time of a CPU unless the callback waits for
-// something. A handle that takes longer than longTurn may do so: from then on it is measured
-// by the clock of its thread, on which it is locked meanwhile, and the turn that showed it is
-// charged longTurn. This costs about a microsecond.
+// This is elapsed time, which equals CPU time unless the callback waits for something. A handle
+// that takes longer than longTurn may be waiting: from then on it is measured by the clock of its
+// thread, to which it is locked meanwhile, and the turn that revealed it is charged longTurn. This
+// costs about a microsecond.
 const (
 	longTurn = time.Millisecond
-	longRuns = 64 // turns shorter than a quarter of that, and the handle is measured by the clock again
+	longRuns = 64 // consecutive turns shorter than a quarter of that, after which elapsed time is used again
 
-	maxHandles = 1024 // with an account of their own
+	maxHandles = 1024 // handles with their own account
 	maxTags    = 1024
 
-	moreTags = "..." // stands for the tags behind them
+	moreTags = "..." // stands for further tags
 )
 
-// account adds up times.
+// account sums up times.
 type account struct {
 	handle uint32
 	tag    string
 	busy   spread       // nanoseconds
-	long   atomic.Int32 // above 0: turns of the handle may wait
+	long   atomic.Int32 // above 0: turns of the handle may wait for something
 
-	held int         // of a tag: sessions that have it; guarded by costs.mu
-	gone atomic.Bool // of a tag: another has its place, and what comes late goes to costs.more
+	held int         // for a tag: number of sessions with it; guarded by costs.mu
+	gone atomic.Bool // for a tag: it was replaced; late charges go to costs.more
 }
 
-// spread is a sum to which many add: each loop's sessions, and who runs them, on a line of
-// their own where there are no more than spreads loops.
+// spread is a sum that many goroutines add to: each loop's sessions, and the goroutines that run
+// them, use a separate cache line, if there are no more than spreads loops.
 type spread [spreads]struct {
 	n atomic.Int64
 	_ [64 - 8]byte
@@ -50,7 +49,7 @@ const spreads = 16 // times 64 bytes for each account
 
 func (x *spread) add(lane int, n int64) { x[lane%spreads].n.Add(n) }
 
-// load is the sum.
+// load returns the sum.
 func (x *spread) load() (n int64) {
 	for i := range x {
 		n += x[i].n.Load()
@@ -58,7 +57,7 @@ func (x *spread) load() (n int64) {
 	return n
 }
 
-// take makes it 0, and returns what it was.
+// take resets the sum to 0, and returns it.
 func (x *spread) take() (n int64) {
 	for i := range x {
 		if x[i].n.Load() != 0 {
@@ -70,22 +69,22 @@ func (x *spread) take() (n int64) {
 
 // costs are a server's accounts.
 //
-// A handle has an account of its own if Config.Handles or SetDispatch names it, or if the
-// handler knows it (HandleKnower); of a handler that doesn't say, the first maxHandles have
-// one. So handles that peers invent take no account away from those that are served.
+// A handle has its own account if Config.Handles or SetDispatch names it, or if the handler knows
+// it (HandleKnower); for a handler that is not a HandleKnower, the first maxHandles handles have
+// one. So handles that peers invent take no account from real ones.
 type costs struct {
 	on  bool
 	srv *Server
 
 	handles atomic.Pointer[map[uint32]*account] // copied on write
-	rest    account                             // what is no request's
-	others  account                             // of handles that nobody knows, and of more than maxHandles
+	rest    account                             // time outside of requests
+	others  account                             // unknown handles, and those beyond maxHandles
 
 	mu     tally.Mutex
 	tags   map[string]*account // guarded by mu
 	none   account             // of sessions without a tag
-	more   account             // of more tags than maxTags, and of those that gave way
-	closed atomic.Int64        // of sessions that have gone; moved there under mu
+	more   account             // tags beyond maxTags, and replaced ones
+	closed atomic.Int64        // of closed sessions; moved here under mu
 }
 
 func (c *costs) init(srv *Server) {
@@ -105,13 +104,13 @@ func (c *costs) name(handle uint32) {
 	}
 }
 
-// known tells whether a handle is one that is served.
+// known reports whether a handle is served.
 func (c *costs) known(handle uint32) bool {
 	h, ok := c.srv.handler().(HandleKnower)
 	return !ok || h.Knows(handle)
 }
 
-// of is the account of a handle.
+// of returns the account of a handle.
 func (c *costs) of(handle uint32) *account {
 	if handle == 0 {
 		return &c.rest
@@ -120,7 +119,7 @@ func (c *costs) of(handle uint32) *account {
 	if a := all[handle]; a != nil {
 		return a
 	}
-	if len(all) >= maxHandles || !c.known(handle) { // without the lock, as any packet may say so
+	if len(all) >= maxHandles || !c.known(handle) { // without the lock, as any packet may have such a handle
 		return &c.others
 	}
 	return c.open(handle)
@@ -147,19 +146,19 @@ func (c *costs) open(handle uint32) *account {
 	return a
 }
 
-// cost is what one session costs.
+// cost is the cost of one session.
 type cost struct {
 	costs *costs
 	srv   *Server
-	lane  int          // the loop's number, where it adds to what others add to too
+	lane  int          // the loop's number: its element of shared sums
 	spent atomic.Int64 // nanoseconds; moved to costs.closed when done
 	tag   atomic.Pointer[account]
 	done  atomic.Bool // set under costs.mu
 
-	// Strand only.
+	// Used on the strand only. at is since when the running turn has not been charged.
 	at     int64    // since when what runs has not been charged
-	runs   *account // who is charged; nil: nothing has run in this turn
-	thread bool     // by the thread's clock, from then on:
+	runs   *account // account to charge; nil if nothing has run in this turn
+	thread bool     // measured by the thread's clock, since:
 	from   time.Duration
 }
 
@@ -169,7 +168,7 @@ func (c *cost) init(l *loop) {
 	c.tag.Store(&srv.costs.none)
 }
 
-// begin begins a turn. Strand.
+// begin begins a turn. On the strand.
 func (m *meter) begin(now int64) {
 	if m == nil || !m.cost.costs.on {
 		return
@@ -177,8 +176,8 @@ func (m *meter) begin(now int64) {
 	m.cost.at, m.cost.runs, m.cost.thread = now, nil, false
 }
 
-// turnTo has the turn's time charged to a handle, from now on; 0: what is no request's.
-// Strand.
+// turnTo charges the turn's time from now on to a handle; 0 for time outside of requests. On the
+// strand.
 func (m *meter) turnTo(handle uint32) {
 	if m != nil && m.cost.costs.on {
 		m.cost.turnTo(handle)
@@ -199,7 +198,7 @@ func (c *cost) turnTo(handle uint32) {
 	}
 }
 
-// end ends a turn. Strand.
+// end ends a turn. On the strand.
 func (m *meter) end() {
 	if m != nil && m.cost.costs.on {
 		m.cost.end()
@@ -214,7 +213,7 @@ func (c *cost) end() {
 	c.runs = nil
 }
 
-// charge charges what has run since the last charge.
+// charge charges the time since the last charge.
 func (c *cost) charge(now int64) {
 	a, took := c.runs, time.Duration(now-c.at)
 	c.at = now
@@ -239,16 +238,16 @@ func (c *cost) charge(now int64) {
 func (c *cost) add(a *account, n int64) {
 	a.busy.add(c.lane, n)
 	tag := c.tag.Load()
-	if tag.busy.add(c.lane, n); tag.gone.Load() { // it has just given way
+	if tag.busy.add(c.lane, n); tag.gone.Load() { // it has just been replaced
 		c.costs.more.busy.add(c.lane, tag.busy.take())
 	}
 	c.spent.Add(n)
-	if c.done.Load() { // the slot is free already; a write may end a session
+	if c.done.Load() { // the slot is already free, as a write may end a session
 		c.costs.closed.Add(c.spent.Swap(0))
 	}
 }
 
-// close moves what the session has cost to those that have gone. Nothing runs any more.
+// close moves the session's cost to that of closed sessions. Nothing of it runs any more.
 func (m *meter) close() {
 	if m == nil || !m.cost.costs.on {
 		return
@@ -261,7 +260,7 @@ func (m *meter) close() {
 	c.costs.closed.Add(c.spent.Swap(0))
 }
 
-// costClock is now where writes are charged, and 0 where they are not.
+// costClock returns the time if writes are charged, and 0 if not.
 func (l *loop) costClock() int64 {
 	if !l.srv.costs.on {
 		return 0
@@ -269,8 +268,8 @@ func (l *loop) costClock() int64 {
 	return l.srv.now()
 }
 
-// charge charges the session for a write that began then; 0: it is not charged. It returns
-// when the next one begins.
+// charge charges the session for a write that began at began; 0 means that it is not charged. It
+// returns the start time of the next write.
 func (l *loop) charge(s *Session, began int64) (now int64) {
 	if began == 0 {
 		return 0
@@ -280,7 +279,7 @@ func (l *loop) charge(s *Session, began int64) (now int64) {
 	return now
 }
 
-// Tag is what SetTag has set; "" without one, and "..." where there were too many.
+// Tag returns the tag set by SetTag; "" for none, and "..." if there were too many.
 func (s *Session) Tag() string {
 	if s.meter == nil || !s.meter.cost.costs.on {
 		return ""
@@ -288,11 +287,11 @@ func (s *Session) Tag() string {
 	return s.meter.cost.tag.Load().tag
 }
 
-// SetTag has what the session costs from now on be added up under that name, with that of
-// others which have it: a tenant, a plan, a version of a client. A server knows 1,024 tags, of
-// which those that no session has give way to new ones; what they cost, and what is tagged
-// otherwise, is added up under "...". The requests of one turn and handle are charged together,
-// to the tag that there is then. Nothing without Config.Costs or SessionCPU.
+// SetTag sets a name under which the session's costs are summed from now on, together with those of
+// other sessions with that tag: a tenant, a plan, a client version. A server keeps 1,024 tags; when
+// there are more, a tag without sessions is replaced by a new one. The costs of replaced tags, and
+// of further tags, are summed under "...". The requests of one turn and handle are charged
+// together, to the tag at that time. It has no effect without Config.Costs or SessionCPU.
 func (s *Session) SetTag(tag string) {
 	if s.meter == nil {
 		return
@@ -309,7 +308,7 @@ func (s *Session) SetTag(tag string) {
 	m.tag.Store(a)
 }
 
-// tagged is the account of a tag. mu is held.
+// tagged returns the account of a tag. mu is held.
 func (c *costs) tagged(tag string) *account {
 	if tag == "" {
 		return &c.none
@@ -325,7 +324,7 @@ func (c *costs) tagged(tag string) *account {
 	return a
 }
 
-// giveWay forgets a tag that no session has; false: there is none. mu is held.
+// giveWay removes a tag without sessions; false if there is none. mu is held.
 func (c *costs) giveWay() bool {
 	for name, a := range c.tags {
 		if a.held == 0 {

@@ -9,44 +9,44 @@ import (
 	"millrace/engine/internal/cputime"
 )
 
-// Costs is what the sessions of a server cost in some time. Each of the three lists adds up
-// to Busy, if it is whole: the sessions with Closed.
+// Costs are the costs of a server's sessions over some time. Each of the three lists adds up to
+// Busy, if it is complete: the sessions together with Closed.
 type Costs struct {
-	For     time.Duration // how long it was
-	Process time.Duration // CPU time of the process; 0 where the system doesn't tell
+	For     time.Duration // length of the time
+	Process time.Duration // CPU time of the process; 0 if unavailable
 	Busy    time.Duration // of callbacks, and of writes to sockets
-	Closed  time.Duration // of it that of sessions that have closed
+	Closed  time.Duration // part of Busy used by sessions that have closed
 
-	// Those that cost most, the dearest first; who cost nothing is left out.
+	// The most expensive ones, in descending order; those without cost are omitted.
 	Sessions []SessionCost
 	Handles  []HandleCost
 	Tags     []TagCost
 }
 
-// SessionCost is what one session cost.
+// SessionCost is the cost of one session.
 type SessionCost struct {
 	ID   ID
 	Tag  string
 	Busy time.Duration
 }
 
-// HandleCost is what the requests of one handle cost. 0/0 is what is no request's: the other
-// callbacks, functions given to Session.Submit, and writes. Other is set for that of the
-// handles together which nobody knows (see HandleKnower) or which are behind the first 1,024.
+// HandleCost is the cost of the requests of one handle. 0/0 is time outside of requests: other
+// callbacks, functions given to Session.Submit, and writes. Other is set for the sum of unknown
+// handles (see HandleKnower) and those beyond the first 1,024.
 type HandleCost struct {
 	Main, Sub uint16
 	Other     bool
 	Busy      time.Duration
 }
 
-// TagCost is what the sessions with one tag cost; "" is those without, "..." those with more
-// tags than are told apart.
+// TagCost is the cost of the sessions with one tag; "" for sessions without, "..." for tags beyond
+// the limit.
 type TagCost struct {
 	Tag  string
 	Busy time.Duration
 }
 
-// CostReader tells what sessions cost from one call of Next to the next. One goroutine at a
+// CostReader reports costs between consecutive calls of Next. It must be used by one goroutine at a
 // time.
 type CostReader struct {
 	srv      *Server
@@ -57,16 +57,16 @@ type CostReader struct {
 	accounts map[*account]int64
 }
 
-// CostReader begins to read the costs, of which Config.Costs or SessionCPU has the server
-// keep account. It takes 50 bytes for each session.
+// CostReader starts reading the costs, which the server accounts with Config.Costs or SessionCPU.
+// It uses 50 bytes for each session.
 func (srv *Server) CostReader() *CostReader {
 	r := &CostReader{srv: srv}
 	r.Next(0)
 	return r
 }
 
-// Next returns what was spent since it was called last, with at most top entries in each
-// list. It looks at every session.
+// Next returns the costs since the last call, with at most top entries in each list. It reads every
+// session.
 func (r *CostReader) Next(top int) Costs {
 	at, process := time.Now(), cputime.Process()
 	out := Costs{For: at.Sub(r.at), Process: process - r.process}
@@ -79,8 +79,8 @@ func (r *CostReader) Next(top int) Costs {
 	return out
 }
 
-// Costs is what they cost since the server was made, without the list of sessions: what each
-// of those cost stands in its Stats. It looks at no session.
+// Costs returns the costs since the server was created, without the list of sessions: the cost of
+// each is in its Stats. It reads no session.
 func (srv *Server) Costs() Costs {
 	process := cputime.Process()
 	out := Costs{For: time.Duration(srv.now()), Process: process, Closed: time.Duration(srv.costs.closed.Load())}
@@ -92,7 +92,7 @@ func (srv *Server) Costs() Costs {
 	return out
 }
 
-// readAccounts reads what handles and tags have spent.
+// readAccounts reads the costs of handles and tags.
 func (r *CostReader) readAccounts(out *Costs) {
 	c := &r.srv.costs
 	accounts := map[*account]int64{}
@@ -101,7 +101,7 @@ func (r *CostReader) readAccounts(out *Costs) {
 		accounts[a] = now
 		return time.Duration(now - r.accounts[a])
 	}
-	moved := time.Duration(0) // of tags that have given way, what was read before
+	moved := time.Duration(0) // of replaced tags: the part read before
 	handle := func(a *account, other bool) {
 		if d := since(a); d > 0 {
 			main, sub := codec.Split(a.handle)
@@ -127,7 +127,7 @@ func (r *CostReader) readAccounts(out *Costs) {
 	more := since(&c.more)
 	c.mu.Unlock()
 	for a, n := range r.accounts {
-		if _, ok := accounts[a]; !ok { // accounts of handles stay
+		if _, ok := accounts[a]; !ok { // accounts of handles are never removed
 			moved += time.Duration(n)
 		}
 	}
@@ -135,14 +135,14 @@ func (r *CostReader) readAccounts(out *Costs) {
 	r.accounts = accounts
 }
 
-// readSessions reads what each session has spent, and those that have gone.
+// readSessions reads the costs of each session, and of those that have closed.
 func (r *CostReader) readSessions(out *Costs) {
 	c := &r.srv.costs
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	sessions := make(map[ID]int64, len(r.sessions))
 	closed := c.closed.Load()
-	known := int64(0) // of the sessions that have closed, what was read before
+	known := int64(0) // of closed sessions: the part read before
 	for _, n := range r.sessions {
 		known += n
 	}
@@ -162,7 +162,7 @@ func (r *CostReader) readSessions(out *Costs) {
 	r.sessions, r.closed = sessions, closed
 }
 
-// dearest sorts a list and cuts it.
+// dearest sorts a list by cost and truncates it.
 func dearest[T any](list []T, top int, busy func(T) time.Duration) []T {
 	slices.SortFunc(list, func(a, b T) int { return cmp.Compare(busy(b), busy(a)) })
 	return list[:min(top, len(list)):min(top, len(list))]

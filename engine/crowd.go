@@ -2,9 +2,9 @@ package engine
 
 import "millrace/engine/internal/door"
 
-// roomForLink tells whether one more connection may wait for its first frame, which may ask
-// for a session that has its place already. Where MaxConns wait the one of the loop's that has
-// waited longest is turned away for it; a loop that has none takes one more. Loop goroutine.
+// roomForLink reports whether one more connection may wait for its first frame, which may resume a
+// session that already has a slot. If MaxConns are waiting, the loop's connection that has waited
+// longest is closed to make room; a loop that has none accepts one more. Loop goroutine.
 func (l *loop) roomForLink() bool {
 	srv := l.srv
 	if srv.pending.Load() < int64(srv.cfg.MaxConns) {
@@ -21,13 +21,13 @@ func (l *loop) roomForLink() bool {
 	no := srv.refuse(nil, RefusedConns, "")
 	many := len(l.links)-l.silent.Len() >= max(1, srv.cfg.MaxRefused/srv.cfg.Loops)
 	k.turnAway(no)
-	if many { // wait for their peers' FIN
+	if many { // are waiting for their peers' FIN
 		k.close()
 	}
 	return true
 }
 
-// addLink notes a connection that has no session, or another loop's.
+// addLink records a connection that has no session, or one of another loop.
 func (l *loop) addLink(k *link) {
 	if k.place == 0 {
 		l.links = append(l.links, k)
@@ -35,7 +35,7 @@ func (l *loop) addLink(k *link) {
 	}
 }
 
-// dropLink forgets it.
+// dropLink removes it.
 func (l *loop) dropLink(k *link) {
 	if k.place == 0 {
 		return

@@ -14,60 +14,60 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// Doors are what stands between a socket and its session where an address asks for it. A
-// session is the same behind each of them.
+// Doors configures TLS, WebSocket and the PROXY protocol, for addresses that use them. Sessions
+// behave the same with each.
 type Doors struct {
-	// TLS is needed by tls:// and wss://, and used by auto:// where it is set; one whose
-	// ClientAuth requires a certificate can't be with auto://, which takes clients without TLS
-	// too. The least version is 1.2 unless it says another. It must not be changed any more; for other
-	// certificates later give it a GetCertificate, which like its other hooks is called on a
-	// goroutine of the handshake's.
+	// TLS is required for tls:// and wss://, and used by auto:// if it is set; a config whose
+	// ClientAuth requires a certificate is not allowed with auto://, which also accepts clients
+	// without TLS. The minimum version is 1.2 unless it sets another. It must not be modified
+	// afterwards; to change certificates later use GetCertificate, which like its other hooks is
+	// called on a goroutine of the handshake.
 	TLS              *tls.Config   `json:"-"`
 	HandshakeTimeout time.Duration // of TLS, from accept; 5 s
-	// MaxHandshakes is how many TLS handshakes may be open; 256. While so many have bytes that
-	// wait to be worked at, no others are read. When more are open, those are closed that
-	// have waited longest for their clients, but for 250 ms at least. Where one address, or many
-	// together, leave many answered ones unended, their next ones begin one after the other, in so little
-	// time that others see nothing of it: those that can be are asked for another key share first (HelloRetryRequest), the
-	// others have some 15 turns a second.
+	// MaxHandshakes is how many TLS handshakes may be open; 256. While that many have unprocessed
+	// input, no others are read. When more are open, those that have waited longest for their
+	// clients are closed, after at least 250 ms. If one address, or many together, leave many
+	// handshakes unfinished, their next ones start one at a time, with so little CPU time that
+	// other clients are not affected: those that support it are first sent a HelloRetryRequest, the
+	// others get some 15 turns a second.
 	MaxHandshakes int
-	// HandshakeRate is how many TLS handshakes one address may begin in a second; more wait,
-	// or are closed if they would wait for longer than HandshakeTimeout. 0 or Off = no limit.
-	// An IPv6 network of IPv6Prefix counts as one address.
+	// HandshakeRate is how many TLS handshakes one address may start in a second; more wait, or are
+	// closed if they would wait for longer than HandshakeTimeout. 0 or Off = no limit. An IPv6
+	// network of IPv6Prefix counts as one address.
 	HandshakeRate int
 
-	// ProxyFrom are networks whose connections begin with a header of the PROXY protocol,
-	// version 1 or 2, and are closed if they don't. The address in it is RemoteAddr, and what
-	// MaxConnsPerIP counts. In all others such a header is no frame. "unix" stands for whoever
-	// connects to a unix socket.
+	// ProxyFrom are networks whose connections must begin with a header of the PROXY protocol,
+	// version 1 or 2, and are closed otherwise. The address in the header becomes RemoteAddr, and
+	// is the one that MaxConnsPerIP counts. For other connections such a header is a bad frame.
+	// "unix" means connections to unix sockets.
 	ProxyFrom []string
 
-	// Origins are the pages that browsers may open a WebSocket from, beside those of the
-	// host itself: https://example.com, a host, or * for all.
+	// Origins are further origins whose pages may open a WebSocket, in addition to the server's own
+	// host: https://example.com, a host, or * for all.
 	Origins []string
-	// ForwardedFrom are networks, as in ProxyFrom, whose X-Forwarded-For is believed in the
-	// request of a WebSocket.
+	// ForwardedFrom are networks, as in ProxyFrom, from which X-Forwarded-For in WebSocket requests
+	// is trusted.
 	ForwardedFrom []string
-	// Deflate lets WebSocket clients that ask for it send and get compressed messages
-	// (permessage-deflate, RFC 7692), each compressed by itself: a connection holds nothing
-	// for it between two messages. A message under 128 bytes, and one that would get no
-	// shorter, is sent as it is. It costs the loops time, about 1.3 MB for each loop, and 72
-	// KiB in the memory budget for a connection in the middle of a message.
+	// Deflate lets WebSocket clients that request it send and receive compressed messages
+	// (permessage-deflate, RFC 7692), each compressed independently: a connection needs no memory
+	// for it between messages. A message under 128 bytes, or one that compression would not
+	// shorten, is sent uncompressed. It costs the loops CPU time, about 1.3 MB for each loop, and
+	// 72 KiB in the memory budget for a connection in the middle of a message.
 	Deflate bool
-	// MaxRatio is how many bytes a client's compressed messages may become for each byte of
-	// them, over a connection and once they have become 16 MiB; 200, Off for no limit. A
-	// client past it is closed with 1008.
+	// MaxRatio limits the ratio of inflated to compressed bytes of a client's messages, over a
+	// connection and once they exceed 16 MiB inflated; 200, Off for no limit. A client above it is
+	// closed with 1008.
 	MaxRatio int
-	// OnUpgrade may refuse a WebSocket whose request is right otherwise: an error is answered
-	// with 403, or as the error's method Status() int says. It runs on the loop and must not
+	// OnUpgrade may refuse a WebSocket whose request is otherwise valid: an error is answered with
+	// 403, or with the status of the error's method Status() int. It runs on the loop and must not
 	// block; the request has no body, and its RemoteAddr and TLS are set.
 	OnUpgrade func(*http.Request) error `json:"-"`
 }
 
-// DoorStats are counts of the doors.
+// DoorStats are the statistics of the doors.
 type DoorStats = door.Stats
 
-// Transport names what the peer came through: "tcp", "unix", "tls", "ws" or "wss".
+// Transport returns the transport of the session: "tcp", "unix", "tls", "ws" or "wss".
 func (s *Session) Transport() string {
 	if d, ok := s.door(); ok {
 		return d.Transport()
@@ -75,8 +75,8 @@ func (s *Session) Transport() string {
 	return s.conn.LocalAddr().Network()
 }
 
-// TLS is the state of the session's TLS, the peer's certificates included; nil where it has
-// none. It does not change and is shared.
+// TLS returns the TLS state of the session, including the peer's certificates; nil without TLS. It
+// is shared and must not be modified.
 func (s *Session) TLS() *tls.ConnectionState {
 	if d, ok := s.door(); ok {
 		return d.TLS()
@@ -84,8 +84,8 @@ func (s *Session) TLS() *tls.ConnectionState {
 	return nil
 }
 
-// sayWhy has a WebSocket close with the code that the session's reason stands for. Where a
-// message is in its way the rest of that goes first, if the peer still takes it.
+// sayWhy closes a WebSocket with the code for the session's reason. If a message has been sent in
+// part, its rest is sent first, if the peer still reads.
 func (s *Session) sayWhy() {
 	if d, ok := s.door(); ok {
 		why := Reason(s.closing.Load())
@@ -98,7 +98,7 @@ func (s *Session) sayWhy() {
 	}
 }
 
-// shown is with how many bytes that the connection has been given the next write must begin.
+// shown returns how many bytes, already passed to the connection, the next write must begin with.
 func (s *Session) shown() int {
 	if d, ok := s.door(); ok {
 		return d.Shown()
@@ -106,8 +106,9 @@ func (s *Session) shown() int {
 	return 0
 }
 
-// stalled ends the connection of a session whose peer has stood still for FrameTimeout in the
-// middle of a TLS record or a WebSocket header; false: its clocks stand still. Loop goroutine.
+// stalled closes the connection of a session whose peer has stalled for FrameTimeout in the middle
+// of a TLS record or a WebSocket header; false if the session's timeouts are suspended. Loop
+// goroutine.
 func stalled(k netio.Sink) bool {
 	if k, ok := k.(*link); ok {
 		return k.stalled()
@@ -116,10 +117,10 @@ func stalled(k netio.Sink) bool {
 	return s != nil && s.loop.stalled(s)
 }
 
-// stalled is the function of that name for a session without resume.
+// stalled is the same for a session without resume.
 func (l *loop) stalled(s *Session) bool {
 	if s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed() {
-		return true // other clocks run
+		return true // other timeouts apply
 	}
 	if s.rd.paused != 0 || l.busy(s) {
 		return false
@@ -128,7 +129,7 @@ func (l *loop) stalled(s *Session) bool {
 	return true
 }
 
-// closeCode is the code of a WebSocket's close frame (RFC 6455, section 7.4).
+// closeCode returns the code of a WebSocket's close frame (RFC 6455, section 7.4).
 func closeCode(why Reason) uint16 {
 	switch why {
 	case ReasonBadFrame:
@@ -145,9 +146,9 @@ func closeCode(why Reason) uint16 {
 	return 1000
 }
 
-// wholeFrames is how many bytes at the start of b are whole frames of a session's, and how
-// long the frame behind them is; 0: that is not known. k is nil for
-// one that is being accepted or was refused. Loop goroutine.
+// wholeFrames returns how many bytes at the start of b are complete frames of a session, and the
+// length of the next frame; 0 if unknown. k is nil for a connection that is being accepted or was
+// refused. Loop goroutine.
 func (srv *Server) wholeFrames(conn netio.Conn, k netio.Sink, b []byte) (whole, next int) {
 	f := srv.framingAt(conn, k)
 	for whole < len(b) {
@@ -168,8 +169,8 @@ func (srv *Server) wholeFrames(conn netio.Conn, k netio.Sink, b []byte) (whole, 
 	return whole, 0
 }
 
-// framingAt is the framing of what a session writes next; where there is no session yet, that
-// of the connection's address.
+// framingAt returns the framing of the next bytes that a session writes; without a session, that of
+// the connection's address.
 func (srv *Server) framingAt(conn netio.Conn, k netio.Sink) *framing {
 	if s := behindSink(k); s != nil {
 		return s.written()
@@ -177,8 +178,7 @@ func (srv *Server) framingAt(conn netio.Conn, k netio.Sink) *framing {
 	return srv.framingOf(conn)
 }
 
-// URLs are the addresses that are listened on, as Config.Addrs takes them, with the ports
-// that were bound.
+// URLs returns the listen addresses, in the form of Config.Addrs, with the bound ports.
 func (srv *Server) URLs() []string { return srv.net.URLs() }
 
 func sources(list []string) (s door.Sources) {
@@ -192,7 +192,7 @@ func sources(list []string) (s door.Sources) {
 	return s
 }
 
-// parseNetwork reads a network in CIDR notation, or one address.
+// parseNetwork parses a network in CIDR notation, or a single address.
 func parseNetwork(s string) (netip.Prefix, error) {
 	if ip, err := netip.ParseAddr(s); err == nil && ip.Zone() == "" {
 		ip = ip.Unmap()
@@ -202,7 +202,7 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	if err != nil {
 		return p, errors.New("must be a network such as 10.0.0.0/8, an address, or unix")
 	}
-	if p.Addr().Is4In6() { // it has no IPv4 address, and such peers are that here
+	if p.Addr().Is4In6() { // it contains no IPv4 address, and mapped peers are treated as IPv4
 		if p.Bits() < 96 {
 			return p, errors.New("must be an IPv4 network such as 10.0.0.0/8, not a part of ::ffff:0:0/96")
 		}
@@ -220,7 +220,7 @@ func parseAddr(s string) (door.Addr, error) {
 	return a, err
 }
 
-// validateDoors reports what is wrong with the addresses and what stands in front of them.
+// validateDoors reports invalid addresses and settings of the doors.
 func (c *Config) validateDoors(bad func(field string, v any, why string)) {
 	for _, s := range c.Addrs {
 		a, err := parseAddr(s)
@@ -230,12 +230,12 @@ func (c *Config) validateDoors(bad func(field string, v any, why string)) {
 		case a.TLS && c.TLS == nil:
 			bad("Addrs", s, "needs a certificate: set TLS")
 		case a.Auto && c.Framer != nil:
-			bad("Addrs", s, "needs frames that begin with their length, which tells them from TLS and HTTP: give each its own address")
+			bad("Addrs", s, "needs frames that begin with their length, to distinguish them from TLS and HTTP: use separate addresses")
 		case a.Auto && c.TLS != nil && (c.TLS.ClientAuth == tls.RequireAnyClientCert || c.TLS.ClientAuth == tls.RequireAndVerifyClientCert):
-			bad("Addrs", s, "takes clients without TLS too, who would get past TLS.ClientAuth: give tls://, or wss:// on an address of its own")
+			bad("Addrs", s, "also accepts clients without TLS, which would bypass TLS.ClientAuth: use tls://, or wss:// on a separate address")
 		case a.Auto:
 			if b, ok := c.ambiguous(); ok {
-				bad("Addrs", s, fmt.Sprintf("a frame of this layout may begin with the byte %#02x, as TLS or HTTP do: give each its own address", b))
+				bad("Addrs", s, fmt.Sprintf("a frame of this layout may begin with the byte %#02x, as TLS or HTTP do: use separate addresses", b))
 			}
 		}
 	}
@@ -259,11 +259,11 @@ func (c *Config) validateDoors(bad func(field string, v any, why string)) {
 	}
 }
 
-// ambiguous finds a byte that a frame may begin with as well as TLS or HTTP.
+// ambiguous finds a byte with which both a frame and TLS or HTTP may begin.
 func (c *Config) ambiguous() (b byte, ok bool) {
 	frames, err := codec.New(c.Layout, c.MaxFrame)
 	if err != nil {
-		return 0, false // told elsewhere
+		return 0, false // reported elsewhere
 	}
 	for i := range 256 {
 		if b := byte(i); door.Ambiguous(b) && frames.MayBegin(b) {

@@ -10,19 +10,19 @@ import (
 	"millrace/engine/internal/outbox"
 )
 
-// drain begins to refuse connections and has the sessions told.
+// drain starts refusing connections and notifies the sessions.
 func (srv *Server) drain(ctx context.Context) {
-	grace := forever // nothing is ever cut off
+	grace := forever // no deadline
 	if t, ok := ctx.Deadline(); ok {
 		grace = max(time.Until(t), 0)
 	}
-	end := time.Now().Add(min(grace, 365*24*time.Hour)) // what is told counts down to it
+	end := time.Now().Add(min(grace, 365*24*time.Hour)) // the end announced in GOAWAY
 	srv.beginDrain(grace)
 	srv.bg.Go(func() { srv.tellAll(ctx, grace, end, 0) })
 }
 
-// beginDrain refuses connections from now on. In a drain that Drain has begun, sessions that
-// were told stay so.
+// beginDrain refuses connections from now on. In a drain begun by Drain, sessions already notified
+// are not notified again.
 func (srv *Server) beginDrain(grace time.Duration) {
 	srv.refuseAfter.Store(int64(min(time.Second, grace/4)))
 	if !srv.draining.Load() {
@@ -35,7 +35,7 @@ func (srv *Server) beginDrain(grace time.Duration) {
 	}
 }
 
-// tellAll has every session told, rate of them a second; 0: as Config.DrainRate says.
+// tellAll notifies every session, rate of them a second; 0 means as in Config.DrainRate.
 func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Time, perSecond int) {
 	every := time.NewTicker(drainTick)
 	defer every.Stop()
@@ -43,7 +43,7 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 	credit := 0.0
 	rate := 0.0
 	for first := true; ; first = false {
-		if len(list) == 0 { // at first, and to find who came just then
+		if len(list) == 0 { // initially, and to find sessions that were just accepted
 			srv.table.each(func(s *Session) bool {
 				if s.goAway.Load() == 0 {
 					list = append(list, s)
@@ -60,7 +60,7 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 		credit += rate * drainTick.Seconds()
 		n := min(int(credit), len(list))
 		if grace != forever && time.Until(end) < min(time.Second, grace/2) {
-			n = len(list) // the rest is told while it can still do something about it
+			n = len(list) // notify the rest while there is still time to react
 		}
 		credit = max(credit-float64(n), 0)
 		for _, s := range list[:n] {
@@ -77,7 +77,7 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 	}
 }
 
-// drainRate is how many of n sessions are told in a second, if asked is 0.
+// drainRate returns how many of n sessions are notified in a second, if asked is 0.
 func (srv *Server) drainRate(asked, n int, grace time.Duration) float64 {
 	if r := cmp.Or(asked, srv.cfg.DrainRate); r > 0 {
 		return float64(r)
@@ -85,7 +85,7 @@ func (srv *Server) drainRate(asked, n int, grace time.Duration) float64 {
 	return max(drainRate, float64(n)/max(grace.Seconds()/4, 0.001))
 }
 
-// tell sends a session its GOAWAY, and writes it: its time runs from then on. Loop goroutine.
+// tell sends a session its GOAWAY, and writes it: its drain time runs from then on. Loop goroutine.
 func (l *loop) tell(s *Session, grace time.Duration, end time.Time) {
 	if s.goAway.Load() != 0 || s.closed() {
 		return
@@ -100,8 +100,8 @@ func (l *loop) tell(s *Session, grace time.Duration, end time.Time) {
 	s.goAway.Store(uint32((l.srv.now()-l.srv.drainFrom.Load())/int64(time.Millisecond)) + 1)
 }
 
-// toldAt is when a session was told that the server drains, a millisecond later at most;
-// 0: it was not.
+// toldAt returns when a session was notified of the drain, up to a millisecond too late; 0 if it
+// was not.
 func (srv *Server) toldAt(s *Session) int64 {
 	ms := s.goAway.Load()
 	if ms == 0 {
@@ -110,7 +110,7 @@ func (srv *Server) toldAt(s *Session) int64 {
 	return srv.drainFrom.Load() + int64(ms)*int64(time.Millisecond)
 }
 
-// late tells whether what is read now comes too late in a drain.
+// late reports whether a request read now is too late in a drain.
 func (srv *Server) late(s *Session, now int64) bool {
 	if !srv.draining.Load() {
 		return false
@@ -119,11 +119,10 @@ func (srv *Server) late(s *Session, now int64) bool {
 	return told != 0 && now-told > srv.refuseAfter.Load()
 }
 
-// drainStep closes a session of a draining server that has nothing outstanding and has
-// been quiet. What a client sends after its GOAWAY is still served; only a request that
-// crosses the FIN gets no answer but the end of the stream. A client that goes on asking
-// although it is refused is not waited for beyond insistAfter, one that is in the middle
-// of a frame no longer than requests are served.
+// drainStep closes a session of a draining server that has nothing outstanding and has been quiet.
+// Requests sent after the GOAWAY are still served; only a request that crosses the FIN gets no
+// answer. A client that keeps sending requests although they are refused is closed after
+// insistAfter; one in the middle of a frame is not waited for longer than requests are served.
 func (l *loop) drainStep(s *Session, now int64) bool {
 	told := l.srv.toldAt(s)
 	quiet, late := told, l.srv.late(s, now)

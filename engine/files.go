@@ -7,18 +7,18 @@ import (
 	"millrace/engine/internal/gnetio"
 )
 
-// ownFiles is how many descriptors are kept for what is no connection.
+// ownFiles is how many descriptors are reserved for uses other than connections.
 const ownFiles = 32
 
-// reserve is how many descriptors are kept for what is no session.
+// reserve returns how many descriptors are reserved for uses other than sessions.
 func (srv *Server) reserve() int { return ownFiles + srv.cfg.MaxRefused }
 
-// fitFiles fits MaxConns to the open-file limit.
+// fitFiles adapts MaxConns to the open-file limit.
 func (srv *Server) fitFiles() error {
 	limit := srv.openFiles()
 	backlog := 0
 	if srv.cfg.Accept == AcceptSingle || srv.hasUnix() {
-		backlog = srv.backlog() // the single acceptor takes a whole backlog before a loop can refuse
+		backlog = srv.backlog() // the single acceptor accepts a whole backlog before a loop can refuse
 	}
 	kept := srv.reserve()
 	most := limit - kept - backlog
@@ -37,20 +37,19 @@ func (srv *Server) fitFiles() error {
 	return nil
 }
 
-// shedAt fits what is refused for want of files to the open-file limit: from nine tenths
-// of it on, or later where MaxConns needs more.
+// shedAt sets from which number of open files on connections are refused: nine tenths of the limit,
+// or more if MaxConns needs it.
 func (srv *Server) shedAt(limit int) {
 	srv.fdShed.Store(int64(max(limit*9/10, min(limit-16, srv.cfg.MaxConns+srv.reserve()*3/4))))
 }
 
-// guardFiles looks after the open files; the limit may have been changed meanwhile.
+// guardFiles checks the open files; the limit may have changed meanwhile.
 func (srv *Server) guardFiles() {
 	srv.shedAt(srv.openFiles())
 	srv.net.Guard()
 }
 
-// openFiles is how many descriptors may be open, backlog how many connections may wait for
-// one listener.
+// openFiles returns the open-file limit, backlog how many connections may wait on one listener.
 func (srv *Server) openFiles() int {
 	if srv.machine != nil {
 		return srv.machine.Files()

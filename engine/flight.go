@@ -11,67 +11,66 @@ import (
 	"millrace/engine/internal/flight"
 )
 
-// Flight is what one session did last, of which Config.Recorder has notes.
+// Flight is a recording of a session's last events, made by Config.Recorder.
 type Flight struct {
 	Session     ID
 	Remote      string // the peer's address
 	Transport   string // see Session.Transport
 	ConnectedAt time.Time
-	At          time.Time // when the notes were copied
-	Why         string    // what for: "stall", or the Reason of its end; "" for one that was asked for
-	Reason      Reason    // why it closes or has closed; 0 while it is open
-	Ended       bool      // it has ended, and nothing follows
-	Lost        uint64    // earlier events, which are forgotten
+	At          time.Time // when the recording was copied
+	Why         string    // cause: "stall", or the Reason of its end; "" for one that was requested
+	Reason      Reason    // why the session closes or has closed; 0 while it is open
+	Ended       bool      // the session has ended
+	Lost        uint64    // number of earlier events, which were overwritten
 	Events      []Event   // the oldest first
 }
 
-// EventKind is what an Event says.
+// EventKind is the kind of an Event.
 type EventKind = flight.Kind
 
 // The kinds of events.
 const (
 	EventOpen    = flight.Open    // the session began
 	EventIn      = flight.In      // frames of one handle were read
-	EventInMore  = flight.InMore  // more frames, read with those in front, and not looked at one by one
-	EventPart    = flight.Part    // of a frame a part was read, the last of it maybe with others
-	EventInline  = flight.Inline  // packets were handled on the loop; the handle is the last one's
+	EventInMore  = flight.InMore  // more frames, read together with the previous ones, not recorded one by one
+	EventPart    = flight.Part    // a part of a frame was read, its end perhaps with other frames
+	EventInline  = flight.Inline  // packets were handled on the loop; the handle is that of the last one
 	EventWork    = flight.Work    // a worker's turn
 	EventOut     = flight.Out     // frames of one handle were written
-	EventOutMore = flight.OutMore // more frames, written with those in front, and not looked at one by one
-	EventBlock   = flight.Block   // the kernel took no more of what was to be written
+	EventOutMore = flight.OutMore // more frames, written together with the previous ones, not recorded one by one
+	EventBlock   = flight.Block   // the kernel accepted only a part of a write
 	EventPark    = flight.Park    // the strand waits until the peer reads
-	EventPause   = flight.Pause   // nothing is read from the peer any more
-	EventResume  = flight.Resume  // it is read again
+	EventPause   = flight.Pause   // reading was paused
+	EventResume  = flight.Resume  // reading was resumed
 	EventTask    = flight.Task    // a function was submitted
 	EventTimer   = flight.Timer   // a timer fired; see Session.Submitter
-	EventQuery   = flight.Query   // a query was done; see Session.Submitter
+	EventQuery   = flight.Query   // a query completed; see Session.Submitter
 	EventFin     = flight.Fin     // the peer's FIN
-	EventAway    = flight.Away    // the connection broke, and the session waits for its peer
-	EventBack    = flight.Back    // the peer has come back
-	EventGoAway  = flight.GoAway  // the peer was told that the server drains
+	EventAway    = flight.Away    // the connection was lost, and the session waits to be resumed
+	EventBack    = flight.Back    // the peer has resumed the session
+	EventGoAway  = flight.GoAway  // the peer was sent GOAWAY
 	EventError   = flight.Error   // an ERROR was sent
-	EventStall   = flight.Stall   // a callback holds its goroutine up
+	EventStall   = flight.Stall   // a callback blocks its goroutine
 	EventPanic   = flight.Panic   // a callback panicked
-	EventNear    = flight.Near    // a limit came near
-	EventClose   = flight.Close   // it began to close
+	EventNear    = flight.Near    // a limit was nearly reached
+	EventClose   = flight.Close   // the session began to close
 	EventGone    = flight.Gone    // its descriptor was closed
 )
 
-// Event is one note. What has no meaning for its kind is zero.
+// Event is a recorded event. Fields without meaning for its kind are zero.
 type Event struct {
-	At        time.Time // of several, the first one's; to a microsecond
+	At        time.Time // of the first one, if it stands for several; to a microsecond
 	Kind      EventKind
 	Main, Sub uint16        // frames, packets: their handle; EventError: that of the request
-	Count     int           // how many it stands for, at least 1
-	Bytes     int           // of frames, headers included; EventBlock: what was left
+	Count     int           // number of events it stands for, at least 1
+	Bytes     int           // of frames, headers included; EventBlock: bytes left
 	Wait      time.Duration // EventWork: for a worker
-	Took      time.Duration // EventWork, EventInline; EventStall: by then
-	Running   bool          // EventWork: it lasts
-	Detail    string        // why, which limit, which code
+	Took      time.Duration // EventWork, EventInline; EventStall: until then
+	Running   bool          // EventWork: it is still running
+	Detail    string        // reason, limit or code
 }
 
-// Flight is what the session did last. Without Config.Recorder it has no events. Any
-// goroutine.
+// Flight returns the session's recording. Without Config.Recorder it has no events. Any goroutine.
 func (s *Session) Flight() Flight {
 	var k keptFlight
 	if s.tap() == nil {
@@ -82,7 +81,8 @@ func (s *Session) Flight() Flight {
 	return k.flight(s.srv)
 }
 
-// Flight finds what a session did last that is there, or has ended and is among those kept.
+// Flight returns the recording of a session that is open, or that has ended and whose recording is
+// among those kept.
 func (srv *Server) Flight(id ID) (Flight, bool) {
 	if s := srv.table.lookup(id); s != nil {
 		return s.Flight(), true
@@ -96,8 +96,8 @@ func (srv *Server) Flight(id ID) (Flight, bool) {
 	return Flight{}, false
 }
 
-// Flights are the last RecorderKeep that were kept, the oldest first: of sessions as they
-// ended, and of others when one of their callbacks stalled.
+// Flights returns the last RecorderKeep recordings kept, oldest first: of sessions when they ended,
+// and of others when one of their callbacks stalled.
 func (srv *Server) Flights() []Flight {
 	f := &srv.flights
 	f.mu.Lock()
@@ -110,7 +110,7 @@ func (srv *Server) Flights() []Flight {
 	return list
 }
 
-// flight is k for users.
+// flight converts k to its exported form.
 func (k *keptFlight) flight(srv *Server) Flight {
 	f := Flight{
 		Session: k.id, Remote: addrText(k.remote), Transport: k.transport, ConnectedAt: time.Unix(0, k.accepted),
@@ -131,7 +131,7 @@ func addrText(a net.Addr) string {
 	return a.String()
 }
 
-// event is e for users.
+// event converts e to its exported form.
 func (srv *Server) event(e flight.Event) Event {
 	x := Event{At: srv.clock(e.At), Kind: e.Kind, Count: e.Count}
 	handle := func() { x.Main, x.Sub = codec.Split(e.A) }
@@ -171,7 +171,7 @@ func (srv *Server) event(e flight.Event) Event {
 	return x
 }
 
-// hasHandle tells whether the event's handle means something.
+// hasHandle reports whether the event's handle has a meaning.
 func (e Event) hasHandle() bool {
 	switch e.Kind {
 	case EventIn, EventOut, EventInline, EventError, EventStall, EventPanic:
@@ -180,7 +180,7 @@ func (e Event) hasHandle() bool {
 	return false
 }
 
-// String is the event in a line, without its time.
+// String formats the event as a line, without its time.
 func (e Event) String() string {
 	var b strings.Builder
 	b.WriteString(e.Kind.String())
@@ -209,8 +209,8 @@ func (e Event) String() string {
 	return b.String()
 }
 
-// String is the recording as text: a line for the session, and one for each event, with how
-// long it was before the end of the notes.
+// String formats the recording as text: a line for the session, and one for each event, with the
+// time before the end of the recording.
 func (f Flight) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "session %v, %s from %s, connected at %s", f.Session, f.Transport, f.Remote, f.ConnectedAt.UTC().Format(time.RFC3339Nano))
@@ -230,7 +230,7 @@ func (f Flight) String() string {
 	return b.String()
 }
 
-// MarshalJSON writes the recording with names in lower case; times of turns are whole
+// MarshalJSON encodes the recording with names in lower case; times of turns are whole
 // microseconds, and handles are "MAIN/SUB".
 func (f Flight) MarshalJSON() ([]byte, error) {
 	x := struct {
@@ -254,7 +254,7 @@ func (f Flight) MarshalJSON() ([]byte, error) {
 	return json.Marshal(x)
 }
 
-// MarshalJSON writes the event, without what is zero.
+// MarshalJSON encodes the event, without zero fields.
 func (e Event) MarshalJSON() ([]byte, error) {
 	x := struct {
 		At      time.Time `json:"at"`
@@ -284,9 +284,9 @@ type (
 func (t *timers) Submit(fn func()) error  { return (*Session)(t).submit(fn, flight.Timer) }
 func (q *queries) Submit(fn func()) error { return (*Session)(q).submit(fn, flight.Query) }
 
-// Submitter is the session for those who submit on behalf of timers (EventTimer) or queries
-// (EventQuery), so that its recording says so. It is the same value each time for a kind, and
-// the session itself for any other.
+// Submitter returns the session for use by timers (EventTimer) or queries (EventQuery), so that the
+// recording shows their kind. It returns the same value each time for a kind, and the session
+// itself for any other.
 func (s *Session) Submitter(kind EventKind) Submitter {
 	switch kind {
 	case EventTimer:

@@ -6,11 +6,11 @@ import (
 	"millrace/engine/internal/outbox"
 )
 
-// flush writes what a session has to send, until nothing is left or the kernel takes no
-// more: as one write, unless there is very much. Loop goroutine.
+// flush writes what a session has to send, until nothing is left or the kernel accepts no more: in
+// one write, unless there is very much. Loop goroutine.
 func (l *loop) flush(s *Session, why outbox.Look) { l.flushOnce(s, why, true) }
 
-// flushOnce is flush. retry: a peer that has left too much unread gets one more try.
+// flushOnce implements flush. retry: a peer that has left too much unread gets one more attempt.
 func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 	o, sh := &s.out, &l.out
 	if s.rd.life == lifeGone {
@@ -60,7 +60,7 @@ func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 }
 
 func (l *loop) write(s *Session, p []byte) (int, error) {
-	l.st.writes.Add(1) // before it, so that who has the bytes finds them counted
+	l.st.writes.Add(1) // before the write, so that a receiver of the bytes finds them counted
 	if s.rd.wrote == 0 {
 		s.rd.wrote = max(l.sweepNow, 1)
 	}
@@ -78,7 +78,7 @@ func (l *loop) relieve(s *Session, retry bool) {
 	}
 	if o.Blocked() {
 		if l.slow(s) {
-			if retry { // the kernel may take bytes again, and the word of it be on its way
+			if retry { // the socket may be writable again with the notification pending
 				o.Unblock()
 				l.flushOnce(s, outbox.LookWalk, false)
 				return
@@ -95,14 +95,14 @@ func (l *loop) relieve(s *Session, retry bool) {
 	}
 }
 
-// slowAfter is how long a peer that takes nothing may leave more than MaxOutbound unread.
+// slowAfter is how long a peer that does not read may leave more than MaxOutbound unread.
 const slowAfter = time.Second
 
-// slow tells whether a blocked session has left too much unread that it has not asked for.
-// What is sent to all is held only once and can grow by more than MaxOutbound between two
-// looks at a session: of that one who takes bytes may be behind by up to MaxOutbox. So may one
-// be that only waits for its peer's acknowledgements, for which there is a time: a burst of pushes would end a
-// session whose peer reads as fast as it can.
+// slow reports whether a blocked session has left too much unsolicited data unread. Broadcasts are
+// stored only once and can grow by more than MaxOutbound between two checks of a session: a peer
+// that reads may be behind by up to MaxOutbox of them. So may one that only waits for its peer's
+// acknowledgements, which have a timeout: otherwise a burst of pushes would end a session whose
+// peer reads as fast as it can.
 func (l *loop) slow(s *Session) bool {
 	limit, patience := l.srv.cfg.MaxOutbound, slowAfter
 	pushed, lag := s.out.Lagging(&l.out)
@@ -116,12 +116,12 @@ func (l *loop) slow(s *Session) bool {
 		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || past(l.srv.now(), s.rd.progress, patience))
 }
 
-// allSent ends the sending side of a session that closes, once everything has gone.
+// allSent ends the sending side of a closing session when everything has been sent.
 func (l *loop) allSent(s *Session) {
 	switch s.rd.life {
 	case lifeOpen:
 		if s.line() != nil && s.line().cur == nil {
-			l.detach(s) // nobody is there to be told
+			l.detach(s) // without a connection no FIN can be sent
 			return
 		}
 		s.sayWhy()

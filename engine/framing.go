@@ -11,23 +11,23 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// Framing is how frames are told apart on one address.
+// Framing is the framing of an address.
 type Framing struct {
-	Framer codec.Framer // nil: Config.Layout
+	Framer codec.Framer // nil means Config.Layout
 	// Switches lets callbacks change the framing of their sessions: see Session.SetFramer.
 	Switches bool
 }
 
-// framing is how the frames of a session are told apart and written. It does not change.
+// framing is how the frames of a session are read and written. It is immutable.
 type framing struct {
 	codec    *codec.Codec
-	brief    *codec.Codec // the same, with room for an ERROR without text
-	framer   codec.Framer // nil: a layout
+	brief    *codec.Codec // the same codec, with room for an ERROR without text
+	framer   codec.Framer // nil for a layout
 	system   bool         // there are system frames
 	switches bool
 }
 
-// newFraming makes a framing of a checked config.
+// newFraming creates a framing from a checked config.
 func (c *Config) newFraming(f codec.Framer, switches bool) (*framing, error) {
 	x := &framing{framer: f, switches: switches}
 	var err error
@@ -43,7 +43,7 @@ func (c *Config) newFraming(f codec.Framer, switches bool) (*framing, error) {
 	return x, nil
 }
 
-// setFramings makes the framings of a checked config.
+// setFramings creates the framings of a checked config.
 func (srv *Server) setFramings() {
 	c := &srv.cfg
 	srv.framing, _ = c.newFraming(c.Framer, false)
@@ -61,7 +61,7 @@ func (srv *Server) setFramings() {
 	}
 }
 
-// framingOf is how frames begin to be told apart on a connection.
+// framingOf returns the initial framing of a connection.
 func (srv *Server) framingOf(c netio.Conn) *framing {
 	if len(srv.framings) == 0 {
 		return srv.framing
@@ -72,11 +72,11 @@ func (srv *Server) framingOf(c netio.Conn) *framing {
 	return srv.framing
 }
 
-// verbatim is the codec of frames that a Framer has written already: they are the bodies of
-// packets without a handle.
+// verbatim is the codec for frames already encoded by a Framer: they are the bodies of packets
+// without a handle.
 var verbatim, _ = codec.Framed(written{}, 0)
 
-// written is verbatim's Framer. It reads nothing.
+// written is the Framer of verbatim. It is not used for reading.
 type written struct{}
 
 func (written) Split([]byte, int) (int, int, error) { return 0, 0, codec.ErrBadFramer }
@@ -86,10 +86,10 @@ func (written) Append(dst []byte, p codec.Packet) ([]byte, error) {
 	return append(dst, p.Body...), nil
 }
 
-// bare tells whether the framing has no handles, and so no system frames.
+// bare reports whether the framing has no handles, and therefore no system frames.
 func (c *Config) bare() bool { return c.Framer != nil && !c.Framer.Handles() }
 
-// validateFraming reports what is wrong with the frame.
+// validateFraming reports faults of the frame settings.
 func (c *Config) validateFraming(bad func(field string, v any, why string)) error {
 	f, err := c.newFraming(c.Framer, false)
 	if err != nil {
@@ -103,7 +103,7 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 		case x.Framer == nil && c.Framer != nil:
 			bad("Framings", a, "needs a Framer: with Config.Framer there is no layout")
 		case strings.HasPrefix(a, "auto") && x.Framer != nil:
-			bad("Framings", a, "needs frames that begin with their length, which tells them from TLS and HTTP: give each its own address")
+			bad("Framings", a, "needs frames that begin with their length, to distinguish them from TLS and HTTP: use separate addresses")
 		default:
 			if _, err := c.newFraming(x.Framer, x.Switches); err != nil {
 				return err
@@ -116,7 +116,7 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 	for h := range c.Handles {
 		main, sub := codec.Split(h)
 		if c.Framer != nil {
-			continue // what never comes does no harm
+			continue // a handle that never arrives does no harm
 		}
 		if err := frames.Check(codec.Packet{Main: main, Sub: sub}); err != nil {
 			bad("Handles", fmt.Sprintf("%d/%d", main, sub), "must be one that the layout has room for")
@@ -128,13 +128,13 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 	return nil
 }
 
-// encoded are blocks for the frames that Framers write, of which each is copied at once.
+// encoded holds buffers for frames encoded by Framers, which are copied at once.
 var encoded = sync.Pool{New: func() any { return new([]byte) }}
 
 // maxEncoded is the largest block that is kept, in bytes.
 const maxEncoded = 64 << 10
 
-// encode has the Framer write p's frame, and calls use with it, as a packet of verbatim's.
+// encode lets the Framer encode p's frame, and calls use with it, as a packet of verbatim.
 func (f *framing) encode(p codec.Packet, use func(codec.Packet) error) error {
 	box := encoded.Get().(*[]byte)
 	b, err := f.framer.Append((*box)[:0], p)
@@ -150,7 +150,8 @@ func (f *framing) encode(p codec.Packet, use func(codec.Packet) error) error {
 	return err
 }
 
-// fit finds what writes p where the codec can't tell: verbatim, with the frame.
+// fit returns the codec and packet to write when the codec can't tell whether p fits: verbatim,
+// with the encoded frame.
 func (f *framing) fit(p codec.Packet) (*codec.Codec, codec.Packet, error) {
 	if f.framer == nil {
 		return nil, p, f.misfit(p)

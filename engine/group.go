@@ -11,65 +11,65 @@ import (
 	"millrace/internal/tally"
 )
 
-// Group is a set of sessions that are sent to together. It is made by Server.Group and
-// goes when its last member does; a session that closes leaves by itself.
+// Group is a set of sessions that messages can be sent to together. Server.Group returns it; it
+// exists while it has members. A session that closes leaves by itself.
 type Group struct {
 	srv  *Server
 	name string
 }
 
-// memberSet is what a group with members is.
+// memberSet is the state of a group with members.
 type memberSet struct {
 	name  string
-	scope uint32 // of its keys
-	// in has every member. lists are the same for senders, who read them without a lock: nil
-	// when members have come or gone since they were made, under groups.mu.
+	scope uint32 // scope of its keys
+	// in has every member. lists are copies for senders, which read them without a lock: nil if
+	// members have changed since they were made, under groups.mu.
 	in    []*membership // guarded by groups.mu
 	lists atomic.Pointer[memberLists]
 }
 
-// memberLists are a group's members. They are never changed in place.
+// memberLists are a group's members. They are never modified in place.
 type memberLists struct {
 	plain  []*membership
-	others []*membership // those with a framing of their own
+	others []*membership // members whose framing is not the server's
 }
 
-// membership is one session's in one group.
+// membership is the membership of one session in one group.
 type membership struct {
 	s     *Session
 	set   *memberSet
-	place int            // guarded by groups.mu; in set.in
+	place int            // guarded by groups.mu; index in set.in
 	left  bool           // guarded by the lock of the session's outbox
-	told  func(*Session) // of JoinWith; nil: nobody is told
+	told  func(*Session) // function of JoinWith, or nil
 	next  *membership    // guarded by groups.mu; the session's next one
 }
 
 // groups are a server's groups by name.
 type groups struct {
-	byName sync.Map // of string to *memberSet: all, for senders; changed under mu
+	byName sync.Map // string to *memberSet; for senders; changed under mu
 
 	mu     tally.Mutex
 	all    map[string]*memberSet // guarded by mu
-	scopes uint32                // guarded by mu; given out, 0 is for a session's own keys
+	scopes uint32                // guarded by mu; last scope used; 0 is for a session's own keys
 }
 
-// Group returns the group of that name. One without members is only a name: it takes
-// memory from the first Join to the last Leave. A Group value stays usable for good.
+// Group returns the group of that name. A group without members uses no memory. A Group value may
+// be kept and used at any time.
 func (srv *Server) Group(name string) *Group { return &Group{srv: srv, name: name} }
 
-// Name is what Server.Group was given.
+// Name returns the group's name.
 func (g *Group) Name() string { return g.name }
 
-// Join makes s a member and returns how many there are. Joining twice counts once.
-// ErrClosed when s is closing, ErrLimit past MaxGroups.
+// Join makes s a member and returns the number of members. Joining twice has no further effect.
+// Errors: ErrClosed when s is closing, ErrLimit above MaxGroups.
 func (g *Group) Join(s *Session) (members int, err error) { return g.JoinWith(s, nil) }
 
-// JoinWith is Join, and has told called once when the close of s or its peer's FIN ends the
-// membership that this call has made; Leave does not call it. It runs on any goroutine and
-// must not block: it may Submit.
+// JoinWith is like Join, and arranges for told to be called once when the close of s or its peer's
+// FIN ends the membership that this call created; Leave does not call it. told runs on any
+// goroutine and must not block; it may call Submit.
 func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err error) {
 	gs := &g.srv.groups
-	s.flags.set(flagGrouped) // before Connected is asked: either this sees the close, or that sees the group
+	s.flags.set(flagGrouped) // before Connected: either this sees the close, or the close sees the group
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if !s.Connected() {
@@ -102,8 +102,8 @@ func (g *Group) JoinWith(s *Session, told func(*Session)) (members int, err erro
 	return len(set.in), nil
 }
 
-// Leave ends s's membership and returns how many members are left. No frame of the group
-// is sent to s after it has returned. Leaving a group that s is not in changes nothing.
+// Leave ends the membership of s and returns the number of members left. After it has returned no
+// frame of the group is sent to s. Leaving a group that s is not in has no effect.
 func (g *Group) Leave(s *Session) (members int, err error) {
 	gs := &g.srv.groups
 	gs.mu.Lock()
@@ -138,7 +138,7 @@ func (gs *groups) drop(m *membership) {
 	}
 }
 
-// leaveAll ends every membership of a session that closes.
+// leaveAll ends every membership of a closing session.
 func (gs *groups) leaveAll(s *Session) {
 	if !s.flags.has(flagGrouped) {
 		return
@@ -150,14 +150,14 @@ func (gs *groups) leaveAll(s *Session) {
 	}
 	s.groups = nil
 	gs.mu.Unlock()
-	for m := list; m != nil; m = m.next { // which is nobody else's any more
+	for m := list; m != nil; m = m.next { // the list is no longer shared
 		if m.told != nil {
 			m.tell()
 		}
 	}
 }
 
-// tell calls told, which may be foreign code on a loop.
+// tell calls told, which may be user code on a loop.
 func (m *membership) tell() {
 	ok := false
 	defer func() {
@@ -169,7 +169,7 @@ func (m *membership) tell() {
 	ok = true
 }
 
-// Len is how many members there are.
+// Len returns the number of members.
 func (g *Group) Len() int {
 	gs := &g.srv.groups
 	gs.mu.Lock()
@@ -180,8 +180,8 @@ func (g *Group) Len() int {
 	return 0
 }
 
-// members returns the group's members as they are now. The list is not changed any more,
-// so nobody who joins, leaves or closes waits for those who send.
+// members returns the group's present members. The list is immutable, so joins, leaves and closes
+// do not wait for senders.
 func (gs *groups) members(name string) (lists memberLists, scope uint32) {
 	v, _ := gs.byName.Load(name)
 	set, _ := v.(*memberSet)
@@ -193,7 +193,7 @@ func (gs *groups) members(name string) (lists memberLists, scope uint32) {
 	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	if set = gs.all[name]; set == nil { // the last one has left
+	if set = gs.all[name]; set == nil { // the last member has left
 		return memberLists{}, 0
 	}
 	l := set.lists.Load()
@@ -211,7 +211,7 @@ func (gs *groups) members(name string) (lists memberLists, scope uint32) {
 	return *l, set.scope
 }
 
-// Members are those there are now, most of them at most, in no order. Any goroutine.
+// Members returns up to most of the present members, in no order. Any goroutine.
 func (g *Group) Members(most int) []*Session {
 	gs := &g.srv.groups
 	gs.mu.Lock()
@@ -227,17 +227,16 @@ func (g *Group) Members(most int) []*Session {
 	return all
 }
 
-// Send sends one packet to every member, as what they have not asked for, and returns
-// how many it was sent to. The frame is encoded once and held once. ErrOutboxFull when a
-// loop has MaxOutbox bytes of broadcasts and group sends waiting and ErrMemory while
-// MemoryBudget is exceeded, both ErrBusy: nothing was sent. From a callback use
-// Session.SendGroup, which waits its turn instead. ErrFrameTooLarge,
-// codec.ErrBadHandle, ErrClosed.
+// Send sends one unsolicited packet to every member, and returns the number of sessions it was sent
+// to. The frame is encoded once and stored once. Errors: ErrOutboxFull when a loop has MaxOutbox
+// bytes of broadcasts and group sends waiting, and ErrMemory while MemoryBudget is exceeded (both
+// are ErrBusy): then nothing was sent. In a callback use Session.SendGroup, which makes the session
+// wait instead. Also ErrFrameTooLarge, codec.ErrBadHandle, ErrClosed.
 func (g *Group) Send(main, sub uint16, body []byte) (sent int, err error) {
 	return g.send(codec.Packet{Main: main, Sub: sub, Body: body}, nil, true)
 }
 
-// send is Send; key: with that key, if it is not nil.
+// send implements Send, with a key if key is not nil.
 func (g *Group) send(p codec.Packet, key *uint64, outside bool) (sent int, err error) {
 	srv, c := g.srv, g.srv.framing.codec
 	whole := p
@@ -267,10 +266,10 @@ func (g *Group) send(p codec.Packet, key *uint64, outside bool) (sent int, err e
 	}
 	frame := bufpool.GetSmall(c.Overhead() + len(p.Body))
 	frame.Share()
-	budget := list[0].s.loop.budget // whoever's it is: they make one sum
+	budget := list[0].s.loop.budget // that of any loop: they share one total
 	budget.Add(frame.Held())
 	frame.B = c.AppendFields(frame.B, p.Handle(), p.Seq, p.Body)
-	cost := each + len(frame.B)/len(list) // all together, what they hold
+	cost := each + len(frame.B)/len(list) // in total the memory held
 	for _, m := range list {
 		if m.send(frame, cost, of) {
 			sent++
@@ -282,7 +281,7 @@ func (g *Group) send(p codec.Packet, key *uint64, outside bool) (sent int, err e
 	return sent, nil
 }
 
-// send sends a member a frame: where key has a Scope, with that key.
+// send sends a member a frame, with the key if key has a Scope.
 func (m *membership) send(frame *bufpool.Buf, cost int, key outbox.Key) bool {
 	s, r := m.s, outbox.Staged
 	if key.Scope == 0 {

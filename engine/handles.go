@@ -7,13 +7,13 @@ import (
 	"millrace/engine/internal/dispatch"
 )
 
-// handles says where packets run, by their handle.
+// handles determines where packets run, by handle.
 type handles struct {
 	srv    *Server
 	table  *dispatch.Table
 	mode   dispatch.Mode
-	learns bool // adaptive dispatch measures what runs
-	timed  bool // somebody wants to know how long inline turns take
+	learns bool // adaptive dispatch measures handles
+	timed  bool // the time of inline turns is needed
 }
 
 func (n *handles) init(srv *Server) {
@@ -26,24 +26,24 @@ func (n *handles) init(srv *Server) {
 	n.timed = n.learns || srv.taps
 }
 
-// SetDispatch fixes where a handle's packets run: Ordered for a handle that blocks,
-// Inline for one known to be quick; Adaptive takes that back. It holds from the next
-// packet on, whatever the server's own dispatch.
+// SetDispatch sets where a handle's packets run: Ordered for a handle that blocks, Inline for one
+// known to be quick; Adaptive removes the setting. It applies from the next packet on, whatever the
+// server's dispatch.
 func (srv *Server) SetDispatch(handle uint32, d Dispatch) {
 	srv.handles.table.Fix(handle, dispatch.Mode(d))
 	srv.costs.name(handle)
 }
 
-// RunsInline tells whether a handle's packets run on the loops now, where their sessions'
+// RunsInline reports whether a handle's packets currently run on the loops, if their sessions'
 // strands are idle.
 func (srv *Server) RunsInline(handle uint32) bool {
 	return srv.handles.table.Inline(handle, srv.handles.mode)
 }
 
-// some tells whether any packet may run on a loop of that mode.
+// some reports whether any packet may run on a loop with that mode.
 func (n *handles) some(mode dispatch.Mode) bool { return n.table.AnyInline(mode) }
 
-// measure runs a packet on a worker, timing handles that are still being learned.
+// measure runs a packet on a worker, and times handles that are still being measured.
 func (n *handles) measure(s *Session, h Handler, p codec.Packet) {
 	if !n.table.Learning(p.Handle()) {
 		h.OnSocketRead(s, p)
@@ -55,9 +55,9 @@ func (n *handles) measure(s *Session, h Handler, p codec.Packet) {
 	n.table.Learn(handle, time.Duration(n.srv.now()-began))
 }
 
-// judge looks at an inline turn of some frames, those in b, that took so long: handles
-// that hold a loop up go back to the workers. Several handles in one turn are judged by
-// all of it, each once.
+// judge evaluates the time of an inline turn of some frames, those in b: handles that block a loop
+// are moved back to the workers. If a turn had several handles, each is charged the whole time,
+// once.
 func (n *handles) judge(c *codec.Codec, b []byte, frames int, took time.Duration) {
 	const most = 8 // handles of one turn
 	var seen [most]uint32
@@ -79,12 +79,12 @@ next:
 			n.tell(handle, took/time.Duration(frames))
 		}
 		if !slow {
-			return // one is enough to see that the slow ones get fewer
+			return // one at a time is enough to reduce the slow ones
 		}
 	}
 }
 
-// demote sends a handle back to the workers whose packet holds its loop up.
+// demote moves a handle back to the workers because its packet blocks its loop.
 func (n *handles) demote(handle uint32, took time.Duration) {
 	if n.table.Demote(handle) {
 		n.tell(handle, took)
@@ -94,5 +94,5 @@ func (n *handles) demote(handle uint32, took time.Duration) {
 func (n *handles) tell(handle uint32, took time.Duration) {
 	n.srv.demoted.Add(1)
 	main, sub := codec.Split(handle)
-	n.srv.cfg.Logger.Warn("handle moved to the workers: it held its loop up", "main", main, "sub", sub, "a packet", took)
+	n.srv.cfg.Logger.Warn("handle moved to the workers: it blocked its loop", "main", main, "sub", sub, "a packet", took)
 }

@@ -14,12 +14,12 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// host is a server as the network sees it.
+// host is a server as seen by the network.
 type host Server
 
 var _ netio.Host = (*host)(nil)
 
-// NewLoop makes a loop known to broadcasts and to the ticker.
+// NewLoop registers a loop for broadcasts and ticks.
 func (h *host) NewLoop(x netio.Loop) netio.Turner { return (*Server)(h).addLoop(x) }
 
 func (srv *Server) addLoop(x netio.Loop) *loop {
@@ -54,14 +54,14 @@ func (h *host) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Ref
 	return s.sink(), netio.Refusal{}
 }
 
-// knowGoroutine notes which goroutine is the loop's. It is that.
+// knowGoroutine records the loop's goroutine, on which it is called.
 func (l *loop) knowGoroutine() {
 	if l.goroutine.Load() == 0 {
 		l.goroutine.Store(sched.GoroutineID())
 	}
 }
 
-// open makes s a session of the server's, or says how it is refused.
+// open registers s as a session, or returns how it is refused.
 func (l *loop) open(s *Session, fd int) (no netio.Refusal, ok bool) {
 	srv, remote := l.srv, s.RemoteAddr()
 	why, ok := srv.admit(fd, remote)
@@ -83,8 +83,8 @@ func (l *loop) open(s *Session, fd int) (no netio.Refusal, ok bool) {
 	return srv.refuse(s.framing.Load(), why, text), false
 }
 
-// refuse counts a connection that is turned away, and says how; an empty text is the
-// standard one.
+// refuse counts a refused connection, and returns how to refuse it; an empty text means the
+// standard text.
 func (srv *Server) refuse(f *framing, why Refusal, text string) netio.Refusal {
 	if f == nil {
 		f = srv.framing
@@ -107,7 +107,7 @@ func (srv *Server) refuse(f *framing, why Refusal, text string) netio.Refusal {
 	return no
 }
 
-// Writable is told by the network that the kernel takes bytes again.
+// Writable is called by the network when the socket is writable again.
 func (h *host) Writable(id uint64) {
 	if s := (*Server)(h).table.lookup(ID(id)); s != nil {
 		s.canWrite()
@@ -118,8 +118,8 @@ func (h *host) AcceptFailed() { h.acceptErrors.Add(1) }
 
 func (h *host) Failed(err error) { (*Server)(h).fail(fmt.Errorf("engine: %w", err)) }
 
-// short tells whether a connection on descriptor fd is turned away before it has come
-// through its door: as files are short, or AcceptRate is used up.
+// short reports whether a connection on descriptor fd must be refused before its handshakes:
+// because files are short, or AcceptRate is exceeded.
 func (h *host) short(fd int) bool {
 	srv := (*Server)(h)
 	why := RefusedFiles
@@ -135,11 +135,11 @@ func (h *host) short(fd int) bool {
 	return true
 }
 
-// crowded counts a connection that has given up its place in front of its session, or got none.
+// crowded counts a connection that was refused or replaced before it became a session.
 func (h *host) crowded() { h.refused[RefusedConns].Add(1) }
 
-// admit says whether a connection on descriptor fd may come in. The number of a new
-// descriptor is the lowest free one: when it is high, files are short.
+// admit reports whether a connection on descriptor fd may be accepted. A new descriptor has the
+// lowest free number: when it is high, files are short.
 func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
 	switch a := srv.adjusted.Load(); {
 	case srv.draining.Load():
@@ -147,7 +147,7 @@ func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
 	case fd >= int(srv.fdShed.Load()):
 		srv.guardFiles()
 		return RefusedFiles, false
-	case a.MaxConns < srv.cfg.MaxConns && srv.conns.Load() >= int64(a.MaxConns): // else there is no slot
+	case a.MaxConns < srv.cfg.MaxConns && srv.conns.Load() >= int64(a.MaxConns): // otherwise slots are the limit
 		return RefusedConns, false
 	case !srv.perIP.Enter(remote, a.MaxConnsPerIP):
 		return RefusedPerIP, false
@@ -155,14 +155,14 @@ func (srv *Server) admit(fd int, remote net.Addr) (Refusal, bool) {
 	return 0, true
 }
 
-// leave takes back what admit has counted.
+// leave reverses the counts of admit.
 func (srv *Server) leave(remote net.Addr) {
 	if srv.cfg.MaxConnsPerIP > 0 {
 		srv.perIP.Leave(remote)
 	}
 }
 
-// mayCome asks Config.Admit; text is what a refused client is told.
+// mayCome calls Config.Admit; text is for the ERROR to a refused client.
 func (srv *Server) mayCome(remote net.Addr) (text string, ok bool) {
 	if srv.cfg.Admit == nil {
 		return "", true
@@ -179,9 +179,9 @@ func (srv *Server) mayCome(remote net.Addr) (text string, ok bool) {
 	return "", true
 }
 
-// accept gives a new session a slot and takes it onto the loop; false when there is no
-// slot. From the moment it has one anybody may find it, so everything it is made of
-// stands before that, and its OnSocketAccept is in front of whatever others submit.
+// accept gives a new session a slot and adds it to the loop; false if there is no slot. As soon as
+// it has a slot any goroutine may find it, so it is completely initialized before, and its
+// OnSocketAccept is queued before functions that others submit.
 func (l *loop) accept(s *Session) bool {
 	srv := l.srv
 	if s.framing.Load() == nil {
@@ -193,17 +193,17 @@ func (l *loop) accept(s *Session) bool {
 	s.rd.since = srv.now()
 	if now := time.Now(); s.accepted == 0 {
 		s.accepted = now.UnixNano()
-	} else { // it has come through a door since then
+	} else { // it had a handshake since then
 		s.rd.since = max(s.rd.since-(now.UnixNano()-s.accepted), 1)
 	}
 	s.ends.Store(2)
 	s.meter = s.loop.newMeter()
-	s.out.Open(&l.out) // its share of the log begins at the end
+	s.out.Open(&l.out) // its position in the log is the end
 	if inline {
 		s.in.Open(nil)
 		s.out.Cork()
 	} else {
-		s.in.Open(bufpool.Empty(strand.Accept)) // now it is queued
+		s.in.Open(bufpool.Empty(strand.Accept)) // from here on it is runnable
 	}
 	if !srv.table.acquire(s) {
 		srv.dropTap(s)
@@ -234,7 +234,7 @@ func (s *Session) acceptInline() {
 	ok := false
 	defer func() {
 		if !ok {
-			s.loop.died(s) // runtime.Goexit; a panic was recovered below
+			s.loop.died(s) // by runtime.Goexit; a panic was recovered below
 		}
 	}()
 	s.accept()
@@ -244,8 +244,8 @@ func (s *Session) acceptInline() {
 func newLoop(srv *Server, index int, io netio.Loop) *loop {
 	l := &loop{srv: srv, index: index, io: io, mode: srv.handles.mode, reserve: io.Kind() == netio.LoopReserve}
 	if l.mode == dispatch.Adaptive && io.Kind() != netio.LoopAccepts {
-		// A handle that was quick might one day wait for somebody who has still to connect, and
-		// whose connection waits for this loop. Only what the user has fixed runs here.
+		// A quick handle might one day wait for a client that has not connected yet, and whose
+		// connection waits for this loop. Only handles that the user has set to Inline run here.
 		l.mode = dispatch.Ordered
 	}
 	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame

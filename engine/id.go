@@ -6,16 +6,17 @@ import (
 	"millrace/engine/internal/registry"
 )
 
-// ID names one session for good: its slot's index and the round of that slot. The
-// zero ID names none, as rounds start at 1.
+// ID identifies one session for all time: by its slot's index and the round of that slot. The zero
+// ID identifies none, as rounds start at 1.
 type ID uint64
 
 func makeID(index, round uint32) ID { return ID(round)<<32 | ID(index) }
 
-// Index is the slot. It is used again by a later session.
+// Index returns the slot. Later sessions reuse it.
 func (id ID) Index() uint32 { return uint32(id) }
 
-// Round counts the sessions that the slot has had. It only grows, and is never 0.
+// Round returns the number of the session among those of the slot. It only increases, and is never
+// 0.
 func (id ID) Round() uint32 { return uint32(id >> 32) }
 
 func (id ID) String() string { return fmt.Sprintf("%d.%d", id.Index(), id.Round()) }

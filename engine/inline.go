@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// An inline turn looks at the clock after so many packets, and ends when it has taken
-	// this long: the rest of what was read goes to the workers.
+	// An inline turn reads the clock after this many packets, and ends when it has taken this long:
+	// the rest of the input goes to the workers.
 	inlinePackets = 64
 	inlineMost    = 200 * time.Microsecond
 
-	// standInAfter is how long an inline turn may take before another goroutine does the
-	// work of its loop. Any callback may so wait for any other session.
+	// standInAfter is how long an inline turn may take before another goroutine takes over the work
+	// of its loop. So any callback may wait for any other session.
 	standInAfter = 20 * time.Millisecond
 )
 
@@ -30,7 +30,7 @@ func (t *inlineTurn) begin(s *Session, now int64) {
 	t.since.Store(now)
 }
 
-// beginTurn begins an inline turn, and has somebody look after it.
+// beginTurn begins an inline turn, and wakes the goroutine that watches it.
 func (l *loop) beginTurn(s *Session, now int64) {
 	l.turn.begin(s, now)
 	if !l.srv.watching.Load() {
@@ -41,7 +41,7 @@ func (l *loop) beginTurn(s *Session, now int64) {
 	}
 }
 
-// end waits until the loop's work has been given back, if it was handed over.
+// end waits until the loop's work has been returned, if it was handed over.
 func (t *inlineTurn) end() {
 	if since := t.since.Load(); since >= 0 && t.since.CompareAndSwap(since, 0) {
 		return
@@ -57,8 +57,8 @@ func (t *inlineTurn) end() {
 	t.since.Store(0)
 }
 
-// handOver hands the loop's work to another goroutine, if its turn began at since and
-// has not ended.
+// handOver hands the loop's work to another goroutine, if its turn that began at since has not
+// ended.
 func (l *loop) handOver(since int64) bool {
 	t := &l.turn
 	t.mu.Lock()
@@ -81,7 +81,7 @@ func (l *loop) handOver(since int64) bool {
 	return true
 }
 
-// conns ranges over the loop's connections.
+// conns iterates over the loop's connections.
 func (l *loop) conns(yield func(netio.Conn) bool) {
 	for _, s := range l.sessions {
 		if c := s.socket(); c != nil && !yield(c) {
@@ -95,7 +95,7 @@ func (l *loop) conns(yield func(netio.Conn) bool) {
 	}
 }
 
-// socket is the session's connection on its own loop, nil where there is none.
+// socket returns the session's connection on its own loop, nil if there is none.
 func (s *Session) socket() netio.Conn {
 	if s.line() == nil {
 		return bare(s.conn)
@@ -106,8 +106,8 @@ func (s *Session) socket() netio.Conn {
 	return nil
 }
 
-// died is called on a loop's goroutine that a callback ends with runtime.Goexit: the
-// loop's work is another goroutine's from now on.
+// died is called on a loop's goroutine when a callback ends it with runtime.Goexit: another
+// goroutine takes over the loop's work for good.
 func (l *loop) died(s *Session) {
 	l.turn.mu.Lock()
 	l.turn.dead = true
@@ -119,15 +119,15 @@ func (l *loop) died(s *Session) {
 	s.schedule()
 }
 
-// mayInline tells whether packets of the session may run on the loop now, and takes its
-// strand for that.
+// mayInline reports whether packets of the session may run on the loop now; if so, it acquires the
+// strand.
 func (l *loop) mayInline(s *Session) bool {
 	return !l.turn.away && !l.reserve && l.srv.handles.some(l.mode) && !s.out.MustWait() && s.in.Enter()
 }
 
-// inline runs the whole frames at the start of b on the loop, as far as they may run
-// there, on the strand that mayInline has taken. It returns how many bytes it has done;
-// the strand is given up.
+// inline runs the complete frames at the start of b on the loop, as far as they may run there, on
+// the strand acquired by mayInline. It returns the number of bytes processed and releases the
+// strand.
 func (l *loop) inline(s *Session, b []byte) int {
 	now := l.srv.now()
 	s.out.Lend(&l.out)
@@ -150,8 +150,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 	return done
 }
 
-// timeTurn looks at how long an inline turn took that began at began, of some frames, those
-// in b.
+// timeTurn evaluates the time of an inline turn that began at began, of some frames, those in b.
 func (l *loop) timeTurn(s *Session, b []byte, frames int, began int64) {
 	now := l.srv.now()
 	if l.srv.handles.learns {
@@ -163,8 +162,8 @@ func (l *loop) timeTurn(s *Session, b []byte, frames int, began int64) {
 	}
 }
 
-// endInline writes what an inline turn has staged and gives the strand up. In this order:
-// behind it a worker may have the strand and cork.
+// endInline writes what an inline turn has staged and releases the strand, in this order:
+// afterwards a worker may acquire the strand and cork the outbox.
 func (l *loop) endInline(s *Session) {
 	l.flush(s, outbox.LookInline)
 	s.meter.end()
@@ -177,16 +176,16 @@ func (l *loop) endInline(s *Session) {
 	}
 }
 
-// framesInline is frames on the loop goroutine: it stops in front of a packet that
-// belongs on a worker, where no whole frame is left, and when it has taken long.
+// framesInline is frames on the loop goroutine: it stops before a packet that must run on a worker,
+// when no complete frame is left, and when it has taken long.
 func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 	c, h := s.framing.Load().codec, s.srv.handler()
-	off, last, ok := it.Off, 0, false // last: where the frame begins whose callback runs
+	off, last, ok := it.Off, 0, false // last: start of the frame whose callback is running
 	defer func() {
 		if !ok {
 			v := recover()
 			var p codec.Packet
-			if used > 0 { // else it is a Framer's panic
+			if used > 0 { // otherwise a Framer panicked
 				p, _, _, _ = c.Decode(it.B[last:])
 			}
 			s.panicked("OnSocketRead", p, v)
@@ -195,8 +194,8 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 			}
 		}
 	}()
-	// Few variables live through this loop, and each condition is an if of its own: that is
-	// what keeps it in registers.
+	// This loop uses few variables, and a separate if for each condition, so that they stay in
+	// registers.
 	known := ^uint32(0) // the handle last looked up, which may run inline
 	for {
 		p, size, _, err := c.Decode(it.B[off:])
@@ -218,7 +217,7 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 		off += size
 		it.Off = off
 		used++
-		if off < len(it.B) { // half a frame counts too: to look costs more than it is worth
+		if off < len(it.B) { // a partial frame counts too: checking would cost more than it gains
 			s.flags.set(flagMore)
 		} else {
 			s.flags.clear(flagMore)
@@ -251,8 +250,7 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 	return used
 }
 
-// watchLoops is the goroutine that looks after inline turns. It sleeps while there are
-// none.
+// watchLoops runs on a goroutine and watches inline turns. It sleeps while there are none.
 func (srv *Server) watchLoops() {
 	defer srv.bg.Done()
 	const every = standInAfter / 2
@@ -277,7 +275,7 @@ func (srv *Server) watchLoops() {
 			return
 		case <-timer.C:
 		}
-		late := min(time.Since(began)-every, 5*standInAfter) // a machine that stands still is no handler that blocks
+		late := min(time.Since(began)-every, 5*standInAfter) // do not blame handlers for a suspended machine
 		quietLooks++
 		if srv.lookAtLoops(late) {
 			quietLooks = 0
@@ -285,8 +283,8 @@ func (srv *Server) watchLoops() {
 	}
 }
 
-// lookAtLoops looks at the turns that last, and tells whether there are any. late is how late
-// it comes.
+// lookAtLoops checks running turns, and reports whether there are any. late is how late the check
+// is.
 func (srv *Server) lookAtLoops(late time.Duration) (some bool) {
 	for _, l := range srv.allLoops() {
 		if since := l.turn.since.Load(); since != 0 {
@@ -297,8 +295,7 @@ func (srv *Server) lookAtLoops(late time.Duration) (some bool) {
 	return some
 }
 
-// watchTurn looks at a turn that began at since, or -since if its loop's work has been
-// handed over.
+// watchTurn checks a turn that began at since, or -since if its loop's work has been handed over.
 func (l *loop) watchTurn(since, now int64, late time.Duration) {
 	began := max(since, -since)
 	if since > 0 && now-began > int64(standInAfter+late) {

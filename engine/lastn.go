@@ -7,12 +7,12 @@ import (
 	"millrace/engine/internal/sched"
 )
 
-// lastN keeps the last ones of what is rare.
+// lastN keeps the last elements of a rarely extended list.
 type lastN[T any] struct {
 	mu   sync.Mutex
 	most int // set once
 	list []T // guarded by mu
-	next int // guarded by mu; the oldest, once there are most
+	next int // guarded by mu; index of the oldest, once it is full
 }
 
 func (l *lastN[T]) add(v T) {
@@ -26,22 +26,22 @@ func (l *lastN[T]) add(v T) {
 	l.next = (l.next + 1) % l.most
 }
 
-// all returns a copy, the oldest first.
+// all returns a copy, oldest first.
 func (l *lastN[T]) all() []T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append(append([]T(nil), l.list[l.next:]...), l.list[:l.next]...)
 }
 
-// hooks calls the user's functions on a goroutine of its own, one at a time, so that they may
-// block. It lives while there is something to call.
+// hooks calls user functions on a separate goroutine, one at a time, so that they may block. The
+// goroutine exists while there are calls.
 type hooks struct {
 	srv *Server
-	id  atomic.Uint64 // the goroutine that calls; 0: none
+	id  atomic.Uint64 // the goroutine; 0 for none
 
 	mu      sync.Mutex
 	waiting []hookCall    // guarded by mu
-	running chan struct{} // closed when the goroutine has nothing left to call; nil: there is none; guarded by mu
+	running chan struct{} // guarded by mu; closed when the goroutine ends; nil if there is none
 }
 
 type hookCall struct {
@@ -50,10 +50,10 @@ type hookCall struct {
 	fn      func()
 }
 
-// hooksMost is how many calls may wait; more are left out and counted.
+// hooksMost is how many calls may wait; more are dropped and counted.
 const hooksMost = 1024
 
-// call has fn called soon. Any goroutine; it never blocks.
+// call arranges for fn to be called. Any goroutine; it never blocks.
 func (h *hooks) call(name string, session ID, fn func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,7 +68,7 @@ func (h *hooks) call(name string, session ID, fn func()) {
 	}
 }
 
-// wait returns when nothing is left to call.
+// wait returns when no calls are left.
 func (h *hooks) wait() {
 	h.mu.Lock()
 	running := h.running
@@ -83,7 +83,7 @@ func (h *hooks) run() {
 	h.id.Store(id)
 	clean := false
 	defer func() {
-		h.id.CompareAndSwap(id, 0) // another may have begun
+		h.id.CompareAndSwap(id, 0) // another goroutine may have started
 		if !clean {                // a hook ended this goroutine with runtime.Goexit
 			go h.run()
 		}
@@ -109,7 +109,7 @@ func (h *hooks) run() {
 	}
 }
 
-// one makes a call. What is left of the list is called later if it ends the goroutine.
+// one makes one call. If it ends the goroutine, the remaining calls are made by a new one.
 func (h *hooks) one(c hookCall, left *[]hookCall) {
 	ok := false
 	defer func() {

@@ -11,55 +11,55 @@ import (
 	"millrace/engine/internal/replay"
 )
 
-// line is the connection of a session that can be resumed, as the session sees it: it stays
-// while the connections below it, its links, come and go. What is written to it is kept in
-// a ring until the peer has acknowledged it, and written to the link of the moment from
-// there. The session's loop, home, has it; what a link on another loop needs is under mu.
+// line is the connection of a session that can be resumed, as the session sees it: it remains while
+// the connections below it, its links, change. Output is kept in a ring until the peer has
+// acknowledged it, and written from there to the current link. It belongs to the session's loop,
+// home; fields needed by a link on another loop are guarded by mu.
 type line struct {
 	srv  *Server
 	s    *Session
 	home *loop
-	at   atomic.Pointer[endpoint] // of the link that is or was there last
+	at   atomic.Pointer[endpoint] // of the current or last link
 
-	// Home loop's goroutine only.
+	// Home loop's goroutine only. cur is the same as link, or nil slightly earlier.
 	cur       *link        // the same as link, or nil a little earlier
-	token     replay.Token // finds the session
-	next      replay.Token // does too when the peer has shown that it has it
+	token     replay.Token // identifies the session
+	next      replay.Token // replaces token when the peer has proved that it has it
 	unproven  bool         // next is set
-	received  uint64       // counted frames of the peer
-	told      uint64       // of them, those that it knows we have
+	received  uint64       // counted frames received from the peer
+	told      uint64       // of these, those acknowledged to the peer
 	owedSince int64        // when received first was more than told
 	bye       bool         // the session ends with this link
-	finned    bool         // the peer has sent its FIN; what is owed goes out, then the link is left
-	away      int64        // since when the peer is away; 0: it is not
-	tap       *tap         // nil: the session's events are not noted; set before it has a slot
-	unasked   int          // bytes that nobody asked for, written since its link went
-	logPos    uint64       // how far it had the broadcasts then
-	asked     atomic.Bool  // a look at a link on another loop is under way
-	hasty     bool         // the peer's acknowledgements have stood behind its requests
+	finned    bool         // the peer has sent its FIN; pending answers are sent, then the link ends
+	away      int64        // since when there is no link; 0 if there is one
+	tap       *tap         // nil if events are not recorded; set before the session has a slot
+	unasked   int          // unsolicited bytes written since the link was lost
+	logPos    uint64       // position in the broadcast log at that time
+	asked     atomic.Bool  // a query of a link on another loop is in progress
+	hasty     bool         // the peer's acknowledgements have been queued behind its requests
 
 	mu        sync.Mutex
 	ring      replay.Ring // guarded by mu
-	link      *link       // guarded by mu; nil: none
-	ctl       []byte      // guarded by mu; system frames to be written in front of the ring's
-	wish      bool        // guarded by mu; the session wants to be told when bytes are taken again
-	need      int         // guarded by mu; bytes of the frame that was not taken last
-	ctlOut    int         // guarded by mu; bytes of them that the link has taken and not written
-	drainWish bool        // guarded by mu; the session wants to be told when nothing is left
+	link      *link       // guarded by mu; nil for none
+	ctl       []byte      // guarded by mu; system frames to be written before the ring
+	wish      bool        // guarded by mu; the session must be notified when bytes are accepted again
+	need      int         // guarded by mu; size of the last frame that was not accepted
+	ctlOut    int         // guarded by mu; bytes of ctl that the link has taken and not written
+	drainWish bool        // guarded by mu; the session must be notified when everything is written
 	fin       bool        // guarded by mu; the FIN follows what is left
 	ended     bool        // guarded by mu; Close has been called
-	hold      bool        // guarded by mu; nothing is taken while there is no link
-	loose     bool        // guarded by mu; what was sent may be forgotten although nobody has acknowledged it
-	seen      kernelView  // guarded by mu; of a link on another loop
+	hold      bool        // guarded by mu; nothing is accepted while there is no link
+	loose     bool        // guarded by mu; sent data may be dropped without acknowledgement
+	seen      kernelView  // guarded by mu; for a link on another loop
 }
 
-// kernelView is what the kernel was last seen to hold of a link on another loop.
+// kernelView is the last known state in the kernel of a link on another loop.
 type kernelView struct {
 	unread, unacked int
 	acks            netio.Acks
 }
 
-// endpoint is where a link comes from.
+// endpoint describes the connection of a link.
 type endpoint struct {
 	c         netio.Conn
 	transport string
@@ -76,13 +76,13 @@ func endpointOf(c netio.Conn) *endpoint {
 var _ netio.Door = (*line)(nil)
 
 const (
-	aheadMost = 64 << 10 // bytes of the ring that a link has still to be written before no more are taken
-	ctlMost   = 16 << 10 // bytes of system frames that wait
-	ackFrames = 64       // that many frames are acknowledged at once,
+	aheadMost = 64 << 10 // most unwritten bytes of the ring for a link; then no more are accepted
+	ctlMost   = 16 << 10 // most bytes of waiting system frames
+	ackFrames = 64       // after this many frames an ACK is sent at once,
 	ackTime   = time.Second
 )
 
-// newLine makes the line of a new session, and the session.
+// newLine creates the line of a new session, and the session.
 func newLine(k *link) *line {
 	ln := &line{srv: k.srv, home: k.loop, cur: k, link: k, token: replay.NewToken()}
 	ln.s = &Session{srv: k.srv, loop: k.loop, conn: ln, accepted: k.accepted.UnixNano()}
@@ -92,13 +92,13 @@ func newLine(k *link) *line {
 	return ln
 }
 
-// most is what the ring may hold of a session that is away, in bytes: unread answers count
-// once, in the larger of the two limits.
+// mostKept returns how much the ring may hold for a session without a link, in bytes: unread
+// answers count once, in the larger of the two limits.
 func (srv *Server) mostKept() int { return max(srv.cfg.ResumeBytes, srv.cfg.MaxOutbound) }
 
-// Write keeps frames and has them written. What it does not take comes again when the peer
-// has acknowledged some of what is kept, or the kernel has taken it. While the peer is away
-// everything is taken; but of a session with keyed pushes nothing, as they may be replaced
+// Write stores frames and arranges for them to be written. What it does not accept must be written
+// again when the peer has acknowledged some frames, or the kernel has accepted them. Without a link
+// everything is accepted; for a session with keyed pushes nothing, so that these can be replaced
 // where they are.
 func (ln *line) Write(p []byte) (n int, err error) {
 	hold := ln.cur == nil && !ln.s.closed() && ln.s.out.Keyed()
@@ -123,8 +123,8 @@ func (ln *line) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// takeFrame takes the frame at the start of p, or what there is of it, and returns how many
-// bytes that is; 0: not now. mu is held.
+// takeFrame accepts the frame at the start of p, or the part of it that p has, and returns its
+// number of bytes; 0 if it can't be accepted now. mu is held.
 func (ln *line) takeFrame(p []byte, first bool) int {
 	r := &ln.ring
 	if ln.ended {
@@ -141,7 +141,7 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 	head := ln.srv.framing.codec.Packet(p[:min(size, len(p))])
 	if head.Main == SystemMain && head.Sub != SubError && missing == 0 {
 		switch {
-		case ln.link == nil: // due while nobody is there
+		case ln.link == nil: // unsolicited while there is no link
 		case len(ln.ctl) >= ctlMost:
 			return 0
 		default:
@@ -161,7 +161,7 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 	return size
 }
 
-// room tells whether the ring takes n bytes more. mu is held.
+// room reports whether the ring accepts n more bytes. mu is held.
 func (ln *line) room(n int) bool {
 	r, most := &ln.ring, ln.srv.cfg.ResumeBytes
 	switch {
@@ -177,22 +177,21 @@ func (ln *line) room(n int) bool {
 	return r.Bytes()+n <= most || r.Bytes() == 0
 }
 
-// starved tells whether more is sent only when the peer has acknowledged some.
+// starved reports whether more can be sent only after an acknowledgement.
 func (ln *line) starved() bool {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	return ln.link != nil && ln.wish && ln.ring.Unsent() == 0
 }
 
-// awaits tells whether what has been given to the link has gone, as far as is known: a link
-// on another loop may still be about to write it. More goes when the peer has acknowledged
-// some, or at the next turn.
+// awaits reports whether everything passed to the link has been written, as far as is known: a link
+// on another loop may still be about to write it. More is sent after an acknowledgement, or at the
+// next pass.
 func (ln *line) awaits() bool {
 	return ln.cur != nil && (ln.cur.loop != ln.home || ln.unsent() == 0)
 }
 
-// takeWish tells whether the session, which waits for that, can be told that more is
-// taken. mu is held.
+// takeWish reports whether the waiting session can be notified that more is accepted. mu is held.
 func (ln *line) takeWish() bool {
 	if !ln.wish || !ln.room(ln.need) || len(ln.ctl) >= ctlMost {
 		return false
@@ -201,7 +200,7 @@ func (ln *line) takeWish() bool {
 	return true
 }
 
-// kick has a link write what there is.
+// kick makes a link write pending data.
 func (ln *line) kick(k *link) {
 	switch {
 	case k == nil:
@@ -212,7 +211,7 @@ func (ln *line) kick(k *link) {
 	}
 }
 
-// writable has the link go on that the kernel takes bytes of again. Any goroutine.
+// writable makes the link continue when its socket is writable again. Any goroutine.
 func (ln *line) writable() {
 	ln.mu.Lock()
 	k := ln.link
@@ -225,7 +224,7 @@ func (ln *line) writable() {
 	}
 }
 
-// NotifyWritable has the session told when more is taken.
+// NotifyWritable requests a notification of the session when more is accepted.
 func (ln *line) NotifyWritable(uint64) error {
 	ln.mu.Lock()
 	ln.wish = true
@@ -237,8 +236,8 @@ func (ln *line) NotifyWritable(uint64) error {
 	return nil
 }
 
-// PauseReading stops reading from the link of the moment. Of a link on another loop it is not known whether that could be
-// done.
+// PauseReading stops reading from the current link. For a link on another loop it is unknown
+// whether that was possible.
 func (ln *line) PauseReading(pause bool) bool {
 	k := ln.cur
 	switch {
@@ -255,8 +254,8 @@ func (ln *line) PauseReading(pause bool) bool {
 	return true
 }
 
-// view is what the kernel holds of the link. That of a link on another loop is as old as
-// the last call.
+// view returns the state of the link in the kernel. For a link on another loop it is as of the last
+// call.
 func (ln *line) view() kernelView {
 	k := ln.cur
 	switch {
@@ -282,34 +281,33 @@ func (ln *line) view() kernelView {
 	return ln.seen
 }
 
-// Unread is how many bytes the kernel holds for reading.
+// Unread returns how many received bytes are in the kernel's buffer.
 func (ln *line) Unread() int { return ln.view().unread }
 
-// Unacked counts what has still to be written.
+// Unacked returns how many bytes are unwritten or unacknowledged.
 func (ln *line) Unacked() int { return ln.view().unacked + ln.unsent() }
 
-// Acks tells what the kernel knows of the peer's acknowledgements.
+// Acks returns what the kernel knows of the peer's acknowledgements.
 func (ln *line) Acks() netio.Acks { return ln.view().acks }
 
-// unsent is how many bytes the link has still to be written.
+// unsent returns how many bytes of the link are unwritten.
 func (ln *line) unsent() int {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	return ln.ring.Unsent() + len(ln.ctl) + ln.ctlOut
 }
 
-// kept is how many bytes the ring holds.
+// kept returns how many bytes the ring holds.
 func (ln *line) kept() int {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	return ln.ring.Bytes()
 }
 
-// gone tells whether nobody is there.
+// gone reports whether there is no link.
 func (ln *line) gone() bool { return ln != nil && ln.cur == nil }
 
-// drained tells whether nothing is left to be written; if not, the session is looked at
-// again when that is so.
+// drained reports whether everything is written; if not, the session is checked again when it is.
 func (ln *line) drained() bool {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -317,13 +315,13 @@ func (ln *line) drained() bool {
 	return !ln.drainWish
 }
 
-// ReadRest has nothing: a link reads all there is before it ends.
+// ReadRest does nothing: a link reads everything before it ends.
 func (ln *line) ReadRest(func([]byte)) bool { return true }
 
-// Detach tells whether what is owed can still be sent: the link has seen to that.
+// Detach reports whether pending answers can still be sent: the link has taken care of that.
 func (ln *line) Detach() bool { return ln.cur != nil && ln.cur.fin }
 
-// CloseWrite sends the FIN behind what is left.
+// CloseWrite sends the FIN after the remaining data.
 func (ln *line) CloseWrite() {
 	ln.mu.Lock()
 	ln.fin = true
@@ -332,7 +330,7 @@ func (ln *line) CloseWrite() {
 	ln.kick(k)
 }
 
-// Abort makes Close a reset.
+// Abort makes Close send a reset.
 func (ln *line) Abort() {
 	if k := ln.cur; k != nil {
 		k.loop.run(ln.home, func() {
@@ -343,7 +341,8 @@ func (ln *line) Abort() {
 	}
 }
 
-// Close ends the session's part: nothing finds it any more, and what was kept is gone.
+// Close ends the session's side: the session can't be found any more, and stored frames are
+// dropped.
 func (ln *line) Close() {
 	ln.forgetTokens()
 	if ln.away != 0 {
@@ -360,8 +359,8 @@ func (ln *line) Close() {
 	}
 }
 
-// welcome queues a WELCOME, in front of all else. Home loop's goroutine; of a new session
-// any.
+// welcome queues a WELCOME, before everything else. Home loop's goroutine; for a new session any
+// goroutine.
 func (ln *line) welcome(resumed bool, seq uint32) {
 	token := ln.token
 	if resumed {
@@ -372,7 +371,7 @@ func (ln *line) welcome(resumed bool, seq uint32) {
 	ln.told = ln.received
 }
 
-// acknowledge tells the peer how many of its frames we have. Home loop's goroutine.
+// acknowledge sends the peer the number of its frames received. Home loop's goroutine.
 func (ln *line) acknowledge() {
 	ln.told = ln.received
 	ln.mu.Lock()
@@ -385,8 +384,8 @@ func (ln *line) acknowledge() {
 	ln.kick(k)
 }
 
-// toldEnd has the session hear of a link's end: of its peer's FIN, or that it has broken.
-// Link's loop goroutine.
+// toldEnd notifies the session of a link's end: its peer's FIN, or a lost connection. On the link's
+// loop goroutine.
 func (ln *line) toldEnd(k *link, fin bool) {
 	ln.home.with(ln.s, k.loop, func() { ln.home.linkEnded(ln, k, fin) })
 }

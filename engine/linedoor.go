@@ -9,30 +9,30 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// RemoteAddr is that of the connection that is or was there last.
+// RemoteAddr returns that of the current or last connection.
 func (ln *line) RemoteAddr() net.Addr { return ln.at.Load().c.RemoteAddr() }
 
-// LocalAddr is the address that it came to.
+// LocalAddr returns the local address of that connection.
 func (ln *line) LocalAddr() net.Addr { return ln.at.Load().c.LocalAddr() }
 
 // SyscallConn gives access to its descriptor while it is open.
 func (ln *line) SyscallConn() (syscall.RawConn, error) { return ln.at.Load().c.SyscallConn() }
 
-// Transport names what it came through.
+// Transport returns its transport.
 func (ln *line) Transport() string { return ln.at.Load().transport }
 
-// TLS is the state of its TLS.
+// TLS returns its TLS state.
 func (ln *line) TLS() *tls.ConnectionState { return ln.at.Load().tls }
 
-// Since is when the session's first connection was accepted.
+// Since returns when the session's first connection was accepted.
 func (ln *line) Since() time.Time { return time.Unix(0, ln.s.accepted) }
 
-// Owed and Finish: what a line has begun it ends by itself.
+// Owed and Finish do nothing: a line completes what it has begun by itself.
 func (ln *line) Owed() int     { return 0 }
-func (ln *line) Shown() int    { return 0 } // what is taken of a frame is kept
+func (ln *line) Shown() int    { return 0 } // accepted parts of a frame are kept
 func (ln *line) Finish([]byte) {}
 
-// SetCloseCode says what a WebSocket is to be closed with.
+// SetCloseCode sets the close code of a WebSocket.
 func (ln *line) SetCloseCode(code uint16) {
 	if k := ln.cur; k != nil {
 		k.loop.run(ln.home, func() {
@@ -43,8 +43,8 @@ func (ln *line) SetCloseCode(code uint16) {
 	}
 }
 
-// stalled is the function of that name for a link. A session that can be resumed waits for
-// the next one; it may be another loop's, so that what comes of it is not known here.
+// stalled is the same for a link. A session that can be resumed waits for the next link; it may
+// belong to another loop, so that the outcome is unknown here.
 func (k *link) stalled() bool {
 	switch k.state {
 	case linkPlain:
@@ -61,11 +61,11 @@ func (k *link) stalled() bool {
 	return true
 }
 
-// linkStalled ends a link whose peer has stood still, unless the session's clocks do too.
+// linkStalled ends a link whose peer has stalled, unless the session's timeouts are suspended.
 func (l *loop) linkStalled(ln *line, k *link) {
 	s := ln.s
 	switch {
-	case ln.cur != k || s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed(): // other clocks run
+	case ln.cur != k || s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed(): // other timeouts apply
 	case s.rd.paused != 0 || l.busy(s) || k.mailbox.Load() > 0:
 	default:
 		l.timedOut(s, ReasonFrame)

@@ -11,54 +11,54 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// link is one connection to a server whose sessions can be resumed: first it waits for the
-// frame that says what it is, then it is a plain session's connection, or for a while that
-// of a line. Its loop's goroutine only, which need not be that of the line's session.
+// link is one connection to a server whose sessions can be resumed: first it waits for the frame
+// that says what it is, then it is the connection of a plain session, or for some time that of a
+// line. Used on its loop's goroutine only, which may not be that of the line's session.
 type link struct {
 	srv      *Server
 	loop     *loop
 	c        netio.Conn
 	fd       int
-	place    int // in loop.links, and 1; 0: it is not there
+	place    int // index in loop.links plus 1; 0 if it is not in the list
 	accepted time.Time
 	state    linkState
-	sink     netio.Sink // of a plain session
+	sink     netio.Sink // for a plain session
 	line     *line
 
-	since   int64         // when it was accepted; later, when it began to close
+	since   int64         // when it was accepted, or later when it began to close
 	partial inbox.Partial // of the first frame
-	begun   int64         // when that began
-	queued  *list.Element // in loop.silent, while its first frame is to come
-	stash   []byte        // what came behind a HELLO whose session is asked elsewhere
-	excess  int           // bytes thrown away
-	fin     bool          // the peer's FIN has come; the descriptor is the engine's own duplicate
+	begun   int64         // when the first frame began
+	queued  *list.Element // element of loop.silent, until its first frame arrives
+	stash   []byte        // input after a HELLO whose session is looked up on another loop
+	excess  int           // bytes discarded
+	fin     bool          // the peer has sent a FIN; the descriptor is the engine's own duplicate
 
-	blocked bool         // the kernel took not all; Writable will tell
+	blocked bool         // the kernel did not accept everything; wait for Writable
 	ctl     []byte       // system frames being written, not counted and not kept
-	left    int          // bytes of the ring that were offered and not taken: they go first
+	left    int          // bytes of the ring that were offered and not accepted: they come first
 	finSent bool         // CloseWrite has been called
-	paused  bool         // the session wants no more to be read
-	crowded bool         // too much is on its way to the session's loop
-	mailbox atomic.Int64 // what is, in bytes
+	paused  bool         // the session has paused reading
+	crowded bool         // too much is queued for the session's loop
+	mailbox atomic.Int64 // bytes queued for the session's loop
 }
 
 type linkState uint8
 
 const (
-	linkPending linkState = iota // its first frame is to come
-	linkJoining                  // its session has been asked for
-	linkJoined                   // it is a line's
-	linkPlain                    // it is a session's without resume
-	linkClosing                  // it only waits for the peer's FIN
+	linkPending linkState = iota // waiting for its first frame
+	linkJoining                  // its session is being looked up
+	linkJoined                   // it belongs to a line
+	linkPlain                    // it belongs to a session without resume
+	linkClosing                  // waiting for the peer's FIN
 	linkGone
 )
 
 var _ netio.Sink = (*link)(nil)
 
-// resumeHost is a server that resumes sessions as the network sees it.
+// resumeHost is a server with resume as seen by the network.
 type resumeHost struct{ *host }
 
-// Open takes a connection, of which the first frame says what it is to be.
+// Open accepts a connection, whose first frame says what it is.
 func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, netio.Refusal) {
 	srv, l := (*Server)(h.host), t.(*loop)
 	l.knowGoroutine()
@@ -86,7 +86,7 @@ func (h resumeHost) Open(t netio.Turner, c netio.Conn, fd int) (netio.Sink, neti
 	return k, netio.Refusal{}
 }
 
-// Writable is told by the network that the kernel takes bytes again.
+// Writable is called by the network when the socket is writable again.
 func (h resumeHost) Writable(id uint64) {
 	s := (*Server)(h.host).table.lookup(ID(id))
 	switch {
@@ -98,7 +98,7 @@ func (h resumeHost) Writable(id uint64) {
 	}
 }
 
-// Received takes what has just been read.
+// Received processes input.
 func (k *link) Received(b []byte) {
 	switch k.state {
 	case linkPlain:
@@ -116,15 +116,15 @@ func (k *link) Received(b []byte) {
 	}
 }
 
-// HungUp is the connection's end while a callback holds the loop up. A session that can be
-// resumed lives on.
+// HungUp is called at the connection's end while a callback blocks the loop. A session that can be
+// resumed continues.
 func (k *link) HungUp(broken bool) {
 	if k.state == linkPlain {
 		k.sink.HungUp(broken)
 	}
 }
 
-// Closed is the connection's end.
+// Closed is called at the connection's end.
 func (k *link) Closed(how netio.End) {
 	state := k.state
 	switch state {
@@ -156,7 +156,7 @@ func (k *link) Closed(how netio.End) {
 	}
 }
 
-// gone takes the connection, whose descriptor is closed, off the loop.
+// gone removes the connection, whose descriptor is closed, from the loop.
 func (k *link) gone() {
 	k.passed()
 	k.state = linkGone
@@ -164,7 +164,7 @@ func (k *link) gone() {
 	k.loop.dropLink(k)
 }
 
-// passed ends the time in which the first frame is waited for.
+// passed ends the wait for the first frame.
 func (k *link) passed() {
 	if k.state == linkPending {
 		k.srv.pending.Add(-1)
@@ -182,8 +182,8 @@ func (k *link) close() {
 	}
 }
 
-// finish sends the FIN, with that code where it is a WebSocket, and waits for the peer's: a
-// close now could be a reset that takes away what has not arrived.
+// finish sends the FIN, with that code for a WebSocket, and waits for the peer's: closing now could
+// send a reset that destroys data in transit.
 func (k *link) finish(code uint16) {
 	if k.state >= linkClosing {
 		return
@@ -206,15 +206,15 @@ func (k *link) finish(code uint16) {
 	}
 }
 
-// turnAway answers a connection that gets no session.
+// turnAway refuses a connection.
 func (k *link) turnAway(no netio.Refusal) {
 	if len(no.Goodbye) > 0 {
-		_, _ = k.c.Write(no.Goodbye) // the FIN follows whether it is taken or not
+		_, _ = k.c.Write(no.Goodbye) // the FIN follows in any case
 	}
 	k.finish(no.Code)
 }
 
-// first takes bytes of the first frame, and acts on it when it is there.
+// first collects the first frame, and acts on it when it is complete.
 func (k *link) first(b []byte) {
 	c := k.srv.framing.codec
 	var own *bufpool.Buf
@@ -272,7 +272,7 @@ func (k *link) plain(frame, rest []byte) {
 	k.loop.dropLink(k)
 	no, ok := k.loop.open(s, k.fd)
 	if !ok {
-		k.state = linkJoining // nothing is read on this path; finish closes it
+		k.state = linkJoining // reading has stopped; finish closes it
 		k.turnAway(no)
 		return
 	}
@@ -301,7 +301,7 @@ func (k *link) fresh(seq uint32, rest []byte) {
 	k.deliver(rest)
 }
 
-// join asks for the session that the token names; while it is asked, what comes is kept.
+// join looks up the session of the token; meanwhile input is kept.
 func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 	ln, ok := k.srv.tokens.Find(h.Token)
 	if !ok {
@@ -319,7 +319,7 @@ func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 	})
 }
 
-// stashMost is how many bytes may come behind a HELLO before its session has been asked.
+// stashMost is how many bytes may follow a HELLO before its session was found.
 const stashMost = 64 << 10
 
 func (k *link) keep(b []byte) {
@@ -330,7 +330,7 @@ func (k *link) keep(b []byte) {
 	}
 }
 
-// unstash takes out what has been kept.
+// unstash returns and removes the kept input.
 func (k *link) unstash() []byte {
 	b := k.stash
 	k.stash = nil
@@ -341,7 +341,7 @@ func (k *link) unstash() []byte {
 	return b
 }
 
-// strange opens a new session as the one that was asked for can't go on.
+// strange opens a new session because the requested one can't be resumed.
 func (k *link) strange(seq uint32) {
 	if k.state == linkJoining {
 		k.fresh(seq, k.unstash())
@@ -352,7 +352,7 @@ func (k *link) strange(seq uint32) {
 // joined is called when a line has taken the connection.
 func (k *link) joined(ln *line) {
 	if k.state != linkJoining {
-		ln.toldEnd(k, false) // it has gone meanwhile
+		ln.toldEnd(k, false) // it has ended meanwhile
 		return
 	}
 	k.state = linkJoined
@@ -364,17 +364,17 @@ func (k *link) joined(ln *line) {
 	k.ended()
 }
 
-// ended tells a FIN that came while the session was asked for.
+// ended reports a FIN that arrived while the session was looked up.
 func (k *link) ended() {
 	if k.fin && k.state == linkJoined {
 		k.line.toldEnd(k, true)
 	}
 }
 
-// sweepLinks applies the clocks to the connections that have no session, or another loop's.
+// sweepLinks checks the timeouts of connections without a session, or with one of another loop.
 func (l *loop) sweepLinks(now int64) {
 	c, a := &l.srv.cfg, l.srv.adjusted.Load()
-	for i := len(l.links) - 1; i >= 0; i-- { // one that goes leaves its place to one that was looked at
+	for i := len(l.links) - 1; i >= 0; i-- { // a removed one is replaced by one already checked
 		k := l.links[i]
 		why := reasonNone
 		switch {
@@ -392,7 +392,7 @@ func (l *loop) sweepLinks(now int64) {
 	}
 }
 
-// timedOut turns away a connection that has no session yet.
+// timedOut refuses a connection that has no session yet.
 func (k *link) timedOut(why Reason) {
 	k.loop.sum.errors.Add(1)
 	k.turnAway(netio.Refusal{Goodbye: k.srv.encodeError(codec.Packet{}, CodeTimeout, why.String()), Code: closeCode(why)})

@@ -17,84 +17,84 @@ import (
 
 // loop is one event loop's part of the server: its sessions, and what they have to send.
 //
-// Invariant: what is marked so is touched by the loop's goroutine only, or by the one
-// that stands in for it while an inline turn is held up.
+// Invariant: fields marked so are used only by the loop's goroutine, or by the one that takes over
+// while an inline turn is blocked.
 type loop struct {
 	srv     *Server
 	index   int
 	io      netio.Loop
 	out     outbox.Shared
-	budget  *budget.Budget // its part of the server's
+	budget  *budget.Budget // its part of the server's budget
 	turn    inlineTurn
-	mode    dispatch.Mode // where packets run whose handle is not fixed
-	reserve bool          // nothing runs here that could block
+	mode    dispatch.Mode // where packets run whose handle has no setting
+	reserve bool          // nothing that might block runs here
 
-	goroutine atomic.Uint64 // its number, from the first accept on
+	goroutine atomic.Uint64 // its goroutine's number, from the first accept on
 
-	_                    [64]byte // what all write apart from what the loop's goroutine does
+	_                    [64]byte // separates fields written by all from those of the loop's goroutine
 	mu                   tally.Mutex
 	dirtyHead, dirtyTail *Session      // guarded by mu; linked by Session.dirty
-	marks                uint64        // guarded by mu; sessions ever put there
-	armed                bool          // guarded by mu; a turn is on its way
+	marks                uint64        // guarded by mu; number of sessions added so far
+	armed                bool          // guarded by mu; a flush pass is scheduled
 	sweepDue             bool          // guarded by mu
-	late                 time.Duration // guarded by mu; for how long it has been
+	late                 time.Duration // guarded by mu; for how long it has been due
 	levelDue             bool          // guarded by mu; the memory budget's level has changed
-	jobs                 []func(*loop) // guarded by mu; what the server's start and stop have to do here
+	jobs                 []func(*loop) // guarded by mu; functions to run on the loop
 	_                    [64]byte
 
 	// Loop goroutine only.
 	sessions  []*Session
-	marked    *Session   // taken off the dirty list, and linked as there
-	walking   bool       // a walk over sessions is under way
-	cursor    int        // where it stands
+	marked    *Session   // taken off the dirty list, still linked
+	walking   bool       // a pass over all sessions is in progress
+	cursor    int        // its position
 	walkEnd   uint64     // the log's end when it began
-	walked    uint64     // all but the lagging have had the log up to here
-	missed    []*Session // moved behind the walk's cursor; it has still to look at them
-	lagging   []*Session // may not have had the log up to walked
+	walked    uint64     // all sessions except lagging ones have passed this log position
+	missed    []*Session // moved behind the cursor; still to be visited
+	lagging   []*Session // may not have passed walked
 	sweeping  bool
 	sweepAt   int
-	sweepNow  int64         // when the sweep began that runs or ran last
-	sweepFrom int64         // when the one before did
-	stuffed   []*Session    // seen by the sweep: hold memory that their peers don't take
-	paused    []*Session    // not read from because of MemoryBudget
-	favoured  *Session      // may finish its frame although the budget is tight
+	sweepNow  int64         // start of the current or last sweep
+	sweepFrom int64         // start of the previous sweep
+	stuffed   []*Session    // found by the sweep: hold memory that their peers don't read
+	paused    []*Session    // reading paused because of MemoryBudget
+	favoured  *Session      // may complete its frame although the budget is tight
 	view      bufpool.Buf   // the frames of an inline turn
-	silent    list.List     // of *link, whose first frame is to come, in the order in which they came
-	links     []*link       // connections that are no session's, or one's of another loop
+	silent    list.List     // of *link waiting for its first frame, in order of arrival
+	links     []*link       // connections without a session, or with one of another loop
 	recent    replay.Recent // large frames that lines keep
-	slowed    []*Session    // not read from because of a rate, until a time
-	slowTimer bool          // somebody will look at them
-	postponed []postponed   // jobs of a session whose inline turn is held up
-	noted     int64         // the time, for what is noted just now; 0: it has to be looked at
+	slowed    []*Session    // reading paused because of a rate
+	slowTimer bool          // a timer will check them
+	postponed []postponed   // jobs of a session whose inline turn is blocked
+	noted     int64         // the time for events recorded now; 0 if the clock must be read
 
 	st  loopStats
-	_   [64]byte // what the loop's goroutine writes apart from what all do
+	_   [64]byte // separates the loop goroutine's fields from shared ones
 	sum sums
 	_   [64]byte
 }
 
 type loopStats struct {
 	conns                       atomic.Int64
-	taken                       atomic.Uint64 // of the sessions that were marked dirty
+	taken                       atomic.Uint64 // number of dirty sessions processed
 	accepts, turns, drained     atomic.Uint64
 	writes, blockedWrites       atomic.Uint64
 	framesIn, bytesIn, bytesOut atomic.Uint64
 	inline, pauses, handedOver  atomic.Uint64
 }
 
-// sums count what anybody may do to sessions: those of one loop, so that many who do it at
-// once write to the same memory no more than they must, or of none.
+// sums are counters that any goroutine may change: those for sessions of one loop, so that
+// concurrent changes use separate memory as far as possible, or for none.
 type sums struct {
-	stale     atomic.Uint64 // sends and submits to sessions that had gone
+	stale     atomic.Uint64 // sends and submits to closed sessions
 	busy      atomic.Uint64 // ErrBusy
 	parks     atomic.Uint64
 	dropped   atomic.Uint64 // frames read and not handled because their session closed
-	lostBytes atomic.Uint64 // staged bytes that never left
+	lostBytes atomic.Uint64 // staged bytes that were not sent
 	errors    atomic.Uint64 // ERROR frames
 	conflated atomic.Uint64
 }
 
-// addTo adds them to a server's.
+// addTo adds the counters to those of a server.
 func (c *sums) addTo(st *Stats) {
 	st.Stale += c.stale.Load()
 	st.Busy += c.busy.Load()
@@ -105,8 +105,8 @@ func (c *sums) addTo(st *Stats) {
 	st.Conflated += c.conflated.Load()
 }
 
-// markDirty puts a session, whose outbox has just been marked so, on the dirty list and
-// asks for a turn.
+// markDirty puts a session, whose outbox has just been marked, on the dirty list and requests a
+// flush pass.
 func (l *loop) markDirty(s *Session) {
 	l.mu.Lock()
 	s.dirty = nil
@@ -120,32 +120,32 @@ func (l *loop) markDirty(s *Session) {
 	l.arm()
 }
 
-// arm asks for a turn if none is on its way. It unlocks mu.
+// arm requests a flush pass if none is scheduled. It unlocks mu.
 func (l *loop) arm() {
 	arm := !l.armed
 	l.armed = true
 	l.mu.Unlock()
 	if arm {
-		_ = l.io.Execute() // it fails only where the loops have ended
+		_ = l.io.Execute() // it fails only if the loops have ended
 	}
 }
 
-// onLoop runs fn on the loop's goroutine, soon.
+// onLoop schedules fn on the loop's goroutine.
 func (l *loop) onLoop(fn func(*loop)) {
 	l.mu.Lock()
 	l.jobs = append(l.jobs, fn)
 	l.arm()
 }
 
-// postponed is what is to be done with a session.
+// postponed is a job for a session.
 type postponed struct {
 	s  *Session
 	fn func()
 }
 
-// with runs fn on the loop's goroutine: at once where that is the caller's, who is on the
-// loop from, and not before the session's inline turn has ended where another goroutine does
-// the loop's work meanwhile. What is asked for first runs first.
+// with runs fn on the loop's goroutine: at once if the caller runs on it (from is the caller's
+// loop), and, while another goroutine has taken over the loop's work, not before the session's
+// inline turn has ended. Jobs run in order.
 func (l *loop) with(s *Session, from *loop, fn func()) {
 	l.run(from, func() {
 		held := l.turn.away && l.turn.s.Load() == s
@@ -160,8 +160,8 @@ func (l *loop) with(s *Session, from *loop, fn func()) {
 	})
 }
 
-// run runs fn on the loop's goroutine, at once where that is the caller's, who is on the
-// loop from.
+// run runs fn on the loop's goroutine, at once if the caller runs on it (from is the caller's
+// loop).
 func (l *loop) run(from *loop, fn func()) {
 	if l == from {
 		fn()
@@ -170,7 +170,7 @@ func (l *loop) run(from *loop, fn func()) {
 	l.onLoop(func(*loop) { fn() })
 }
 
-// runPostponed does what was put off for an inline turn that has ended.
+// runPostponed runs the jobs postponed during an inline turn that has ended.
 func (l *loop) runPostponed() {
 	list := l.postponed
 	l.postponed = nil
@@ -179,8 +179,8 @@ func (l *loop) runPostponed() {
 	}
 }
 
-// popDirty takes the next session that has something to send: of those that were marked when
-// the loop last looked, so that the lock is taken once for many.
+// popDirty returns the next session that has something to send. It takes the whole dirty list at a
+// time, so that the lock is taken once for many.
 func (l *loop) popDirty() *Session {
 	if l.marked == nil {
 		l.mu.Lock()
@@ -196,7 +196,7 @@ func (l *loop) popDirty() *Session {
 	return s
 }
 
-// broadcast appends an encoded broadcast to the log. The caller has looked at the limit.
+// broadcast appends an encoded broadcast to the log. The caller has checked the limit.
 func (l *loop) broadcast(frame []byte) {
 	l.out.Queued.Add(int64(len(frame)))
 	l.budget.Add(l.out.Log.Append(frame))
@@ -204,16 +204,16 @@ func (l *loop) broadcast(frame []byte) {
 	l.arm()
 }
 
-// add takes a new session onto the loop.
+// add adds a new session to the loop.
 func (l *loop) add(s *Session) {
 	s.rd.place = int32(len(l.sessions))
 	l.sessions = append(l.sessions, s)
 	l.st.conns.Add(1)
 }
 
-// remove takes a session off the loop. The last one fills its place, and if the walk
-// would so miss it, the walk looks at it before it ends. Not here: a flush may end in a
-// remove. The sweep finds it a tick later.
+// remove removes a session from the loop. The last one takes its place, and if the pass would so
+// miss it, the pass visits it before it ends. Not here: a flush may end in a remove. The sweep
+// visits it a tick later.
 func (l *loop) remove(s *Session) {
 	i, last := int(s.rd.place), len(l.sessions)-1
 	moved := l.sessions[last]
@@ -230,24 +230,23 @@ func (l *loop) remove(s *Session) {
 	}
 }
 
-// past tells whether d has gone by since then. A d of 0 never goes by.
+// past reports whether d has passed since then. It is false if d is 0.
 func past(now, then int64, d time.Duration) bool { return d > 0 && now-then > int64(d) }
 
-// inlineTurn is a loop's turn with callbacks. While one is held up, a watcher hands the
-// loop's work to another goroutine; when it ends, the work is given back before the turn
-// goes on.
+// inlineTurn is a loop's turn with callbacks. While one is blocked, a watcher hands the loop's work
+// to another goroutine; when it ends, the work is returned before the turn continues.
 type inlineTurn struct {
-	since atomic.Int64            // when it began, on the server's clock; 0: there is none; negative: the same, and the loop's work is handed over
-	s     atomic.Pointer[Session] // whose callbacks run, or ran last
-	away  bool                    // the work is another goroutine's. That goroutine and the loop's use it
+	since atomic.Int64            // start on the server's clock; 0 for none; negated while the loop's work is handed over
+	s     atomic.Pointer[Session] // session whose callbacks run, or ran last
+	away  bool                    // the work is handed over. Used by the loop's goroutine and the other one
 
 	mu       sync.Mutex
 	giveBack func() // guarded by mu; ends the other goroutine's work
-	reported int64  // the since of the stall that was reported; the watcher's
+	reported int64  // since of the reported stall; used by the watcher
 	dead     bool   // guarded by mu; the loop's goroutine has ended
 }
 
-// saw notes whole frames.
+// saw counts complete frames.
 func (l *loop) saw(s *Session, frames int, now int64) {
 	s.rd.heard, s.rd.last, s.rd.opened = now, now, true
 	s.framesIn.Add(uint64(frames))

@@ -2,9 +2,9 @@ package engine
 
 import "millrace/engine/internal/machine"
 
-// NewOn is New on a machine that is no operating system, which only this module can make:
-// see package enginetest, whose World does. It is no way to configure a server.
+// NewOn is like New, in another environment than the operating system, which only this module can
+// provide: see package enginetest, whose World is one. It is not meant for configuring a server.
 func NewOn(on machine.Machine, cfg Config, h Handler) (*Server, error) { return newServer(on, cfg, h) }
 
-// NewPoolOn is NewPool on such a machine.
+// NewPoolOn is NewPool in such an environment.
 func NewPoolOn(on machine.Machine, cfg PoolConfig) (*Pool, error) { return newPool(on, cfg) }

@@ -7,36 +7,37 @@ import (
 	"millrace/engine/internal/bucket"
 )
 
-// meter is what is counted of one session where a setting asks for it: who has none of
-// those settings has no meters, and pays one look at a nil pointer.
+// meter has the measurements of a session that some settings need; without these settings sessions
+// have no meter, and only a nil pointer is checked.
 type meter struct {
 	// Loop goroutine only.
 	frames, bytes, cpu bucket.Bucket
-	seenFrames         uint64 // of Session.framesIn, taken from frames
-	seenCPU            int64  // of cost.spent, taken from cpu
-	until              int64  // when reading goes on that a rate has paused
+	seenFrames         uint64 // part of Session.framesIn already taken from frames
+	seenCPU            int64  // part of cost.spent already taken from cpu
+	until              int64  // when reading paused for a rate is resumed
 	slowed             bool   // on loop.slowed
 
-	// Strand only.
+	// On the strand only. wait is the state of its own queue.
 	wait   standing // its own queue
-	first  bool     // no request with a budget has run in this turn
-	floor  int64    // requests that were read before count as read then
-	parked bool     // it has waited since for its peer to read: requests may take their time
+	first  bool     // no request with a budget has run in this turn yet
+	floor  int64    // requests read before this time count as read then
+	parked bool     // it has waited for its peer to read, which does not count as waiting
 
-	queued atomic.Int64 // since when it has waited for a worker; 0: it does not
-	waited atomic.Int64 // nanoseconds that it waited before
+	queued atomic.Int64 // since when it waits for a worker; 0 if it does not
+	waited atomic.Int64 // nanoseconds waited before
 
 	cost cost
 }
 
-// queues notes that the strand waits for a worker from now on. Any goroutine, before it does.
+// queues records that the strand waits for a worker from now on. Any goroutine, before it is
+// queued.
 func (m *meter) queues() {
 	if m != nil && m.cost.costs.on {
 		m.queued.Store(m.cost.srv.now())
 	}
 }
 
-// waits is how long the strand has waited for workers, with how long it does now.
+// waits returns how long the strand has waited for workers, including the current wait.
 func (m *meter) waits(now int64) time.Duration {
 	n := m.waited.Load()
 	if at := m.queued.Load(); at != 0 {
@@ -45,7 +46,7 @@ func (m *meter) waits(now int64) time.Duration {
 	return time.Duration(n)
 }
 
-// newMeter is a new session's; nil: nothing asks for one.
+// newMeter returns a meter for a new session; nil if no setting needs one.
 func (l *loop) newMeter() *meter {
 	if !l.srv.cfg.metered() {
 		return nil
@@ -76,7 +77,7 @@ func (s *Session) turnBegins() {
 	}
 }
 
-// park ends a turn whose strand waits for its peer to read. Strand.
+// park ends a turn whose strand waits for its peer to read. On the strand.
 func (m *meter) park() {
 	if m != nil {
 		m.parked = true
@@ -84,20 +85,20 @@ func (m *meter) park() {
 	}
 }
 
-// setHandle notes whose packet is handled from now on; 0: none's. Strand.
+// setHandle records whose packet is handled from now on; 0 for none. On the strand.
 func (s *Session) setHandle(handle uint32) {
 	s.handle.Store(handle)
 	s.meter.turnTo(handle)
 }
 
-// Throttle is what has held a session up, or refused a request of its.
+// Throttle is a cause of delaying a session, or of refusing its requests.
 type Throttle uint8
 
 const (
 	ThrottleWait       Throttle = iota // WaitBudget and HandleWaits: requests that got ERROR 4
 	ThrottleFrameRate                  // FrameRate: times reading was paused
-	ThrottleByteRate                   // ByteRate: the same
-	ThrottleSessionCPU                 // SessionCPU: the same
+	ThrottleByteRate                   // ByteRate: likewise
+	ThrottleSessionCPU                 // SessionCPU: likewise
 	throttleCount
 )
 

@@ -11,7 +11,7 @@ import (
 	"millrace/engine/internal/flight"
 )
 
-// Limit is a limit of Config that may come near.
+// Limit is a limit of Config that may be nearly reached.
 type Limit uint8
 
 const (
@@ -21,7 +21,7 @@ const (
 	LimitOutbound                 // MaxOutbound
 	LimitPending                  // MaxPending
 	LimitTasks                    // MaxTasks
-	LimitFrame                    // MaxFrame; only frames that come in several reads are looked at
+	LimitFrame                    // MaxFrame; only frames that arrive in several reads are checked
 	LimitGroups                   // MaxGroups
 	LimitResumeBytes              // ResumeBytes
 	LimitOutbox                   // MaxOutbox, of one loop
@@ -40,13 +40,13 @@ func (l Limit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
 func (l *Limit) UnmarshalText(b []byte) error { return parse((*uint8)(l), limitNames[:], b) }
 
-// NearMiss is a limit that came within a tenth, or was met. Of one limit and session there is
-// one in a second at most; of one that is not a session's, one in a second.
+// NearMiss reports that a limit was reached to nine tenths or more. For one limit and session there
+// is at most one a second; likewise for a limit that belongs to no session.
 type NearMiss struct {
 	Limit   Limit
 	At      time.Time
-	Session ID     // whose limit it is, or who came when it was near; 0: nobody's
-	Remote  string // the session's peer; "" where there is none
+	Session ID     // the session of the limit, or the one that connected then; 0 for none
+	Remote  string // the session's peer; "" for none
 	Used    int    // in the limit's unit, bytes or a count
 	Most    int    // the limit
 }
@@ -67,17 +67,17 @@ func (n NearMiss) MarshalJSON() ([]byte, error) {
 	return json.Marshal(x)
 }
 
-// NearMisses are the last RecorderKeep near misses, the oldest first.
+// NearMisses returns the last RecorderKeep near misses, oldest first.
 func (srv *Server) NearMisses() []NearMiss { return srv.nears.last.all() }
 
-// Stalls are the last RecorderKeep callbacks that took longer than StallAfter, as they were
-// reported, the oldest first: those on the server's loops, and on workers those of its
-// sessions, and with a Pool of its own also functions and strands of that.
+// Stalls returns the last RecorderKeep callbacks that took longer than StallAfter, as they were
+// reported, oldest first: those on the server's loops, and on workers those of its sessions; with
+// its own Pool also those of the pool's functions and strands.
 func (srv *Server) Stalls() []Stall { return srv.stallLog.all() }
 
-// onPoolStall is told of the stalls in a pool of the server's own.
+// onPoolStall records stalls in a pool of the server's own.
 func (srv *Server) onPoolStall(st Stall) {
-	if !slices.Contains(srv.stallLog.all(), st) { // no session was told before
+	if !slices.Contains(srv.stallLog.all(), st) { // not already recorded for a session
 		srv.stallLog.add(st)
 	}
 	if srv.cfg.OnStall != nil {
@@ -90,11 +90,11 @@ type nears struct {
 	last lastN[NearMiss]
 
 	mu    sync.Mutex
-	seen  map[nearKey]int64 // guarded by mu; when one was noted, on the server's clock
-	swept int64             // guarded by mu; when the old ones were last forgotten
+	seen  map[nearKey]int64 // guarded by mu; time of the last one, on the server's clock
+	swept int64             // guarded by mu; when old entries were last removed
 }
 
-// nearKey is what near misses are counted together by.
+// nearKey identifies near misses that are counted together.
 type nearKey struct {
 	what Limit
 	id   ID
@@ -103,13 +103,14 @@ type nearKey struct {
 
 const (
 	nearEvery = time.Second
-	nearMost  = 4096 // keys that are remembered; while as many are near, others are not noted
+	nearMost  = 4096 // most keys remembered; beyond that others are not recorded
 )
 
-// isNear tells whether used is within a tenth of most.
+// isNear reports whether used is at least nine tenths of most.
 func isNear(used, most int) bool { return used >= most-most/10 }
 
-// near notes that a limit is near. s is whose it is, or who has just come; it may be nil.
+// near records that a limit is nearly reached. s is its session, or the one that has just
+// connected; it may be nil.
 func (srv *Server) near(what Limit, s *Session, used, most int) {
 	now, key := srv.now(), nearKey{what: what}
 	var remote net.Addr
@@ -138,7 +139,7 @@ func (srv *Server) near(what Limit, s *Session, used, most int) {
 	}
 }
 
-// first tells whether there was none of the key for a second, and notes one.
+// first reports whether there was none with the key within a second, and records one.
 func (n *nears) first(key nearKey, now int64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -163,7 +164,7 @@ func (n *nears) first(key nearKey, now int64) bool {
 	return true
 }
 
-// nearAccept looks at the limits on connections as a session has come on descriptor fd.
+// nearAccept checks the limits on connections when a session was accepted on descriptor fd.
 func (srv *Server) nearAccept(s *Session, fd int) {
 	a := srv.adjusted.Load()
 	if n, most := int(srv.conns.Load()), a.MaxConns; most > 0 && isNear(n, most) {
@@ -179,8 +180,8 @@ func (srv *Server) nearAccept(s *Session, fd int) {
 	}
 }
 
-// nearNow looks at the limits that are nobody's own. peak is the most memory that was held
-// since the last look. The ticker calls it.
+// nearNow checks the limits that belong to no session. peak is the largest amount of memory held
+// since the last check. The ticker calls it.
 func (srv *Server) nearNow(peak int) {
 	if most := srv.budget.Limit(); isNear(peak, most) {
 		srv.near(LimitMemory, nil, peak, most)

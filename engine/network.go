@@ -10,8 +10,8 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// newNetwork makes the network that the server's settings say, with the doors in front of
-// it that its addresses name.
+// newNetwork creates the network for the server's settings, with the protocols that its addresses
+// use.
 func newNetwork(srv *Server) (network, error) {
 	c := &srv.cfg
 	h := (*host)(srv)
@@ -39,7 +39,7 @@ func newNetwork(srv *Server) (network, error) {
 	})
 }
 
-// netError words an error of the network as the server's.
+// netError converts an error of the network to one of the server.
 func netError(err error) error {
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
 		var errs []error

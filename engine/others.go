@@ -9,18 +9,17 @@ import (
 	"millrace/internal/tally"
 )
 
-// others are the sessions whose framing is not the server's, or may become another. The
-// loops' logs of broadcasts are not for them: each gets a reference to a frame of its own
-// framing's.
+// others are the sessions whose framing is not the server's, or may change. They do not use the
+// loops' broadcast logs: each gets a reference to a frame in its own framing.
 type others struct {
 	srv  *Server
-	some atomic.Bool // there has been one
+	some atomic.Bool // there has been such a session
 
 	mu  tally.Mutex
 	all map[*Session]*membership // guarded by mu
 }
 
-// addOther notes a new session. Loop goroutine.
+// addOther adds a new session. Loop goroutine.
 func (l *loop) addOther(s *Session) {
 	s.out.LeaveLog()
 	if s.framing.Load().switches {
@@ -36,7 +35,7 @@ func (l *loop) addOther(s *Session) {
 	o.some.Store(true)
 }
 
-// drop forgets a session that has gone.
+// drop removes a closed session.
 func (o *others) drop(s *Session) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -54,15 +53,15 @@ func (o *others) broadcast(p codec.Packet) {
 	o.sendLocked(p, list, outbox.Key{})
 }
 
-// send sends p to some of them, and returns how many it was sent to.
+// send sends p to some of them, and returns the number of sessions.
 func (o *others) send(p codec.Packet, list []*membership, key outbox.Key) (sent int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.sendLocked(p, list, key)
 }
 
-// sendLocked keeps the lock, so that no framing changes between encoding and staging: each
-// session gets p in front of the change or behind it, and as it then reads.
+// sendLocked keeps the lock, so that no framing changes between encoding and staging: each session
+// gets p before or after the change, in the matching framing.
 func (o *others) sendLocked(p codec.Packet, list []*membership, key outbox.Key) (sent int) {
 	frames := map[*framing]*bufpool.Buf{}
 	for _, m := range list {
@@ -86,7 +85,7 @@ func (o *others) sendLocked(p codec.Packet, list []*membership, key outbox.Key) 
 	return sent
 }
 
-// encode makes a frame to be shared; nil: the framing can't say p.
+// encode returns a frame to be shared; nil if the framing can't represent p.
 func (o *others) encode(f *framing, p codec.Packet) *bufpool.Buf {
 	c := f.codec
 	if !c.Fits(p) {

@@ -7,39 +7,37 @@ import (
 	"millrace/codec"
 )
 
-// Overload says what a Server does about too much work, and whose it is. Stats.Limited and
-// Stats.Refused count what comes of it. All is off where it is not set.
+// Overload configures what a Server does under overload, and whom it affects. Stats.Limited and
+// Stats.Refused count the consequences. All fields are off by default.
 type Overload struct {
-	// WaitBudget is how long a request may wait for its handler, from when it was read, while
-	// there is more to do than can be done: when all that come to their turn have waited for
-	// longer, through 100 ms, those that have get ERROR 4 instead. It holds for workers. System
-	// frames have no budget, and time in which the peer left its answers unread does not count.
-	// 0 or Off = none.
+	// WaitBudget is how long a request may wait for its handler, from when it was read, under
+	// overload: when all requests that are about to run have waited longer, for 100 ms, those that
+	// have get ERROR 4 instead. It applies to workers. System frames have no budget, and time in
+	// which the peer did not read its answers does not count. 0 or Off = none.
 	WaitBudget time.Duration
-	// HandleWaits are the WaitBudgets of single handles: Off for requests that are handled
-	// however long they have waited.
+	// HandleWaits are the WaitBudgets of single handles; with Off a handle's requests are always
+	// handled.
 	HandleWaits map[uint32]time.Duration
 
-	// AcceptRate is how many connections may come in a second, and AcceptRatePerIP from one
-	// address, an IPv6 network of IPv6Prefix counting as one; a second's worth may come at once.
-	// More are refused with ERROR 12. Where TLS or a WebSocket stands in front, AcceptRate
-	// closes them in front of that. 0 or Off = no limit.
+	// AcceptRate is how many connections may be accepted in a second, and AcceptRatePerIP from one
+	// address, where an IPv6 network of IPv6Prefix counts as one; a second's worth may arrive at
+	// once. More are refused with ERROR 12. With TLS or WebSocket, AcceptRate closes connections
+	// before the handshake. 0 or Off = no limit.
 	AcceptRate, AcceptRatePerIP int
-	// FrameRate and ByteRate are how many frames and bytes of one session are read in a second;
-	// a second's worth may come at once, with what one read brings. Past it reading pauses;
-	// where that is not possible the session gets ERROR 12 and is closed. 0 or Off = no limit.
+	// FrameRate and ByteRate are how many frames and bytes of one session are read in a second; a
+	// second's worth may arrive at once, in addition to one read. Above it reading pauses; if that
+	// is not possible the session gets ERROR 12 and is closed. 0 or Off = no limit.
 	FrameRate, ByteRate int
-	// SessionCPU is how much time one session's callbacks, and writes to it, may take in a
-	// second, as Costs counts it. Past it reading pauses, as for FrameRate; what was read is
+	// SessionCPU is how much time one session's callbacks, and writes to it, may use in a second,
+	// as measured for Costs. Above it reading pauses, as for FrameRate; requests already read are
 	// handled. 0 or Off = no limit.
 	SessionCPU time.Duration
 
-	// Costs keeps account of the time that each session, tag and handle takes: see
-	// Server.CostReader.
+	// Costs accounts the time that each session, tag and handle uses: see Server.CostReader.
 	Costs bool
 }
 
-// inUse is Config.inUse's part.
+// inUse is the corresponding part of Config.inUse.
 func (o *Overload) inUse() {
 	swap(&o.WaitBudget, Off, 0)
 	swap(&o.AcceptRate, Off, 0)
@@ -77,13 +75,13 @@ func (o *Overload) validate(bad func(field string, v any, why string)) {
 	}
 }
 
-// metered tells whether sessions have meters.
+// metered reports whether sessions have meters.
 func (o *Overload) metered() bool {
 	return o.FrameRate > 0 || o.ByteRate > 0 || o.costs() || o.waits()
 }
 
-// waits tells whether any handle has a budget.
+// waits reports whether any handle has a budget.
 func (o *Overload) waits() bool { return o.WaitBudget > 0 || len(o.HandleWaits) > 0 }
 
-// costs tells whether time is counted.
+// costs reports whether time is accounted.
 func (o *Overload) costs() bool { return o.Costs || o.SessionCPU > 0 }

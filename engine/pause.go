@@ -6,12 +6,12 @@ import (
 	"millrace/engine/internal/inbox"
 )
 
-// review pauses or resumes reading by what is held now.
+// review pauses or resumes reading, by the memory held at present.
 func (l *loop) review(s *Session) {
 	c := &l.srv.cfg
 	in := s.in.Held(c.MaxPending)
 	if s.rd.paused == 0 && in < l.srv.nearPending && !s.out.Full() && !s.out.Blocked() && l.srv.budget.Level() == budget.Free {
-		return // the usual case: less is unsent than the strand may leave, which is at most MaxOutbound
+		return // the usual case: less is unsent than the strand may leave unsent, at most MaxOutbound
 	}
 	out := s.out.Size()
 	want := s.rd.paused.With(inbox.PauseOut, out, c.MaxOutbound).With(inbox.PauseIn, in, c.MaxPending)
@@ -32,7 +32,7 @@ func (l *loop) review(s *Session) {
 	}
 }
 
-// pause stops reading from a session; the kernel's buffers and then the peer feel it.
+// pause stops reading from a session; the kernel's buffers fill, and then the peer is blocked.
 func (l *loop) pause(s *Session, why inbox.Pause) {
 	if s.line() != nil {
 		if why = s.line().mayPause(why); why == 0 {
@@ -56,7 +56,7 @@ func (l *loop) pause(s *Session, why inbox.Pause) {
 	}
 }
 
-// overflow closes a session over its limits where reading can't be paused.
+// overflow closes a session that exceeds its limits and whose reading can't be paused.
 func (l *loop) overflow(s *Session, why inbox.Pause) {
 	c := &l.srv.cfg
 	if why&inbox.PauseRate != 0 {
@@ -82,7 +82,7 @@ func (l *loop) unpause(s *Session) {
 	s.conn.PauseReading(false)
 }
 
-// held is how much memory a session holds, about.
+// held returns the approximate memory that a session holds.
 func (l *loop) held(s *Session) int {
 	n := s.in.Held(maxInt) + s.out.Held() + s.rest()
 	if ln := s.line(); ln != nil {
@@ -91,10 +91,10 @@ func (l *loop) held(s *Session) int {
 	return n
 }
 
-// shareOf is what one session may hold, in and out together.
+// shareOf returns how much one session may hold, in and out together.
 func (srv *Server) shareOf(level budget.Level) int {
 	return srv.budget.Share(level, int(srv.conns.Load()), maxInt)
 }
 
-// rest is what it holds that neither waits for its handler nor to be sent.
+// rest returns the memory it holds other than waiting requests and unsent output.
 func (s *Session) rest() int { return s.rd.partial.Held() + int(s.held.Load())*holdCost }

@@ -12,37 +12,38 @@ import (
 	"millrace/internal/hist"
 )
 
-// PoolConfig sets up a Pool. Zero means the default that the field's comment names.
+// PoolConfig configures a Pool. Zero means the default that the field's comment names.
 type PoolConfig struct {
 	Workers  int // twice the number of CPUs that this process may use
-	Spare    int // most extra workers while others are blocked; 256, Off for none
-	MaxQueue int // functions that wait in Submit; 8,192
-	MaxTasks int // functions that wait in one Strand; 1,024
-	// StrandMemory is what the functions that wait in all Strands together may hold, in
-	// bytes, at about 100 for each beside what it refers to, to a 64th; 64 MiB.
+	Spare    int // most additional workers while others are blocked; 256, Off for none
+	MaxQueue int // functions waiting in Submit; 8,192
+	MaxTasks int // functions waiting in one Strand; 1,024
+	// StrandMemory is how much memory the functions waiting in all Strands together may hold, in
+	// bytes, counting about 100 for each in addition to what it refers to, with a precision of
+	// 1/64; 64 MiB.
 	StrandMemory int
 
 	StallAfter time.Duration // a callback on a worker that takes longer is reported; 100 ms, Off for none
-	OnStall    func(Stall)   // is called for each such report, on a goroutine of its own, one at a time; may be nil
+	OnStall    func(Stall)   // called for each such report, on a separate goroutine, one call at a time; may be nil
 	Logger     *slog.Logger
 }
 
-// Stall is a callback that holds its goroutine up, as it was found.
+// Stall is a report of a callback that blocks its goroutine.
 type Stall struct {
-	Where     string        // what the goroutine is: "worker" or "loop"
-	Session   string        // its ID; of a Strand its name; "" for a function given to Pool.Submit
-	Main, Sub uint16        // the packet that OnSocketRead handles; 0/0 in any other callback
+	Where     string        // kind of goroutine: "worker" or "loop"
+	Session   string        // ID of the session, or name of the Strand; "" for a function given to Pool.Submit
+	Main, Sub uint16        // handle of the packet in OnSocketRead; 0/0 in any other callback
 	At        time.Time     // when it was reported
-	For       time.Duration // by then
+	For       time.Duration // duration until then
 	Stack     string        // of the goroutine; "" if the callback ended just before it was taken
 }
 
-// Place is where in the code it stands: the innermost function of Stack that is not the
-// standard library's, with its line; "" without a Stack.
+// Place returns the place in the code: the innermost function of Stack outside the standard
+// library, with its line; "" without a Stack.
 func (s Stall) Place() string { return sched.StackPlace(s.Stack) }
 
-// Pool is the worker pool: strands and submitted functions run on it. It may be shared
-// by several servers.
+// Pool is the worker pool, which runs strands and submitted functions. Several servers may share
+// it.
 type Pool struct {
 	sched   *sched.Pool
 	strands strands
@@ -50,24 +51,24 @@ type Pool struct {
 
 // PoolStats is a snapshot of a Pool.
 type PoolStats struct {
-	Workers  int    // now, spare ones included
-	Idle     int    // of them waiting for work
-	Blocked  int    // of them inside one batch for more than 4 ms
+	Workers  int    // number of workers, spare ones included
+	Idle     int    // idle workers
+	Blocked  int    // workers inside one batch for more than 4 ms
 	Sessions int    // strands in the run queue, of sessions and others
 	Queue    int    // functions waiting
-	MaxQueue int    // how many may wait
+	MaxQueue int    // limit of Queue
 	Ran      uint64 // batches and functions run
 	Refused  uint64 // ErrOverloaded
-	Spawned  uint64 // spare workers ever started
+	Spawned  uint64 // spare workers started
 	Panics   uint64 // in functions given to Pool.Submit and to Strands
 	Stalls   uint64 // callbacks that took longer than StallAfter
 
-	StrandMemory  int    // of functions that wait in Strands, in bytes
+	StrandMemory  int    // of functions waiting in Strands, in bytes
 	StrandRefused uint64 // ErrTasksFull and ErrMemory of Strands
 	StrandStale   uint64 // ErrClosed of Strands
 }
 
-// WithDefaults returns a copy with every zero filled in; what is Off stays Off.
+// WithDefaults returns a copy with defaults for all zero fields; Off stays Off.
 func (c PoolConfig) WithDefaults() PoolConfig {
 	or(&c.Workers, 2*runtime.GOMAXPROCS(0))
 	or(&c.Spare, 256)
@@ -82,7 +83,7 @@ func (c PoolConfig) WithDefaults() PoolConfig {
 // NewPool checks the settings; Start starts the workers.
 func NewPool(cfg PoolConfig) (*Pool, error) { return newPool(nil, cfg) }
 
-// newPool is NewPool on a machine; nil: the operating system.
+// newPool is NewPool in the environment on; nil for the operating system.
 func newPool(on machine.Machine, cfg PoolConfig) (*Pool, error) {
 	cfg = cfg.WithDefaults()
 	swap(&cfg.Spare, Off, 0)
@@ -115,30 +116,30 @@ func onStall(hook func(Stall)) func(sched.Stall) {
 	return func(s sched.Stall) { hook(Stall(s)) }
 }
 
-// Start starts the workers. A pool starts once. When ctx has ended nothing is started,
+// Start starts the workers. A pool can be started only once. If ctx has ended, nothing is started,
 // and Start may be called again.
 func (p *Pool) Start(ctx context.Context) error { return p.sched.Start(ctx) }
 
-// Stop lets the workers finish what is queued and ends them. When ctx ends first it
-// returns ctx's error, which names what the workers are stuck in; they are left behind.
-// It may be called twice. Called from a callback or a function that this pool runs, or
-// from its OnStall, it would wait for itself: that is ErrInCallback, and nothing happens.
+// Stop lets the workers finish queued work and ends them. If ctx ends first, it returns an error
+// that wraps ctx's and names what the workers are blocked in; they are abandoned. It may be called
+// twice. In a callback or a function that this pool runs, or in its OnStall, it would wait for
+// itself: then it returns ErrInCallback and does nothing.
 func (p *Pool) Stop(ctx context.Context) error { return p.sched.Stop(ctx) }
 
-// Running tells whether Submit is accepted.
+// Running reports whether Submit accepts functions.
 func (p *Pool) Running() bool { return p.sched.Running() }
 
-// Submit runs fn on a worker. It never blocks: ErrOverloaded when MaxQueue functions
-// wait already, ErrNotRunning before Start, ErrClosed once Stop was called. Functions of
-// different calls run in any order and at the same time; for a session's order use
-// Session.Submit, for an order of one's own a Strand.
+// Submit runs fn on a worker. It never blocks: it returns ErrOverloaded when MaxQueue functions are
+// waiting, ErrNotRunning before Start, ErrClosed after Stop was called. Functions of different
+// calls run concurrently, in no order; for a session's order use Session.Submit, for an order of
+// your own a Strand.
 func (p *Pool) Submit(fn func()) error { return p.sched.Submit(fn) }
 
-// Histogram is how often durations of each length were seen.
+// Histogram counts durations by length.
 type Histogram = hist.Snapshot
 
-// Waits is how long sessions with something to do waited for a worker: of the first ones,
-// and then of a sample. What runs on the loops has not waited and is not in it.
+// Waits returns how long runnable sessions waited for a worker: for the first ones, and then for a
+// sample. What runs on the loops is not included.
 func (p *Pool) Waits() Histogram { return p.sched.Waits() }
 
 // Stats returns a snapshot.

@@ -11,19 +11,19 @@ import (
 	"millrace/engine/internal/budget"
 )
 
-// How the memory budget is kept. Past it, who holds more than his share is not read from
-// and his strand waits until his peer has read; a broadcast or group send from elsewhere
-// is refused. Past five quarters of it whoever holds anything is stopped, and peers that
-// take nothing are closed at once. Past it for glutTime they are closed too.
+// How the memory budget is enforced. Above it, sessions that hold more than their share are not
+// read and their strands wait until their peers have read; broadcasts and group sends from outside
+// of callbacks are refused. Above 5/4 of it every session that holds anything is stopped, and peers
+// that do not read are closed at once. When it is exceeded for glutTime they are closed too.
 const (
 	glutTime   = 10 * time.Second
-	glutStill  = glutTime / 2 // without a byte read, for a session to be closed
+	glutStill  = glutTime / 2 // without a byte read by the peer, for a session to be closed
 	spentStill = time.Second  // the same while the budget is spent
-	glutRest   = 8            // an eighth must be free before nobody is closed any more
-	idleHeld   = 4 << 10      // to close one that holds no more helps nobody
+	glutRest   = 8            // closing stops when an eighth is free
+	idleHeld   = 4 << 10      // closing a session that holds less does not help
 )
 
-// levelMoved is called by the budget, by whoever moved it and under his locks.
+// levelMoved is called by the budget, on the goroutine that changed it and under its locks.
 func (srv *Server) levelMoved(budget.Level) {
 	srv.fitShare()
 	for _, l := range srv.allLoops() {
@@ -33,8 +33,8 @@ func (srv *Server) levelMoved(budget.Level) {
 	}
 }
 
-// fitShare works out what one session may hold. Moves of the level may be told in another
-// order than they were made: what counts is the level that is there.
+// fitShare computes how much one session may hold. Changes of the level may be reported out of
+// order, so the present level is used.
 func (srv *Server) fitShare() {
 	for {
 		level := srv.budget.Level()
@@ -45,7 +45,7 @@ func (srv *Server) fitShare() {
 	}
 }
 
-// spent tells whether the budget is: whoever holds anything waits.
+// spent reports whether the budget is used up: then every session that holds anything waits.
 func (srv *Server) spent() bool { return srv.budget.Level() == budget.Spent }
 
 // levelChanged applies a new level to the loop's sessions.
@@ -63,10 +63,9 @@ func (l *loop) levelChanged() {
 	}
 }
 
-// resumePaused looks again at the sessions that were paused for the memory budget. While
-// it is exceeded one of them may still finish the frame whose beginning is held: that
-// which wants least, of those that hold nothing else. With others the frame would only
-// wait behind what they hold.
+// resumePaused checks the sessions that were paused for the memory budget again. While it is
+// exceeded, one of them may still complete a partial frame: the one that needs least, of those that
+// hold nothing else. For others the frame would only wait behind what they hold.
 func (l *loop) resumePaused() {
 	list := l.paused
 	l.paused = nil
@@ -94,8 +93,8 @@ func (l *loop) resumePaused() {
 	}
 }
 
-// favour lets one session read on although the budget is tight; nil: nobody, until the
-// next look, which is asked for.
+// favour lets one session continue reading although the budget is tight; nil for none until the
+// next check, which is requested.
 func (l *loop) favour(s *Session) {
 	l.favoured = s
 	if s != nil {
@@ -109,7 +108,7 @@ func (l *loop) favour(s *Session) {
 	}
 }
 
-// weigh notes, during a sweep, a session that holds memory which its peer does not take.
+// weigh records, during a sweep, a session that holds memory which its peer does not read.
 func (l *loop) weigh(s *Session, now int64) {
 	still := glutStill
 	if l.srv.spent() {
@@ -119,16 +118,16 @@ func (l *loop) weigh(s *Session, now int64) {
 	case s.closed() || s.rd.life != lifeOpen:
 	case s.rd.progress != 0 && past(now, s.rd.progress, still), s.line().gone(),
 		s.rd.partial.Some() && past(now, s.rd.begun(now), still) && s.conn.Unread() == 0:
-		// Many that are away may hold little each.
+		// Many sessions without a connection may hold little each.
 		if held := l.held(s); held >= l.srv.shareOf(budget.Tight) || l.srv.spent() || held > idleHeld && s.line().gone() {
 			l.stuffed = append(l.stuffed, s)
 		}
 	}
 }
 
-// shed ends a sweep: while there is a glut it closes sessions that hold memory which
-// their peers don't take, until an eighth is free: first those with most unread that
-// they did not ask for, then those that hold most.
+// shed ends a sweep: while there is a glut it closes sessions that hold memory which their peers
+// don't read, until an eighth is free: first those with the most unsolicited bytes unread, then
+// those that hold most.
 func (l *loop) shed(now int64) {
 	list := l.stuffed
 	l.stuffed = nil
@@ -155,16 +154,16 @@ func (l *loop) shed(now int64) {
 		switch {
 		case pushed[s] > 0 && !s.line().gone():
 			l.abort(s, ReasonSlowConsumer)
-		case s.out.Size() > 0 || s.line().gone(): // who is away is not slow
+		case s.out.Size() > 0 || s.line().gone(): // a session without a connection is not slow
 			l.abort(s, ReasonMemory)
-		default: // it waits in the middle of a frame, and may hear why
+		default: // it is in the middle of a frame, and may receive the cause
 			s.closeWithError(codec.Packet{}, CodeLimit, ReasonMemory.String(), ReasonMemory)
 			s.rd.partial.Drop(l.budget)
 		}
 	}
 }
 
-// glut tells whether sessions must be closed for the budget.
+// glut reports whether sessions must be closed for the budget.
 func (srv *Server) glut(now int64) bool {
 	used, limit := srv.budget.Used(), srv.budget.Limit()
 	since := srv.glutSince.Load()
@@ -182,19 +181,19 @@ func (srv *Server) glut(now int64) bool {
 }
 
 const (
-	trimLeast = 2 << 20          // a load that held less is not worth it
-	trimQuiet = 2 * time.Second  // for so long little must have been held
+	trimLeast = 2 << 20          // a smaller load is not worth it
+	trimQuiet = 2 * time.Second  // how long little must have been held
 	trimEvery = 20 * time.Second // at most that often
 )
 
-// trimmer has the runtime give memory back to the system once a load has ended: nothing
-// would collect it while the server is idle. The ticker's goroutine uses it.
+// trimmer makes the runtime return memory to the system after a load: an idle server would not
+// collect it. Used by the ticker's goroutine.
 type trimmer struct {
 	peak      int
 	low, last time.Time
 }
 
-// look is told how much was held at most since it was called last, and how much is now.
+// look is given the most memory held since the last call, and the present amount.
 func (t *trimmer) look(peak, used int, now time.Time) {
 	t.peak = max(t.peak, peak)
 	if t.peak < trimLeast || used > t.peak/8 {
@@ -209,7 +208,7 @@ func (t *trimmer) look(peak, used int, now time.Time) {
 	}
 	t.peak, t.low, t.last = 0, time.Time{}, now
 	go func() {
-		runtime.GC() // what a pool gives up is free after two collections
+		runtime.GC() // sync.Pool releases memory only after two collections
 		debug.FreeOSMemory()
 	}()
 }

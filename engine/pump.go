@@ -4,11 +4,11 @@ import (
 	"millrace/engine/internal/bufpool"
 )
 
-// mailboxMost is how many bytes may be on their way to the loop of a session that is not
-// the connection's.
+// mailboxMost is how many bytes may be queued for the loop of a session that is not the
+// connection's.
 const mailboxMost = 256 << 10
 
-// deliver brings the session what was read.
+// deliver passes input to the session.
 func (k *link) deliver(b []byte) {
 	ln := k.line
 	if len(b) == 0 || ln == nil {
@@ -41,7 +41,7 @@ func (k *link) deliver(b []byte) {
 	})
 }
 
-// mask stops reading while anybody wants that.
+// mask pauses reading while anything requires it.
 func (k *link) mask() bool {
 	if k.state >= linkClosing {
 		return true
@@ -49,8 +49,8 @@ func (k *link) mask() bool {
 	return k.c.PauseReading(k.paused || k.crowded)
 }
 
-// pump writes what the line has to send: system frames at the boundaries of what it
-// offers, and its ring.
+// pump writes what the line has to send: its ring, and system frames between the pieces that it
+// offers.
 func (k *link) pump() {
 	ln := k.line
 	for k.state == linkJoined && !k.blocked {
@@ -109,7 +109,7 @@ func (k *link) pump() {
 		case room:
 			ln.s.canWrite()
 		case starved:
-			ln.s.scheduleFlush() // reading may have been paused for what the kernel has taken now
+			ln.s.scheduleFlush() // reading may have been paused because of these bytes
 		}
 		switch {
 		case err != nil:
@@ -125,8 +125,8 @@ func (k *link) pump() {
 	}
 }
 
-// broke ends a connection that takes no bytes any more, soon: not under the hands of who
-// writes.
+// broke ends a connection that can no longer be written to, but not at once, as its caller may be
+// writing.
 func (k *link) broke() {
 	k.blocked = true
 	k.loop.onLoop(func(*loop) {

@@ -9,15 +9,15 @@ import (
 )
 
 const (
-	// slowLeast is the shortest pause that is worth it, and slowMost how long one lasts before
-	// it is looked at again.
+	// slowLeast is the shortest useful pause, and slowMost how long a pause lasts before it is
+	// checked again.
 	slowLeast = 5 * time.Millisecond
 	slowMost  = 100 * time.Millisecond
 )
 
-// metered is told how many bytes of a session have just been read, and pauses reading until
-// its rates allow for them. What was read is handled: a second's worth may be ahead of its
-// time, and one read more. Loop goroutine.
+// metered is called with the number of bytes just read from a session, and pauses reading until its
+// rates allow them. What was read is handled: input may be ahead by a second's worth plus one read.
+// Loop goroutine.
 func (l *loop) metered(s *Session, n int) {
 	c := &l.srv.cfg
 	if c.FrameRate == 0 && c.ByteRate == 0 && c.SessionCPU == 0 || s.rd.life != lifeOpen || s.closed() || l.srv.draining.Load() {
@@ -59,7 +59,7 @@ func (l *loop) metered(s *Session, n int) {
 	}
 }
 
-// awaitSlowed has the loop look at the sessions that rates have paused, after d or so.
+// awaitSlowed schedules a check of the sessions paused for a rate, after about d.
 func (l *loop) awaitSlowed(d time.Duration) {
 	if l.slowTimer {
 		return
@@ -68,8 +68,8 @@ func (l *loop) awaitSlowed(d time.Duration) {
 	time.AfterFunc(min(max(d, slowLeast), slowMost), func() { l.onLoop((*loop).resumeSlowed) })
 }
 
-// resumeSlowed goes on reading from the sessions whose pause is over. A server that stops
-// pauses nobody.
+// resumeSlowed resumes reading from the sessions whose pause is over. A server that stops pauses
+// none.
 func (l *loop) resumeSlowed() {
 	l.slowTimer = false
 	list, now, least := l.slowed, l.srv.now(), slowMost
@@ -99,17 +99,17 @@ func (l *loop) resumeSlowed() {
 	}
 }
 
-// tooFast closes a session that is over a rate where reading can't be paused.
+// tooFast closes a session that exceeds a rate and whose reading can't be paused.
 func (s *Session) tooFast() {
 	s.closeWithError(codec.Packet{}, CodeLimit, ReasonRate.String(), ReasonRate)
 }
 
-// mayAccept tells whether a connection comes within the rates. behind: it has come through
-// doors, in front of which mayEnter was asked.
+// mayAccept reports whether a connection is within the rates. behind: it had a handshake, before
+// which mayEnter was called.
 func (srv *Server) mayAccept(remote net.Addr, behind bool) (why Refusal, ok bool) {
 	c := &srv.cfg
 	if srv.draining.Load() {
-		return 0, true // it is refused for that
+		return 0, true // it is refused because of the drain
 	}
 	if c.AcceptRatePerIP > 0 {
 		srv.acceptMu.Lock()
@@ -125,7 +125,7 @@ func (srv *Server) mayAccept(remote net.Addr, behind bool) (why Refusal, ok bool
 	return 0, true
 }
 
-// mayEnter tells whether one more connection is within AcceptRate.
+// mayEnter reports whether one more connection is within AcceptRate.
 func (srv *Server) mayEnter() bool {
 	c := &srv.cfg
 	return c.AcceptRate == 0 || srv.acceptRate.Allow(srv.now(), int64(c.AcceptRate))

@@ -11,13 +11,13 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// lingerExcess is how much input a closing session throws away before it is cut off.
+// lingerExcess is how much input a closing session discards before reading stops.
 const lingerExcess = 1 << 20
 
-// sink is a session as the network sees it. Loop goroutine.
+// sink is a session as seen by the network. Loop goroutine.
 type sink Session
 
-// Received takes what has just been read.
+// Received processes input.
 func (k *sink) Received(b []byte) {
 	k.loop.received((*Session)(k), b)
 	if k.meter != nil {
@@ -25,7 +25,7 @@ func (k *sink) Received(b []byte) {
 	}
 }
 
-// HungUp is the connection's end while an inline turn of the session is held up.
+// HungUp is called at the connection's end while an inline turn of the session is blocked.
 func (k *sink) HungUp(broken bool) {
 	s := (*Session)(k)
 	if broken {
@@ -35,7 +35,7 @@ func (k *sink) HungUp(broken bool) {
 	}
 }
 
-// Closed is the connection's end.
+// Closed is called at the connection's end.
 func (k *sink) Closed(how netio.End) { k.loop.disconnected((*Session)(k), how) }
 
 func (l *loop) received(s *Session, b []byte) {
@@ -56,7 +56,7 @@ func (l *loop) received(s *Session, b []byte) {
 	}
 }
 
-// unusual takes input that is not simply frames.
+// unusual handles input in states other than the normal one.
 func (l *loop) unusual(s *Session, b []byte) {
 	if s.rd.input == inputSteps && s.rd.life == lifeOpen && !s.closed() {
 		l.step(s, b)
@@ -65,21 +65,21 @@ func (l *loop) unusual(s *Session, b []byte) {
 	l.discard(s, len(b))
 }
 
-// discard throws input of a closing session away, up to a limit.
+// discard discards input of a closing session, up to a limit.
 func (l *loop) discard(s *Session, n int) {
 	s.rd.excess += int32(n)
 	if s.rd.excess <= lingerExcess {
 		return
 	}
-	// No more is thrown away: what is still to be sent goes first, and the peer has the
-	// rest of Linger to see that. A close now would be a reset that may destroy the ERROR.
+	// Nothing more is discarded: pending output is sent first, and the peer has the rest of Linger
+	// to notice that. Closing now would send a reset that may destroy the ERROR.
 	l.pause(s, inbox.PauseIn)
 	if s.rd.life == lifeLinger && s.rd.paused == 0 {
 		l.detach(s)
 	}
 }
 
-// complete adds to the partial frame, and returns what is left of b.
+// complete adds to the partial frame, and returns the rest of b.
 func (l *loop) complete(s *Session, b []byte) []byte {
 	frame, rest, err := s.rd.partial.Add(s.framing.Load().codec, b, l.budget)
 	switch {
@@ -104,7 +104,7 @@ func (l *loop) complete(s *Session, b []byte) []byte {
 	return rest
 }
 
-// take handles the whole frames at the start of b and keeps the rest as a partial one.
+// take handles the complete frames at the start of b and keeps the rest as a partial frame.
 func (l *loop) take(s *Session, b []byte) {
 	whole, bad := 0, error(nil)
 	if l.mayInline(s) {
@@ -139,7 +139,7 @@ func (l *loop) take(s *Session, b []byte) {
 	}
 }
 
-// refuse answers a bad header, behind whatever came before it, and closes.
+// refuse answers a bad header, after the answers to earlier frames, and closes.
 func (l *loop) refuse(s *Session, err error) {
 	s.rd.input = inputBad
 	s.rd.since = l.srv.now()
@@ -149,7 +149,7 @@ func (l *loop) refuse(s *Session, err error) {
 	l.post(s, it)
 }
 
-// post puts an item that is no frame on the strand.
+// post puts an item that is not a frame on the strand.
 func (l *loop) post(s *Session, it *bufpool.Buf) {
 	schedule, ok := s.in.Post(it)
 	if !ok {
@@ -159,8 +159,8 @@ func (l *loop) post(s *Session, it *bufpool.Buf) {
 	}
 }
 
-// queue puts whole frames on the strand. own is the block that b is in, or nil when it
-// is the read buffer.
+// queue puts complete frames on the strand. own is the block that contains b, or nil if b is in the
+// read buffer.
 func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
 	now := l.srv.now()
 	frames, pings := l.look(s, b)
@@ -186,7 +186,7 @@ func (l *loop) queue(s *Session, b []byte, own *bufpool.Buf) {
 	}
 }
 
-// look counts frames that go to the strand and answers their PINGs.
+// look counts frames that go to the strand and answers PINGs among them.
 func (l *loop) look(s *Session, b []byte) (frames int, pings bool) {
 	f := s.framing.Load()
 	c, system := f.codec, f.system
@@ -204,8 +204,8 @@ func (l *loop) look(s *Session, b []byte) (frames int, pings bool) {
 	return frames, pings
 }
 
-// disconnected is called when the network closes the descriptor of a connection: by
-// itself, because the peer has ended or broken it, or within Conn.Close.
+// disconnected is called when the network closes the descriptor of a connection: because the peer
+// has closed or reset it, or within Conn.Close.
 func (l *loop) disconnected(s *Session, how netio.End) {
 	if s.rd.life == lifeGone {
 		return
@@ -221,7 +221,7 @@ func (l *loop) disconnected(s *Session, how netio.End) {
 	switch {
 	case fin && s.rd.life == lifeOpen && !s.closed() && s.flags.has(flagStep):
 		s.note(flight.Fin, 0, 0)
-		s.flags.set(flagStepFin) // there may be frames in front of it
+		s.flags.set(flagStepFin) // there may be frames before it
 		owed = true
 	case fin && s.rd.life == lifeOpen && !s.closed():
 		s.note(flight.Fin, 0, 0)
@@ -240,14 +240,14 @@ func (l *loop) disconnected(s *Session, how netio.End) {
 		}
 		return
 	}
-	if owed { // no descriptor is free: what is owed can't be sent
+	if owed { // no descriptor is free: pending answers can't be sent
 		s.beginClose(ReasonPeerReset)
 	}
 	s.rd.life = lifeGone
 	l.forget(s)
 }
 
-// owes tells whether a session that will read no more still has something to do.
+// owes reports whether a session that gets no more input still has something to do.
 func (l *loop) owes(s *Session) bool {
 	if _, ok := l.srv.handler().(FinHandler); ok {
 		return true // OnSocketFin may send or hold

@@ -12,25 +12,25 @@ type Reason uint8
 
 const (
 	reasonNone          Reason = iota
-	ReasonPeerClosed           // the peer's FIN, and everything owed was answered
+	ReasonPeerClosed           // the peer sent a FIN, and all requests were answered
 	ReasonPeerReset            // reset, or the connection broke
 	ReasonServerClosed         // Session.Close, Server.CloseSocket or Strand.Close
-	ReasonBadFrame             // a length or prefix that can't be
+	ReasonBadFrame             // an invalid length or prefix
 	ReasonFirstFrame           // FirstFrameTimeout
 	ReasonFrame                // FrameTimeout
 	ReasonIdle                 // IdleTimeout
-	ReasonSlowConsumer         // left unread MaxOutbound bytes that it had not asked for; of broadcasts MaxOutbox while it takes some
-	ReasonOverflow             // passed MaxOutbound or MaxPending where reading can't be paused
+	ReasonSlowConsumer         // left MaxOutbound unsolicited bytes unread; MaxOutbox of broadcasts while it still reads
+	ReasonOverflow             // exceeded MaxOutbound or MaxPending where reading can't be paused
 	ReasonPanic                // a callback panicked
 	ReasonDrain                // the server stopped, and the session had nothing outstanding
 	ReasonStopped              // the server stopped before the session was done
-	ReasonRefused              // a request refused where system frames are off
-	ReasonMemory               // MemoryBudget was exceeded, and the session held memory that its peer did not take
-	ReasonResumeTimeout        // its connection broke, and the peer did not come back within Resume
-	ReasonResumeOverrun        // the same, and more was to be kept for the peer than ResumeBytes, or the peer lacked what was no longer kept
-	ReasonReplaced             // the session's user has a newer one; of a connection: the peer has come back through another
+	ReasonRefused              // a request was refused, and system frames are off
+	ReasonMemory               // MemoryBudget was exceeded, and the session held memory that its peer did not read
+	ReasonResumeTimeout        // its connection was lost, and it was not resumed within Resume
+	ReasonResumeOverrun        // the same, and more than ResumeBytes had to be kept, or the peer lacked data no longer kept
+	ReasonReplaced             // the session's user has a newer session; of a connection: the session was resumed on another
 	ReasonKicked               // Session.Kick
-	ReasonRate                 // over FrameRate, ByteRate or SessionCPU where reading can't be paused
+	ReasonRate                 // exceeded FrameRate, ByteRate or SessionCPU where reading can't be paused
 	reasonCount
 )
 
@@ -86,16 +86,16 @@ const (
 )
 
 var (
-	// ErrClosed: the session or the server has gone, or is going. It is net.ErrClosed
-	// too, which is how callers that know nothing of this package recognise it.
+	// ErrClosed: the session or the server has closed, or is closing. It is net.ErrClosed too, so
+	// callers can recognize it without importing this package.
 	ErrClosed = sched.ErrClosed
-	// ErrNotRunning: the pool has not been started. Unlike ErrClosed it need not stay so.
+	// ErrNotRunning: the pool has not been started. Unlike ErrClosed it may be temporary.
 	ErrNotRunning = sched.ErrNotRunning
-	// ErrInCallback: Stop was called from a callback that it would wait for. Call it on a
-	// goroutine of its own.
+	// ErrInCallback: Stop was called from a callback that it would wait for. Call it on a separate
+	// goroutine.
 	ErrInCallback = sched.ErrInCallback
-	// ErrBusy: something is at its limit; which, says the error that was returned, one of
-	// the four below. errors.Is tells that each is ErrBusy. Try later.
+	// ErrBusy: a limit was reached; the returned error is one of the four below and says which.
+	// errors.Is reports each of them as ErrBusy. Try again later.
 	ErrBusy = errors.New("engine: busy")
 	// ErrOutboundFull: the session has MaxOutbound bytes unsent.
 	ErrOutboundFull = fmt.Errorf("%w: the session has too much unsent", ErrBusy)
@@ -103,25 +103,25 @@ var (
 	ErrOutboxFull = fmt.Errorf("%w: a loop has too many broadcasts waiting", ErrBusy)
 	// ErrTasksFull: the session or Strand has MaxTasks functions waiting.
 	ErrTasksFull = fmt.Errorf("%w: too many functions wait for their turn", ErrBusy)
-	// ErrMemory: MemoryBudget is exceeded; of a Strand, StrandMemory.
+	// ErrMemory: MemoryBudget is exceeded; for a Strand, StrandMemory.
 	ErrMemory = fmt.Errorf("%w: the memory budget is exceeded", ErrBusy)
 	// ErrOverloaded: Pool.Submit has MaxQueue functions waiting. Try later.
 	ErrOverloaded = sched.ErrOverloaded
 	// ErrFrameTooLarge: the body doesn't fit MaxFrame.
 	ErrFrameTooLarge = errors.New("engine: frame too large")
-	// ErrLimit: a limit on what one session may have, such as MaxGroups.
+	// ErrLimit: a limit of one session was reached, such as MaxGroups.
 	ErrLimit = errors.New("engine: limit reached")
-	// ErrUnsupported: this system can't do it; the text says what.
+	// ErrUnsupported: this system does not support it; the text gives details.
 	ErrUnsupported = errors.New("engine: not supported")
 )
 
-// Refusal is why a connection was not accepted.
+// Refusal is why a connection was refused.
 type Refusal uint8
 
 const (
 	RefusedConns     Refusal = iota // MaxConns
 	RefusedPerIP                    // MaxConnsPerIP
-	RefusedDrain                    // the server stops
+	RefusedDrain                    // the server is stopping
 	RefusedFiles                    // the process is short of descriptors
 	RefusedAdmit                    // Config.Admit
 	RefusedRate                     // AcceptRate
@@ -138,7 +138,7 @@ func (r Refusal) MarshalText() ([]byte, error) { return []byte(r.String()), nil 
 
 func (r *Refusal) UnmarshalText(b []byte) error { return parse((*uint8)(r), refusalNames[:], b) }
 
-// answer is the ERROR that a refused connection gets.
+// answer returns the ERROR that a refused connection gets.
 func (r Refusal) answer() (code ErrorCode, text string) {
 	switch r {
 	case RefusedConns:

@@ -10,17 +10,18 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// Recorder says whether the last events of each session are noted, and which are kept.
+// Recorder says whether the last events of each session are recorded, and which recordings are
+// kept.
 type Recorder uint8
 
 const (
-	// RecorderOff notes nothing. It is the default.
+	// RecorderOff records nothing. It is the default.
 	RecorderOff Recorder = iota
-	// RecorderErrors notes the last events of every session, and keeps those of sessions that
-	// end badly: for any reason but the peer's FIN, the server's own close, a drain, IdleTimeout,
-	// or a reset of one that was owed nothing.
+	// RecorderErrors records the last events of every session, and keeps the recordings of sessions
+	// that end with an error: for any reason except the peer's FIN, the server's own close, a
+	// drain, IdleTimeout, or a reset without pending answers.
 	RecorderErrors
-	// RecorderOn keeps those of every session that ends.
+	// RecorderOn keeps the recordings of all sessions that end.
 	RecorderOn
 )
 
@@ -37,10 +38,11 @@ func (r *Recorder) UnmarshalText(b []byte) error { return parse((*uint8)(r), rec
 type flights struct {
 	mu   sync.Mutex
 	list []keptFlight // guarded by mu; of RecorderKeep, made with the first
-	n    uint64       // guarded by mu; ever kept
+	n    uint64       // guarded by mu; number kept so far
 }
 
-// keptFlight is one of them. What it says of its session costs no look at that.
+// keptFlight is a kept recording. It copies the data of its session, so that the session need not
+// be read.
 type keptFlight struct {
 	id        ID
 	remote    net.Addr
@@ -49,11 +51,11 @@ type keptFlight struct {
 	why       string
 	reason    Reason
 	at        int64 // on the server's clock
-	ended     bool  // nothing follows
+	ended     bool  // the session has ended
 	events    flight.Saved
 }
 
-// flightCost is about what a kept recording takes, in bytes.
+// flightCost is the approximate memory of a kept recording, in bytes.
 const flightCost = 640
 
 // save copies a session's events.
@@ -65,7 +67,7 @@ func (k *keptFlight) save(s *Session, why string) {
 	s.tap().ring.Save(&k.events)
 }
 
-// keep keeps what a session with a tap did last. ended: nothing follows.
+// keep keeps the recording of a session with a tap. ended: the session has ended.
 func (srv *Server) keep(s *Session, why string, ended bool) {
 	f := &srv.flights
 	f.mu.Lock()
@@ -79,7 +81,8 @@ func (srv *Server) keep(s *Session, why string, ended bool) {
 	f.n++
 }
 
-// update has what was kept of a session as it began to end say all; false: nothing was.
+// update replaces a recording that was kept when its session began to close by the complete one;
+// false if there was none.
 func (srv *Server) update(s *Session) bool {
 	f := &srv.flights
 	f.mu.Lock()
@@ -94,7 +97,7 @@ func (srv *Server) update(s *Session) bool {
 	return false
 }
 
-// tapOpened notes a new session, of which nobody has heard yet. Loop goroutine.
+// tapOpened records a new session, which other goroutines don't know yet. Loop goroutine.
 func (s *Session) tapOpened() {
 	if t := s.tap(); t != nil {
 		now := s.srv.now()
@@ -105,7 +108,7 @@ func (s *Session) tapOpened() {
 	}
 }
 
-// tapClosed notes that a session's descriptor is closed. Loop goroutine.
+// tapClosed records that a session's descriptor is closed. Loop goroutine.
 func (s *Session) tapClosed() {
 	if t := s.tap(); t != nil {
 		now := s.srv.now()
@@ -113,15 +116,15 @@ func (s *Session) tapClosed() {
 		if show := s.srv.cfg.Tap; show != nil {
 			why := Reason(s.closing.Load())
 			if why == reasonNone {
-				why = ReasonPeerClosed // the strand has still to come to it
+				why = ReasonPeerClosed // the strand has not processed it yet
 			}
 			show.Closed(s, s.srv.clock(now), why)
 		}
 	}
 }
 
-// noteClose notes that a session begins to close, and keeps what it did if that is no good
-// end.
+// noteClose records that a session begins to close, and keeps its recording if it ends with an
+// error.
 func (s *Session) noteClose(why Reason) {
 	if s.tap() == nil {
 		return
@@ -133,7 +136,7 @@ func (s *Session) noteClose(why Reason) {
 	}
 }
 
-// endsBadly tells whether an end is one that somebody may want to look into.
+// endsBadly reports whether a session ends with an error.
 func (s *Session) endsBadly(why Reason) bool {
 	switch why {
 	case ReasonPeerClosed, ReasonServerClosed, ReasonDrain, ReasonIdle:
@@ -144,7 +147,7 @@ func (s *Session) endsBadly(why Reason) bool {
 	return true
 }
 
-// noteEnd ends the recording of a session that has ended altogether.
+// noteEnd completes the recording of a session that has ended.
 func (srv *Server) noteEnd(s *Session) {
 	if s.tap() == nil {
 		return
@@ -155,14 +158,14 @@ func (srv *Server) noteEnd(s *Session) {
 	}
 }
 
-// noteQueued notes that a session waits for a worker.
+// noteQueued records that a session waits for a worker.
 func (s *Session) noteQueued() {
 	if t := s.tap(); t != nil {
 		t.ring.Queue(s.srv.now())
 	}
 }
 
-// noteWhole notes a frame that came in pieces, and what came behind it. Loop goroutine.
+// noteWhole records a frame that arrived in pieces, and what followed it. Loop goroutine.
 func (l *loop) noteWhole(s *Session, frame, rest []byte) {
 	if isNear(len(frame), l.srv.cfg.MaxFrame) {
 		l.srv.near(LimitFrame, s, len(frame), l.srv.cfg.MaxFrame)
@@ -173,7 +176,7 @@ func (l *loop) noteWhole(s *Session, frame, rest []byte) {
 	}
 }
 
-// stalls notes that a callback of the session, which has lasted d, holds its goroutine up.
+// stalls records that a callback of the session, which has taken d, blocks its goroutine.
 func (s *Session) stalls(d time.Duration) {
 	t := s.tap()
 	if t == nil {
@@ -186,14 +189,14 @@ func (s *Session) stalls(d time.Duration) {
 	}
 }
 
-// stalled keeps the report of that.
+// stalled keeps the report of the stall.
 func (s *Session) stalled(st sched.Stall) { s.srv.stallLog.add(Stall(st)) }
 
 // Stalls and Stalled make a session's task a sched.Staller.
 func (t *strandTask) Stalls(d time.Duration) { (*Session)(t).stalls(d) }
 func (t *strandTask) Stalled(st sched.Stall) { (*Session)(t).stalled(st) }
 
-// tellFlight has Config.OnFlight told.
+// tellFlight calls Config.OnFlight.
 func (s *Session) tellFlight(why string) {
 	hook := s.srv.cfg.OnFlight
 	if hook == nil {

@@ -13,19 +13,19 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// ResumeHandler is a Handler that wants to know when a session's connection breaks that can
-// be resumed, and when it goes on. Both run in the session's order. What is sent meanwhile
-// is kept for the peer; the session closes with ReasonResumeTimeout or ReasonResumeOverrun
-// when that takes too long or is too much.
+// ResumeHandler is a Handler that is notified when the connection of a session that can be resumed
+// is lost, and when the session is resumed. Both methods run in the session's order. Data sent
+// meanwhile is kept for the peer; the session closes with ReasonResumeTimeout or
+// ReasonResumeOverrun if that takes too long or is too much.
 type ResumeHandler interface {
 	OnSocketDetach(s *Session)
 	OnSocketResume(s *Session)
 }
 
-// Detached tells whether the session waits for its peer to come back.
+// Detached reports whether the session has no connection and waits to be resumed.
 func (s *Session) Detached() bool { return s.flags.has(flagAway) }
 
-// validateResume reports what is wrong with the settings of resume.
+// validateResume reports faults of the settings for resume.
 func (c *Config) validateResume(bad func(field string, v any, why string)) {
 	switch frames, err := c.newFraming(c.Framer, false); {
 	case c.Resume <= 0 || err != nil:
@@ -40,23 +40,24 @@ func (c *Config) validateResume(bad func(field string, v any, why string)) {
 	}
 }
 
-// codeReplaced is the WebSocket's code of a connection whose peer has come through another.
+// codeReplaced is the WebSocket close code of a connection whose session was resumed on another
+// one.
 const codeReplaced = 4000
 
-// resumes tells whether sessions of the server can be resumed.
+// resumes reports whether sessions of the server can be resumed.
 func (srv *Server) resumes() bool { return srv.cfg.Resume > 0 }
 
-// attach takes a link for the session's. Home loop's goroutine. False: the session can't go
-// on, for this peer.
+// attach makes a link the session's connection. Home loop's goroutine. It returns false if the
+// session can't be resumed by this peer.
 func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 	s, l := ln.s, ln.home
 	if now, ok := ln.srv.tokens.Find(h.Token); !ok || now != ln || s.closed() || ln.bye || l.srv.draining.Load() {
-		return false // it was used up, or the session has ended, on the way here
+		return false // the token was used, or the session has ended, meanwhile
 	}
 	if h.Token != ln.token {
-		// The peer has the next token, and the server nothing that came behind the HELLO that
-		// was answered with it. So the older one still finds the session; and it stays so: what
-		// the link still holds unread, which would use that up, is not read.
+		// The peer has the next token, but the server has received nothing after the HELLO that was
+		// answered with it. So the older token still identifies the session, and remains valid:
+		// input that the link has not read yet, which would invalidate it, is not read.
 		if ln.cur != nil {
 			l.leave(s, codeReplaced)
 		}
@@ -88,7 +89,7 @@ func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 	}
 	was := ln.RemoteAddr()
 	ln.at.Store(endpointOf(k.c))
-	if l.srv.cfg.MaxConnsPerIP > 0 { // it takes the place that the session has
+	if l.srv.cfg.MaxConnsPerIP > 0 { // it uses the session's own place
 		l.srv.perIP.Leave(was)
 		l.srv.perIP.Enter(ln.RemoteAddr(), maxInt)
 	}
@@ -97,7 +98,7 @@ func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 	return true
 }
 
-// attached has a session go on with a new connection.
+// attached continues a session with a new connection.
 func (l *loop) attached(s *Session) {
 	ln, now := s.line(), l.srv.now()
 	l.dropPartial(s)
@@ -121,21 +122,21 @@ func (l *loop) attached(s *Session) {
 }
 
 func (l *loop) dropPartial(s *Session) {
-	s.rd.partial.Drop(l.budget) // half a frame is none
+	s.rd.partial.Drop(l.budget) // the rest of a partial frame will not arrive
 	if l.favoured == s {
 		l.favoured = nil
 	}
 }
 
-// tell has fn run in the session's order.
+// tell runs fn in the session's order.
 func (s *Session) tell(callback string, fn func()) {
 	it := bufpool.Empty(strand.Tell)
 	it.Fn = func() { s.guard(callback, fn) }
 	s.loop.post(s, it)
 }
 
-// linkEnded is told that a link has ended: by its peer's FIN, behind which it can still be
-// written to, or altogether.
+// linkEnded is called when a link has ended: by its peer's FIN, after which it can still be written
+// to, or completely.
 func (l *loop) linkEnded(ln *line, k *link, fin bool) {
 	s := ln.s
 	if ln.cur != k || s.rd.life == lifeGone {
@@ -163,7 +164,7 @@ func (l *loop) linkEnded(ln *line, k *link, fin bool) {
 	}
 }
 
-// leaveLink forgets the link.
+// leaveLink removes the link.
 func (l *loop) leaveLink(ln *line) {
 	k := ln.cur
 	ln.cur, ln.finned = nil, false
@@ -176,7 +177,7 @@ func (l *loop) leaveLink(ln *line) {
 	ln.unasked, ln.logPos = 0, ln.s.out.Pos()
 }
 
-// detached has a session wait for its peer to come back.
+// detached makes a session wait to be resumed.
 func (l *loop) detached(s *Session) {
 	ln := s.line()
 	l.dropPartial(s)
@@ -195,15 +196,14 @@ func (l *loop) detached(s *Session) {
 	s.canWrite()
 }
 
-// leaveFinned ends a link whose peer has sent its FIN once it has been sent what it asked
-// for.
+// leaveFinned ends a link whose peer has sent its FIN when all its answers have been sent.
 func (l *loop) leaveFinned(s *Session) {
 	if ln := s.line(); ln.finned && ln.drained() && !l.busy(s) {
 		l.leave(s, closeCode(ReasonPeerClosed))
 	}
 }
 
-// leave ends a session's link, behind what the kernel takes at once, and has the session
+// leave ends a session's link, after writing what the kernel accepts at once, and makes the session
 // wait for the next.
 func (l *loop) leave(s *Session, code uint16) {
 	ln := s.line()
@@ -220,18 +220,18 @@ func (l *loop) leave(s *Session, code uint16) {
 		}
 		ln.mu.Unlock()
 		if parted {
-			s.canWrite() // all is taken now
+			s.canWrite() // everything is accepted now
 		}
 	})
 	ln.unasked, ln.logPos = 0, s.out.Pos()
 	l.detached(s)
 }
 
-// cut ends the connection of a session: the session too, unless its peer may come back.
+// cut ends the connection of a session, and the session too, unless it can be resumed.
 func (l *loop) cut(s *Session, why Reason) {
 	switch ln := s.line(); {
 	case ln != nil && ln.cur == nil && !s.closed():
-		return // it has been cut, and what it could not be sent is about to be kept
+		return // it was already cut, and its unsent data is about to be kept
 	case ln == nil || !l.survives(s):
 		l.abort(s, why)
 		return
@@ -240,13 +240,13 @@ func (l *loop) cut(s *Session, why Reason) {
 	l.leave(s, closeCode(why))
 }
 
-// survives tells whether the session has a link and outlives it.
+// survives reports whether the session has a link and survives its loss.
 func (l *loop) survives(s *Session) bool {
 	ln := s.line()
 	return ln.cur != nil && !ln.bye && !s.closed() && s.rd.life == lifeOpen && s.rd.input != inputBad
 }
 
-// timedOut ends the connection of a session behind an ERROR.
+// timedOut ends the connection of a session after an ERROR.
 func (l *loop) timedOut(s *Session, why Reason) {
 	if s.line() == nil || !l.survives(s) {
 		s.closeWithError(codec.Packet{}, CodeTimeout, why.String(), why)
@@ -255,7 +255,7 @@ func (l *loop) timedOut(s *Session, why Reason) {
 	ln := s.line()
 	frame := l.srv.encodeError(codec.Packet{}, CodeTimeout, why.String())
 	ln.mu.Lock()
-	if ln.ring.Open() == 0 { // it counts, and comes again if the peer does not get it
+	if ln.ring.Open() == 0 { // it is counted, and resent if the peer does not receive it
 		ln.ring.Append(frame, nil)
 		l.sum.errors.Add(1)
 	}
@@ -264,14 +264,14 @@ func (l *loop) timedOut(s *Session, why Reason) {
 	l.leave(s, closeCode(why))
 }
 
-// inspectLine applies the clocks that only such a session has, and tells whether it waits
-// for its peer: then no others run.
+// inspectLine checks the timeouts that only such a session has, and reports whether it waits to be
+// resumed: then no others apply.
 func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	ln, c := s.line(), &l.srv.cfg
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
 		if s.rd.life == lifeOpen && ln.cur == nil {
-			s.out.Unblock() // what was held back is taken now, see line.Write
+			s.out.Unblock() // what was not accepted is accepted now, see line.Write
 			l.flush(s, outbox.LookWalk)
 		}
 		return false
@@ -299,8 +299,9 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		return false
 	}
 	if v := ln.view(); v.unread > 0 && s.rd.paused != 0 {
-		// What the peer acknowledges may stand behind requests for which there is no room. Once
-		// that was so it is likely to be again, and then the kernel's word is enough.
+		// The peer's acknowledgements may be queued behind requests for which there is no room. If
+		// that has happened once it is likely to happen again, and then the kernel's information is
+		// sufficient.
 		if past(now, s.rd.progress, ackTime) || ln.hasty && v.unacked == 0 {
 			ln.hasty = true
 			ln.mu.Lock()
@@ -314,7 +315,7 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	return false
 }
 
-// endWaiting ends the sessions of a server that stops whose peers are away.
+// endWaiting ends the sessions without a connection when the server stops.
 func (l *loop) endWaiting() {
 	for i := len(l.sessions) - 1; i >= 0; i-- {
 		if s := l.sessions[i]; s.line() != nil && s.line().away != 0 {

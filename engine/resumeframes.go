@@ -6,12 +6,12 @@ import (
 	"millrace/codec"
 )
 
-// encodeFrame appends a frame of the engine's own.
+// encodeFrame appends a frame of the engine.
 func (srv *Server) encodeFrame(dst []byte, p codec.Packet) []byte {
 	if srv.cfg.Framer != nil {
 		b, err := srv.cfg.Framer.Append(dst, p)
 		if err != nil {
-			return dst // what it can't write is nothing
+			return dst // nothing if the framing can't represent it
 		}
 		return b
 	}
@@ -22,24 +22,24 @@ func (srv *Server) encodeError(p codec.Packet, code ErrorCode, text string) []by
 	return srv.encodeFrame(nil, srv.framing.errorPacket(p, code, text))
 }
 
-// frameSize is how long the frame at the start of b is, and how much of it is missing there;
-// a size of 0: that can't be said yet.
+// frameSize returns the size of the frame at the start of b, and how much of it is missing; a size
+// of 0 means that it is unknown yet.
 func (srv *Server) frameSize(b []byte) (size, missing int) {
 	size, missing, err := srv.framing.codec.Frame(b)
 	if err != nil {
 		size, missing, err = srv.framing.brief.Frame(b)
 	}
 	if err != nil {
-		return len(b), 0 // it is what a Framer wrote and does not know again
+		return len(b), 0 // written by a Framer that can't read it back
 	}
 	return size, missing
 }
 
-// wholeFrame is frameSize of a frame that is all there.
+// wholeFrame is frameSize for a complete frame.
 func (srv *Server) wholeFrame(b []byte) int {
 	size, _ := srv.frameSize(b)
 	return size
 }
 
-// frameFault is an error of the codec as the text of an ERROR.
+// frameFault converts an error of the codec to the text of an ERROR.
 func frameFault(err error) string { return strings.TrimPrefix(err.Error(), "codec: ") }

@@ -4,7 +4,7 @@ import (
 	"millrace/codec"
 )
 
-// receivedLine takes what a link has read.
+// receivedLine processes input of a link.
 func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 	l.readLine(s, k, b)
 	if s.meter != nil {
@@ -14,7 +14,7 @@ func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 
 func (l *loop) readLine(s *Session, k *link, b []byte) {
 	if s.line().cur != k {
-		return // another has taken its place
+		return // it was replaced by another link
 	}
 	s.bytesIn.Add(uint64(len(b)))
 	l.st.bytesIn.Add(uint64(len(b)))
@@ -44,11 +44,11 @@ func (l *loop) readLine(s *Session, k *link, b []byte) {
 	}
 }
 
-// takeLine handles the frames at the start of b: those of the resume protocol here, the
-// others as any session's. The rest is kept as a partial frame.
+// takeLine handles the frames at the start of b: those of the resume protocol here, the others as
+// for any session. The rest is kept as a partial frame.
 func (l *loop) takeLine(s *Session, k *link, b []byte) {
 	ln, c := s.line(), l.srv.framing.codec
-	run, at := 0, 0 // frames from run on have not been handed over
+	run, at := 0, 0 // frames from run on have not been passed to the session
 	for at < len(b) {
 		size, missing, err := c.Frame(b[at:])
 		if err != nil {
@@ -85,7 +85,7 @@ func (l *loop) takeLine(s *Session, k *link, b []byte) {
 	}
 }
 
-// hand gives whole frames to the session.
+// hand passes complete frames to the session.
 func (l *loop) hand(s *Session, b []byte) {
 	l.noteRead(s, b)
 	if len(b) > 0 && l.mayInline(s) {
@@ -101,8 +101,8 @@ func (l *loop) hand(s *Session, b []byte) {
 	}
 }
 
-// count counts a frame of the peer. When it makes that many, they are acknowledged: before
-// the answer to the next one.
+// count counts a frame of the peer. After ackFrames frames an ACK is sent: before the answer to the
+// next one.
 func (ln *line) count(l *loop) {
 	if ln.received == ln.told {
 		ln.owedSince = l.srv.now()
@@ -113,8 +113,8 @@ func (ln *line) count(l *loop) {
 	}
 }
 
-// prove notes that the peer has sent a frame behind its HELLO: so it has the WELCOME, and the
-// token in that takes the place of the one before.
+// prove records that the peer has sent a frame after its HELLO: so it has received the WELCOME, and
+// the token in that replaces the previous one.
 func (ln *line) prove() {
 	if !ln.unproven {
 		return
@@ -123,7 +123,7 @@ func (ln *line) prove() {
 	ln.token, ln.unproven = ln.next, false
 }
 
-// forgetTokens has nothing find the session any more.
+// forgetTokens makes the session impossible to find.
 func (ln *line) forgetTokens() {
 	ln.srv.tokens.Delete(ln.token)
 	if ln.unproven {
@@ -131,7 +131,8 @@ func (ln *line) forgetTokens() {
 	}
 }
 
-// control acts on an ACK or BYE. False: it is wrong, and to be answered in its turn.
+// control processes an ACK or BYE. It returns false if the frame is wrong and must be answered in
+// order.
 func (ln *line) control(p codec.Packet) bool {
 	if p.Sub == SubBye {
 		ln.bye = true

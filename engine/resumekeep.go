@@ -2,8 +2,8 @@ package engine
 
 import "millrace/engine/internal/inbox"
 
-// keep has the session's outbox count what is kept against its limits, and returns how much
-// of it counts.
+// keep makes the session's outbox count the kept bytes towards its limits, and returns how many
+// count.
 func (ln *line) keep() (kept int) {
 	ln.mu.Lock()
 	n := ln.ring.Bytes()
@@ -20,7 +20,7 @@ func (ln *line) keep() (kept int) {
 	return kept
 }
 
-// relieveLine is relieve for what a line adds.
+// relieveLine is the part of relieve for a line.
 func (l *loop) relieveLine(s *Session) (kept int) {
 	ln := s.line()
 	kept = ln.keep()
@@ -37,11 +37,11 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 	return kept
 }
 
-// overruns counts what a session without a link has been pushed since the last look, and
-// tells whether that is more than is kept for its peer.
+// overruns counts the unsolicited bytes sent to a session without a link since the last check, and
+// reports whether they exceed what is kept for its peer.
 func (l *loop) overruns(s *Session) bool {
 	ln := s.line()
-	if s.out.Blocked() && s.out.Keyed() { // what waits may be replaced, see Write
+	if s.out.Blocked() && s.out.Keyed() { // waiting pushes may be replaced, see Write
 		pushed, lag := s.out.Lagging(&l.out)
 		return ln.unasked+pushed+lag > l.srv.mostKept()
 	}
@@ -50,8 +50,8 @@ func (l *loop) overruns(s *Session) bool {
 	return ln.unasked > l.srv.cfg.ResumeBytes
 }
 
-// mayPause is what of why holds for a session whose acknowledgements stand behind its
-// requests: what waits for them alone is no reason not to read on.
+// mayPause returns the part of why that applies to a session whose acknowledgements are queued
+// behind its requests: bytes that only wait for acknowledgements are no reason to stop reading.
 func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
 	if why&inbox.PauseOut != 0 && ln.starved() {
 		why &^= inbox.PauseOut
@@ -59,9 +59,9 @@ func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
 	return why
 }
 
-// forgetTaken forgets what the kernel says that the peer has, of a session that is not read
-// from as it holds too much of the memory budget: the acknowledgement may stand behind
-// requests that so are not read.
+// forgetTaken drops data that the peer has received according to the kernel, for a session that is
+// not read because it holds too much of the memory budget: its acknowledgement may be queued behind
+// requests that are therefore not read.
 func (l *loop) forgetTaken(s *Session) {
 	ln := s.line()
 	if v := ln.view(); v.unread == 0 || v.unacked > 0 {
@@ -78,8 +78,7 @@ func (l *loop) forgetTaken(s *Session) {
 	}
 }
 
-// dropKept gives back what the loops of a server that has stopped keep for the lines and in
-// their logs.
+// dropKept releases what the loops of a stopped server keep for the lines and in their logs.
 func (srv *Server) dropKept() {
 	for _, l := range srv.allLoops() {
 		if l.turn.since.Load() == 0 {

@@ -8,14 +8,14 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// strandBudget is how many packets a strand may run before it goes to the run queue's end.
+// strandBudget is how many packets a strand may run before it is requeued.
 const strandBudget = 64
 
-// stepPackets is how many packets of a batch are one step for the pool's monitor, until
-// it finds the batch long; from then on each is.
+// stepPackets is how many packets of a batch are one step for the pool's monitor, until it finds
+// the batch long; from then on each packet is a step.
 const stepPackets = 8
 
-// strandTask is a session as the pool sees it.
+// strandTask is a session as seen by the pool.
 type strandTask Session
 
 // Run is a worker's turn with the session.
@@ -29,7 +29,7 @@ func (t *strandTask) Run() {
 	s.out.Cork()
 	clean := false
 	defer func() {
-		if !clean { // runtime.Goexit in a callback: this goroutine ends, the session must not hang
+		if !clean { // runtime.Goexit in a callback ends this goroutine, but the session must continue
 			s.in.Leave(true)
 			s.schedule()
 		}
@@ -38,8 +38,8 @@ func (t *strandTask) Run() {
 	clean = true
 }
 
-// runItems runs what waits, until nothing does, the budget is used up, or the strand has
-// to wait. The strand is given up when it returns.
+// runItems runs queued items until there are none, the budget is used up, or the strand has to
+// wait. It has released the strand when it returns.
 func (s *Session) runItems() {
 	for budget := strandBudget; ; {
 		if s.closed() {
@@ -78,7 +78,7 @@ func (s *Session) runItems() {
 	}
 }
 
-// park leaves the strand to whoever drains what it waits for. False: that has been done
+// park makes the strand wait until the outbox has drained. It returns false if that has happened
 // meanwhile.
 func (s *Session) park() bool {
 	s.note(flight.Park, 0, 0)
@@ -90,10 +90,10 @@ func (s *Session) park() bool {
 	if s.out.MustWait() && !s.closed() {
 		return true
 	}
-	return !s.in.Unpark() // false when somebody woke it already
+	return !s.in.Unpark() // false if it was already woken
 }
 
-// runItem runs one item, or as much of it as budget allows, and returns what it used.
+// runItem runs one item, or as much of it as budget allows, and returns how much it used.
 func (s *Session) runItem(it *bufpool.Buf, budget int) int {
 	if it.Tag != strand.Data {
 		s.setHandle(0)
@@ -133,7 +133,8 @@ func (s *Session) accept() {
 	s.guard("OnSocketAccept", func() { h.OnSocketAccept(s) })
 }
 
-// handleFin says that no more requests will come, and ends the session if nothing is owed.
+// handleFin records that no more requests will arrive, and ends the session if no answers are
+// pending.
 func (s *Session) handleFin() {
 	s.srv.groups.leaveAll(s)
 	s.flags.set(flagFin)
@@ -144,7 +145,7 @@ func (s *Session) handleFin() {
 	s.noMoreInput()
 }
 
-// noMoreInput ends a session that owes nothing; else the last release does.
+// noMoreInput ends a session without pending answers; otherwise the last release does.
 func (s *Session) noMoreInput() {
 	s.flags.set(flagOver)
 	if s.held.Load() == 0 {
@@ -152,10 +153,10 @@ func (s *Session) noMoreInput() {
 	}
 }
 
-// handleData runs the frames of one block. What the budget, a wait or a close leaves
-// over goes back to the queue's head.
+// handleData runs the frames of one block. What remains after the budget, a wait or a close is put
+// back at the head of the queue.
 func (s *Session) handleData(it *bufpool.Buf, budget int) (used int) {
-	defer func() { // also after a runtime.Goexit
+	defer func() { // also after runtime.Goexit
 		if it.Off < len(it.B) {
 			s.in.Return(it)
 		} else {
@@ -167,12 +168,12 @@ func (s *Session) handleData(it *bufpool.Buf, budget int) (used int) {
 
 func (s *Session) freeBlock(it *bufpool.Buf) {
 	if s.in.Free(it, s.srv.cfg.MaxPending/2, s.loop.budget) {
-		s.scheduleFlush() // the loop may read again
+		s.scheduleFlush() // the loop may resume reading
 	}
 }
 
-// frames hands out the frames of it, up to budget, and moves it.Off past them. Workers
-// run it. A panic closes the session.
+// frames handles the frames of it, up to budget, and moves it.Off past them. It runs on workers. A
+// panic closes the session.
 func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
 	var p codec.Packet
 	ok := false
@@ -220,13 +221,13 @@ func (s *Session) frames(it *bufpool.Buf, budget int) (used int) {
 	return used
 }
 
-// refuseLate answers a request that came too late in a drain.
+// refuseLate answers a request that arrived too late in a drain.
 func (s *Session) refuseLate(p codec.Packet) {
-	_ = s.sendError(p, CodeDraining, "the server is going away", outbox.System) // it fails only where the session has gone
+	_ = s.sendError(p, CodeDraining, "the server is going away", outbox.System) // it fails only if the session has closed
 }
 
-// finish is the strand's end: what was accepted runs, frames are dropped, and
-// OnSocketClose is called.
+// finish is the end of the strand: accepted functions run, frames are dropped, and OnSocketClose is
+// called.
 func (s *Session) finish() {
 	for {
 		it := s.in.Next(s.loop.budget)
@@ -243,10 +244,10 @@ func (s *Session) finish() {
 	h, why := s.srv.handler(), Reason(s.closing.Load())
 	s.setHandle(0)
 	if s.flags.has(flagOpened) {
-		s.flags.clear(flagOpened) // a runtime.Goexit in it must not bring it about again
+		s.flags.clear(flagOpened) // it must not be called again after runtime.Goexit
 		s.guard("OnSocketClose", func() { h.OnSocketClose(s, why) })
 	}
-	for it := s.in.Finish(); it != nil; { // what came between the last look and now
+	for it := s.in.Finish(); it != nil; { // items queued since the last check
 		next := it.Next
 		s.drop(it)
 		it = next
@@ -255,8 +256,8 @@ func (s *Session) finish() {
 	s.end()
 }
 
-// drop forgets an item whose session has closed. A function is never dropped: Submit
-// refuses it once the session closes, and finish runs those that came before.
+// drop drops an item of a closed session. Functions are never dropped: Submit refuses them after
+// the session closed, and finish runs earlier ones.
 func (s *Session) drop(it *bufpool.Buf) {
 	if it.Tag != strand.Data {
 		it.Free()
@@ -297,11 +298,11 @@ func (s *Session) panicked(callback string, p codec.Packet, v any) {
 	s.closeWithError(p, CodeInternal, "internal error", ReasonPanic)
 }
 
-// Step tells how far the turn is.
+// Step returns the progress of the turn.
 func (t *strandTask) Step() uint32 { return t.step.Load() }
 
-// Long sends what a callback that takes long has staged so far, and ends what ends at the
-// peer's FIN if that is what comes next.
+// Long sends what a long-running callback has staged so far, and cancels the input context if the
+// peer's FIN is next.
 func (t *strandTask) Long() {
 	s := (*Session)(t)
 	s.flags.set(flagLong)
@@ -309,8 +310,8 @@ func (t *strandTask) Long() {
 	s.endInput(false)
 }
 
-// endInput ends what ends at the peer's FIN, while a callback runs, if no packet waits
-// between the two. fin: the FIN has come; else it is on the strand if it has.
+// endInput cancels the input context while a callback runs, if the peer's FIN is next on the
+// strand. fin: the FIN has been received; otherwise it is on the strand if it has.
 func (s *Session) endInput(fin bool) {
 	if s.flags.has(flagMore | flagFin) {
 		return
@@ -325,15 +326,15 @@ func (s *Session) endInput(fin bool) {
 	}
 }
 
-// Running names what the turn runs.
+// Running describes what the turn runs.
 func (t *strandTask) Running() (session string, main, sub uint16) {
 	main, sub = codec.Split(t.handle.Load())
 	return t.id.String(), main, sub
 }
 
-// Submit runs fn in the session's order: after the packets read before it, never at
-// the same time as a callback. It never blocks: ErrTasksFull, which is ErrBusy, when MaxTasks
-// functions wait, ErrClosed once the session has closed. A function that was accepted runs
+// Submit runs fn in the session's order: after the packets read before it, and never concurrently
+// with a callback. It never blocks: it returns ErrTasksFull, which is ErrBusy, when MaxTasks
+// functions are waiting, and ErrClosed after the session has closed. An accepted function runs
 // exactly once, before OnSocketClose.
 func (s *Session) Submit(fn func()) error { return s.submit(fn, flight.Task) }
 

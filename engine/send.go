@@ -8,21 +8,21 @@ import (
 	"millrace/engine/internal/outbox"
 )
 
-// Send sends a packet to the peer, as an answer. From the session's own callbacks it is
-// not refused for being many: past MaxOutbound unsent bytes the strand waits, before its
-// next packet, for the peer to read; one callback may leave MaxOutbound more. From
-// elsewhere it is ErrOutboundFull past MaxOutbound, and ErrMemory while MemoryBudget is
-// exceeded and the session holds its share of it; both are ErrBusy. ErrClosed once the
-// session has gone, ErrFrameTooLarge for a body over MaxFrame, codec.ErrBadHandle for a
-// Main or Sub that the layout has no room for. The body is copied.
+// Send sends a packet to the peer, as an answer. From the session's own callbacks it is not refused
+// because of earlier sends: above MaxOutbound unsent bytes the strand waits, before its next
+// packet, for the peer to read; one callback may exceed that by MaxOutbound. From elsewhere it
+// returns ErrOutboundFull above MaxOutbound, and ErrMemory while MemoryBudget is exceeded and the
+// session holds its share of it; both are ErrBusy. It returns ErrClosed after the session has
+// closed, ErrFrameTooLarge for a body over MaxFrame, and codec.ErrBadHandle for a Main or Sub that
+// does not fit the layout. The body is copied.
 func (s *Session) Send(main, sub uint16, body []byte) error {
 	return s.SendPacket(codec.Packet{Main: main, Sub: sub, Body: body})
 }
 
-// SendPacket is Send for a packet, whose Seq goes with it: codec.ErrBadSeq for one other
-// than 0 where the layout has none.
+// SendPacket is Send for a packet, including its Seq: codec.ErrBadSeq if Seq is not 0 and the
+// layout has none.
 func (s *Session) SendPacket(p codec.Packet) error {
-	// As send, which a call less makes noticeably cheaper.
+	// Like send, but saving a call makes it noticeably cheaper.
 	f := s.framing.Load()
 	if f.switches {
 		return s.send(p, outbox.Answer)
@@ -34,39 +34,38 @@ func (s *Session) SendPacket(p codec.Packet) error {
 	return nil
 }
 
-// Push sends what the peer has not asked for. A peer that leaves MaxOutbound bytes
-// of it unread is closed with ReasonSlowConsumer; one that only owes acknowledgements, see
-// ResumeBytes, has two seconds for them first. Errors are Send's, and from elsewhere
-// ErrOutboxFull when the loop has MaxOutbox bytes waiting.
+// Push sends an unsolicited packet. A peer that leaves MaxOutbound bytes of these unread is closed
+// with ReasonSlowConsumer; one that only owes acknowledgements, see ResumeBytes, has two seconds
+// for them first. Errors are those of Send, and from elsewhere than callbacks ErrOutboxFull when
+// the loop has MaxOutbox bytes waiting.
 func (s *Session) Push(main, sub uint16, body []byte) error {
 	return s.send(codec.Packet{Main: main, Sub: sub, Body: body}, outbox.Push)
 }
 
-// Reply answers p: its handle, its Seq, this body. Errors are SendPacket's.
+// Reply answers p: with its handle, its Seq, and this body. Errors are those of SendPacket.
 func (s *Session) Reply(p codec.Packet, body []byte) error {
 	return s.SendPacket(codec.Packet{Main: p.Main, Sub: p.Sub, Seq: p.Seq, Body: body})
 }
 
-// ReplyError answers p with an ERROR frame, whose text is cut to what a frame holds.
-// Without system frames there is no such frame: then the session closes with
-// ReasonRefused. Errors are Send's.
+// ReplyError answers p with an ERROR frame, whose text is truncated to fit a frame. Without system
+// frames the session is closed with ReasonRefused instead. Errors are those of Send.
 func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error {
 	return s.sendError(p, code, text, outbox.Answer)
 }
 
-// send stages a packet and maps what became of it.
+// send stages a packet and converts the outbox's result.
 func (s *Session) send(p codec.Packet, kind outbox.Kind) error {
 	f, c := s.holdFraming()
 	defer c.release()
 	return s.sendAs(f, p, kind)
 }
 
-// sendAs is send in the session's framing, which stays until it returns.
+// sendAs is send in the session's framing, which does not change until it returns.
 func (s *Session) sendAs(f *framing, p codec.Packet, kind outbox.Kind) error {
 	return s.notStaged(f, p, kind, s.out.Send(&s.loop.out, f.codec, p.Handle(), p.Seq, p.Body, kind))
 }
 
-// notStaged goes on with a packet that may not have been staged.
+// notStaged handles a result other than plain success.
 func (s *Session) notStaged(f *framing, p codec.Packet, kind outbox.Kind, r outbox.Result) error {
 	if r == outbox.Misfit {
 		return s.sendMisfit(f, p, kind)
@@ -74,7 +73,7 @@ func (s *Session) notStaged(f *framing, p codec.Packet, kind outbox.Kind, r outb
 	return s.sent(r)
 }
 
-// sendMisfit is send for a packet of which the codec can't tell that it fits.
+// sendMisfit is send for a packet of which the codec can't tell whether it fits.
 func (s *Session) sendMisfit(f *framing, p codec.Packet, kind outbox.Kind) error {
 	if f.framer != nil {
 		return f.encode(p, func(p codec.Packet) error {
@@ -87,7 +86,7 @@ func (s *Session) sendMisfit(f *framing, p codec.Packet, kind outbox.Kind) error
 	return f.misfit(p)
 }
 
-// sent does what the outbox asks for, or says why it has not taken a frame.
+// sent does what the outbox requests, or returns why it has not accepted a frame.
 func (s *Session) sent(r outbox.Result) error {
 	switch r {
 	case outbox.Staged:
@@ -103,7 +102,7 @@ func (s *Session) sent(r outbox.Result) error {
 	return s.loop.refusal(r)
 }
 
-// refusal counts what an outbox has not taken, and says why.
+// refusal counts a frame that an outbox has not accepted, and returns why.
 func (l *loop) refusal(r outbox.Result) error {
 	if r == outbox.Closed {
 		l.sum.stale.Add(1)
@@ -119,37 +118,36 @@ func (l *loop) refusal(r outbox.Result) error {
 	return ErrOutboundFull
 }
 
-// uncork lets go what the strand's callbacks have staged.
+// uncork releases what the strand's callbacks have staged.
 func (s *Session) uncork() {
 	if s.out.Uncork(false) {
 		s.loop.markDirty(s)
 	}
 }
 
-// flushBlocked lets go what a callback that blocks has staged so far.
+// flushBlocked sends what a blocked callback has staged so far.
 func (s *Session) flushBlocked() {
 	if s.out.Uncork(true) {
 		s.loop.markDirty(s)
 	}
 }
 
-// scheduleFlush has the loop look at the session: at what it may send, and whether to
-// read again.
+// scheduleFlush makes the loop check the session: what it may send, and whether to resume reading.
 func (s *Session) scheduleFlush() {
 	if s.out.Nudge() {
 		s.loop.markDirty(s)
 	}
 }
 
-// canWrite is called when the kernel takes bytes again.
+// canWrite is called when the socket is writable again.
 func (s *Session) canWrite() {
 	if s.out.Writable() {
 		s.loop.markDirty(s)
 	}
 }
 
-// sendError answers p with an ERROR frame; where there are no system frames the session
-// closes with ReasonRefused.
+// sendError answers p with an ERROR frame; without system frames the session closes with
+// ReasonRefused.
 func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind outbox.Kind) error {
 	f := s.framing.Load()
 	if !f.system {
@@ -164,7 +162,7 @@ func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind ou
 	return err
 }
 
-// system answers a packet of Main 0. pinged: the loop has answered PINGs already.
+// system answers a packet of Main 0. pinged: the loop has already answered PINGs.
 func (s *Session) system(p codec.Packet, pinged bool) {
 	switch {
 	case p.Sub == SubPing && len(p.Body) > maxPing:
@@ -187,7 +185,7 @@ func (s *Session) pong(p codec.Packet) {
 	_ = s.send(codec.Packet{Main: SystemMain, Sub: SubPong, Seq: p.Seq, Body: p.Body}, outbox.System)
 }
 
-// sendGoAway tells the peer that the server drains.
+// sendGoAway sends GOAWAY to the peer.
 func (s *Session) sendGoAway(grace time.Duration) {
 	f := s.framing.Load()
 	if !f.system {

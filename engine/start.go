@@ -11,10 +11,10 @@ import (
 	"millrace/engine/internal/sched"
 )
 
-// Start binds the addresses and starts the loops. When it returns nil, connections are
-// served. A server starts once. An address in use is an error that is
-// syscall.EADDRINUSE and names the address. When it fails, nothing is left running; when
-// ctx has ended already, nothing happens and Start may be called again.
+// Start binds the addresses and starts the loops. When it returns nil, connections are served. A
+// server can be started only once. If an address is in use, the error is syscall.EADDRINUSE and
+// names the address. If it fails, nothing is left running; if ctx has already ended, nothing
+// happens and Start may be called again.
 func (srv *Server) Start(ctx context.Context) (err error) {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("engine: start: %w", err)
@@ -64,7 +64,7 @@ func (srv *Server) Start(ctx context.Context) (err error) {
 	return nil
 }
 
-// unstart undoes a Start that failed.
+// unstart undoes a failed Start.
 func (srv *Server) unstart(err error) error {
 	srv.mu.Lock()
 	srv.state = serverStopping
@@ -86,11 +86,11 @@ func (srv *Server) unstart(err error) error {
 	return err
 }
 
-// New checks the settings and makes a server; Start starts it. The error names every
-// field that can't be, each as a *ConfigError.
+// New checks the settings and creates a server; Start starts it. The error lists every invalid
+// field, each as a *ConfigError.
 func New(cfg Config, h Handler) (*Server, error) { return newServer(nil, cfg, h) }
 
-// newServer is New on a machine; nil: the operating system.
+// newServer is New in the environment on; nil for the operating system.
 func newServer(on machine.Machine, cfg Config, h Handler) (*Server, error) {
 	cfg = cfg.WithDefaults().inUse()
 	if err := cfg.validate(); err != nil {

@@ -11,12 +11,12 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// Pause is why a session is not read from; 0 when it is read from.
+// Pause is why a session is not read; 0 while it is read.
 type Pause uint8
 
 const (
-	PauseOutbound = Pause(inbox.PauseOut)    // MaxOutbound: too much is unsent
-	PausePending  = Pause(inbox.PauseIn)     // MaxPending: too many requests wait
+	PauseOutbound = Pause(inbox.PauseOut)    // MaxOutbound: too many bytes are unsent
+	PausePending  = Pause(inbox.PauseIn)     // MaxPending: too many requests are waiting
 	PauseMemory   = Pause(inbox.PauseBudget) // MemoryBudget
 	PauseRate     = Pause(inbox.PauseRate)   // FrameRate, ByteRate or SessionCPU
 )
@@ -26,7 +26,7 @@ var pauseNames = []struct {
 	name string
 }{{PauseOutbound, "max_outbound"}, {PausePending, "max_pending"}, {PauseMemory, "memory_budget"}, {PauseRate, "rate"}}
 
-// Reasons names the limits that p stands for.
+// Reasons returns the names of the limits in p.
 func (p Pause) Reasons() []string {
 	var all []string
 	for _, x := range pauseNames {
@@ -39,7 +39,7 @@ func (p Pause) Reasons() []string {
 
 func (p Pause) String() string { return strings.Join(p.Reasons(), ",") }
 
-// setPaused notes why the session is not read from. Loop goroutine.
+// setPaused records why the session is not read. Loop goroutine.
 func (s *Session) setPaused(why inbox.Pause) {
 	s.rd.paused = why
 	const all = uint32(inbox.PauseOut | inbox.PauseIn | inbox.PauseBudget | inbox.PauseRate)
@@ -51,10 +51,10 @@ func (s *Session) setPaused(why inbox.Pause) {
 
 func (s *Session) pausedFor() Pause { return Pause(s.flags.bits.Load() / flagPaused & 15) }
 
-// Loop is the number of the loop that serves the session, as in Stats.Loops.
+// Loop returns the number of the loop that serves the session, as in Stats.Loops.
 func (s *Session) Loop() int { return s.loop.index }
 
-// Groups are the names of the groups that the session is in, sorted.
+// Groups returns the names of the groups that the session is in, sorted.
 func (s *Session) Groups() []string {
 	s.srv.groups.mu.Lock()
 	defer s.srv.groups.mu.Unlock()
@@ -66,28 +66,28 @@ func (s *Session) Groups() []string {
 	return all
 }
 
-// SessionState is what a session is doing.
+// SessionState is the current activity of a session.
 type SessionState struct {
-	// Life is "open", "fin" (the peer will ask for no more), "closing" (with Reason),
-	// "lingering" (all is sent, and the peer's end is waited for), "away" (the peer may come
-	// back) or "gone".
+	// Life is "open", "fin" (the peer will send no more requests), "closing" (with Reason),
+	// "lingering" (everything is sent, waiting for the peer's FIN), "away" (without a connection,
+	// may be resumed) or "gone".
 	Life   string
-	Reason Reason // why it closes; 0: it does not
+	Reason Reason // why it is closing; 0 if it is not
 
-	// Strand is "idle", "queued" (waits for a worker), "running", "parked" (waits for the
-	// peer to read) or "ended".
+	// Strand is "idle", "queued" (waiting for a worker), "running", "parked" (waiting for the peer
+	// to read) or "ended".
 	Strand    string
-	Main, Sub uint16 // of the packet that runs; 0/0 for another callback, or for none
+	Main, Sub uint16 // handle of the running packet; 0/0 for another callback or none
 
-	Held    int           // bytes of memory
-	Partial int           // bytes of them of the beginning of a frame
-	Owed    int           // answers that are owed (Session.Hold)
-	Silent  time.Duration // since a whole frame was last seen, or since accept
-	Stuck   time.Duration // since the kernel last took a byte of what is unsent; 0: nothing is
+	Held    int           // bytes of memory held
+	Partial int           // bytes of that for a partial frame
+	Owed    int           // pending answers (Session.Hold)
+	Silent  time.Duration // since the last complete frame, or since accept
+	Stuck   time.Duration // since the kernel last accepted an unsent byte; 0 if nothing is unsent
 }
 
-// State looks at the session on its loop, and waits for that until ctx ends: a callback may
-// hold the loop up for some 20 ms. Not to be called from callbacks.
+// State reads the session's state on its loop, and waits for that until ctx ends: a callback may
+// block the loop for some 20 ms. Do not call it from callbacks.
 func (s *Session) State(ctx context.Context) (SessionState, error) {
 	out := make(chan SessionState, 1)
 	s.loop.onLoop(func(l *loop) { out <- l.state(s) })

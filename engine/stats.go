@@ -10,11 +10,11 @@ type Stats struct {
 	Loops    []LoopStats
 	Pool     PoolStats
 
-	Memory   int // held by sessions and broadcasts, in bytes, against MemoryBudget
-	Starving int // sessions not read from because of MemoryBudget
+	Memory   int // memory held by sessions and broadcasts, in bytes; limited by MemoryBudget
+	Starving int // sessions paused because of MemoryBudget
 
 	Accepts    uint64
-	AcceptErrs uint64 // accept failed, for want of files or memory; the connection waited
+	AcceptErrs uint64 // accepts that failed because files or memory ran out; the connection waited
 	FramesIn   uint64
 	BytesIn    uint64
 	BytesOut   uint64
@@ -22,50 +22,50 @@ type Stats struct {
 	Errors     uint64 // ERROR frames sent
 	Panics     uint64 // callbacks that panicked
 	Busy       uint64 // ErrBusy returned
-	Stale      uint64 // sends and submits to sessions that had gone
+	Stale      uint64 // sends and submits to closed sessions
 	Parks      uint64 // strands that waited for an outbox
-	Dropped    uint64 // frames read and not handled, as their session had closed
-	LostBytes  uint64 // bytes accepted by Send that never left
-	Conflated  uint64 // keyed pushes that never left, as a newer one took their place
+	Dropped    uint64 // frames read and not handled because their session had closed
+	LostBytes  uint64 // bytes accepted by Send but not sent
+	Conflated  uint64 // keyed pushes not sent because a newer one replaced them
 	Demoted    uint64 // handles moved from the loops to the workers
-	Shed       uint64 // sessions closed for MemoryBudget, among Closes
-	Waiting    int    // sessions whose peers are away and may come back
-	Detached   uint64 // connections that broke of sessions that could be resumed
-	Resumed    uint64 // sessions whose peers came back
-	GoAways    uint64 // sessions told that the server drains
+	Shed       uint64 // sessions closed because of MemoryBudget, also counted in Closes
+	Waiting    int    // sessions waiting to be resumed
+	Detached   uint64 // lost connections of sessions that can be resumed
+	Resumed    uint64 // sessions resumed
+	GoAways    uint64 // sessions sent GOAWAY
 	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
-	HooksLost uint64 // calls of OnFlight and OnNearMiss left out, as too many waited
+	HooksLost uint64 // calls of OnFlight and OnNearMiss dropped because too many were waiting
 
 	Closes  map[Reason]uint64   // closed sessions
 	Refused map[Refusal]uint64  // refused connections
-	Limited map[Throttle]uint64 // what held sessions up, or refused their requests
+	Limited map[Throttle]uint64 // causes of delayed sessions and refused requests
 	Near    map[Limit]uint64    // near misses
 }
 
-// LoopStats is one loop's part.
+// LoopStats are the statistics of one loop.
 type LoopStats struct {
 	Conns     int
 	Dirty     int // sessions waiting to be written
 	Outbox    int // bytes of broadcasts and group sends waiting
 	Accepts   uint64
 	FramesIn  uint64
-	Inline    uint64 // of them handled on the loop
+	Inline    uint64 // frames handled on the loop
 	BytesIn   uint64
 	BytesOut  uint64
-	Turns     uint64 // drains
-	Drained   uint64 // sessions with something to write, over all drains
+	Turns     uint64 // flush passes
+	Drained   uint64 // sessions written to, over all flush passes
 	Writes    uint64 // write system calls
-	Blocked   uint64 // writes that the kernel did not take whole
-	Pauses    uint64 // times reading of a session was paused
-	Conflated uint64 // keyed pushes whose place a newer one took
-	HandOver  uint64 // times another goroutine took over because a callback held the loop up
+	Blocked   uint64 // writes that the kernel accepted only in part or not at all
+	Pauses    uint64 // times reading from a session was paused
+	Conflated uint64 // keyed pushes replaced by a newer one
+	HandOver  uint64 // times another goroutine took over because a callback blocked the loop
 
-	Late   time.Duration // its clocks have not been looked at for so long, though it was asked to; 0 or a tick of it is normal
-	InTurn time.Duration // how long the callbacks have lasted that hold the loop now; 0: none do
+	Late   time.Duration // how long its tick is overdue; up to a tick is normal
+	InTurn time.Duration // how long the callbacks running on the loop have taken; 0 if none run
 }
 
-// Stats returns a snapshot. It costs a lock for each loop and nothing per session.
+// Stats returns a snapshot. It takes a lock for each loop and reads no session.
 func (srv *Server) Stats() Stats {
 	st := Stats{
 		Conns: srv.table.count(), Draining: srv.draining.Load(), Doors: srv.net.Stats(), Pool: srv.pool.Stats(),
@@ -103,7 +103,7 @@ func (srv *Server) Stats() Stats {
 }
 
 func (l *loop) stats() LoopStats {
-	taken := l.st.taken.Load() // before marks, which is never behind it
+	taken := l.st.taken.Load() // before marks, which is never less
 	l.mu.Lock()
 	dirty, late := int(l.marks-taken), l.late
 	l.mu.Unlock()

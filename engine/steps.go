@@ -10,26 +10,25 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// ErrFixedFraming: the session's address has no Framing.Switches, or its last change has
-// been made.
+// ErrFixedFraming: the session's address has no Framing.Switches, or its last change has been made.
 var ErrFixedFraming = errors.New("engine: the session's framing is fixed")
 
-// SetFramer changes how the session's frames are told apart and written: from the first byte
-// behind the frame that is being handled, and from the next frame that is sent. f is nil
-// for Config.Layout, or Config.Framer. It is for protocols that begin as text, on addresses
-// whose Framing.Switches is set, and to be called in OnSocketRead.
+// SetFramer changes how the session's frames are read and written: from the first byte after the
+// frame that is being handled, and from the next frame sent. f is nil for Config.Layout, or
+// Config.Framer. It is meant for protocols that begin as text, on addresses with Framing.Switches,
+// and must be called in OnSocketRead.
 //
-// The answers are sent first, the last frames in the old framing: broadcasts and group sends
-// are written in front of them in the old one or behind them in the new one. So is
-// what other goroutines send to this session alone, and a WebSocket message has frames of one
-// framing.
+// The answers are sent before the change, as the last frames in the old framing: broadcasts and
+// group sends are written either before them in the old framing or after them in the new one. So
+// are messages from other goroutines to this session. A WebSocket message contains frames of one
+// framing only.
 //
-// Until a last change the session's frames come one by one: the next is looked for when
-// OnSocketRead has returned for the one before. last: no other change follows, and frames are
-// read ahead again as on other addresses.
+// Until a last change the session's frames are read one by one: the next is looked for when
+// OnSocketRead has returned for the previous one. last means that no other change follows; then
+// frames are read ahead as on other addresses.
 //
-// ErrFixedFraming, or Send's errors for the answers: then nothing has changed. An f that
-// MaxFrame doesn't suit is an error of the codec's.
+// It returns ErrFixedFraming, or Send's errors for the answers: then nothing has changed. If f does
+// not suit MaxFrame, the error is the codec's.
 func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) error {
 	srv := s.srv
 	if f == nil && srv.cfg.Framer != nil {
@@ -62,7 +61,7 @@ func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) 
 	return nil
 }
 
-// step takes input of a session whose frames come one by one. Loop goroutine.
+// step processes input of a session whose frames are read one by one. Loop goroutine.
 func (l *loop) step(s *Session, b []byte) {
 	if s.rd.partial.Some() {
 		s.rd.partial.Append(b, l.budget)
@@ -76,8 +75,7 @@ func (l *loop) step(s *Session, b []byte) {
 	}
 }
 
-// nextStep hands the strand the first frame of what has come, when the one before has been
-// handled.
+// nextStep passes the first received frame to the strand, when the previous one has been handled.
 func (l *loop) nextStep(s *Session) {
 	if s.flags.has(flagStep) || !s.rd.partial.Some() {
 		return
@@ -104,7 +102,7 @@ func (l *loop) stepped(s *Session) {
 		return
 	}
 	s.rd.begin(l.srv.now())
-	if s.rd.life == lifeOpen && !s.framing.Load().switches { // from now on as everybody
+	if s.rd.life == lifeOpen && !s.framing.Load().switches { // from now on as in other sessions
 		s.rd.input = inputFrames
 		if rest := s.rd.partial.Take(l.budget); rest != nil {
 			l.take(s, rest.Rest())

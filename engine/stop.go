@@ -12,29 +12,29 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// What Stop allows, after its context has ended, for handlers to return, and for each of
-// what it ends itself: the loops, then the pool.
+// How long Stop waits, after its context has ended, for handlers to return, and for each part that
+// it ends itself: the loops, then the pool.
 const (
 	handlerGrace = time.Second
 	stopGrace    = 500 * time.Millisecond
-	slowGrace    = 10 * time.Second // for loops that nobody holds up, on a machine that stands still
+	slowGrace    = 10 * time.Second // for loops not blocked by callbacks, on a suspended machine
 )
 
-// LossError tells what a Stop lost whose context ended before everything was done. It
+// LossError reports what was lost by a Stop whose context ended before everything was done. It
 // unwraps to the context's error.
 type LossError struct {
-	Sessions  int     // cut off with something outstanding
+	Sessions  int     // closed with something outstanding
 	Frames    int     // read and not answered, at least
-	Bytes     int     // accepted by Send and not delivered, those that the kernel still held included
-	Functions int     // given to Strands of the server's own pool, and not begun
-	Stuck     []Stuck // callbacks that still ran when Stop returned
-	Cause     error   // the context's
+	Bytes     int     // accepted by Send and not delivered, including those in the kernel's buffers
+	Functions int     // submitted to Strands of the server's own pool, and not started
+	Stuck     []Stuck // callbacks still running when Stop returned
+	Cause     error   // the context's error
 }
 
 // Stuck is a callback that did not return in time.
 type Stuck struct {
 	Session   ID
-	Main, Sub uint16 // the packet that OnSocketRead handles; 0/0 in any other callback
+	Main, Sub uint16 // handle of the packet in OnSocketRead; 0/0 in any other callback
 }
 
 func (e *LossError) Error() string {
@@ -55,17 +55,17 @@ func (e *LossError) Error() string {
 
 func (e *LossError) Unwrap() error { return e.Cause }
 
-// Stop drains the server. New connections are refused; the sessions get GOAWAY with the
-// time that ctx leaves, DrainRate of them a second; requests already read are served, and
-// later ones until the session has been quiet for 100 ms, or are refused with ERROR 7 once
-// a quarter of the time (at most 1 s) has gone since its GOAWAY. A session with nothing
-// outstanding gets a FIN. When ctx ends, what is left is cut off and counted in a
-// *LossError; so are functions that wait in Strands of a pool of the server's own.
-// Stop returns at most 3 s later, whatever handlers do. OnSocketClose has
-// run for every session when Stop returns, but for those that LossError.Stuck names, and the
-// hooks of Config for all that happened, but for one that blocks. It may
-// be called twice, and on a server that never started. Called from a callback or hook of this
-// server it would wait for itself: that is ErrInCallback, and nothing happens.
+// Stop drains the server. New connections are refused; the sessions are sent GOAWAY with the time
+// that ctx leaves, DrainRate of them a second. Requests already read are served, and later ones
+// until the session has been quiet for 100 ms, or are refused with ERROR 7 when a quarter of the
+// time (at most 1 s) has passed since its GOAWAY. A session with nothing outstanding gets a FIN.
+// When ctx ends, the remaining sessions are closed and counted in a *LossError; so are functions
+// waiting in Strands of the server's own pool. Stop returns at most 3 s later, whatever handlers
+// do. When it returns, OnSocketClose has run for every session, except those named by
+// LossError.Stuck, and the hooks of Config have been called for everything that happened, except
+// after one that blocks. It may be called twice, and on a server that was never started. In a
+// callback or hook of this server it would wait for itself: then it returns ErrInCallback and does
+// nothing.
 func (srv *Server) Stop(ctx context.Context) error {
 	if srv.inCallback() {
 		return ErrInCallback
@@ -76,7 +76,7 @@ func (srv *Server) Stop(ctx context.Context) error {
 	srv.endDrain()
 	srv.drain(ctx)
 	var loss *LossError
-	if srv.Err() != nil || !srv.waitEmpty(ctx) { // there is nothing to wait for on loops that have ended
+	if srv.Err() != nil || !srv.waitEmpty(ctx) { // loops that have ended need not be waited for
 		loss = srv.cutOff()
 		srv.waitEmptyFor(handlerGrace)
 	}
@@ -106,22 +106,22 @@ func (srv *Server) Stop(ctx context.Context) error {
 	return loss
 }
 
-// stopPool ends the server's own pool. Its Strands go on as long as ctx lasts: lost are the
-// functions that wait in them then.
+// stopPool ends the server's own pool. Its Strands continue until ctx ends: lost are the functions
+// that wait in them then.
 func (srv *Server) stopPool(ctx context.Context) (lost int) {
 	if srv.pool.sched.TasksBusy() {
-		_ = srv.pool.Stop(ctx) // what it is stuck in is seen below
+		_ = srv.pool.Stop(ctx) // blocked callbacks are reported below
 	}
 	last, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
 	if err := srv.pool.Stop(last); err != nil {
-		srv.cfg.Logger.Warn("workers are left behind", "err", err)
+		srv.cfg.Logger.Warn("workers are still blocked and were abandoned", "err", err)
 	}
 	return srv.pool.strands.budget.Used() / strand.TaskCost
 }
 
-// stopHooks waits for what is still to be told by OnStall, OnFlight and OnNearMiss: what ends
-// behind Stop would be lost with the process. A hook that blocks is left behind, as handlers are.
+// stopHooks waits for pending calls of OnStall, OnFlight and OnNearMiss, as calls after Stop might
+// be lost with the process. A hook that blocks is abandoned, as handlers are.
 func (srv *Server) stopHooks(ctx context.Context) {
 	told := make(chan struct{})
 	go func() {
@@ -140,8 +140,8 @@ func (srv *Server) stopHooks(ctx context.Context) {
 	}
 }
 
-// endLoops ends the network's loops, and the sessions that are left then: those whose
-// descriptors were the engine's own. A loop that is held up in a callback is left behind.
+// endLoops ends the network's loops, and the sessions that remain then: those whose descriptors
+// were the engine's own. A loop that is blocked in a callback is abandoned.
 func (srv *Server) endLoops() {
 	for _, l := range srv.allLoops() {
 		l.bury()
@@ -164,8 +164,8 @@ func (srv *Server) endLoops() {
 	}
 }
 
-// stopNetwork ends the loops, and waits for them: as long as one lives its sessions are nobody
-// else's to end. Those that a callback holds up are not waited for.
+// stopNetwork ends the loops, and waits for them: while one is alive only it may end its sessions.
+// Loops blocked in a callback are not waited for.
 func (srv *Server) stopNetwork() {
 	heldUp := func(l *loop) bool { return l.turn.since.Load() != 0 }
 	for end := time.Now().Add(slowGrace); ; {
@@ -178,7 +178,7 @@ func (srv *Server) stopNetwork() {
 	}
 }
 
-// bury takes the work of a loop back whose goroutine a callback has ended.
+// bury takes back the work of a loop whose goroutine was ended by a callback.
 func (l *loop) bury() {
 	l.turn.mu.Lock()
 	dead := l.turn.dead
@@ -188,7 +188,7 @@ func (l *loop) bury() {
 	}
 }
 
-// stuck names the callbacks that still run.
+// stuck returns the callbacks still running.
 func (srv *Server) stuck() (list []Stuck) {
 	srv.table.each(func(s *Session) bool {
 		if s.in.State() == strand.Running {
@@ -200,8 +200,8 @@ func (srv *Server) stuck() (list []Stuck) {
 	return list
 }
 
-// claimStop tells whether the caller is the one to stop the server. If not, it has
-// waited for the one that does. A Start under way is waited for first.
+// claimStop reports whether the caller is the one to stop the server. If not, it has waited for the
+// one that does. It first waits for a Start in progress.
 func (srv *Server) claimStop(ctx context.Context) (bool, error) {
 	srv.mu.Lock()
 	for srv.state == serverStarting {
@@ -254,7 +254,7 @@ func (srv *Server) waitEmpty(ctx context.Context) bool {
 	return true
 }
 
-// cutOff ends every session that is left and counts what they still had to do.
+// cutOff ends every remaining session and counts what was outstanding.
 func (srv *Server) cutOff() *LossError {
 	loss := &LossError{}
 	loops := srv.allLoops()
@@ -289,8 +289,7 @@ func (srv *Server) cutOff() *LossError {
 	return loss
 }
 
-// outstanding counts the frames that wait or run, the answers owed, and the bytes that
-// have not arrived.
+// outstanding counts waiting and running frames, pending answers, and undelivered bytes.
 func (s *Session) outstanding() (frames, bytes int) {
 	s.in.Each(func(it *bufpool.Buf) bool {
 		if it.Tag == strand.Data {
@@ -311,7 +310,7 @@ func (s *Session) outstanding() (frames, bytes int) {
 	return frames + int(s.held.Load()), bytes
 }
 
-// inCallback tells whether the caller is a callback that this server's Stop waits for.
+// inCallback reports whether the caller is in a callback that this server's Stop waits for.
 func (srv *Server) inCallback() bool {
 	if owner, on := srv.pool.sched.Current(); on {
 		s := ownerSession(owner)

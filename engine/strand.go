@@ -9,47 +9,47 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// Strand runs functions one at a time and in order on a Pool, as a session's strand does:
-// for what sessions share, a room, an order book, a device, which so needs no lock. It is a
-// Submitter, so timers, queries, locks and delayed events come back to it.
+// Strand runs functions one at a time and in order on a Pool, as a session's strand does: for state
+// that sessions share, such as a room, an order book or a device, which then needs no lock. It is a
+// Submitter, so results of timers, queries, locks and delay events are delivered to it.
 //
 //	book := pool.Strand()
 //	err := book.Submit(func() { orders = append(orders, o) })
 //
-// Functions given to it by one goroutine run in that order. Different strands run at the
-// same time, and a function that blocks holds back its own strand only. A panic is
-// contained, reported and counted, and closes the strand, as what it guards may be broken.
+// Functions submitted by one goroutine run in that order. Different strands run concurrently, and a
+// function that blocks delays only its own strand. A panic is recovered, reported and counted, and
+// closes the strand, as its state may be inconsistent.
 //
-// A strand is about 150 bytes, and nothing else while nothing waits: no goroutine, no entry
-// in any list. One that is no longer referred to needs no Close to be collected. Its
-// methods may be called from any goroutine, also from its own functions.
+// A strand uses about 150 bytes, and nothing else while no function waits: no goroutine, no list
+// entry. Without references it is garbage collected; Close is not necessary. Its methods may be
+// called from any goroutine, including its own functions.
 type Strand struct {
 	pool    *Pool
 	in      strand.Strand
 	task    sched.Task
-	step    atomic.Uint32 // how far a worker's turn is
-	why     atomic.Uint32 // the Reason that it was closed for; set under the lock of in
+	step    atomic.Uint32 // progress of a worker's turn
+	why     atomic.Uint32 // the Reason of its close; set under the lock of in
 	most    int32
 	name    string
-	onClose func(Reason)           // of the turn that ends it
+	onClose func(Reason)           // called by the turn that ends it
 	handle  func(msg any)          // StrandConfig.OnMessage
-	next    atomic.Pointer[Strand] // begins when this one has ended; over: it has
-	beside  *Strand                // another one that begins with this one; set before that is in next
+	next    atomic.Pointer[Strand] // starts when this one has ended; over when it has
+	beside  *Strand                // another one that starts together with this one; set before it is stored in next
 }
 
-// StrandConfig sets up a Strand. Zero means the default that the field's comment names.
+// StrandConfig configures a Strand. Zero means the default that the field's comment names.
 type StrandConfig struct {
-	Name     string // for people, in reports of panics and stalls; none
-	MaxTasks int    // functions and messages that wait; the PoolConfig's MaxTasks
-	// OnMessage runs what Post is given, in the strand's order; nil: Post is an error.
+	Name     string // for reports of panics and stalls; none
+	MaxTasks int    // most functions and messages waiting; the PoolConfig's MaxTasks
+	// OnMessage handles the argument of Post, in the strand's order; if nil, Post returns an error.
 	OnMessage func(msg any)
-	// OnClose is the last that runs on the strand, once, after it was closed and what had
-	// been accepted before has run: ReasonServerClosed by Close, ReasonIdle by CloseIfIdle,
-	// ReasonPanic, or what CloseFor was given. It may be nil.
+	// OnClose is the last function that runs on the strand, once, after it was closed and
+	// everything accepted before has run: with ReasonServerClosed after Close, ReasonIdle after
+	// CloseIfIdle, ReasonPanic, or the reason given to CloseFor. It may be nil.
 	OnClose func(why Reason)
 }
 
-// strands are what the Strands of a pool share.
+// strands is what the Strands of a pool share.
 type strands struct {
 	most           int            // PoolConfig.MaxTasks
 	budget         *budget.Budget // of PoolConfig.StrandMemory
@@ -64,19 +64,19 @@ func (st *strands) init(cfg PoolConfig, shards int) {
 	}
 }
 
-// budget is the part of the strands' budget that this one's functions count in.
+// budget returns the part of the strands' budget in which this one's functions are counted.
 func (s *Strand) budget() *budget.Budget {
 	parts := s.pool.strands.parts
 	return parts[s.task.Home()%uint(len(parts))]
 }
 
-// over stands for one that follows where none need wait: the strand has ended.
+// over marks a strand that has ended, so that a next one can start at once.
 var over = new(Strand)
 
-// Strand makes a strand. It starts nothing.
+// Strand creates a strand. It starts nothing.
 func (p *Pool) Strand() *Strand { return p.StrandWith(StrandConfig{}) }
 
-// StrandWith makes a strand with settings of its own.
+// StrandWith creates a strand with settings.
 func (p *Pool) StrandWith(cfg StrandConfig) *Strand {
 	if cfg.MaxTasks <= 0 {
 		cfg.MaxTasks = p.strands.most
@@ -86,10 +86,10 @@ func (p *Pool) StrandWith(cfg StrandConfig) *Strand {
 	return s
 }
 
-// Next makes a strand of the same pool that takes functions at once, and begins to run them
-// when s has ended, its OnClose included: never at the same time as anything of s. Several
-// made of one strand begin together then; for an order, make each the Next of the one before.
-// What it has taken never runs if s has not been closed when the pool stops.
+// Next creates a strand of the same pool that accepts functions at once, and starts running them
+// when s has ended, including its OnClose: never concurrently with anything of s. Several created
+// from one strand then start together; for an order, create each from the previous one. Its
+// functions never run if s has not been closed when the pool stops.
 func (s *Strand) Next(cfg StrandConfig) *Strand {
 	n := s.pool.StrandWith(cfg)
 	n.in.Park()
@@ -106,26 +106,26 @@ func (s *Strand) Next(cfg StrandConfig) *Strand {
 	}
 }
 
-// release lets a strand run that was made by Next. It is called by a worker, or before any
-// function has been given to it.
+// release starts a strand that was created by Next. It is called by a worker, or before any
+// function has been submitted.
 func (s *Strand) release() {
 	if s.in.Unhold(s.closed) {
 		s.pool.sched.Push(&s.task, s.task.Home())
 	}
 }
 
-// Pool is what the strand runs on.
+// Pool returns the strand's pool.
 func (s *Strand) Pool() *Pool { return s.pool }
 
-// Submit runs fn in the strand's order, on a worker. It never blocks: ErrTasksFull when
-// MaxTasks functions wait and ErrMemory when those of all the pool's strands hold
-// StrandMemory, both ErrBusy; ErrNotRunning before the pool's Start; ErrClosed once the
-// strand has closed or the pool's Stop was called. A function that was accepted runs exactly
-// once, before OnClose, also if one before it has panicked; the pool's Stop waits for it.
+// Submit runs fn in the strand's order, on a worker. It never blocks: it returns ErrTasksFull when
+// MaxTasks functions are waiting, and ErrMemory when those of all the pool's strands hold
+// StrandMemory (both are ErrBusy); ErrNotRunning before the pool's Start; ErrClosed after the
+// strand was closed or the pool's Stop was called. An accepted function runs exactly once, before
+// OnClose, even if an earlier one has panicked; the pool's Stop waits for it.
 func (s *Strand) Submit(fn func()) error { return s.submit(fn, nil) }
 
-// Post has OnMessage called with msg, as Submit has a function called. It allocates nothing,
-// where a function would have to be made that knows msg.
+// Post calls OnMessage with msg, in the same way as Submit calls a function. It does not allocate,
+// unlike a closure that captures msg.
 func (s *Strand) Post(msg any) error {
 	if s.handle == nil {
 		return fmt.Errorf("%w: Post to a strand without OnMessage", ErrUnsupported)
@@ -160,28 +160,28 @@ func (s *Strand) submit(fn func(), msg any) error {
 	return nil
 }
 
-// closed tells whether the strand was closed.
+// closed reports whether the strand was closed.
 func (s *Strand) closed() bool { return s.why.Load() != 0 }
 
-// shut tells whether it takes nothing more.
+// shut reports whether it accepts nothing more.
 func (s *Strand) shut() bool { return s.closed() || s.pool.sched.Stopping() }
 
-// Closed tells whether the strand was closed, and for what. What had been accepted before
-// may still run.
+// Closed reports whether the strand was closed, and the reason. Functions accepted before may still
+// run.
 func (s *Strand) Closed() (why Reason, closed bool) {
 	why = Reason(s.why.Load())
 	return why, why != 0
 }
 
-// Len is how many functions wait. The one that runs is not among them.
+// Len returns how many functions wait, not counting the running one.
 func (s *Strand) Len() int { return s.in.Tasks() }
 
-// Close refuses functions from now on; those accepted before run, then OnClose. It returns
-// at once; ErrClosed when the strand was closed before. A strand that is closed when its
-// pool has stopped does not run again: there is no OnClose.
+// Close refuses functions from now on; those already accepted run, then OnClose. It returns at
+// once; ErrClosed if the strand was already closed. If the pool has stopped, the strand does not
+// run again: OnClose is not called.
 func (s *Strand) Close() error { return s.CloseFor(ReasonServerClosed) }
 
-// CloseFor is Close for another reason, which OnClose is told.
+// CloseFor is Close with another reason for OnClose.
 func (s *Strand) CloseFor(why Reason) error {
 	if !s.end(false, why) {
 		return ErrClosed
@@ -189,9 +189,8 @@ func (s *Strand) CloseFor(why Reason) error {
 	return nil
 }
 
-// CloseIfIdle is Close, with ReasonIdle, if no function waits: none was accepted that has not
-// begun. Called by a function of the strand's own that decides so, it is the end of the
-// strand right behind that function.
+// CloseIfIdle is Close with ReasonIdle, if no function is waiting: every accepted one has started.
+// Called by one of the strand's own functions, it ends the strand directly after that function.
 func (s *Strand) CloseIfIdle() bool { return s.end(true, ReasonIdle) }
 
 func (s *Strand) end(alone bool, why Reason) bool {
@@ -201,7 +200,7 @@ func (s *Strand) end(alone bool, why Reason) bool {
 	return s.in.End(alone, s.push, s.closed, func() { s.why.Store(uint32(why)) })
 }
 
-// push schedules the strand's turn; false: the pool does not run.
+// push schedules the strand's turn; false if the pool is not running.
 func (s *Strand) push() bool { return s.pool.sched.TryPush(&s.task, s.task.Home()) == nil }
 
 func (s *Strand) String() string {
@@ -211,7 +210,7 @@ func (s *Strand) String() string {
 	return "strand " + s.name
 }
 
-// strandTurn is a Strand as the pool sees it.
+// strandTurn is a Strand as seen by the pool.
 type strandTurn Strand
 
 // Run is a worker's turn with the strand.
@@ -221,7 +220,7 @@ func (t *strandTurn) Run() {
 	s.step.Store(0)
 	clean := false
 	defer func() {
-		if !clean { // runtime.Goexit in a function: this goroutine ends, the strand must not hang
+		if !clean { // runtime.Goexit in a function ends this goroutine, but the strand must continue
 			s.in.Leave(true)
 			s.pool.sched.Push(&s.task, s.task.Home())
 		}
@@ -230,8 +229,8 @@ func (t *strandTurn) Run() {
 	clean = true
 }
 
-// run runs what waits, until nothing does or the budget is used up. The strand is given up
-// when it returns.
+// run runs waiting functions until there are none or the budget is used up. It has released the
+// strand when it returns.
 func (s *Strand) run() {
 	for budget := strandBudget; ; budget-- {
 		if s.closed() {
@@ -249,7 +248,7 @@ func (s *Strand) run() {
 	}
 }
 
-// one runs the next function; false: there is none.
+// one runs the next function; false if there is none.
 func (s *Strand) one() bool {
 	it := s.in.Next(s.budget())
 	if it == nil {
@@ -266,13 +265,13 @@ func (s *Strand) one() bool {
 	return true
 }
 
-// finish is the strand's end: what was accepted runs, then OnClose, and those that follow may
-// begin.
+// finish is the end of the strand: accepted functions run, then OnClose, and the next strands may
+// start.
 func (s *Strand) finish() {
 	for s.one() {
 	}
 	if fn := s.onClose; fn != nil {
-		s.onClose = nil // a runtime.Goexit in it must not bring it about again
+		s.onClose = nil // it must not be called again after runtime.Goexit
 		why, _ := s.Closed()
 		s.guard("OnClose", func() { fn(why) })
 	}
@@ -300,13 +299,13 @@ func (s *Strand) guard(callback string, fn func()) {
 	ok = true
 }
 
-// Step tells how far the turn is.
+// Step returns the progress of the turn.
 func (t *strandTurn) Step() uint32 { return t.step.Load() }
 
-// Long has nothing to do: each function is a step already, and nothing is held back.
+// Long does nothing: each function is a step already, and nothing is staged.
 func (t *strandTurn) Long() {}
 
-// Running names the strand.
+// Running returns the strand's name.
 func (t *strandTurn) Running() (session string, main, sub uint16) { return t.name, 0, 0 }
 
 func (t *strandTurn) String() string { return (*Strand)(t).String() }

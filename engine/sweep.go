@@ -7,17 +7,17 @@ import (
 	"millrace/engine/internal/outbox"
 )
 
-// sweepBudget is how many sessions one turn looks at for timeouts.
+// sweepBudget is how many sessions one pass checks for timeouts.
 const sweepBudget = 1024
 
-// finStall is how long a peer may leave what it is owed unread: after its FIN, after the
-// server's, and before it counts as idle.
+// finStall is how long a peer may leave its pending data unread: after its FIN, after the server's,
+// and before it counts as idle.
 const finStall = 15 * time.Second
 
-// sweep looks at every session's clocks, in bounded steps, once for each tick.
+// sweep checks the timeouts of all sessions, in bounded steps, once for each tick.
 //
-// Deadlines are lazy: traffic only stores when it came, and the sweep compares. A clock
-// is late by a tick at most.
+// Deadlines are lazy: traffic only stores its time, and the sweep compares. A timeout fires late by
+// at most a tick.
 func (l *loop) sweep() {
 	if !l.sweeping {
 		l.mu.Lock()
@@ -52,15 +52,15 @@ func (l *loop) sweep() {
 	}
 }
 
-// inspect applies the clocks to one session. They stand still while its reading is
-// paused or the server owes it something, to the precision of a tick.
+// inspect checks the timeouts of one session. They are suspended while its reading is paused or it
+// has pending answers, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c, a := &s.rd, &l.srv.cfg, l.srv.adjusted.Load()
 	if s.line() != nil && l.inspectLine(s, now) {
 		return
 	}
 	if rd.progress != 0 && past(now, rd.progress, slowAfter) && s.out.Size() >= c.MaxOutbound {
-		l.flush(s, outbox.LookWalk) // it may be a slow consumer by now
+		l.flush(s, outbox.LookWalk) // it may have become a slow consumer
 	}
 	switch {
 	case rd.life == lifeGone:
@@ -90,7 +90,7 @@ func (l *loop) inspect(s *Session, now int64) {
 	case rd.wrote != 0 && l.dead(s, now):
 		l.lost(s)
 		return
-	case rd.input == inputBad: // it closes when what it is owed has come
+	case rd.input == inputBad: // it closes when its pending answers are sent
 		if past(now, rd.since, c.FinTimeout) {
 			l.abort(s, ReasonBadFrame)
 		}
@@ -105,7 +105,7 @@ func (l *loop) inspect(s *Session, now int64) {
 		s.sendPing()
 	}
 	if a.IdleTimeout == 0 && rd.opened && !rd.partial.Some() {
-		return // no clock runs
+		return // no timeout applies
 	}
 	if rd.paused != 0 && !(rd.partial.Some() && s.conn.Unread() == 0) || l.busy(s) {
 		l.holdClocks(rd, now)
@@ -113,16 +113,16 @@ func (l *loop) inspect(s *Session, now int64) {
 	}
 	if why := l.expired(s, now); why != reasonNone {
 		if s.conn.Unread() > 0 && why != ReasonFrame {
-			l.holdClocks(rd, now) // it has written; the loop has not come to it yet
+			l.holdClocks(rd, now) // it has sent something that the loop has not processed yet
 			return
 		}
 		l.timedOut(s, why)
 	}
 }
 
-// isOwed tells whether a session that closes has asked for what is still unsent, and was
-// promised it: it closes because of the peer's FIN, of a bad frame behind its requests or
-// of a drain. A drain waits for that until its end, where what is left is a loss.
+// isOwed reports whether the unsent data of a closing session are answers that must be sent: it
+// closes because of the peer's FIN, of a bad frame after its requests, or of a drain. A drain waits
+// for them until its deadline, when the rest is lost.
 func (l *loop) isOwed(s *Session) bool {
 	switch Reason(s.closing.Load()) {
 	case ReasonPeerClosed, ReasonBadFrame, ReasonDrain:
@@ -144,9 +144,8 @@ func (l *loop) expired(s *Session, now int64) Reason {
 	return reasonNone
 }
 
-// fetching tells whether a session that seems idle is still being sent to: the kernel
-// holds bytes for it, and the peer has taken some not long ago. When it has, it is idle
-// from now on only.
+// fetching reports whether a session that seems idle is still receiving: the kernel holds bytes for
+// it, and the peer has read some recently. When everything is read, its idle time starts.
 func (l *loop) fetching(s *Session, now int64) bool {
 	rd := &s.rd
 	if n := int32(s.conn.Unacked()); n != s.unacked {
@@ -157,9 +156,9 @@ func (l *loop) fetching(s *Session, now int64) bool {
 	return s.unacked > 0 && !past(now, rd.last, max(finStall, l.srv.adjusted.Load().IdleTimeout))
 }
 
-// linger waits, after the FIN, for the peer's: as long as it fetches what the kernel still
-// holds for it, and then for Linger. A close before that could be a reset, which takes
-// away what has not arrived.
+// linger waits, after the FIN, for the peer's FIN: as long as the peer reads what the kernel still
+// holds for it, and then for Linger. Closing earlier could send a reset, which destroys data in
+// transit.
 func (l *loop) linger(s *Session, now int64) {
 	rd, limit := &s.rd, l.srv.cfg.Linger
 	n := int32(l.undelivered(s))
@@ -179,8 +178,8 @@ func (l *loop) linger(s *Session, now int64) {
 	}
 }
 
-// undelivered is how many bytes that the kernel has taken a close could still take away.
-// What a unix socket's peer has not read is its own already.
+// undelivered returns how many bytes accepted by the kernel a close could still destroy. On a unix
+// socket unread bytes already belong to the peer.
 func (l *loop) undelivered(s *Session) int {
 	n := s.conn.Unacked()
 	if n > 0 && !s.conn.Acks().Owed {
@@ -189,14 +188,14 @@ func (l *loop) undelivered(s *Session) int {
 	return n
 }
 
-// busy tells whether the server owes the session something: its clocks stand still. The
-// order matters: an answer goes from the strand, maybe by Hold, to the outbox, and who
-// looks in that order can't miss it on its way.
+// busy reports whether the session has pending work: then its timeouts are suspended. The order of
+// the checks matters: an answer moves from the strand, possibly through Hold, to the outbox, so
+// checking in that order can't miss it.
 func (l *loop) busy(s *Session) bool {
 	return !s.in.Quiet() || s.held.Load() > 0 || s.out.Size() > 0 || s.line() != nil && s.line().unsent() > 0
 }
 
-// holdClocks moves a session's clocks on by what has gone since the last sweep.
+// holdClocks advances a session's times by the time since the last sweep.
 func (l *loop) holdClocks(rd *reading, now int64) {
 	for _, clock := range []*int64{&rd.last, &rd.since} {
 		*clock += max(0, now-max(*clock, l.sweepFrom))

@@ -7,12 +7,12 @@ import (
 	"millrace/codec"
 )
 
-// errorFixed is how long an ERROR's body is without its text, in bytes: that much goes out
+// errorFixed is the length of an ERROR's body without its text, in bytes: that much is sent
 // whatever the largest frame is.
 const errorFixed = 6
 
-// briefCodec is c, or one of c's layout whose frames hold an ERROR without text. It is c
-// too where the length field can't say so much: then there is no ERROR.
+// briefCodec returns c, or a codec with c's layout whose frames can hold an ERROR without text. It
+// returns c too if the length field can't represent that: then there are no ERRORs.
 func briefCodec(c *codec.Codec, l codec.Layout) *codec.Codec {
 	if c.MaxBody() < errorFixed {
 		if larger, err := codec.New(l, c.MaxFrame()-c.MaxBody()+errorFixed); err == nil {
@@ -22,7 +22,7 @@ func briefCodec(c *codec.Codec, l codec.Layout) *codec.Codec {
 	return c
 }
 
-// misfit is why no frame holds p: ErrFrameTooLarge or an error of the codec.
+// misfit returns why no frame holds p: ErrFrameTooLarge or an error of the codec.
 func (f *framing) misfit(p codec.Packet) error {
 	err := f.codec.Check(p)
 	if errors.Is(err, codec.ErrBodyTooLarge) {
@@ -31,8 +31,8 @@ func (f *framing) misfit(p codec.Packet) error {
 	return err
 }
 
-// errorPacket is the ERROR frame about p: u16 code, u32 handle, text, in the layout's
-// byte order. The text is cut to what a frame holds.
+// errorPacket returns the ERROR frame about p: u16 code, u32 handle, text, in the layout's byte
+// order. The text is truncated to fit a frame.
 func (f *framing) errorPacket(p codec.Packet, code ErrorCode, text string) codec.Packet {
 	if most := max(f.codec.MaxBody()-errorFixed, 0); len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "")
@@ -45,7 +45,7 @@ func (f *framing) errorPacket(p codec.Packet, code ErrorCode, text string) codec
 	return codec.Packet{Main: SystemMain, Sub: SubError, Seq: p.Seq, Body: body}
 }
 
-// reserved tells whether p is the engine's own to answer.
+// reserved reports whether the engine answers p itself.
 func (s *Session) reserved(p codec.Packet) bool {
 	return p.Main == SystemMain && s.framing.Load().system
 }

@@ -13,21 +13,21 @@ func newTable(n int) *table {
 	return t
 }
 
-// open gives the table its n slots, once.
+// open allocates the table's n slots, once.
 func (t *table) open(n int) { t.sessions.Open(n) }
 
-// acquire gives s a slot and its ID; false when none is free.
+// acquire gives s a slot and its ID; false if none is free.
 func (t *table) acquire(s *Session) bool {
 	return t.sessions.Acquire(s, func(k registry.Key) { s.id = makeID(k.Index, k.Round) })
 }
 
-// release takes the slot back once the session has ended altogether.
+// release frees the slot when the session has ended.
 func (t *table) release(s *Session) { t.sessions.Release(s.id.key()) }
 
-// lookup returns the session with this ID, or nil if it has gone.
+// lookup returns the session with this ID, or nil if it has closed.
 func (t *table) lookup(id ID) *Session { return t.sessions.Lookup(id.key()) }
 
 func (t *table) count() int { return t.sessions.Count() }
 
-// each calls fn for the sessions that are there, until it returns false.
+// each calls fn for the present sessions, until it returns false.
 func (t *table) each(fn func(*Session) bool) { t.sessions.Each(fn) }

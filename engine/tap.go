@@ -10,41 +10,40 @@ import (
 	"millrace/engine/internal/sched"
 )
 
-// Tap is shown what sessions read and write, so that it can be kept with its bodies. The
-// methods are called on the loops, each of which a call holds up with all its sessions: they
-// must not block. Bytes are valid until a call returns. One session's calls come in order:
-// Opened first, Closed last.
+// Tap receives what sessions read and write, so that it can be recorded with bodies. The methods
+// are called on the loops and delay all sessions of the loop: they must not block. Bytes are valid
+// until a call returns. The calls for one session are in order: Opened first, Closed last.
 type Tap interface {
-	// Opened: s has a slot, and its OnSocketAccept is on its way.
+	// Opened: s has a slot, and its OnSocketAccept has been queued.
 	Opened(s *Session, at time.Time)
-	// Read brings whole frames, before they are handled. A frame that is refused for its
-	// length, or cut by the end of the connection, is none. Of sessions that can be resumed
-	// ACK and BYE are not in it.
+	// Read is called with complete frames, before they are handled. It does not include frames
+	// refused because of their length, or cut off by the end of the connection, nor, for sessions
+	// that can be resumed, ACK and BYE.
 	Read(s *Session, at time.Time, frames []byte)
-	// Wrote brings what the kernel has taken, or a session that can be resumed keeps for its
-	// peer: frames, the first cut bytes being the rest of one of which the beginning came
-	// before; the last one's rest may be still to come.
+	// Wrote is called with bytes that the kernel has accepted, or that a session that can be
+	// resumed keeps for its peer: frames, of which the first cut bytes are the rest of one whose
+	// beginning came earlier; the last one may be incomplete.
 	Wrote(s *Session, at time.Time, b []byte, cut int)
 	// Closed: the descriptor is closed.
 	Closed(s *Session, at time.Time, why Reason)
 }
 
-// tap is the connection of a session whose events are noted: it stands between the session
-// and its connection, and has the session's ring, so that sessions without one are no larger
-// and are spared the looks.
+// tap is the connection of a session whose events are recorded: it wraps the session's connection,
+// and holds the session's ring, so that sessions without a recording are no larger and need no
+// checks.
 type tap struct {
-	netio.Conn // nil where it is a line's, which has a reference to it
+	netio.Conn // nil for a line, which refers to the tap
 	s          *Session
 	ring       flight.Ring
 }
 
-// tapCost is what a tap takes, in bytes.
+// tapCost is the memory of a tap, in bytes.
 const tapCost = 512
 
-// lookMost is how many frames of what is read or written together are looked at one by one.
+// lookMost is how many of the frames read or written together are recorded one by one.
 const lookMost = 4
 
-// bare is the connection below a tap.
+// bare returns the connection wrapped by a tap.
 func bare(c netio.Conn) netio.Conn {
 	if t, ok := c.(*tap); ok {
 		return t.Conn
@@ -52,13 +51,13 @@ func bare(c netio.Conn) netio.Conn {
 	return c
 }
 
-// door is the session's connection where that is a door.
+// door returns the session's connection if it is a door.
 func (s *Session) door() (netio.Door, bool) {
 	d, ok := bare(s.conn).(netio.Door)
 	return d, ok
 }
 
-// addTap gives a new session its tap, unless memory is short.
+// addTap gives a new session a tap, unless memory is short.
 func (srv *Server) addTap(s *Session) {
 	if !srv.taps || srv.budget.Level() != budget.Free {
 		return
@@ -73,14 +72,14 @@ func (srv *Server) addTap(s *Session) {
 	srv.budget.Add(tapCost)
 }
 
-// dropTap counts a session's tap no longer.
+// dropTap removes a session's tap from the count.
 func (srv *Server) dropTap(s *Session) {
 	if s.tap() != nil {
 		srv.budget.Add(-tapCost)
 	}
 }
 
-// tap is the session's; nil: it has none.
+// tap returns the session's tap, or nil.
 func (s *Session) tap() *tap {
 	switch c := s.conn.(type) {
 	case *tap:
@@ -91,21 +90,21 @@ func (s *Session) tap() *tap {
 	return nil
 }
 
-// note notes an event, if the session's are noted. Any goroutine.
+// note records an event, if the session has a tap. Any goroutine.
 func (s *Session) note(k flight.Kind, a, b uint32) {
 	if t := s.tap(); t != nil {
 		t.ring.Add(s.srv.now(), k, a, b)
 	}
 }
 
-// Write writes, and notes what.
+// Write writes, and records what was written.
 func (t *tap) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
 	t.wrote(p, n)
 	return n, err
 }
 
-// wrote notes that n of the bytes of p have been written. Loop goroutine.
+// wrote records that n bytes of p have been written. Loop goroutine.
 func (t *tap) wrote(p []byte, n int) {
 	s, r := t.s, &t.ring
 	now := s.loop.noted
@@ -147,10 +146,10 @@ func (t *tap) wrote(p []byte, n int) {
 	}
 }
 
-// splitFrom is from how many bytes on a write that is taken whole may end within a frame.
+// splitFrom is the size from which on a completely accepted write may end within a frame.
 const splitFrom = 64 << 10
 
-// noteRead notes whole frames that have been read, and the beginning of one. Loop goroutine.
+// noteRead records complete frames that have been read, and a partial one. Loop goroutine.
 func (l *loop) noteRead(s *Session, b []byte) {
 	t := s.tap()
 	if t == nil || len(b) == 0 {
@@ -181,10 +180,10 @@ func (l *loop) noteRead(s *Session, b []byte) {
 	}
 }
 
-// notePart notes that n bytes of a frame were read, which is not whole yet.
+// notePart records that n bytes of a still incomplete frame were read.
 func (t *tap) notePart(n int) { t.ring.Sum(t.s.srv.now(), flight.Part, 0, uint32(n), 1) }
 
-// alike is a run of frames of one handle, which is one event.
+// alike is a run of frames of one handle, recorded as one event.
 type alike struct {
 	r      *flight.Ring
 	now    int64
@@ -210,8 +209,8 @@ func (a *alike) end() {
 	}
 }
 
-// frameAt is the frame at the start of b: its size, 0 if that can't be told, its handle, and
-// how many bytes of it are missing.
+// frameAt returns the size of the frame at the start of b, 0 if unknown, its handle, and how many
+// bytes of it are missing.
 func frameAt(f *framing, b []byte) (size int, handle uint32, missing int) {
 	c := f.codec
 	p, size, missing, err := c.Decode(b)
@@ -233,7 +232,7 @@ func frameAt(f *framing, b []byte) (size int, handle uint32, missing int) {
 	return size, c.Packet(b[:min(size, len(b))]).Handle(), missing
 }
 
-// wholeIn is how many bytes at the start of b are whole frames.
+// wholeIn returns how many bytes at the start of b are complete frames.
 func wholeIn(c *codec.Codec, b []byte) (whole int) {
 	for whole < len(b) {
 		size, missing, err := c.Frame(b[whole:])
@@ -245,20 +244,20 @@ func wholeIn(c *codec.Codec, b []byte) (whole int) {
 	return whole
 }
 
-// clock is the time on the server's clock as the world's.
+// clock converts a time on the server's clock.
 func (srv *Server) clock(now int64) time.Time { return srv.epoch.Add(time.Duration(now - 1)) }
 
-// tapSink is a session with a tap as the network sees it.
+// tapSink is a session with a tap as seen by the network.
 type tapSink Session
 
-// Received notes what has just been read, and takes it.
+// Received records input, and processes it.
 func (k *tapSink) Received(b []byte) {
 	s := (*Session)(k)
 	switch {
 	case s.rd.life != lifeOpen || s.rd.input == inputBad || s.closed():
 	case s.rd.input == inputSteps:
 		s.tap().notePart(len(b))
-	case s.rd.partial.Some(): // complete knows what it makes whole
+	case s.rd.partial.Some(): // complete records the completed frame
 	default:
 		s.loop.noteRead(s, b)
 	}
@@ -271,7 +270,7 @@ func (k *tapSink) HungUp(broken bool) { (*sink)(k).HungUp(broken) }
 // Closed is sink's.
 func (k *tapSink) Closed(how netio.End) { (*sink)(k).Closed(how) }
 
-// sink is the session as the network is to see it.
+// sink returns the session as the network must see it.
 func (s *Session) sink() netio.Sink {
 	if _, ok := s.conn.(*tap); ok {
 		return (*tapSink)(s)
@@ -279,7 +278,7 @@ func (s *Session) sink() netio.Sink {
 	return (*sink)(s)
 }
 
-// behindSink is the session behind a sink; nil: it is none's.
+// behindSink returns the session of a sink; nil for none.
 func behindSink(k netio.Sink) *Session {
 	switch k := k.(type) {
 	case *sink:
@@ -290,12 +289,12 @@ func behindSink(k netio.Sink) *Session {
 	return nil
 }
 
-// tapTask is a session with a tap as the pool sees it.
+// tapTask is a session with a tap as seen by the pool.
 type tapTask Session
 
 var _ sched.Owner = (*tapTask)(nil)
 
-// Run is a worker's turn with the session, noted.
+// Run is a worker's turn with the session, recorded.
 func (t *tapTask) Run() {
 	s := (*Session)(t)
 	r := &s.tap().ring
@@ -310,7 +309,7 @@ func (t *tapTask) Running() (session string, main, sub uint16) { return (*strand
 func (t *tapTask) Stalls(d time.Duration)                      { (*strandTask)(t).Stalls(d) }
 func (t *tapTask) Stalled(st sched.Stall)                      { (*strandTask)(t).Stalled(st) }
 
-// owner is the session as the pool is to see it.
+// owner returns the session as the pool must see it.
 func (s *Session) owner() sched.Owner {
 	if s.tap() != nil {
 		return (*tapTask)(s)
@@ -318,7 +317,7 @@ func (s *Session) owner() sched.Owner {
 	return (*strandTask)(s)
 }
 
-// ownerSession is the session behind a task's owner; nil: it is none's.
+// ownerSession returns the session of a task's owner; nil for none.
 func ownerSession(o sched.Owner) *Session {
 	switch o := o.(type) {
 	case *strandTask:

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// ticker's goroutine has every loop sweep its clocks.
+// ticker runs on a goroutine and makes every loop check its timeouts.
 func (srv *Server) ticker() {
 	defer srv.bg.Done()
 	every := srv.tick()
@@ -41,8 +41,8 @@ func (srv *Server) ticker() {
 	}
 }
 
-// tick is the clocks' resolution: an eighth of the shortest timeout, 10 to 250 ms. For
-// UserTimeout it is a sixteenth.
+// tick returns the resolution of timeouts: an eighth of the shortest timeout, 10 to 250 ms; for
+// UserTimeout a sixteenth.
 func (srv *Server) tick() time.Duration {
 	d, a := 250*time.Millisecond, srv.adjusted.Load()
 	for _, t := range [...]time.Duration{a.FirstFrameTimeout, a.FrameTimeout, a.IdleTimeout, a.Heartbeat, srv.cfg.Linger, srv.cfg.UserTimeout / 2, srv.cfg.Resume} {

@@ -2,8 +2,8 @@ package engine
 
 import "millrace/engine/internal/outbox"
 
-// Turn does the loop's own work piece by piece while nothing else waits for the loop.
-// What is left over waits until the poller has looked at the sockets again.
+// Turn does the loop's own work piece by piece while nothing else waits for the loop. The rest
+// waits until the poller has checked the sockets again.
 func (l *loop) Turn() {
 	for l.piece() {
 		if !l.io.Idle() {
@@ -13,9 +13,9 @@ func (l *loop) Turn() {
 	}
 }
 
-// piece is a bounded part of the loop's own work: sessions with something to send, the
-// walk that hands out broadcasts, the sweep for timeouts. It tells whether more is left;
-// then the loop is still armed.
+// piece is a bounded part of the loop's own work: sessions with something to send, the pass that
+// distributes broadcasts, the sweep for timeouts. It reports whether more is left; then the loop is
+// still armed.
 func (l *loop) piece() (more bool) {
 	budget := l.srv.cfg.DrainBudget
 	l.st.turns.Add(1)
@@ -52,7 +52,7 @@ func (l *loop) piece() (more bool) {
 	return more
 }
 
-// walk brings the log to up to budget sessions. When all have had it, the log is cut.
+// walk brings up to budget sessions up to date with the log. When all are, the log is cut.
 func (l *loop) walk(budget int) {
 	for budget > 0 {
 		if !l.walking {
@@ -78,7 +78,7 @@ func (l *loop) walk(budget int) {
 	}
 }
 
-// visit brings the log to one session.
+// visit brings one session up to date with the log.
 func (l *loop) visit(s *Session) {
 	if s.out.Pos() >= l.walkEnd {
 		return
@@ -90,8 +90,8 @@ func (l *loop) visit(s *Session) {
 	}
 }
 
-// catchUp brings the log to the sessions that were moved behind the walk; false: some
-// are left for the next turn.
+// catchUp visits the sessions that were moved behind the pass's cursor; false if some are left for
+// the next time.
 func (l *loop) catchUp(budget *int) bool {
 	for ; *budget > 0 && len(l.missed) > 0; *budget-- {
 		last := len(l.missed) - 1
@@ -105,8 +105,8 @@ func (l *loop) catchUp(budget *int) bool {
 	return len(l.missed) == 0
 }
 
-// wakeSenders lets go the strands that wait for room in the loops' outboxes, once half
-// of every one is free. The loop that is the last to get there does it.
+// wakeSenders wakes the strands that wait for room in the loops' outboxes, when half of every one
+// is free. The loop that gets there last does it.
 func (l *loop) wakeSenders() {
 	f := &l.srv.flow
 	if f.waiting.Load() > 0 && l.srv.outboxBelow(int64(l.out.MaxQueued)/2+1) {
@@ -114,17 +114,18 @@ func (l *loop) wakeSenders() {
 	}
 }
 
-// again gives a loop another turn once its poller has looked at the sockets. Execute
-// within a turn would run before that.
+// again requests another Turn of a loop after its poller has checked the sockets. Execute within a
+// Turn would run before that.
 func (srv *Server) again(l *loop) { srv.rearm <- l }
 
-// rearmer's goroutine does what again asks for. Its channel has room for every loop.
+// rearmer runs on a goroutine and executes the requests of again. Its channel has room for every
+// loop.
 func (srv *Server) rearmer() {
 	defer srv.bg.Done()
 	for {
 		select {
 		case l := <-srv.rearm:
-			_ = l.io.Execute() // it fails only where the loops have ended
+			_ = l.io.Execute() // it fails only if the loops have ended
 		case <-srv.quit:
 			return
 		}

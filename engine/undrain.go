@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// ErrDraining: the server drains already.
+// ErrDraining: the server is already draining.
 var ErrDraining = errors.New("engine: the server drains already")
 
 // drainRun is a drain that Drain has begun.
 type drainRun struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closed when nothing of it goes on
+	done   chan struct{} // closed when all its goroutines have ended
 }
 
-// Drain takes the server out of use without stopping it: connections are refused, and the
-// sessions get GOAWAY and end as in Stop, until Undrain. rate is how many are told in a
-// second; 0 is as Config.DrainRate says. What is left after within is cut off, and logged;
-// 0 or Off: nothing is. It returns at once. ErrDraining, and nothing changes, while the
-// server drains; ErrClosed when it doesn't run.
+// Drain takes the server out of service without stopping it: connections are refused, and the
+// sessions are sent GOAWAY and end as in Stop, until Undrain. rate is how many are notified in a
+// second; 0 means as in Config.DrainRate. Remaining sessions are closed after within, which is
+// logged; 0 or Off means no limit. It returns at once; ErrDraining, without effect, if the server
+// is already draining, and ErrClosed if it is not running.
 func (srv *Server) Drain(within time.Duration, rate int) error {
 	srv.drainMu.Lock()
 	defer srv.drainMu.Unlock()
@@ -57,9 +57,9 @@ func (srv *Server) Drain(within time.Duration, rate int) error {
 	return nil
 }
 
-// Undrain takes back what Drain has begun: connections are accepted again, and no further
-// session is told. Those that were told and have not ended yet go on as before, though their
-// peers may leave. It does nothing where no such drain is under way; ErrClosed once Stop has
+// Undrain cancels a Drain: connections are accepted again, and no further session is notified.
+// Sessions that were notified and have not ended continue as before, though their peers may
+// disconnect. It does nothing if no such drain is in progress; it returns ErrClosed after Stop has
 // begun.
 func (srv *Server) Undrain() error {
 	srv.drainMu.Lock()
@@ -81,8 +81,8 @@ func (srv *Server) Undrain() error {
 	return nil
 }
 
-// endDrain ends what Drain has begun, for Stop to take over: the sessions that were told
-// stay so.
+// endDrain ends a Drain, so that Stop can take over: sessions already notified are not notified
+// again.
 func (srv *Server) endDrain() {
 	srv.drainMu.Lock()
 	defer srv.drainMu.Unlock()
@@ -91,7 +91,7 @@ func (srv *Server) endDrain() {
 	}
 }
 
-// haltDrain waits until nothing of a drain goes on. drainMu is held.
+// haltDrain waits until all goroutines of a drain have ended. drainMu is held.
 func (srv *Server) haltDrain() {
 	srv.drainRun.cancel()
 	<-srv.drainRun.done

@@ -8,31 +8,31 @@ import (
 	"millrace/engine/internal/outbox"
 )
 
-// Requests that have waited too long are refused by CoDel's rule (RFC 8289): a queue is bad
-// when whoever leaves it has waited for longer than the budget, all through an interval. A
-// burst is not, however long it is, if it is gone in time. What is done about it differs:
-// requests don't slow down as TCP does when one of them is dropped, so while a queue stands
-// every one that is over the budget gets ERROR 4 at once, which costs next to nothing, and
-// the others are handled: those for which somebody still waits.
+// Requests that have waited too long are refused by the rule of CoDel (RFC 8289): a queue is bad
+// when all requests that leave it during an interval have waited longer than the budget. A burst,
+// however long, is not bad if it is worked off in time. The reaction differs: clients do not slow
+// down as TCP does when a packet is dropped, so while the queue is bad every request over the
+// budget gets ERROR 4 at once, which costs almost nothing, and the others are handled: their
+// clients are still waiting.
 //
-// A queue here is a session's own strand, and that of all sessions together for the handles
-// that have a budget in common: either may stand. What all wait for is a worker, so of that
-// queue only the first request of a turn tells: another may have come while its session had
-// one, and waited for nobody.
+// Two kinds of queues are checked: a session's own strand, and the common queue of all sessions for
+// handles with the same budget. The latter is the wait for a worker, so only the first request of a
+// turn counts for it: later ones may have arrived while their session had a worker, and did not
+// wait for one.
 const (
 	waitInterval = 100 * time.Millisecond
-	waitForget   = 10 * waitInterval // without a request that was over the budget
+	waitForget   = 10 * waitInterval // time without a request over the budget
 )
 
-// standing is a queue, seen from those who leave it. Any goroutine.
+// standing is the state of a queue, as seen by requests that leave it. Any goroutine.
 type standing struct {
-	since atomic.Int64 // since when it has been too long; 0: it is not
-	last  atomic.Int64 // when that was last seen
+	since atomic.Int64 // since when it has been too long; 0 if it is not
+	last  atomic.Int64 // when that was last observed
 }
 
-// leaves tells, of a request that leaves the queue, whether that stands. A queue that has
-// stood is short again when somebody has waited for no more than half of the budget: as long
-// as requests are refused, the others have all waited for little less than all of it.
+// leaves records that a request leaves the queue, and reports whether the queue is bad. A bad queue
+// is good again when a request has waited for no more than half of the budget: while requests are
+// refused, the others have waited for almost all of it.
 func (q *standing) leaves(waited, budget, now int64) (stands bool) {
 	since := q.since.Load()
 	if waited <= budget {
@@ -50,7 +50,7 @@ func (q *standing) leaves(waited, budget, now int64) (stands bool) {
 	return now-since >= int64(waitInterval)
 }
 
-// stands tells whether the queue does.
+// stands reports whether the queue is bad.
 func (q *standing) stands(now int64) bool {
 	since := q.since.Load()
 	return since != 0 && now-since >= int64(waitInterval) && now-q.last.Load() <= int64(waitForget)
@@ -58,18 +58,18 @@ func (q *standing) stands(now int64) bool {
 
 // waits are a server's budgets.
 type waits struct {
-	rest  *waitClass            // of the handles that have none of their own; nil: none
-	of    map[uint32]*waitClass // by handle; nil: none
-	grain int64                 // reads that are further apart stand in blocks of their own
+	rest  *waitClass            // for handles without their own budget; nil for none
+	of    map[uint32]*waitClass // by handle; nil for none
+	grain int64                 // reads further apart than this are queued in separate blocks
 }
 
-// waitClass is the budget of one handle, or of all that have none of their own.
+// waitClass is the budget of one handle, or of all handles without their own.
 type waitClass struct {
 	budget int64
 	queue  standing
 }
 
-// newWaits makes the budgets of a config in use; nil: there are none.
+// newWaits returns the budgets of a config in use; nil if there are none.
 func newWaits(c *Config) *waits {
 	if !c.waits() {
 		return nil
@@ -89,7 +89,7 @@ func newWaits(c *Config) *waits {
 	return w
 }
 
-// class is that of a handle; nil: it has no budget.
+// class returns the budget of a handle; nil if it has none.
 func (w *waits) class(handle uint32) *waitClass {
 	if len(w.of) > 0 {
 		if c, ok := w.of[handle]; ok {
@@ -99,7 +99,7 @@ func (w *waits) class(handle uint32) *waitClass {
 	return w.rest
 }
 
-// overdue tells whether a request that was read at that time is refused. Strand.
+// overdue reports whether a request read at that time is refused. On the strand.
 func (s *Session) overdue(w *waits, p codec.Packet, at int64) bool {
 	c := w.class(p.Handle())
 	if c == nil {
@@ -121,8 +121,7 @@ func (s *Session) refuseOverdue(p codec.Packet) {
 	_ = s.sendError(p, CodeOverloaded, "the server is overloaded: the request has waited too long", outbox.System)
 }
 
-// grain is how far apart reads may be that stand in one block of a strand; 0: it does not
-// matter.
+// grain returns how far apart reads may be that are queued in one block; 0 for no limit.
 func (srv *Server) grain() int64 {
 	if srv.waits == nil {
 		return 0

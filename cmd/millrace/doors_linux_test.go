@@ -292,7 +292,7 @@ func TestDoorsThatCannotBe(t *testing.T) {
 		{[]string{"--proxy-protocol=::ffff:0:0/90"}, `--proxy-protocol "::ffff:0:0/90"`},
 		{[]string{"--proxy-protocol=10.0.0.0/99"}, `--proxy-protocol "10.0.0.0/99"`},
 		{[]string{"--forwarded-for=here"}, `--forwarded-for "here"`},
-		{[]string{"--addr=auto://127.0.0.1:0", "--byte-order=little"}, "give each its own address"},
+		{[]string{"--addr=auto://127.0.0.1:0", "--byte-order=little"}, "use separate addresses"},
 	} {
 		_, stderr, code := millrace(t, nil, "", append([]string{"serve"}, c.args...)...)
 		if code != 64 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, c.want) {

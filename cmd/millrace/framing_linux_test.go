@@ -44,13 +44,13 @@ func TestFramingsThatCannotBe(t *testing.T) {
 		"--framing=fixed=70000":                      "must be 1 to the frame limit, 65536",
 		"--framing=fixed=17 --max-frame=16":          "must be 1 to the frame limit, 16",
 		"--framing=delimiter=0":                      "such as 0d0a",
-		"--framing=line --addr=auto://127.0.0.1:0":   "give each its own address",
+		"--framing=line --addr=auto://127.0.0.1:0":   "use separate addresses",
 		"--framing=line --seq":                       "leave the layout as it is",
 		"--framing=line --heartbeat=5s":              "a framing without handles",
 		"--framing=line --resume=5s":                 "a framing without handles",
 		"--system-frames=false --resume=5s":          "needs system frames",
 		"--max-frame=16 --resume=5s":                 "room for a HELLO",
-		"--framing=varint --addr=auto://127.0.0.1:0": "give each its own address",
+		"--framing=varint --addr=auto://127.0.0.1:0": "use separate addresses",
 	} {
 		_, stderr, code := millrace(t, nil, "", append([]string{"serve"}, strings.Fields(args)...)...)
 		if code != 64 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, want) {

@@ -41,8 +41,8 @@ func TestUnknownLicencesAreRefused(t *testing.T) {
 		"two in one":        {"Apache License\nVersion 2.0\n\nNeither the name of", inPackages, ""},
 		"copyleft in tests": {"Mozilla Public License Version 2.0", inTests, ""},
 		"copyleft":          {"Mozilla Public License Version 2.0", inCommand, "MPL-2.0 is not allowed for command"},
-		"GPL":               {"GNU GENERAL PUBLIC LICENSE Version 3", inTests, "no licence that is known"},
-		"none":              {"", inTests, "no licence that is known"},
+		"GPL":               {"GNU GENERAL PUBLIC LICENSE Version 3", inTests, "no known licence"},
+		"none":              {"", inTests, "no known licence"},
 	} {
 		dir := t.TempDir()
 		if tc.text != "" {
