@@ -408,7 +408,7 @@ func TestInlineErrors(t *testing.T) {
 	}}))
 	ctx := c.Context(nil)
 	_, err = services.Inline[pair, total](ctx, services.Handle(1, 1), pair{})
-	if !errors.Is(err, services.ErrDepth) || !strings.Contains(err.Error(), "1/1 > 1/2 > 1/1") || !strings.Contains(err.Error(), "a circle of 2") {
+	if !errors.Is(err, services.ErrDepth) || !strings.Contains(err.Error(), "1/1 > 1/2 > 1/1") || !strings.Contains(err.Error(), "a cycle of 2") {
 		t.Errorf("a circle: got %v", err)
 	}
 	if _, err = services.Inline[pair, total](ctx, services.Handle(1, 3), pair{}); !errors.Is(err, services.ErrDeferred) {

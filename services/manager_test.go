@@ -324,7 +324,7 @@ func TestManagerRefusesWhatCantBe(t *testing.T) {
 		"two of a name":   {services.Config{Services: []services.Spec{a("x"), a("x")}}, "two services"},
 		"a kernel's name": {services.Config{Services: []services.Spec{a("pool")}}, "two services"},
 		"no name":         {services.Config{Services: []services.Spec{a("")}}, "without a name"},
-		"no service":      {services.Config{Services: []services.Spec{{Name: "x"}}}, "without itself"},
+		"no service":      {services.Config{Services: []services.Spec{{Name: "x"}}}, "nil service"},
 		"no shared cache": {services.Config{Mode: services.ManyProcesses}, "shared cache"},
 		"an unknown mode": {services.Config{Mode: 9}, "mode 9"},
 		"bad settings":    {services.Config{Pool: engine.PoolConfig{Workers: -1}, Memory: services.MemoryConfig{MaxKey: -1}}, "negative"},

@@ -23,10 +23,10 @@ func TestAManagerTellsAPartThatCantBeMadeOnce(t *testing.T) {
 		}},
 	} {
 		cfg.Services = needs(name)
-		if _, err := services.New(cfg); err == nil || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "which there is not") {
+		if _, err := services.New(cfg); err == nil || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "which does not exist") {
 			t.Errorf("%s: got %v, want the one error of the part", name, err)
 		}
-		if _, err := services.New(services.Config{Services: needs(name)}); err == nil || !strings.Contains(err.Error(), "which there is not") {
+		if _, err := services.New(services.Config{Services: needs(name)}); err == nil || !strings.Contains(err.Error(), "which does not exist") {
 			t.Errorf("%s: got %v for a manager without it", name, err)
 		}
 	}

@@ -288,7 +288,7 @@ func TestRoomsOutsideOfTheirLife(t *testing.T) {
 		for range 100 {
 			must(t, rs.Post("a", func(*room) { ran++ }))
 		}
-		if err := rs.Stop(ended); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "1 still end") {
+		if err := rs.Stop(ended); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "1 have not ended") {
 			t.Errorf("with an ended context: %v", err)
 		}
 		if err := rs.Start(background); err == nil {

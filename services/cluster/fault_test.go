@@ -218,7 +218,7 @@ func TestALostStreamIsRefusedAndTokensGoOn(t *testing.T) {
 	}
 	eventually(t, "the other stream is refused", func() bool {
 		_, err := a.Get(background, "x")
-		return isDown(err) && strings.Contains(err.Error(), "made anew")
+		return isDown(err) && strings.Contains(err.Error(), "recreated")
 	})
 	if err := a.Stop(background); err != nil {
 		t.Error(err)

@@ -91,7 +91,7 @@ func TestFindingsNameWhatIsWrong(t *testing.T) {
 		{"a part that is away", func(s *server) { s.Backs = []Back{{Name: "cluster", Down: "no answer"}} }, "bad down cluster", "no answer"},
 		{"panics", func(s *server) { s.Engine.Closes[engine.ReasonPanic]++ }, "bad failing panic", "1 a second"},
 		{"slow consumers", func(s *server) { s.Engine.Closes[engine.ReasonSlowConsumer] += 3 }, "warn failing slow_consumer", "3 a second"},
-		{"bytes lost", func(s *server) { s.Engine.LostBytes += 10 }, "warn failing bytes lost", "B never left"},
+		{"bytes lost", func(s *server) { s.Engine.LostBytes += 10 }, "warn failing bytes lost", "B were not sent"},
 		{"a part's own fault", func(s *server) {
 			s.Backs = []Back{{Name: "timers", Values: []Value{{Name: "panics", Value: seconds(s), Total: true, Bad: true}}}}
 		}, "warn failing timers: panics", "a second"},
