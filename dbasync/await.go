@@ -10,17 +10,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Await makes one call of a DB and waits for its completion, which runs on the calling
-// goroutine, as do the chunks of a Stream:
+// Await makes one call of a DB and waits for its completion, which runs on the calling goroutine,
+// as do the chunks of a Stream:
 //
 //	res, err := dbasync.Await(func(on dbasync.Submitter, done func(dbasync.QueryResult)) error {
 //		return db.CopyFrom(ctx, on, done, table, columns, src)
 //	})
 //
-// The error is that of the call: it was refused. It blocks, at most until the call's own
-// context or timeout ends it: for programs, tests and goroutines that may wait, never for
-// an event loop, whose other sessions would wait too. On a worker pool it holds a worker;
-// it needs none to end.
+// A non-nil error means that the call was refused. Await blocks, at most until the call's own
+// context or timeout ends it. It is for programs, tests and goroutines that may wait, never for an
+// event loop, whose other sessions would wait too. On a worker pool it occupies a worker; it needs
+// no other worker to return.
 func Await(call func(on Submitter, done func(QueryResult)) error) (QueryResult, error) {
 	w := make(waiter, 4)
 	var res QueryResult
@@ -34,8 +34,8 @@ func Await(call func(on Submitter, done func(QueryResult)) error) (QueryResult, 
 	return res, nil
 }
 
-// waiter is the Submitter of a goroutine that waits. One call has at most one chunk and
-// one completion on the way.
+// waiter is the Submitter of a goroutine that waits. One call has at most one chunk and one
+// completion pending.
 type waiter chan func()
 
 func (w waiter) Submit(fn func()) error {
@@ -47,21 +47,20 @@ func (w waiter) Submit(fn func()) error {
 	}
 }
 
-// Blocking is a DB for callers that may wait, in the methods of pgxpool.Pool: generated
-// code (sqlc and the like) takes it for one. Its statements travel on the shared
-// connections as all others do. A method returns when its query has ended or its context
-// has; see Await for who may call it.
+// Blocking is a view of a DB with the methods of pgxpool.Pool, for callers that may wait, such as
+// generated code (sqlc and the like). Its statements use the shared connections as all others do. A
+// method returns when its query has ended or its context has; see Await for who may call it.
 //
-// An error of the server comes as *pgconn.PgError, any other way to end as *OutcomeError.
+// An error of the server is returned as *pgconn.PgError, any other failure as *OutcomeError.
 type Blocking struct{ db *DB }
 
 // Blocking returns the view of db for callers that may wait.
 func (db *DB) Blocking() Blocking { return Blocking{db} }
 
-// OutcomeError says what became of a query that ended with neither a result nor an error of
-// the server. errors.Is sees through to the reason: context.DeadlineExceeded, ErrConnLost.
+// OutcomeError reports the outcome of a query that ended with neither a result nor an error of the
+// server. It wraps the reason, for errors.Is: context.DeadlineExceeded, ErrConnLost.
 type OutcomeError struct {
-	Outcome Outcome // NotRun or MayHaveRun; OK beside ErrResultTooLarge
+	Outcome Outcome // NotRun or MayHaveRun; OK with ErrResultTooLarge
 	Err     error
 }
 
@@ -78,7 +77,7 @@ func blockingError(r QueryResult) error {
 func (b Blocking) ask(ctx context.Context, rows bool, sql string, args []any) (QueryResult, error) {
 	stmt := Stmt{SQL: sql}
 	cl, _ := classify(sql)
-	stmt.Slow = cl == classSlow // VACUUM and the like have no other way
+	stmt.Slow = cl == classSlow // VACUUM and the like can run only there
 	res, err := Await(func(on Submitter, done func(QueryResult)) error {
 		return b.db.submit(ctx, on, done, stmt, rows, args)
 	})
@@ -94,9 +93,8 @@ func (b Blocking) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 	return pgconn.NewCommandTag(res.tag), err
 }
 
-// Query runs sql and returns its rows, all of them and at most as many as
-// Config.MaxResultRows and MaxResultBytes allow: Stream is for more. Rows need not be
-// closed; they hold no connection. They are never nil.
+// Query runs sql and returns all its rows, at most Config.MaxResultRows and MaxResultBytes; use
+// Stream for more. The rows are never nil and hold no connection, so they need not be closed.
 func (b Blocking) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	res, err := b.ask(ctx, true, sql, args)
 	rows := res.Rows()
@@ -104,7 +102,8 @@ func (b Blocking) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	return rows, err
 }
 
-// QueryRow runs sql; Scan of what it returns gives its first row, or its error, or ErrNoRows.
+// QueryRow runs sql. Scan of the returned row reads the first row, or returns the error or
+// ErrNoRows.
 func (b Blocking) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	res, err := b.ask(ctx, true, sql, args)
 	res.Err = err
@@ -127,8 +126,8 @@ func (b Blocking) SendBatch(ctx context.Context, q *pgx.Batch, opts TxOptions) (
 	return out, blockingError(res)
 }
 
-// BeginTxFunc runs fn in a transaction, as DB.BeginTxFunc does. When ctx ends, so does the
-// one that fn gets; it returns when fn has.
+// BeginTxFunc runs fn in a transaction, as DB.BeginTxFunc does. When ctx ends, fn's context ends
+// too; BeginTxFunc returns after fn has.
 func (b Blocking) BeginTxFunc(ctx context.Context, opts TxOptions, fn func(context.Context, pgx.Tx) error) error {
 	var guard borrowed
 	_, err := b.job(&guard, func(on Submitter, done func(QueryResult)) error {
@@ -143,8 +142,8 @@ func (b Blocking) BeginTxFunc(ctx context.Context, opts TxOptions, fn func(conte
 	return err
 }
 
-// CopyFrom loads rows into a table as DB.CopyFrom does, and returns how many. src is free
-// again when it returns.
+// CopyFrom loads rows into a table as DB.CopyFrom does, and returns their number. src is not used
+// after it returns.
 func (b Blocking) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
 	var guard borrowed
 	res, err := b.job(&guard, func(on Submitter, done func(QueryResult)) error {
@@ -153,8 +152,8 @@ func (b Blocking) CopyFrom(ctx context.Context, table pgx.Identifier, columns []
 	return res.RowsAffected(), err
 }
 
-// CopyTo writes what a COPY … TO STDOUT gives to w as DB.CopyTo does, and returns how many
-// rows. w is free again when it returns.
+// CopyTo writes the output of a COPY … TO STDOUT to w as DB.CopyTo does, and returns the number of
+// rows. w is not used after it returns.
 func (b Blocking) CopyTo(ctx context.Context, w io.Writer, sql string) (int64, error) {
 	var guard borrowed
 	res, err := b.job(&guard, func(on Submitter, done func(QueryResult)) error {
@@ -163,7 +162,7 @@ func (b Blocking) CopyTo(ctx context.Context, w io.Writer, sql string) (int64, e
 	return res.RowsAffected(), err
 }
 
-// job waits for a call that uses something of the caller's, and then for the last use of it.
+// job waits for a call that uses something of the caller's, and then for its last use.
 func (b Blocking) job(guard *borrowed, call func(Submitter, func(QueryResult)) error) (QueryResult, error) {
 	res, err := Await(call)
 	if err != nil {
@@ -173,14 +172,14 @@ func (b Blocking) job(guard *borrowed, call func(Submitter, func(QueryResult)) e
 	return res, blockingError(res)
 }
 
-// borrowed guards what a job uses and its caller wants back: a completion for a context
-// that has ended may come while the job is still at it.
+// borrowed guards something of the caller's that a job uses: the completion for a context that has
+// ended may arrive while the job still uses it.
 type borrowed struct {
-	mu    sync.Mutex // held while it is in use, and by nothing else
+	mu    sync.Mutex // held during a use, and at no other time
 	ended bool       // guarded by mu
 }
 
-// enter begins a use; false when the caller has it back.
+// enter begins a use; it returns false after end.
 func (b *borrowed) enter() bool {
 	b.mu.Lock()
 	if b.ended {
@@ -192,7 +191,7 @@ func (b *borrowed) enter() bool {
 
 func (b *borrowed) leave() { b.mu.Unlock() }
 
-// end waits for the use that is going on, and lets no other begin.
+// end waits for the current use, and prevents further ones.
 func (b *borrowed) end() {
 	b.mu.Lock()
 	b.ended = true
@@ -201,7 +200,7 @@ func (b *borrowed) end() {
 
 var errReturned = errors.New("dbasync: the call has returned")
 
-// guardedSource is a pgx.CopyFromSource that is used no more once its call has returned.
+// guardedSource is a pgx.CopyFromSource that is not used after its call has returned.
 type guardedSource struct {
 	src   pgx.CopyFromSource
 	guard *borrowed

@@ -10,35 +10,34 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// BatchResult is what became of the statements of one SendBatch, as a unit: all or nothing.
+// BatchResult is the result of one SendBatch, which succeeds or fails as a unit.
 type BatchResult struct {
-	// QueryResult is the unit's: its Outcome, its Err, no rows. Its SQL is the first
-	// statement's.
+	// QueryResult is that of the unit: its Outcome and Err, without rows. Its SQL is that of the
+	// first statement.
 	QueryResult
-	// Results has each statement's tag and rows, in order, when Outcome is OK; else nil.
-	// All together are bounded by Config.MaxResultRows and MaxResultBytes; one whose
-	// rows were dropped has ErrResultTooLarge as its Err.
+	// Results has each statement's tag and rows, in order, if Outcome is OK; otherwise it is nil.
+	// Together they are limited by Config.MaxResultRows and MaxResultBytes; a result whose rows
+	// were dropped has ErrResultTooLarge as its Err.
 	Results []QueryResult
-	// Failed is the index of the statement that the server refused, -1 when it was none
-	// of them (the commit, say, or the connection).
+	// Failed is the index of the statement that the server refused, -1 if it was none of them (but
+	// the commit, for example, or the connection).
 	Failed int
 }
 
-// SendBatch runs the statements queued in b in one transaction, BEGIN and COMMIT
-// included, as one unit: they go to the server in one write, under one Sync, on an
-// ordinary connection that is held for that long only (a first use of a text has a
-// round trip more). done is called once, after the commit, and the observer's
-// OnQueryEnd once.
+// SendBatch runs the statements queued in b in one transaction, BEGIN and COMMIT included, as a
+// unit: they are sent in one write, under one Sync, on an ordinary connection that is held only for
+// that time (the first use of a SQL text needs one more round trip). done is called once, after the
+// commit, and the observer's OnQueryEnd once.
 //
-// Outcomes: OK, all committed; SQLError, one of them or the commit failed and nothing of
-// them is left; NotRun; MayHaveRun, the connection was lost before the commit's answer.
+// Outcomes: OK, all committed; SQLError, a statement or the commit failed and all was rolled back;
+// NotRun; MayHaveRun, the connection was lost before the commit was acknowledged.
 //
-// b is copied, byte slices too; other arguments must not change until done is called.
-// Statements are described before any of them runs; so a unit with a CREATE, ALTER or DROP
-// before its last one travels statement by statement instead, each described when it is its
-// turn. What functions make is for BeginTxFunc. Refused are what ends a transaction or
-// outlives it (COMMIT, SET without LOCAL, LISTEN, COPY), callbacks of a QueuedQuery, as
-// they would run before the commit, and an empty batch. Errors are those of Query.
+// b is copied, byte slices too; other arguments must not change until done is called. All
+// statements are described before any of them runs. So a unit with a CREATE, ALTER or DROP before
+// its last statement is sent statement by statement instead, each described when it is its turn;
+// objects that a function creates need BeginTxFunc. Refused are statements that end the transaction
+// or outlive it (COMMIT, SET without LOCAL, LISTEN, COPY), callbacks of a QueuedQuery, since they
+// would run before the commit, and an empty batch. Errors are those of Query.
 func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult), b *pgx.Batch, opts TxOptions) error {
 	u := &unit{db: db, opts: opts.TxOptions}
 	size, err := u.copyFrom(ctx, b)
@@ -51,12 +50,12 @@ func (db *DB) SendBatch(ctx context.Context, on Submitter, done func(BatchResult
 		})
 }
 
-// unit is the statements of one SendBatch on their way.
+// unit is the statements of one SendBatch.
 type unit struct {
 	db    *DB
 	opts  pgx.TxOptions
 	stmts []*pgx.QueuedQuery
-	// alters: one of them alters what a later one may use.
+	// alters: a statement alters something that a later one may use.
 	alters bool
 
 	results []QueryResult // the job's until it has ended with OK, then the completion's
@@ -89,7 +88,7 @@ func (u *unit) copyFrom(ctx context.Context, b *pgx.Batch) (size int, err error)
 	return size, nil
 }
 
-// held is how many bytes the rows of a unit that has ended with OK take.
+// held returns how many bytes the rows of a unit that has ended with OK take.
 func (u *unit) held() (n int) {
 	for i := range u.results {
 		n += cap(u.results[i].data)
@@ -97,7 +96,7 @@ func (u *unit) held() (n int) {
 	return n
 }
 
-// strip takes the rows away, while the completion has not begun.
+// strip drops the rows, while the completion has not begun.
 func (u *unit) strip() {
 	for i := range u.results {
 		if r := &u.results[i]; r.rows > 0 {
@@ -106,8 +105,8 @@ func (u *unit) strip() {
 	}
 }
 
-// deliver makes the completion of the unit. The job's fields may be read where its
-// outcome tells that the job has ended.
+// deliver makes the completion of the unit. It may read the job's fields only if the outcome
+// implies that the job has ended.
 func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
 	return func(r QueryResult) {
 		res := BatchResult{QueryResult: r, Failed: -1}
@@ -123,8 +122,8 @@ func (u *unit) deliver(done func(BatchResult)) func(QueryResult) {
 	}
 }
 
-// run sends the unit once, and again when a statement had been prepared for a table
-// that was altered since: then nothing of it has run.
+// run sends the unit once, and again if a statement was prepared for a table that has been altered
+// since: in that case nothing has run.
 func (u *unit) run(ctx context.Context, c *poolConn) (o Outcome, tag string, err error) {
 	if u.alters {
 		return u.runSingly(ctx, c)
@@ -185,7 +184,7 @@ func (u *unit) runOnce(ctx context.Context, c *poolConn) (Outcome, string, error
 	}
 	u.results = nil
 	if !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() != 'I' {
-		// It may fail with the connection only, which undoes it as well.
+		// This fails only with the connection, which also rolls back.
 		bounded, cancel := parting(ctx, c)
 		_, _ = c.Exec(bounded, "rollback")
 		cancel()
@@ -197,8 +196,8 @@ func (u *unit) runOnce(ctx context.Context, c *poolConn) (Outcome, string, error
 	return o, "", err
 }
 
-// outcome says what an error of the unit means. While it is being described, and its
-// arguments encoded, nothing of it has been sent.
+// outcome returns what an error means for the unit. While its statements are being described and
+// its arguments encoded, nothing has been sent.
 func (u *unit) outcome(ctx context.Context, c *poolConn, err error) (Outcome, error) {
 	o, reason := outcomeOf(ctx, err)
 	var pre pgx.ErrPreprocessingBatch
@@ -208,9 +207,9 @@ func (u *unit) outcome(ctx context.Context, c *poolConn, err error) (Outcome, er
 	return o, reason
 }
 
-// read takes the answers; it returns the commit's tag.
+// read reads the answers; it returns the commit's tag.
 func (u *unit) read(br pgx.BatchResults) (string, error) {
-	if _, err := br.Exec(); err != nil { // begin, or what came before it
+	if _, err := br.Exec(); err != nil { // BEGIN, or what was sent before it
 		return "", err
 	}
 	left := limits{u.db.cfg.MaxResultRows, u.db.cfg.MaxResultBytes}
@@ -231,8 +230,7 @@ func (u *unit) read(br pgx.BatchResults) (string, error) {
 	return tag.String(), err
 }
 
-// gather reads rows to their end and keeps them within what is left; past it, it
-// reads on and keeps none.
+// gather reads rows to their end and keeps them within left; above it, it reads on and keeps none.
 func (db *DB) gather(rows pgx.Rows, left *limits) QueryResult {
 	res := QueryResult{Outcome: OK, Conn: -1, db: db}
 	over := false

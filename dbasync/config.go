@@ -12,113 +12,113 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Submitter runs fn on a goroutine of its own, once. nil: it will run. An error
-// that Is net.ErrClosed: the target has gone for good. Any other error: full
-// now, try again later.
+// Submitter runs fn once, on a goroutine of its own choice. Submit must not block. It returns nil
+// if fn will run, an error that Is net.ErrClosed if the target is closed for good, and any other
+// error if it is full now and may be tried again later.
 type Submitter interface{ Submit(fn func()) error }
 
-// Config is the settings of a DB. Zero means the default named at each field.
+// Config configures a DB. A zero field means the default given at the field.
 type Config struct {
 	// URL is a PostgreSQL connection string (URL or key=value), as pgx reads it,
 	// TLS and fallbacks included. Required.
 	URL string
-	// Pool runs completions and events that have no other submitter. nil: a pool
-	// of the DB's own with twice as many goroutines as CPUs that this process may use.
+	// Pool runs completions and events that have no other submitter. nil: a pool of the DB's own
+	// with 2×GOMAXPROCS goroutines.
 	Pool Submitter
-	// Observer is told of connections and of every completion; SetObserver swaps it.
+	// Observer is notified of connections and of every completion; SetObserver replaces it.
 	Observer Observer
-	// Logger gets connection changes and panics of the DB's own pool. nil: discard.
+	// Logger receives connection changes and the panics of the DB's own pool. nil: discard.
 	Logger *slog.Logger
-	// Tracer is told of the start and the end of every query, with its context.
+	// Tracer is called at the start and at the end of every query, with its context.
 	Tracer QueryTracer
-	// OnNotice gets what the server says beside its answers, one at a time, on the pool,
-	// with the query's context. At most 512 wait; more are lost (Stats.EventsLost).
+	// OnNotice receives the server's notices (NoticeResponse), one at a time, on the pool, with the
+	// query's context. At most 512 are queued; more are dropped (Stats.EventsLost).
 	OnNotice func(context.Context, Notice)
-	// AfterConnect is called on every connection that is made, before it is used, as
-	// pgxpool's is: to register types of one's own on c.TypeMap() (c.LoadType), for lanes
-	// and slow connections alike, or to SET something. An error makes the attempt fail.
-	// On a lane c must not be kept.
+	// AfterConnect is called on every new connection before it is used, as pgxpool's is, for lanes
+	// and slow connections alike: to register types on c.TypeMap() (c.LoadType), or to SET
+	// parameters. An error makes the attempt fail. c must not be kept.
 	AfterConnect func(ctx context.Context, c *pgx.Conn) error
-	// NewTypeMap makes the type maps that encode arguments and decode rows, for
-	// types of one's own. nil: pgtype.NewMap. A map is used by one goroutine at a time.
+	// NewTypeMap makes the type maps that encode arguments and decode rows, if the application has
+	// types of its own. nil: pgtype.NewMap. Each map is used by one goroutine at a time.
 	NewTypeMap func() *pgtype.Map
 
-	// Lanes is how many connections are shared by all queries. 0: 4. At most 64.
+	// Lanes is the number of connections shared by all queries. 0: 4. At most 64.
 	Lanes int
-	// SlowConns is how many ordinary connections slow statements share, at most: one is
-	// opened when there is work for it. 0: 4.
+	// SlowConns is the maximum number of ordinary connections for slow statements. They are opened
+	// when there is work for them. 0: 4.
 	SlowConns int
-	// TxConns is how many more Tx, SendBatch, Stream, Do and the copies share, so that slow
-	// statements don't hold them up. 0: as SlowConns.
+	// TxConns is the maximum number of further ordinary connections, for Tx, SendBatch, Stream, Do
+	// and the copies, so that slow statements don't delay these. 0: as SlowConns.
 	TxConns int
-	// MaxSlowRunning is how many of SlowConns, and of TxConns, the work of one Submitter
-	// holds at a time. Those with work take turns; what has no Submitter of its own (nil, the
-	// pool) takes turns too, and has no such limit. 0: all but one.
+	// MaxSlowRunning is how many of SlowConns, and how many of TxConns, one Submitter may use at a
+	// time. Submitters with work take turns; work without a Submitter of its own (nil, the pool)
+	// takes turns too, but has no such limit. 0: all but one.
 	MaxSlowRunning int
-	// MaxSlowQueue is how many slow statements, and how many transactions, of one Submitter
-	// may be accepted and not ended; more get ErrQueueFull. 0: a quarter of MaxQueue.
+	// MaxSlowQueue is how many slow statements, and how many transactions, one Submitter may have
+	// outstanding; more get ErrQueueFull. 0: a quarter of MaxQueue.
 	MaxSlowQueue int
-	// Window is how many queries one lane has in flight at most. 0: 256.
+	// Window is the maximum number of queries in flight on one lane. 0: 256.
 	Window int
-	// MaxBurst is how many queries travel in one write, under one Sync. 0: 64.
+	// MaxBurst is the maximum number of queries in one write, under one Sync. 0: 64.
 	MaxBurst int
-	// LaneBytes is how many bytes of queries one lane has in flight. 0: 1 MiB.
+	// LaneBytes is the maximum number of bytes of queries in flight on one lane. 0: 1 MiB.
 	LaneBytes int
-	// MaxQueue is how many accepted queries may wait for their completion to
-	// begin, on all lanes together. 0: 65,536.
+	// MaxQueue is how many accepted queries, on all lanes together, may be outstanding: accepted,
+	// and their completion has not begun. 0: 65,536.
 	MaxQueue int
-	// MaxQueueBytes is how many bytes of arguments those hold; past it queries are refused.
-	// Rows of results whose completion has not begun may take as much again; past that no
-	// more is read, beside one result for each connection, until enough is delivered
+	// MaxQueueBytes is how many bytes of arguments these may hold; above it queries are refused.
+	// Rows of results whose completion has not begun may take as much again; above that nothing
+	// more is read, except one result for each connection, until enough is delivered
 	// (DeliveryTimeout). 0: 64 MiB.
 	MaxQueueBytes int
-	// MaxQueryBytes is how many bytes the arguments of one query may have. 0: 16 MiB.
+	// MaxQueryBytes is the maximum size of the arguments of one query, in bytes. 0: 16 MiB.
 	MaxQueryBytes int
-	// MaxResultRows and MaxResultBytes bound one result; past them its rows are
-	// dropped and its Err is ErrResultTooLarge. The statement runs to its end all the same,
-	// but for a ReadOnly one on a lane, which the server stops after MaxResultRows+1 rows.
-	// 0: 100,000 rows, 4 MiB. Rows -1: no limit.
+	// MaxResultRows and MaxResultBytes limit one result; above them its rows are dropped and its
+	// Err is ErrResultTooLarge. The statement still runs to its end, except a ReadOnly one on a
+	// lane, which the server stops after MaxResultRows+1 rows. 0: 100,000 rows, 4 MiB. Rows -1: no
+	// limit.
 	MaxResultRows  int
 	MaxResultBytes int
 	// MaxShapes is how many different SQL texts stay prepared on each lane. 0: 512.
 	MaxShapes int
 
-	// QueryTimeout ends a query that waits or runs for longer, counted from Query.
-	// A context that ends earlier wins. 0: 30 s.
+	// QueryTimeout limits a query's time, waiting included, counted from the call of Query. A
+	// context that ends earlier takes precedence. 0: 30 s.
 	QueryTimeout time.Duration
-	// SlowTimeout is that of Slow statements, Tx, Do and CopyFrom. 0: 10 min.
+	// SlowTimeout is the same for Slow statements, Tx, Do and the copies. 0: 10 min.
 	SlowTimeout time.Duration
-	// StatementTimeout is the server's statement_timeout on lanes, and for what was moved
-	// off them for being slow. 0: 5 s. -1: none.
+	// StatementTimeout is the server's statement_timeout on lanes, and for statements that were
+	// moved off them because they are slow. 0: 5 s. -1: none.
 	StatementTimeout time.Duration
-	// StallTimeout drops a lane that has queries in flight and hears nothing. 0: 30 s.
+	// StallTimeout closes a lane that has queries in flight and receives nothing for this long. 0:
+	// 30 s.
 	StallTimeout time.Duration
-	// DeliveryTimeout: when MaxQueueBytes of rows wait and nothing of them is delivered for
-	// so long, half of them go, the oldest (ErrResultDropped), so that a submitter that waits
-	// for another query gets it. 0: 3 s.
+	// DeliveryTimeout: when MaxQueueBytes of rows wait and none of them is delivered for this long,
+	// the oldest half is dropped (ErrResultDropped), so that a submitter that waits for another
+	// query gets it. 0: 3 s.
 	DeliveryTimeout time.Duration
-	// SlowAfter: a shape that took longer on a lane is run on the slow connections
-	// from then on, until it has been quick again. 0: 250 ms. -1: never learn.
+	// SlowAfter: a statement that took longer than this on a lane is run on the slow connections
+	// from then on, until it has been quick again. 0: 250 ms. -1: never.
 	SlowAfter time.Duration
-	// ConnectTimeout bounds one attempt to connect. 0: 5 s.
+	// ConnectTimeout limits one attempt to connect. 0: 5 s.
 	ConnectTimeout time.Duration
-	// MinBackoff and MaxBackoff bound the pause between attempts; it doubles, with
+	// MinBackoff and MaxBackoff limit the pause between attempts to connect; it doubles, with
 	// jitter. 0: 50 ms, 1 s.
 	MinBackoff, MaxBackoff time.Duration
 
-	// PgBouncer is the pool_mode of a PgBouncer between here and the server: "session" or
-	// "transaction"; "": none. Startup parameters that it refuses become SETs then. In
-	// transaction mode no statement is prepared by name and no StatementTimeout is set
-	// (give the role one, or PgBouncer a query_timeout), Listen is refused, and Do must
-	// leave nothing on its connection. Behind one a lane has one Sync unanswered at a time,
-	// which is slower: PgBouncer (1.18, for one) gives a server connection whose client
-	// is lost between two answers to another client, answers included.
+	// PgBouncer is the pool_mode of a PgBouncer in front of the server: "session" or "transaction";
+	// "": none. Startup parameters that PgBouncer refuses are sent as SET. In transaction mode no
+	// statement is prepared by name and no StatementTimeout is set (set one with ALTER ROLE, or
+	// PgBouncer's query_timeout), Listen is refused, and Do must leave no session state on its
+	// connection. Behind either mode a lane has one Sync unanswered at a time, which is slower,
+	// because PgBouncer (1.18, for one) may give a server connection whose client disconnected
+	// between two answers to another client, remaining answers included.
 	PgBouncer string
-	// GroupReads lets ReadOnly queries of one burst share a READ ONLY transaction. Results
-	// past MaxResultBytes together are delivered before it commits.
+	// GroupReads lets the ReadOnly queries of one burst share a READ ONLY transaction. If their
+	// results together exceed MaxResultBytes, they are delivered before it commits.
 	GroupReads bool
-	// Strict sends every query under a Sync of its own: slower, for a server or a
-	// proxy that can't COMMIT AND CHAIN. It is used by itself below PostgreSQL 12.
+	// Strict sends every query under a Sync of its own: slower, for a server or a proxy that
+	// doesn't support COMMIT AND CHAIN. It is set automatically below PostgreSQL 12.
 	Strict bool
 }
 
@@ -167,7 +167,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate reports every fault at once.
+// validate reports all invalid fields in one error.
 func (c Config) validate() error {
 	var errs []error
 	bad := func(ok bool, format string, args ...any) {

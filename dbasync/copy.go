@@ -10,11 +10,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// CopyTo runs sql, a COPY … TO STDOUT, and writes what comes to w, as pgconn's CopyTo does,
-// in a transaction. w is written to on one of the DB's goroutines, message by message (a
-// row each), so that the memory held is that of one, and a slow w slows the server; an
-// error of w ends it with SQLError. RowsAffected is the number of rows. A Write that blocks
-// is not cut short by ctx: done may be called while it is at it, and after it none follows.
+// CopyTo runs sql, a COPY … TO STDOUT, in a transaction and writes its output to w, as pgconn's
+// CopyTo does. w is written to on one of the DB's goroutines, one message (a row) at a time, so
+// only one is in memory, and a slow w slows the server; an error of w ends the copy with SQLError.
+// RowsAffected is the number of rows. ctx does not interrupt a Write that blocks: done may be
+// called during it, and no other Write follows.
 func (db *DB) CopyTo(ctx context.Context, on Submitter, done func(QueryResult), w io.Writer, sql string) error {
 	if err := isCopy(sql, "to stdout"); err != nil {
 		return db.refused(err)
@@ -26,10 +26,10 @@ func (db *DB) CopyTo(ctx context.Context, on Submitter, done func(QueryResult), 
 	})
 }
 
-// CopyFromReader runs sql, a COPY … FROM STDIN, with what r gives, as pgconn's CopyFrom
-// does: text, CSV or binary as sql says, in a transaction, 64 KiB at a time. r is read
-// on one of the DB's goroutines; an error of it ends the copy with SQLError, and nothing of it
-// is left. RowsAffected is the number of rows.
+// CopyFromReader runs sql, a COPY … FROM STDIN, in a transaction with the data of r, as pgconn's
+// CopyFrom does: text, CSV or binary as sql says, 64 KiB at a time. r is read on one of the DB's
+// goroutines; an error of r ends the copy with SQLError, and everything is rolled back.
+// RowsAffected is the number of rows.
 func (db *DB) CopyFromReader(ctx context.Context, on Submitter, done func(QueryResult), r io.Reader, sql string) error {
 	if err := isCopy(sql, "from stdin"); err != nil {
 		return db.refused(err)
@@ -41,7 +41,7 @@ func (db *DB) CopyFromReader(ctx context.Context, on Submitter, done func(QueryR
 	})
 }
 
-// isCopy: the other direction would wait for ever for what does not come.
+// isCopy checks the direction of sql: the wrong one would wait for ever.
 func isCopy(sql, direction string) error {
 	words := strings.Join(strings.Fields(strings.ToLower(sql)), " ")
 	if firstWord(sql) != "copy" || !strings.Contains(words, " "+direction) {
@@ -50,8 +50,7 @@ func isCopy(sql, direction string) error {
 	return nil
 }
 
-// copyJob runs one copy in a transaction of its own. own is the error of the caller's reader
-// or writer.
+// copyJob runs one copy in a transaction. own returns the error of the caller's reader or writer.
 func (db *DB) copyJob(ctx context.Context, on Submitter, done func(QueryResult), sql string,
 	run func(context.Context, *pgconn.PgConn) (tag pgconn.CommandTag, own, err error)) error {
 	return db.submitJob(ctx, on, done, sql, 0, func(ctx context.Context, c *poolConn) (Outcome, string, error) {
@@ -71,7 +70,7 @@ func (db *DB) copyJob(ctx context.Context, on Submitter, done func(QueryResult),
 	})
 }
 
-// copyWriter tells the writer's errors from the connection's.
+// copyWriter records the writer's error, to distinguish it from the connection's.
 type copyWriter struct {
 	w   io.Writer
 	err error

@@ -11,25 +11,24 @@ import (
 // QueryTracer is pgx.QueryTracer for queries that share their connections: the start and
 // the end of every Query, Exec, SendBatch, Tx and so on.
 type QueryTracer interface {
-	// TraceQueryStart runs on the caller's goroutine, at the beginning of its call; it must
-	// not block. Args are those of Query and Exec; they must not be changed. The context it
-	// returns is given to TraceQueryEnd and OnNotice, and its values are those of the
+	// TraceQueryStart runs on the caller's goroutine, at the beginning of its call; it must not
+	// block. The arguments in data are those of Query and Exec; they must not be changed. The
+	// returned context is given to TraceQueryEnd and OnNotice, and its values are those of the
 	// context that the functions of Tx, Do and the like get.
 	TraceQueryStart(ctx context.Context, data pgx.TraceQueryStartData) context.Context
-	// TraceQueryEnd runs once for every start, right before the query's own callback and
-	// where that runs; for a query that was refused, on the caller's goroutine, with NotRun.
+	// TraceQueryEnd runs once for every start, immediately before the query's own callback and on
+	// the same goroutine; for a refused query, on the caller's goroutine, with NotRun.
 	TraceQueryEnd(ctx context.Context, res QueryResult)
 }
 
-// Notice is what the server said beside an answer, by RAISE NOTICE for example.
+// Notice is a notice of the server, sent by RAISE NOTICE for example.
 type Notice struct {
 	*pgconn.Notice
-	SQL  string // of the query that it belongs to; "" for none
+	SQL  string // of the query that it belongs to; "" if none
 	Conn int    // the index of the shared connection, -1 for a slow one
 }
 
-// traceStart returns what the request keeps as its context. Not for the hot path: it is
-// called when there are hooks.
+// traceStart returns the context that the request keeps. It is called only if there are hooks.
 func (db *DB) traceStart(ctx context.Context, sql string, args []any) context.Context {
 	if t := db.cfg.Tracer; t != nil {
 		return t.TraceQueryStart(ctx, pgx.TraceQueryStartData{SQL: sql, Args: slices.Clone(args)})
@@ -50,8 +49,8 @@ func (db *DB) traceEnd(ctx context.Context, res QueryResult) {
 	}
 }
 
-// maxNotices bounds the notices among the events that wait for the pool: no flood of
-// them takes the place of connection events.
+// maxNotices limits the notices among the events that wait for the pool, so that they can't
+// displace connection events.
 const maxNotices = maxEvents / 2
 
 // notice hands n to the pool, for OnNotice, in order. It may run on any goroutine.
@@ -77,8 +76,8 @@ func (a *answers) notice(body []byte) error {
 	return nil
 }
 
-// slowNotice is the pgconn hook of an ordinary connection. It runs on the goroutine
-// that uses the connection, which has set what the connection works for.
+// slowNotice is the pgconn hook of an ordinary connection. It runs on the goroutine that uses the
+// connection, which has set the request it is used for.
 func (db *DB) slowNotice(c *pgconn.PgConn, n *pgconn.Notice) {
 	out := Notice{Notice: n, Conn: -1}
 	var ctx context.Context
@@ -88,10 +87,10 @@ func (db *DB) slowNotice(c *pgconn.PgConn, n *pgconn.Notice) {
 	db.notice(ctx, out)
 }
 
-// noticeKey is where an ordinary connection keeps the request it works for.
+// noticeKey is where an ordinary connection keeps the request it is used for.
 const noticeKey = "dbasync.request"
 
-// servesFor notes it; nil: none.
+// servesFor sets the request that c is used for; nil: none.
 func (db *DB) servesFor(c *poolConn, r *request) {
 	if db.cfg.OnNotice == nil || c.Conn().IsClosed() {
 		return

@@ -12,23 +12,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Notification is one NOTIFY.
+// Notification is one NOTIFY of the server.
 type Notification struct {
 	Channel, Payload string
 	PID              uint32 // of the server process that sent it
-	// Lost: some may be missing before this one, because the connection was lost or
-	// the submitter was full. Channel is set; a Lost one after a new connection
-	// has no payload and no PID.
+	// Lost: notifications before this one may be missing, because the connection was lost or the
+	// submitter was full. Channel is always set; a Lost one after a reconnection has no payload and
+	// no PID.
 	Lost bool
 }
 
-// maxNotes bounds the notifications that wait for one listener's submitter.
+// maxNotes limits the notifications that wait for one listener's submitter.
 const maxNotes = 1024
 
-// Listen calls fn on on (nil: the DB's pool) for every NOTIFY of channel, one at a
-// time, in order. All listeners share one connection of their own, made when the first
-// comes. stop ends it; a submitter that has gone for good does too. Errors: ErrClosed,
-// ErrBadChannel, ErrNoListen.
+// Listen calls fn on the submitter on (nil: the DB's pool) for every NOTIFY of channel, one at a
+// time and in order. All listeners share one connection, which is opened for the first. stop ends
+// the subscription, as does a submitter that is closed. Errors: ErrClosed, ErrBadChannel,
+// ErrNoListen.
 func (db *DB) Listen(on Submitter, channel string, fn func(Notification)) (stop func(), err error) {
 	if !db.running.Load() {
 		return nil, ErrClosed
@@ -46,8 +46,8 @@ func (db *DB) Listen(on Submitter, channel string, fn func(Notification)) (stop 
 	return s.end, db.listens.add(s)
 }
 
-// maxChannel is how many bytes of a name PostgreSQL keeps; it would listen to the rest
-// of a longer one, and hear nothing.
+// maxChannel is the maximum length of a channel name, in bytes. PostgreSQL would truncate a longer
+// one and listen to another channel.
 const maxChannel = 63
 
 func checkChannel(name string) error {
@@ -64,7 +64,7 @@ func checkChannel(name string) error {
 
 func clipBytes(s string) string { return s[:min(len(s), maxChannel)] }
 
-// listener keeps the LISTEN connection.
+// listener owns the LISTEN connection.
 type listener struct {
 	db *DB
 
@@ -72,12 +72,12 @@ type listener struct {
 	subs    map[string][]*subscription // by channel; guarded by mu
 	started bool                       // guarded by mu
 	closed  bool                       // guarded by mu
-	poke    context.CancelFunc         // ends the wait, to LISTEN anew; guarded by mu
+	poke    context.CancelFunc         // ends the wait, so that LISTEN is sent again; guarded by mu
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 }
 
-// subscription is one listener's: a small strand of its own.
+// subscription is one call of Listen, with a queue of its own.
 type subscription struct {
 	l       *listener
 	channel string
@@ -117,7 +117,7 @@ func (l *listener) pokeNow() {
 	}
 }
 
-// end takes s off; no new call begins after it, one that runs goes on.
+// end removes s. No call begins after it; a running one continues.
 func (s *subscription) end() {
 	s.mu.Lock()
 	s.ended, s.queue = true, nil
@@ -189,8 +189,7 @@ func (l *listener) serve(ctx context.Context, conn *pgx.Conn, again bool) error 
 	}
 }
 
-// sync brings the server's LISTENs in line with the subscriptions and returns the
-// context of the next wait.
+// sync makes the server's LISTENs match the subscriptions and returns the context of the next wait.
 func (l *listener) sync(ctx context.Context, conn *pgx.Conn, have, refused map[string]bool, again bool) (context.Context, error) {
 	l.mu.Lock()
 	if l.poke != nil {
@@ -211,7 +210,7 @@ func (l *listener) sync(ctx context.Context, conn *pgx.Conn, have, refused map[s
 			if conn.IsClosed() || !isPgError(err) {
 				return nil, fmt.Errorf("dbasync: listen: %w", err)
 			}
-			// The server can't have this name; the others are not to suffer for it.
+			// The server refuses this name; the other channels must not be affected.
 			l.db.cfg.Logger.Error("dbasync: channel refused", "channel", ch, "err", err)
 			refused[ch] = true
 			continue
@@ -242,7 +241,7 @@ func (l *listener) publish(n Notification) {
 	}
 }
 
-// post queues n; past the limit it is dropped and the next one says so.
+// post queues n; above the limit n is dropped, and the next one is marked Lost.
 func (s *subscription) post(n Notification) {
 	db := s.l.db
 	s.mu.Lock()
@@ -260,7 +259,7 @@ func (s *subscription) post(n Notification) {
 	s.start()
 }
 
-// start submits the task that empties the queue, unless it is on its way.
+// start submits the task that empties the queue, unless it is submitted already.
 func (s *subscription) start() {
 	s.mu.Lock()
 	if s.running || len(s.queue) == 0 {
@@ -283,11 +282,11 @@ func (s *subscription) start() {
 	s.l.db.stats.submitterFull.Add(1)
 }
 
-// run runs on the submitter: what waits, one after another.
+// run runs on the submitter and processes the queue in order.
 func (s *subscription) run() {
 	finished := false
 	defer func() {
-		if !finished { // fn panicked: the next notification starts anew
+		if !finished { // fn panicked: continue with the next notification in a new task
 			s.mu.Lock()
 			s.running = false
 			s.mu.Unlock()

@@ -6,24 +6,24 @@ import (
 	"fmt"
 )
 
-// Query runs stmt with args and hands the result to on, where done gets it; on nil
-// is the DB's pool, done nil leaves it to the observer. It never blocks.
+// Query runs stmt with args and calls done with the result on the submitter on. on nil is the DB's
+// pool; done nil leaves the result to the observer. It never blocks and may be called from any
+// goroutine.
 //
-// nil means accepted: done is called exactly once. An error means refused, and done
-// is never called: ErrQueueFull, ErrClosed, ErrTooLong, ErrNotOnLane, ErrKeySlow,
-// ctx's error, or that of encoding args.
+// nil means accepted: done is called exactly once. An error means refused, and done is never
+// called: ErrQueueFull, ErrClosed, ErrTooLong, ErrNotOnLane, ErrKeySlow, ctx's error, or that of
+// encoding args.
 //
-// ctx bounds the query in the queue and on the way: when it ends, done gets NotRun
-// or MayHaveRun at once. One that can't end costs nothing; others a few
-// allocations. args are encoded before Query returns, except for the first
-// uses of a SQL text: then byte slices are copied and other values must not
-// change until done is called. The first of args may be pgx.NamedArgs, or another
-// pgx.QueryRewriter, which is called without a connection.
+// ctx limits the query's time in the queue and in flight: when it ends, done gets NotRun or
+// MayHaveRun at once. A context that can't end costs nothing; others cost a few allocations. args
+// are encoded before Query returns, except for the first uses of a SQL text: then byte slices are
+// copied, and other values must not change until done is called. The first of args may be
+// pgx.NamedArgs, or another pgx.QueryRewriter, which is called without a connection.
 func (db *DB) Query(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, args ...any) error {
 	return db.submit(ctx, on, done, stmt, true, args)
 }
 
-// Exec is Query for callers that want no rows: they are dropped as they come.
+// Exec is Query without rows: they are dropped as they arrive.
 func (db *DB) Exec(ctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, args ...any) error {
 	return db.submit(ctx, on, done, stmt, false, args)
 }
@@ -40,7 +40,7 @@ func (db *DB) submit(ctx context.Context, on Submitter, done func(QueryResult), 
 	return err
 }
 
-// enter accepts a query. qctx is the tracer's, nil without hooks.
+// enter accepts a query. qctx is the context the tracer returned, nil without hooks.
 func (db *DB) enter(ctx, qctx context.Context, on Submitter, done func(QueryResult), stmt Stmt, rows bool, args []any) error {
 	if !db.running.Load() {
 		return db.refused(ErrClosed)
@@ -77,7 +77,7 @@ func (db *DB) refused(err error) error {
 	return err
 }
 
-// allows says why stmt can't run with this shape.
+// allows returns why stmt can't run with this shape, or nil.
 func (s *shape) allows(stmt Stmt) error {
 	switch {
 	case s.class == classState:
@@ -112,8 +112,8 @@ func (r *request) prepare(args []any) (size int, err error) {
 	return size, nil
 }
 
-// accept counts r against the limits and queues it; an error means that it is not
-// accepted, and nothing of it is left but the caller's reference.
+// accept counts r against the limits and queues it. After an error r is not accepted, and only the
+// caller's reference remains.
 func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	r.start = db.now()
 	limit := db.cfg.QueryTimeout
@@ -140,7 +140,7 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 		return nil
 	}
 	if _, ok := r.claim(); !ok {
-		// ctx has ended it meanwhile: it counts as accepted, and has its completion.
+		// ctx has ended it in the meantime: it counts as accepted and gets its completion.
 		db.stats.accepted.Add(1)
 		r.release()
 		return nil

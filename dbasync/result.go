@@ -11,50 +11,50 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// QueryResult is what became of one query. It and all that is got from it may be
-// kept and read by any number of goroutines; nothing in it is reused.
+// QueryResult is the result of one query. It and everything read from it may be kept, and read by
+// any number of goroutines; no memory of it is reused.
 type QueryResult struct {
-	// Outcome says what became of its transaction.
+	// Outcome says what became of the transaction.
 	Outcome Outcome
-	// Err is nil when Outcome is OK and the rows are here. It is a *pgconn.PgError
-	// for SQLError, ErrResultTooLarge or ErrResultDropped beside OK, and why for
-	// the others.
+	// Err is nil when Outcome is OK and the rows are complete. It is a *pgconn.PgError for
+	// SQLError, may be ErrResultTooLarge or ErrResultDropped with OK, and is the reason for the
+	// other outcomes.
 	Err error
-	// SQL and Key are the statement's.
+	// SQL and Key are those of the statement.
 	SQL string
 	Key uint64
-	// Stale: the submitter had gone for good, this runs on the DB's pool. Whoever
-	// asked is no longer there; send it nothing.
+	// Stale: the submitter is closed, and the completion runs on the DB's pool. The requester no
+	// longer exists; send it nothing.
 	Stale bool
-	// Conn is the index of the shared connection that answered, -1 for a slow one.
-	// It means nothing for NotRun and MayHaveRun.
+	// Conn is the index of the shared connection that answered, -1 for a slow one. It has no
+	// meaning for NotRun and MayHaveRun.
 	Conn int
 	// Elapsed is the time from Query to the answer.
 	Elapsed time.Duration
 
 	tag    string
-	data   []byte // DataRow messages as they came
+	data   []byte // DataRow messages as received
 	rows   int
 	fields []pgconn.FieldDescription
 	db     *DB
 }
 
-// Tag is the server's command tag, such as "SELECT 1" or "UPDATE 3".
+// Tag returns the server's command tag, such as "SELECT 1" or "UPDATE 3".
 func (r QueryResult) Tag() string { return r.tag }
 
-// RowsAffected is the number in the command tag.
+// RowsAffected returns the number in the command tag.
 func (r QueryResult) RowsAffected() int64 { return pgconn.NewCommandTag(r.tag).RowsAffected() }
 
-// Len is the number of rows.
+// Len returns the number of rows.
 func (r QueryResult) Len() int { return r.rows }
 
-// Bytes is the size of the rows as they came, in bytes.
+// Bytes returns the size of the rows as received, in bytes.
 func (r QueryResult) Bytes() int { return len(r.data) }
 
-// Fields describes the columns. It belongs to the DB: do not change it.
+// Fields returns the descriptions of the columns. They belong to the DB: do not change them.
 func (r QueryResult) Fields() []pgconn.FieldDescription { return r.fields }
 
-// Columns are the names of the columns.
+// Columns returns the names of the columns.
 func (r QueryResult) Columns() []string {
 	names := make([]string, len(r.fields))
 	for i := range r.fields {
@@ -63,9 +63,8 @@ func (r QueryResult) Columns() []string {
 	return names
 }
 
-// Rows returns a reader over the rows, from the first. It decodes as it is asked;
-// it implements pgx.Rows, so pgx.CollectRows and its like work on it. A Rows is for
-// one goroutine.
+// Rows returns a reader over the rows, from the first. It decodes values when they are read. It
+// implements pgx.Rows, so pgx.CollectRows and the like work on it. A Rows is for one goroutine.
 func (r QueryResult) Rows() *Rows {
 	return &Rows{res: r, rest: r.data, err: r.Err}
 }
@@ -88,7 +87,7 @@ func (r QueryResult) Scan(dest ...any) error {
 	return err
 }
 
-// scanPlain reads a first row of plain types without a Rows; false leaves it to one.
+// scanPlain reads a first row of plain types without a Rows; false means that a Rows is needed.
 func (r *QueryResult) scanPlain(dest []any) bool {
 	if len(r.data) < 7 || len(dest) != len(r.fields) {
 		return false
@@ -108,7 +107,7 @@ func (r *QueryResult) scanPlain(dest []any) bool {
 	return true
 }
 
-// Rows reads the rows of a result one after another.
+// Rows iterates over the rows of a result.
 type Rows struct {
 	res    QueryResult
 	rest   []byte
@@ -121,7 +120,7 @@ var _ pgx.Rows = (*Rows)(nil)
 
 var errBadRow = errors.New("dbasync: malformed row")
 
-// Next moves to the next row; false at the end or after an error.
+// Next moves to the next row. It returns false at the end or after an error.
 func (r *Rows) Next() bool {
 	if r.err != nil || len(r.rest) < 7 {
 		r.Close()
@@ -137,7 +136,7 @@ func (r *Rows) Next() bool {
 	return r.split(row)
 }
 
-// split cuts a DataRow's body into values.
+// split splits a DataRow's body into values.
 func (r *Rows) split(b []byte) bool {
 	n := int(binary.BigEndian.Uint16(b))
 	b = b[2:]
@@ -173,7 +172,7 @@ func (r *Rows) fail(err error) bool {
 	return false
 }
 
-// Close ends the reading; the result stays.
+// Close ends the iteration; the result remains valid.
 func (r *Rows) Close() {
 	r.rest = nil
 	if r.enc != nil {
@@ -182,7 +181,7 @@ func (r *Rows) Close() {
 	}
 }
 
-// Err is the query's error, or that of the reading.
+// Err returns the error of the query or of the iteration.
 func (r *Rows) Err() error { return r.err }
 
 // CommandTag implements pgx.Rows.
@@ -191,13 +190,13 @@ func (r *Rows) CommandTag() pgconn.CommandTag { return pgconn.NewCommandTag(r.re
 // FieldDescriptions implements pgx.Rows.
 func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.res.fields }
 
-// RawValues are the row's values as they came; they belong to the result.
+// RawValues returns the row's values as received; they belong to the result.
 func (r *Rows) RawValues() [][]byte { return r.values }
 
-// Conn implements pgx.Rows; it is nil: the connection is shared.
+// Conn implements pgx.Rows; it returns nil, since the connection is shared.
 func (r *Rows) Conn() *pgx.Conn { return nil }
 
-// TypeMap implements pgx.Rows. The map is this Rows' until Close.
+// TypeMap implements pgx.Rows. The map may be used until Close.
 func (r *Rows) TypeMap() *pgtype.Map {
 	if r.enc == nil {
 		if r.res.db == nil {
@@ -208,8 +207,8 @@ func (r *Rows) TypeMap() *pgtype.Map {
 	return r.enc.m
 }
 
-// Scan reads the row's values into dest, one pointer each (nil skips one), or into
-// one pgx.RowScanner.
+// Scan reads the row's values into dest, one pointer for each column (nil skips one), or into one
+// pgx.RowScanner.
 func (r *Rows) Scan(dest ...any) error {
 	if len(dest) == 1 {
 		if rs, ok := dest[0].(pgx.RowScanner); ok {
@@ -238,7 +237,7 @@ func (r *Rows) check(err error) error {
 	return err
 }
 
-// scanQuick decodes the plain pairs of type and destination.
+// scanQuick decodes common pairs of column type and destination without a type map.
 func scanQuick(f *pgconn.FieldDescription, src []byte, dest any) bool {
 	if src == nil {
 		return false
@@ -256,7 +255,7 @@ func scanQuick(f *pgconn.FieldDescription, src []byte, dest any) bool {
 		}
 		return ok
 	case *int:
-		if v, ok := quickInt(f, src); ok && int64(int(v)) == v { // else it is pgx's to refuse
+		if v, ok := quickInt(f, src); ok && int64(int(v)) == v { // otherwise pgx reports the overflow
 			*d = int(v)
 			return true
 		}
@@ -280,7 +279,7 @@ func quickInt(f *pgconn.FieldDescription, src []byte) (int64, bool) {
 	return 0, false
 }
 
-// Values decodes the row into Go's plain types, as pgx does.
+// Values decodes the row into plain Go types, as pgx does.
 func (r *Rows) Values() ([]any, error) {
 	out := make([]any, len(r.values))
 	for i, src := range r.values {

@@ -2,7 +2,7 @@ package dbasync
 
 import "sync/atomic"
 
-// counters only grow.
+// counters only increase.
 type counters struct {
 	accepted, refused, bursts, skipped, slow, learned atomic.Uint64
 	connects, connectFailures                         atomic.Uint64
@@ -12,40 +12,41 @@ type counters struct {
 	ended                                             [4]atomic.Uint64
 }
 
-// Stats is a snapshot; its parts are read one after another.
+// Stats is a snapshot; its fields are read one after another, so they may differ by what happened
+// in between.
 type Stats struct {
 	Accepted, Refused uint64 // queries
 	Ended             map[Outcome]uint64
 	Outstanding       int64 // accepted, completion not begun
 	OutstandingBytes  int64 // arguments and rows of those
 	UndeliveredBytes  int64 // rows of finished ones, completion not begun
-	LanesPaused       int   // not read, as too much of that waits
+	LanesPaused       int   // not read, because too many rows wait
 	Pauses            uint64
 	Queued            int   // not in flight
 	InFlight          int   // on the lanes
-	Undelivered       int64 // finished, submitter full
+	Undelivered       int64 // finished, but the submitter was full
 	Bursts            uint64
-	Skipped           uint64 // did not run and were put back
+	Skipped           uint64 // skipped by the server and put back in the queue
 	Slow              uint64 // run on the slow connections
 	Learned           uint64 // statements moved off the lanes
 	Shapes            int    // statements known
 	LanesUp           int
 	Connects          uint64
 	ConnectFailures   uint64
-	SubmitterFull     uint64 // refusals by submitters
-	Stale             uint64 // completions whose submitter had gone
+	SubmitterFull     uint64 // refusals by full submitters
+	Stale             uint64 // completions whose submitter was closed
 	ResultsDropped    uint64 // rows dropped while a submitter was full
-	EventsLost        uint64 // connection events the pool took too long for
+	EventsLost        uint64 // events dropped because the pool was too slow
 	Notifications     uint64
 	NotificationsLost uint64
 	TxRetries         uint64 // transactions run again after 40001 or 40P01
-	SlowQueued        int    // wait for an ordinary connection
-	SlowRunning       int    // have one
+	SlowQueued        int    // waiting for an ordinary connection
+	SlowRunning       int    // using one
 	SlowSubmitters    int    // submitters with such work
-	SlowRefused       uint64 // a submitter had MaxSlowQueue already
+	SlowRefused       uint64 // refused because a submitter had reached MaxSlowQueue
 }
 
-// Stats returns what is going on and what has happened since New.
+// Stats returns the current gauges and the counts since New.
 func (db *DB) Stats() Stats {
 	c := &db.stats
 	s := Stats{

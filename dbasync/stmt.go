@@ -6,34 +6,33 @@ import (
 	"strings"
 )
 
-// Stmt is one SQL statement and how it may travel. Parameters are $1, $2, …: there
-// is no way to put a value into the text. Stored procedures: `select f($1)` and
-// `call p($1)`.
+// Stmt is one SQL statement and how it may be run. Parameters are written $1, $2, …: values can't
+// be put into the text. Stored procedures: `select f($1)` and `call p($1)`.
 type Stmt struct {
 	SQL string
-	// Key, when not 0, keeps order: queries with one key run one after another and
-	// their completions are submitted in the order of their Query calls. A session's id is the natural
-	// key. A query that its context or timeout ends completes out of turn; one that
-	// ends as MayHaveRun may run beside those behind it.
+	// Key, if not 0, keeps order: queries with the same key run one after another, and their
+	// completions are submitted in the order of the Query calls. A session's ID is the natural key.
+	// Two exceptions: a query that its context or timeout ends completes out of order, and one that
+	// ends as MayHaveRun may still be running while later ones of its key run.
 	Key uint64
-	// ReadOnly says that it writes nothing. With Config.GroupReads several of one
+	// ReadOnly declares that the statement writes nothing. With Config.GroupReads several of one
 	// burst share a READ ONLY transaction, in which a write fails.
 	ReadOnly bool
-	// Slow runs it on the slow connections, so that no other waits behind it.
+	// Slow runs the statement on the slow connections, so that no other query waits for it.
 	Slow bool
-	// Retry says that it may run more than once: when its connection is lost it
-	// is sent again (three times at most) instead of ending as MayHaveRun. When a run
-	// after such a loss fails or does not happen, the outcome is MayHaveRun still.
+	// Retry allows the statement to run more than once: if its connection is lost it is sent again
+	// (at most three times) instead of ending as MayHaveRun. If it then fails or does not run, the
+	// outcome is still MayHaveRun.
 	Retry bool
 }
 
-// class is what the first keyword of a statement says about where it may run.
+// class is where a statement may run, according to its first keywords.
 type class uint8
 
 const (
 	classPlain  class = iota
 	classStrict       // under a Sync of its own: a procedure may commit inside
-	classSlow         // refuses a transaction block: an ordinary connection
+	classSlow         // not allowed in a transaction block: an ordinary connection
 	classState        // controls a transaction or a connection: Tx, Do, CopyFrom, Listen
 )
 
@@ -48,8 +47,8 @@ var keywords = map[string]class{
 	"lock": classState,
 }
 
-// classify looks at the first keywords of sql, and in a few cases for a word anywhere
-// in it.
+// classify examines the first keywords of sql, and for a few cases the whole text. It returns the
+// class and the keyword that decided it.
 func classify(sql string) (class, string) {
 	word := firstWord(sql)
 	cl := keywords[word]
@@ -77,17 +76,18 @@ func classify(sql string) (class, string) {
 		}
 	}
 	if calls(lower, "set_config") {
-		// Its own Sync, and so a transaction begun anew: what is set for a transaction
-		// must not reach one that is chained to it, or that shares it.
+		// A Sync of its own, and so a new transaction: what is set for a transaction must not apply
+		// to one that is chained to it, or that shares it.
 		cl = classStrict
 	}
 	return cl, word
 }
 
-// sessionLocks hold on beyond the transaction, for whoever shares the connection.
+// sessionLocks are functions whose locks outlive the transaction, and so would stay with the shared
+// connection.
 var sessionLocks = []string{"pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared"}
 
-// calls tells whether lower calls the function name.
+// calls reports whether lower calls the function name.
 func calls(lower, name string) bool {
 	for from := 0; ; {
 		i := strings.Index(lower[from:], name)
@@ -101,8 +101,8 @@ func calls(lower, name string) bool {
 	}
 }
 
-// leadingWords are the first words of lower, without comments between them; enough to
-// tell what kind of thing a statement makes.
+// leadingWords returns the first words of lower, without comments between them: enough to see what
+// kind of object a statement creates.
 func leadingWords(lower string) (words []string) {
 	for len(words) < 8 {
 		lower = lower[skipBlank(lower):]
@@ -113,7 +113,7 @@ func leadingWords(lower string) (words []string) {
 		words = append(words, word)
 		lower = lower[len(word):]
 	}
-	return append(words, "", "") // so that two are there
+	return append(words, "", "") // so that there are at least two
 }
 
 func createsTemp(words []string) bool {
@@ -129,7 +129,7 @@ func createsTemp(words []string) bool {
 	return false
 }
 
-// refusesBlock: PostgreSQL runs it outside a transaction block only.
+// refusesBlock reports whether PostgreSQL runs the statement only outside a transaction block.
 func refusesBlock(words []string) bool {
 	switch words[1] {
 	case "database", "tablespace", "system", "subscription":
@@ -138,7 +138,8 @@ func refusesBlock(words []string) bool {
 	return words[0] != "refresh" && slices.Contains(words, "concurrently")
 }
 
-// altersTables: a statement that begins with word may make or alter what others use.
+// altersTables reports whether a statement that begins with word may create or alter objects that
+// other statements use.
 func altersTables(word string) bool {
 	switch word {
 	case "create", "alter", "drop", "do", "call":
@@ -151,8 +152,8 @@ func stateError(word string) error {
 	return fmt.Errorf("%w: %s", ErrNotOnLane, strings.ToUpper(word))
 }
 
-// firstWord returns the first keyword of sql in lower case; spaces, comments
-// (nested ones too), semicolons and opening brackets before it don't count.
+// firstWord returns the first keyword of sql in lower case. It skips spaces, comments (nested ones
+// too), semicolons and opening brackets.
 func firstWord(sql string) string {
 	i := skipBlank(sql)
 	j := i
@@ -183,7 +184,7 @@ func skipBlank(sql string) int {
 	return i
 }
 
-// skipComment returns the index behind the comment that opens at i.
+// skipComment returns the index after the comment that begins at i.
 func skipComment(sql string, i int) int {
 	depth := 0
 	for i < len(sql) {

@@ -12,25 +12,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A chunk of a Stream is closed by the row that reaches either.
+// A chunk of a Stream ends with the row that reaches either limit.
 const (
 	chunkRows  = 256
 	chunkBytes = 64 << 10
 )
 
-// Stream runs stmt and gives its rows to each in chunks, as they come: at most 256 rows or
-// 64 KiB and a row. each runs on on (nil: the DB's pool), one call at a time and in
-// order; the next chunk is read when it has returned, so that the memory held is that of
-// one chunk, whatever the size of the result, and a slow reader slows the server. A chunk
-// may be kept, and read as any result: Rows, Structs, Collect.
+// Stream runs stmt and delivers its rows in chunks as they arrive: at most 256 rows, or 64 KiB and
+// one row. each is called on the submitter on (nil: the DB's pool), one call at a time and in
+// order. The next chunk is read after each has returned, so only one chunk is in memory, whatever
+// the size of the result, and a slow reader slows the server. A chunk may be kept, and is read like
+// any result: Rows, Structs, Collect.
 //
-// It holds an ordinary connection, one of Config.SlowConns, and a transaction (READ ONLY
-// for Stmt.ReadOnly) until the last chunk is through, bounded by ctx and
-// Config.SlowTimeout. An error that each returns ends it: the statement is undone, its
-// connection closed, and done gets SQLError with that error. done is called once, after the
-// last call of each; what the chunks told holds when its Outcome is OK. RowsAffected is
-// the number of rows. A row of more than Config.MaxResultBytes ends it with
-// ErrResultTooLarge; a submitter that has gone for good ends it too. The arguments must not
+// Stream holds an ordinary connection and a transaction (READ ONLY for Stmt.ReadOnly) until the
+// last chunk has been processed, limited by ctx and Config.SlowTimeout. If each returns an error,
+// the statement is rolled back, its connection closed, and done gets SQLError with that error. done
+// is called once, after the last call of each; the chunks are valid data only if its Outcome is OK.
+// RowsAffected is the number of rows. A row larger than Config.MaxResultBytes ends the stream with
+// ErrResultTooLarge; so does a submitter that is closed, with its error. The arguments must not
 // change until done is called; byte slices are copied.
 func (db *DB) Stream(ctx context.Context, on Submitter, done func(QueryResult), each func(QueryResult) error, stmt Stmt, args ...any) error {
 	if err := streamable(stmt); err != nil {
@@ -48,7 +47,7 @@ func streamable(stmt Stmt) error {
 	return allowedInTx(stmt.SQL)
 }
 
-// stream is one Stream on its way.
+// stream is the state of one Stream call.
 type stream struct {
 	db   *DB
 	on   Submitter
@@ -57,12 +56,12 @@ type stream struct {
 	stmt Stmt
 	args []any
 
-	stopped error // why the caller ended it; the job's own
-	rows    int64 // the job's own
+	stopped error // why the caller ended it; used by the job only
+	rows    int64 // used by the job only
 
 	mu      sync.Mutex
 	busy    bool         // each runs; guarded by mu
-	ended   bool         // the completion has come: each is called no more; guarded by mu
+	ended   bool         // the completion has arrived: each is not called again; guarded by mu
 	waiting *QueryResult // the completion, while each runs; guarded by mu
 }
 
@@ -78,7 +77,7 @@ func (s *stream) run(ctx context.Context, c *poolConn) (Outcome, string, error) 
 			return err
 		}
 		if s.stopped = s.read(ctx, rows); s.stopped != nil {
-			// Closing rows would read on to the end of the result, whatever its size.
+			// Closing rows would read to the end of the result, whatever its size.
 			c.Conn().PgConn().Conn().Close()
 		}
 		rows.Close()
@@ -96,7 +95,7 @@ func (s *stream) run(ctx context.Context, c *poolConn) (Outcome, string, error) 
 	return o, fmt.Sprintf("SELECT %d", s.rows), err
 }
 
-// read hands out the rows; an error is the caller's, or the time's.
+// read delivers the rows. It returns the caller's error or that of the context.
 func (s *stream) read(ctx context.Context, rows pgx.Rows) error {
 	var chunk QueryResult
 	begin := func() {
@@ -127,7 +126,7 @@ func (s *stream) read(ctx context.Context, rows pgx.Rows) error {
 	return s.hand(ctx, chunk)
 }
 
-// errEachPanicked: the panic itself is its submitter's to tell.
+// errEachPanicked: the submitter reports the panic itself.
 var errEachPanicked = errors.New("dbasync: the function that takes the rows panicked")
 
 // hand gives one chunk to its submitter and waits for it.
@@ -141,7 +140,7 @@ func (s *stream) hand(ctx context.Context, chunk QueryResult) error {
 	pause := newBackoff(time.Millisecond, 20*time.Millisecond)
 	for err := on.Submit(task); err != nil; err = on.Submit(task) {
 		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("dbasync: the submitter of the rows has gone: %w", err)
+			return fmt.Errorf("dbasync: the submitter of the rows is closed: %w", err)
 		}
 		s.db.stats.submitterFull.Add(1)
 		pause.wait(ctx)
@@ -180,8 +179,8 @@ func (s *stream) call(chunk QueryResult, answer chan<- error) {
 	err = s.each(chunk)
 }
 
-// end is the completion, on the submitter or on the DB's pool. When the time is up while
-// each runs, done is called by the goroutine that each is on, after it.
+// end is the completion, on the submitter or on the DB's pool. If the timeout expires while each
+// runs, done is called by the goroutine on which each runs, after each.
 func (s *stream) end(r QueryResult) {
 	s.mu.Lock()
 	s.ended = true

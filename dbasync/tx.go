@@ -10,17 +10,18 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Tx runs fn in a transaction of its own, on an ordinary connection and one of
-// the DB's goroutines, where it may block, and commits when fn returns nil. The
-// result has no rows. Outcomes: OK, committed; SQLError, fn or the commit failed
-// and all is undone (Err is fn's error); NotRun, the connection was lost before the
-// commit was sent, so nothing is left of it; MayHaveRun, it was lost in the commit.
-// ctx and Config.SlowTimeout bound it; fn's ctx ends with them. When fn commits tx
-// itself, the outcome is that of its commit, and Err is what fn returns; when it ends
-// the transaction by a statement's text, MayHaveRun, or OK when it has begun another by
-// one and that is committed. What fn sets for the session
-// (SET, temporary tables, advisory locks) is taken back before another uses the
-// connection.
+// Tx runs fn in a transaction on an ordinary connection, on one of the DB's goroutines, where fn
+// may block, and commits when fn returns nil. The result has no rows. ctx and Config.SlowTimeout
+// limit it; fn's ctx ends with them.
+//
+// Outcomes: OK, committed; SQLError, fn or the commit failed and everything was rolled back (Err is
+// fn's error); NotRun, the connection was lost before the commit was sent, so nothing remains;
+// MayHaveRun, it was lost during the commit. If fn commits tx itself, the outcome is that of its
+// commit, and Err is what fn returns. If fn ends the transaction by a COMMIT or ROLLBACK statement,
+// the outcome is MayHaveRun, or OK if fn began another one by a statement and that is committed.
+//
+// Session state that fn sets (SET, temporary tables, advisory locks) is reset before the connection
+// is used again.
 func (db *DB) Tx(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, pgx.Tx) error) error {
 	return db.BeginTxFunc(ctx, on, done, TxOptions{}, fn)
 }
@@ -38,7 +39,7 @@ func runTx(ctx context.Context, c *pgxpool.Conn, opts pgx.TxOptions, fn func(con
 	return o, tag, err
 }
 
-// run calls fn and ends the transaction, unless fn has.
+// run calls fn and ends the transaction, unless fn has ended it.
 func (t *ownTx) run(ctx context.Context, c *pgxpool.Conn, fn func(context.Context, pgx.Tx) error) (Outcome, string, error) {
 	err := t.call(ctx, fn)
 	t.ends.off = true
@@ -48,7 +49,7 @@ func (t *ownTx) run(ctx context.Context, c *pgxpool.Conn, fn func(context.Contex
 	switch {
 	case err != nil:
 		return t.undo(ctx, c, err)
-	case c.Conn().IsClosed() && !t.rolledBack: // fn has not told: no commit can be sent
+	case c.Conn().IsClosed() && !t.rolledBack: // fn has not reported it: no commit can be sent
 		return NotRun, "", fmt.Errorf("%w before the commit", ErrConnLost)
 	}
 	switch err := t.Tx.Commit(ctx); {
@@ -71,7 +72,7 @@ func (t *ownTx) undo(ctx context.Context, c *pgxpool.Conn, err error) (Outcome, 
 		c.Conn().Close(bounded)
 		return SQLError, "", err
 	}
-	// Failing here means that the connection has gone: undone all the same.
+	// If this fails, the connection is lost, which also rolls back.
 	_ = t.Tx.Rollback(bounded)
 	if c.Conn().IsClosed() && !isPgError(err) {
 		return NotRun, "", err
@@ -79,8 +80,8 @@ func (t *ownTx) undo(ctx context.Context, c *pgxpool.Conn, err error) (Outcome, 
 	return SQLError, "", err
 }
 
-// parting bounds the last words to a connection whose user's time may be up: its peer may
-// have fallen silent.
+// parting limits the last statements on a connection whose user's timeout may have expired: its
+// peer may not answer.
 func parting(ctx context.Context, c *pgxpool.Conn) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), c.Conn().Config().ConnectTimeout)
 }
@@ -90,12 +91,12 @@ func isPgError(err error) bool {
 	return errors.As(err, &pg)
 }
 
-// Do runs fn with an ordinary connection of its own: SET, cursors, temporary
-// tables, session locks, COPY TO, whatever needs the same connection for a while.
-// The connection is closed afterwards, so that nothing of its state is left. fn may
-// block. Err is what fn returned; the Outcome is then SQLError for an error of
-// the server that left the connection whole, else, and after a panic, MayHaveRun, as
-// only fn knows what it had done.
+// Do runs fn with an ordinary connection: for SET, cursors, temporary tables, session locks, COPY
+// TO, or whatever needs the same connection for a while. fn runs on one of the DB's goroutines and
+// may block. The connection is closed afterwards, so none of its state remains. Err is what fn
+// returned. The Outcome is SQLError for an error of the server after which the connection is still
+// usable; after any other error, or a panic, it is MayHaveRun, since only fn knows what it had
+// done.
 func (db *DB) Do(ctx context.Context, on Submitter, done func(QueryResult), fn func(context.Context, *pgx.Conn) error) error {
 	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
 		defer func() {
@@ -115,8 +116,8 @@ func (db *DB) Do(ctx context.Context, on Submitter, done func(QueryResult), fn f
 	})
 }
 
-// CopyFrom loads rows into a table with COPY, in one transaction. src is read on one of
-// the DB's goroutines. RowsAffected of the result is the number of rows.
+// CopyFrom loads rows into a table with COPY, in one transaction. src is read on one of the DB's
+// goroutines. RowsAffected of the result is the number of rows.
 func (db *DB) CopyFrom(ctx context.Context, on Submitter, done func(QueryResult), table pgx.Identifier, columns []string, src pgx.CopyFromSource) error {
 	return db.start(ctx, on, done, func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error) {
 		n, err := c.CopyFrom(ctx, table, columns, src)
