@@ -9,13 +9,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// fatalError: whoever is at the other end said that the connection ends. It may be a
-// pooler, which knows nothing of what a server behind it has done.
+// fatalError: the peer announced that it closes the connection. The peer may be a pooler, which
+// doesn't know what a server behind it has done.
 type fatalError struct{ pg *pgconn.PgError }
 
-// inOrder: a server process said so itself, where it looks for interrupts, and so in
-// order with its answers: it has read nothing beyond the query it was at. A pooler
-// does not say where in PostgreSQL's source an error comes from.
+// inOrder reports whether a server process sent the error at a point where it checks for
+// interrupts, and so in order with its answers: it has read nothing beyond its current query. A
+// pooler doesn't name a source file of PostgreSQL.
 func inOrder(pg *pgconn.PgError) bool {
 	switch pg.Code {
 	case codeShutdown:
@@ -24,8 +24,8 @@ func inOrder(pg *pgconn.PgError) bool {
 	return whileIdle(pg)
 }
 
-// whileIdle: the server process gave up waiting for the next command, so that nothing
-// it had not answered has run.
+// whileIdle reports whether the server process timed out waiting for the next command, so that
+// nothing it had not answered has run.
 func whileIdle(pg *pgconn.PgError) bool {
 	return (pg.Code == codeIdleSession || pg.Code == codeIdleInTx) && pg.Routine == routineInterrupts
 }
@@ -58,8 +58,8 @@ const (
 	routineInterrupts = "ProcessInterrupts"
 )
 
-// maxTries bounds how often one query is put back for a reason of its own: a changed
-// plan, a lost statement, Stmt.Retry.
+// maxTries limits how often one query is put back for a reason of its own: a changed plan, a lost
+// prepared statement, Stmt.Retry.
 const maxTries = 3
 
 // Phases of the entry at the head.
@@ -70,8 +70,8 @@ const (
 	phAgain          // kStrict: put back, before ReadyForQuery
 )
 
-// answers follows what the server says: a state machine that does no I/O and is
-// used by the reader alone. Between two settles it collects what is finished.
+// answers is the state machine of the server's answers. It does no I/O and is used by the reader
+// only. Between two calls of settle it collects what is finished.
 type answers struct {
 	index  int // of the lane
 	shapes *shapes
@@ -80,50 +80,50 @@ type answers struct {
 	slowAfter, calm time.Duration
 
 	now     time.Duration // when the bytes at hand were read
-	resumed time.Duration // when the reader went on after a pause of its own, 0: never
+	resumed time.Duration // when the reader continued after a pause of its own, 0: never
 
-	onNotice func(context.Context, Notice) // nil: nobody asks
+	onNotice func(context.Context, Notice) // nil: no hook
 
 	view fifo   // the FIFO as it was when the bytes arrived
-	pos  uint64 // the entry that is being answered
+	pos  uint64 // the entry being answered
 
 	phase   int
-	bound   bool // BindComplete has come for the entry
+	bound   bool // BindComplete has arrived for the entry
 	aborted bool // ReadyForQuery said 'E' and no rollback has been answered since
 	rows    rowSet
 	tag     string
 	desc    describing
-	held    []heldRow // finished in a group whose commit is to come
+	held    []heldRow // finished in a group whose commit is not yet acknowledged
 	nHeld   int       // bytes of those
-	// override has the true columns for descriptions that were found stale on this lane.
+	// override has the current columns for descriptions that were found stale on this lane.
 	override map[*description][]pgconn.FieldDescription
 
 	// collected since the last settle
 	fin        []*request // claimed, with their result; ready for delivery
-	gone       []*request // answered: their reference is to be given back
+	gone       []*request // answered: their reference is to be released
 	again      []*request // did not run: to be put back
 	described  []*shape   // described, or not describable
 	replan     []staleShape
-	bare       bool     // the lane's own statements are gone
+	bare       bool     // the lane's own prepared statements no longer exist
 	redescribe []*shape // a describe that did not run
 	failed     []failedShape
 	slow       []*shape // learned from 57014
-	errors     int      // bursts cut short
+	errors     int      // bursts that ended with an error
 	clean      int      // Syncs without one
 	syncs      int      // ReadyForQuery messages
-	synced     bool     // a ReadyForQuery has come
+	synced     bool     // a ReadyForQuery has arrived
 	dirtyBurst bool
 	rolledBack bool
 }
 
 type limits struct{ rows, bytes int }
 
-// rowSet is the rows of the result that is arriving: DataRow messages as they came.
+// rowSet is the rows of the result that is arriving: DataRow messages as received.
 type rowSet struct {
 	data []byte
 	n    int
 	over bool
-	at   time.Duration // when it was found to be over
+	at   time.Duration // when it was found to be finished
 }
 
 type heldRow struct {
@@ -132,7 +132,7 @@ type heldRow struct {
 	tag  string
 }
 
-// staleShape is a shape whose description desc no longer holds.
+// staleShape is a shape whose description desc is out of date.
 type staleShape struct {
 	shape *shape
 	desc  *description
@@ -217,7 +217,7 @@ func (a *answers) parsed(e entry) error {
 	return nil
 }
 
-// rowsArrived takes n whole DataRow messages, or with n 0 a further piece of one.
+// rowsArrived takes n complete DataRow messages, or if n is 0 a further piece of one.
 func (a *answers) rowsArrived(b []byte, n int) error {
 	e, ok := a.cur()
 	if !ok || e.req == nil || a.phase != phQuery || !a.bound {
@@ -318,8 +318,8 @@ func (a *answers) syncPoint(status byte) {
 	a.dirtyBurst = false
 }
 
-// hold keeps the result of a group's query until the group's commit, within the limit of
-// one result: a commit of a READ ONLY transaction changes nothing of what it has read.
+// hold keeps the result of a group's query until the group's commit, within the limit of one
+// result. (The commit of a READ ONLY transaction doesn't change what was read.)
 func (a *answers) hold(e entry, tag string) {
 	a.tooMuch(e)
 	a.held = append(a.held, heldRow{e.req, a.rows, tag})
@@ -328,8 +328,8 @@ func (a *answers) hold(e entry, tag string) {
 	}
 }
 
-// tooMuch: a result that was too large, and took long to read on for that, goes to the slow
-// connections next time.
+// tooMuch moves a statement whose result was too large, and took long to read to its end, to the
+// slow connections from the next time on.
 func (a *answers) tooMuch(e entry) {
 	if a.rows.over && a.now-a.rows.at > a.slowAfter {
 		a.slow = append(a.slow, e.req.shape)

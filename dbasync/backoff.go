@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// backoff is a pause that doubles; each one is spread over its upper half, so
-// that the lanes of many processes do not come back at once.
+// backoff is a pause that doubles; each is random within its upper half, so that the lanes of many
+// processes do not reconnect at the same moment.
 type backoff struct{ min, max, next time.Duration }
 
 func newBackoff(lo, hi time.Duration) *backoff { return &backoff{lo, hi, lo} }

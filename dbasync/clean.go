@@ -9,19 +9,19 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// cleanState leaves a connection as it was when it was made, but for its prepared
-// statements, which pgx knows of.
+// cleanState resets a connection to its initial state, except for its prepared statements, which
+// pgx tracks.
 const cleanState = "close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences; reset session authorization; reset all"
 
-// Keys of what noteSettings has noted.
+// Keys of what noteSettings records on a connection.
 const (
 	ownSettings = "millrace settings"
 	ownTimeout  = "millrace statement_timeout" // AfterConnect has set it
 )
 
-// noteSettings notes what AfterConnect has SET, as SQL that sets it again. Settings of
-// one's own making (app.tenant) are not among what the server lists. before is the SQL that
-// the connection began with.
+// noteSettings records what AfterConnect has SET, as SQL that sets it again. Custom settings
+// (app.tenant) are not in the server's list and are not recorded. before is the SQL that the
+// connection began with.
 func noteSettings(ctx context.Context, c *pgx.Conn, before string) error {
 	rows, err := c.Query(ctx, "select name, setting from pg_settings where source = 'session'", pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
@@ -43,14 +43,13 @@ func noteSettings(ctx context.Context, c *pgx.Conn, before string) error {
 	return nil
 }
 
-// literal quotes text for SQL, whatever standard_conforming_strings says.
+// literal quotes text for SQL; the result doesn't depend on standard_conforming_strings.
 func literal(text string) string {
 	return " E'" + strings.NewReplacer(`\`, `\\`, "'", "''").Replace(text) + "'"
 }
 
-// clean takes back what a job has set on its connection; one that can't be cleaned is
-// closed. What AfterConnect has set stands again. The job's completion has been handed
-// over.
+// clean resets what a job has set on its connection and applies the settings of AfterConnect again;
+// a connection that can't be cleaned is closed. The job's completion has been submitted before.
 func (s *slowPool) clean(ctx context.Context, c *pgxpool.Conn) {
 	pc := c.Conn().PgConn()
 	if pc.IsClosed() || pc.TxStatus() != 'I' {

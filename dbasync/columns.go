@@ -7,17 +7,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What the answers do with descriptions: those asked for, and those found stale.
+// This file handles descriptions: those that were requested, and those found stale.
 
-// planChanged: the server refused a Bind because the statement's columns are not what
-// they were. It has not run.
+// planChanged reports whether the server refused a Bind because the statement's columns have
+// changed. It has not run.
 func planChanged(pg *pgconn.PgError) bool {
 	return pg.Code == codeUnsupport && pg.Routine == "RevalidateCachedQuery" ||
 		pg.Code == codeProtocol && pg.Routine == "PortalSetResultFormat"
 }
 
-// descriptionFailed: the server could not use the statement as it was described: a type
-// is gone, or a parameter's does not fit any more. Described anew, it may.
+// descriptionFailed reports whether the server could not use the statement as it was described: a
+// type was dropped, or a parameter's type doesn't fit any more. Describing it again may help.
 func descriptionFailed(pg *pgconn.PgError) bool {
 	switch pg.Code {
 	case codeUnsupport, codeProtocol, codeInternal, codeBinary, codeText, codeDate:
@@ -28,9 +28,9 @@ func descriptionFailed(pg *pgconn.PgError) bool {
 	return strings.HasPrefix(pg.Code, "42")
 }
 
-// columns handles the RowDescription that follows a Parse in a burst. When the
-// table has changed since the shape was described, results of this lane that were
-// asked for with the old description get these columns.
+// columns handles the RowDescription that follows a Parse in a burst. If the table has changed
+// since the shape was described, results of this lane that were requested with the old description
+// get these columns.
 func (a *answers) columns(e entry, body []byte) error {
 	if e.req == nil || a.bound || a.phase != phQuery {
 		return brokenf("RowDescription for %v", e.kind)

@@ -15,9 +15,9 @@ import (
 	"millrace/internal/mask"
 )
 
-// DB runs SQL over a few shared connections and hands the results to Submitters.
-// All methods may be called from any goroutine; Query, Exec and their relatives
-// never block and never call back on the caller's stack.
+// DB runs SQL over a few shared connections and delivers the results to Submitters. All methods may
+// be called from any goroutine. Query, Exec and the other methods with a completion never block,
+// and never call back on the caller's stack.
 type DB struct {
 	cfg      Config
 	pgCfg    *pgxpool.Config
@@ -47,13 +47,13 @@ type DB struct {
 
 	outstanding atomic.Int64  // accepted, completion not begun
 	bytes       atomic.Int64  // of their arguments
-	idle        chan struct{} // poked when outstanding falls to 0 while stopping
+	idle        chan struct{} // signalled when outstanding falls to 0 while stopping
 
 	mu      sync.Mutex
 	state   dbState // guarded by mu
 	running atomic.Bool
 	cancel  context.CancelFunc // guarded by mu
-	stopped chan struct{}      // closed when Stop is through
+	stopped chan struct{}      // closed when Stop is done
 	wg      sync.WaitGroup     // lanes, sweeper
 	tasks   sync.WaitGroup     // describes being encoded
 }
@@ -75,7 +75,7 @@ func New(cfg Config) (*DB, error) {
 	}
 	pgCfg, err := pgxpool.ParseConfig(cfg.URL)
 	if err != nil {
-		if why := mask.Why(cfg.URL); why != "" { // pgx may quote a part of the password
+		if why := mask.Why(cfg.URL); why != "" { // pgx may quote part of the password
 			return nil, fmt.Errorf("dbasync: URL %q: %s", mask.Conn(cfg.URL), why)
 		}
 		return nil, fmt.Errorf("dbasync: %w", mask.Error(err))
@@ -113,8 +113,8 @@ func New(cfg Config) (*DB, error) {
 	return db, nil
 }
 
-// Start begins to connect and returns; the server need not be there yet. ctx bounds
-// nothing after Start has returned. A DB can't be started twice.
+// Start begins to connect and returns; the server need not be up yet. ctx has no effect after Start
+// has returned. A DB can't be started twice.
 func (db *DB) Start(context.Context) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -145,13 +145,13 @@ func (db *DB) Start(context.Context) error {
 	return nil
 }
 
-// Running tells whether queries are accepted.
+// Running reports whether queries are accepted.
 func (db *DB) Running() bool { return db.running.Load() }
 
 // Conn returns the shared connection i, 0 to Config.Lanes-1.
 func (db *DB) Conn(i int) Conn { return Conn{db.lanes[i]} }
 
-// Connected tells whether at least one shared connection is up.
+// Connected reports whether at least one shared connection is up.
 func (db *DB) Connected() bool {
 	for _, l := range db.lanes {
 		if l.up.Load() {
@@ -161,7 +161,7 @@ func (db *DB) Connected() bool {
 	return false
 }
 
-// SetObserver swaps the observer, also while running; nil: none.
+// SetObserver replaces the observer, also while running; nil: none.
 func (db *DB) SetObserver(o Observer) {
 	if o == nil {
 		db.observer.Store(nil)
@@ -170,11 +170,11 @@ func (db *DB) SetObserver(o Observer) {
 	db.observer.Store(&o)
 }
 
-// Stop refuses new queries, waits for the accepted ones until ctx ends, ends those
-// that are left (NotRun when they were not sent, else MayHaveRun), delivers every
-// completion and closes the connections. A completion whose submitter and pool
-// take nothing any more runs on Stop's goroutine. It may be called twice; the
-// second waits for the first. The error says that something was cut short.
+// Stop refuses new queries, waits for the accepted ones until ctx ends, ends the remaining ones
+// (NotRun if they were not sent, otherwise MayHaveRun), delivers every completion and closes the
+// connections. A completion that neither its submitter nor the pool accepts runs on Stop's
+// goroutine. Stop may be called twice; the second call waits for the first. The error reports that
+// queries were cut short.
 func (db *DB) Stop(ctx context.Context) error {
 	db.mu.Lock()
 	switch db.state {
@@ -198,7 +198,7 @@ func (db *DB) Stop(ctx context.Context) error {
 	return err
 }
 
-// flushTime is how long Stop goes on offering completions to submitters that are full.
+// flushTime is how long Stop continues to offer completions to full submitters.
 const flushTime = time.Second
 
 func (db *DB) shutdown(ctx context.Context) error {
@@ -229,7 +229,7 @@ func (db *DB) shutdown(ctx context.Context) error {
 	return nil
 }
 
-// drain waits until nothing is outstanding; it returns how much was when ctx ended.
+// drain waits until nothing is outstanding, or returns how much was when ctx ended.
 func (db *DB) drain(ctx context.Context) int64 {
 	for {
 		n := db.outstanding.Load()
@@ -244,7 +244,7 @@ func (db *DB) drain(ctx context.Context) int64 {
 	}
 }
 
-// settled takes r off the books: its completion begins.
+// settled stops counting r as outstanding: its completion begins.
 func (db *DB) settled(r *request) {
 	db.bytes.Add(-int64(r.bytes))
 	if r.share != nil {
@@ -262,11 +262,11 @@ func (db *DB) settled(r *request) {
 
 func (db *DB) now() time.Duration { return time.Since(db.epoch) }
 
-// sweepEvery is how exact timeouts are.
+// sweepEvery is the precision of timeouts.
 const sweepEvery = 50 * time.Millisecond
 
-// sweep ends queries whose time is up, drops silent connections, and offers
-// refused completions anew. It is the DB's housekeeping goroutine.
+// sweep is the DB's housekeeping goroutine: it ends queries whose timeout has expired, closes
+// silent connections, and offers refused completions again.
 func (db *DB) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()

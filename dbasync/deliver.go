@@ -11,8 +11,8 @@ import (
 	"millrace/internal/seldom"
 )
 
-// groupSize is how many completions one task of the DB's pool runs at most: enough
-// to make the hand-over cheap, few enough to keep several workers busy.
+// groupSize is the maximum number of completions in one task of the DB's pool: enough to make
+// submitting cheap, few enough to keep several workers busy.
 const groupSize = 16
 
 // group is a run of completions for the DB's pool.
@@ -32,8 +32,8 @@ func (db *DB) newGroup() *group {
 	return g
 }
 
-// deliver runs on the pool. When a callback panics, the rest goes to the pool anew
-// and the panic goes on to whoever recovers it there.
+// deliver runs on the pool. If a callback panics, the rest is submitted to the pool again and the
+// panic continues to the pool's recover.
 func (g *group) deliver() {
 	defer func() {
 		if g.i == g.n {
@@ -51,8 +51,8 @@ func (g *group) deliver() {
 	}
 }
 
-// deliver calls r's callback and the observer, and ends r. It runs on r's submitter,
-// or on the DB's pool. No reference to r may be kept by the caller.
+// deliver calls r's callback and the observer, and ends r. It runs on r's submitter, or on the DB's
+// pool. The caller must not keep a reference to r.
 func (r *request) deliver() {
 	r.db.rows.begin(r)
 	db, res, done, qctx := r.db, r.res, r.done, r.qctx
@@ -72,7 +72,7 @@ func (r *request) deliver() {
 	}
 }
 
-// deliver hands one claimed request to its submitter.
+// deliver submits one claimed request to its submitter.
 func (db *DB) deliver(r *request) {
 	r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
 	r.res.Elapsed = db.now() - r.start
@@ -82,8 +82,8 @@ func (db *DB) deliver(r *request) {
 	db.hand(r)
 }
 
-// deliverAll is deliver for what one read of a lane finished, in its order. What
-// goes to the DB's pool goes in groups.
+// deliverAll is deliver for everything that one read of a lane finished, in order. What is for the
+// DB's pool is submitted in groups.
 func (db *DB) deliverAll(rs []*request, now time.Duration) {
 	var g *group
 	for _, r := range rs {
@@ -110,8 +110,8 @@ func (db *DB) deliverAll(rs []*request, now time.Duration) {
 	}
 }
 
-// isPool tells whether on is the DB's pool. Only pointers are compared: other
-// types may not be comparable.
+// isPool reports whether on is the DB's pool. Only pointers are compared: other types may not be
+// comparable.
 func (db *DB) isPool(on Submitter) bool {
 	return on == nil || db.poolPtr && reflect.TypeOf(on).Kind() == reflect.Pointer && on == db.pool
 }
@@ -128,7 +128,7 @@ func (db *DB) handGroup(g *group) {
 	db.groups.Put(g)
 }
 
-// hand gives r to its submitter, or to the late list when that is full.
+// hand submits r to its submitter, or adds it to the late list if that is full.
 func (db *DB) hand(r *request) {
 	if db.late.waiting.Load() > 0 && db.late.mustQueue(r) {
 		db.late.add(r)
@@ -139,8 +139,8 @@ func (db *DB) hand(r *request) {
 	}
 }
 
-// tryHand gives r to its submitter; when that has gone for good, to the pool, marked
-// stale. False: full now.
+// tryHand submits r to its submitter; if that is closed, to the pool, marked stale. It returns
+// false if the target is full.
 func (db *DB) tryHand(r *request) bool {
 	on := r.on
 	if on == nil {
@@ -160,19 +160,19 @@ func (db *DB) tryHand(r *request) bool {
 	}
 	r.on = nil
 	if db.isPool(on) {
-		// The pool itself has gone: the last resort is the sweeper's own goroutine.
+		// The pool is closed too: the sweeper's own goroutine runs it.
 		db.late.last.Store(true)
 		return false
 	}
 	return db.pool.Submit(r.run) == nil
 }
 
-// late holds completions whose submitter was full. It holds no more than were
-// accepted, which MaxQueue bounds.
+// late holds completions whose submitter was full. MaxQueue limits them, as it limits all accepted
+// queries.
 type late struct {
 	db      *DB
 	waiting atomic.Int64
-	last    atomic.Bool // the pool has gone: run them here
+	last    atomic.Bool // the pool is closed: run them here
 	kick    chan struct{}
 	panics  seldom.Line
 
@@ -180,7 +180,7 @@ type late struct {
 	rs []*request // guarded by mu
 }
 
-// add appends r. Its rows go when too many bytes wait.
+// add appends r, and drops its rows if too many bytes wait.
 func (l *late) add(r *request) {
 	l.db.rows.full(r)
 	l.mu.Lock()
@@ -193,11 +193,11 @@ func (l *late) add(r *request) {
 	}
 }
 
-// mustQueue: a keyed one may not overtake one that waits.
+// mustQueue reports whether r may not overtake a waiting one: it has a key.
 func (l *late) mustQueue(r *request) bool { return r.stmt.Key != 0 }
 
-// retry tries each once, in order; one key's behind its first refusal stay. It runs
-// on the DB's sweeper, and in the end on Stop.
+// retry tries each once, in order; after a key's first refusal the rest of that key stays. It runs
+// on the DB's sweeper, and finally in Stop.
 func (l *late) retry() {
 	l.mu.Lock()
 	rs := l.rs
@@ -223,7 +223,7 @@ func (l *late) retry() {
 	l.mu.Unlock()
 }
 
-// runHere runs a completion on the calling goroutine of the DB.
+// runHere runs a completion on the calling goroutine, which is the DB's own.
 func (l *late) runHere(r *request) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -235,8 +235,8 @@ func (l *late) runHere(r *request) {
 	r.run()
 }
 
-// flush is Stop's: everything is delivered when it returns. Submitters that stay full
-// past the deadline are replaced by this goroutine.
+// flush is called by Stop: everything is delivered when it returns. Submitters that are full after
+// the deadline are replaced by this goroutine.
 func (l *late) flush(deadline time.Time) {
 	for l.waiting.Load() > 0 {
 		if !time.Now().Before(deadline) {

@@ -1,14 +1,13 @@
 package dbasync
 
-// described starts the encoding of those that waited for sh's description, on a
-// goroutine of its own: encoding may call a value's own methods. Caller holds
-// queue.mu.
+// described starts the encoding of the requests that waited for sh's description, on a new
+// goroutine: encoding may call a value's own methods. Caller holds queue.mu.
 func (db *DB) described(sh *shape) {
 	db.tasks.Go(func() { db.encodeWaiting(sh) })
 }
 
-// waiting returns the requests that wait for sh: those of parked are taken off it,
-// those with a key stay where they are and get a reference. Caller holds mu.
+// waiting returns the requests that wait for sh: those of parked are removed from it, those with a
+// key stay in place and get a reference. Caller holds mu.
 func (q *queue) waiting(sh *shape) (parked, keyed []*request) {
 	for r := q.parked.head; r != nil; {
 		next := r.next
@@ -32,7 +31,7 @@ func (db *DB) encodeWaiting(sh *shape) {
 	q := &db.q
 	q.mu.Lock()
 	d := sh.desc.Load()
-	if d == nil { // changed again: whoever asked anew will come back here
+	if d == nil { // changed again: the next description leads here again
 		q.mu.Unlock()
 		return
 	}
@@ -46,7 +45,7 @@ func (db *DB) encodeWaiting(sh *shape) {
 	}
 }
 
-// encodeParked owns r's one reference until place takes it.
+// encodeParked owns r's only reference until place takes it.
 func (db *DB) encodeParked(r *request, d *description) {
 	err := r.encode(d, r.args)
 	q := &db.q
@@ -65,7 +64,7 @@ func (db *DB) encodeParked(r *request, d *description) {
 	}
 }
 
-// encodeKeyed leaves r in its place among those of its key.
+// encodeKeyed leaves r in its place in the order of its key.
 func (db *DB) encodeKeyed(r *request, d *description) {
 	err := r.encode(d, r.args)
 	q := &db.q
@@ -87,10 +86,10 @@ func (db *DB) encodeKeyed(r *request, d *description) {
 	r.release()
 }
 
-// undescribable ends those that waited for a text the server can't make sense of: those
-// that would have failed when it was asked. For the others it is asked again, as what was
-// before them may have made what it names: with a key when their turn comes, without one at
-// once.
+// undescribable ends the requests that waited for a text the server refuses to describe, as far as
+// they would have failed at that time. For the others it is described again, because what ran
+// before them may have created what it names: those with a key when their turn comes, those without
+// one at once.
 func (db *DB) undescribable(sh *shape, err error) {
 	q := &db.q
 	q.mu.Lock()
@@ -113,15 +112,15 @@ func (db *DB) undescribable(sh *shape, err error) {
 	}
 }
 
-// refused sorts the requests that wait for sh's description, which has failed, as waiting
-// does: those that it refuses, and whether others are kept. Caller holds mu.
+// refused sorts the requests that wait for sh's failed description like waiting does: it returns
+// those that are refused, and whether others are kept. Caller holds mu.
 func (q *queue) refused(sh *shape) (parked, keyed []*request, kept bool) {
 	again := false
 	for r := q.parked.head; r != nil; {
 		next := r.next
 		switch {
 		case r.shape != sh:
-		case r.seq > sh.sent: // another's completion, which it has seen, may have come between
+		case r.seq > sh.sent: // a query whose completion it has seen may have run in between
 			again = true
 		default:
 			q.parked.unlink(r)
@@ -147,7 +146,7 @@ func (q *queue) refused(sh *shape) (parked, keyed []*request, kept bool) {
 }
 
 // noteFirst marks the requests with a key that have nothing before them while sh is being
-// described: no other statement could make it mean something. Caller holds mu.
+// described: no other statement could create what it lacks. Caller holds mu.
 func (q *queue) noteFirst(sh *shape) {
 	for i := range q.parts {
 		p := &q.parts[i]
@@ -160,8 +159,8 @@ func (q *queue) noteFirst(sh *shape) {
 	}
 }
 
-// changing tells whether a statement that waits or runs before those of key may alter what
-// they use. It may say so of one that has another key, or was cancelled.
+// changing reports whether a statement that waits or runs before those of key may alter what they
+// use. It may return true for one of another key, or a cancelled one.
 func (q *queue) changing(key uint64) bool {
 	if key == 0 {
 		return false

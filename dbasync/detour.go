@@ -1,15 +1,15 @@
 package dbasync
 
-// detour is a key whose turn has come to a statement that was learned to be slow. That runs
-// on an ordinary connection; what else the key has waits here until it has ended, so that
-// neither a lane nor the keys that share its part wait for it too. Guarded by queue.mu.
+// detour is a key whose next statement is known to be slow. That runs on an ordinary connection;
+// later queries of the key wait here until it has ended, so that neither a lane nor other keys of
+// the same part wait for it. Guarded by queue.mu.
 type detour struct {
 	list
 	key uint64
 }
 
-// detour takes the head of p, and what follows of its key, off the lanes' way. Nothing of p
-// is in flight, so that nothing of the key is. Caller holds mu.
+// detour removes the head of p, and what follows of its key, from the lanes' queue. Nothing of p is
+// in flight, so nothing of the key is. Caller holds mu.
 func (q *queue) detour(p *part) {
 	r := p.head
 	d := &detour{key: r.stmt.Key}
@@ -27,7 +27,7 @@ func (q *queue) detour(p *part) {
 	q.putSlow(r, true)
 }
 
-// onward: the statement of d that was slow has ended, or will not run. Caller holds mu.
+// onward: the slow statement of d has ended, or will not run. Caller holds mu.
 func (q *queue) onward(d *detour) {
 	if r := d.head; r != nil && r.desc != nil && r.desc == r.shape.desc.Load() && r.shape.slow.Load() && !q.dead {
 		d.unlink(r)
@@ -43,8 +43,8 @@ func (q *queue) onward(d *detour) {
 	}
 }
 
-// eachKeyed calls fn for all that wait in the order of their keys; fn may take what it gets
-// off its list.
+// eachKeyed calls fn for all requests that wait in the order of their keys; fn may remove its
+// argument from its list.
 func (q *queue) eachKeyed(fn func(*request)) {
 	for _, l := range q.keyedLists() {
 		for r := l.head; r != nil; {

@@ -19,11 +19,11 @@ const (
 	fmtBinary = 1
 )
 
-// encoder turns arguments into bytes. Not for use by two goroutines at a time.
+// encoder encodes arguments. It is not safe for concurrent use.
 type encoder struct {
 	m     *pgtype.Map
 	eqb   pgx.ExtendedQueryBuilder
-	types int64 // the version of the registry that m has
+	types int64 // the version of the registry in m
 }
 
 type encoders struct {
@@ -45,12 +45,12 @@ func (p *encoders) get() *encoder {
 
 func (p *encoders) put(e *encoder) { p.pool.Put(e) }
 
-// appendInt16, appendInt32: network order.
+// appendInt16 and appendInt32 use network byte order.
 func appendInt16(b []byte, v int) []byte { return binary.BigEndian.AppendUint16(b, uint16(v)) }
 func appendInt32(b []byte, v int) []byte { return binary.BigEndian.AppendUint32(b, uint32(v)) }
 
-// appendBind appends a Bind of the unnamed portal up to the result formats, which
-// belong to the description and follow by appendTail. Plain types take the quick way.
+// appendBind appends a Bind of the unnamed portal up to the result formats, which belong to the
+// description and are appended by appendTail. Plain types don't need a type map.
 func appendBind(dst []byte, name string, oids []uint32, args []any, encs *encoders) ([]byte, error) {
 	if len(args) != len(oids) {
 		return dst, fmt.Errorf("dbasync: got %d arguments, the statement has %d parameters", len(args), len(oids))
@@ -70,15 +70,15 @@ func appendBind(dst []byte, name string, oids []uint32, args []any, encs *encode
 	return dst, nil
 }
 
-// appendBindHead leaves the length open; finishBind fills it.
+// appendBindHead leaves the length open; finishBind sets it.
 func appendBindHead(dst []byte, name string) []byte {
 	dst = append(dst, 'B', 0, 0, 0, 0, 0)
 	dst = append(dst, name...)
 	return append(dst, 0)
 }
 
-// finishBind appends the result formats and the Execute of d and closes the Bind that
-// began at start. limited has the server stop after Config.MaxResultRows and one more.
+// finishBind appends the result formats and the Execute of d, and closes the Bind that began at
+// start. With limited the server stops after Config.MaxResultRows+1 rows.
 func finishBind(dst []byte, start int, d *description, limited bool) []byte {
 	tail := d.tail
 	if limited {
@@ -89,8 +89,8 @@ func finishBind(dst []byte, start int, d *description, limited bool) []byte {
 	return append(dst, tail...)
 }
 
-// appendQuick encodes the plain types in binary without a type map; ok is false
-// for every other pair of type and value.
+// appendQuick encodes plain types in binary without a type map; ok is false for any other
+// combination of type and value.
 func appendQuick(dst []byte, oid uint32, arg any) (_ []byte, ok bool) {
 	switch v := arg.(type) {
 	case nil:
@@ -137,8 +137,8 @@ func appendInteger(dst []byte, oid uint32, v int64) ([]byte, bool) {
 	return dst, false
 }
 
-// appendThroughMap encodes any argument as pgx does. A panic of a value's own
-// method comes back as an error.
+// appendThroughMap encodes any argument as pgx does. A panic of a value's own method is returned as
+// an error.
 func appendThroughMap(dst []byte, start int, oids []uint32, args []any, encs *encoders) (_ []byte, err error) {
 	e := encs.get()
 	defer func() {
@@ -167,7 +167,7 @@ func appendThroughMap(dst []byte, start int, oids []uint32, args []any, encs *en
 	return dst, nil
 }
 
-// execLen is the length of an Execute message of the unnamed portal.
+// execLen is the length of an Execute message of the unnamed portal, in bytes.
 const execLen = 10
 
 func appendExecute(dst []byte, maxRows int) []byte {
@@ -242,8 +242,7 @@ func newDescription(oids []uint32, fields []pgconn.FieldDescription, m *pgtype.M
 	return d
 }
 
-// bindParams reads the parameters back out of a Bind built above; the bytes are
-// msg's own.
+// bindParams reads the parameters from a Bind built above; the returned slices are parts of msg.
 func bindParams(msg []byte, name string) (values [][]byte, formats []int16) {
 	b := msg[5+1+len(name)+1:]
 	u16 := func() int { n := int(binary.BigEndian.Uint16(b)); b = b[2:]; return n }
@@ -263,8 +262,8 @@ func bindParams(msg []byte, name string) (values [][]byte, formats []int16) {
 	return values, formats
 }
 
-// cloneArgs copies args for a query whose shape is not known yet; byte slices, which
-// callers reuse, are copied too.
+// cloneArgs copies args for a query whose shape is not described yet; byte slices, which callers
+// reuse, are copied too.
 func cloneArgs(args []any) ([]any, int) {
 	out, size := make([]any, len(args)), 0
 	for i, a := range args {

@@ -2,8 +2,8 @@ package dbasync
 
 import "strings"
 
-// endsTx tells whether sql, or a statement in it, may end a transaction. Where it can't
-// tell, as for the body of a function in SQL's own form, it says so.
+// endsTx reports whether sql, or a statement in it, may end a transaction. If it can't decide, as
+// for the body of a function in standard SQL form, it returns true.
 func endsTx(sql string) bool {
 	for sql != "" {
 		var one string
@@ -25,8 +25,8 @@ func endsTx(sql string) bool {
 	return false
 }
 
-// cutStatement returns the first statement of sql and what is behind its semicolon. Those in
-// literals, quoted names and comments are none.
+// cutStatement returns the first statement of sql and the text after its semicolon. Semicolons in
+// literals, quoted names and comments don't count.
 func cutStatement(sql string) (one, rest string) {
 	for i := 0; i < len(sql); {
 		switch c := sql[i]; {
@@ -51,8 +51,8 @@ func cutStatement(sql string) (one, rest string) {
 	return sql, ""
 }
 
-// skipQuoted returns the index behind the quoted text that opens at i. A quote that is
-// doubled in it closes one text and opens the next.
+// skipQuoted returns the index after the quoted text that begins at i. A doubled quote in it is
+// taken as the end of one text and the beginning of the next.
 func skipQuoted(sql string, i int, escapes bool) int {
 	quote := sql[i]
 	for i++; i < len(sql); i++ {
@@ -66,8 +66,8 @@ func skipQuoted(sql string, i int, escapes bool) int {
 	return len(sql)
 }
 
-// skipDollars returns the index behind the $tag$ text that opens at i, or behind the dollar
-// when none does.
+// skipDollars returns the index after the $tag$ text that begins at i, or after the dollar sign if
+// none begins there.
 func skipDollars(sql string, i int) int {
 	n := strings.IndexByte(sql[i+1:], '$')
 	if n < 0 || !isTag(sql[i+1:i+1+n]) || i > 0 && isTag(sql[i-1:i]) {
@@ -81,7 +81,8 @@ func skipDollars(sql string, i int) int {
 	return i + len(tag) + end + len(tag)
 }
 
-// isTag: letters, digits, underscores, what is not ASCII; the first is no digit.
+// isTag reports whether s is a dollar-quote tag: letters, digits, underscores and non-ASCII; not a
+// digit first.
 func isTag(s string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -39,8 +39,8 @@ func (a *answers) failure(pg *pgconn.PgError) error {
 	return a.skip()
 }
 
-// failBegin: nothing of the burst has run. Without its own statements, which a function
-// may throw away, the lane prepares them anew; after anything else it is given up.
+// failBegin: nothing of the burst has run. If the lane's own prepared statements are missing (a
+// function may discard them), the lane prepares them again; after any other error it is closed.
 func (a *answers) failBegin(pg *pgconn.PgError) error {
 	mine := a.aborted && pg.Code == codeAborted
 	if pg.Code == codeNoStmt {
@@ -69,7 +69,7 @@ func (a *answers) failStrict(e entry, pg *pgconn.PgError) error {
 	return nil
 }
 
-// skip: what follows up to the Sync was discarded by the server.
+// skip: the server discarded what follows up to the Sync.
 func (a *answers) skip() error {
 	for {
 		e, ok := a.cur()
@@ -86,9 +86,9 @@ func (a *answers) skip() error {
 	}
 }
 
-// fail settles a query that the server refused: its error, or put back when it is
-// the lane's fault that it did not run. It reports whether r is done with; then r
-// is among gone unless it is strict, where ReadyForQuery puts it there.
+// fail settles a query that the server refused: it ends with the error, or is put back if the lane
+// was the reason that it did not run. It reports whether r is finished; if so r is among gone,
+// unless it is strict, where ReadyForQuery adds it.
 func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
 	atBind := !a.bound && a.phase == phQuery
 	switch {
@@ -108,7 +108,7 @@ func (a *answers) fail(r *request, pg *pgconn.PgError) bool {
 		return false
 	case atBind && descriptionFailed(pg):
 		a.shapes.renew(r.shape)
-	case pg.Code == codeCanceled && (a.resumed == 0 || a.now-a.resumed > a.calm): // not held up by us
+	case pg.Code == codeCanceled && (a.resumed == 0 || a.now-a.resumed > a.calm): // not delayed by our own pause
 		a.slow = append(a.slow, r.shape)
 	}
 	if _, ok := r.claim(); ok {

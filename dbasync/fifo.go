@@ -1,6 +1,6 @@
 package dbasync
 
-// What one entry of a lane's FIFO waits for.
+// kind is what one entry of a lane's FIFO waits for.
 type kind uint8
 
 const (
@@ -18,17 +18,16 @@ func (k kind) String() string {
 	return [...]string{"rollback", "begin", "chain", "group", "commit", "strict", "sync", "describe"}[k]
 }
 
-// entry is one thing the server owes.
+// entry is one expected answer of the server.
 type entry struct {
 	kind   kind
-	unsent bool     // no byte of its burst left this process
+	unsent bool     // no byte of its burst was written
 	req    *request // kChain, kGroup, kStrict
 	shape  *shape   // kDescribe
 }
 
-// fifo is a ring of entries. head is moved by the reader, tail by the writer, both
-// under lane.mu; what lies between them does not change, so that the reader may
-// walk a view without the lock.
+// fifo is a ring of entries. The reader moves head, the writer tail, both under lane.mu; entries
+// between them do not change, so the reader may walk a view without the lock.
 type fifo struct {
 	buf        []entry // length a power of two
 	head, tail uint64
@@ -47,8 +46,8 @@ func (f *fifo) push(es []entry) {
 	}
 }
 
-// grow makes a new ring; a reader's view keeps the old one. Its size is bounded by
-// Config.Window: a query has one entry, a burst up to five more.
+// grow makes a larger ring; a reader's view keeps the old one. Config.Window limits its size: a
+// query has one entry, a burst up to five more.
 func (f *fifo) grow(need int) {
 	size := max(64, len(f.buf))
 	for size < need {
@@ -61,7 +60,7 @@ func (f *fifo) grow(need int) {
 	f.buf = buf
 }
 
-// popTo drops the entries before head and forgets their requests.
+// popTo drops the entries before head and their references to requests.
 func (f *fifo) popTo(head uint64) {
 	for ; f.head != head; f.head++ {
 		f.buf[f.head&uint64(len(f.buf)-1)] = entry{}

@@ -11,12 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// connect makes a lane's connection: pgconn does the address list, TLS and the
-// authentication, then the raw connection is taken over. This is the only file
-// that touches Hijack, which pgx leaves out of its version promise.
+// connect makes a lane's connection: pgconn handles the host list, TLS and authentication, then the
+// raw connection is taken over. This is the only file that uses Hijack, which pgx excludes from its
+// compatibility promise.
 func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
 	cfg := db.laneConfig(index)
-	// Each host of the URL has ConnectTimeout, so that a silent one is passed over.
+	// Each host of the URL has ConnectTimeout, so that a silent one is skipped.
 	ctx, cancel := context.WithTimeout(ctx, db.cfg.ConnectTimeout*time.Duration(1+len(cfg.Fallbacks)))
 	defer cancel()
 	c, err := db.dial(ctx, cfg)
@@ -31,8 +31,8 @@ func (db *DB) connect(ctx context.Context, index int) (laneConn, error) {
 	return raw, nil
 }
 
-// dial connects. For AfterConnect the connection is a pgx.Conn for a while; its type map
-// goes to the encoders.
+// dial connects. For AfterConnect the connection is temporarily a pgx.Conn; its type map is passed
+// to the encoders.
 func (db *DB) dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
 	if db.cfg.AfterConnect == nil {
 		c, err := pgconn.ConnectConfig(ctx, cfg)
@@ -54,7 +54,7 @@ func (db *DB) dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, err
 		err = db.cfg.AfterConnect(ctx, c)
 	}
 	if err == nil && !db.unnamed {
-		err = c.DeallocateAll(ctx) // pgx's statements: nobody uses them any more
+		err = c.DeallocateAll(ctx) // pgx's statements are not used any more
 	}
 	if err != nil {
 		c.Close(ctx)
@@ -81,7 +81,7 @@ func (db *DB) takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) 
 	if err != nil {
 		return laneConn{}, err
 	}
-	// pgconn may have left the deadline of ctx on it.
+	// pgconn may have left ctx's deadline set.
 	if err := h.Conn.SetDeadline(time.Time{}); err != nil {
 		h.Conn.Close()
 		return laneConn{}, err
@@ -89,12 +89,12 @@ func (db *DB) takeOver(ctx context.Context, c *pgconn.PgConn) (laneConn, error) 
 	return laneConn{Conn: h.Conn, pid: h.PID, chain: chain}, nil
 }
 
-// laneTimeout is Config.StatementTimeout in milliseconds.
+// laneTimeout returns Config.StatementTimeout in milliseconds, as the value of a setting.
 func (db *DB) laneTimeout() string {
 	return strconv.FormatInt(max(1, db.cfg.StatementTimeout.Milliseconds()), 10)
 }
 
-// laneSettings is what a lane begins with behind PgBouncer.
+// laneSettings returns the SQL that a lane begins with behind PgBouncer.
 func (db *DB) laneSettings() string {
 	if db.cfg.StatementTimeout <= 0 || db.cfg.PgBouncer == "" {
 		return db.settings
@@ -102,7 +102,7 @@ func (db *DB) laneSettings() string {
 	return strings.TrimPrefix(db.settings+"; set statement_timeout = "+db.laneTimeout(), "; ")
 }
 
-// laneConfig is the caller's configuration with what a shared connection needs.
+// laneConfig returns the caller's configuration with what a shared connection needs.
 func (db *DB) laneConfig(index int) *pgconn.Config {
 	cfg := db.pgCfg.ConnConfig.Config.Copy()
 	if cfg.RuntimeParams == nil {
@@ -118,7 +118,7 @@ func (db *DB) laneConfig(index int) *pgconn.Config {
 	return cfg
 }
 
-// serverMajor reads the first number of "15.18 (…)"; 0 when there is none.
+// serverMajor returns the first number of "15.18 (…)", or 0 if there is none.
 func serverMajor(version string) int {
 	n := 0
 	for _, c := range version {

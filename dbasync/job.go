@@ -9,9 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// submitJob accepts work for an ordinary connection as Query accepts a statement. size
-// is what it holds until its completion begins, in bytes; sql is for the result and
-// the tracer.
+// submitJob accepts work for an ordinary connection as Query accepts a statement. size is the
+// number of bytes it holds until its completion begins; sql is for the result and the tracer.
 func (db *DB) submitJob(ctx context.Context, on Submitter, done func(QueryResult), sql string, size int, j job) error {
 	return db.submitUnit(ctx, on, done, sql, size, nil, j)
 }
@@ -56,14 +55,14 @@ func (db *DB) enterJob(ctx, qctx context.Context, on Submitter, done func(QueryR
 	return nil
 }
 
-// withValues ends with its Context and has the values of the caller's, so that tracers
-// and the like inside pgx find what belongs to the query.
+// withValues ends with its Context and has the values of the caller's context, so that tracers and
+// the like inside pgx find what belongs to the query.
 type withValues struct {
 	context.Context
 	values context.Context
 }
 
-// Value asks Context first: that is where package context finds what it hangs children on.
+// Value asks Context first, where package context looks for the parent of a child context.
 func (c withValues) Value(key any) any {
 	if v := c.Context.Value(key); v != nil {
 		return v
@@ -71,15 +70,15 @@ func (c withValues) Value(key any) any {
 	return c.values.Value(key)
 }
 
-// argsSize is about what args and sql take, in bytes, and a copy of args that the
-// caller's byte slices are not part of.
+// argsSize returns the approximate size of args and sql in bytes, and a copy of args with its byte
+// slices copied too.
 func argsSize(sql string, args []any) ([]any, int) {
 	args, n := cloneArgs(args)
 	return args, n + len(sql)
 }
 
-// allowedInTx says why sql can't be one of several statements in a transaction that
-// is not its own to end.
+// allowedInTx returns an error if sql can't be one of several statements in a transaction that
+// others end.
 func allowedInTx(sql string) error {
 	cl, word := classify(sql)
 	switch {
@@ -88,7 +87,7 @@ func allowedInTx(sql string) error {
 	case cl != classState || word == "lock":
 		return nil
 	case word == "set":
-		// What a SET does to the transaction only ends with it.
+		// The effect of a SET LOCAL or SET TRANSACTION ends with the transaction.
 		rest := sql[skipBlank(sql)+len(word):]
 		switch firstWord(rest) {
 		case "local", "constraints", "transaction":
@@ -98,8 +97,8 @@ func allowedInTx(sql string) error {
 	return stateError(word)
 }
 
-// rewrite applies pgx.NamedArgs and its like (pgx.QueryRewriter), as the first of args.
-// They are called without a connection.
+// rewrite applies pgx.NamedArgs or another pgx.QueryRewriter that is the first of args. It is
+// called without a connection.
 func rewrite(ctx context.Context, sql string, args []any) (string, []any, error) {
 	if len(args) == 0 {
 		return sql, args, nil
@@ -117,13 +116,14 @@ func rewrite(ctx context.Context, sql string, args []any) (string, []any, error)
 	return sql, rest, nil
 }
 
-// isConflict: the server undid a transaction because of others; run again, it may work.
+// isConflict reports whether the server rolled back a transaction because of others; a retry may
+// succeed.
 func isConflict(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == codeSerialization || pg.Code == codeDeadlock)
 }
 
-// SQLSTATEs after which a transaction may be run anew.
+// SQLSTATEs after which a transaction may be retried.
 const (
 	codeSerialization = "40001"
 	codeDeadlock      = "40P01"

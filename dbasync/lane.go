@@ -11,10 +11,9 @@ import (
 	"time"
 )
 
-// lane is one shared connection. Its keeper goroutine (run) connects, then
-// reads for as long as the connection lives; beside it one goroutine (write)
-// sends. The reader never waits for the writer, nor for a submitter, so that
-// the server can always get rid of its answers.
+// lane is one shared connection. Its keeper goroutine (run) connects, then reads as long as the
+// connection lives; a second goroutine (write) sends. The reader waits neither for the writer nor
+// for a submitter, so that the server can always send its answers.
 type lane struct {
 	db    *DB
 	index int
@@ -25,35 +24,35 @@ type lane struct {
 	cond      sync.Cond
 	open      bool // connected and not broken
 	waiting   bool // the writer sleeps
-	woken     bool // it has been woken and has not taken yet
-	lent      bool // a caller writes in the writer's place
+	woken     bool // it has been woken and has not taken work yet
+	lent      bool // a caller writes in place of the writer
 	inflight  int  // queries sent and not answered
-	bytes     int  // of those
+	bytes     int  // size of these
 	lastBurst int
-	maxBurst  int  // halved by an error, grows by 8 with each clean burst
+	maxBurst  int  // halved by an error, increased by 8 by each burst without one
 	rollback  bool // the next burst begins with a rollback
 	undoing   bool // a rollback is in flight
-	bare      bool // the next burst prepares the lane's own statements anew
-	probe     bool // a suspect shape is being measured alone
+	bare      bool // the next burst prepares the lane's own statements again
+	probe     bool // a suspect shape is being measured on its own
 
 	mu      sync.Mutex
 	fifo    fifo        // guarded by mu
 	conn    net.Conn    // guarded by mu; nil while down
-	turn    sync.Cond   // behind PgBouncer: syncs is 0, or broken; with mu
-	syncs   int         // sent there and not answered; guarded by mu
-	broken  bool        // the connection is; guarded by mu
+	turn    sync.Cond   // behind PgBouncer: signalled when syncs is 0, or broken; with mu
+	syncs   int         // sent and not answered; guarded by mu
+	broken  bool        // the connection is unusable; guarded by mu
 	stalled atomic.Bool // watch closed conn
 	paused  atomic.Bool // the reader waits for room for results
 
-	ans   answers // the reader's own
-	burst burst   // the writer's own, or that of the caller it is lent to
+	ans   answers // used by the reader only
+	burst burst   // used by the writer only, or by the caller it is lent to
 
-	told  bool         // the observer knows that it is down; the keeper's own
+	told  bool         // the observer was notified that it is down; used by the keeper only
 	chain bool         // the server knows COMMIT AND CHAIN; fixed per connection
-	heard atomic.Int64 // DB's clock: when the server was last heard, or first owed something
+	heard atomic.Int64 // DB's clock: when the server last sent something, or an answer was first expected
 }
 
-// wake lets the writer look for work. Caller holds queue.mu.
+// wake makes the writer look for work. Caller holds queue.mu.
 func (l *lane) wake() {
 	if l.waiting && !l.woken && l.gateOpen() {
 		l.woken = true
@@ -61,9 +60,9 @@ func (l *lane) wake() {
 	}
 }
 
-// gateOpen: send again when at most half of the last burst is unanswered.
-// Sending at once instead makes bursts of one or two queries, and a system call
-// on each side for each. Caller holds queue.mu.
+// gateOpen reports whether to send: when at most half of the last burst is unanswered. Sending at
+// once instead would make bursts of one or two queries, with a system call on each side for each.
+// Caller holds queue.mu.
 func (l *lane) gateOpen() bool {
 	return l.open && !l.lent && !l.probe && l.inflight <= l.lastBurst/2 && !l.db.rows.over()
 }
@@ -85,7 +84,7 @@ func (l *lane) run(ctx context.Context) {
 		began := time.Now()
 		err = l.serve(ctx, conn)
 		if ctx.Err() != nil {
-			err = ctx.Err() // Stop has closed it: nothing to report
+			err = ctx.Err() // closed by Stop: nothing to report
 		}
 		l.down(err)
 		if time.Since(began) > l.db.cfg.MaxBackoff {
@@ -97,7 +96,7 @@ func (l *lane) run(ctx context.Context) {
 	}
 }
 
-// down tells the observer once per outage.
+// down notifies the observer once per outage.
 func (l *lane) down(err error) {
 	if l.told || errors.Is(err, context.Canceled) {
 		return
@@ -162,9 +161,9 @@ func (l *lane) setClosed() {
 	q.mu.Unlock()
 }
 
-// lost settles what was in flight when the connection broke. Both goroutines
-// have let go of it. A *fatalError of the server's own proves that it had read nothing
-// beyond the first unanswered query; without that proof all of them may have run.
+// lost settles what was in flight when the connection broke. Neither of the lane's goroutines uses
+// it any more. A *fatalError of the server itself proves that it had read nothing beyond the first
+// unanswered query; without that proof all of them may have run.
 func (l *lane) lost(err error) {
 	l.mu.Lock()
 	l.conn = nil
@@ -173,7 +172,7 @@ func (l *lane) lost(err error) {
 	l.db.shapes.laneGone(l.index)
 	again, ended, shapes := l.sortLost(rest, l.sureFrom(len(rest), err))
 	cause := fmt.Errorf("%w: %w", ErrConnLost, err)
-	// Before the parts are free again: a later one of the same key must not end first.
+	// This happens before the parts are released: a later query of the same key must not end first.
 	for _, r := range ended {
 		r.end(MayHaveRun, cause)
 	}
@@ -205,8 +204,7 @@ func (l *lane) lost(err error) {
 	}
 }
 
-// sureFrom returns from which of n unanswered entries on err proves that they have not
-// run.
+// sureFrom returns the index from which on err proves that the n unanswered entries have not run.
 func (l *lane) sureFrom(n int, err error) int {
 	var fatal *fatalError
 	switch {
@@ -218,8 +216,7 @@ func (l *lane) sureFrom(n int, err error) int {
 	return 1
 }
 
-// sortLost tells those that did not run, or may run again, from those that may
-// have run.
+// sortLost separates the requests that did not run, or may run again, from those that may have run.
 func (l *lane) sortLost(rest []entry, sure int) (again, ended []*request, shapes []*shape) {
 	put := func(r *request, certain bool) {
 		if !certain && r.stmt.Retry && r.tries < maxTries {
@@ -248,7 +245,7 @@ func (l *lane) sortLost(rest []entry, sure int) (again, ended []*request, shapes
 	return again, ended, shapes
 }
 
-// adopt gives l the parts that nobody serves, and its own back. Caller holds mu.
+// adopt gives l the parts that no lane serves, and its own back. Caller holds mu.
 func (q *queue) adopt(l *lane) {
 	for i := range q.parts {
 		p := &q.parts[i]
@@ -258,8 +255,8 @@ func (q *queue) adopt(l *lane) {
 	}
 }
 
-// disown hands the parts of a lane that has gone down to one that is up. Nothing
-// of l's is in flight any more. Caller holds mu.
+// disown gives the parts of a lane that went down to one that is up. Nothing of l's is in flight
+// any more. Caller holds mu.
 func (q *queue) disown(l *lane) {
 	var to *lane
 	for _, o := range q.lanes {
@@ -278,7 +275,7 @@ func (q *queue) disown(l *lane) {
 	}
 }
 
-// closeNow closes conn without a farewell: that of TLS may wait for 5 s to be written.
+// closeNow closes conn without TLS's close_notify, whose write may block for 5 s.
 func closeNow(conn net.Conn) {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -286,28 +283,28 @@ func closeNow(conn net.Conn) {
 	conn.Close()
 }
 
-// laneConn is what connect hands to a lane.
+// laneConn is what connect returns to a lane.
 type laneConn struct {
 	net.Conn
 	pid   uint32
 	chain bool
 }
 
-// Conn is one of the DB's shared connections, as the observer sees it.
+// Conn is one of the DB's shared connections, as passed to the observer.
 type Conn struct{ l *lane }
 
-// Index is the number of the connection, from 0 to Config.Lanes-1; it stays the same
-// when the connection is made anew.
+// Index returns the number of the connection, from 0 to Config.Lanes-1; a reconnection doesn't
+// change it.
 func (c Conn) Index() int { return c.l.index }
 
-// Connected tells whether it is connected now.
+// Connected reports whether it is connected now.
 func (c Conn) Connected() bool { return c.l.up.Load() }
 
-// PID is the process id of its server process, 0 while it is down.
+// PID returns the process ID of its server process, 0 while it is down.
 func (c Conn) PID() uint32 { return c.l.pid.Load() }
 
-// watch runs on the DB's sweeper: it takes a reference to every query in flight
-// whose time is up, and drops a connection that has been silent for too long.
+// watch runs on the DB's sweeper: it appends every query in flight whose timeout has expired to
+// out, with a reference, and closes a connection that has been silent for too long.
 func (l *lane) watch(now time.Duration, out []*request) []*request {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,8 +17,8 @@ func (l *list) pushBack(r *request) {
 	l.n++
 }
 
-// putBack inserts r by its sequence number. Requests that come back are older than
-// nearly all that wait, so the walk from the head is short.
+// putBack inserts r by its sequence number. Requests that are put back are older than nearly all
+// that wait, so the walk from the head is short.
 func (l *list) putBack(r *request) {
 	at := l.head
 	for at != nil && at.seq < r.seq {
@@ -53,7 +53,7 @@ func (l *list) unlink(r *request) {
 	l.n--
 }
 
-// expired looks at the head only as far as it is late: all have the same timeout.
+// expired examines the list from the head while requests have expired: all have the same timeout.
 func (l *list) expired(now int64, out []*request) []*request {
 	for r := l.head; r != nil && int64(r.deadline) <= now; r = r.next {
 		r.refs.Add(1)

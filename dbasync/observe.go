@@ -5,14 +5,14 @@ import (
 	"sync"
 )
 
-// Observer is told of the shared connections and of every completion. Its methods
-// run on the DB's pool; OnQueryEnd runs where the query's own callback ran, right
-// after it, so on different goroutines at once.
+// Observer is notified of the shared connections' state and of every completion. OnDBConnect runs
+// on the DB's pool. OnQueryEnd runs on the goroutine of the query's own callback, right after it,
+// so on several goroutines concurrently.
 type Observer interface {
-	// OnDBConnect: c is connected (err nil) or has been lost or could not be
-	// made (err says why; once per outage). Calls come one at a time, in order.
+	// OnDBConnect: c is connected (err nil), or was lost or could not be connected (err says why;
+	// once per outage). Calls come one at a time, in order.
 	OnDBConnect(c Conn, err error)
-	// OnQueryEnd: every accepted query, once.
+	// OnQueryEnd is called once for every accepted query.
 	OnQueryEnd(QueryResult)
 }
 
@@ -20,14 +20,14 @@ type event struct {
 	conn Conn
 	err  error
 
-	notice Notice // of OnNotice, when it has one; conn and err are not set then
+	notice Notice // for OnNotice, if it has a message; conn and err are not set then
 	ctx    context.Context
 }
 
-// maxEvents bounds the connection events that wait for the pool. The oldest go first.
+// maxEvents limits the connection events that wait for the pool. The oldest are dropped first.
 const maxEvents = 1024
 
-// events hands connection events to the observer one at a time, in order.
+// events passes connection events to the observer one at a time, in order.
 type events struct {
 	db *DB
 
@@ -56,7 +56,7 @@ func (e *events) post(ev event) {
 	e.start()
 }
 
-// pop takes the oldest off. Caller holds mu.
+// pop removes the oldest. Caller holds mu.
 func (e *events) pop() event {
 	ev := e.queue[0]
 	e.queue[0] = event{}
@@ -67,7 +67,7 @@ func (e *events) pop() event {
 	return ev
 }
 
-// start submits the task unless it is there. The sweeper calls it again after a
+// start submits the task unless it is submitted already. The sweeper calls it again after a
 // refusal.
 func (e *events) start() {
 	e.mu.Lock()
@@ -99,7 +99,7 @@ func (e *events) run() {
 	}
 }
 
-// tell passes a panic of the observer on, but lets the next event come.
+// tell calls the observer. A panic continues to the pool, but the next event is still processed.
 func (e *events) tell(ev event) {
 	finished := false
 	defer func() {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// ownTx notes what becomes of a transaction that fn ends by itself.
+// ownTx records the outcome of a transaction that fn ends itself.
 type ownTx struct {
 	pgx.Tx
 	ends       *textEnds
@@ -40,7 +40,7 @@ func (t *ownTx) Rollback(ctx context.Context) error {
 	return err
 }
 
-// call runs fn. A panic of it comes as a *panicError.
+// call runs fn and returns its panic as a *panicError.
 func (t *ownTx) call(ctx context.Context, fn func(context.Context, pgx.Tx) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -65,8 +65,8 @@ func isPanic(err error) bool {
 
 var errEndedItself = errors.New("dbasync: the function ended its transaction with a statement of its own")
 
-// outcome tells what became of a transaction that is over when fn returns; over is false
-// when it is still to be ended. fnErr stays the result's error beside OK.
+// outcome returns the outcome of a transaction that has ended when fn returns; over is false if it
+// has still to be ended. fnErr remains the result's error together with OK.
 func (t *ownTx) outcome(ctx context.Context, c *pgxpool.Conn, fnErr error) (o Outcome, tag string, err error, over bool) {
 	switch {
 	case t.tried && t.err == nil:
@@ -77,9 +77,9 @@ func (t *ownTx) outcome(ctx context.Context, c *pgxpool.Conn, fnErr error) (o Ou
 		o, err = outcomeOf(ctx, t.err)
 		return o, "", err, true
 	case t.rolledBack:
-		return 0, "", nil, false // undone, as runTx finds
+		return 0, "", nil, false // rolled back, as runTx will find
 	case !c.Conn().IsClosed() && c.Conn().PgConn().TxStatus() == 'I':
-		// By the text "commit" or "rollback": which of them, nobody has noted.
+		// It was ended by the text "commit" or "rollback", and it is not known which.
 		return MayHaveRun, "", endedItself(fnErr), true
 	}
 	return 0, "", nil, false
@@ -92,14 +92,14 @@ func endedItself(fnErr error) error {
 	return fmt.Errorf("%w: %w", errEndedItself, fnErr)
 }
 
-// textEnds notes whether a statement was sent whose text ends a transaction: when its
-// answer is lost, or another transaction follows it, nothing else tells.
+// textEnds records whether a statement was sent whose text ends a transaction. If its answer is
+// lost, or another transaction follows it, there is no other way to know.
 type textEnds struct {
 	sent bool
-	off  bool // what is sent is not fn's
+	off  bool // what is sent is not sent by fn
 }
 
-// ignore returns what makes e note again.
+// ignore stops recording and returns a function that resumes it.
 func (e *textEnds) ignore() func() {
 	was := e.off
 	e.off = true

@@ -17,16 +17,16 @@ const (
 	PoolTransaction = "transaction"
 )
 
-// ErrRefused: the server, or a pooler before it, refuses every connection for a reason
-// that waiting does not mend: a startup parameter, a password, a database's name. The
-// error's text says what to set. Connecting goes on, as the reason may be mended there.
+// ErrRefused: the server, or a pooler in front of it, refuses every connection for a reason that
+// waiting does not remove: a startup parameter, a password, a database name. The error's text says
+// what to set. The DB continues to try, since the reason may be removed on the server.
 var ErrRefused = errors.New("dbasync: connection refused by its settings")
 
 // tracked are the startup parameters that PgBouncer keeps for each client.
 var tracked = []string{"application_name", "client_encoding", "datestyle", "standard_conforming_strings", "timezone"}
 
-// poolerSettings takes out of params what PgBouncer would refuse at startup, and returns
-// it as SQL that sets it for the session.
+// poolerSettings removes from params what PgBouncer would refuse at startup, and returns it as SQL
+// that sets it for the session.
 func poolerSettings(mode string, params map[string]string) (string, error) {
 	var set []string
 	for name, value := range params {
@@ -57,7 +57,8 @@ func (db *DB) setUp(ctx context.Context, c *pgconn.PgConn, sql string) error {
 	return nil
 }
 
-// settings of the pgx connections, which are set before AfterConnect is called.
+// afterConnect returns the hook of the pgx connections: it applies db.settings before it calls
+// AfterConnect.
 func (db *DB) afterConnect() func(context.Context, *pgx.Conn) error {
 	after := db.cfg.AfterConnect
 	if after == nil && db.settings == "" {
@@ -75,8 +76,8 @@ func (db *DB) afterConnect() func(context.Context, *pgx.Conn) error {
 	}
 }
 
-// whyRefused wraps an error of connecting in ErrRefused when waiting does not mend it,
-// and says what to set.
+// whyRefused wraps an error of connecting in ErrRefused if waiting does not remove its reason, and
+// says what to set.
 func whyRefused(err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -91,14 +92,14 @@ func whyRefused(err error) error {
 		hint = "; set Config.PgBouncer to its pool_mode (session or transaction)"
 	case codeDupStmt:
 		hint = "; it has another client's statements, as behind PgBouncer in transaction mode: set Config.PgBouncer to transaction"
-	case "28000", "28P01", "3D000", "22023", "42704": // who, password, database, value, name
+	case "28000", "28P01", "3D000", "22023", "42704": // user, password, database, value, name
 	default:
 		return err
 	}
 	return fmt.Errorf("%w%s: %w", ErrRefused, hint, err)
 }
 
-// refuse ends what waits for a lane, while none is up.
+// refuse ends the queries that wait for a lane, while none is up.
 func (db *DB) refuse(err error) {
 	for _, r := range db.q.takeAllForLanes() {
 		r.end(NotRun, err)

@@ -2,19 +2,19 @@ package dbasync
 
 import "sync"
 
-// part is the queue of a share of the ordering keys. One lane at a time serves it,
-// and only while none of its queries is in flight from an earlier burst, so that a
-// burst that the server skips can be put back without being overtaken.
+// part is the queue of a share of the ordering keys. One lane at a time serves it, and only while
+// none of its queries from an earlier burst is in flight, so that a burst that the server skips can
+// be put back without being overtaken.
 type part struct {
 	list
 	home     int // the lane that serves it while it is up
 	owner    int // the lane that serves it now
 	inflight int
-	ddl      bool // among those in flight is, or was, one that may alter tables
+	ddl      bool // one of those in flight alters tables, or may
 	lastDDL  uint64
 }
 
-// add queues r, by its sequence number when it comes back.
+// add queues r, by its sequence number if it is put back.
 func (p *part) add(r *request, back bool) {
 	r.part = p
 	if r.shape.ddl {
@@ -27,8 +27,8 @@ func (p *part) add(r *request, back bool) {
 	}
 }
 
-// queue holds every accepted query that is not in flight. All lanes take from the
-// same list, so that none waits behind a lane that is busy or down.
+// queue holds every accepted query that is not in flight. All lanes take from the same list, so
+// that no query waits for a lane that is busy or down.
 //
 // Invariant: a request on a list is queued or done, and holds one reference.
 type queue struct {
@@ -39,14 +39,14 @@ type queue struct {
 	shared    list
 	slow      turns    // statements
 	jobs      turns    // transactions and other work that holds a connection
-	parked    list     // without a key, their shape is not described yet
-	describes []*shape // wait for a lane to describe them; each once (asked)
+	parked    list     // without a key, and their shape is not described yet
+	describes []*shape // to be described by a lane; each once (asked)
 	parts     []part
 	detours   map[uint64]*detour // by key
 	lanes     []*lane
 	probing   bool // a suspect shape is being measured on some lane
 	closed    bool // no new queries
-	dead      bool // Stop has given up: nothing is taken any more
+	dead      bool // Stop has given up: nothing is taken from it any more
 }
 
 func (q *queue) init(db *DB, lanes []*lane) {
@@ -68,11 +68,10 @@ func (q *queue) init(db *DB, lanes []*lane) {
 	}
 }
 
-// push queues a new request and takes over the caller's reference, unless it returns an
-// error: ErrClosed, or ErrQueueFull when its submitter has too much slow work. A query that
-// has the DB to itself may be sent by its caller, which
-// spares it a wake-up: then lend is the lane, its burst filled, and the caller must
-// call lend.sendLent.
+// push queues a new request and takes over the caller's reference, unless it returns an error:
+// ErrClosed, or ErrQueueFull if its submitter has too much slow work. A query that is the only one
+// may be sent by its caller, which saves a wake-up: in that case lend is the lane, its burst
+// filled, and the caller must call lend.sendLent.
 func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -99,7 +98,7 @@ func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 		q.shared.pushBack(r)
 	}
 	q.fill(lend, &lend.burst)
-	if lend.burst.queries() == 0 { // its part is on the way back to its home
+	if lend.burst.queries() == 0 { // its part is being returned to its home
 		q.wakeFor(r)
 		return nil, nil
 	}
@@ -107,7 +106,7 @@ func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 	return lend, nil
 }
 
-// turnsOf is where r waits if it is slow.
+// turnsOf returns the turns in which r waits if it is slow.
 func (q *queue) turnsOf(r *request) *turns {
 	if r.job != nil {
 		return &q.jobs
@@ -115,12 +114,12 @@ func (q *queue) turnsOf(r *request) *turns {
 	return &q.slow
 }
 
-// maxLent is how much a caller writes itself at most, in bytes: it fits into the
-// buffer of a socket whose peer has answered everything, so the write can't block.
+// maxLent is the maximum that a caller writes itself, in bytes: it fits into the buffer of a socket
+// whose peer has answered everything, so the write can't block.
 const maxLent = 4 << 10
 
-// canLend tells whether all that r's burst would write is short, and the server has
-// answered all that was written before, descriptions too. Caller holds queue.mu.
+// canLend reports whether everything r's burst would write is short, and the server has answered
+// everything written before, descriptions too. Caller holds queue.mu.
 func (l *lane) canLend(r *request) bool {
 	size := len(r.msg)
 	if r.shape.lanes.Load()&(1<<l.index) == 0 {
@@ -134,7 +133,7 @@ func (l *lane) canLend(r *request) bool {
 	return l.fifo.head == l.fifo.tail
 }
 
-// idleLane returns a lane that owes nothing and whose writer sleeps. Caller holds mu.
+// idleLane returns a lane with nothing unanswered whose writer sleeps. Caller holds mu.
 func (q *queue) idleLane(r *request) *lane {
 	for _, l := range q.lanes {
 		if r.stmt.Key != 0 && (q.partOf(r.stmt.Key).owner != l.index || q.detours[r.stmt.Key] != nil) {
@@ -147,8 +146,8 @@ func (q *queue) idleLane(r *request) *lane {
 	return nil
 }
 
-// place puts r where it belongs and wakes who serves it. One that was cancelled
-// while it was on no list is let go. Caller holds mu.
+// place puts r into the right list and wakes the goroutine that serves it. A request that was
+// cancelled while it was on no list is released. Caller holds mu.
 func (q *queue) place(r *request, sh *shape, back bool) {
 	if r.state.Load() == stDone {
 		r.release()
@@ -178,7 +177,7 @@ func (q *queue) place(r *request, sh *shape, back bool) {
 	}
 	switch {
 	case r.behind:
-		q.wakeFor(r) // its turn may have come already
+		q.wakeFor(r) // it may be able to run already
 	case r.desc == nil:
 		q.want(sh)
 	default:
@@ -209,11 +208,11 @@ func (q *queue) partOf(key uint64) *part {
 	return &q.parts[(key*0x9E3779B97F4A7C15)>>32%uint64(len(q.parts))]
 }
 
-// want asks for the description of sh, once. Caller holds mu.
+// want requests the description of sh, once. Caller holds mu.
 func (q *queue) want(sh *shape) {
 	switch {
 	case sh.desc.Load() != nil:
-		q.db.described(sh) // it came while the caller was on its way here
+		q.db.described(sh) // it arrived before the caller took the lock
 	case !sh.asked:
 		sh.asked = true
 		q.describes = append(q.describes, sh)
@@ -221,13 +220,13 @@ func (q *queue) want(sh *shape) {
 	}
 }
 
-// runsSlow says whether r goes to the slow connections.
+// runsSlow reports whether r runs on the slow connections.
 func (s *shape) runsSlow(r *request) bool {
 	return r.stmt.Slow || s.class == classSlow || s.slow.Load()
 }
 
-// wakeOne wakes a lane that may send. A lane that has been woken and has not taken
-// yet will take a whole burst: no second one is woken for that. Caller holds mu.
+// wakeOne wakes a lane that may send. A lane that has been woken and has not taken work yet will
+// take a whole burst: no second one is woken for that. Caller holds mu.
 func (q *queue) wakeOne() {
 	var best *lane
 	pending := 0
@@ -243,8 +242,8 @@ func (q *queue) wakeOne() {
 	}
 }
 
-// back puts requests that did not run in front again, in their order, and takes
-// over their references. What it returns can't run any more. Caller holds mu.
+// back puts requests that did not run at the front again, in their order, and takes over their
+// references. It returns those that can't run any more. Caller holds mu.
 func (q *queue) back(rs []*request) (ended []*request) {
 	for _, r := range rs {
 		switch {
@@ -259,7 +258,7 @@ func (q *queue) back(rs []*request) (ended []*request) {
 	return ended
 }
 
-// remove takes r off its list; false when it is on none.
+// remove removes r from its list; it returns false if r is on none.
 func (q *queue) remove(r *request) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -275,13 +274,13 @@ func (q *queue) remove(r *request) bool {
 	}
 	r.in.unlink(r)
 	if r.part != nil {
-		q.lanes[r.part.owner].wake() // it may be the next one's turn
+		q.lanes[r.part.owner].wake() // the next one may be able to run
 	}
 	return true
 }
 
-// takeSlow waits for work of t, and returns nil when the worker shall end. before is what
-// the worker has run last, nil at first; its reference is given back.
+// takeSlow waits for work of t, and returns nil when the worker must end. before is the request
+// that the worker ran last, nil at first; its reference is released.
 func (q *queue) takeSlow(t *turns, before *request) *request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -303,7 +302,7 @@ func (q *queue) takeSlow(t *turns, before *request) *request {
 	}
 }
 
-// expired takes a reference to every queued request whose time is up.
+// expired appends every queued request whose timeout has expired to out, with a reference.
 func (q *queue) expired(now int64, out []*request) []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -323,7 +322,7 @@ func (q *queue) expired(now int64, out []*request) []*request {
 	return out
 }
 
-// drain empties the queue for Stop and returns what was on it.
+// drain empties the queue for Stop and returns its requests.
 func (q *queue) drain() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()

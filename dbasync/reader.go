@@ -43,7 +43,8 @@ func (l *lane) read(ctx context.Context, conn net.Conn) error {
 	}
 }
 
-// pause waits for room for results. The server is not silent meanwhile: it isn't heard.
+// pause waits for room for results. The server's silence in that time is not counted, since it is
+// not read.
 func (l *lane) pause(ctx context.Context) {
 	l.db.stats.pauses.Add(1)
 	l.paused.Store(true)
@@ -53,7 +54,7 @@ func (l *lane) pause(ctx context.Context) {
 	l.paused.Store(false)
 }
 
-// errStalled: the watch closed the connection.
+// errStalled: watch closed the connection.
 var errStalled = errors.New("dbasync: the server was silent for too long")
 
 func (l *lane) whyLost(err error) error {
@@ -63,13 +64,13 @@ func (l *lane) whyLost(err error) error {
 	return err
 }
 
-// settle gives what the answers have finished back to the queue, lets the writer
-// go on, and then delivers. gap is how long the server was silent before.
+// settle returns what the answers have finished to the queue, lets the writer continue, and then
+// delivers. gap is how long the server was silent before.
 func (l *lane) settle(now, gap time.Duration) {
 	a := &l.ans
 	l.mu.Lock()
 	if a.phase == phAgain {
-		// The request is about to go elsewhere; what is left here is its Sync.
+		// The request is about to be queued elsewhere; only its Sync remains here.
 		l.fifo.buf[a.pos&uint64(len(l.fifo.buf)-1)] = entry{kind: kSync}
 		a.phase = phQuery
 	}
@@ -121,7 +122,7 @@ func (l *lane) settle(now, gap time.Duration) {
 	a.reset()
 }
 
-// account takes what was answered off the lane's books. Caller holds queue.mu.
+// account updates the lane's counts for what was answered. Caller holds queue.mu.
 func (l *lane) account() {
 	a := &l.ans
 	for _, rs := range [2][]*request{a.gone, a.again} {
@@ -154,8 +155,8 @@ func (l *lane) account() {
 // minBurst: errors make bursts no smaller, or chains would never form again.
 const minBurst = 4
 
-// learn moves shapes that take long to the slow connections: at once when it ran
-// alone, else each of those that may have been it is measured alone first.
+// learn moves slow shapes to the slow connections: at once if the statement ran alone; otherwise
+// each candidate is first measured alone.
 func (l *lane) learn(gap time.Duration) {
 	a := &l.ans
 	for _, s := range a.slow {

@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// States of a request. queued <-> sent -> done; whoever moves it to done owes its
-// one completion.
+// States of a request: queued <-> sent -> done. The goroutine that moves it to done must deliver
+// its one completion.
 const (
 	stQueued uint32 = iota
 	stSent
 	stDone
 )
 
-// request is one accepted query. It is pooled: refs counts who may still look at
-// it (the queue or a lane, the context's callback, the delivery).
+// request is one accepted query. It is pooled: refs counts its users (the queue or a lane, the
+// context's callback, the delivery).
 type request struct {
 	next, prev *request // guarded by queue.mu
 	in         *list    // the list it is on; guarded by queue.mu
@@ -28,19 +28,19 @@ type request struct {
 	done   func(QueryResult)
 	stmt   Stmt
 	shape  *shape
-	desc   *description // what msg was encoded for; nil: args wait for it
+	desc   *description // what msg was encoded for; nil: args are kept until it is described
 	args   []any
-	msg    []byte // Bind and Execute; owned, reused
+	msg    []byte // Bind and Execute; owned by the request, reused
 	params int    // length of msg without the description's tail
 	rows   bool   // the caller wants rows
-	bytes  int    // of its arguments, counted against MaxQueueBytes
+	bytes  int    // size of its arguments, counted against MaxQueueBytes
 	seq    uint64
 	part   *part       // of its Key; nil without one
-	detour *detour     // of its key, which it is made for; nil: none; guarded by queue.mu
-	unit   *unit       // whose rows come beside the result's; nil: none
-	share  *share      // of slow work; nil for what no ordinary connection has to do
+	detour *detour     // the detour of its key that it started; nil: none; guarded by queue.mu
+	unit   *unit       // whose rows are in addition to the result's; nil: none
+	share  *share      // of slow work; nil if it needs no ordinary connection
 	tries  int8        // times it was put back for a reason of its own (plan, Retry)
-	unsure atomic.Bool // an earlier run of it was lost, and may have done all (Retry)
+	unsure atomic.Bool // an earlier run of it was lost, and may have run completely (Retry)
 
 	start    time.Duration // on the DB's clock
 	deadline time.Duration
@@ -48,7 +48,7 @@ type request struct {
 	qctx     context.Context // for the tracer and OnNotice; nil without them
 	busy     bool            // its arguments are being encoded; guarded by queue.mu
 	first    bool            // nothing was before it when its shape was described; guarded by queue.mu
-	behind   bool            // described anew when its turn comes; guarded by queue.mu
+	behind   bool            // to be described again when its turn comes; guarded by queue.mu
 
 	watched                  bool     // it has a context that may end
 	watch                    *watch   // of its context; guarded by watches.mu
@@ -58,8 +58,8 @@ type request struct {
 
 	rowBytes     int      // counted in undelivered; guarded by undelivered.mu while it is listed
 	listed       bool     // it was put on undelivered's list
-	stripped     bool     // it lost its rows there; guarded by undelivered.mu
-	owner        any      // whose it is, when listed
+	stripped     bool     // its rows were dropped there; guarded by undelivered.mu
+	owner        any      // its submitter, if listed
 	older, newer *request // guarded by undelivered.mu
 
 	res QueryResult
@@ -77,7 +77,7 @@ func (db *DB) newRequest() *request {
 	return r
 }
 
-// release gives back one reference; the last one recycles r.
+// release releases one reference; the last one recycles r.
 func (r *request) release() {
 	switch n := r.refs.Add(-1); {
 	case n > 0:
@@ -100,8 +100,8 @@ func (r *request) release() {
 	r.db.requests.Put(r)
 }
 
-// claim moves r to done; true for the one caller that does. That one fills res
-// and hands r to the DB's delivery, for which a reference is taken here.
+// claim moves r to done; it returns true for exactly one caller. That one fills res and passes r to
+// the DB's delivery, for which a reference is taken here.
 func (r *request) claim() (was uint32, ok bool) {
 	for {
 		was = r.state.Load()
@@ -123,16 +123,16 @@ func (r *request) end(o Outcome, err error) {
 	}
 }
 
-// settleOutcome: whatever the last run came to, an earlier one may have done its work.
-// It is called once r is claimed.
+// settleOutcome adjusts the outcome if an earlier run may have done the work, whatever the last run
+// returned. It is called after r is claimed.
 func (r *request) settleOutcome() {
 	if r.unsure.Load() && (r.res.Outcome == NotRun || r.res.Outcome == SQLError) {
 		r.res.Outcome = MayHaveRun
 	}
 }
 
-// cancel ends r for its context or its timeout: not run when it had not been
-// sent, else may have run; its answer is dropped when it comes. Caller holds a reference.
+// cancel ends r for its context or its timeout: NotRun if it had not been sent, otherwise
+// MayHaveRun, and its answer is dropped. Caller holds a reference.
 func (r *request) cancel(err error) {
 	was, ok := r.claim()
 	if !ok {
@@ -151,8 +151,8 @@ func (r *request) cancel(err error) {
 	r.db.deliver(r)
 }
 
-// encode makes r.msg for d: from args, or from the parameters that are in it from
-// before a change of plan. Setting r.desc is the caller's.
+// encode makes r.msg for d: from args, or from the parameters in r.msg from before a change of
+// plan. The caller sets r.desc.
 func (r *request) encode(d *description, args []any) error {
 	if r.params == 0 {
 		msg, err := appendBind(r.msg[:0], r.shape.name, d.oids, args, &r.db.encs)
