@@ -126,12 +126,18 @@ func (e *entry) phase(w state) state {
 	return w & phases
 }
 
+// quiet reports whether the next generation has nothing to be told from: no firing is out, so no
+// worker knows this one, and the parity is that of no firings.
+func (e *entry) quiet() bool {
+	w := e.load()
+	return w&(phases|parity) == 0 && !e.out(w)
+}
+
 // renew begins a new generation and returns the state until then. A firing that
 // was not claimed by then never will be. While one runs, it does so only if
 // evenRunning is set; else it returns false.
 //
-// The generation stays when there is nothing to tell it from: no firing is out,
-// so no worker knows it, and the parity is that of no firings.
+// The generation of a quiet entry stays.
 func (e *entry) renew(evenRunning bool) (was state, ok bool) {
 	for {
 		w := e.load()

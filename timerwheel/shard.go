@@ -36,19 +36,20 @@ func (sh *shard) unlockBusy() {
 
 // set starts the timer, or starts it anew when it is live.
 func (sh *shard) set(g *group, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
-	now := sh.c.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.find(g, id)
+	i, e, h, now := sh.findNow(g, id)
 	if e == nil {
 		if err := sh.admit(g); err != nil {
 			return err
 		}
 		i, e = sh.slab.alloc()
 		e.id = id
-		sh.join(g, i, e)
-		sh.table.add(&sh.slab, i, e, sh.table.hash(g.index, id))
-	} else {
+		if sh.join(g, i, e); !g.own {
+			h = sh.table.hash(g.index, id) // it may have an index only now
+		}
+		sh.table.add(&sh.slab, i, e, h)
+	} else if !e.quiet() {
 		if !sh.mayCancel(g, e) {
 			sh.c.count.tooMany.Add(1)
 			return ErrTooManyTimers
@@ -63,16 +64,20 @@ func (sh *shard) set(g *group, id TimerID, every time.Duration, repeat int, fn f
 
 // reset starts a live timer anew with another period.
 func (sh *shard) reset(g *group, id TimerID, every time.Duration) bool {
-	now := sh.c.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	i, e := sh.find(g, id)
-	if e == nil || every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) || !sh.mayCancel(g, e) {
+	i, e, _, now := sh.findNow(g, id)
+	if e == nil || every <= 0 && (e.tag&endless != 0 || e.left+e.n != 1) {
 		return false
 	}
-	if p := sh.supersede(g, e); (p == running || p == ended) && !e.more() {
-		sh.remove(g, i, e) // its last run has begun: there is nothing to reset
-		return false
+	if !e.quiet() {
+		if !sh.mayCancel(g, e) {
+			return false
+		}
+		if p := sh.supersede(g, e); (p == running || p == ended) && !e.more() {
+			sh.remove(g, i, e) // its last run has begun: there is nothing to reset
+			return false
+		}
 	}
 	e.every = int64(every)
 	e.restart()
@@ -98,7 +103,10 @@ func (sh *shard) kill(g *group, id TimerID) death {
 
 // end ends a live timer. sh is locked.
 func (sh *shard) end(g *group, i uint32, e *entry) death {
-	p := sh.supersede(g, e)
+	p := idle
+	if !e.quiet() {
+		p = sh.supersede(g, e)
+	}
 	d := death{toCome: p == idle || p == queued || e.more(), phase: p}
 	sh.remove(g, i, e)
 	return d
@@ -185,6 +193,21 @@ func (sh *shard) find(g *group, id TimerID) (uint32, *entry) {
 		return 0, nil // it has no timers
 	}
 	return sh.table.find(&sh.slab, g.index, id, sh.table.hash(g.index, id))
+}
+
+// findNow is find, and reads the clock while the entry's cache line is on its way. It returns
+// the hash too.
+func (sh *shard) findNow(g *group, id TimerID) (i uint32, e *entry, h uint32, now int64) {
+	if g.index == 0 && !g.own {
+		return 0, nil, 0, sh.c.now()
+	}
+	h = sh.table.hash(g.index, id)
+	i, e = sh.table.likely(&sh.slab, h)
+	now = sh.c.now()
+	if e != nil && (e.id != id || e.group() != g.index) {
+		i, e = sh.table.find(&sh.slab, g.index, id, h)
+	}
+	return i, e, h, now
 }
 
 // remove takes e, which has been renewed, out of everything and counts it off.

@@ -66,6 +66,28 @@ func (t *table) find(s *slab, group uint32, id TimerID, h uint32) (uint32, *entr
 	return 0, nil
 }
 
+// likely returns the entry that find will most likely return for h, and nil only if that finds
+// none. The entry's line is asked for by a store of what it holds already: no instruction waits
+// for a store, as it does for a load, so what the caller does before it looks into the entry,
+// such as reading the clock, takes place while the line is on its way.
+func (t *table) likely(s *slab, h uint32) (uint32, *entry) {
+	if t.count == 0 {
+		return 0, nil
+	}
+	b := t.bucket(h)
+	for k, v := range &b.slots {
+		if v&tagMask == h>>(32-tagBits) && v != 0 {
+			e := s.at(v >> tagBits)
+			e.hashNext = uint32(k)
+			return v >> tagBits, e
+		}
+	}
+	if b.chain == 0 {
+		return 0, nil
+	}
+	return b.chain, s.at(b.chain)
+}
+
 func (t *table) add(s *slab, i uint32, e *entry, h uint32) {
 	if t.segs == nil {
 		t.segs = append(t.segs, new([segLen]bucket))

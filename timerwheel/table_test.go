@@ -20,6 +20,10 @@ func TestTableModel(t *testing.T) {
 			t.Fatalf("count: got %d, want %d", tab.count, len(live))
 		}
 		for _, id := range ids {
+			// What likely stores must change nothing, also in an entry that has the tag only.
+			if _, e := tab.likely(&s, tab.hash(set, id)); e == nil {
+				t.Fatalf("likely(%d): got none, want an entry", id)
+			}
 			if i, _ := tab.find(&s, set, id, tab.hash(set, id)); i != live[id] {
 				t.Fatalf("find(%d): got entry %d, want %d", id, i, live[id])
 			}
@@ -45,6 +49,7 @@ func TestTableModel(t *testing.T) {
 		tab.remove(&s, i, s.at(i), tab.hash(set, id))
 		s.release(i, s.at(i))
 		delete(live, id)
+		tab.likely(&s, tab.hash(set, id))
 		if i, _ := tab.find(&s, set, id, tab.hash(set, id)); i != 0 {
 			t.Fatalf("find(%d) after its removal: got entry %d, want none", id, i)
 		}
