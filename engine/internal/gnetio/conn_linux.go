@@ -14,12 +14,11 @@ import (
 
 // conn is one connection: a descriptor that gnet reads from, unless it is detached, and
 // the Host writes to. Loop goroutine only, but for what netio.Conn says. There are many,
-// so it is kept to 96 bytes.
+// so it is kept to 80 bytes.
 type conn struct {
-	l      *loop
+	*local           // shared by the connections of a loop to one address
 	c      gnet.Conn // nil once gnet has let the descriptor go
 	sink   netio.Sink
-	local  *net.Addr // shared by the connections to one address
 	remote net.Addr
 	mu     sync.Mutex // held while fd changes and while RawConn.Control uses it
 	fd     int32      // -1: closed
@@ -34,6 +33,12 @@ type conn struct {
 	how     netio.End
 }
 
+// local is an address that connections on l came to.
+type local struct {
+	l    *loop
+	addr net.Addr
+}
+
 var (
 	_ netio.Conn   = (*conn)(nil)
 	_ netio.Joiner = (*conn)(nil)
@@ -42,8 +47,7 @@ var (
 // newConn takes a connection of gnet's onto the loop.
 func (l *loop) newConn(g gnet.Conn) *conn {
 	fd := g.Fd()
-	c := &conn{l: l, c: g, fd: int32(fd), place: int32(len(l.conns)), remote: ownAddr(g.RemoteAddr())}
-	c.local = l.localAddr(g, fd)
+	c := &conn{local: l.localAddr(g, fd), c: g, fd: int32(fd), place: int32(len(l.conns)), remote: ownAddr(g.RemoteAddr())}
 	l.conns = append(l.conns, c)
 	g.SetContext(c)
 	if d := l.n.cfg.UserTimeout; d > 0 {
@@ -191,7 +195,7 @@ func (c *conn) closed(how netio.End) {
 	}
 }
 
-func (c *conn) LocalAddr() net.Addr  { return *c.local }
+func (c *conn) LocalAddr() net.Addr  { return c.addr }
 func (c *conn) RemoteAddr() net.Addr { return c.remote }
 
 func (c *conn) SyscallConn() (syscall.RawConn, error) {

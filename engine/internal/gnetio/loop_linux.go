@@ -25,7 +25,8 @@ type loop struct {
 	// Loop goroutine only.
 	conns   []*conn
 	refused []*refused
-	locals  map[netip.AddrPort]*net.Addr // local addresses of its connections
+	locals  map[netip.AddrPort]*local // local addresses of its connections
+	named   map[string]*local         // the same of unix sockets, by path
 
 	refusals atomic.Int32 // len(refused)
 	sweepDue atomic.Bool  // refused is to be looked at
@@ -116,10 +117,10 @@ const maxLocals = 64
 
 // localAddr is the address that a connection came to. gnet only says what the listener
 // is bound to, which may be every address there is: then the kernel is asked.
-func (l *loop) localAddr(g gnet.Conn, fd int) *net.Addr {
+func (l *loop) localAddr(g gnet.Conn, fd int) *local {
 	if a, ok := g.LocalAddr().(*net.TCPAddr); ok && a.Port != 0 && a.Zone == "" && len(a.IP) > 0 && !a.IP.IsUnspecified() {
 		at := a.AddrPort()
-		return l.local(netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+		return l.tcp(netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
 	}
 	sa, err := unix.Getsockname(fd)
 	var at netip.AddrPort
@@ -136,30 +137,46 @@ func (l *loop) localAddr(g gnet.Conn, fd int) *net.Addr {
 		}
 		at = netip.AddrPortFrom(ip.Unmap().WithZone(zone), uint16(sa.Port))
 	case *unix.SockaddrUnix:
-		if p := l.n.names[sa.Name]; p != nil {
+		if p := l.path(sa.Name); p != nil {
 			return p
 		}
 	}
 	if err != nil || !at.IsValid() {
-		a := ownAddr(g.LocalAddr())
-		return &a
+		return &local{l, ownAddr(g.LocalAddr())}
 	}
-	return l.local(at)
+	return l.tcp(at)
 }
 
-// local returns an address of its own that every connection to at shares.
-func (l *loop) local(at netip.AddrPort) *net.Addr {
+// tcp returns what the connections to at share.
+func (l *loop) tcp(at netip.AddrPort) *local {
 	if p, ok := l.locals[at]; ok {
 		return p
 	}
-	a := net.Addr(net.TCPAddrFromAddrPort(at))
+	p := &local{l, net.TCPAddrFromAddrPort(at)}
 	if l.locals == nil {
-		l.locals = map[netip.AddrPort]*net.Addr{}
+		l.locals = map[netip.AddrPort]*local{}
 	}
 	if len(l.locals) < maxLocals {
-		l.locals[at] = &a
+		l.locals[at] = p
 	}
-	return &a
+	return p
+}
+
+// path returns what the connections to a listener's unix socket share; nil: it is none's.
+func (l *loop) path(name string) *local {
+	if p, ok := l.named[name]; ok {
+		return p
+	}
+	a := l.n.names[name]
+	if a == nil {
+		return nil
+	}
+	if l.named == nil {
+		l.named = map[string]*local{}
+	}
+	p := &local{l, a}
+	l.named[name] = p
+	return p
 }
 
 // ownAddr makes sure that nothing of gnet's memory stays in the address.

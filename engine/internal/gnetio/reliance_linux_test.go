@@ -75,8 +75,8 @@ func TestReadingAllocatesNothing(t *testing.T) {
 	if allocs >= 1 {
 		t.Errorf("%v allocations for a read and a write", allocs)
 	}
-	if n := unsafe.Sizeof(conn{}); unsafe.Sizeof(uintptr(0)) == 8 && n > 96 {
-		t.Errorf("a connection has %d bytes, want 96 or fewer", n)
+	if n := unsafe.Sizeof(conn{}); unsafe.Sizeof(uintptr(0)) == 8 && n > 80 {
+		t.Errorf("a connection has %d bytes, want 80 or fewer", n)
 	}
 }
 

@@ -40,7 +40,7 @@ func (c *claim) letGo() {
 func (n *Network) claim(ctx context.Context) ([]*claim, error) {
 	var claims []*claim
 	var errs []error
-	n.names = map[string]*net.Addr{}
+	n.names = map[string]net.Addr{}
 	for _, s := range n.cfg.Addrs {
 		a, err := ParseAddr(s)
 		if err != nil {

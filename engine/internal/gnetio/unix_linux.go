@@ -35,7 +35,7 @@ const taken = "the path is taken by something that is not a socket: name another
 
 // prepare opens the path's directory, looks whether the path is free, and makes the room
 // to bind in.
-func (c *claim) prepare(ctx context.Context, names map[string]*net.Addr) error {
+func (c *claim) prepare(ctx context.Context, names map[string]net.Addr) error {
 	path := filepath.Clean(c.addr.Host)
 	dir, err := os.OpenFile(filepath.Dir(path), unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrPermission) { // may be entered and not read
@@ -74,8 +74,7 @@ func (c *claim) prepare(ctx context.Context, names map[string]*net.Addr) error {
 	c.gnet = "unix://" + bound
 	c.bound = &net.UnixAddr{Name: bound, Net: "unix"}
 	c.real = &net.UnixAddr{Name: c.addr.Host, Net: "unix"}
-	real := c.real
-	names[bound] = &real
+	names[bound] = c.real
 	return nil
 }
 
