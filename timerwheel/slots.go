@@ -55,9 +55,10 @@ func levelOf(slot uint32) int { return int(slot >> ringBits) }
 // arms it, under its shard's lock; the driver disarms the slot before it locks
 // the first shard to empty it.
 type slots struct {
+	tick    int64                      // ns
+	request func(level int, key int64) // has the slot brought up
+	_       [64]byte
 	keys    [levels * ringLen]atomic.Int64 // the key plus 1; 0 is not armed
-	tick    int64                          // ns
-	request func(level int, key int64)     // has the slot brought up
 }
 
 // arm makes sure that the slot expires for key, or sooner.

@@ -24,14 +24,15 @@ type Stats struct {
 
 // counters are what Stats reads, and what limits go by.
 type counters struct {
+	pending   atomic.Int64 // live timers, and ended ones until they are removed
+	cancelled atomic.Int64 // firings out whose timer was killed or set anew before they ran
+
+	_                                [64]byte // for each batch of firings
 	fired, skipped, refused, dropped atomic.Uint64
 	stale, panics, tooMany           atomic.Uint64
 	early, rebuilds                  atomic.Uint64
 	waiting                          atomic.Int64
 	late                             [lateBuckets]atomic.Uint64
-
-	pending   atomic.Int64 // live timers, and ended ones until they are removed
-	cancelled atomic.Int64 // firings out whose timer was killed or set anew before they ran
 }
 
 const (
