@@ -17,7 +17,7 @@ type Network struct {
 	host     netio.Host
 	watcher  watcher
 	ears     ears
-	pausable atomic.Bool          // reading can be paused: gnet's epoll sets were found and obey
+	pausable atomic.Bool         // reading can be paused: gnet's epoll sets were found and obey
 	names    map[string]net.Addr // the unix addresses behind what gnet was told to bind; set before gnet starts
 
 	mu            sync.Mutex
