@@ -225,14 +225,14 @@ func (s *shape) runsSlow(r *request) bool {
 	return r.stmt.Slow || s.class == classSlow || s.slow.Load()
 }
 
-// wakeOne wakes a lane that may send. A lane that has been woken and has not taken work yet will
-// take a whole burst: no second one is woken for that. Caller holds mu.
+// wakeOne wakes a lane that may send. A lane that has been woken and has not taken
+// yet will take its share: no second one is woken for that. Caller holds mu.
 func (q *queue) wakeOne() {
 	var best *lane
-	pending := 0
+	pending, share := 0, q.fairShare()
 	for _, l := range q.lanes {
 		if l.woken {
-			pending += q.db.cfg.MaxBurst
+			pending += share
 		} else if l.waiting && l.gateOpen() && (best == nil || l.inflight < best.inflight) {
 			best = l
 		}

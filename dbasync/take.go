@@ -61,6 +61,7 @@ func (q *queue) fill(l *lane, b *burst) {
 			f.takeKeyed(p)
 		}
 	}
+	f.room = min(f.room, q.fairShare()-b.queries())
 	f.takeShared()
 	n := b.queries()
 	l.inflight += n
@@ -68,6 +69,28 @@ func (q *queue) fill(l *lane, b *burst) {
 		l.lastBurst = n
 	}
 	q.shapeBurst(l, b)
+	if q.shared.n > 0 {
+		q.wakeOne() // for the next share
+	}
+}
+
+// minShare: what a burst costs by itself, on both sides, is about what five to ten
+// queries cost.
+const minShare = 8
+
+// fairShare is how many of the queries without a key one burst takes. All in one leave the
+// server idle while their answers are dealt with, and this process while they are worked on;
+// a burst for each is a system call on either side for each, and a server process that is
+// woken. So the lanes that are up share what there is. Caller holds mu.
+func (q *queue) fairShare() int {
+	n, up := q.shared.n, 0
+	for _, l := range q.lanes {
+		n += l.inflight
+		if l.open {
+			up++
+		}
+	}
+	return min(q.db.cfg.MaxBurst, max(minShare, n/max(1, up)))
 }
 
 // shapeBurst: below three queries a Sync each costs less than a chain. Keyed ones

@@ -38,6 +38,9 @@ func PGBench(ctx context.Context, binDir string, cfg Config) (Round, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "pgbench"), "-n", "-M", "prepared", "-f", script,
 		"-c", strconv.Itoa(cfg.Conns), "-j", strconv.Itoa(min(2, cfg.Conns)), "-T", strconv.Itoa(seconds),
 		"-h", u.Hostname(), "-p", u.Port(), "-U", u.User.Username(), strings.TrimPrefix(u.Path, "/"))
+	if password, ok := u.User.Password(); ok {
+		cmd.Env = append(os.Environ(), "PGPASSWORD="+password)
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return Round{}, fmt.Errorf("dbbench: pgbench: %w: %s", err, out)
