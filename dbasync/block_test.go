@@ -36,8 +36,8 @@ func await(t *testing.T, what string, ok func() bool) {
 // write in its place.
 func writerSleeps(db *DB) bool {
 	l := db.lanes[0]
-	db.q.mu.Lock()
-	defer db.q.mu.Unlock()
+	db.q.lock()
+	defer db.q.unlock()
 	return l.open && l.waiting && !l.woken && l.inflight == 0
 }
 
@@ -94,11 +94,11 @@ func TestQueryNeverBlocksItsCaller(t *testing.T) {
 		wait(t, first) // its timeout; the description is still owed
 		l := db.lanes[0]
 		await(t, "the writer to sleep", func() bool { return writerSleeps(db) })
-		db.q.mu.Lock()
+		db.q.lock()
 		known := db.shapes.get("select 1")
 		r := &request{shape: known}
 		lent := l.canLend(r)
-		db.q.mu.Unlock()
+		db.q.unlock()
 		if lent {
 			t.Error("a lane that owes a description is lent to a caller")
 		}

@@ -203,9 +203,9 @@ const flushTime = time.Second
 
 func (db *DB) shutdown(ctx context.Context) error {
 	db.running.Store(false)
-	db.q.mu.Lock()
-	db.q.closed = true
-	db.q.mu.Unlock()
+	db.q.lock()
+	db.q.close()
+	db.q.unlock()
 	cut := db.drain(ctx)
 	for _, r := range db.q.drain() {
 		r.end(NotRun, ErrClosed)
@@ -248,9 +248,9 @@ func (db *DB) drain(ctx context.Context) int64 {
 func (db *DB) settled(r *request) {
 	db.bytes.Add(-int64(r.bytes))
 	if r.share != nil {
-		db.q.mu.Lock()
+		db.q.lock()
 		r.share.settled()
-		db.q.mu.Unlock()
+		db.q.unlock()
 	}
 	if db.outstanding.Add(-1) == 0 && !db.running.Load() {
 		select {

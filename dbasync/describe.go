@@ -29,14 +29,14 @@ func (q *queue) waiting(sh *shape) (parked, keyed []*request) {
 
 func (db *DB) encodeWaiting(sh *shape) {
 	q := &db.q
-	q.mu.Lock()
+	q.lock()
 	d := sh.desc.Load()
-	if d == nil { // changed again: the next description leads here again
-		q.mu.Unlock()
+	if d == nil { // changed again: whoever asked anew will come back here
+		q.unlock()
 		return
 	}
 	parked, keyed := q.waiting(sh)
-	q.mu.Unlock()
+	q.unlock()
 	for _, r := range parked {
 		db.encodeParked(r, d)
 	}
@@ -49,7 +49,7 @@ func (db *DB) encodeWaiting(sh *shape) {
 func (db *DB) encodeParked(r *request, d *description) {
 	err := r.encode(d, r.args)
 	q := &db.q
-	q.mu.Lock()
+	q.lock()
 	if err == nil && q.dead {
 		err = ErrClosed
 	}
@@ -57,7 +57,7 @@ func (db *DB) encodeParked(r *request, d *description) {
 		r.desc, r.args = d, nil
 		q.place(r, r.shape, true)
 	}
-	q.mu.Unlock()
+	q.unlock()
 	if err != nil {
 		r.end(NotRun, err)
 		r.release()
@@ -68,7 +68,7 @@ func (db *DB) encodeParked(r *request, d *description) {
 func (db *DB) encodeKeyed(r *request, d *description) {
 	err := r.encode(d, r.args)
 	q := &db.q
-	q.mu.Lock()
+	q.lock()
 	r.busy = false
 	if err == nil {
 		r.desc, r.args = d, nil
@@ -76,7 +76,7 @@ func (db *DB) encodeKeyed(r *request, d *description) {
 			q.lanes[r.part.owner].wake()
 		}
 	}
-	q.mu.Unlock()
+	q.unlock()
 	if err != nil {
 		r.end(NotRun, err)
 		if q.remove(r) {
@@ -92,10 +92,10 @@ func (db *DB) encodeKeyed(r *request, d *description) {
 // one at once.
 func (db *DB) undescribable(sh *shape, err error) {
 	q := &db.q
-	q.mu.Lock()
+	q.lock()
 	sh.asked = false
 	parked, keyed, kept := q.refused(sh)
-	q.mu.Unlock()
+	q.unlock()
 	if !kept {
 		db.shapes.forget(sh)
 	}
@@ -165,8 +165,9 @@ func (q *queue) changing(key uint64) bool {
 	if key == 0 {
 		return false
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
+	q.collect()
 	p := q.partOf(key)
 	return p.inflight > 0 && p.ddl || p.head != nil && p.lastDDL >= p.head.seq
 }

@@ -135,12 +135,12 @@ func (l *lane) begin(conn laneConn) {
 	l.mu.Unlock()
 	l.pid.Store(conn.pid)
 	q := &l.db.q
-	q.mu.Lock()
+	q.lock()
 	l.bare = false
 	l.open, l.waiting, l.woken, l.lent, l.rollback, l.undoing, l.probe = true, false, false, false, false, false, false
 	l.inflight, l.bytes, l.lastBurst, l.maxBurst = 0, 0, 0, l.db.cfg.MaxBurst
 	q.adopt(l)
-	q.mu.Unlock()
+	q.unlock()
 	l.up.Store(true)
 	l.db.stats.connects.Add(1)
 	l.db.cfg.Logger.Info("dbasync: lane up", "lane", l.index, "pid", conn.pid)
@@ -155,10 +155,10 @@ func (l *lane) setClosed() {
 	l.up.Store(false)
 	l.pid.Store(0)
 	q := &l.db.q
-	q.mu.Lock()
+	q.lock()
 	l.open = false
 	l.cond.Broadcast()
-	q.mu.Unlock()
+	q.unlock()
 }
 
 // lost settles what was in flight when the connection broke. Neither of the lane's goroutines uses
@@ -177,7 +177,7 @@ func (l *lane) lost(err error) {
 		r.end(MayHaveRun, cause)
 	}
 	q := &l.db.q
-	q.mu.Lock()
+	q.lock()
 	for _, e := range rest {
 		if e.req != nil && e.req.part != nil {
 			e.req.part.inflight--
@@ -194,7 +194,7 @@ func (l *lane) lost(err error) {
 	l.db.stats.skipped.Add(uint64(len(again)))
 	dead := q.back(again)
 	q.wakeOne()
-	q.mu.Unlock()
+	q.unlock()
 	for _, r := range ended {
 		r.release()
 	}

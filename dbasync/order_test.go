@@ -159,8 +159,8 @@ func TestACancelledDetourLetsItsKeyGoOn(t *testing.T) {
 func noDetours(t *testing.T, db *DB) {
 	t.Helper()
 	await(t, "all keys to be back on the lanes", func() bool {
-		db.q.mu.Lock()
-		defer db.q.mu.Unlock()
+		db.q.lock()
+		defer db.q.unlock()
 		return len(db.q.detours) == 0
 	})
 }

@@ -109,8 +109,9 @@ func (db *DB) refuse(err error) {
 
 // takeAllForLanes empties the lists that lanes serve, unless one is up.
 func (q *queue) takeAllForLanes() (out []*request) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
+	q.collect()
 	for _, l := range q.lanes {
 		if l.open {
 			return nil

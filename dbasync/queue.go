@@ -1,6 +1,10 @@
 package dbasync
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
 
 // part is the queue of a share of the ordering keys. One lane at a time serves it, and only while
 // none of its queries from an earlier burst is in flight, so that a burst that the server skips can
@@ -30,6 +34,8 @@ func (p *part) add(r *request, back bool) {
 // queue holds every accepted query that is not in flight. All lanes take from the same list, so
 // that no query waits for a lane that is busy or down.
 //
+// New requests come to it through inboxes.
+//
 // Invariant: a request on a list is queued or done, and holds one reference.
 type queue struct {
 	db *DB
@@ -44,9 +50,17 @@ type queue struct {
 	parts     []part
 	detours   map[uint64]*detour // by key
 	lanes     []*lane
+	inboxes   []inbox
+	near      sync.Pool // of *inbox: one per processor, more or less
+	locked    uint64    // how often mu was, for the tests
+	unserved  bool      // collect has put queries on shared that no lane was woken for
 	probing   bool // a suspect shape is being measured on some lane
 	closed    bool // no new queries
-	dead      bool // Stop has given up: nothing is taken from it any more
+	dead      bool // Stop has given up: nothing is taken any more
+
+	_      [64]byte
+	wanted atomic.Bool // a new query has to wake a lane: see publish
+	_      [64]byte
 }
 
 func (q *queue) init(db *DB, lanes []*lane) {
@@ -66,6 +80,9 @@ func (q *queue) init(db *DB, lanes []*lane) {
 	for _, l := range lanes {
 		l.cond.L = &q.mu
 	}
+	q.inboxes = make([]inbox, max(len(lanes), min(64, runtime.GOMAXPROCS(0))))
+	var next atomic.Uint32
+	q.near.New = func() any { return &q.inboxes[int(next.Add(1))%len(q.inboxes)] }
 }
 
 // push queues a new request and takes over the caller's reference, unless it returns an error:
@@ -73,8 +90,13 @@ func (q *queue) init(db *DB, lanes []*lane) {
 // may be sent by its caller, which saves a wake-up: in that case lend is the lane, its burst
 // filled, and the caller must call lend.sendLent.
 func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	alone := q.db.outstanding.Load() == 1
+	if r.desc != nil && !alone && !sh.runsSlow(r) {
+		return nil, q.post(r)
+	}
+	q.lock()
+	defer q.unlock()
+	q.collect() // of the same key, they go before r
 	if q.closed {
 		return nil, ErrClosed
 	}
@@ -85,7 +107,7 @@ func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 	}
 	q.seq++
 	r.seq = q.seq
-	if r.desc != nil && q.db.outstanding.Load() == 1 && !slow && !sh.runsSlow(r) {
+	if r.desc != nil && alone && !slow && !sh.runsSlow(r) {
 		lend = q.idleLane(r)
 	}
 	if lend == nil || r.state.Load() == stDone {
@@ -204,8 +226,10 @@ func (q *queue) wakeFor(r *request) {
 	q.wakeOne()
 }
 
-func (q *queue) partOf(key uint64) *part {
-	return &q.parts[(key*0x9E3779B97F4A7C15)>>32%uint64(len(q.parts))]
+func (q *queue) partOf(key uint64) *part { return &q.parts[q.partIndex(key)] }
+
+func (q *queue) partIndex(key uint64) uint64 {
+	return (key * 0x9E3779B97F4A7C15) >> 32 % uint64(len(q.parts))
 }
 
 // want requests the description of sh, once. Caller holds mu.
@@ -260,8 +284,8 @@ func (q *queue) back(rs []*request) (ended []*request) {
 
 // remove removes r from its list; it returns false if r is on none.
 func (q *queue) remove(r *request) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	if r.in == nil {
 		return false
 	}
@@ -282,8 +306,8 @@ func (q *queue) remove(r *request) bool {
 // takeSlow waits for work of t, and returns nil when the worker must end. before is the request
 // that the worker ran last, nil at first; its reference is released.
 func (q *queue) takeSlow(t *turns, before *request) *request {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	if before != nil {
 		before.share.ran()
 		if before.detour != nil {
@@ -304,8 +328,9 @@ func (q *queue) takeSlow(t *turns, before *request) *request {
 
 // expired appends every queued request whose timeout has expired to out, with a reference.
 func (q *queue) expired(now int64, out []*request) []*request {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
+	q.collect()
 	out = q.shared.expired(now, out)
 	out = q.parked.expired(now, out)
 	for _, t := range []*turns{&q.slow, &q.jobs} {
@@ -322,11 +347,21 @@ func (q *queue) expired(now int64, out []*request) []*request {
 	return out
 }
 
-// drain empties the queue for Stop and returns its requests.
+// close refuses new requests. Caller holds mu.
+func (q *queue) close() {
+	q.closed = true
+	for i := range q.inboxes {
+		q.inboxes[i].close()
+	}
+}
+
+// drain empties the queue for Stop and returns what was on it.
 func (q *queue) drain() []*request {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed, q.dead = true, true
+	q.lock()
+	defer q.unlock()
+	q.close()
+	q.dead = true
+	q.collect()
 	var out []*request
 	for _, t := range []*turns{&q.slow, &q.jobs} {
 		for t.n > 0 {

@@ -81,7 +81,7 @@ func (l *lane) settle(now, gap time.Duration) {
 	l.learn(gap)
 
 	q := &l.db.q
-	q.mu.Lock()
+	q.lock()
 	l.account()
 	for _, s := range a.replan {
 		if s.shape.desc.CompareAndSwap(s.desc, nil) {
@@ -103,10 +103,11 @@ func (l *lane) settle(now, gap time.Duration) {
 		s.asked = false
 		l.db.described(s)
 	}
+	q.collect()
 	if (q.workFor(l) || l.rollback) && l.gateOpen() {
 		l.wake()
 	}
-	q.mu.Unlock()
+	q.unlock()
 
 	for _, f := range a.failed {
 		l.db.undescribable(f.shape, f.err)

@@ -13,7 +13,7 @@ func TestLanesShareWhatWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 		q := &db.q
-		q.mu.Lock()
+		q.lock()
 		for _, l := range q.lanes[:tc.up] {
 			l.open, l.waiting, l.maxBurst = true, true, db.cfg.MaxBurst
 		}
@@ -33,6 +33,6 @@ func TestLanesShareWhatWaits(t *testing.T) {
 		if got := tc.up > 1 && q.lanes[1].woken; got != (tc.up > 1 && left > 0) {
 			t.Errorf("%d waiting, %d lanes: the second is woken: %v", tc.waits, tc.up, got)
 		}
-		q.mu.Unlock()
+		q.unlock()
 	}
 }

@@ -63,8 +63,9 @@ func (db *DB) Stats() Stats {
 		s.Ended[Outcome(o)] = c.ended[o].Load()
 	}
 	q := &db.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
+	q.collect()
 	for _, t := range []*turns{&q.slow, &q.jobs} {
 		s.SlowQueued += t.n
 		s.SlowSubmitters += len(t.shares)

@@ -4,14 +4,16 @@ package dbasync
 // False: the connection is broken or the DB stops. Runs on the writer goroutine.
 func (l *lane) take(b *burst) bool {
 	q := &l.db.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	b.reset()
 	for {
 		if !l.open && !l.lent { // who borrowed it must have let go
 			return false
 		}
 		if l.gateOpen() && !q.dead {
+			q.collect()
+			q.unserved = false // fill wakes who takes the rest
 			q.fill(l, b)
 			q.takeDescribes(b)
 			if b.queries()+len(b.describes) > 0 || b.rollback {
@@ -20,7 +22,9 @@ func (l *lane) take(b *burst) bool {
 			}
 		}
 		l.waiting, l.woken = true, false
-		l.cond.Wait()
+		if !q.publish() {
+			l.cond.Wait()
+		}
 		l.waiting = false
 	}
 }

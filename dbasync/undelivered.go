@@ -153,8 +153,9 @@ func (u *undelivered) free(n int) {
 
 // goOn wakes who found no room for results.
 func (q *queue) goOn() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
+	q.collect()
 	for _, l := range q.lanes {
 		if l.rollback || q.workFor(l) {
 			l.wake()

@@ -154,14 +154,15 @@ func (l *lane) sendLent() {
 	l.send(conn)
 	l.burst.reset()
 	q := &l.db.q
-	q.mu.Lock()
+	q.lock()
 	l.lent = false
+	q.collect()
 	if !l.open {
 		l.cond.Broadcast()
 	} else if l.rollback || q.workFor(l) {
 		l.wake()
 	}
-	q.mu.Unlock()
+	q.unlock()
 }
 
 // unsent marks the entries of a burst no byte of which was written.
