@@ -19,12 +19,13 @@ type inbox struct {
 	_          [128 - 40]byte // the next one's line is its own
 }
 
-// add takes over the caller's reference; false when Stop has closed it.
-func (b *inbox) add(r *request) bool {
+// add takes over the caller's reference and returns how many there are now; 0 when Stop has
+// closed it.
+func (b *inbox) add(r *request) int32 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		return false
+		return 0
 	}
 	if b.tail != nil {
 		b.tail.next = r
@@ -32,8 +33,7 @@ func (b *inbox) add(r *request) bool {
 		b.head = r
 	}
 	b.tail = r
-	b.n.Add(1)
-	return true
+	return b.n.Add(1)
 }
 
 // empty returns what was in b, linked by next.
@@ -63,10 +63,11 @@ func (q *queue) post(r *request) error {
 		b = at
 		q.near.Put(at)
 	}
-	if !b.add(r) {
+	n := b.add(r)
+	if n == 0 {
 		return ErrClosed
 	}
-	if q.wanted.Load() {
+	if at := q.wanted.Load(); at > 0 && n >= at {
 		q.lock()
 		q.collect()
 		q.unlock()
@@ -111,37 +112,44 @@ func (q *queue) unlock() {
 	q.mu.Unlock()
 }
 
-// publish tells callers whether a lane has to be woken for a new query: when one sleeps that
-// could send, and none is on its way to the inboxes. Those that came before they could know
-// it are collected here, and then it returns true. Caller holds mu.
+// publish tells callers when a lane has to be woken for new queries: at the first when one
+// sleeps that could send and none is on its way to the inboxes; when there is more than a
+// share where one is on its way and another sleeps. First ones that came before they could
+// know it are collected here, and then it returns true. Caller holds mu.
 func (q *queue) publish() (some bool) {
 	for {
 		if q.unserved {
 			q.unserved = false
 			q.wakeOne()
 		}
-		wanted := q.idle()
+		wanted := q.wantedNow()
 		if q.wanted.Load() != wanted {
 			q.wanted.Store(wanted)
 		}
-		if !wanted || !q.collect() {
+		if wanted != 1 || !q.collect() {
 			return some
 		}
 		some = true
 	}
 }
 
-// idle tells whether a lane sleeps that could send and none has been woken. Caller holds mu.
-func (q *queue) idle() bool {
-	idle := false
+// wantedNow is what wanted should be. Caller holds mu.
+func (q *queue) wantedNow() int32 {
+	idle, woken := false, false
 	for _, l := range q.lanes {
 		switch {
 		case !l.open || !l.waiting:
 		case l.woken:
-			return false
+			woken = true
 		case l.gateOpen():
 			idle = true
 		}
 	}
-	return idle
+	switch {
+	case !idle:
+		return 0
+	case woken:
+		return minShare + 1
+	}
+	return 1
 }

@@ -54,12 +54,12 @@ type queue struct {
 	near      sync.Pool // of *inbox: one per processor, more or less
 	locked    uint64    // how often mu was, for the tests
 	unserved  bool      // collect has put queries on shared that no lane was woken for
-	probing   bool // a suspect shape is being measured on some lane
-	closed    bool // no new queries
-	dead      bool // Stop has given up: nothing is taken any more
+	probing   bool      // a suspect shape is being measured on some lane
+	closed    bool      // no new queries
+	dead      bool      // Stop has given up: nothing is taken any more
 
 	_      [64]byte
-	wanted atomic.Bool // a new query has to wake a lane: see publish
+	wanted atomic.Int32 // with how many queries an inbox has to wake a lane; 0: not at all
 	_      [64]byte
 }
 
