@@ -85,13 +85,21 @@ func (db *DB) deliver(r *request) {
 // deliverAll is deliver for everything that one read of a lane finished, in order. What is for the
 // DB's pool is submitted in groups.
 func (db *DB) deliverAll(rs []*request, now time.Duration) {
-	var g *group
+	var ended [4]uint64
 	for _, r := range rs {
 		r.res.SQL, r.res.Key = r.stmt.SQL, r.stmt.Key
 		r.res.Elapsed = now - r.start
 		r.settleOutcome()
-		db.stats.ended[r.res.Outcome].Add(1)
-		db.rows.add(r)
+		ended[r.res.Outcome]++
+	}
+	for o, n := range ended {
+		if n > 0 {
+			db.stats.ended[o].Add(n)
+		}
+	}
+	db.rows.add(rs...)
+	var g *group
+	for _, r := range rs {
 		if !db.isPool(r.on) || db.late.waiting.Load() > 0 {
 			db.hand(r)
 			continue

@@ -15,8 +15,9 @@ type inbox struct {
 	mu         sync.Mutex
 	head, tail *request // linked by next; guarded by mu
 	closed     bool     // guarded by mu
+	accepted   uint64   // all that have come; guarded by mu
 	n          atomic.Int32
-	_          [128 - 40]byte // the next one's line is its own
+	_          [128 - 48]byte // the next one's line is its own
 }
 
 // add takes over the caller's reference and returns how many there are now; 0 when Stop has
@@ -33,6 +34,7 @@ func (b *inbox) add(r *request) int32 {
 		b.head = r
 	}
 	b.tail = r
+	b.accepted++
 	return b.n.Add(1)
 }
 
@@ -44,6 +46,13 @@ func (b *inbox) empty() *request {
 	b.head, b.tail = nil, nil
 	b.n.Store(0)
 	return r
+}
+
+// came is how many have come since New.
+func (b *inbox) came() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.accepted
 }
 
 func (b *inbox) close() {

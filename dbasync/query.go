@@ -133,7 +133,6 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	}
 	lend, err := db.q.push(r, r.shape)
 	if err == nil {
-		db.stats.accepted.Add(1)
 		if lend != nil {
 			lend.sendLent()
 		}

@@ -94,6 +94,11 @@ func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
 	if r.desc != nil && !alone && !sh.runsSlow(r) {
 		return nil, q.post(r)
 	}
+	defer func() {
+		if err == nil {
+			q.db.stats.accepted.Add(1)
+		}
+	}()
 	q.lock()
 	defer q.unlock()
 	q.collect() // of the same key, they go before r

@@ -1,6 +1,7 @@
 package dbasync
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -28,7 +29,7 @@ type shape struct {
 
 	used atomic.Int64 // tick of the last use
 
-	evicted bool         // guarded by shapes.mu
+	evicted atomic.Bool  // set under shapes.mu
 	asked   bool         // on queue.describes or being described; guarded by queue.mu
 	sent    uint64       // queue.seq when a lane took it to describe; guarded by queue.mu
 	last    *description // before a change of plan: the parameters' types stay; guarded by queue.mu
@@ -51,8 +52,13 @@ type shapes struct {
 	encs  *encoders
 	tick  atomic.Int64
 
-	mu      sync.RWMutex
+	// known is a copy of bySQL, not the latest, that is read without a lock; what has been
+	// evicted since says so itself.
+	known atomic.Pointer[map[string]*shape]
+
+	mu      sync.Mutex
 	bySQL   map[string]*shape
+	misses  int // uses of what known lacks, since it was made
 	nextID  int
 	unnamed bool // all shapes are the unnamed statement, parsed for each use
 	// closes[i] are names lane i has to close, added when a shape is evicted.
@@ -61,15 +67,15 @@ type shapes struct {
 }
 
 func newShapes(limit int, encs *encoders) *shapes {
-	return &shapes{limit: limit, encs: encs, bySQL: make(map[string]*shape)}
+	c := &shapes{limit: limit, encs: encs, bySQL: make(map[string]*shape)}
+	c.known.Store(&map[string]*shape{})
+	return c
 }
 
 // get returns the shape of sql, new or known.
 func (c *shapes) get(sql string) *shape {
-	c.mu.RLock()
-	s := c.bySQL[sql]
-	c.mu.RUnlock()
-	if s == nil {
+	s := (*c.known.Load())[sql]
+	if s == nil || s.evicted.Load() {
 		s = c.add(sql)
 	}
 	if now := c.tick.Load(); s.used.Load() != now {
@@ -79,6 +85,15 @@ func (c *shapes) get(sql string) *shape {
 }
 
 func (c *shapes) add(sql string) *shape {
+	c.mu.Lock()
+	s := c.bySQL[sql]
+	if s != nil {
+		c.missed()
+	}
+	c.mu.Unlock()
+	if s != nil {
+		return s
+	}
 	cl, word := classify(sql)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,10 +104,21 @@ func (c *shapes) add(sql string) *shape {
 		c.evictOldest()
 	}
 	c.nextID++
-	s := &shape{sql: sql, name: c.name(), class: cl, word: word, ddl: altersTables(word)}
+	s = &shape{sql: sql, name: c.name(), class: cl, word: word, ddl: altersTables(word)}
 	s.used.Store(c.tick.Add(1))
 	c.bySQL[sql] = s
 	return s
+}
+
+// missed makes known anew when its copy has paid: each miss is a lock, which all share.
+// Caller holds mu.
+func (c *shapes) missed() {
+	if c.misses++; c.misses < len(c.bySQL) {
+		return
+	}
+	c.misses = 0
+	known := maps.Clone(c.bySQL)
+	c.known.Store(&known)
 }
 
 // name makes the next shape's. Caller holds mu.
@@ -129,10 +155,10 @@ func (c *shapes) evictOldest() {
 // evict forgets s; lanes that have it prepared close it with their next burst.
 // Caller holds mu.
 func (c *shapes) evict(s *shape) {
-	if s.evicted {
+	if s.evicted.Load() {
 		return
 	}
-	s.evicted = true
+	s.evicted.Store(true)
 	if c.bySQL[s.sql] == s {
 		delete(c.bySQL, s.sql)
 	}
@@ -163,7 +189,7 @@ func (c *shapes) forget(s *shape) {
 func (c *shapes) renew(s *shape) *shape {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := c.bySQL[s.sql]; s.evicted && n != nil {
+	if n := c.bySQL[s.sql]; s.evicted.Load() && n != nil {
 		return n
 	}
 	c.evict(s)
@@ -185,7 +211,7 @@ func (c *shapes) prepared(s *shape, i int) {
 		return
 	}
 	c.mu.Lock()
-	if s.evicted {
+	if s.evicted.Load() {
 		c.closeOn(i, s.name)
 	} else {
 		s.lanes.Or(1 << i)
@@ -225,8 +251,8 @@ func (c *shapes) takeCloses(i int) []string {
 }
 
 func (c *shapes) len() int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return len(c.bySQL)
 }
 

@@ -2,7 +2,7 @@ package dbasync
 
 import "sync/atomic"
 
-// counters only increase.
+// counters only grow. accepted is without what came through inboxes.
 type counters struct {
 	accepted, refused, bursts, skipped, slow, learned atomic.Uint64
 	connects, connectFailures                         atomic.Uint64
@@ -63,6 +63,9 @@ func (db *DB) Stats() Stats {
 		s.Ended[Outcome(o)] = c.ended[o].Load()
 	}
 	q := &db.q
+	for i := range q.inboxes {
+		s.Accepted += q.inboxes[i].came()
+	}
 	q.lock()
 	defer q.unlock()
 	q.collect()

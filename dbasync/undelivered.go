@@ -48,17 +48,26 @@ func (r *request) held() int {
 	return n
 }
 
-// add counts r, which is finished and about to be handed to its submitter.
-func (u *undelivered) add(r *request) {
-	n := r.held()
-	if n == 0 {
+// add counts rs, which are finished and about to be handed to their submitters.
+func (u *undelivered) add(rs ...*request) {
+	sum := 0
+	for _, r := range rs {
+		r.rowBytes = r.held()
+		sum += r.rowBytes
+	}
+	if sum == 0 {
 		return
 	}
-	r.rowBytes = n
-	u.bytes.Add(int64(n))
-	if n < u.least {
-		return
+	u.bytes.Add(int64(sum))
+	for _, r := range rs {
+		if r.rowBytes > 0 && r.rowBytes >= u.least {
+			u.list(r)
+		}
 	}
+}
+
+// list puts r where it can be found when too much waits.
+func (u *undelivered) list(r *request) {
 	r.listed, r.owner = true, u.db.ownerOf(r.on)
 	u.mu.Lock()
 	defer u.mu.Unlock()

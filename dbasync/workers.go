@@ -19,7 +19,8 @@ type workers struct {
 
 	mu     sync.Mutex
 	cond   sync.Cond
-	queue  []func() // guarded by mu; at most limit
+	queue  []func() // guarded by mu; from head on at most limit
+	head   int      // guarded by mu; those before it are taken
 	closed bool     // guarded by mu
 	wg     sync.WaitGroup
 }
@@ -41,8 +42,13 @@ func (w *workers) Submit(fn func()) error {
 	switch {
 	case w.closed:
 		return ErrClosed
-	case len(w.queue) >= w.limit:
+	case len(w.queue)-w.head >= w.limit:
 		return errWorkersFull
+	}
+	if w.head > len(w.queue)/2 && len(w.queue) == cap(w.queue) {
+		n := copy(w.queue, w.queue[w.head:])
+		clear(w.queue[n:])
+		w.queue, w.head = w.queue[:n], 0
 	}
 	w.queue = append(w.queue, fn)
 	w.cond.Signal()
@@ -54,16 +60,18 @@ func (w *workers) work() {
 	defer w.wg.Done()
 	for {
 		w.mu.Lock()
-		for len(w.queue) == 0 && !w.closed {
+		for w.head == len(w.queue) && !w.closed {
 			w.cond.Wait()
 		}
-		if len(w.queue) == 0 {
+		if w.head == len(w.queue) {
 			w.mu.Unlock()
 			return
 		}
-		fn := w.queue[0]
-		w.queue[0] = nil
-		w.queue = w.queue[1:]
+		fn := w.queue[w.head]
+		w.queue[w.head] = nil
+		if w.head++; w.head == len(w.queue) {
+			w.queue, w.head = w.queue[:0], 0
+		}
 		w.mu.Unlock()
 		w.run(fn)
 	}
