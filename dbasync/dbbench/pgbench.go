@@ -17,8 +17,9 @@ import (
 const pipeline = 64
 
 // PGBench measures the server's own load driver with pipelined prepared statements,
-// 64 of them in one transaction: what is near the limit of server and protocol
-// on this machine, without anyone waiting for a single result. binDir holds pgbench.
+// 64 of them under one Sync and in one transaction, with cfg.OwnTx each in its own: what is
+// near the limit of server and protocol on this machine, without anyone waiting for a single
+// result. binDir holds pgbench.
 func PGBench(ctx context.Context, binDir string, cfg Config) (Round, error) {
 	cfg = cfg.withDefaults()
 	dir, err := os.MkdirTemp("", "dbbench")
@@ -27,7 +28,7 @@ func PGBench(ctx context.Context, binDir string, cfg Config) (Round, error) {
 	}
 	defer os.RemoveAll(dir)
 	script := filepath.Join(dir, "script.sql")
-	if err := os.WriteFile(script, []byte(pgbenchScript(cfg.Workload)), 0o600); err != nil {
+	if err := os.WriteFile(script, []byte(pgbenchScript(cfg.Workload, cfg.OwnTx)), 0o600); err != nil {
 		return Round{}, fmt.Errorf("dbbench: %w", err)
 	}
 	u, err := url.Parse(cfg.URL)
@@ -57,14 +58,23 @@ func PGBench(ctx context.Context, binDir string, cfg Config) (Round, error) {
 	return Round{PerSecond: n, Queries: uint64(n * float64(seconds)), Burst: pipeline}, nil
 }
 
-func pgbenchScript(w Workload) string {
+func pgbenchScript(w Workload, own bool) string {
 	var b strings.Builder
 	for i := range pipeline {
 		fmt.Fprintf(&b, "\\set id%d random(1, %d)\n", i, Rows)
 	}
 	b.WriteString("\\startpipeline\n")
+	if own {
+		b.WriteString("begin;\n")
+	}
 	for i := range pipeline {
+		if own && i > 0 {
+			b.WriteString("commit and chain;\n")
+		}
 		fmt.Fprintf(&b, "%s;\n", strings.ReplaceAll(w.sql(), "$1", ":id"+strconv.Itoa(i)))
+	}
+	if own {
+		b.WriteString("commit;\n")
 	}
 	b.WriteString("\\endpipeline\n")
 	return b.String()

@@ -47,6 +47,7 @@ type Config struct {
 	Workload    Workload
 	Workers     int                   // of the pool. 0: twice the CPUs that this process may use
 	Group       bool                  // dbasync: ReadOnly queries share a transaction
+	OwnTx       bool                  // pgbench: a transaction for each query, as dbasync has
 	Change      func(*dbasync.Config) // last word on dbasync's settings
 }
 
