@@ -170,3 +170,17 @@ func TestShapeWithoutLock(t *testing.T) {
 		t.Error("an evicted shape is found")
 	}
 }
+
+// TestInboxOfKey: all of one key go into one inbox, wherever they are called.
+func TestInboxOfKey(t *testing.T) {
+	db, sh := idleDB(t)
+	q := &db.q
+	db.lanes[0].waiting = false
+	for key := uint64(1); key < 40; key++ {
+		b := &q.inboxes[q.partIndex(key)]
+		before := b.n.Load()
+		if _, err := q.push(db.requestOf(sh, key), sh); err != nil || b.n.Load() != before+1 {
+			t.Fatalf("key %d: got %v, not in its inbox", key, err)
+		}
+	}
+}
