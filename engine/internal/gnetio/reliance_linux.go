@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
 	gneterr "github.com/panjf2000/gnet/v2/pkg/errors"
@@ -171,3 +173,22 @@ func (g *gnetLog) Errorf(format string, args ...any) {
 	}
 }
 func (g *gnetLog) Fatalf(format string, args ...any) { g.Errorf(format, args...) }
+
+// tasksOf finds the word in which a loop of gnet's says that tasks wait for it; nil: it is
+// not where it was.
+func tasksOf(el gnet.EventLoop) *int32 {
+	v := reflect.ValueOf(el)
+	for _, name := range []string{"poller", "wakeupCall"} {
+		if v.Kind() == reflect.Interface {
+			v = v.Elem()
+		}
+		if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+			return nil
+		}
+		v = v.Elem().FieldByName(name)
+	}
+	if v.Kind() != reflect.Int32 || !v.CanAddr() {
+		return nil
+	}
+	return (*int32)(unsafe.Pointer(v.UnsafeAddr()))
+}
