@@ -34,6 +34,10 @@ import (
 //   - OnTick first runs when all loops have been made: TestStartedMeansEveryLoopListens.
 //   - Next gives a window of the read buffer and nothing stays in gnet's own:
 //     TestReadingAllocatesNothing.
+//   - A loop's poller has a word, wakeupCall, that is not 0 from when a task is queued until
+//     all are done, and whoever makes it so wakes the poller: TestTasksOfGnetAreSeen,
+//     TestReaderLeavesTheLoopToGnet. Where there is no such word, gnet reads.
+//   - A connection that is in no epoll set of gnet's is closed all the same: TestEndsAreTold.
 //   - A server's engine is in a table under its address; Stop takes it out, also when it
 //     has ended; an address may bear a #fragment, so that no two are the same:
 //     TestStoppedNetworksAreCollected, TestStopOfOneLeavesTheOther.
