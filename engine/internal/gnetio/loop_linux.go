@@ -25,6 +25,7 @@ type loop struct {
 	// Loop goroutine only.
 	conns   []*conn // nil where the place is free
 	free    []int32 // places
+	buried  bool    // gnet has ended, and closed its epoll set
 	refused []*refused
 	locals  map[netip.AddrPort]*net.Addr // local addresses of its connections
 
@@ -137,6 +138,7 @@ func (l *loop) forget(c *conn) {
 // bury closes what is left when gnet has ended: a loop whose goroutine has died inside a
 // callback (runtime.Goexit) has closed nothing.
 func (l *loop) bury() {
+	l.buried = true
 	for i := 0; i < len(l.conns); i++ {
 		if c := l.conns[i]; c != nil {
 			fd := c.fd

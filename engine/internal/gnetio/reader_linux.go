@@ -143,10 +143,14 @@ func (rd *reader) take(c *conn) {
 	c.read = true
 }
 
-// forget takes a connection out that closes: a duplicate of its descriptor would keep it there.
+// forget gives a connection that closes back to gnet, whose error would cost more if it
+// were not there. In the reader's set a duplicate of the descriptor would keep it.
 func (rd *reader) forget(c *conn) {
 	c.read = false
 	_ = unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
+	if !rd.l.buried {
+		_ = unix.EpollCtl(rd.l.epfd, unix.EPOLL_CTL_ADD, int(c.fd), &epollEvent{Fd: c.fd})
+	}
 }
 
 // mask stops or resumes the reading of a connection.
