@@ -18,14 +18,14 @@ func TestFrameCostsWhatItDid(t *testing.T) {
 		pipe                  int
 		allocs, writes, locks float64 // most, for each frame
 	}{
-		{engine.Inline, 1, 0.2, 1.01, 5.5},
-		{engine.Inline, 32, 0.01, 0.035, 1.14},
-		// On workers a frame, or 32, may have a turn of the loop to itself, which takes two
-		// allocations and a few locks, and a slow machine makes adaptive dispatch use them.
-		{engine.Adaptive, 1, 2.1, 1.02, 24},
-		{engine.Adaptive, 32, 0.07, 0.035, 1.8},
-		{engine.Ordered, 1, 2.1, 1.02, 24},
-		{engine.Ordered, 32, 0.07, 0.035, 1.8},
+		{engine.Inline, 1, 0.05, 1.01, 5.2},
+		{engine.Inline, 32, 0.005, 0.033, 1.14},
+		// On workers a frame, or 32, may have a turn of the loop to itself, which takes a few
+		// locks and allocates nothing; and a slow machine makes adaptive dispatch use them.
+		{engine.Adaptive, 1, 0.05, 1.01, 16.7},
+		{engine.Adaptive, 32, 0.005, 0.033, 1.55},
+		{engine.Ordered, 1, 0.05, 1.01, 16.7},
+		{engine.Ordered, 32, 0.005, 0.033, 1.55},
 	} {
 		t.Run(fmt.Sprintf("%v/pipe=%d", tc.dispatch, tc.pipe), func(t *testing.T) {
 			b := start(t, shape{loops: 2, conns: 16, pipe: tc.pipe, body: 64, dispatch: tc.dispatch, sub: subEcho, answers: tc.pipe})

@@ -24,6 +24,7 @@ type Config struct {
 	Balance Balance  // of the goroutine that accepts alone; unix sockets always have one
 
 	ReadBuffer       int           // bytes one read takes at most
+	ReadByGnet       bool          // no loop reads by itself
 	SocketRecvBuffer int           // SO_RCVBUF; 0: the system's
 	SocketSendBuffer int           // SO_SNDBUF; 0: the system's
 	Delay            bool          // leave TCP_NODELAY off

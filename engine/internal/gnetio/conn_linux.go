@@ -22,13 +22,14 @@ type conn struct {
 	remote net.Addr
 	mu     sync.Mutex // held while fd changes and while RawConn.Control uses it
 	fd     int32      // -1: closed
-	place  int32      // in loop.conns
+	place  int32      // in loop.conns; it stays there
 
 	watched bool // the watcher knows fd
 	within  bool // inside a call to the Host or Sink: gnet must not lose the connection under its hands
 	doomed  bool // close when that call returns
 	ending  bool // inside Sink.Closed, or behind it
 	paused  bool
+	read    bool // by the loop's reader, not by gnet
 	ended   bool // how says how, not gnet
 	how     netio.End
 }
@@ -47,8 +48,8 @@ var (
 // newConn takes a connection of gnet's onto the loop.
 func (l *loop) newConn(g gnet.Conn) *conn {
 	fd := g.Fd()
-	c := &conn{local: l.localAddr(g, fd), c: g, fd: int32(fd), place: int32(len(l.conns)), remote: ownAddr(g.RemoteAddr())}
-	l.conns = append(l.conns, c)
+	c := &conn{local: l.localAddr(g, fd), c: g, fd: int32(fd), remote: ownAddr(g.RemoteAddr())}
+	l.keep(c)
 	g.SetContext(c)
 	if d := l.n.cfg.UserTimeout; d > 0 {
 		// The longest time between retransmissions or window probes. Without it, on unix
@@ -107,7 +108,11 @@ func (c *conn) PauseReading(pause bool) bool {
 	if c.c == nil {
 		return true // nothing is read any more
 	}
-	if !c.l.mask(int(c.fd), pause) {
+	if c.read {
+		if c.l.reader.Load().mask(c, pause) != nil {
+			return false
+		}
+	} else if !c.l.mask(int(c.fd), pause) {
 		return false
 	}
 	c.paused = pause
@@ -180,6 +185,9 @@ func (c *conn) closed(how netio.End) {
 		how = c.how
 	}
 	l := c.l
+	if c.read {
+		l.reader.Load().forget(c)
+	}
 	l.forget(c)
 	if si := l.standIn.Load(); si != nil {
 		si.forget(int(c.fd))

@@ -7,7 +7,8 @@
 //	defer n.Stop(ctx)
 //
 // Each loop has a goroutine of gnet's, on which the Host's Open, the Sinks and the
-// Turners run. A callback that blocks there holds up the loop, until StandIn has another
+// Turners run; the connections it reads itself, from an epoll set of its own (reader). A
+// callback that blocks there holds up the loop, until StandIn has another
 // goroutine do its work. One more goroutine, the watcher's, waits for sockets to become
 // writable. What is relied on beyond gnet's documentation is listed in reliance_linux.go.
 package gnetio

@@ -23,7 +23,9 @@ type loop struct {
 	epfd   int // gnet's epoll set; -1: not found
 
 	// Loop goroutine only.
-	conns   []*conn
+	conns   []*conn // nil where the place is free
+	free    []int32 // places
+	buried  bool    // gnet has ended, and closed its epoll set
 	refused []*refused
 	locals  map[netip.AddrPort]*local // local addresses of its connections
 	named   map[string]*local         // the same of unix sockets, by path
@@ -32,6 +34,8 @@ type loop struct {
 	sweepDue atomic.Bool  // refused is to be looked at
 	given    atomic.Int32 // connections it was given by stand-ins of others
 	standIn  atomic.Pointer[standIn]
+	reader   atomic.Pointer[reader] // nil: gnet reads
+	made     *reader                // the same, also before it has begun; nil: it can't be had
 }
 
 // discover finds the epoll set of the loop that g is on, and its listeners.
@@ -74,6 +78,15 @@ func (l *loop) Execute() error {
 			return nil // it sees asked, or giveBack asks gnet
 		}
 	}
+	return l.ask()
+}
+
+// ask is Execute while nobody stands in.
+func (l *loop) ask() error {
+	if rd := l.reader.Load(); rd != nil {
+		rd.ask()
+		return nil
+	}
 	return l.el.Execute(context.Background(), l)
 }
 
@@ -89,26 +102,53 @@ func (l *loop) Idle() bool {
 	if si := l.standIn.Load(); si != nil {
 		return idle(si.epfd)
 	}
+	if rd := l.reader.Load(); rd != nil {
+		return idle(rd.epfd)
+	}
 	return l.epfd >= 0 && idle(l.epfd)
+}
+
+// keep gives a new connection a place.
+func (l *loop) keep(c *conn) {
+	if last := len(l.free) - 1; last >= 0 {
+		c.place = l.free[last]
+		l.free = l.free[:last]
+		l.conns[c.place] = c
+		return
+	}
+	c.place = int32(len(l.conns))
+	l.conns = append(l.conns, c)
+}
+
+// at is the connection at a place, if that is its descriptor.
+func (l *loop) at(place int, fd int32) *conn {
+	if place < len(l.conns) {
+		if c := l.conns[place]; c != nil && c.fd == fd {
+			return c
+		}
+	}
+	return nil
 }
 
 // forget takes a connection that closes off the loop.
 func (l *loop) forget(c *conn) {
-	i, last := int(c.place), len(l.conns)-1
-	l.conns[i] = l.conns[last]
-	l.conns[i].place = int32(i)
-	l.conns[last] = nil
-	l.conns = l.conns[:last]
+	l.conns[c.place] = nil
+	l.free = append(l.free, c.place)
 }
 
-// buryConns closes what is left when gnet has ended: a loop whose goroutine has died
-// inside a callback (runtime.Goexit) has closed nothing.
-func (l *loop) buryConns() {
-	for len(l.conns) > 0 {
-		c := l.conns[len(l.conns)-1]
-		fd := c.fd
-		c.closed(netio.EndReset)
-		_ = unix.Close(int(fd))
+// bury closes what is left when gnet has ended: a loop whose goroutine has died inside a
+// callback (runtime.Goexit) has closed nothing.
+func (l *loop) bury() {
+	l.buried = true
+	for i := 0; i < len(l.conns); i++ {
+		if c := l.conns[i]; c != nil {
+			fd := c.fd
+			c.closed(netio.EndReset)
+			_ = unix.Close(int(fd))
+		}
+	}
+	if l.made != nil {
+		l.made.release()
 	}
 }
 

@@ -180,7 +180,7 @@ func TestRefusedReadsItsGoodbye(t *testing.T) {
 		waitFor(t, "the refused to be let go", func() bool {
 			n.Guard()
 			left := -1
-			h.all()[0].wait(t, func() { left = len(h.all()[0].n.(*loop).conns) })
+			h.all()[0].wait(t, func() { l := h.all()[0].n.(*loop); left = len(l.conns) - len(l.free) })
 			return left == 0
 		})
 	}

@@ -80,6 +80,15 @@ func (r *reactor) probeLoops(ctx context.Context) error {
 	if !good {
 		r.n.pausable.Store(false)
 	}
+	r.eachLoop(func(l *loop) {
+		if l.made == nil {
+			return
+		}
+		select {
+		case <-l.made.begun:
+		case <-ctx.Done(): // it may begin later
+		}
+	})
 	return nil
 }
 

@@ -57,7 +57,7 @@ func (r *reactor) run(addrs []string) error {
 			err = errors.New(r.log.lastError()) // it returns nil even when an accept error has stopped it
 		}
 		forgetEngine(addrs)
-		r.eachLoop((*loop).buryConns)
+		r.eachLoop((*loop).bury)
 		r.log.r.Store(nil)
 		r.err = err
 		close(r.ended)
@@ -109,8 +109,12 @@ func (r *reactor) OnTick() (time.Duration, gnet.Action) {
 
 func (r *reactor) OnOpen(g gnet.Conn) ([]byte, gnet.Action) {
 	l := r.loopOf(g)
-	if p, ok := g.Context().(*probe); ok {
-		p.open(l, g)
+	switch x := g.Context().(type) {
+	case *probe:
+		x.open(l, g)
+		return nil, gnet.None
+	case *reader:
+		x.begin(g)
 		return nil, gnet.None
 	}
 	c := l.newConn(g)
@@ -124,6 +128,9 @@ func (r *reactor) OnOpen(g gnet.Conn) ([]byte, gnet.Action) {
 	if c.doomed {
 		return nil, gnet.Close
 	}
+	if rd := l.reader.Load(); rd != nil {
+		rd.take(c)
+	}
 	return nil, gnet.None
 }
 
@@ -136,9 +143,15 @@ func (r *reactor) OnTraffic(g gnet.Conn) gnet.Action {
 	if err != nil {
 		return gnet.Close
 	}
-	c, ok := g.Context().(*conn)
-	if !ok {
-		g.Context().(*probe).hear()
+	var c *conn
+	switch x := g.Context().(type) {
+	case *conn:
+		c = x
+	case *reader:
+		x.run()
+		return gnet.None
+	case *probe:
+		x.hear()
 		return gnet.Close
 	}
 	c.within = true
@@ -151,8 +164,11 @@ func (r *reactor) OnTraffic(g gnet.Conn) gnet.Action {
 }
 
 func (r *reactor) OnClose(g gnet.Conn, err error) gnet.Action {
-	if c, ok := g.Context().(*conn); ok {
-		c.closed(endOf(err))
+	switch x := g.Context().(type) {
+	case *conn:
+		x.closed(endOf(err))
+	case *reader:
+		x.ring = nil
 	}
 	return gnet.None
 }
@@ -173,6 +189,7 @@ func (r *reactor) loopOf(g gnet.Conn) *loop {
 	l := &loop{r: r, n: r.n, el: el, epfd: -1}
 	l.discover(g)
 	l.turner = r.n.host.NewLoop(l)
+	l.made = l.newReader()
 	r.loops.Store(el, l)
 	return l
 }

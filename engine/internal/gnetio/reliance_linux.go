@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
 	gneterr "github.com/panjf2000/gnet/v2/pkg/errors"
@@ -32,6 +34,10 @@ import (
 //   - OnTick first runs when all loops have been made: TestStartedMeansEveryLoopListens.
 //   - Next gives a window of the read buffer and nothing stays in gnet's own:
 //     TestReadingAllocatesNothing.
+//   - A loop's poller has a word, wakeupCall, that is not 0 from when a task is queued until
+//     all are done, and whoever makes it so wakes the poller: TestTasksOfGnetAreSeen,
+//     TestReaderLeavesTheLoopToGnet. Where there is no such word, gnet reads.
+//   - A connection that is in no epoll set of gnet's is closed all the same: TestEndsAreTold.
 //   - A server's engine is in a table under its address; Stop takes it out, also when it
 //     has ended; an address may bear a #fragment, so that no two are the same:
 //     TestStoppedNetworksAreCollected, TestStopOfOneLeavesTheOther.
@@ -171,3 +177,22 @@ func (g *gnetLog) Errorf(format string, args ...any) {
 	}
 }
 func (g *gnetLog) Fatalf(format string, args ...any) { g.Errorf(format, args...) }
+
+// tasksOf finds the word in which a loop of gnet's says that tasks wait for it; nil: it is
+// not where it was.
+func tasksOf(el gnet.EventLoop) *int32 {
+	v := reflect.ValueOf(el)
+	for _, name := range []string{"poller", "wakeupCall"} {
+		if v.Kind() == reflect.Interface {
+			v = v.Elem()
+		}
+		if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+			return nil
+		}
+		v = v.Elem().FieldByName(name)
+	}
+	if v.Kind() != reflect.Int32 || !v.CanAddr() {
+		return nil
+	}
+	return (*int32)(unsafe.Pointer(v.UnsafeAddr()))
+}

@@ -70,7 +70,7 @@ func (n *Network) startReserve() (*reserve, error) {
 // stop ends the loop; every connection still open is closed.
 func (v *reserve) stop() {
 	_ = v.cli.Stop()
-	v.r.eachLoop((*loop).buryConns)
+	v.r.eachLoop((*loop).bury)
 	v.r.log.r.Store(nil)
 }
 

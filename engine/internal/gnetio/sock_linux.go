@@ -10,7 +10,7 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// maxSend is what one send may take: the kernel copies it while the runtime waits.
+// maxSend is what one send or receive may take: the kernel copies it while the runtime waits.
 const maxSend = 256 << 10
 
 // send is send(2) without the runtime's bookkeeping for system calls that block, which
@@ -20,6 +20,15 @@ const maxSend = 256 << 10
 func send(fd int, p []byte) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])),
 		uintptr(min(len(p), maxSend)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), 0
+}
+
+// recv is recv(2), as send is send(2).
+func recv(fd int, p []byte) (int, syscall.Errno) {
+	n, _, err := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(min(len(p), maxSend)), unix.MSG_DONTWAIT, 0, 0)
 	if err != 0 {
 		return 0, err
 	}

@@ -57,7 +57,7 @@ func (si *standIn) giveBack() {
 	si.wake()
 	<-si.done
 	si.release()
-	_ = si.l.el.Execute(context.Background(), si.l) // what was asked for and not done
+	_ = si.l.ask() // what was asked for and not done
 }
 
 func (si *standIn) release() {
@@ -110,7 +110,7 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 				var b [8]byte
 				_, _ = unix.Read(wakefd, b[:])
 			case c != nil:
-				si.read(c, ev.Events, buf)
+				si.l.read(c, ev.Events, buf)
 			case si.busy != nil && fd == int(si.busy.fd):
 				si.busy.sink.HungUp(ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0)
 			default:
@@ -160,29 +160,6 @@ func (si *standIn) forget(fd int) {
 	if si.conns[fd] != nil {
 		delete(si.conns, fd)
 		_ = unix.EpollCtl(si.epfd, unix.EPOLL_CTL_DEL, fd, nil)
-	}
-}
-
-// read does what gnet does for a descriptor with these events.
-func (si *standIn) read(c *conn, events uint32, buf []byte) {
-	if events&(unix.EPOLLIN|unix.EPOLLPRI) == 0 {
-		c.end(netio.EndHangup)
-		return
-	}
-	n, err := unix.Read(int(c.fd), buf)
-	switch {
-	case err == unix.EAGAIN || err == unix.EINTR:
-	case err != nil:
-		c.end(netio.EndReset)
-	case n == 0:
-		c.end(netio.EndFIN)
-	default:
-		c.within = true
-		c.sink.Received(buf[:n:n])
-		c.within = false
-		if c.doomed {
-			c.end(netio.EndReset)
-		}
 	}
 }
 
