@@ -69,6 +69,7 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "udp", args: "--addr udp://127.0.0.1:1", want: `--addr "udp://127.0.0.1:1": UDP has no sessions; only tcp:// and unix:// are served`},
 		{name: "no scheme", args: "--addr 127.0.0.1:7000", want: `--addr "127.0.0.1:7000": write it as tcp://host:port or unix:///path`},
 		{name: "no port", args: "--addr tcp://127.0.0.1", want: `--addr "tcp://127.0.0.1": needs host:port, such as tcp://127.0.0.1:7000`},
+		{name: "IPv6 without brackets", args: "--addr tcp://::1:7000", want: `--addr "tcp://::1:7000": write an IPv6 address in brackets, such as tcp://[::1]:7000`},
 		{name: "port out of range", args: "--addr tcp://127.0.0.1:70000", want: `--addr "tcp://127.0.0.1:70000": the port must be 0 to 65535`},
 		{name: "unix without a path", args: "--addr unix://", want: `--addr "unix://": needs a path, such as unix:///run/millrace.sock`},
 		{name: "dispatch", args: "--dispatch fast", want: `--dispatch "fast": must be one of adaptive, ordered, inline`},
