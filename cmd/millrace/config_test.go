@@ -86,7 +86,7 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "no value", args: "--loops", want: `--loops "": needs a value (one that starts with - is written --loops=VALUE)`},
 		{name: "length width", args: "--length-width 3", want: `--length-width 3: must be 2 or 4`},
 		{name: "frame over its length field", args: "--length-width 2 --max-frame 1MiB", want: `--max-frame 1048576: a length field of 2 bytes holds at most 65535`},
-		{name: "frame too small", args: "--max-frame 3", want: `--max-frame 3: a frame has at least 4 bytes behind its length`},
+		{name: "frame too small", args: "--max-frame 3", want: `--max-frame 3: a frame has at least 4 bytes after its length`},
 		{name: "adjust", args: "--length-adjust=99", want: `--length-adjust 99: an empty body's length would be negative`},
 		{name: "prefix", args: "--prefix xyz", want: `--prefix "xyz": must be bytes in hexadecimal, such as cafe01`},
 		{name: "heartbeat without frames", args: "--heartbeat 1s --system-frames=false", want: `--heartbeat 1s: needs system frames, which --system-frames=false turns off`},
