@@ -99,7 +99,7 @@ func (l *loop) dial(c *conn) error {
 	c.route.setOptions(fd)
 	err = unix.Connect(fd, c.route.addr)
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return l.lose(c, fmt.Errorf("bench: connect: %w", err))
+		return l.lose(c, fmt.Errorf("%w: %w", errConnect, err))
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLOUT, Fd: c.index, Pad: int32(c.life)}
 	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
@@ -122,6 +122,9 @@ func (r *route) setOptions(fd int) {
 	_ = unix.Bind(fd, &unix.SockaddrInet4{Addr: randomSource()})
 }
 
+// errConnect is that of a connection that was never made.
+var errConnect = errors.New("bench: connect")
+
 // dialed completes a dial when epoll reports the socket.
 func (l *loop) dialed(c *conn) error {
 	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
@@ -129,7 +132,7 @@ func (l *loop) dialed(c *conn) error {
 		err = unix.Errno(code)
 	}
 	if err != nil {
-		return l.lose(c, fmt.Errorf("bench: connect: %w", err))
+		return l.lose(c, fmt.Errorf("%w: %w", errConnect, err))
 	}
 	c.dialing = false
 	if err := l.interest(c, false); err != nil {

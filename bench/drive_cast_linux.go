@@ -75,7 +75,7 @@ func (d *castDriver) after(l *loop, _ *conn) error {
 }
 
 func (d *castDriver) closed(_ *loop, c *conn, why error) error {
-	if c == d.conns[0] && c.next > 0 && c.cast == 0 {
+	if len(d.conns) > 0 && c == d.conns[0] && c.next > 0 && c.cast == 0 {
 		return errSkip{"the target closed the connection when it was sent 1/2"}
 	}
 	return fmt.Errorf("bench: receiver %d ended: %w", c.id, why)

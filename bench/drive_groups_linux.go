@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 )
@@ -163,7 +164,7 @@ func (d *groupDriver) after(l *loop, c *conn) error {
 }
 
 func (d *groupDriver) closed(l *loop, c *conn, why error) error {
-	if l.phase == connecting {
+	if l.phase == connecting && !errors.Is(why, errConnect) {
 		return errSkip{"the target closed the connection when it was sent 1/5"}
 	}
 	return fmt.Errorf("bench: member %d ended: %w", c.id, why)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -133,7 +134,7 @@ func (d *userDriver) pushed(l *loop, c *conn, body []byte) error {
 func (d *userDriver) after(*loop, *conn) error { return nil }
 
 func (d *userDriver) closed(l *loop, c *conn, why error) error {
-	if l.phase == connecting {
+	if l.phase == connecting && !errors.Is(why, errConnect) {
 		return errSkip{"the target closed the connection when it was sent 6/3"}
 	}
 	return fmt.Errorf("bench: connection %d, which is bound to a user, ended: %w", c.id, why)

@@ -240,6 +240,16 @@ func TestServicesAreSkippedWithAReason(t *testing.T) {
 	}
 }
 
+// Where nobody listens a case of every kind fails, and says why; it is not skipped as something
+// that the target doesn't serve.
+func TestNobodyListens(t *testing.T) {
+	for _, spec := range []string{"echo/2", "services/2", "database/2", "timers/2", "churn/2", "broadcast/3", "groups/4x1/g2"} {
+		if r := measureFake(t, Target{Name: "x", Addr: "127.0.0.1:1"}, spec); r.Skipped != "" || !strings.Contains(r.Error, "connection refused") || strings.Contains(r.Error, "panic") {
+			t.Errorf("%s: got skipped %q, error %q, want connection refused", spec, r.Skipped, r.Error)
+		}
+	}
+}
+
 func TestUnreachableTargetsFail(t *testing.T) {
 	for name, target := range map[string]Target{
 		"nobody listens":   {Name: "x", Addr: "127.0.0.1:1"},

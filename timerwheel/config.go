@@ -10,7 +10,7 @@ import (
 )
 
 // ErrNotRunning: the service has not been started, or has been stopped.
-var ErrNotRunning = errors.New("timerwheel: not running")
+var ErrNotRunning = errors.New("timerwheel: not running: timers are set between Start and Stop")
 
 // ErrTooManyTimers: Config.MaxTimers timers of the service, or
 // Config.MaxPerSet of this Set, are held. Nothing was set.

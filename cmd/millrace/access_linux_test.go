@@ -194,3 +194,19 @@ func TestAnOpenFileOfSecretsIsWarnedOf(t *testing.T) {
 		}
 	}
 }
+
+// A folder that can't be made is named, with the flag that gives another.
+func TestAStateFolderThatCannotBe(t *testing.T) {
+	for flag, args := range map[string][]string{
+		"--cluster-dir": {"--cluster=embedded", "--cluster-dir=/proc/none"},
+		"--db-dir":      {"--db=embedded", "--db-dir=/proc/none"},
+	} {
+		_, stderr, code := millrace(t, nil, "", append([]string{"serve", "--addr=tcp://127.0.0.1:0"}, args...)...)
+		if flag == "--db-dir" && strings.Contains(stderr, "not installed") {
+			proctest.Missing(t, "PostgreSQL is not installed")
+		}
+		if code != exitFailed || !strings.Contains(stderr, "/proc/none") || !strings.HasSuffix(stderr, "; give another "+flag+"\n") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("got exit code %d and %q, want one line that ends with the flag %s", code, stderr, flag)
+		}
+	}
+}

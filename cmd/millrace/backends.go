@@ -204,7 +204,7 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 		}
 		b.nats, err = cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
 		if err != nil {
-			return exitf(exitFailed, "--cluster embedded in %s: %w", dir, err)
+			return exitf(exitFailed, "--cluster embedded in %s: %w%s", dir, err, elsewhere(err, "cluster-dir"))
 		}
 		url = b.nats.URL()
 	}
@@ -223,6 +223,14 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 	return nil
 }
 
+// elsewhere is the way out where a file or folder can't be had.
+func elsewhere(err error, flag string) string {
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
+		return "; give another --" + flag
+	}
+	return ""
+}
+
 func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logger, schemas map[string]fs.FS) error {
 	b.ready = func() bool { return false }
 	url := f.DB
@@ -239,7 +247,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 			return exitf(exitUsage, "--db embedded: %w; install PostgreSQL, or give --db postgres://…", err)
 		}
 		if err != nil {
-			return exitf(exitFailed, "--db embedded in %s: %w", dir, err)
+			return exitf(exitFailed, "--db embedded in %s: %w%s", dir, err, elsewhere(err, "db-dir"))
 		}
 		url = b.pg.URL()
 		b.bg.Go(func() { b.keepDatabase(ctx, log) })

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -244,7 +246,7 @@ func checkAddr(by, addr string) error {
 			host, _, _ = strings.Cut(host, "/")
 		}
 		if _, _, err := net.SplitHostPort(host); err != nil {
-			return exitf(exitUsage, "%s %q: must be HOST:PORT, such as 127.0.0.1:7000", by, addr)
+			return exitf(exitUsage, "%s %q: must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000", by, addr)
 		}
 	case "unix", "tls+unix", "ws+unix", "wss+unix":
 	default:
@@ -265,10 +267,36 @@ func (c *callCmd) dial() (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))
 	defer cancel()
 	conn, err := client.Connect(ctx, c.Addr, cfg, nil)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for begun := time.Now(); startsYet(err) && time.Since(begun) < startWait && ctx.Err() == nil; <-tick.C {
+		conn, err = client.Connect(ctx, c.Addr, cfg, nil)
+	}
 	if err != nil {
-		return nil, exitf(exitNoServer, "%w", err)
+		return nil, c.noServer(err)
 	}
 	return conn, nil
+}
+
+// noServer says which address could not be connected to, and what may be the reason.
+func (c *callCmd) noServer(err error) error {
+	from, hint := "", ""
+	scheme, host, _ := strings.Cut(c.Addr, "://")
+	if !strings.Contains(err.Error(), cmp.Or(host, scheme)) {
+		from = c.Addr + ": "
+	}
+	if bad := (tls.RecordHeaderError{}); errors.As(err, &bad) || strings.Contains(err.Error(), "malformed HTTP") {
+		hint = fmt.Sprintf("; does the server listen for %s:// there?", scheme)
+	}
+	return exitf(exitNoServer, "%s%w%s", from, err, hint)
+}
+
+// startWait is how long call waits for a server that has been started just before it.
+var startWait = time.Second
+
+// startsYet reports whether nobody listens, which may be as the server only starts.
+func startsYet(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 func (c *tlsFlags) tls() (*tls.Config, error) {
@@ -357,8 +385,12 @@ func (l *listener) line(p codec.Packet) string {
 				return fmt.Sprintf("%s ERROR %d %v about %d/%d: %s", head, code, code, main, sub, readable([]byte(text)))
 			}
 		case engine.SubGoAway:
-			if len(p.Body) == 4 {
-				return fmt.Sprintf("%s GOAWAY within %v", head, time.Duration(l.order.Uint32(p.Body))*time.Millisecond)
+			if len(p.Body) >= 4 {
+				text := fmt.Sprintf("%s GOAWAY within %v", head, time.Duration(l.order.Uint32(p.Body))*time.Millisecond)
+				if len(p.Body) > 4 {
+					text += " to " + readable(p.Body[4:])
+				}
+				return text
 			}
 		case engine.SubPong:
 			head += " PONG"

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,7 +142,9 @@ func TestCall(t *testing.T) {
 		{"too large", []string{tcp, "1/1", "-"}, strings.Repeat("x", 65533), "", "millrace: BODY of 65533 bytes: at most 65532 fit a frame; give a larger --max-frame if the server has one\n", 64},
 		{"a handle of more than two bytes", []string{"--command=main-sub-8", tcp, "300/1"}, "", "", `millrace: MAIN/SUB "300/1": 0 to 255 each with --command=main-sub-8` + "\n", 64},
 		{"too large for a short length", []string{"--length-width=2", tcp, "1/1", "-"}, strings.Repeat("x", 65532), "", "millrace: BODY of 65532 bytes: at most 65531 fit a frame; give a larger --max-frame if the server has one\n", 64},
-		{"not an address", []string{"7000", "1/1"}, "", "", `millrace: ADDR "7000": must be HOST:PORT, such as 127.0.0.1:7000` + "\n", 64},
+		{"not an address", []string{"7000", "1/1"}, "", "", `millrace: ADDR "7000": must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000` + "\n", 64},
+		{"an address of IPv6 without brackets", []string{"::1:7000", "1/1"}, "", "", `millrace: ADDR "::1:7000": must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000` + "\n", 64},
+		{"no TLS there", []string{"tls://" + tcp, "1/1"}, "", "", "millrace: tls://" + tcp + ": tls: first record does not look like a TLS handshake; does the server listen for tls:// there?\n", 69},
 		{"nobody there", []string{"127.0.0.1:1", "1/1"}, "", "", "millrace: dial tcp 127.0.0.1:1: connect: connection refused\n", 69},
 		{"another layout than the server's", []string{"--byte-order=little", tcp, "1/1", "x"}, "", "", "", 76},
 	} {
@@ -183,8 +186,36 @@ func TestCallWaitsForItsOwnAnswer(t *testing.T) {
 	}
 }
 
+// A server that has been started just before has its time to listen.
+func TestCallWaitsForAServerThatStarts(t *testing.T) {
+	defer func(d time.Duration) { startWait = d }(startWait)
+	startWait = 30 * time.Second
+	path := filepath.Join(t.TempDir(), "s")
+	dialed := make(chan error, 1)
+	go func() {
+		conn, err := (&callCmd{Addr: "unix://" + path, Timeout: period(startWait)}).dial()
+		if err == nil {
+			conn.Close()
+		}
+		dialed <- err
+	}()
+	select {
+	case err := <-dialed:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if err := <-dialed; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCallListens(t *testing.T) {
-	s := serve(t, "--heartbeat=500ms", "--idle-timeout=2s", "--first-frame-timeout=off")
+	s := serve(t, "--heartbeat=500ms", "--idle-timeout=2s", "--first-frame-timeout=off", "--drain-to=elsewhere:7")
 	cmd := exec.Command(program, "call", "--listen", s.ready[0], "1/5", `{"group":"g"}`)
 	cmd.Env = environ()
 	out, err := cmd.StdoutPipe()
@@ -211,7 +242,7 @@ func TestCallListens(t *testing.T) {
 	line(fmt.Sprintf(`1/8 {"group":"g","from":%v,"round":%v,"data":"news"}`, me["index"], me["round"]))
 	s.signal(syscall.SIGTERM)
 	rest, err := io.ReadAll(out)
-	if err != nil || !strings.HasPrefix(string(rest), "0/4 GOAWAY within ") {
+	if err != nil || !strings.HasPrefix(string(rest), "0/4 GOAWAY within ") || !strings.HasSuffix(string(rest), " to elsewhere:7\n") {
 		t.Errorf("got %q, %v, want GOAWAY", rest, err)
 	}
 	if err := cmd.Wait(); err != nil {

@@ -50,6 +50,8 @@ type Server struct {
 	mu   sync.Mutex // serialises Start, Stop, Restart
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
+
+	logFrom int64 // bytes of the log that were there when cmd was started
 }
 
 // Start initialises the data directory when it is empty, starts the server and
@@ -121,8 +123,11 @@ func wait(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
 
 func (s *Server) openLog() (*os.File, error) {
 	flags := os.O_CREATE | os.O_WRONLY | os.O_APPEND
+	s.logFrom = 0
 	if fi, err := os.Stat(s.LogPath()); err == nil && fi.Size() > maxLog {
 		flags |= os.O_TRUNC
+	} else if err == nil {
+		s.logFrom = fi.Size()
 	}
 	return os.OpenFile(s.LogPath(), flags, 0o600)
 }
@@ -173,7 +178,11 @@ func (s *Server) ready(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-s.done:
-			return fmt.Errorf("pgembed: the server ended while starting: %s", s.logTail())
+			tail := s.logTail()
+			if strings.Contains(tail, `"postmaster.pid" already exists`) {
+				return fmt.Errorf("pgembed: another server runs in %s: use its URL, or end it", s.data)
+			}
+			return fmt.Errorf("pgembed: the server ended while starting: %s", tail)
 		case <-ctx.Done():
 			return fmt.Errorf("pgembed: the server is not ready: %w: %s", ctx.Err(), s.logTail())
 		}
@@ -191,8 +200,10 @@ func (s *Server) statusReady() bool {
 		strings.TrimSpace(lines[7]) == "ready"
 }
 
+// logTail returns the end of what the server has logged since it was started last.
 func (s *Server) logTail() string {
 	b, _ := os.ReadFile(s.LogPath())
+	b = b[min(int(s.logFrom), len(b)):]
 	if len(b) > 2048 {
 		b = b[len(b)-2048:]
 	}

@@ -69,6 +69,13 @@ func TestDataPersistsInItsDirectory(t *testing.T) {
 	if got := psql(t, second, "select v from kept"); got != "7" {
 		t.Errorf("got %q, want 7", got)
 	}
+	_, err := Start(context.Background(), Config{Dir: dir, NoSync: true})
+	if err == nil || !strings.Contains(err.Error(), "another server runs in "+dir) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a second server in the directory: got %v, want one line that names it", err)
+	}
+	if got := psql(t, second, "select v from kept"); got != "7" {
+		t.Errorf("got %q from the first server then, want 7", got)
+	}
 }
 
 func TestRestartKeepsAddressAndData(t *testing.T) {

@@ -82,6 +82,12 @@ func user(scheme, info string) string {
 
 // Conn hides the secrets of a connection string.
 func Conn(s string) string {
+	if scheme, rest, ok := strings.Cut(s, "://"); ok {
+		// One URL, so that the user's part may have spaces, which end it in Text.
+		if i := strings.LastIndexByte(rest, '@'); i >= 0 && strings.ContainsAny(rest[:i], " \t\r\n\v\f") {
+			return Text(scheme + "://" + Hidden + rest[i:])
+		}
+	}
 	t := Text(s)
 	if i := strings.LastIndexByte(t, '@'); i >= 0 && !strings.Contains(t[:i], "://") && !strings.Contains(t[:i], Hidden) && !strings.ContainsAny(t, "= ") {
 		return Hidden + t[i:] // a token, or half a password, in front of a host

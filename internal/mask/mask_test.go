@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,13 +42,23 @@ var conns = []struct{ in, want string }{
 	{"", ""},
 }
 
+// spaced are such strings with a space in the user's part. No library is given one, as Why finds
+// it, so that no other text quotes it.
+var spaced = []struct{ in, want string }{
+	{"postgres://app:hush PW@h:5432/x", "postgres://***@h:5432/x"},
+	{"postgres://app:hush\tPW@h/x?password=hush", "postgres://***@h/x?password=***"},
+	{"postgres://app:hush PW@h:notaport/x", "postgres://***@h:notaport/x"},
+	{"nats://hush PW@h:4222", "nats://***@h:4222"},
+	{"--cluster=nats://a:hush PW@h:4222", "--cluster=nats://***@h:4222"},
+}
+
 func shows(s string) bool {
 	s = strings.TrimSuffix(s, "#PW") // a fragment behind a parameter, no secret
 	return strings.Contains(s, "hush") || strings.Contains(s, "PW")
 }
 
 func TestConnHidesSecretsInEveryForm(t *testing.T) {
-	for _, c := range conns {
+	for _, c := range slices.Concat(conns, spaced) {
 		got := Conn(c.in)
 		if got != c.want || shows(got) {
 			t.Errorf("%s: got %s, want %s", c.in, got, c.want)

@@ -96,7 +96,11 @@ func (d *Door) session(id string) *engine.Session {
 func (d *Door) route(r *request) error {
 	e, ok := r.find()
 	if !ok {
-		return &refusal{http.StatusNotFound, "no such path"}
+		if id, ok := strings.CutPrefix(r.URL.Path, "/sessions/"); ok {
+			id, _, _ = strings.Cut(id, "/")
+			return &refusal{http.StatusNotFound, fmt.Sprintf("no session %.40q; /sessions lists them as INDEX.ROUND", id)}
+		}
+		return &refusal{http.StatusNotFound, fmt.Sprintf("no such path %.80q", r.URL.Path)}
 	}
 	var h handler
 	switch r.Method {

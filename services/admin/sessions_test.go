@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -61,8 +62,8 @@ func TestSessionsTellWhatTheyDid(t *testing.T) {
 		t.Errorf("state %v", one["state"])
 	}
 	for _, id := range []string{"0.2", "1.1", "0", "0.1.1", "-0.1", "x", "4294967296.1", "0.18446744073709551617"} {
-		if got, _ := r.status("GET", "/sessions/"+id); got != http.StatusNotFound {
-			t.Errorf("/sessions/%s: got %d, want 404", id, got)
+		if got, text := r.status("GET", "/sessions/"+id); got != http.StatusNotFound || !strings.Contains(text, "no session "+strconv.Quote(id)+"; /sessions lists them as INDEX.ROUND") {
+			t.Errorf("/sessions/%s: got %d %q, want 404 and what a session is called", id, got, text)
 		}
 	}
 }

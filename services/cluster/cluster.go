@@ -234,7 +234,7 @@ func (c *Cache) Start(ctx context.Context) error {
 		return mask.Error(refused)
 	}
 	if err != nil {
-		return fmt.Errorf("cluster: connect: %w: %w", services.ErrCacheDown, mask.Error(err))
+		return fmt.Errorf("cluster: connect to %s: %w: %w", mask.Conn(c.cfg.URL), services.ErrCacheDown, mask.Error(err))
 	}
 	if err := c.begin(ctx, l); err != nil {
 		l.nc.Close()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,11 +123,11 @@ func TestSettingsAreChecked(t *testing.T) {
 			t.Errorf("%+v: want an error", cfg)
 		}
 	}
-	c, err := cluster.New(cluster.Config{URL: "nats://127.0.0.1:1"})
+	c, err := cluster.New(cluster.Config{URL: "nats://hush@127.0.0.1:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Start(background); err == nil || c.Running() {
+	if err := c.Start(background); !isDown(err) || !strings.Contains(err.Error(), "connect to nats://***@127.0.0.1:1:") || c.Running() {
 		t.Errorf("start without a server: got %v, running %v", err, c.Running())
 	}
 }

@@ -27,6 +27,9 @@ func ParseAddr(s string) (Addr, error) {
 	case "tcp", "tcp4", "tcp6":
 		h, port, err := net.SplitHostPort(host)
 		if err != nil {
+			if strings.Count(host, ":") > 1 {
+				return Addr{}, errors.New("write an IPv6 address in brackets, such as tcp://[::1]:7000")
+			}
 			return Addr{}, errors.New("needs host:port, such as tcp://127.0.0.1:7000")
 		}
 		if _, err := net.LookupPort("tcp", port); err != nil || port == "" {

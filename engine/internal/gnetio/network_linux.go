@@ -174,11 +174,11 @@ func whyNot(claims []*claim, err error) error {
 	for _, c := range claims {
 		c.letGo()
 		if !c.unix() {
-			fd, _, err := listenAlone(c.at)
+			fd, plug, _, err := listenAlone(c.at)
 			if err != nil {
 				return &ListenError{c.addr.String(), err}
 			}
-			c.guard = fd
+			c.guard, c.plug = fd, plug
 		}
 		names += " " + c.addr.String()
 	}

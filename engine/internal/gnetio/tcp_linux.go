@@ -23,6 +23,7 @@ type claim struct {
 
 	at    netip.AddrPort // TCP; no address: both families
 	guard int            // a listening socket that keeps others off the port; -1: none
+	plug  int            // a connection to the guard that fills its backlog; -1: none
 	path  *unixPath
 }
 
@@ -33,6 +34,10 @@ func (c *claim) letGo() {
 	if c.guard >= 0 {
 		_ = unix.Close(c.guard)
 		c.guard = -1
+	}
+	if c.plug >= 0 {
+		_ = unix.Close(c.plug)
+		c.plug = -1
 	}
 }
 
@@ -46,7 +51,7 @@ func (n *Network) claim(ctx context.Context) ([]*claim, error) {
 		if err != nil {
 			return claims, &AddrError{s, err.Error()}
 		}
-		c := &claim{addr: a, guard: -1}
+		c := &claim{addr: a, guard: -1, plug: -1}
 		if a.Unix() {
 			err = c.prepare(ctx, n.names)
 		} else {
@@ -177,12 +182,13 @@ func (n *Network) guardAll(ctx context.Context, claims []*claim) error {
 // SO_REUSEPORT, with which each loop binds, lets any number of servers of one user share
 // a port. So the guard listens without it first, which the kernel allows to one; then it
 // lets gnet's listeners in. While it listens it drops what comes, so that a client tries
-// again and meets gnet's.
+// again and meets gnet's: by a filter, or where only root may have one (Linux can ask for
+// CAP_NET_ADMIN), by a backlog that is full.
 func (c *claim) hold(ctx context.Context) error {
 	for try := 0; ; try++ {
-		fd, contended, err := listenAlone(c.at)
+		fd, plug, contended, err := listenAlone(c.at)
 		if err == nil {
-			c.guard = fd
+			c.guard, c.plug = fd, plug
 			return c.learnPort()
 		}
 		if !contended || try >= 50 {
@@ -199,23 +205,27 @@ func (c *claim) hold(ctx context.Context) error {
 
 // listenAlone listens where nobody else does; contended: somebody else may have been
 // refused as well.
-func listenAlone(at netip.AddrPort) (fd int, contended bool, err error) {
+func listenAlone(at netip.AddrPort) (fd, plug int, contended bool, err error) {
 	family, sa, err := sockaddr(at)
 	if err != nil {
-		return -1, false, err
+		return -1, -1, false, err
 	}
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return -1, false, os.NewSyscallError("socket", err)
+		return -1, -1, false, os.NewSyscallError("socket", err)
 	}
-	if contended, err = listenOn(fd, at, family, sa); err != nil {
+	plug, contended, err = listenOn(fd, at, family, sa)
+	if err != nil {
 		_ = unix.Close(fd)
-		return -1, contended, err
+		if plug >= 0 {
+			_ = unix.Close(plug)
+		}
+		return -1, -1, contended, err
 	}
-	return fd, false, nil
+	return fd, plug, false, nil
 }
 
-func listenOn(fd int, at netip.AddrPort, family int, sa unix.Sockaddr) (contended bool, err error) {
+func listenOn(fd int, at netip.AddrPort, family int, sa unix.Sockaddr) (plug int, contended bool, err error) {
 	v6only := 1
 	if !at.Addr().IsValid() {
 		v6only = 0
@@ -226,23 +236,50 @@ func listenOn(fd int, at netip.AddrPort, family int, sa unix.Sockaddr) (contende
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) // beside TIME_WAIT
 	}
-	if err == nil {
-		none := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-		err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none[0]})
-	}
 	if err != nil {
-		return false, os.NewSyscallError("setsockopt", err)
+		return -1, false, os.NewSyscallError("setsockopt", err)
 	}
+	none := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	filtered := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none[0]}) == nil
 	if err = unix.Bind(fd, sa); err != nil {
-		return false, os.NewSyscallError("bind", err)
+		return -1, false, os.NewSyscallError("bind", err)
 	}
-	if err = unix.Listen(fd, 1); err != nil {
-		return errors.Is(err, unix.EADDRINUSE), os.NewSyscallError("listen", err)
+	if err = unix.Listen(fd, 0); err != nil { // one connection fills it
+		return -1, errors.Is(err, unix.EADDRINUSE), os.NewSyscallError("listen", err)
+	}
+	plug = -1
+	if !filtered {
+		plug = fill(fd, family)
 	}
 	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		return false, os.NewSyscallError("setsockopt", err)
+		return plug, false, os.NewSyscallError("setsockopt", err)
 	}
-	return false, nil
+	return plug, false, nil
+}
+
+// fill connects to a listening socket whose backlog holds one connection, so that the kernel
+// drops what comes further. -1: it could not. A client that was faster is reset when the
+// guard is closed.
+func fill(guard, family int) int {
+	to, err := unix.Getsockname(guard) // connect takes an unspecified address for loopback
+	if err != nil {
+		return -1
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1
+	}
+	if err := unix.Connect(fd, to); err != nil && err != unix.EINPROGRESS {
+		_ = unix.Close(fd)
+		return -1
+	}
+	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+		if _, err := unix.Poll(ready, 10); err != unix.EINTR && ready[0].Revents != 0 {
+			break
+		}
+	}
+	return fd
 }
 
 func sockaddr(at netip.AddrPort) (family int, sa unix.Sockaddr, err error) {

@@ -116,7 +116,9 @@ func (c *New) makeDir() error {
 	entries, err := os.ReadDir(c.Dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return os.MkdirAll(c.Dir, 0o755)
+		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+			return usage("DIR %q: %v", c.Dir, err)
+		}
 	case err != nil:
 		return usage("DIR %q: %v", c.Dir, err)
 	case len(entries) > 0:

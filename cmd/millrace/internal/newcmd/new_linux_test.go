@@ -217,6 +217,7 @@ func TestWhatCannotBeIsNamed(t *testing.T) {
 	}{
 		{"a folder with something", New{Dir: full}, "is not empty"},
 		{"a folder that is a file", New{Dir: filepath.Join(full, "x")}, "DIR"},
+		{"a folder that can't be made", New{Dir: "/proc/none/x"}, `DIR "/proc/none/x"`},
 		{"a module with a space", New{Dir: "new", Module: "a b"}, `--module "a b"`},
 		{"a module without a word", New{Dir: "new", Module: "a//b"}, `--module "a//b"`},
 		{"a module that climbs", New{Dir: "new", Module: "../b"}, `--module "../b"`},
