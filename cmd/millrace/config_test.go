@@ -51,6 +51,8 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "duration too short", args: "--frame-timeout 1ms", want: `--frame-timeout 1ms: must be at least 10ms, or off`},
 		{name: "buffer", args: "--socket-recv-buffer big", want: `--socket-recv-buffer "big": must be bytes such as 65536, 64KiB or 1MiB, or off for the system's own`},
 		{name: "address twice", args: "--addr tcp://127.0.0.1:7000 --addr unix:///x --addr tcp://127.0.0.1:7000", want: `--addr "tcp://127.0.0.1:7000": given twice; leave one out`},
+		{name: "no place", args: "--drain-to ws//x", want: `--drain-to "ws//x": must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH`},
+		{name: "a place without a port", args: "--drain-to [::1]", want: `--drain-to "[::1]": must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH`},
 		{name: "no name for a node", args: "--node a.b", want: `--node "a.b": must be 1 to 64 letters, digits, - and _`},
 		{name: "no prefix", args: "--cluster nats://127.0.0.1:1 --cluster-prefix a.b", want: `--cluster-prefix "a.b": must be 1 to 64 letters, digits, - and _`},
 		{name: "a lease too short", args: "--cluster nats://127.0.0.1:1 --cluster-lease 1ms", want: `--cluster-lease 1ms: must be at least 100ms`},

@@ -117,8 +117,8 @@ type engineFlags struct {
 
 	Resume timeout `group:"times" default:"off" placeholder:"D" help:"Keep a session for D after its connection is lost, so that a client that began with a HELLO frame can resume it; off for none (${default})."`
 
-	DrainRate auto   `group:"times" default:"auto" placeholder:"N" help:"Sessions sent GOAWAY in a second during a drain (${default}: 200, or as many as needed to reach all in a quarter of --drain-timeout)."`
-	DrainTo   string `group:"times" placeholder:"ADDR" help:"Address that GOAWAY tells clients to reconnect to: HOST:PORT, or a URL such as ws://HOST:PORT/PATH; up to 256 bytes (none)."`
+	DrainRate auto  `group:"times" default:"auto" placeholder:"N" help:"Sessions sent GOAWAY in a second during a drain (${default}: 200, or as many as needed to reach all in a quarter of --drain-timeout)."`
+	DrainTo   place `group:"times" placeholder:"ADDR" help:"Address that GOAWAY tells clients to reconnect to: HOST:PORT, or a URL such as ws://HOST:PORT/PATH; up to 256 bytes (none)."`
 
 	Recorder     recorderOption `group:"record" default:"off" placeholder:"MODE" help:"Record the last events of each session, in 512 bytes for each: off, errors (keep and log those of sessions that end with an error or stall) or on (keep those of all sessions that end) (${default})."`
 	RecorderKeep count          `group:"record" default:"64" placeholder:"N" help:"How many recordings, stalls and nearly reached limits are kept (${default})."`
@@ -167,7 +167,7 @@ func (f *engineFlags) config(frame *frameFlags, framer codec.Framer, handles map
 			KeepAlive: f.KeepAlive.engine(), KeepAliveEvery: time.Duration(f.KeepAliveEvery), KeepAliveCount: int(f.KeepAliveCount), UserTimeout: f.UserTimeout.engine(),
 			UnixMode: fs.FileMode(f.UnixMode),
 		},
-		DrainBudget: int(f.DrainBudget), DrainRate: int(f.DrainRate), DrainTo: f.DrainTo,
+		DrainBudget: int(f.DrainBudget), DrainRate: int(f.DrainRate), DrainTo: string(f.DrainTo),
 		Logger: logger,
 	}
 }

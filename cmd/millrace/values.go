@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -103,6 +105,22 @@ func (a *auto) Decode(ctx *kong.DecodeContext) error {
 			return errors.New("must be a whole number, 1 or more, or auto")
 		}
 		*a = auto(n)
+		return nil
+	})
+}
+
+// place is where clients reconnect to: HOST:PORT, a URL, or nothing.
+type place string
+
+func (p *place) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		*p = place(s)
+		if u, err := url.Parse(s); s == "" || err == nil && u.Host != "" && u.Scheme != "" {
+			return nil
+		}
+		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" || strings.Contains(s, "/") {
+			return errors.New("must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH")
+		}
 		return nil
 	})
 }
