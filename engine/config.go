@@ -195,7 +195,11 @@ type Timeouts struct {
 	// meanwhile is stored. This applies only to peers that begin with a HELLO frame; connections
 	// become sessions only with their first frame. It needs system frames. 0 or Off = never.
 	Resume time.Duration
-	Linger time.Duration // at close, to send unsent data, then to wait for the peer's FIN; 2 s
+	// Handover is how long a draining server keeps a session whose connection has ended, and
+	// that can be resumed, for another server to take it over; 5 s, Off for not at all. It
+	// counts only while there is another: see Server.SetElsewhere.
+	Handover time.Duration
+	Linger   time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
 }
 
 // Socket configures connections and how they are read.
@@ -233,6 +237,7 @@ func (c Config) WithDefaults() Config {
 	or(&c.FirstFrameTimeout, 10*time.Second)
 	or(&c.FrameTimeout, 10*time.Second)
 	or(&c.FinTimeout, 5*time.Minute)
+	or(&c.Handover, 5*time.Second)
 	or(&c.Linger, 2*time.Second)
 	or(&c.HandshakeTimeout, 5*time.Second)
 	or(&c.MaxHandshakes, 256)
@@ -261,6 +266,7 @@ func (c Config) inUse() Config {
 	swap(&c.UserTimeout, Off, 0)
 	swap(&c.Heartbeat, Off, 0)
 	swap(&c.Resume, Off, 0)
+	swap(&c.Handover, Off, 0)
 	c.Overload.inUse()
 	return c
 }

@@ -132,6 +132,10 @@ func (l *loop) drainStep(s *Session, now int64) bool {
 	if now-quiet < int64(drainQuiet) || s.rd.partial.Some() && !late || s.rd.paused != 0 || l.busy(s) || s.conn.Unread() > 0 && !late {
 		return false
 	}
+	if ln := s.line(); ln != nil && ln.cur != nil && l.survives(s) && l.srv.evacuates() {
+		l.leave(s, closeCode(ReasonDrain)) // its peer is to go on elsewhere
+		return true
+	}
 	s.beginClose(ReasonDrain)
 	return true
 }

@@ -187,7 +187,8 @@ func (l *loop) accept(s *Session) bool {
 	if s.framing.Load() == nil {
 		s.framing.Store(srv.framing)
 	}
-	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve
+	arrives := s.line() != nil && s.line().embryo
+	inline := srv.cfg.Dispatch == Inline && !l.turn.away && !l.reserve && !arrives
 	srv.addTap(s)
 	s.task.Init(s.owner())
 	s.rd.since = srv.now()
@@ -199,10 +200,13 @@ func (l *loop) accept(s *Session) bool {
 	s.ends.Store(2)
 	s.meter = s.loop.newMeter()
 	s.out.Open(&l.out) // its position in the log is the end
-	if inline {
+	switch {
+	case arrives:
+		s.in.Park() // until it is known what it begins with
+	case inline:
 		s.in.Open(nil)
 		s.out.Cork()
-	} else {
+	default:
 		s.in.Open(bufpool.Empty(strand.Accept)) // from here on it is runnable
 	}
 	if !srv.table.acquire(s) {
@@ -216,6 +220,9 @@ func (l *loop) accept(s *Session) bool {
 		l.addOther(s)
 	}
 	l.st.accepts.Add(1)
+	if arrives {
+		return true
+	}
 	if !inline {
 		s.schedule()
 		return true

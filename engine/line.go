@@ -36,6 +36,7 @@ type line struct {
 	unasked   int          // unsolicited bytes written since the link was lost
 	logPos    uint64       // position in the broadcast log at that time
 	asked     atomic.Bool  // a query of a link on another loop is in progress
+	depart    *Departure   // another server is taking the session; nil: none is
 	hasty     bool         // the peer's acknowledgements have been queued behind its requests
 
 	mu        sync.Mutex
@@ -49,6 +50,7 @@ type line struct {
 	fin       bool        // guarded by mu; the FIN follows what is left
 	ended     bool        // guarded by mu; Close has been called
 	hold      bool        // guarded by mu; nothing is accepted while there is no link
+	embryo    bool        // written by home with mu; the session is to come from another server, and nothing is taken yet
 	loose     bool        // guarded by mu; sent data may be dropped without acknowledgement
 	seen      kernelView  // guarded by mu; for a link on another loop
 }
@@ -84,7 +86,7 @@ const (
 
 // newLine creates the line of a new session, and the session.
 func newLine(k *link) *line {
-	ln := &line{srv: k.srv, home: k.loop, cur: k, link: k, token: replay.NewToken()}
+	ln := &line{srv: k.srv, home: k.loop, cur: k, link: k, token: k.srv.newToken()}
 	ln.s = &Session{srv: k.srv, loop: k.loop, conn: ln, accepted: k.accepted.UnixNano()}
 	ln.s.rd.opened = true
 	ln.ring.Init(k.srv.wholeFrame, k.loop.budget)
@@ -101,7 +103,7 @@ func (srv *Server) mostKept() int { return max(srv.cfg.ResumeBytes, srv.cfg.MaxO
 // everything is accepted; for a session with keyed pushes nothing, so that these can be replaced
 // where they are.
 func (ln *line) Write(p []byte) (n int, err error) {
-	hold := ln.cur == nil && !ln.s.closed() && ln.s.out.Keyed()
+	hold := ln.cur == nil && ln.depart == nil && !ln.s.closed() && ln.s.out.Keyed()
 	ln.mu.Lock()
 	ln.hold = hold
 	for n < len(p) {
@@ -127,8 +129,11 @@ func (ln *line) Write(p []byte) (n int, err error) {
 // number of bytes; 0 if it can't be accepted now. mu is held.
 func (ln *line) takeFrame(p []byte, first bool) int {
 	r := &ln.ring
-	if ln.ended {
+	switch {
+	case ln.ended:
 		return len(p)
+	case ln.embryo:
+		return 0
 	}
 	if r.Open() > 0 {
 		return r.Continue(p)
@@ -193,7 +198,7 @@ func (ln *line) awaits() bool {
 
 // takeWish reports whether the waiting session can be notified that more is accepted. mu is held.
 func (ln *line) takeWish() bool {
-	if !ln.wish || !ln.room(ln.need) || len(ln.ctl) >= ctlMost {
+	if !ln.wish || ln.embryo || !ln.room(ln.need) || len(ln.ctl) >= ctlMost {
 		return false
 	}
 	ln.wish = false
@@ -350,6 +355,9 @@ func (ln *line) Close() {
 		ln.srv.waiting.Add(-1)
 	}
 	ln.mu.Lock()
+	if ln.depart != nil {
+		ln.depart.end(ln)
+	}
 	ln.ended, ln.link, ln.ctl = true, nil, nil
 	ln.ring.Close()
 	ln.mu.Unlock()

@@ -31,13 +31,14 @@ const (
 	ReasonReplaced             // the session's user has a newer session; of a connection: the session was resumed on another
 	ReasonKicked               // Session.Kick
 	ReasonRate                 // exceeded FrameRate, ByteRate or SessionCPU where reading can't be paused
+	ReasonMoved                // another server has taken the session over
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "peer_closed", "peer_reset", "server_closed", "bad_frame", "first_frame_timeout", "frame_timeout",
 	"idle_timeout", "slow_consumer", "overflow", "panic", "drain", "stopped", "refused", "memory_budget", "resume_timeout", "resume_overrun", "replaced",
-	"kicked", "rate",
+	"kicked", "rate", "moved",
 }
 
 func (r Reason) String() string { return name(reasonNames[:], int(r)) }

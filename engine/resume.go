@@ -9,7 +9,6 @@ import (
 	"millrace/engine/internal/inbox"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/outbox"
-	"millrace/engine/internal/replay"
 	"millrace/engine/internal/strand"
 )
 
@@ -63,6 +62,9 @@ func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 		}
 		return false
 	}
+	if ln.depart != nil && !l.takeBack(ln.depart) {
+		return false // another server has it
+	}
 	ln.mu.Lock()
 	forgotten := h.Received < ln.ring.First()
 	ok := ln.ring.Rewind(h.Received)
@@ -70,7 +72,7 @@ func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 		if ln.unproven {
 			ln.srv.tokens.Delete(ln.next)
 		}
-		ln.next, ln.unproven = replay.NewToken(), true
+		ln.next, ln.unproven = ln.srv.newToken(), true
 		ln.srv.tokens.Put(ln.next, ln)
 		ln.link, ln.wish, ln.loose, ln.ctlOut = k, true, false, 0
 		ln.welcome(true, seq)
@@ -275,8 +277,10 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 			l.flush(s, outbox.LookWalk)
 		}
 		return false
+	case ln.depart != nil || ln.embryo:
+		return true
 	case ln.away == 0:
-	case l.srv.draining.Load():
+	case l.srv.draining.Load() && !l.awaited(ln, now):
 		l.abort(s, ReasonDrain)
 		return true
 	case past(now, ln.away, c.Resume):
@@ -315,10 +319,18 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	return false
 }
 
-// endWaiting ends the sessions without a connection when the server stops.
+// awaited tells whether a session of a draining server whose peer is away may still be taken
+// over by another server.
+func (l *loop) awaited(ln *line, now int64) bool {
+	return l.srv.evacuates() && !past(now, max(ln.away, l.srv.drainFrom.Load()), l.srv.cfg.Handover)
+}
+
+// endWaiting ends the sessions of a server that stops whose peers are away, unless others may
+// take them over.
 func (l *loop) endWaiting() {
+	now := l.srv.now()
 	for i := len(l.sessions) - 1; i >= 0; i-- {
-		if s := l.sessions[i]; s.line() != nil && s.line().away != 0 {
+		if s := l.sessions[i]; s.line() != nil && s.line().away != 0 && s.line().depart == nil && !l.awaited(s.line(), now) {
 			l.abort(s, ReasonDrain)
 		}
 	}

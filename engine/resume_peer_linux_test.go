@@ -119,6 +119,8 @@ func dialCut(url, preamble string, up, down int) (net.Conn, *cutConn, error) {
 // resumer is a client that resumes, written from the protocol alone.
 type resumer struct {
 	url      string
+	urls     []string // where each connection goes, in turn; nil: to url
+	dials    int
 	preamble string // in front of each connection, such as a PROXY header
 	conn     net.Conn
 	cut      *cutConn
@@ -138,6 +140,10 @@ var errLost = errors.New("the session is lost")
 
 // connect dials, says HELLO and reads the WELCOME; what the server lacks is sent again.
 func (p *resumer) connect(up, down int) (err error) {
+	if len(p.urls) > 0 {
+		p.url = p.urls[p.dials%len(p.urls)]
+		p.dials++
+	}
 	if p.conn, p.cut, err = dialCut(p.url, p.preamble, up, down); err != nil {
 		return err
 	}

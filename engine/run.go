@@ -53,7 +53,7 @@ func (s *Session) runItems() {
 			s.schedule()
 			return
 		}
-		if s.out.MustWait() {
+		if s.mustWait() {
 			s.uncork()
 			s.meter.park()
 			if s.park() {
@@ -78,6 +78,9 @@ func (s *Session) runItems() {
 	}
 }
 
+// mustWait tells whether the strand has to wait before its next item.
+func (s *Session) mustWait() bool { return s.out.MustWait() || s.flags.has(flagStill) }
+
 // park makes the strand wait until the outbox has drained. It returns false if that has happened
 // meanwhile.
 func (s *Session) park() bool {
@@ -87,7 +90,7 @@ func (s *Session) park() bool {
 	if s.out.WaitsForLog() {
 		s.srv.flow.wait(s)
 	}
-	if s.out.MustWait() && !s.closed() {
+	if s.mustWait() && !s.closed() {
 		return true
 	}
 	return !s.in.Unpark() // false if it was already woken

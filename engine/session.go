@@ -135,6 +135,7 @@ const (
 	flagStep                // a frame is being handled after which the framing may change
 	flagStepFin             // the peer's FIN was received meanwhile
 	flagAway                // its connection was lost, and it waits to be resumed
+	flagStill               // its strand stands still, as the session is on its way to another server, or from one
 	flagPaused              // the first of four: the bits of inbox.Pause, for other goroutines
 )
 

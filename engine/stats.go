@@ -32,6 +32,7 @@ type Stats struct {
 	Waiting    int    // sessions waiting to be resumed
 	Detached   uint64 // lost connections of sessions that can be resumed
 	Resumed    uint64 // sessions resumed
+	TakenOver  uint64 // sessions that came from other servers; those that went to others are among Closes
 	GoAways    uint64 // sessions sent GOAWAY
 	Stalls     uint64 // callbacks on loops that took longer than StallAfter; the Pool counts those on workers
 
@@ -72,7 +73,7 @@ func (srv *Server) Stats() Stats {
 		Memory: srv.budget.Used(), Starving: int(srv.starving.Load()),
 		Broadcasts: srv.casts.Load(), Panics: srv.panics.Total(),
 		Demoted: srv.demoted.Load(), AcceptErrs: srv.acceptErrors.Load(),
-		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(),
+		Waiting: int(srv.waiting.Load()), Detached: srv.detaches.Load(), Resumed: srv.resumed.Load(), TakenOver: srv.takenOver.Load(),
 		Shed: srv.shed.Load(), GoAways: srv.goAways.Load(), Stalls: srv.stalls.Stalls(),
 		Closes: map[Reason]uint64{}, Refused: map[Refusal]uint64{}, Limited: map[Throttle]uint64{},
 	}

@@ -105,6 +105,7 @@ type Controller struct {
 	closes   atomic.Pointer[[]func(*engine.Session, engine.Reason)]
 	detaches atomic.Pointer[[]func(*engine.Session)]
 	resumes  atomic.Pointer[[]func(*engine.Session)]
+	handoff  atomic.Pointer[handoff] // nil: sessions stay here
 
 	sessions  sync.Map     // *engine.Session to *sessionState
 	nSessions atomic.Int64 // number of sessions; 0 saves the lookup
@@ -246,6 +247,53 @@ func (c *Controller) OnDetach(fn func(s *engine.Session)) { addHook(c, &c.detach
 
 // OnResume registers fn to be called when the peer has resumed the session, as OnSocketResume.
 func (c *Controller) OnResume(fn func(s *engine.Session)) { addHook(c, &c.resumes, fn) }
+
+// Handoff has sessions be taken over by other servers (engine.Handoff): marshal returns what
+// is kept of one, as little as can be, and unmarshal, in the place of what OnAccept was given,
+// has the same of it there. Both run in the session's order. The controller itself takes
+// nothing along, so it keeps a session that holds or waits for a lock, or has delay events or a
+// serializer of its own. Without Handoff all sessions stay where they are.
+func (c *Controller) Handoff(marshal func(s *engine.Session) ([]byte, error), unmarshal func(s *engine.Session, state []byte) error) {
+	c.handoff.Store(&handoff{marshal, unmarshal})
+}
+
+// handoff is what Handoff was given.
+type handoff struct {
+	marshal   func(s *engine.Session) ([]byte, error)
+	unmarshal func(s *engine.Session, state []byte) error
+}
+
+// errStays: a session has what it can't take along.
+var errStays = errors.New("services: the session has locks, delay events or a serializer, which it can't take along")
+
+// MarshalSession implements engine.Handoff.
+func (c *Controller) MarshalSession(s *engine.Session) ([]byte, error) {
+	h := c.handoff.Load()
+	if h == nil {
+		return nil, engine.ErrNoHandoff
+	}
+	if st := c.state(s, false); st != nil && (st.ser != nil || st.timers != nil && st.timers.Len() > 0) || c.holdsLocks(s) {
+		return nil, errStays
+	}
+	return h.marshal(s)
+}
+
+// UnmarshalSession implements engine.Handoff.
+func (c *Controller) UnmarshalSession(s *engine.Session, state []byte) error {
+	if h := c.handoff.Load(); h != nil {
+		return h.unmarshal(s, state)
+	}
+	return engine.ErrNoHandoff
+}
+
+// owner is a Cache that knows what an owner holds.
+type owner interface{ Owns(owner Owner) bool }
+
+// holdsLocks tells whether a session holds a lock, or waits for one.
+func (c *Controller) holdsLocks(s *engine.Session) bool {
+	o, ok := c.cfg.Cache.(owner)
+	return ok && o.Owns(s)
+}
 
 func addHook[F any](c *Controller, to *atomic.Pointer[[]F], fn F) {
 	c.mu.Lock()

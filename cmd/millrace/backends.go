@@ -53,6 +53,9 @@ type backendFlags struct {
 	ClusterTLSKey   string `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
 	Node            string `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process ID if the port is not known yet)."`
 	MaxClusterWork  count  `group:"backends" default:"4096" placeholder:"N" help:"Limit of requests to other nodes in progress, 6/2 to 6/5; more get ERROR 4 (${default})."`
+	MaxTakeovers    count  `group:"backends" default:"256" placeholder:"N" help:"With --resume and --cluster: sessions of other nodes that are on their way here at a time; the next waits, --takeover-timeout at most (${default})."`
+	TakeoverBytes   size   `group:"backends" default:"4MiB" placeholder:"BYTES" help:"What one of them takes along; a session with more stays where it is (${default})."`
+	TakeoverTimeout period `group:"backends" default:"3s" placeholder:"D" help:"How long a client may wait for its session from another node, requests under way included; then it gets a new one (${default})."`
 	MaxRooms        count  `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
 	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
 	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
@@ -172,6 +175,7 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 // serve registers the handles 1/* to 3/*, in addition to those of the services.
 func (b *backends) serve(unsafe bool) error {
 	c := b.services.Controller
+	reference.Handoff(c)
 	return errors.Join(reference.Basics(c, unsafe, b.reach()), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
 }
 
@@ -217,7 +221,10 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 		return f.badCluster(err)
 	}
 	b.cache = c
-	if b.node, err = nodes.New(nodes.Config{Name: f.nodeName(addrs), Cache: c, Addrs: addrs, Logger: log}); err != nil {
+	if b.node, err = nodes.New(nodes.Config{
+		Name: f.nodeName(addrs), Cache: c, Addrs: addrs, Logger: log,
+		MaxTakeovers: int(f.MaxTakeovers), TakeoverBytes: int(f.TakeoverBytes), TakeoverTimeout: time.Duration(f.TakeoverTimeout),
+	}); err != nil {
 		return badNode(f.Node)
 	}
 	return nil

@@ -117,6 +117,8 @@ type engineFlags struct {
 
 	Resume timeout `group:"times" default:"off" placeholder:"D" help:"Keep a session for D after its connection is lost, so that a client that began with a HELLO frame can resume it; off for none (${default})."`
 
+	Handover timeout `group:"times" default:"5s" placeholder:"D" help:"With --resume and --cluster: how long a draining node keeps a session whose connection has ended, for another node to take it over; off for not at all (${default})."`
+
 	DrainRate auto  `group:"times" default:"auto" placeholder:"N" help:"Sessions sent GOAWAY in a second during a drain (${default}: 200, or as many as needed to reach all in a quarter of --drain-timeout)."`
 	DrainTo   place `group:"times" placeholder:"ADDR" help:"Address that GOAWAY tells clients to reconnect to: HOST:PORT, or a URL such as ws://HOST:PORT/PATH; up to 256 bytes (none)."`
 
@@ -156,7 +158,7 @@ func (f *engineFlags) config(frame *frameFlags, framer codec.Framer, handles map
 		},
 		Timeouts: engine.Timeouts{
 			FirstFrameTimeout: f.FirstFrameTimeout.engine(), FrameTimeout: f.FrameTimeout.engine(), IdleTimeout: time.Duration(f.IdleTimeout),
-			FinTimeout: time.Duration(f.FinTimeout), Linger: time.Duration(f.Linger), Resume: time.Duration(f.Resume),
+			FinTimeout: time.Duration(f.FinTimeout), Linger: time.Duration(f.Linger), Resume: time.Duration(f.Resume), Handover: f.Handover.engine(),
 		},
 		Overload: engine.Overload{
 			WaitBudget: time.Duration(f.WaitBudget), HandleWaits: f.HandleWait.engine(), AcceptRate: int(f.AcceptRate), AcceptRatePerIP: int(f.AcceptRatePerIP),

@@ -42,8 +42,11 @@
 // every packet sent is processed exactly once, and pushes are neither lost nor duplicated; at the
 // server the session keeps its index, groups, timers and locks.
 //
-// A session ends with Close, which notifies the server, after a GOAWAY, when it was not resumed in
-// time, and if the server has lost it or ends it. Calls already written then end with ErrLost and
+// After a GOAWAY the next connection, to where that says, comes with the session too: nodes of a
+// cluster take it over from each other. New calls wait until it has.
+//
+// A session ends with Close, which tells the server so, when it was not resumed in time, with
+// NoReconnect after a GOAWAY, and where the server has lost it or ends it. Calls that were written end with ErrLost
 // ErrSession, and the next connection starts a new session: OnConnect runs again. With a server
 // without resume the client behaves as if it were off.
 //

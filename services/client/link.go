@@ -127,7 +127,7 @@ func (l *link) write() {
 			s.resume.busy = false
 			s.mu.Unlock()
 		}
-		if s.leaving.Load() {
+		if s.parts() {
 			s.leave()
 		}
 	}

@@ -102,7 +102,7 @@ func (s *session) answer(handle, seq uint32, body []byte, err error) bool {
 	if !late {
 		s.finish(k, bytes.Clone(body), err)
 	}
-	if s.leaving.Load() {
+	if s.parts() {
 		s.leave()
 	}
 	return true
@@ -147,7 +147,7 @@ func (s *session) abandon(k *call) bool {
 	if tooMany {
 		s.end(s.lost(fmt.Errorf("more than %d answers of abandoned calls have not arrived", s.c.cfg.MaxCalls)))
 	}
-	if s.leaving.Load() {
+	if s.parts() {
 		s.leave()
 	}
 	return true

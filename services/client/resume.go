@@ -78,7 +78,7 @@ func (s *session) acknowledged(p codec.Packet) {
 	s.mu.Unlock()
 	if !ok {
 		s.end(s.lost(fmt.Errorf("an ACK of frames that were not sent: %x", p.Body)))
-	} else if s.leaving.Load() {
+	} else if s.parts() {
 		s.leave()
 	}
 }
@@ -140,7 +140,8 @@ func (s *session) attach(l *link, w *codec.Welcome) {
 	for h := range s.late {
 		s.late[h] = time.Now() // answers were delayed
 	}
-	s.link, l.s = l, s
+	s.link, l.s, s.to = l, s, ""
+	s.moving.Store(false)
 	s.out = nil
 	s.control(codec.Packet{Sub: subPing}) // its PONG proves that the older token is invalid now
 	s.c.resumed.Add(1)

@@ -32,6 +32,7 @@ type session struct {
 	c       *Client
 	resume  *resume       // nil if it ends with its connection
 	leaving atomic.Bool   // GOAWAY received: no new calls
+	moving  atomic.Bool   // GOAWAY: new calls wait until another connection goes on with the session
 	gone    chan struct{} // closed when it has ended
 	begun   bool          // OnConnect has been started
 	opened  chan struct{} // closed when OnConnect has returned
@@ -167,7 +168,7 @@ func (s *session) send(ctx context.Context, handle uint32, body []byte, k *call)
 	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for (s.link == nil || s.full()) && s.err == nil && !s.leaving.Load() && ctx.Err() == nil {
+	for (s.link == nil || s.full() || s.moving.Load()) && s.err == nil && !s.leaving.Load() && ctx.Err() == nil {
 		s.wake.Wait()
 	}
 	switch {
@@ -243,27 +244,41 @@ func (s *session) take(spare []byte) (b, kept []byte) {
 	return b, kept
 }
 
-// goAway makes the session end when nothing is in progress any more.
+// goAway has the session end once nothing is under way; with resume its connection, so that
+// the next one, where the server says, may go on with it.
 func (s *session) goAway(to string) {
 	s.mu.Lock()
 	if to != "" {
 		s.to = to
 	}
-	s.leaving.Store(true)
+	if s.resume != nil && !s.c.cfg.NoReconnect {
+		s.moving.Store(true)
+	} else {
+		s.leaving.Store(true)
+	}
 	s.wake.Broadcast()
 	s.mu.Unlock()
 	s.leave()
 }
 
-// leave ends the session after a GOAWAY if nothing is in progress.
+// leave is called after a GOAWAY: once nothing is under way it ends the session or its
+// connection.
 func (s *session) leave() {
 	s.mu.Lock()
 	idle := s.calls == 0 && len(s.out) == 0 && (s.resume == nil || len(s.resume.buf) == 0)
+	l := s.link
 	s.mu.Unlock()
-	if idle {
+	switch {
+	case !idle:
+	case s.leaving.Load():
 		s.end(s.lost(ErrGoAway))
+	case l != nil:
+		l.close(fmt.Errorf("%w: %w", ErrLost, ErrGoAway))
 	}
 }
+
+// parts tells whether the session is to leave its connection.
+func (s *session) parts() bool { return s.leaving.Load() || s.moving.Load() }
 
 // lost returns the error for calls of a session that ends because of why.
 func (s *session) lost(why error) error {

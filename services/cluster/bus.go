@@ -227,6 +227,10 @@ func (b *Bus) down() {
 	}
 }
 
+// MaxMessage is how many bytes of data the servers take in one message, as of the last
+// connection; 0: there has been none.
+func (b *Bus) MaxMessage() int { return int(b.most.Load()) }
+
 // Publish sends data to all subscribers of the subject, except in this process. It never blocks;
 // errors are ErrUnavailable, ErrOverloaded, ErrTooLarge. data belongs to the bus from then on.
 func (b *Bus) Publish(subject string, data []byte) error {

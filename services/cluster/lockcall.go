@@ -182,3 +182,14 @@ func (l *locks) valid(k *lockKey, token uint64) bool {
 	}
 	return !l.free(k, now)
 }
+
+// Owns tells whether an owner holds a lock, or waits for one.
+func (c *Cache) Owns(owner services.Owner) bool {
+	n := c.live.Load()
+	if n == nil {
+		return false
+	}
+	n.locks.mu.Lock()
+	defer n.locks.mu.Unlock()
+	return len(n.locks.owners[owner]) > 0
+}

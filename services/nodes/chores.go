@@ -164,6 +164,9 @@ func (u *users) settle(ctx context.Context, user string) error {
 	b := u.bound[user]
 	open := b.s != nil && u.sessions[b.s] != nil
 	u.mu.Unlock()
+	if ad, ok := u.adoption(user); ok {
+		return u.adopt(ctx, user, ad)
+	}
 	if u.n.cache == nil {
 		if !open {
 			u.forget(user, b)

@@ -47,6 +47,14 @@ type Config struct {
 	MaxUsers        int // users bound to sessions here; 1,000,000
 	MaxSessionUsers int // of one session; 64
 
+	// Sessions of other nodes whose clients come here are taken over, if the server's handler
+	// is an engine.Handoff: MaxTakeovers at a time, 256, each within TakeoverTimeout, 3 s. Then
+	// the client gets a new session. TakeoverBytes bounds what one takes along, 4 MiB, and what
+	// is sent to its groups meanwhile.
+	MaxTakeovers    int
+	TakeoverBytes   int
+	TakeoverTimeout time.Duration
+
 	// OnGap is told of messages that were sent to this node and have not come. It must not
 	// block.
 	OnGap func(Gap)
@@ -76,6 +84,8 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxGroups, 100_000)
 	def(&c.MaxUsers, 1_000_000)
 	def(&c.MaxSessionUsers, 64)
+	def(&c.MaxTakeovers, 256)
+	def(&c.TakeoverBytes, 4<<20)
 	if c.Name == "" {
 		c.Name = hostName()
 	}
@@ -84,6 +94,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 2 * time.Second
+	}
+	if c.TakeoverTimeout == 0 {
+		c.TakeoverTimeout = 3 * time.Second
 	}
 	if c.Patience == 0 {
 		c.Patience = time.Second
@@ -113,7 +126,7 @@ func (c Config) validate() error {
 	for _, d := range []struct {
 		name string
 		d    time.Duration
-	}{{"Timeout", c.Timeout}, {"Patience", c.Patience}, {"NameWait", c.NameWait}, {"GroupIdle", c.GroupIdle}} {
+	}{{"Timeout", c.Timeout}, {"Patience", c.Patience}, {"NameWait", c.NameWait}, {"GroupIdle", c.GroupIdle}, {"TakeoverTimeout", c.TakeoverTimeout}} {
 		want(d.d >= 0, "%s %v: must be above 0; 0 is the default", d.name, d.d)
 	}
 	for _, l := range []struct {
@@ -122,6 +135,7 @@ func (c Config) validate() error {
 	}{
 		{"MaxInbound", c.MaxInbound}, {"MaxOutbound", c.MaxOutbound}, {"MaxAsks", c.MaxAsks}, {"MaxCalls", c.MaxCalls}, {"MaxHops", c.MaxHops},
 		{"MaxGroups", c.MaxGroups}, {"MaxUsers", c.MaxUsers}, {"MaxSessionUsers", c.MaxSessionUsers},
+		{"MaxTakeovers", c.MaxTakeovers}, {"TakeoverBytes", c.TakeoverBytes},
 	} {
 		want(l.n > 0, "%s %d: must be at least 1; 0 is the default", l.name, l.n)
 	}

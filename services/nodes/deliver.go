@@ -35,7 +35,7 @@ func (n *Node) deliver(m cluster.Message) {
 	case envelope.Broadcast:
 		if n.fresh(&n.heard, e, subjectAll) {
 			main, sub := split(e.Handle)
-			n.patiently(func() error { return n.broadcastHere(main, sub, e.Body) })
+			n.cross(&n.casts, e, func() error { return n.broadcastHere(main, sub, e.Body) })
 		}
 	case envelope.Group:
 		n.groups.deliver(e)
@@ -47,6 +47,7 @@ func (n *Node) deliver(m cluster.Message) {
 	case envelope.Alive:
 		n.heard.trim(n)
 		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))
+		n.casts.past(e.Source, e.Epoch)
 		n.hear(e)
 		if m.Asks() {
 			n.all.mu.Lock()
@@ -136,6 +137,8 @@ func (n *Node) serve(m cluster.Message) {
 	switch {
 	case err != nil || e.Source == n.process:
 		n.counts.bad.Add(1)
+	case e.Kind == envelope.Takeover:
+		n.moves.serve(m, e)
 	case e.Kind != envelope.Call && e.Kind != envelope.Room && e.Kind != envelope.Who:
 		n.counts.bad.Add(1)
 	case n.expired(e.Expires):

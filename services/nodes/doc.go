@@ -44,6 +44,11 @@
 // ends a tenth of a lease before others may take the room. A message that is handled while the
 // lease ends is answered by cluster.ErrLost; what it writes elsewhere carries the token.
 //
+// A client whose session can be resumed may come back to any node: that takes the session over,
+// with its groups and users and what the handler's engine.Handoff keeps of it. The node that has
+// it decides to whom it goes, once; what is sent to its groups, and to all, while it is on its
+// way comes once and in each sender's order. If it can't be had the client gets a new one.
+//
 // While the servers are away sessions, groups and calls of this node go on; what needs others
 // fails at once with cluster.ErrUnavailable or services.ErrCacheDown.
 //

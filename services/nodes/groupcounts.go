@@ -187,11 +187,13 @@ func (gs *groups) withGroup(name string, fn func(g *group)) {
 // counted answers a question of another node.
 func (gs *groups) counted(e envelope.Envelope) {
 	gs.withGroup(e.Key, func(g *group) {
+		own := uint64(0)
 		if g != nil {
 			g.telling.Lock()
 			defer g.telling.Unlock()
+			own = g.out.at()
 		}
-		_ = gs.say(nodeSubject(e.Source), envelope.Envelope{Kind: envelope.Members, Key: e.Key, Number: e.Number, Epoch: uint64(gs.members(e.Key))})
+		_ = gs.say(nodeSubject(e.Source), envelope.Envelope{Kind: envelope.Members, Key: e.Key, Number: e.Number, Session: own, Epoch: uint64(gs.members(e.Key))})
 	})
 }
 
@@ -203,6 +205,9 @@ func (gs *groups) learn(e envelope.Envelope) {
 	}
 	if !gs.heard(e.Source) {
 		return
+	}
+	if e.Kind == envelope.Members && e.Session > 0 {
+		g.cross.past(e.Source, e.Session)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -40,6 +40,8 @@ type group struct {
 	pins atomic.Int32 // calls that use it; grows under groups.mu only. It is not let go meanwhile
 	used atomic.Int64 // when it was, in nanoseconds since 1970
 
+	cross crossing // of its messages with sessions that come and go
+
 	joining sync.Mutex // makes and ends the subscriptions, and asks; taken before telling
 	telling sync.Mutex // the members here are counted and told; taken before mu
 
@@ -112,10 +114,10 @@ func (g *group) unpin() {
 	g.pins.Add(-1)
 }
 
-// members is how many there are on this node.
+// members is how many there are on this node, or are just coming.
 func (gs *groups) members(name string) int {
 	if srv := gs.n.server(); srv != nil {
-		return srv.Group(name).Len()
+		return gs.n.moves.comingTo(name) + srv.Group(name).Len()
 	}
 	return 0
 }
@@ -168,17 +170,23 @@ func (n *Node) SendGroup(ctx context.Context, s *engine.Session, name string, ma
 	}
 	defer g.unpin()
 	n.groups.knowOthers(ctx, g)
+	g.cross.mu.RLock()
+	defer g.cross.mu.RUnlock()
 	if sent, err = n.sendHere(name, s, main, sub, body); err != nil {
 		return sent, err
 	}
+	e := envelope.Envelope{Kind: envelope.Group, Source: n.process, Key: name, Handle: handle(main, sub), Body: body}
 	g.mu.Lock()
 	alone := g.sure && len(g.counts) == 0
 	g.mu.Unlock()
 	if alone {
+		g.cross.pass(e)
 		return sent, nil
 	}
 	others := n.groups.elsewhere(g)
-	if err := g.out.publish(n, frameSubject(name), envelope.Envelope{Kind: envelope.Group, Key: name, Handle: handle(main, sub), Body: body}); err != nil {
+	e.Number, err = g.out.number(n, frameSubject(name), e)
+	g.cross.pass(e)
+	if err != nil {
 		n.lose(err)
 		return sent, nil // it has reached whom it could
 	}
@@ -203,7 +211,7 @@ func (gs *groups) deliver(e envelope.Envelope) {
 		return
 	}
 	main, sub := split(e.Handle)
-	gs.n.patiently(func() error {
+	gs.n.cross(&g.cross, e, func() error {
 		_, err := gs.n.sendHere(e.Key, nil, main, sub, e.Body)
 		return err
 	})

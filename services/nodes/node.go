@@ -44,8 +44,9 @@ type Node struct {
 	beats  map[uint64]beat      // guarded by mu; by process
 	peers  map[uint64]*outbound // guarded by mu; streams to other nodes
 	all    outbound
-	heard  inbound // of broadcasts
-	direct inbound // to this node
+	casts  crossing // of broadcasts with sessions that come and go
+	heard  inbound  // of broadcasts
+	direct inbound  // to this node
 
 	heardBeats atomic.Uint64        // signs of life of others, taken in
 	viewed     atomic.Pointer[view] // the last one made
@@ -54,6 +55,7 @@ type Node struct {
 	users  users
 	calls  calls
 	homes  homes
+	moves  moves
 
 	counts counts
 
@@ -76,6 +78,7 @@ func New(cfg Config) (*Node, error) {
 	n.groups.init(n)
 	n.users.init(n)
 	n.calls.init(n)
+	n.moves.init(n)
 	if n.cache == nil {
 		return n, nil
 	}
@@ -95,6 +98,9 @@ func (n *Node) Attach(srv *engine.Server, pool *engine.Pool) {
 		pool = srv.Pool()
 	}
 	n.srv.Store(srv)
+	if srv != nil && n.bus != nil {
+		srv.SetElsewhere(&n.moves)
+	}
 	n.pool.Store(pool)
 }
 
@@ -156,6 +162,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.bg.Go(n.membership)
 	n.bg.Go(n.watch)
+	n.bg.Go(n.moves.sweeper)
 	n.greet(ctx)
 	return nil
 }
@@ -309,6 +316,9 @@ type Stats struct {
 	Unsent     uint64 // messages that could not be sent, where nobody was told
 	Overloaded uint64 // calls refused past MaxCalls
 	Replaced   uint64 // sessions that lost their user
+	Taken      uint64 // sessions taken over from other nodes
+	Given      uint64 // sessions that other nodes have taken over
+	NotTaken   map[Untaken]uint64
 	Bus        cluster.BusStats
 }
 
@@ -320,6 +330,7 @@ func (n *Node) Stats() Stats {
 		Joins: c.joins.Load(), Lost: c.lostName.Load(), Beats: c.beats.Load(), Bad: c.bad.Load(), Gaps: c.gaps.Load(), Missed: c.missed.Load(),
 		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
 	}
+	n.moves.addTo(&st)
 	if n.bus != nil {
 		st.Bus = n.bus.Stats()
 		if in, asked := n.in.Load(), n.asked.Load(); in != nil && asked != nil {

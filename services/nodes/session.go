@@ -67,6 +67,8 @@ func (n *Node) Send(id SessionID, main, sub uint16, body []byte) error {
 // with a session whose callback calls it, that session's; those of other nodes get it if the
 // bus is up.
 func (n *Node) Broadcast(s *engine.Session, main, sub uint16, body []byte) error {
+	n.casts.mu.RLock()
+	defer n.casts.mu.RUnlock()
 	err := error(nil)
 	switch {
 	case s != nil:
@@ -77,7 +79,10 @@ func (n *Node) Broadcast(s *engine.Session, main, sub uint16, body []byte) error
 	if err != nil || n.bus == nil {
 		return err
 	}
-	n.lose(n.all.publish(n, subjectAll, envelope.Envelope{Kind: envelope.Broadcast, Handle: handle(main, sub), Body: body}))
+	e := envelope.Envelope{Kind: envelope.Broadcast, Source: n.process, Handle: handle(main, sub), Body: body}
+	e.Number, err = n.all.number(n, subjectAll, e)
+	n.casts.pass(e)
+	n.lose(err)
 	return nil
 }
 

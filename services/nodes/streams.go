@@ -18,17 +18,31 @@ type outbound struct {
 // publish numbers e and sends it. What could not be sent now has a number too: its receivers
 // are told that they have missed it.
 func (o *outbound) publish(n *Node, subject string, e envelope.Envelope) error {
+	_, err := o.number(n, subject, e)
+	return err
+}
+
+// number is publish, and tells what the message's number is; 0: it has none.
+func (o *outbound) number(n *Node, subject string, e envelope.Envelope) (uint64, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	e.Number = o.last + 1
 	b, err := n.seal(e)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err = n.bus.Publish(subject, b); !errors.Is(err, cluster.ErrTooLarge) {
-		o.last++
+	if err = n.bus.Publish(subject, b); errors.Is(err, cluster.ErrTooLarge) {
+		return 0, err
 	}
-	return err
+	o.last++
+	return o.last, err
+}
+
+// at is the number of the last message.
+func (o *outbound) at() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.last
 }
 
 // inbound are the streams of one kind from others to this node: the last number of each

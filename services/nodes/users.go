@@ -26,6 +26,7 @@ type users struct {
 	mu       sync.Mutex
 	bound    map[string]binding          // guarded by mu
 	sessions map[*engine.Session]*tenure // guarded by mu; those that have users, while their peers ask for more
+	adopting map[string]adoption         // guarded by mu; whose session has come from another node, until the store says so
 	doubts   map[string][]byte           // guarded by mu; what stood in the store before a bind whose outcome is not known
 	replaced atomic.Uint64
 	alone    uint64 // guarded by mu; the last epoch of a node that is alone
@@ -37,6 +38,7 @@ type users struct {
 type tenure struct {
 	users map[string]bool
 	about codec.Packet // by which it was bound last; without a body
+	goes  bool         // another node is taking the session: they are not unbound here
 }
 
 // binding is a user's session on this node, by the epoch that the store gave.
@@ -47,7 +49,7 @@ type binding struct {
 
 func (u *users) init(n *Node) {
 	u.n, u.bound, u.sessions = n, map[string]binding{}, map[*engine.Session]*tenure{}
-	u.doubts = map[string][]byte{}
+	u.doubts, u.adopting = map[string][]byte{}, map[string]adoption{}
 	u.alone = uint64(time.Now().UnixMicro())
 	u.todo = newChores(n)
 }
@@ -177,7 +179,7 @@ func (u *users) ended(s *engine.Session) {
 	of := u.sessions[s]
 	delete(u.sessions, s)
 	u.mu.Unlock()
-	if of == nil {
+	if of == nil || of.goes {
 		return
 	}
 	for user := range of.users {
@@ -290,6 +292,9 @@ func (u *users) deliver(e envelope.Envelope) envelope.Envelope {
 	a := envelope.Envelope{Kind: envelope.Answer, Flags: userGone}
 	s := u.n.session(engine.ID(e.Session))
 	if s == nil {
+		if u.n.moves.hasGone(engine.ID(e.Session)) {
+			a.Flags = userStale // the store is about to know where it is
+		}
 		return a
 	}
 	u.mu.Lock()

@@ -10,6 +10,9 @@ func (o *Box) Unblock() { o.blocked = false }
 // Pos is how far the session has had the log. Loop goroutine.
 func (o *Box) Pos() uint64 { return o.pos }
 
+// Skip has the session get nothing of the log in front of pos. Loop goroutine.
+func (o *Box) Skip(pos uint64) { o.pos = max(o.pos, pos) }
+
 // Lagging notes how far a blocked session is behind, and returns how many of its unsent
 // bytes it has not asked for: lag of them of the log, which all have together, and pushed
 // for itself. Loop goroutine.

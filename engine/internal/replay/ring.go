@@ -58,6 +58,38 @@ func (r *Ring) Bytes() int { return r.bytes }
 // First is the number of the first frame that is kept.
 func (r *Ring) First() uint64 { return r.first }
 
+// End is the number behind the last whole frame.
+func (r *Ring) End() uint64 { return r.end }
+
+// Most is the number behind the last frame that a peer may have.
+func (r *Ring) Most() uint64 {
+	r.Sent()
+	return max(r.most, r.under, r.might)
+}
+
+// AppendFrom appends the whole frames from number n on, which is at least First, to dst.
+func (r *Ring) AppendFrom(dst []byte, n uint64) []byte {
+	at := r.first
+	for i := range r.pieces {
+		p := &r.pieces[i]
+		b := p.buf.B[p.off:]
+		for ; at < p.last; at++ {
+			size := r.size(b)
+			if at >= n {
+				dst = append(dst, b[:size]...)
+			}
+			b = b[size:]
+		}
+	}
+	return dst
+}
+
+// Restore has a ring that nothing was appended to go on from another's: first is the number
+// of the next frame, and its peer may have had those below most.
+func (r *Ring) Restore(first, most uint64) {
+	r.first, r.end, r.sent, r.most = first, first, first, max(first, most)
+}
+
 // Unsent is how many of them the present connection has still to be written.
 func (r *Ring) Unsent() int { return r.unsent }
 

@@ -51,6 +51,17 @@ func (x *Tokens[T]) Find(token Token) (v T, ok bool) {
 	return e.value, true
 }
 
+// Sum is what a token can be asked for by without being told.
+func Sum(token Token) [sha256.Size]byte { return sha256.Sum256(token[:]) }
+
+// FindSum returns the token of that Sum, and what it stands for.
+func (x *Tokens[T]) FindSum(sum [sha256.Size]byte) (token Token, v T, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e, ok := x.m[sum]
+	return e.token, e.value, ok
+}
+
 // Delete has token stand for nothing.
 func (x *Tokens[T]) Delete(token Token) {
 	x.mu.Lock()

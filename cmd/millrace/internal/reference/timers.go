@@ -57,6 +57,20 @@ func timersOf(s *engine.Session) *sessionTimers {
 	return t
 }
 
+// errTimers: they fire here.
+var errTimers = errors.New("reference: a session with timers stays on its node")
+
+// Handoff has sessions be taken over by other nodes, but those that have timers. Nothing else
+// is kept of a session here.
+func Handoff(c *services.Controller) {
+	c.Handoff(func(s *engine.Session) ([]byte, error) {
+		if t := timersOf(s); t != nil && t.Len() > 0 {
+			return nil, errTimers
+		}
+		return nil, nil
+	}, func(*engine.Session, []byte) error { return nil })
+}
+
 type setTimerRequest struct {
 	ID     uint32 `json:"id"`
 	MS     int64  `json:"ms"`

@@ -48,13 +48,14 @@ const (
 	Broadcast                 // a frame for every session
 	User                      // a frame for Session, which has the user Key by Epoch; it is answered
 	Replaced                  // the user Key of Session is another's, by Epoch
-	Members                   // the source has Epoch members of the group Key
+	Members                   // the source has Epoch members of the group Key; of an answer, Session is where its stream of the group is
 	Count                     // how many members of the group Key are there? The source has Epoch. Members are the answer
 	Alive                     // the source lives; Body says how, Epoch where its stream of broadcasts is
 	Call                      // a request to the service Handle; it is answered
 	Room                      // a message to the room Key; it is answered
 	Answer                    // to what was asked
 	Who                       // which are the members of the group Key? It is answered, Epoch is how many they are
+	Takeover                  // a session is to be taken over; Flags say which step, Session which offer. It is answered, but for TakeBack
 
 	kinds
 )
@@ -71,6 +72,14 @@ const (
 const (
 	Take  = 1 << iota // nobody is known to have the room: have it
 	State             // Body is the room's state, by its last home
+)
+
+// Flags of a Takeover.
+const (
+	TakeBegin  = iota // Body is by what the session is found, and how far its client has come
+	TakeMore          // the state from the byte Epoch on
+	TakeCommit        // the session is the source's: the rest of what it takes along
+	TakeBack          // the session stays
 )
 
 // Envelope is one message.

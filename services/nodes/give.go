@@ -1,0 +1,253 @@
+package nodes
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"millrace/engine"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/carry"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// offer is a session that stands still for another node.
+type offer struct {
+	id  uint64
+	sum engine.TokenSum
+	to  uint64 // the process that takes it
+	d   *engine.Departure
+
+	mu    sync.Mutex // one question about it at a time
+	bytes []byte     // guarded by mu; the state, or, once it is cut, the tail
+	cut   bool       // guarded by mu
+	end   *time.Timer
+}
+
+// askedMost is how many questions about sessions that are to go are worked at, for each that
+// may come.
+const askedMost = 4
+
+// serve takes in a question of a node that is taking a session over. It does not block.
+func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
+	if e.Flags == envelope.TakeBack {
+		m.takeBack(e)
+		return
+	}
+	switch {
+	case m.n.expired(e.Expires):
+		return // it has been given up
+	case m.n.calls.stopping.Load():
+		m.n.answer(msg.AnswerLater, notGiven(&whyNot{UntakenUnknown, engine.ErrClosed}))
+		return
+	case m.serving.Add(1) > int64(askedMost*m.n.cfg.MaxTakeovers):
+		m.serving.Add(-1)
+		m.n.answer(msg.AnswerLater, notGiven(cluster.ErrOverloaded))
+		return
+	}
+	m.n.bg.Go(func() {
+		defer m.serving.Add(-1)
+		left := min(time.Duration(e.Left)*time.Millisecond, m.n.cfg.TakeoverTimeout)
+		ctx, cancel := context.WithTimeout(m.n.run, left)
+		defer cancel()
+		a, err := m.give(ctx, e)
+		if err != nil {
+			a = notGiven(err)
+		}
+		m.n.lose(m.n.reply(msg, a))
+	})
+}
+
+// notGiven is the answer that says why.
+func notGiven(err error) envelope.Envelope {
+	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(untakenBy(err)), Body: []byte(err.Error())}
+}
+
+// give answers a question.
+func (m *moves) give(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
+	if e.Flags == envelope.TakeBegin {
+		return m.begin(ctx, e)
+	}
+	m.mu.Lock()
+	o := m.offers[e.Session]
+	m.mu.Unlock()
+	if o == nil || o.to != e.Source {
+		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: the session has been taken back")}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.end.Reset(m.n.cfg.TakeoverTimeout)
+	at := e.Epoch
+	switch {
+	case e.Flags == envelope.TakeCommit && !o.cut:
+		if err := m.commit(ctx, o, e.Body); err != nil {
+			return envelope.Envelope{}, err
+		}
+		at = 0
+	case e.Flags != envelope.TakeMore && e.Flags != envelope.TakeCommit:
+		return envelope.Envelope{}, fmt.Errorf("nodes: step %d of a takeover", e.Flags)
+	}
+	return m.part(o, at), nil
+}
+
+// partMost is how much of a session goes in one message at most, in bytes.
+const partMost = 256 << 10
+
+// part is what is answered: which offer, how much there is, and what follows the first at bytes.
+// o.mu is held.
+func (m *moves) part(o *offer, at uint64) envelope.Envelope {
+	most := max(1<<10, min(partMost, m.n.bus.MaxMessage()-envelope.HeaderLen-64))
+	b := o.bytes[min(at, uint64(len(o.bytes))):]
+	return envelope.Envelope{Kind: envelope.Answer, Session: o.id, Epoch: uint64(len(o.bytes)), Body: b[:min(len(b), most)]}
+}
+
+// begin has a session stand still.
+func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
+	srv := m.n.server()
+	if len(e.Body) != len(engine.TokenSum{})+8 || srv == nil {
+		return envelope.Envelope{}, engine.ErrUnknownToken
+	}
+	sum := engine.TokenSum(e.Body[:32])
+	m.mu.Lock()
+	process, gone := m.gone[sum]
+	m.mu.Unlock()
+	if gone {
+		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere, Epoch: process}, nil
+	}
+	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), m.n.cfg.TakeoverBytes)
+	if err != nil {
+		return envelope.Envelope{}, err
+	}
+	o := &offer{sum: sum, to: e.Source, d: d}
+	o.bytes = carry.State{
+		Session: uint64(d.Session.ID()), Received: d.Received, First: d.First, Most: d.Most, Accepted: d.Accepted.UnixMicro(),
+		Frames: d.Frames, User: d.State, Groups: d.Groups(),
+	}.Append(nil)
+	d.Frames, d.State = nil, nil
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	m.mu.Lock()
+	m.last++
+	o.id = m.last
+	m.offers[o.id] = o
+	m.mu.Unlock()
+	o.end = time.AfterFunc(m.n.cfg.TakeoverTimeout, func() { m.drop(o) })
+	return m.part(o, 0), nil
+}
+
+// drop ends an offer: a session that was not cut goes on here.
+func (m *moves) drop(o *offer) {
+	m.mu.Lock()
+	delete(m.offers, o.id)
+	m.mu.Unlock()
+	o.end.Stop()
+	o.d.Cancel()
+}
+
+// takeBack is told that a session is not wanted any more.
+func (m *moves) takeBack(e envelope.Envelope) {
+	m.mu.Lock()
+	o := m.offers[e.Session]
+	m.mu.Unlock()
+	if o != nil && o.to == e.Source {
+		m.drop(o)
+	}
+}
+
+// commit ends the session here, once what the other node had before it kept what is sent to the
+// session has come here too: at is how far it was. o.mu is held.
+func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
+	n := m.n
+	there, err := carry.ParseTail(at)
+	if err != nil {
+		return err
+	}
+	groups := n.groups.pinned(o.d.Groups())
+	defer n.groups.unpin(groups)
+	cs := crossings{n, groups}
+	cs.meet(ctx, there.Streams)
+	t := carry.Tail{Streams: cs.seen()}
+	t.Users, t.Handle, t.Seq = n.users.going(o.d.Session)
+	cut := o.d.Cut()
+	cs.unlock()
+	if !cut {
+		n.users.stays(o.d.Session)
+		return engine.ErrUnknownToken
+	}
+	n.users.gone(o.d.Session, t.Users)
+	m.went(o, t.Users)
+	if t.Frames, err = o.d.Rest(ctx); err != nil {
+		return err
+	}
+	o.cut, o.bytes = true, t.Append(nil)
+	return nil
+}
+
+// pinned are groups, those that are known, in the order of their names. They are kept until
+// unpin.
+func (gs *groups) pinned(names []string) (list []*group) {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, name := range names {
+		if g := gs.all[name]; g != nil {
+			g.pins.Add(1)
+			list = append(list, g)
+		}
+	}
+	return list
+}
+
+func (gs *groups) unpin(list []*group) {
+	for _, g := range list {
+		g.unpin()
+	}
+}
+
+// going returns the users of a session that is about to go, and by what request it was bound
+// last. They are not unbound when it ends.
+func (u *users) going(s *engine.Session) (list []string, handle, seq uint32) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	of := u.sessions[s]
+	if of == nil {
+		return nil, 0, 0
+	}
+	of.goes = true
+	for user := range of.users {
+		if u.bound[user].s == s {
+			list = append(list, user)
+		}
+	}
+	return list, of.about.Handle(), of.about.Seq
+}
+
+// stays: it does not go after all.
+func (u *users) stays(s *engine.Session) {
+	u.mu.Lock()
+	of := u.sessions[s]
+	if of != nil {
+		of.goes = false
+	}
+	u.mu.Unlock()
+	if of != nil && !s.Connected() {
+		u.ended(s)
+	}
+}
+
+// gone forgets a session that has gone, and its users.
+func (u *users) gone(s *engine.Session, list []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.sessions, s)
+	for _, user := range list {
+		if u.bound[user].s == s {
+			delete(u.bound, user)
+		}
+	}
+}
