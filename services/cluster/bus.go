@@ -69,6 +69,8 @@ type Bus struct {
 	asks map[uint64]*ask // guarded by mu
 	last uint64          // guarded by mu; the id of the last ask
 
+	thens sync.Pool // of *ask, those of AskThen that have ended
+
 	sent, received, refused, failed, slow, late, reached atomic.Uint64
 }
 
@@ -178,6 +180,12 @@ func (b *Bus) Stop(ctx context.Context) error {
 	b.nc = nil
 	b.down()
 	b.bg.Wait()
+	b.tellAll(func(a *ask) error { // those that nobody writes any more
+		if a.sent {
+			return ErrLost
+		}
+		return fmt.Errorf("%w: the bus has stopped", ErrUnavailable)
+	})
 	if errors.Is(flushed, context.DeadlineExceeded) {
 		return fmt.Errorf("cluster: bus: stop: %w", flushed)
 	}
@@ -218,13 +226,12 @@ func (b *Bus) report(_ *nats.Conn, _ *nats.Subscription, err error) {
 // down ends the requests in progress: their answers can't arrive any more.
 func (b *Bus) down() {
 	b.up.Store(false)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, a := range b.asks {
+	b.tellAll(func(a *ask) error {
 		if a.sent {
-			a.tell(result{err: ErrLost})
+			return ErrLost
 		}
-	}
+		return nil
+	})
 }
 
 // Publish sends data to all subscribers of the subject, except in this process. It never blocks;

@@ -81,6 +81,9 @@ type CallOptions struct {
 	User    string
 	// Trace travels along too.
 	Trace [16]byte
+	// Timeout is how long the call may take at most, whatever the deadline of its context;
+	// default Config.Timeout, if that has none. It costs less than a context made for it.
+	Timeout time.Duration
 }
 
 // ErrHops: calls have led to one another too often, as those in a circle do.
@@ -185,10 +188,7 @@ func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 // ErrNoAnswer, which say whether it may have run. Without a deadline of ctx's it takes
 // Config.Timeout at most.
 func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o CallOptions) (res Res, err error) {
-	until, bounded := ctx.Deadline()
-	if !bounded {
-		until = time.Now().Add(n.cfg.Timeout)
-	}
+	until := n.until(ctx, o)
 	to, here, err := n.callee(handle, o)
 	if err != nil {
 		return res, err
@@ -199,18 +199,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 		return res, err
 	}
 	if here {
-		to, _ := n.calls.find(handle)
-		fn, ok := to.typed.(func(context.Context, *Req) (Res, error))
-		if !ok {
-			return res, fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
-		}
-		within := newCallContext(ctx, until, from)
-		defer within.end()
-		_, err = n.calls.safely(func() (_ []byte, err error) {
-			res, err = fn(within, &req)
-			return nil, err
-		})
-		return res, calleeError(err)
+		return callHere[Req, Res](ctx, n, handle, &req, until, from)
 	}
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)
@@ -219,16 +208,29 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 	}
 	*buf = e.Body
 	body, err := n.callAt(ctx, until, to, o, e)
+	if err = answerOf(err, handle); err == nil {
+		err = decodeAnswer(n, handle, body, &res)
+	}
+	return res, err
+}
+
+// answerOf is what the error of a question is for who has called.
+func answerOf(err error, handle uint32) error {
 	if errors.Is(err, errElsewhere) {
-		err = fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
+		return fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
 	}
-	if err != nil {
-		return res, err
+	return err
+}
+
+func decodeAnswer[Res any](n *Node, handle uint32, body []byte, res *Res) error {
+	if err := n.cfg.Serializer.Decode(body, res); err != nil {
+		return fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
 	}
-	if err = n.cfg.Serializer.Decode(body, &res); err != nil {
-		return res, fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
-	}
-	return res, nil
+	return nil
+}
+
+func typesError(handle uint32) error {
+	return fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
 }
 
 // callAt calls a node by its subject; "": whichever the servers choose, as they do in the place
@@ -236,7 +238,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 func (n *Node) callAt(ctx context.Context, until time.Time, to string, o CallOptions, e envelope.Envelope) ([]byte, error) {
 	if to != "" {
 		body, err := n.questionUntil(ctx, until, to, e)
-		if o.Node != "" || o.Key != "" || !errors.Is(err, cluster.ErrUnavailable) && !errors.Is(err, errElsewhere) {
+		if !elsewhere(o, err) {
 			return body, err
 		}
 	}
@@ -318,20 +320,10 @@ func (n *Node) question(ctx context.Context, subject string, e envelope.Envelope
 	return n.questionUntil(ctx, until, subject, e)
 }
 
-// questionUntil is question that ends at a time, which travels along; zero: it does not.
+// questionUntil is question that ends at a time; zero: it does not.
 func (n *Node) questionUntil(ctx context.Context, until time.Time, subject string, e envelope.Envelope) ([]byte, error) {
-	if n.bus == nil {
-		return nil, cluster.ErrUnavailable
-	}
-	if !until.IsZero() {
-		left := time.Until(until)
-		if left < time.Millisecond {
-			return nil, fmt.Errorf("%w: no time was left", cluster.ErrUnavailable)
-		}
-		e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
-		if now := n.cache.ServerTime(); !now.IsZero() {
-			e.Expires = uint64(now.Add(left).UnixMicro())
-		}
+	if err := n.stamp(&e, until); err != nil {
+		return nil, err
 	}
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)
@@ -346,6 +338,26 @@ func (n *Node) questionUntil(ctx context.Context, until time.Time, subject strin
 		return nil, err
 	}
 	return parseAnswer(got)
+}
+
+// stamp has the time when a question ends travel along; zero: it does not. ErrUnavailable when
+// there is none left, or nobody who could be asked.
+func (n *Node) stamp(e *envelope.Envelope, until time.Time) error {
+	if n.bus == nil {
+		return cluster.ErrUnavailable
+	}
+	if until.IsZero() {
+		return nil
+	}
+	left := time.Until(until)
+	if left < time.Millisecond {
+		return fmt.Errorf("%w: no time was left", cluster.ErrUnavailable)
+	}
+	e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
+	if now := n.cache.ServerTime(); !now.IsZero() {
+		e.Expires = uint64(now.Add(left).UnixMicro())
+	}
+	return nil
 }
 
 // NewTrace makes a trace of 32 hexadecimal digits, as W3C's traceparent has it.
