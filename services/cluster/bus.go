@@ -241,6 +241,15 @@ func (b *Bus) Publish(subject string, data []byte) error {
 }
 
 func (b *Bus) put(o outgoing) error {
+	err := b.offer(o)
+	if errors.Is(err, ErrOverloaded) {
+		b.refused.Add(1)
+	}
+	return err
+}
+
+// offer is put that does not count a message as refused: it may still be written.
+func (b *Bus) offer(o outgoing) error {
 	if _, err := b.check(o); err != nil {
 		return err
 	}
@@ -248,7 +257,6 @@ func (b *Bus) put(o outgoing) error {
 	case b.out <- o:
 		return nil
 	default:
-		b.refused.Add(1)
 		return ErrOverloaded
 	}
 }
@@ -278,7 +286,7 @@ func (b *Bus) send(o outgoing, crowd int) error {
 	}
 	own := o
 	own.data = bytes.Clone(o.data)
-	if err := b.put(own); !errors.Is(err, ErrOverloaded) {
+	if err := b.offer(own); !errors.Is(err, ErrOverloaded) {
 		return err
 	}
 	return b.now(o)

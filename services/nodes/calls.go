@@ -2,7 +2,6 @@ package nodes
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,11 +22,15 @@ import (
 type calls struct {
 	n *Node
 
-	mu      sync.Mutex
-	served  map[uint32]callee                // guarded by mu
-	sorted  atomic.Pointer[[]uint32]         // their handles; never changed in place
-	subs    map[uint32]*cluster.Subscription // guarded by mu; to calls of any node
-	started bool                             // guarded by mu
+	mu     sync.Mutex
+	served map[uint32]callee        // guarded by mu
+	sorted atomic.Pointer[[]uint32] // their handles; never changed in place
+
+	// subscribing is held while the servers are told, which may take Config.Timeout of the
+	// cache where they take nothing; no call waits for it. It comes before mu.
+	subscribing sync.Mutex
+	subs        map[uint32]*cluster.Subscription // guarded by subscribing; to calls of any node
+	started     bool                             // guarded by subscribing
 
 	jobs    chan job // to goroutines that wait
 	spare   atomic.Int64
@@ -116,6 +119,18 @@ func Serve[Req, Res any](n *Node, handle uint32, fn func(ctx context.Context, re
 }
 
 func (c *calls) serve(handle uint32, to callee) error {
+	if err := c.add(handle, to); err != nil {
+		return err
+	}
+	c.subscribing.Lock()
+	defer c.subscribing.Unlock()
+	if !c.started || c.subs[handle] != nil {
+		return nil
+	}
+	return c.subscribe(handle)
+}
+
+func (c *calls) add(handle uint32, to callee) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, taken := c.served[handle]; taken {
@@ -128,15 +143,12 @@ func (c *calls) serve(handle uint32, to callee) error {
 	all := append(slices.Clone(c.handles()), handle)
 	slices.Sort(all)
 	c.sorted.Store(&all)
-	if !c.started {
-		return nil
-	}
-	return c.subscribe(handle)
+	return nil
 }
 
 func anySubject(handle uint32) string { return "c." + strconv.FormatUint(uint64(handle), 16) }
 
-// subscribe takes calls of any node. mu is held.
+// subscribe takes calls of any node. subscribing is held.
 func (c *calls) subscribe(handle uint32) error {
 	sub, err := c.n.asked.Load().Subscribe(anySubject(handle), "any")
 	if err == nil {
@@ -358,14 +370,4 @@ func (n *Node) stamp(e *envelope.Envelope, until time.Time) error {
 		e.Expires = uint64(now.Add(left).UnixMicro())
 	}
 	return nil
-}
-
-// NewTrace makes a trace of 32 hexadecimal digits, as W3C's traceparent has it.
-func NewTrace(text string) (t [16]byte, err error) {
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) != len(t) {
-		return t, fmt.Errorf("nodes: trace %q: must be 32 hexadecimal digits", text)
-	}
-	copy(t[:], b)
-	return t, nil
 }
