@@ -43,7 +43,7 @@ type backendFlags struct {
 
 	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process, or join the one of --cluster-dir (none: keys and locks are local to this process)."`
 	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's directory for state)."`
-	ClusterLease    period `group:"backends" default:"3s" placeholder:"D" help:"How long a node's name, users and rooms stay reserved after it has died (${default})."`
+	ClusterLease    period `group:"backends" placeholder:"D" help:"How long a node's name, users and rooms stay reserved after it has died (3s, or 15s with --cluster-replicas above 1)."`
 	ClusterPrefix   string `group:"backends" default:"millrace" placeholder:"NAME" help:"Prefix that separates clusters on the same NATS servers (${default})."`
 	ClusterReplicas count  `group:"backends" default:"1" placeholder:"N" help:"Number of replicas that the NATS servers keep of shared data, 1 to 5; needs at least as many servers (${default})."`
 	ClusterCreds    string `group:"backends" placeholder:"FILE" help:"NATS credentials of this process, a user's JWT and seed, for --cluster nats://… (none: the user of the URL)."`

@@ -58,6 +58,24 @@ var noRoom = []jetstream.ErrorCode{
 	10074, // copies without a cluster
 }
 
+// peers calls try again for Config.Timeout while the servers have too few peers for the replicas
+// of a bucket, because servers that start together with this process may join in a moment.
+func (c *Cache) peers(ctx context.Context, try func() error) error {
+	const few jetstream.ErrorCode = 10005
+	for end := time.Now().Add(c.cfg.Timeout); ; {
+		err := try()
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != few || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // unable returns the error if err means that the servers can't hold the bucket as configured.
 func (c *Cache) unable(err error) error {
 	var api *jetstream.APIError
@@ -77,10 +95,11 @@ func (b *bucket) copies(ctx context.Context, c *Cache) error {
 		return nil
 	}
 	cfg.Replicas = c.cfg.Replicas
-	stream, err := b.js.UpdateStream(ctx, cfg)
-	if err != nil {
+	return c.peers(ctx, func() error {
+		stream, err := b.js.UpdateStream(ctx, cfg)
+		if err == nil {
+			b.stream = stream
+		}
 		return err
-	}
-	b.stream = stream
-	return nil
+	})
 }

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +18,11 @@ type ask struct {
 	results chan result // capacity: the wanted answers and one more
 	want    int
 	sent    bool // guarded by Bus.mu; it may have reached other processes
+
+	// For AskThen, guarded by Bus.mu; results is nil then.
+	then  func([]byte, error) // nil: a goroutine waits
+	until time.Time
+	timer *time.Timer
 }
 
 // result is an answer, or an error.
@@ -96,9 +100,7 @@ func (b *Bus) post(subject string, data []byte, want int, free bool) (Question, 
 	b.asks[a.id] = a
 	crowd := len(b.asks)
 	b.mu.Unlock()
-	var space [128]byte
-	reply := string(strconv.AppendUint(append(space[:0], b.replies...), a.id, 16))
-	o := outgoing{subject: subject, data: data, ask: a.id, reply: reply}
+	o := outgoing{subject: subject, data: data, ask: a.id, reply: b.replyTo(a.id)}
 	put := b.put
 	if free {
 		put = func(o outgoing) error { return b.send(o, crowd) }
@@ -108,6 +110,12 @@ func (b *Bus) post(subject string, data []byte, want int, free bool) (Question, 
 		return Question{}, err
 	}
 	return Question{b, a}, nil
+}
+
+// replyTo is the subject of the answers to a request.
+func (b *Bus) replyTo(id uint64) string {
+	var space [128]byte
+	return string(strconv.AppendUint(append(space[:0], b.replies...), id, 16))
 }
 
 // forget ends a request: no more results are sent to it.
@@ -155,8 +163,6 @@ func (q Question) wait(ctx context.Context, until time.Time, each func(answer []
 			return q.b.timedOut(a)
 		case <-up:
 			return q.b.timedOut(a)
-		case <-q.b.run.Done():
-			return ErrLost
 		}
 	}
 	return nil
@@ -175,22 +181,28 @@ func (a *ask) tell(r result) bool {
 // fail ends a request with an error if it is still in progress.
 func (b *Bus) fail(id uint64, err error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if a := b.asks[id]; a != nil {
-		a.tell(result{err: err})
+	a := b.asks[id]
+	if a == nil || a.then == nil {
+		if a != nil {
+			a.tell(result{err: err})
+		}
+		b.mu.Unlock()
+		return
 	}
+	then := b.take(a)
+	b.mu.Unlock()
+	then(nil, err)
 }
 
 // Lose ends requests in progress with ErrLost if dead returns true for their subject, because no
 // process can answer any more. dead must not block.
 func (b *Bus) Lose(dead func(subject string) bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, a := range b.asks {
+	b.tellAll(func(a *ask) error {
 		if a.sent && dead(a.subject) {
-			a.tell(result{err: ErrLost})
+			return ErrLost
 		}
-	}
+		return nil
+	})
 }
 
 // timedOut returns the error for a request whose time is up. If it has not been sent yet, it will
@@ -198,24 +210,28 @@ func (b *Bus) Lose(dead func(subject string) bool) {
 func (b *Bus) timedOut(a *ask) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !a.sent {
-		delete(b.asks, a.id)
-		return fmt.Errorf("%w: it waited too long to be sent", ErrUnavailable)
-	}
-	return ErrNoAnswer
+	delete(b.asks, a.id) // so that it is not sent any more
+	return a.overdue()
 }
 
 // answer runs on the goroutine of the subscription to answers.
 func (b *Bus) answer(m *nats.Msg) {
 	b.received.Add(1)
-	id, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 16, 64)
+	id, _ := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 16, 64) // 0 is no question's
 	r := result{data: m.Data}
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" { // no responders
 		r = result{err: ErrUnavailable}
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if a := b.asks[id]; err != nil || a == nil || !a.tell(r) {
+	a := b.asks[id]
+	if a != nil && a.then != nil {
+		then := b.take(a)
+		b.mu.Unlock()
+		then(r.data, r.err)
+		return
+	}
+	if a == nil || !a.tell(r) {
 		b.late.Add(1)
 	}
+	b.mu.Unlock()
 }

@@ -40,11 +40,14 @@ type bucket struct {
 // those of any earlier stream: so tokens and revisions keep increasing when a stream is lost.
 func (c *Cache) open(ctx context.Context, l *connection, name string, first time.Time) (*bucket, error) {
 	b := &bucket{js: l.js, push: l.push, name: "KV_" + name, prefix: "$KV." + name + ".", timeout: c.cfg.Timeout}
-	_, err := b.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: b.name, Subjects: []string{b.prefix + ">"},
-		Storage: jetstream.FileStorage, Replicas: c.cfg.Replicas, FirstSeq: uint64(first.UnixMicro()),
-		MaxMsgsPerSubject: 1, MaxBytes: c.cfg.MaxBytes, Discard: jetstream.DiscardNew,
-		AllowRollup: true, AllowMsgTTL: true, SubjectDeleteMarkerTTL: markerTTL,
+	err := c.peers(ctx, func() error {
+		_, err := b.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: b.name, Subjects: []string{b.prefix + ">"},
+			Storage: jetstream.FileStorage, Replicas: c.cfg.Replicas, FirstSeq: uint64(first.UnixMicro()),
+			MaxMsgsPerSubject: 1, MaxBytes: c.cfg.MaxBytes, Discard: jetstream.DiscardNew,
+			AllowRollup: true, AllowMsgTTL: true, SubjectDeleteMarkerTTL: markerTTL,
+		})
+		return err
 	})
 	if unable := c.unable(err); unable != nil {
 		return b, unable

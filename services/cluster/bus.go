@@ -69,6 +69,8 @@ type Bus struct {
 	asks map[uint64]*ask // guarded by mu
 	last uint64          // guarded by mu; the id of the last ask
 
+	thens sync.Pool // of *ask, those of AskThen that have ended
+
 	sent, received, refused, failed, slow, late, reached atomic.Uint64
 }
 
@@ -178,6 +180,12 @@ func (b *Bus) Stop(ctx context.Context) error {
 	b.nc = nil
 	b.down()
 	b.bg.Wait()
+	b.tellAll(func(a *ask) error { // those that nobody writes any more
+		if a.sent {
+			return ErrLost
+		}
+		return fmt.Errorf("%w: the bus has stopped", ErrUnavailable)
+	})
 	if errors.Is(flushed, context.DeadlineExceeded) {
 		return fmt.Errorf("cluster: bus: stop: %w", flushed)
 	}
@@ -218,13 +226,12 @@ func (b *Bus) report(_ *nats.Conn, _ *nats.Subscription, err error) {
 // down ends the requests in progress: their answers can't arrive any more.
 func (b *Bus) down() {
 	b.up.Store(false)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, a := range b.asks {
+	b.tellAll(func(a *ask) error {
 		if a.sent {
-			a.tell(result{err: ErrLost})
+			return ErrLost
 		}
-	}
+		return nil
+	})
 }
 
 // MaxMessage is how many bytes of data the servers take in one message, as of the last
@@ -238,6 +245,15 @@ func (b *Bus) Publish(subject string, data []byte) error {
 }
 
 func (b *Bus) put(o outgoing) error {
+	err := b.offer(o)
+	if errors.Is(err, ErrOverloaded) {
+		b.refused.Add(1)
+	}
+	return err
+}
+
+// offer is put that does not count a message as refused: it may still be written.
+func (b *Bus) offer(o outgoing) error {
 	if _, err := b.check(o); err != nil {
 		return err
 	}
@@ -245,7 +261,6 @@ func (b *Bus) put(o outgoing) error {
 	case b.out <- o:
 		return nil
 	default:
-		b.refused.Add(1)
 		return ErrOverloaded
 	}
 }
@@ -275,7 +290,7 @@ func (b *Bus) send(o outgoing, crowd int) error {
 	}
 	own := o
 	own.data = bytes.Clone(o.data)
-	if err := b.put(own); !errors.Is(err, ErrOverloaded) {
+	if err := b.offer(own); !errors.Is(err, ErrOverloaded) {
 		return err
 	}
 	return b.now(o)

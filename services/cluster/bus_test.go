@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -241,5 +242,28 @@ func TestSpacesAreApart(t *testing.T) {
 	}
 	if h := c.Rooms().Holder("x"); !h.Alive || h.Token != token || h.Process != c.Process() {
 		t.Errorf("the room's holder is %+v", h)
+	}
+}
+
+// What finds the queue full and is written all the same was not refused.
+func TestWhatIsWrittenIsNotRefused(t *testing.T) {
+	url := embedded(t).URL()
+	a, _ := bus(t, url, cluster.BusConfig{MaxOutbound: 1})
+	b, _ := bus(t, url, cluster.BusConfig{})
+	answers(t, b, "q")
+	var all sync.WaitGroup
+	for range 64 {
+		all.Go(func() {
+			for range 100 {
+				if _, err := a.Ask(background, "q", []byte("1")); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if st := a.Stats(); st.Refused != 0 || st.Sent < 6400 {
+		t.Errorf("%d of 6400 were refused, %d sent", st.Refused, st.Sent)
 	}
 }

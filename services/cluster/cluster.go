@@ -40,8 +40,9 @@ type Config struct {
 	TLSCA string
 	// TLSCert and TLSKey are files with this process's client certificate and its key, PEM.
 	TLSCert, TLSKey string
-	// Lease is how long the locks of a process are kept after it has died; default 3 s, at least
-	// 100 ms. The process renews it three times within that time.
+	// Lease is how long the locks of a process are kept after it has died; default 3 s, or 15 s
+	// with Replicas above 1, because the servers take up to 8 s to elect a new leader of a
+	// replicated bucket; at least 100 ms. The process renews it three times within that time.
 	Lease time.Duration
 	// Timeout limits one exchange with the servers; default 2 s.
 	Timeout time.Duration
@@ -75,7 +76,11 @@ func (c Config) withDefaults() Config {
 	if c.Bucket == "" {
 		c.Bucket = "millrace"
 	}
-	if c.Lease == 0 {
+	switch {
+	case c.Lease != 0:
+	case c.Replicas > 1:
+		c.Lease = 15 * time.Second
+	default:
 		c.Lease = 3 * time.Second
 	}
 	if c.Timeout == 0 {
@@ -197,6 +202,9 @@ func (l *connection) accept(err error) error {
 	return err
 }
 
+// election is how long NATS takes at most, as measured, to elect a new leader of a replicated bucket.
+const election = 8 * time.Second
+
 // New checks the settings; it does not connect.
 func New(cfg Config) (*Cache, error) {
 	if err := cfg.validate(); err != nil {
@@ -215,6 +223,10 @@ func (c *Cache) Start(ctx context.Context) error {
 	defer c.mu.Unlock()
 	if c.live.Load() != nil {
 		return nil
+	}
+	if c.cfg.Replicas > 1 && c.cfg.Lease < election {
+		c.cfg.Logger.Warn("cluster: the lease is shorter than an election of the servers may take: names, rooms and locks are lost then; use 15s or more",
+			"lease", c.cfg.Lease, "replicas", c.cfg.Replicas)
 	}
 	l := &connection{again: newSignal()}
 	var denied atomic.Pointer[error]

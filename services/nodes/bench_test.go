@@ -51,7 +51,13 @@ func BenchmarkCall(b *testing.B) {
 	for _, n := range []int{1, 64} {
 		b.Run(fmt.Sprintf("node/flying=%d", n), func(b *testing.B) {
 			inFlight(b, n, func() error {
-				_, err := all[0].call(nodes.CallOptions{Node: "b"})
+				_, err := all[0].callAndWait(nodes.CallOptions{Node: "b"})
+				return err
+			})
+		})
+		b.Run(fmt.Sprintf("then/flying=%d", n), func(b *testing.B) {
+			inFlight(b, n, func() error {
+				_, err := all[0].callThen(nodes.CallOptions{Node: "b"})
 				return err
 			})
 		})
@@ -63,7 +69,7 @@ func BenchmarkCall(b *testing.B) {
 		})
 		b.Run(fmt.Sprintf("here/flying=%d", n), func(b *testing.B) {
 			inFlight(b, n, func() error {
-				_, err := all[0].call(nodes.CallOptions{})
+				_, err := all[0].callAndWait(nodes.CallOptions{})
 				return err
 			})
 		})

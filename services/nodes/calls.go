@@ -2,7 +2,6 @@ package nodes
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,11 +22,15 @@ import (
 type calls struct {
 	n *Node
 
-	mu      sync.Mutex
-	served  map[uint32]callee                // guarded by mu
-	sorted  atomic.Pointer[[]uint32]         // their handles; never changed in place
-	subs    map[uint32]*cluster.Subscription // guarded by mu; to calls of any node
-	started bool                             // guarded by mu
+	mu     sync.Mutex
+	served map[uint32]callee        // guarded by mu
+	sorted atomic.Pointer[[]uint32] // their handles; never changed in place
+
+	// subscribing is held while the servers are told, which may take Config.Timeout of the
+	// cache where they take nothing; no call waits for it. It comes before mu.
+	subscribing sync.Mutex
+	subs        map[uint32]*cluster.Subscription // guarded by subscribing; to calls of any node
+	started     bool                             // guarded by subscribing
 
 	jobs    chan job // to goroutines that wait
 	spare   atomic.Int64
@@ -81,6 +84,9 @@ type CallOptions struct {
 	User    string
 	// Trace travels along too.
 	Trace [16]byte
+	// Timeout is how long the call may take at most, whatever the deadline of its context;
+	// default Config.Timeout, if that has none. It costs less than a context made for it.
+	Timeout time.Duration
 }
 
 // ErrHops: calls have led to one another too often, as those in a circle do.
@@ -113,6 +119,18 @@ func Serve[Req, Res any](n *Node, handle uint32, fn func(ctx context.Context, re
 }
 
 func (c *calls) serve(handle uint32, to callee) error {
+	if err := c.add(handle, to); err != nil {
+		return err
+	}
+	c.subscribing.Lock()
+	defer c.subscribing.Unlock()
+	if !c.started || c.subs[handle] != nil {
+		return nil
+	}
+	return c.subscribe(handle)
+}
+
+func (c *calls) add(handle uint32, to callee) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, taken := c.served[handle]; taken {
@@ -125,15 +143,12 @@ func (c *calls) serve(handle uint32, to callee) error {
 	all := append(slices.Clone(c.handles()), handle)
 	slices.Sort(all)
 	c.sorted.Store(&all)
-	if !c.started {
-		return nil
-	}
-	return c.subscribe(handle)
+	return nil
 }
 
 func anySubject(handle uint32) string { return "c." + strconv.FormatUint(uint64(handle), 16) }
 
-// subscribe takes calls of any node. mu is held.
+// subscribe takes calls of any node. subscribing is held.
 func (c *calls) subscribe(handle uint32) error {
 	sub, err := c.n.asked.Load().Subscribe(anySubject(handle), "any")
 	if err == nil {
@@ -185,10 +200,7 @@ func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 // ErrNoAnswer, which say whether it may have run. Without a deadline of ctx's it takes
 // Config.Timeout at most.
 func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o CallOptions) (res Res, err error) {
-	until, bounded := ctx.Deadline()
-	if !bounded {
-		until = time.Now().Add(n.cfg.Timeout)
-	}
+	until := n.until(ctx, o)
 	to, here, err := n.callee(handle, o)
 	if err != nil {
 		return res, err
@@ -199,18 +211,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 		return res, err
 	}
 	if here {
-		to, _ := n.calls.find(handle)
-		fn, ok := to.typed.(func(context.Context, *Req) (Res, error))
-		if !ok {
-			return res, fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
-		}
-		within := newCallContext(ctx, until, from)
-		defer within.end()
-		_, err = n.calls.safely(func() (_ []byte, err error) {
-			res, err = fn(within, &req)
-			return nil, err
-		})
-		return res, calleeError(err)
+		return callHere[Req, Res](ctx, n, handle, &req, until, from)
 	}
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)
@@ -219,16 +220,29 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 	}
 	*buf = e.Body
 	body, err := n.callAt(ctx, until, to, o, e)
+	if err = answerOf(err, handle); err == nil {
+		err = decodeAnswer(n, handle, body, &res)
+	}
+	return res, err
+}
+
+// answerOf is what the error of a question is for who has called.
+func answerOf(err error, handle uint32) error {
 	if errors.Is(err, errElsewhere) {
-		err = fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
+		return fmt.Errorf("%w: %d/%d is not served there", cluster.ErrUnavailable, handle>>16, handle&0xffff)
 	}
-	if err != nil {
-		return res, err
+	return err
+}
+
+func decodeAnswer[Res any](n *Node, handle uint32, body []byte, res *Res) error {
+	if err := n.cfg.Serializer.Decode(body, res); err != nil {
+		return fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
 	}
-	if err = n.cfg.Serializer.Decode(body, &res); err != nil {
-		return res, fmt.Errorf("nodes: answer of %d/%d: %w", handle>>16, handle&0xffff, err)
-	}
-	return res, nil
+	return nil
+}
+
+func typesError(handle uint32) error {
+	return fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
 }
 
 // callAt calls a node by its subject; "": whichever the servers choose, as they do in the place
@@ -236,7 +250,7 @@ func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o 
 func (n *Node) callAt(ctx context.Context, until time.Time, to string, o CallOptions, e envelope.Envelope) ([]byte, error) {
 	if to != "" {
 		body, err := n.questionUntil(ctx, until, to, e)
-		if o.Node != "" || o.Key != "" || !errors.Is(err, cluster.ErrUnavailable) && !errors.Is(err, errElsewhere) {
+		if !elsewhere(o, err) {
 			return body, err
 		}
 	}
@@ -318,20 +332,10 @@ func (n *Node) question(ctx context.Context, subject string, e envelope.Envelope
 	return n.questionUntil(ctx, until, subject, e)
 }
 
-// questionUntil is question that ends at a time, which travels along; zero: it does not.
+// questionUntil is question that ends at a time; zero: it does not.
 func (n *Node) questionUntil(ctx context.Context, until time.Time, subject string, e envelope.Envelope) ([]byte, error) {
-	if n.bus == nil {
-		return nil, cluster.ErrUnavailable
-	}
-	if !until.IsZero() {
-		left := time.Until(until)
-		if left < time.Millisecond {
-			return nil, fmt.Errorf("%w: no time was left", cluster.ErrUnavailable)
-		}
-		e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
-		if now := n.cache.ServerTime(); !now.IsZero() {
-			e.Expires = uint64(now.Add(left).UnixMicro())
-		}
+	if err := n.stamp(&e, until); err != nil {
+		return nil, err
 	}
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)
@@ -348,12 +352,22 @@ func (n *Node) questionUntil(ctx context.Context, until time.Time, subject strin
 	return parseAnswer(got)
 }
 
-// NewTrace makes a trace of 32 hexadecimal digits, as W3C's traceparent has it.
-func NewTrace(text string) (t [16]byte, err error) {
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) != len(t) {
-		return t, fmt.Errorf("nodes: trace %q: must be 32 hexadecimal digits", text)
+// stamp has the time when a question ends travel along; zero: it does not. ErrUnavailable when
+// there is none left, or nobody who could be asked.
+func (n *Node) stamp(e *envelope.Envelope, until time.Time) error {
+	if n.bus == nil {
+		return cluster.ErrUnavailable
 	}
-	copy(t[:], b)
-	return t, nil
+	if until.IsZero() {
+		return nil
+	}
+	left := time.Until(until)
+	if left < time.Millisecond {
+		return fmt.Errorf("%w: no time was left", cluster.ErrUnavailable)
+	}
+	e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
+	if now := n.cache.ServerTime(); !now.IsZero() {
+		e.Expires = uint64(now.Add(left).UnixMicro())
+	}
+	return nil
 }

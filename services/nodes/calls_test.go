@@ -49,8 +49,107 @@ func sums(t testing.TB) func(*settings) {
 	}
 }
 
+// callsMade has every other call made by CallThen: what is promised of one holds for the other.
+var callsMade atomic.Int64
+
 func (m *member) call(o nodes.CallOptions) (total, error) {
+	if callsMade.Add(1)%2 == 0 {
+		return m.callAndWait(o)
+	}
+	return m.callThen(o)
+}
+
+func (m *member) callAndWait(o nodes.CallOptions) (total, error) {
 	return nodes.Call[sum, total](background, m.Node, hSum, sum{1, 2}, o)
+}
+
+// callThen waits for what CallThen tells.
+func (m *member) callThen(o nodes.CallOptions) (res total, err error) {
+	told := make(chan struct{})
+	nodes.CallThen(background, m.Node, hSum, sum{1, 2}, o, func(got total, e error) {
+		res, err = got, e
+		close(told) // again would be a panic
+	})
+	<-told
+	return res, err
+}
+
+func TestWhatFollowsACall(t *testing.T) {
+	srv := servers(t)
+	called := make(chan context.Context, 1)
+	all := together(t, srv, "a b", func(s *settings) {
+		s.MaxCalls = 1
+		s.before = func(n *nodes.Node) {
+			err := nodes.Serve(n, hOther, func(ctx context.Context, _ *sum) (total, error) {
+				called <- ctx
+				<-ctx.Done()
+				return total{}, ctx.Err()
+			})
+			err = errors.Join(err, nodes.Serve(n, hSum, func(_ context.Context, req *sum) (total, error) { return total{Sum: req.A}, nil }))
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	a := all[0]
+	rest := func() {
+		t.Helper()
+		eventually(t, "nothing runs", func() bool { return all[0].Stats().Calls+all[1].Stats().Calls == 0 })
+	}
+	then := func(ctx context.Context, handle uint32, o nodes.CallOptions) <-chan error {
+		told := make(chan error, 2)
+		nodes.CallThen(ctx, a.Node, handle, sum{}, o, func(_ total, err error) { told <- err })
+		return told
+	}
+	for _, node := range []string{"a", "b"} {
+		at := time.Now()
+		told := then(background, hOther, nodes.CallOptions{Node: node, Timeout: 200 * time.Millisecond})
+		until, ok := (<-called).Deadline()
+		if left := until.Sub(at); !ok || left < 100*time.Millisecond || left > time.Second {
+			t.Errorf("%s: the service has %v, %v", node, left, ok)
+		}
+		if node == "a" { // it counts as one that runs here
+			if err := <-then(background, hSum, nodes.CallOptions{Node: "a"}); !errors.Is(err, cluster.ErrOverloaded) {
+				t.Errorf("past MaxCalls: got %v", err)
+			}
+		}
+		if err := <-told; err == nil {
+			t.Errorf("%s: it was answered", node)
+		}
+		if took := time.Since(at); took < 190*time.Millisecond { // what is left travels in whole milliseconds
+			t.Errorf("%s: it ended after %v", node, took)
+		}
+		rest()
+	}
+	// The nearer of the two times counts, for those who wait, too.
+	short, cancel := context.WithTimeout(background, 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	told := then(short, hOther, nodes.CallOptions{Node: "b", Timeout: time.Hour})
+	<-called
+	if err := <-told; err == nil || time.Since(began) > patience {
+		t.Errorf("a context's deadline: %v after %v", err, time.Since(began))
+	}
+	rest()
+	if _, err := nodes.Call[sum, total](background, a.Node, hOther, sum{}, nodes.CallOptions{Node: "b", Timeout: 50 * time.Millisecond}); err == nil {
+		t.Error("Call with a Timeout was answered")
+	}
+	<-called
+	rest()
+	// A panic in what follows is contained, and those behind it are told.
+	for _, node := range []string{"a", "b"} {
+		followed := make(chan struct{})
+		nodes.CallThen(background, a.Node, hSum, sum{}, nodes.CallOptions{Node: node}, func(total, error) {
+			close(followed)
+			panic("planned")
+		})
+		<-followed
+		rest()
+		if err := <-then(background, hSum, nodes.CallOptions{Node: node}); err != nil {
+			t.Errorf("behind a panic: %v", err)
+		}
+		rest()
+	}
 }
 
 func TestCallsFindTheirNode(t *testing.T) {

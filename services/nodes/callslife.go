@@ -18,15 +18,15 @@ func (c *calls) start(run context.Context) {
 
 // listen begins to take calls.
 func (c *calls) listen() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.subscribing.Lock()
+	defer c.subscribing.Unlock()
 	return c.listenLocked()
 }
 
 func (c *calls) listenLocked() error {
 	c.started = true
 	var errs []error
-	for handle := range c.served {
+	for _, handle := range c.handles() {
 		if c.subs[handle] == nil {
 			errs = append(errs, c.subscribe(handle))
 		}
@@ -40,8 +40,8 @@ func (c *calls) announce() {
 	if c.n.bus == nil || !c.n.bus.Running() {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.subscribing.Lock()
+	defer c.subscribing.Unlock()
 	if c.n.stateNow() == Up {
 		_ = c.listenLocked() // it fails only behind Stop
 		return
@@ -49,7 +49,7 @@ func (c *calls) announce() {
 	c.end()
 }
 
-// end ends the subscriptions. mu is held.
+// end ends the subscriptions. subscribing is held.
 func (c *calls) end() {
 	for _, sub := range c.subs {
 		sub.End()
@@ -165,8 +165,8 @@ func (c *calls) stop(ctx context.Context) error {
 
 // forget ends what stood while the bus did.
 func (c *calls) forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.subscribing.Lock()
+	defer c.subscribing.Unlock()
 	clear(c.subs)
 	c.started = false
 }

@@ -65,8 +65,8 @@ func ParsePresent(b []byte) ([]Present, error) { return parsePresent(b, Member{}
 
 // TakesCalls tells whether the node takes calls of any node.
 func (n *Node) TakesCalls() bool {
-	n.calls.mu.Lock()
-	defer n.calls.mu.Unlock()
+	n.calls.subscribing.Lock()
+	defer n.calls.subscribing.Unlock()
 	return len(n.calls.subs) > 0
 }
 

@@ -62,10 +62,8 @@ func (x *Services) nodes() (err error) {
 // later runs fn on a goroutine of its own and answers the request with its result: waiting for
 // other nodes occupies no worker.
 func (x *Services) later(ctx *services.Context, fn func(ctx context.Context) (any, error)) error {
-	select {
-	case x.work <- struct{}{}:
-	default:
-		return services.Errorf(engine.CodeOverloaded, "too many requests to other nodes are in progress")
+	if err := x.place(); err != nil {
+		return err
 	}
 	s, reply := ctx.Session(), ctx.Defer()
 	go func() {
@@ -74,6 +72,16 @@ func (x *Services) later(ctx *services.Context, fn func(ctx context.Context) (an
 		reply.Done(res, told(err))
 	}()
 	return nil
+}
+
+// place takes a place in work, which is given back with the answer.
+func (x *Services) place() error {
+	select {
+	case x.work <- struct{}{}:
+		return nil
+	default:
+		return services.Errorf(engine.CodeOverloaded, "too many requests to other nodes are in progress")
+	}
 }
 
 // told returns the error for the client: for a message between nodes it says whether the operation
@@ -128,13 +136,16 @@ type sumOn struct {
 }
 
 func (x *Services) callOn(ctx *services.Context, req *callRequest, _ *sumOn) error {
-	s, n := ctx.Session(), x.cfg.Node
-	call := *req
-	return x.later(ctx, func(ctx context.Context) (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTime)
-		defer cancel()
-		return nodes.Call[sumRequest, sumOn](ctx, n, hSum, sumRequest{call.A, call.B}, nodes.CallOptions{Node: call.Node, Session: s})
-	})
+	if err := x.place(); err != nil {
+		return err
+	}
+	s, reply := ctx.Session(), ctx.Defer()
+	nodes.CallThen(s.Context(), x.cfg.Node, hSum, sumRequest{req.A, req.B}, nodes.CallOptions{Node: req.Node, Session: s, Timeout: callTime},
+		func(res sumOn, err error) {
+			<-x.work
+			reply.Done(res, told(err))
+		})
+	return nil
 }
 
 type bindRequest struct {

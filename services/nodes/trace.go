@@ -1,0 +1,16 @@
+package nodes
+
+import (
+	"encoding/hex"
+	"fmt"
+)
+
+// NewTrace makes a trace of 32 hexadecimal digits, as W3C's traceparent has it.
+func NewTrace(text string) (t [16]byte, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(t) {
+		return t, fmt.Errorf("nodes: trace %q: must be 32 hexadecimal digits", text)
+	}
+	copy(t[:], b)
+	return t, nil
+}
