@@ -104,6 +104,7 @@ func (c *New) program() (*program, error) {
 	}
 	p.Plain = len(c.With) == 0
 	p.DB, p.Cluster, p.Web = slices.Contains(c.With, "db"), slices.Contains(c.With, "cluster"), slices.Contains(c.With, "web")
+	p.Admin = slices.Contains(c.With, "admin")
 	p.Data = p.DB || p.Cluster
 	if p.Web {
 		p.Scheme = "auto"
