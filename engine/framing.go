@@ -95,6 +95,9 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 	if err != nil {
 		return err
 	}
+	if err := f.speaks(); err != nil {
+		bad("Framer", "with handles", err.Error())
+	}
 	frames := f.codec
 	for a, x := range c.Framings {
 		switch {
@@ -105,8 +108,12 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 		case strings.HasPrefix(a, "auto") && x.Framer != nil:
 			bad("Framings", a, "needs frames that begin with their length, to distinguish them from TLS and HTTP: use separate addresses")
 		default:
-			if _, err := c.newFraming(x.Framer, x.Switches); err != nil {
+			f, err := c.newFraming(x.Framer, x.Switches)
+			if err != nil {
 				return err
+			}
+			if err := f.speaks(); err != nil {
+				bad("Framings", a, err.Error())
 			}
 		}
 	}

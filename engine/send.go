@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"time"
 
 	"millrace/codec"
@@ -155,9 +156,15 @@ func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind ou
 		return nil
 	}
 	err := s.send(f.errorPacket(p, code, text), kind)
-	if err == nil {
+	switch {
+	case err == nil:
 		s.loop.sum.errors.Add(1)
 		s.note(flight.Error, p.Handle(), uint32(code))
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrClosed):
+	case s.beginClose(ReasonRefused):
+		s.srv.mute.Do(func() {
+			s.srv.cfg.Logger.Warn("sessions are closed as their framing can't write an ERROR", "session", s.id, "code", code, "err", err)
+		})
 	}
 	return err
 }

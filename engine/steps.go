@@ -35,6 +35,9 @@ func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) 
 		f = srv.cfg.Framer
 	}
 	next, err := srv.cfg.newFraming(f, !last)
+	if err == nil {
+		err = next.speaks()
+	}
 	if err != nil {
 		return fmt.Errorf("engine: Session.SetFramer: %w", err)
 	}
