@@ -115,6 +115,15 @@ func (s *Session) Stats() SessionStats {
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
 		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(), Conflated: s.out.Replaced(),
 	}
+	st.Tasks = s.in.Tasks()
+	if s.flags.has(flagGrouped) {
+		st.Groups = s.srv.groups.count(s)
+	}
+	if ln := s.line(); ln != nil {
+		ln.mu.Lock()
+		st.Kept = ln.ring.Bytes()
+		ln.mu.Unlock()
+	}
 	if m := s.meter; m != nil && m.cost.costs.on {
 		st.Busy, st.Waited = time.Duration(m.cost.spent.Load()), m.waits(s.srv.now())
 	}

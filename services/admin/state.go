@@ -138,12 +138,11 @@ func (d *Door) limits(sessions bool) []Limit {
 	if sessions {
 		srv.Sessions(func(s *engine.Session) bool {
 			st := s.Stats()
-			if st.Unsent > unsent {
-				unsent, reader = st.Unsent, s
-			}
-			if st.Pending > pending {
-				pending, sender = st.Pending, s
-			}
+			unsent.see(s, st.Unsent)
+			pending.see(s, st.Pending)
+			tasks.see(s, st.Tasks)
+			groups.see(s, st.Groups)
+			kept.see(s, st.Kept)
 			return true
 		})
 	}
@@ -152,6 +151,7 @@ func (d *Door) limits(sessions bool) []Limit {
 	}
 	all := []Limit{
 		row("max-conns", st.Conns, c.MaxConns),
+		row("max-conns-per-ip", srv.MostPerIP(), c.MaxConnsPerIP),
 		row("memory-budget", st.Memory, c.MemoryBudget),
 		row("max-outbox", outbox, min(c.MaxOutbox, c.MemoryBudget/8)),
 		row("max-queue", st.Pool.Queue, c.MaxQueue),
@@ -161,7 +161,20 @@ func (d *Door) limits(sessions bool) []Limit {
 		row("admin-clients", int(d.clients.Load()), d.cfg.MaxClients),
 	}
 	if sessions {
-		all = append(all, row("max-outbound", unsent, c.MaxOutbound).of(reader), row("max-pending", pending, c.MaxPending).of(sender))
+		resume := 0 // sessions end with their connections, and nothing is kept
+		if c.Resume > 0 {
+			resume = c.ResumeBytes
+		}
+		for _, l := range []struct {
+			name string
+			most
+			limit int
+		}{
+			{"max-outbound", unsent, c.MaxOutbound}, {"max-pending", pending, c.MaxPending}, {"max-tasks", tasks, c.MaxTasks},
+			{"max-groups", groups, c.MaxGroups}, {"resume-bytes", kept, resume},
+		} {
+			all = append(all, row(l.name, l.n, l.limit).of(l.who))
+		}
 	}
 	if d.cfg.Limits != nil {
 		all = append(all, d.cfg.Limits()...)
