@@ -44,6 +44,18 @@ func TestTheComparisonsFactsStandThere(t *testing.T) {
 			t.Errorf("fact %s: %s %s:%s does not say %q", n, module, file, line, want)
 		}
 	}
+	// Those by commit or issue can't be read from here; each has a place, and is used.
+	others := regexp.MustCompile("(?m)^\\| ([a-z]) \\| \\[[\\w.-]+/[\\w.-]+\\]\\(https://github.com/[^)]+\\) (`[0-9a-f]{40}`|issue \\d+) \\| .+ \\| .+ \\|$").FindAllStringSubmatch(string(page), -1)
+	for i, row := range others {
+		if row[1] != string(rune('a'+i)) || !strings.Contains(text, "["+row[1]+"]") {
+			t.Errorf("fact %s: the page does not use it, or it is out of order", row[1])
+		}
+	}
+	for _, m := range regexp.MustCompile(`\[([a-z])\][^(]`).FindAllStringSubmatch(text, -1) {
+		if int(m[1][0]-'a') >= len(others) {
+			t.Errorf("there is no fact %s", m[1])
+		}
+	}
 	for _, m := range regexp.MustCompile(`\[(\d+)\][^(]`).FindAllStringSubmatch(text, -1) {
 		if n, _ := strconv.Atoi(m[1]); n < 1 || n > len(rows) {
 			t.Errorf("there is no fact %d", n)
