@@ -15,7 +15,7 @@ import (
 var ErrNoPeers = errors.New("bench: no checkout of the repository around here, so its peers cannot be built")
 
 // PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio),
-// those that only support TLS or WebSocket (asio-tls needs OpenSSL's headers too), and nats, which
+// netty, which needs a JDK and Debian's libnetty-java, erlang, which needs erlc, those that only support TLS or WebSocket (asio-tls needs OpenSSL's headers too), and nats, which
 // is a node of a cluster.
 func PeerNames() []string {
 	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "netty", "erlang", "gws", "gobwas", "coder", "asio-tls", natsPeer}

@@ -89,6 +89,18 @@ func (written) Append(dst []byte, p codec.Packet) ([]byte, error) {
 // bare reports whether the framing has no handles, and therefore no system frames.
 func (c *Config) bare() bool { return c.Framer != nil && !c.Framer.Handles() }
 
+// speaks tells what is wrong with a framing of system frames that can't write an ERROR: its
+// peers would wait for ever for what was refused.
+func (f *framing) speaks() error {
+	if !f.system || f.framer == nil {
+		return nil
+	}
+	if _, _, err := f.fit(f.errorPacket(codec.Packet{}, CodeUnknownHandle, "")); err != nil {
+		return fmt.Errorf("can't write an ERROR, %d/%d with a body of %d bytes (%w): give it room for that, or set NoSystemFrames", SystemMain, SubError, errorFixed, err)
+	}
+	return nil
+}
+
 // validateFraming reports faults of the frame settings.
 func (c *Config) validateFraming(bad func(field string, v any, why string)) error {
 	f, err := c.newFraming(c.Framer, false)

@@ -49,7 +49,8 @@ func (s *Session) Reply(p codec.Packet, body []byte) error {
 }
 
 // ReplyError answers p with an ERROR frame, whose text is truncated to fit a frame. Without system
-// frames the session is closed with ReasonRefused instead. Errors are those of Send.
+// frames, or if the framing can't write this one, the session is closed with ReasonRefused instead.
+// Errors are those of Send.
 func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error {
 	return s.sendError(p, code, text, outbox.Answer)
 }
@@ -147,8 +148,8 @@ func (s *Session) canWrite() {
 	}
 }
 
-// sendError answers p with an ERROR frame; without system frames the session closes with
-// ReasonRefused.
+// sendError answers p with an ERROR frame; without system frames, or if the framing can't write
+// this one, the session closes with ReasonRefused: its peer would wait forever.
 func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind outbox.Kind) error {
 	f := s.framing.Load()
 	if !f.system {

@@ -100,6 +100,9 @@ type SessionStats struct {
 	Unsent              int    // bytes that the kernel has not accepted
 	Conflated           uint64 // keyed pushes not sent because a newer one replaced them
 	Pending             int    // memory of the requests waiting or running, in bytes
+	Tasks               int    // functions of Submit that wait
+	Groups              int    // groups that it is in
+	Kept                int    // bytes sent and not acknowledged, if the session can be resumed
 	Paused              Pause  // why reading is paused
 
 	// With Config.Costs or SessionCPU, else 0: Busy is the time of its callbacks and of writes to

@@ -125,13 +125,25 @@ func (l Limit) of(s *engine.Session) Limit {
 // limits is GET /limits.
 func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits(true)}, nil }
 
+// most is the session that has the most of something.
+type most struct {
+	n   int
+	who *engine.Session // nil: none has any
+}
+
+func (m *most) see(s *engine.Session, n int) {
+	if n > m.n {
+		m.n, m.who = n, s
+	}
+}
+
 // limits returns the limits of the server, with the session or loop of largest use if each has its
 // own. Without sessions, those are omitted for which each session must be read.
 func (d *Door) limits(sessions bool) []Limit {
 	srv := d.cfg.Server
 	st, c := srv.Stats(), srv.Config()
-	outbox, unsent, pending := 0, 0, 0
-	var reader, sender *engine.Session // sessions with most unsent and most pending bytes
+	outbox := 0
+	var unsent, pending, tasks, groups, kept most
 	for _, l := range st.Loops {
 		outbox = max(outbox, l.Outbox)
 	}

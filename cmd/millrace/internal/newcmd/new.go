@@ -19,7 +19,7 @@ import (
 type New struct {
 	Dir      string   `arg:"" complete:"DIR" help:"The folder to write the program to; it is created, or must be empty."`
 	Module   string   `placeholder:"PATH" help:"The program's module path (example.com/ and the folder's name)."`
-	With     []string `placeholder:"PART" enum:"services,db,cluster,web" help:"Parts to add to the engine, comma-separated: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page) (none)."`
+	With     []string `placeholder:"PART" enum:"services,db,cluster,web,admin" help:"Parts to add to the engine, comma-separated: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page), admin (health, metrics and a live page for operators) (none)."`
 	Vendor   bool     `help:"Copy Millrace and all other modules into the program (false: its go.mod refers to Millrace's folder on this machine)."`
 	Millrace string   `placeholder:"DIR" help:"The folder of Millrace's source (the one that this program was built in, or one around the current folder)."`
 }
@@ -49,8 +49,8 @@ type program struct {
 	Millrace string // the module's path
 	Scheme   string // of the listen address
 
-	Plain, DB, Cluster, Web, Vendor bool
-	Data                            bool // it has a folder named data
+	Plain, DB, Cluster, Web, Admin, Vendor bool
+	Data                                   bool // it has a folder named data
 }
 
 // Run writes the program.
