@@ -48,6 +48,9 @@ look() {
 	need /usr/lib/python3/dist-packages/websockets python3-websockets
 	need pgbouncer pgbouncer # stands between server and database
 	need promtool prometheus # reads the metrics, and evaluates the alert rules
+	need javac default-jdk-headless          # the programs of Netty: one that is moved from, and a peer
+	need /usr/share/java/netty-handler.jar libnetty-java
+	need erlc erlang-base    # a peer
 	need ip iproute2         # takes a link down, to see a dead peer
 	need mandoc mandoc       # checks the manual page
 	need zsh zsh             # completes command lines

@@ -15,10 +15,10 @@ import (
 var ErrNoPeers = errors.New("bench: no checkout of the repository around here, so its peers cannot be built")
 
 // PeerNames lists every peer: the plain Go ones, the C++ ones, which need g++ (and boost for asio),
-// those that only support TLS or WebSocket (asio-tls needs OpenSSL's headers too), and nats, which
+// netty, which needs a JDK and Debian's libnetty-java, erlang, which needs erlc, those that only support TLS or WebSocket (asio-tls needs OpenSSL's headers too), and nats, which
 // is a node of a cluster.
 func PeerNames() []string {
-	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "gws", "gobwas", "coder", "asio-tls", natsPeer}
+	return []string{"gnet", "gnet-async", "gnet-castbatch", "std", "nbio", "netpoll", "zinx", "evio", "gev", "epoll", "asio", "netty", "erlang", "gws", "gobwas", "coder", "asio-tls", natsPeer}
 }
 
 // natsPeer is a server with nats.go: a node of a cluster.
@@ -95,6 +95,10 @@ func (p *Peers) Target(ctx context.Context, name string) (Target, error) {
 		bin, err := p.buildCPP(ctx, name, libs)
 		t.Command = []string{bin}
 		return t, err
+	case name == "netty":
+		return t, p.buildNetty(ctx, &t)
+	case name == "erlang":
+		return t, p.buildErlang(ctx, &t)
 	case slices.Contains(PeerNames(), name), slices.Contains(plantedPeers, name):
 		bin := filepath.Join(p.bin, "peers")
 		t.Command = []string{bin, name}

@@ -89,11 +89,26 @@ func (written) Append(dst []byte, p codec.Packet) ([]byte, error) {
 // bare reports whether the framing has no handles, and therefore no system frames.
 func (c *Config) bare() bool { return c.Framer != nil && !c.Framer.Handles() }
 
+// speaks tells what is wrong with a framing of system frames that can't write an ERROR: its
+// peers would wait for ever for what was refused.
+func (f *framing) speaks() error {
+	if !f.system || f.framer == nil {
+		return nil
+	}
+	if _, _, err := f.fit(f.errorPacket(codec.Packet{}, CodeUnknownHandle, "")); err != nil {
+		return fmt.Errorf("can't write an ERROR, %d/%d with a body of %d bytes (%w): give it room for that, or set NoSystemFrames", SystemMain, SubError, errorFixed, err)
+	}
+	return nil
+}
+
 // validateFraming reports faults of the frame settings.
 func (c *Config) validateFraming(bad func(field string, v any, why string)) error {
 	f, err := c.newFraming(c.Framer, false)
 	if err != nil {
 		return err
+	}
+	if err := f.speaks(); err != nil {
+		bad("Framer", "with handles", err.Error())
 	}
 	frames := f.codec
 	for a, x := range c.Framings {
@@ -105,8 +120,12 @@ func (c *Config) validateFraming(bad func(field string, v any, why string)) erro
 		case strings.HasPrefix(a, "auto") && x.Framer != nil:
 			bad("Framings", a, "needs frames that begin with their length, to distinguish them from TLS and HTTP: use separate addresses")
 		default:
-			if _, err := c.newFraming(x.Framer, x.Switches); err != nil {
+			f, err := c.newFraming(x.Framer, x.Switches)
+			if err != nil {
 				return err
+			}
+			if err := f.speaks(); err != nil {
+				bad("Framings", a, err.Error())
 			}
 		}
 	}

@@ -44,6 +44,16 @@ type membership struct {
 	next  *membership    // guarded by groups.mu; the session's next one
 }
 
+// count is how many groups a session is in.
+func (g *groups) count(s *Session) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for m := s.groups; m != nil; m = m.next {
+		n++
+	}
+	return n
+}
+
 // groups are a server's groups by name.
 type groups struct {
 	byName sync.Map // string to *memberSet; for senders; changed under mu

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"time"
 
 	"millrace/codec"
@@ -48,7 +49,8 @@ func (s *Session) Reply(p codec.Packet, body []byte) error {
 }
 
 // ReplyError answers p with an ERROR frame, whose text is truncated to fit a frame. Without system
-// frames the session is closed with ReasonRefused instead. Errors are those of Send.
+// frames, or if the framing can't write this one, the session is closed with ReasonRefused instead.
+// Errors are those of Send.
 func (s *Session) ReplyError(p codec.Packet, code ErrorCode, text string) error {
 	return s.sendError(p, code, text, outbox.Answer)
 }
@@ -146,8 +148,8 @@ func (s *Session) canWrite() {
 	}
 }
 
-// sendError answers p with an ERROR frame; without system frames the session closes with
-// ReasonRefused.
+// sendError answers p with an ERROR frame; without system frames, or if the framing can't write
+// this one, the session closes with ReasonRefused: its peer would wait forever.
 func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind outbox.Kind) error {
 	f := s.framing.Load()
 	if !f.system {
@@ -155,9 +157,15 @@ func (s *Session) sendError(p codec.Packet, code ErrorCode, text string, kind ou
 		return nil
 	}
 	err := s.send(f.errorPacket(p, code, text), kind)
-	if err == nil {
+	switch {
+	case err == nil:
 		s.loop.sum.errors.Add(1)
 		s.note(flight.Error, p.Handle(), uint32(code))
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrClosed):
+	case s.beginClose(ReasonRefused):
+		s.srv.mute.Do(func() {
+			s.srv.cfg.Logger.Warn("sessions are closed as their framing can't write an ERROR", "session", s.id, "code", code, "err", err)
+		})
 	}
 	return err
 }

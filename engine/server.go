@@ -82,7 +82,8 @@ type Server struct {
 	_      [64]byte // for each broadcast, group send, join and leave
 	groups groups
 	flow   flow
-	others others // sessions with another framing, or whose framing may change
+	others others    // sessions with another framing, or whose framing may change
+	mute   sync.Once // logs a framing that can't write an ERROR
 	casts  atomic.Uint64
 
 	_     [64]byte // written for each turn, with Config.Costs or SessionCPU

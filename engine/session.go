@@ -100,6 +100,9 @@ type SessionStats struct {
 	Unsent              int    // bytes that the kernel has not accepted
 	Conflated           uint64 // keyed pushes not sent because a newer one replaced them
 	Pending             int    // memory of the requests waiting or running, in bytes
+	Tasks               int    // functions of Submit that wait
+	Groups              int    // groups that it is in
+	Kept                int    // bytes sent and not acknowledged, if the session can be resumed
 	Paused              Pause  // why reading is paused
 
 	// With Config.Costs or SessionCPU, else 0: Busy is the time of its callbacks and of writes to
@@ -114,6 +117,15 @@ func (s *Session) Stats() SessionStats {
 		FramesIn: s.framesIn.Load(), FramesOut: s.out.Frames(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
 		Unsent: s.out.Size(), Pending: s.in.Held(maxInt), Paused: s.pausedFor(), Conflated: s.out.Replaced(),
+	}
+	st.Tasks = s.in.Tasks()
+	if s.flags.has(flagGrouped) {
+		st.Groups = s.srv.groups.count(s)
+	}
+	if ln := s.line(); ln != nil {
+		ln.mu.Lock()
+		st.Kept = ln.ring.Bytes()
+		ln.mu.Unlock()
 	}
 	if m := s.meter; m != nil && m.cost.costs.on {
 		st.Busy, st.Waited = time.Duration(m.cost.spent.Load()), m.waits(s.srv.now())

@@ -28,13 +28,17 @@ var ErrFixedFraming = errors.New("engine: the session's framing is fixed")
 // frames are read ahead as on other addresses.
 //
 // It returns ErrFixedFraming, or Send's errors for the answers: then nothing has changed. If f does
-// not suit MaxFrame, the error is the codec's.
+// not suit MaxFrame, the error is the codec's. An f with handles that can't write an ERROR is
+// refused unless there are no system frames.
 func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) error {
 	srv := s.srv
 	if f == nil && srv.cfg.Framer != nil {
 		f = srv.cfg.Framer
 	}
 	next, err := srv.cfg.newFraming(f, !last)
+	if err == nil {
+		err = next.speaks()
+	}
 	if err != nil {
 		return fmt.Errorf("engine: Session.SetFramer: %w", err)
 	}

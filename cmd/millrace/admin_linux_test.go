@@ -59,7 +59,7 @@ func TestAdminOfAServer(t *testing.T) {
 	}
 	c.wantEnd()
 	if got := s.admin(0, "get", "/metrics"); !strings.Contains(got, `millrace_closes_total{reason="kicked"} 1`) || !strings.Contains(got, `millrace_handle_requests_total{handle="1/1"} 1`) ||
-		!strings.Contains(got, `millrace_handle_requests_total{handle="5/5"} 0`) || !strings.Contains(got, `millrace_limit_max{limit="max-keys"} 1.048576e+06`) {
+		!strings.Contains(got, `millrace_handle_requests_total{handle="5/5"} 0`) || !strings.Contains(got, `millrace_limit_max{limit="max_keys"} 1.048576e+06`) {
 		t.Errorf("/metrics:\n%s", got)
 	}
 	s.admin(0, "set", "log-level", "debug")

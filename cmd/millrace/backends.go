@@ -253,6 +253,9 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 		if errors.Is(err, pgembed.ErrNotInstalled) {
 			return exitf(exitUsage, "--db embedded: %w; install PostgreSQL, or give --db postgres://…", err)
 		}
+		if errors.Is(err, pgembed.ErrInUse) {
+			return exitf(exitNoServer, "--db embedded: %w; stop that, or give another --db-dir", err)
+		}
 		if err != nil {
 			return exitf(exitFailed, "--db embedded in %s: %w%s", dir, err, elsewhere(err, "db-dir"))
 		}

@@ -28,6 +28,12 @@ func TestAnEmbeddedDatabaseThatEndsIsStartedAgain(t *testing.T) {
 	c.object(3, 1, `{"name":"bump","args":[7]}`)
 	before := c.object(3, 1, `{"name":"world","args":[7]}`)["rows"].([]any)[0].([]any)[1]
 
+	// Another server on its folder ends at once, and says whose it is.
+	_, stderr, code := millrace(t, nil, "", "serve", "--addr=tcp://127.0.0.1:0", "--db=embedded", "--db-dir="+dir)
+	if code != exitNoServer || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, dir) || !strings.Contains(stderr, "give another --db-dir") {
+		t.Errorf("a second server on its folder: exit code %d, %q", code, stderr)
+	}
+
 	// One session's slow queries run for longer than anybody waits; another's is served.
 	greedy := s.dial()
 	for range 50 {

@@ -184,3 +184,52 @@ func TestTheDocsHaveAllCodes(t *testing.T) {
 		}
 	}
 }
+
+// Every flag that limits how much there may be shows how much there is, in metrics that name
+// it alike.
+func TestEveryLimitShowsHowMuchIsUsed(t *testing.T) {
+	without := map[string]string{
+		"max-frame":           "of one frame",
+		"max-session-timers":  "of what a session's services have: refusals are counted",
+		"max-delayed":         "the same",
+		"max-session-keys":    "the same",
+		"max-session-locks":   "the same",
+		"db-slow-queue":       "the same",
+		"max-cluster-work":    "there is no cluster: /cluster has it",
+		"max-rooms":           "the same",
+		"record-bodies-queue": "nothing is recorded: it has counters of its own",
+	}
+	s := serve(t, "--admin=127.0.0.1:0", "--db=postgres://127.0.0.1:1/x", "--resume=30s", "--max-conns-per-ip=50")
+	c := s.dial()
+	c.write([]byte("\x00\x00\x00\x05\x00\x01\x00\x01x"))
+	c.recv()
+	text := metrics(t, s)
+	for _, want := range []string{`limit_used{limit="max_conns_per_ip"} 1`, `limit_max{limit="max_conns_per_ip"} 50`, `limit_max{limit="resume_bytes"} 262144`} {
+		if !strings.Contains(text, "\nmillrace_"+want+"\n") {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	config, _, _ := millrace(t, nil, "", "serve", "--print-config")
+	limits := regexp.MustCompile(`^(max-.*|.*-queue|.*-bytes|memory-budget|spare-workers|admin-clients)$`)
+	seen := 0
+	for _, line := range strings.Split(config, "\n") {
+		name, _, _ := strings.Cut(line, " = ")
+		if !limits.MatchString(name) {
+			continue
+		}
+		seen++
+		label := `{limit="` + strings.ReplaceAll(name, "-", "_") + `"} `
+		shown := strings.Contains(text, "millrace_limit_used"+label) && strings.Contains(text, "millrace_limit_max"+label)
+		if _, ok := without[name]; shown == ok {
+			t.Errorf("--%s: shown %v, expected %v", name, shown, !ok)
+		}
+	}
+	if seen < 20 {
+		t.Errorf("%d flags are limits, want 20 or more", seen)
+	}
+	for _, m := range regexp.MustCompile(`millrace_limit_near_total\{limit="(\w+)"\}`).FindAllStringSubmatch(text, -1) {
+		if m[1] != "open_files" && m[1] != "max_frame" && !strings.Contains(text, `millrace_limit_used{limit="`+m[1]+`"} `) {
+			t.Errorf("%s is near and not used", m[1])
+		}
+	}
+}

@@ -44,6 +44,7 @@ func TestFramingsThatCannotBe(t *testing.T) {
 		"--framing=fixed=70000":                      "must be 1 to the frame limit, 65536",
 		"--framing=fixed=17 --max-frame=16":          "must be 1 to the frame limit, 16",
 		"--framing=delimiter=0":                      "such as 0d0a",
+		"--framing=varint --max-frame=9":             "give it room for that, or set --system-frames=false",
 		"--framing=line --addr=auto://127.0.0.1:0":   "use separate addresses",
 		"--framing=line --seq":                       "leave the layout as it is",
 		"--framing=line --heartbeat=5s":              "a framing without handles",

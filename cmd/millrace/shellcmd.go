@@ -76,7 +76,7 @@ var exitCodes = []struct {
 	{"1", "call, replay, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording; a result got worse; the machine is not fit"},
 	{"3", "serve", "drained, but data was lost at the deadline: stderr says how much"},
 	{"64", "all", "usage error: one line on stderr with the flag, the value and how to fix it"},
-	{"69", "serve, call, replay, top", "the address is in use, or another node has the name; nothing answers at the address"},
+	{"69", "serve, call, replay, top", "the address or the database folder is in use, or another node has the name; nothing answers at the address"},
 	{"70", "serve", "the engine failed while running"},
 	{"75", "call", "no answer in time"},
 	{"76", "call, top", "the connection ended before the answer, or the data received is not a frame; the peer is not an admin server"},

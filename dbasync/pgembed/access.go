@@ -51,7 +51,7 @@ func (s *Server) setPassword(ctx context.Context) error {
 		err = fmt.Errorf("the statement failed")
 	}
 	if err != nil {
-		return fmt.Errorf("pgembed: password: %w: %s", err, bytes.ReplaceAll(bytes.TrimSpace(out), []byte(s.word), []byte("***")))
+		return fmt.Errorf("pgembed: password: %w: %s", err, strings.ReplaceAll(oneLine(out), s.word, "***"))
 	}
 	s.fresh = true
 	return nil

@@ -2,6 +2,8 @@ package pgembed
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
@@ -75,5 +77,41 @@ func TestAnotherUserGetsNothing(t *testing.T) {
 	}
 	if out, err := exec.Command("ps", "-eo", "args").CombinedOutput(); err == nil && strings.Contains(string(out), word) {
 		t.Error("the password stands in a command line")
+	}
+}
+
+// Another server's folder is left as it is, and one line says whose it is.
+func TestAFolderInUseIsRefused(t *testing.T) {
+	dir := openDir(t)
+	first := ForTest(t, Config{Dir: dir, NoSync: true})
+	psql(t, first, "create table kept(v int)")
+	before, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cfg := range []Config{{Dir: dir, NoSync: true}, {Dir: dir, NoSync: true, TCP: true}, {Dir: dir, NoSync: true, User: "nobody"}} {
+		_, err := Start(context.Background(), cfg)
+		want := fmt.Sprintf("pgembed: %s: another PostgreSQL server uses this data directory, as process %d", dir, first.PID())
+		if !errors.Is(err, ErrInUse) || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	after, err := os.Stat(dir)
+	if err != nil || after.Sys().(*syscall.Stat_t).Uid != before.Sys().(*syscall.Stat_t).Uid {
+		t.Errorf("the folder has another owner now, %v", err)
+	}
+	psql(t, first, "insert into kept values (1)")
+
+	// A file that names a process which is no server is of one that was killed.
+	if err := first.Halt(context.Background(), Immediate); err != nil {
+		t.Fatal(err)
+	}
+	pid := filepath.Join(dir, "postmaster.pid")
+	if err := os.WriteFile(pid, []byte("999999999\n"+dir+"\n1\n5432\n\n\n\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	second := ForTest(t, Config{Dir: dir, NoSync: true})
+	if got := psql(t, second, "select count(*) from kept"); got != "1" {
+		t.Errorf("got %s rows, want 1", got)
 	}
 }

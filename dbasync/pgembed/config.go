@@ -16,6 +16,9 @@ import (
 // in /usr/lib/postgresql/*/bin, nor in PATH.
 var ErrNotInstalled = errors.New("pgembed: no PostgreSQL binaries found")
 
+// ErrInUse: another server uses Config.Dir; the error says which process it is.
+var ErrInUse = errors.New("another PostgreSQL server uses this data directory")
+
 // Config says what to start. The zero value is a throwaway server without
 // durability in a temporary directory.
 type Config struct {

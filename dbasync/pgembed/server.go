@@ -1,7 +1,6 @@
 package pgembed
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,8 +54,8 @@ type Server struct {
 }
 
 // Start initialises the data directory when it is empty, starts the server and
-// returns when it accepts connections. Errors: ErrNotInstalled, or what initdb
-// or the server said.
+// returns when it accepts connections. Errors: ErrNotInstalled, ErrInUse, or what initdb
+// or the server said, in one line.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s, err := prepare(cfg)
 	if err != nil {
@@ -81,6 +80,9 @@ func (s *Server) Start(ctx context.Context) error {
 	defer s.mu.Unlock()
 	if s.running() {
 		return nil
+	}
+	if err := free(s.data); err != nil {
+		return err
 	}
 	if err := s.setPassword(ctx); err != nil {
 		return err
@@ -207,7 +209,7 @@ func (s *Server) logTail() string {
 	if len(b) > 2048 {
 		b = b[len(b)-2048:]
 	}
-	return string(bytes.TrimSpace(b))
+	return oneLine(b)
 }
 
 func (s *Server) running() bool {

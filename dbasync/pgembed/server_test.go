@@ -50,16 +50,22 @@ func TestThrowawayServerLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestDataPersistsInItsDirectory(t *testing.T) {
+// openDir names a data directory that the server's account can walk to.
+func openDir(t *testing.T) string {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "db")
 	if os.Geteuid() == 0 {
-		// The server's account must be able to walk to it.
 		for d := filepath.Dir(dir); d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 			if err := os.Chmod(d, 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+	return dir
+}
+
+func TestDataPersistsInItsDirectory(t *testing.T) {
+	dir := openDir(t)
 	first := ForTest(t, Config{Dir: dir, NoSync: true})
 	psql(t, first, "create table kept(v int); insert into kept values (7)")
 	if err := first.Stop(context.Background(), Fast); err != nil {
@@ -75,6 +81,22 @@ func TestDataPersistsInItsDirectory(t *testing.T) {
 	}
 	if got := psql(t, second, "select v from kept"); got != "7" {
 		t.Errorf("got %q from the first server then, want 7", got)
+	}
+}
+
+// What PostgreSQL says becomes one line.
+func TestItsWordsAreOneLine(t *testing.T) {
+	for _, tt := range []struct{ name, said, want string }{
+		{"nothing", "", ""},
+		{"a fault with its hint", "2026-11-27 22:00:38.621 UTC [30700] LOG:  starting\n2026-11-27 22:00:38.621 UTC [30700] FATAL:  lock file \"postmaster.pid\" already exists\n" +
+			"2026-11-27 22:00:38.621 UTC [30700] HINT:  Is another postmaster (PID 1) running?\n", `lock file "postmaster.pid" already exists; Is another postmaster (PID 1) running?`},
+		{"several faults", "FATAL:  one\nDETAIL:  of one\nFATAL:  two\nLOG:  database system is shut down\n", "two"},
+		{"initdb", "fixing permissions ... ok\ninitdb: error: could not access directory \"/x\": Permission denied\ninitdb: removing data directory\n", `could not access directory "/x": Permission denied`},
+		{"no fault", "a\nb\n\nc\nd\n", "b; c; d"},
+	} {
+		if got := oneLine([]byte(tt.said)); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 
@@ -101,7 +123,7 @@ func TestStartSaysWhyTheServerEnded(t *testing.T) {
 		ForTest(t, Config{}) // skips, or fails in CI
 	}
 	_, err := Start(context.Background(), Config{Settings: map[string]string{"no_such_setting": "1"}})
-	if err == nil || !strings.Contains(err.Error(), "no_such_setting") {
+	if err == nil || !strings.Contains(err.Error(), "no_such_setting") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want the server's complaint", err)
 	}
 }

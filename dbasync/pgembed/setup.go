@@ -1,7 +1,6 @@
 package pgembed
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +60,14 @@ func ours(dir string) error {
 	return nil
 }
 
+// free refuses a directory in which a server runs, before anything there is changed.
+func free(dir string) error {
+	if pid := runsIn(dir); pid > 0 {
+		return fmt.Errorf("%s: %w, as process %d", dir, ErrInUse, pid)
+	}
+	return nil
+}
+
 func (s *Server) makeDirs() error {
 	// The server's account must be able to look into what leads to its data.
 	if err := os.MkdirAll(filepath.Dir(s.data), 0o755); err != nil {
@@ -69,7 +76,7 @@ func (s *Server) makeDirs() error {
 	if err := os.Mkdir(s.data, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := ours(s.data); err != nil {
+	if err := errors.Join(ours(s.data), free(s.data)); err != nil {
 		return err
 	}
 	if err := s.writeAccess(); err != nil {
@@ -129,7 +136,7 @@ func (s *Server) initdb(ctx context.Context) error {
 	cmd.Dir = s.base
 	cmd.Env = environ()
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("pgembed: initdb: %w: %s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("pgembed: initdb: %w: %s", err, oneLine(out))
 	}
 	s.fresh = true
 	return nil

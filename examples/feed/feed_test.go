@@ -67,7 +67,7 @@ func (s *subscriber) read(ok func() bool) error {
 		if err != nil {
 			return err
 		}
-		if p.Sub != subQuote {
+		if p.Main != 1 || p.Sub != subQuote {
 			if p.Main == engine.SystemMain && p.Sub == engine.SubPing {
 				_, err = s.Write(codec.Packet{Main: engine.SystemMain, Sub: engine.SubPong, Body: p.Body}.Append(nil))
 			} else if p.Main != 1 || p.Sub != subSubscribe {
@@ -105,7 +105,12 @@ func (s *subscriber) closed(names []string) func() bool {
 func TestEverybodyEndsWithTheNewest(t *testing.T) {
 	n := 40
 	if *long {
-		n = 10_000
+		n = 10_000 - 1 // and the one who reads nothing: a server's limit, unless it is set
+		// Both ends of each connection are this process's, and a server keeps a tenth free.
+		if files := openFiles(5 * n / 2); files < 5*n/2 {
+			n = files * 2 / 5
+			t.Logf("%d open files allow for %d subscribers", files, n)
+		}
 	}
 	m, f := start(t)
 	var names []string

@@ -68,8 +68,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	out.costs()
 	out.sessions()
 	for _, l := range d.limits(true) {
-		out.put("limit_used", prometheus.GaugeValue, l.Used, []string{"limit"}, l.Name)
-		out.put("limit_max", prometheus.GaugeValue, l.Max, []string{"limit"}, l.Name)
+		name := strings.ReplaceAll(l.Name, "-", "_") // as the labels of all other metrics
+		out.put("limit_used", prometheus.GaugeValue, l.Used, []string{"limit"}, name)
+		out.put("limit_max", prometheus.GaugeValue, l.Max, []string{"limit"}, name)
 	}
 	if t := d.cfg.Timers; t != nil {
 		out.group("timers", t.Stats())

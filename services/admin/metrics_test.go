@@ -90,7 +90,7 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	for name, want := range map[string]float64{
 		`millrace_handle_requests_total{handle="1/1"}`: n + 1, `millrace_handle_requests_total{handle="1/2"}`: 1, `millrace_handle_requests_total{handle="other"}`: 1,
 		`millrace_handle_errors_total{handle="1/2"}`: 1, `millrace_request_errors_total{code="conflict"}`: 1, `millrace_request_errors_total{code="unknown_handle"}`: 1,
-		`millrace_closes_total{reason="kicked"}`: 1, `millrace_limit_max{limit="admin-clients"}`: 16, "millrace_ready": 1,
+		`millrace_closes_total{reason="kicked"}`: 1, `millrace_limit_max{limit="admin_clients"}`: 16, "millrace_ready": 1,
 	} {
 		if at[name] != want {
 			t.Errorf("%s is %v, want %v", name, at[name], want)

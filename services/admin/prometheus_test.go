@@ -231,7 +231,7 @@ func TestPrometheusScrapesAndAlerts(t *testing.T) {
 	}
 	eventually(t, "the alert of the limit", func() bool {
 		got := firing()
-		return len(got) == 1 && got[0] == "MillraceLimitNear max-conns"
+		return len(got) == 1 && got[0] == "MillraceLimitNear max_conns"
 	})
 	over := r.dial()
 	over.wantError(engine.CodeLimit, 0, "too many connections")

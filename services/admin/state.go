@@ -125,25 +125,36 @@ func (l Limit) of(s *engine.Session) Limit {
 // limits is GET /limits.
 func limits(r *request) (any, error) { return map[string]any{"limits": r.d.limits(true)}, nil }
 
+// most is the session that has the most of something.
+type most struct {
+	n   int
+	who *engine.Session // nil: none has any
+}
+
+func (m *most) see(s *engine.Session, n int) {
+	if n > m.n {
+		m.n, m.who = n, s
+	}
+}
+
 // limits returns the limits of the server, with the session or loop of largest use if each has its
 // own. Without sessions, those are omitted for which each session must be read.
 func (d *Door) limits(sessions bool) []Limit {
 	srv := d.cfg.Server
 	st, c := srv.Stats(), srv.Config()
-	outbox, unsent, pending := 0, 0, 0
-	var reader, sender *engine.Session // sessions with most unsent and most pending bytes
+	outbox := 0
+	var unsent, pending, tasks, groups, kept most
 	for _, l := range st.Loops {
 		outbox = max(outbox, l.Outbox)
 	}
 	if sessions {
 		srv.Sessions(func(s *engine.Session) bool {
 			st := s.Stats()
-			if st.Unsent > unsent {
-				unsent, reader = st.Unsent, s
-			}
-			if st.Pending > pending {
-				pending, sender = st.Pending, s
-			}
+			unsent.see(s, st.Unsent)
+			pending.see(s, st.Pending)
+			tasks.see(s, st.Tasks)
+			groups.see(s, st.Groups)
+			kept.see(s, st.Kept)
 			return true
 		})
 	}
@@ -152,6 +163,7 @@ func (d *Door) limits(sessions bool) []Limit {
 	}
 	all := []Limit{
 		row("max-conns", st.Conns, c.MaxConns),
+		row("max-conns-per-ip", srv.MostPerIP(), c.MaxConnsPerIP),
 		row("memory-budget", st.Memory, c.MemoryBudget),
 		row("max-outbox", outbox, min(c.MaxOutbox, c.MemoryBudget/8)),
 		row("max-queue", st.Pool.Queue, c.MaxQueue),
@@ -161,7 +173,20 @@ func (d *Door) limits(sessions bool) []Limit {
 		row("admin-clients", int(d.clients.Load()), d.cfg.MaxClients),
 	}
 	if sessions {
-		all = append(all, row("max-outbound", unsent, c.MaxOutbound).of(reader), row("max-pending", pending, c.MaxPending).of(sender))
+		resume := 0 // sessions end with their connections, and nothing is kept
+		if c.Resume > 0 {
+			resume = c.ResumeBytes
+		}
+		for _, l := range []struct {
+			name string
+			most
+			limit int
+		}{
+			{"max-outbound", unsent, c.MaxOutbound}, {"max-pending", pending, c.MaxPending}, {"max-tasks", tasks, c.MaxTasks},
+			{"max-groups", groups, c.MaxGroups}, {"resume-bytes", kept, resume},
+		} {
+			all = append(all, row(l.name, l.n, l.limit).of(l.who))
+		}
 	}
 	if d.cfg.Limits != nil {
 		all = append(all, d.cfg.Limits()...)

@@ -18,8 +18,29 @@ const DefaultBits = 64
 type Counter struct {
 	Bits int // of an IPv6 address that count, set before use; 0: DefaultBits
 
-	mu tally.Mutex
-	m  map[netip.Addr]int // guarded by mu
+	mu    tally.Mutex
+	m     map[netip.Addr]int // guarded by mu
+	sizes []int              // guarded by mu; how many of m have so many connections, without zeros at the end
+}
+
+// resizeLocked notes that an address has now connections, and had was.
+func (c *Counter) resizeLocked(was, now int) {
+	for len(c.sizes) <= now {
+		c.sizes = append(c.sizes, 0)
+	}
+	c.sizes[was]--
+	c.sizes[now]++
+	c.sizes[0] = 0 // those are not in m
+	for n := len(c.sizes); n > 0 && c.sizes[n-1] == 0; n-- {
+		c.sizes = c.sizes[:n-1]
+	}
+}
+
+// Most is how many connections the address has that has the most.
+func (c *Counter) Most() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(len(c.sizes)-1, 0)
 }
 
 // Key is what connections from a are counted by; false: they are not counted.
@@ -62,6 +83,7 @@ func (c *Counter) Enter(a net.Addr, limit int) bool {
 		c.m = map[netip.Addr]int{}
 	}
 	c.m[ip]++
+	c.resizeLocked(c.m[ip]-1, c.m[ip])
 	return true
 }
 
@@ -73,11 +95,16 @@ func (c *Counter) Leave(a net.Addr) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := c.m[ip]; n > 1 {
-		c.m[ip] = n - 1
-	} else {
+	n := c.m[ip]
+	switch {
+	case n == 0:
+		return
+	case n == 1:
 		delete(c.m, ip)
+	default:
+		c.m[ip] = n - 1
 	}
+	c.resizeLocked(n, n-1)
 }
 
 // Count is how many connections come from a's address or network; 0 where they are not

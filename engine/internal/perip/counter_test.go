@@ -1,6 +1,7 @@
 package perip
 
 import (
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
@@ -36,6 +37,31 @@ func TestCounterHoldsEachAddressToTheLimit(t *testing.T) {
 }
 
 // Without a limit, or an IP address, everything comes in and nothing is kept.
+// Most is the longest count, by a model, through any order of coming and going.
+func TestMostIsThatOfTheAddressWithTheMost(t *testing.T) {
+	var c Counter
+	model := map[string]int{}
+	addr := func(i int) net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(i))} }
+	random := rand.New(rand.NewPCG(1, 2))
+	for step := range 20000 {
+		a := addr(random.IntN(7))
+		if random.IntN(2+step/10000) == 0 { // more come at first, more go later
+			if c.Enter(a, 50) {
+				model[a.String()]++
+			}
+		} else if c.Leave(a); model[a.String()] > 0 {
+			model[a.String()]--
+		}
+		want := 0
+		for _, n := range model {
+			want = max(want, n)
+		}
+		if got := c.Most(); got != want {
+			t.Fatalf("step %d: got %d, want %d", step, got, want)
+		}
+	}
+}
+
 func TestCounterWithoutLimitOrAddress(t *testing.T) {
 	var c Counter
 	for range 3 {

@@ -188,16 +188,20 @@ func (f *found) refused() {
 
 // fills says what uses up each limit.
 var fills = map[string]string{
-	"max-conns":      "open sessions",
-	"max-outbound":   "unread bytes of a session",
-	"max-pending":    "requests of a session waiting for its handler",
-	"max-outbox":     "broadcasts waiting in a loop",
-	"memory-budget":  "memory held by all sessions, in and out",
-	"max-queue":      "functions waiting for a worker",
-	"spare-workers":  "handlers blocking at the same time",
-	"max-handshakes": "TLS handshakes in progress",
-	"max-refused":    "refused connections kept until the ERROR is read",
-	"admin-clients":  "connections to this admin server",
+	"max-conns-per-ip": "of one address",
+	"max-tasks":        "functions waiting in a session",
+	"max-groups":       "groups of a session",
+	"resume-bytes":     "unacknowledged bytes of a session",
+	"max-conns":        "open sessions",
+	"max-outbound":     "unread bytes of a session",
+	"max-pending":      "requests of a session waiting for its handler",
+	"max-outbox":       "broadcasts waiting in a loop",
+	"memory-budget":    "memory held by all sessions, in and out",
+	"max-queue":        "functions waiting for a worker",
+	"spare-workers":    "handlers blocking at the same time",
+	"max-handshakes":   "TLS handshakes in progress",
+	"max-refused":      "refused connections kept until the ERROR is read",
+	"admin-clients":    "connections to this admin server",
 }
 
 func (f *found) full() {

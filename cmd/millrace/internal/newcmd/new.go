@@ -19,7 +19,7 @@ import (
 type New struct {
 	Dir      string   `arg:"" complete:"DIR" help:"The folder to write the program to; it is created, or must be empty."`
 	Module   string   `placeholder:"PATH" help:"The program's module path (example.com/ and the folder's name)."`
-	With     []string `placeholder:"PART" enum:"services,db,cluster,web" help:"Parts to add to the engine, comma-separated: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page) (none)."`
+	With     []string `placeholder:"PART" enum:"services,db,cluster,web,admin" help:"Parts to add to the engine, comma-separated: services (typed handlers), db (PostgreSQL), cluster (several nodes), web (WebSocket and a page), admin (health, metrics and a live page for operators) (none)."`
 	Vendor   bool     `help:"Copy Millrace and all other modules into the program (false: its go.mod refers to Millrace's folder on this machine)."`
 	Millrace string   `placeholder:"DIR" help:"The folder of Millrace's source (the one that this program was built in, or one around the current folder)."`
 }
@@ -49,8 +49,8 @@ type program struct {
 	Millrace string // the module's path
 	Scheme   string // of the listen address
 
-	Plain, DB, Cluster, Web, Vendor bool
-	Data                            bool // it has a folder named data
+	Plain, DB, Cluster, Web, Admin, Vendor bool
+	Data                                   bool // it has a folder named data
 }
 
 // Run writes the program.
@@ -104,6 +104,7 @@ func (c *New) program() (*program, error) {
 	}
 	p.Plain = len(c.With) == 0
 	p.DB, p.Cluster, p.Web = slices.Contains(c.With, "db"), slices.Contains(c.With, "cluster"), slices.Contains(c.With, "web")
+	p.Admin = slices.Contains(c.With, "admin")
 	p.Data = p.DB || p.Cluster
 	if p.Web {
 		p.Scheme = "auto"

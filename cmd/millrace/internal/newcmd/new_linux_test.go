@@ -54,9 +54,9 @@ func goIn(t *testing.T, dir string, args ...string) {
 
 // parts are all combinations of the parts; services come with each.
 func parts() (all [][]string) {
-	for n := range 8 {
+	for n := range 16 {
 		with := []string{"services"}
-		for i, part := range []string{"db", "cluster", "web"} {
+		for i, part := range []string{"db", "cluster", "web", "admin"} {
 			if n>>i&1 == 1 {
 				with = append(with, part)
 			}
@@ -69,7 +69,7 @@ func parts() (all [][]string) {
 // A program of each kind passes its own test, which starts it and asks it for all that it has.
 // -trimpath shares what is compiled with make build.
 func TestEachKindPassesItsOwnTest(t *testing.T) {
-	kinds := [][]string{nil, {"services"}, {"db"}, {"cluster"}, {"web"}}
+	kinds := [][]string{nil, {"services"}, {"db"}, {"cluster"}, {"web", "admin"}}
 	if *long {
 		kinds = append(kinds, parts()...)
 	}

@@ -39,6 +39,9 @@ func (p *program) files() map[string]string {
 	if p.Web {
 		all["web.go"], all["page.html"] = "web.go.tmpl", "page.html.tmpl"
 	}
+	if p.Admin {
+		all["admin.go"] = "admin.go.tmpl"
+	}
 	return all
 }
 
