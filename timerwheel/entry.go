@@ -5,14 +5,13 @@ import (
 	"time"
 )
 
-// A state is what became of an entry's latest firing:
+// A state describes an entry's latest firing:
 // generation<<3 | parity | phase.
 //
-// The generation grows whenever a firing that is out must not run any more: on
-// a kill and on a new setting; and at the end. A worker claims a firing by
-// turning the state that it was handed out with from idle to running, so one of
-// an older generation never runs. The parity tells whether the runs of this
-// generation that have returned are odd in number.
+// The generation increases whenever a firing that was handed out must not run any more: on a kill,
+// on a new setting, and at the end. A worker claims a firing by changing the state it was handed
+// out with from idle to running, so a firing of an older generation never runs. The parity is that
+// of the number of runs of this generation that have returned.
 type state uint64
 
 // The phases of a state.
@@ -74,7 +73,7 @@ func (e *entry) setSlot(slotPlus1 uint32) { e.tag = e.tag&^slotMask | slotPlus1 
 // group returns the index of e's group in its shard.
 func (e *entry) group() uint32 { return e.tag >> groupShift }
 
-// start makes repeat firings the ones to come; 0 is endless.
+// start sets the firings to come; 0 is endless.
 func (e *entry) start(repeat uint32) {
 	e.n, e.left = 0, repeat
 	e.tag &^= endless
@@ -83,7 +82,7 @@ func (e *entry) start(repeat uint32) {
 	}
 }
 
-// restart makes them as many as they were at the start.
+// restart sets them to the number at the start.
 func (e *entry) restart() {
 	if e.tag&endless != 0 {
 		e.start(0)
@@ -114,11 +113,11 @@ func (e *entry) swap(from, to state) bool {
 	return e.state.CompareAndSwap(uint64(from), uint64(to))
 }
 
-// out reports whether a firing has been handed out that has not returned: as
-// many are handed out as have returned, or one more.
+// out reports whether a firing has been handed out that has not returned: the number handed out
+// equals the number returned, or is one more.
 func (e *entry) out(w state) bool { return state(e.n)*parity&parity != w&parity }
 
-// phase is that of w, which tells queued from idle.
+// phase is w's phase, with queued told apart from idle.
 func (e *entry) phase(w state) state {
 	if w&phases == idle && e.out(w) {
 		return queued
@@ -126,8 +125,9 @@ func (e *entry) phase(w state) state {
 	return w & phases
 }
 
-// quiet reports whether the next generation has nothing to be told from: no firing is out, so no
-// worker knows this one, and the parity is that of no firings.
+// renew begins a new generation and returns the previous state. A firing that was not claimed
+// before will not run. While one runs, renew does so only if evenRunning is set; otherwise it
+// returns false.
 func (e *entry) quiet() bool {
 	w := e.load()
 	return w&(phases|parity) == 0 && !e.out(w)

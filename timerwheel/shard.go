@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A shard is one lock's part of the timers.
+// A shard is the part of the timers that one lock guards.
 type shard struct {
 	mu          sync.Mutex
 	busy        atomic.Bool // mu is held by lockBusy
@@ -34,7 +34,7 @@ func (sh *shard) unlockBusy() {
 	sh.mu.Unlock()
 }
 
-// set starts the timer, or starts it anew when it is live.
+// set starts the timer, or restarts it if it is live.
 func (sh *shard) set(g *group, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -187,7 +187,7 @@ func (sh *shard) insert(i uint32, e *entry, nowTick int64) {
 	sh.c.slots.arm(level, key)
 }
 
-// find returns the group's live timer with that id. sh is locked.
+// remove removes e, which has been renewed, from all lists and counts.
 func (sh *shard) find(g *group, id TimerID) (uint32, *entry) {
 	if g.index == 0 && !g.own {
 		return 0, nil // it has no timers
@@ -280,7 +280,7 @@ const (
 	emptyMost = 2   // rounds of the watchdog without a timer until a shard's memory is given back
 )
 
-// sweep kills the group's timers in this shard, or with nil everybody's, and
+// sweepSlab kills the timers of the service's own group, or with nil those of all groups.
 // returns how many still had a firing ahead of them. It takes the lock at least
 // once: who closed the group before has no SetTimer slip in behind it.
 func (sh *shard) sweep(g *group) (toCome int) {
