@@ -6,7 +6,8 @@ import (
 )
 
 // A state describes an entry's latest firing:
-// generation<<3 | parity | phase.
+//
+//	generation<<3 | parity | phase.
 //
 // The generation increases whenever a firing that was handed out must not run any more: on a kill,
 // on a new setting, and at the end. A worker claims a firing by changing the state it was handed
@@ -125,17 +126,16 @@ func (e *entry) phase(w state) state {
 	return w & phases
 }
 
-// renew begins a new generation and returns the previous state. A firing that was not claimed
-// before will not run. While one runs, renew does so only if evenRunning is set; otherwise it
-// returns false.
+// quiet reports whether e needs no new generation: no firing is out, so no worker has the state,
+// and the parity is that of no firings.
 func (e *entry) quiet() bool {
 	w := e.load()
 	return w&(phases|parity) == 0 && !e.out(w)
 }
 
-// renew begins a new generation and returns the state until then. A firing that
-// was not claimed by then never will be. While one runs, it does so only if
-// evenRunning is set; else it returns false.
+// renew begins a new generation and returns the previous state. A firing that was not claimed
+// before will not run. While one runs, renew does so only if evenRunning is set; otherwise it
+// returns false.
 //
 // The generation of a quiet entry stays.
 func (e *entry) renew(evenRunning bool) (was state, ok bool) {
@@ -150,17 +150,17 @@ func (e *entry) renew(evenRunning bool) (was state, ok bool) {
 	}
 }
 
-// A TimerID names a timer within its Set. Callers choose their own; ids from
-// 1<<63 up are those that After and Every give out.
+// A TimerID identifies a timer within its Set. Callers choose their own; IDs from 1<<63 up are
+// allocated by After and Every.
 type TimerID uint64
 
-// A Firing tells a callback which run it is.
+// A Firing is passed to a callback and describes the run.
 type Firing struct {
 	ID   TimerID
 	N    uint64 // counts the timer's firings since it was set, from 1
 	Left int64  // firings still to come; -1 when it repeats until killed
-	// Late is how long after the deadline; never below zero. After two callbacks
-	// that were begun within 2 µs, the next three share a reading of the clock, and
-	// do not show what one of them may take.
+	// Late is the time since the deadline, never negative. After two callbacks that began within 2
+	// µs, the next three share one reading of the clock, so it does not include their own
+	// durations.
 	Late time.Duration
 }

@@ -39,7 +39,6 @@ func (s *Service) Start(ctx context.Context) error { return s.start(ctx) }
 // callbacks have ended, or until ctx ends: then it returns ctx's error. No callback begins after
 // Stop has returned, and running ones end by themselves. In a callback Stop waits for nothing and
 // returns nil.
-// ends by itself. In a callback Stop waits for nothing and returns nil.
 //
 // It may be called at any time and more than once: each call waits in the same way, and a call
 // before Start does nothing. The service may be started again.

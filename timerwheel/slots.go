@@ -82,7 +82,7 @@ func (s *slots) armed(slot uint32) (key int64, ok bool) {
 	return v - 1, v != 0
 }
 
-// disarm ends what armed found. It is false if that has changed meanwhile.
+// disarm undoes what armed found. It returns false if that has changed meanwhile.
 func (s *slots) disarm(slot uint32, key int64) bool {
 	return s.keys[slot].CompareAndSwap(key+1, 0)
 }
@@ -93,7 +93,7 @@ func (s *slots) disarmAll() {
 	}
 }
 
-// requestAll has the armed slots of the first n brought up once more.
+// requestAll requests the armed slots of the first n again.
 func (s *slots) requestAll(n int) {
 	for slot := range uint32(n) {
 		if key, ok := s.armed(slot); ok {

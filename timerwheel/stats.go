@@ -91,8 +91,8 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return bucketEnd(lateBuckets - 1)
 }
 
-// Each calls fn for every bucket with something in it, the shortest first: where it ends, and
-// its count.
+// Each calls fn for every non-empty bucket, the shortest first, with the bucket's end and its
+// count.
 func (h *Histogram) Each(fn func(end time.Duration, n uint64)) {
 	for i, n := range h.counts {
 		if n > 0 {
