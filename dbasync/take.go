@@ -165,7 +165,7 @@ func (f *filling) takeKeyed(p *part) {
 	}
 }
 
-// detours reports whether r is known to be slow, and moves it off the lanes if it is the first of
+// detours reports whether r is known to be slow and ready to leave the lanes once it is the first of
 // its part.
 func (f *filling) detours(r *request) bool {
 	return r.desc != nil && r.shape.slow.Load() && r.state.Load() == stQueued && f.fresh(r)
