@@ -35,13 +35,13 @@ type shape struct {
 	last    *description // before a change of plan: the parameters' types stay; guarded by queue.mu
 }
 
-// description is what ParameterDescription and RowDescription said. It is not changed.
+// description is the content of ParameterDescription and RowDescription. It is immutable.
 type description struct {
 	oids      []uint32
-	fields    []pgconn.FieldDescription // Format set as asked for in Bind
-	formatAll int16                     // the format asked for all columns at once, -1: each has its own
+	fields    []pgconn.FieldDescription // Format set as requested in Bind
+	formatAll int16                     // the format requested for all columns at once, -1: each has its own
 	tail      []byte                    // the end of the Bind message and the Execute message
-	// tailLimited is tail with a limit of rows, for what only reads: anything else would be
+	// tailLimited is tail with a limit of rows, for statements that only read: any other would be
 	// half done when it stops.
 	tailLimited []byte
 }
@@ -72,7 +72,7 @@ func newShapes(limit int, encs *encoders) *shapes {
 	return c
 }
 
-// get returns the shape of sql, new or known.
+// get returns the shape of sql, creating it if needed.
 func (c *shapes) get(sql string) *shape {
 	s := (*c.known.Load())[sql]
 	if s == nil || s.evicted.Load() {
@@ -110,8 +110,8 @@ func (c *shapes) add(sql string) *shape {
 	return s
 }
 
-// missed makes known anew when its copy has paid: each miss is a lock, which all share.
-// Caller holds mu.
+// missed replaces known by a new copy when enough misses justify its cost: each miss takes a lock
+// that all callers share. Caller holds mu.
 func (c *shapes) missed() {
 	if c.misses++; c.misses < len(c.bySQL) {
 		return
@@ -121,7 +121,7 @@ func (c *shapes) missed() {
 	c.known.Store(&known)
 }
 
-// name makes the next shape's. Caller holds mu.
+// name returns the name of the next shape. Caller holds mu.
 func (c *shapes) name() string {
 	if c.unnamed {
 		return ""
@@ -129,7 +129,7 @@ func (c *shapes) name() string {
 	return shapeName(c.nextID)
 }
 
-// shapeName is short: it is in every Bind.
+// shapeName returns a short name: it is in every Bind.
 func shapeName(id int) string {
 	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
 	b := []byte{'s'}
@@ -141,7 +141,7 @@ func shapeName(id int) string {
 	}
 }
 
-// evictOldest forgets the shape used longest ago. Caller holds mu.
+// evictOldest evicts the least recently used shape. Caller holds mu.
 func (c *shapes) evictOldest() {
 	var old *shape
 	for _, s := range c.bySQL {
@@ -152,8 +152,7 @@ func (c *shapes) evictOldest() {
 	c.evict(old)
 }
 
-// evict forgets s; lanes that have it prepared close it with their next burst.
-// Caller holds mu.
+// evict removes s; lanes that have it prepared close it with their next burst. Caller holds mu.
 func (c *shapes) evict(s *shape) {
 	if s.evicted.Load() {
 		return
@@ -169,23 +168,23 @@ func (c *shapes) evict(s *shape) {
 	}
 }
 
-// closeOn asks lane i to close name. Caller holds mu.
+// closeOn makes lane i close name. Caller holds mu.
 func (c *shapes) closeOn(i int, name string) {
 	c.closes[i] = append(c.closes[i], name)
 	c.dirty[i].Store(true)
 }
 
-// forget evicts s, so that the next use of its text starts anew.
+// forget evicts s; the next use of its text creates a new shape.
 func (c *shapes) forget(s *shape) {
 	c.mu.Lock()
 	c.evict(s)
 	c.mu.Unlock()
 }
 
-// renew forgets what s was described as: the next use of its text has it described
-// anew, its parameters' types too. Queries that hold s already keep to it. What was
-// learned of its pace stays. It returns the text's new shape, not described unless others
-// have been quicker.
+// renew discards the description of s: the next use of its text has it described again, with its
+// parameters' types. Queries that hold s already keep using it. What was measured of its duration
+// remains. It returns the text's new shape, which is not described yet unless another goroutine was
+// quicker.
 func (c *shapes) renew(s *shape) *shape {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,7 +204,7 @@ func (c *shapes) renew(s *shape) *shape {
 	return n
 }
 
-// prepared notes that lane i's server has parsed s.
+// prepared records that lane i's server has parsed s.
 func (c *shapes) prepared(s *shape, i int) {
 	if c.unnamed {
 		return
@@ -219,14 +218,14 @@ func (c *shapes) prepared(s *shape, i int) {
 	c.mu.Unlock()
 }
 
-// unprepared notes that lane i's server does not have s.
+// unprepared records that lane i's server does not have s.
 func (c *shapes) unprepared(s *shape, i int) {
 	c.mu.Lock()
 	s.lanes.And(^(uint64(1) << i))
 	c.mu.Unlock()
 }
 
-// laneGone forgets what lane i had prepared.
+// laneGone forgets what lane i had prepared, when it went down.
 func (c *shapes) laneGone(i int) {
 	c.mu.Lock()
 	for _, s := range c.bySQL {
@@ -237,7 +236,7 @@ func (c *shapes) laneGone(i int) {
 	c.mu.Unlock()
 }
 
-// takeCloses returns the names lane i has to close.
+// takeCloses returns the names that lane i has to close, and clears them.
 func (c *shapes) takeCloses(i int) []string {
 	if !c.dirty[i].Load() {
 		return nil
@@ -256,7 +255,7 @@ func (c *shapes) len() int {
 	return len(c.bySQL)
 }
 
-// tagOf returns b as a string, without an allocation when it is the tag seen last.
+// tagOf returns b as a string, without an allocation if it is the tag seen last.
 func (s *shape) tagOf(b []byte) string {
 	if t := s.tag.Load(); t != nil && *t == string(b) {
 		return *t

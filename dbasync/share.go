@@ -6,21 +6,20 @@ import (
 	"sync"
 )
 
-// turns holds work for ordinary connections: that of one submitter in its order, the
-// submitters in turn, and of each at most limit at a time, so that one with hundreds of
-// slow queries takes no more than its share. It is a round robin over the submitters that
-// have work. Guarded by queue.mu.
+// turns queues work for ordinary connections as a round robin over the submitters that have work:
+// each submitter's work in its order, and at most limit of it at a time, so that one with hundreds
+// of slow queries takes no more than its share. Guarded by queue.mu.
 type turns struct {
 	limit  int // how much of one submitter's runs at a time
 	most   int // how much of one submitter's may be outstanding
 	shares map[any]*share
 	cond   sync.Cond
-	ring   []*share // those with something waiting; the first is next
+	ring   []*share // those with waiting work; the first is next
 	n      int      // waiting, in all
 }
 
-// share is the work of one submitter. That of nil is the work that has none of its own:
-// the program's, which is not limited.
+// share is the work of one submitter. That of nil is the work without a submitter of its own, which
+// has no limit.
 type share struct {
 	list  // waiting
 	of    *turns
@@ -34,7 +33,7 @@ func (t *turns) init(limit, most int) {
 	t.limit, t.most, t.shares = limit, most, make(map[any]*share)
 }
 
-// ownerOf is whose work is done for on: a key of a map, or nil when it is nobody's.
+// ownerOf returns the submitter for whom work is done, as a map key, or nil for the pool.
 func (db *DB) ownerOf(on Submitter) any {
 	if db.isPool(on) || !reflect.ValueOf(on).Comparable() {
 		return nil
@@ -42,8 +41,8 @@ func (db *DB) ownerOf(on Submitter) any {
 	return on
 }
 
-// enrol counts r as its submitter's, at the latest before it is put; false when that one
-// has as much as it may have, which is asked for what is not accepted yet.
+// enrol counts r for its submitter, at the latest before it is put. With limited, for a request
+// that is not accepted yet, it returns false if the submitter is at its limit.
 func (t *turns) enrol(r *request, limited bool) bool {
 	owner := r.db.ownerOf(r.on)
 	s := t.shares[owner]
@@ -59,7 +58,7 @@ func (t *turns) enrol(r *request, limited bool) bool {
 	return true
 }
 
-// settled is enrol's counterpart: the completion has begun.
+// settled undoes enrol: the completion has begun.
 func (s *share) settled() {
 	s.outstanding--
 	s.forget()
@@ -71,7 +70,7 @@ func (s *share) forget() {
 	}
 }
 
-// put queues r, which is enrolled; by its sequence number when it comes from elsewhere.
+// put queues r, which is enrolled; by its sequence number if it is put back.
 func (t *turns) put(r *request, back bool) {
 	s := r.share
 	if back {
@@ -85,7 +84,7 @@ func (t *turns) put(r *request, back bool) {
 	}
 }
 
-// drop takes r off before its turn.
+// drop removes r before its turn.
 func (t *turns) drop(r *request) {
 	s := r.share
 	s.unlink(r)
@@ -96,8 +95,7 @@ func (t *turns) drop(r *request) {
 	}
 }
 
-// take returns what is next and may run, nil when there is nothing. noRows passes over
-// what will have rows.
+// take returns the next request that may run, or nil. noRows skips requests that will have rows.
 func (t *turns) take(noRows bool) *request {
 	for i, s := range t.ring {
 		if s.owner != nil && s.running >= t.limit || noRows && s.head.rows {
@@ -116,13 +114,13 @@ func (t *turns) take(noRows bool) *request {
 	return nil
 }
 
-// ran is take's counterpart: the connection is free again.
+// ran undoes take: the connection is free again.
 func (s *share) ran() {
 	s.running--
 	s.forget()
 }
 
-// each calls fn for all that wait.
+// each calls fn for all waiting requests.
 func (t *turns) each(fn func(*request)) {
 	for _, s := range t.ring {
 		for r := s.head; r != nil; r = r.next {

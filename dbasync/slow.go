@@ -16,12 +16,12 @@ import (
 	"millrace/internal/seldom"
 )
 
-// job is work that needs an ordinary connection for itself.
+// job is work that needs an ordinary connection.
 type job func(ctx context.Context, c *pgxpool.Conn) (Outcome, string, error)
 
-// slowPool runs what must not hold up a lane: Config.SlowConns goroutines for statements
-// and Config.TxConns for transactions and the like, each with an ordinary connection while
-// it works. They share the idle connections.
+// slowPool runs what must not delay a lane: Config.SlowConns goroutines for statements and
+// Config.TxConns for transactions and the like, each with an ordinary connection while it works.
+// They share the idle connections.
 type slowPool struct {
 	db   *DB
 	pool *pgxpool.Pool
@@ -56,7 +56,7 @@ func (s *slowPool) start(ctx context.Context) error {
 	return nil
 }
 
-// stop returns when the goroutines have ended; the queue is dead by then.
+// stop returns when the goroutines have ended; the queue must be dead by then.
 func (s *slowPool) stop() {
 	s.wg.Wait()
 	s.pool.Close()
@@ -69,8 +69,8 @@ func (s *slowPool) work(ctx context.Context, t *turns) {
 	}
 }
 
-// serve runs one request. Until a connection is there it is not sent; while the
-// server is down it waits for its timeout here.
+// serve runs one request. Until it has a connection it is not sent; while the server is down it
+// waits here for its timeout.
 func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 	ctx, cancel := context.WithDeadline(base, s.db.epoch.Add(r.deadline))
 	defer cancel()
@@ -79,7 +79,7 @@ func (s *slowPool) serve(base context.Context, r *request, pause *backoff) {
 	}
 }
 
-// serveOnce runs r; true when it is to be run again, for Stmt.Retry.
+// serveOnce runs r; it returns true if r is to be run again, for Stmt.Retry.
 func (s *slowPool) serveOnce(base, ctx context.Context, r *request, pause *backoff) bool {
 	c := s.acquire(ctx, r, pause)
 	if c == nil {
@@ -99,7 +99,7 @@ func (s *slowPool) serveOnce(base, ctx context.Context, r *request, pause *backo
 		return false
 	}
 	again := s.query(ctx, r, c)
-	if r.shape.class == classStrict { // it may have set something for good
+	if r.shape.class == classStrict { // it may have set session state
 		s.clean(base, c)
 	}
 	return again
@@ -125,7 +125,7 @@ func (s *slowPool) acquire(ctx context.Context, r *request, pause *backoff) *pgx
 	}
 }
 
-// whyEnded tells a timeout from Stop.
+// whyEnded returns the reason why ctx ended: the timeout or Stop.
 func whyEnded(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ErrTimeout
@@ -136,7 +136,7 @@ func whyEnded(ctx context.Context) error {
 func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o Outcome, tag string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// Its connection is in an unknown state, and so is what it had committed.
+			// Its connection is in an unknown state, and what it has committed is unknown too.
 			ctx, cancel := parting(ctx, c)
 			defer cancel()
 			c.Conn().Close(ctx)
@@ -160,7 +160,8 @@ func (s *slowPool) finish(r *request, o Outcome, tag string, err error) {
 	s.db.deliver(r)
 }
 
-// query runs a statement from its encoded form. True: it was lost, and is to be sent again.
+// query runs a statement from its encoded form. It returns true if the statement was lost and is to
+// be sent again.
 func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) (again bool) {
 	if !s.limitProcedure(ctx, r, c.Conn().PgConn()) {
 		return false
@@ -195,13 +196,12 @@ func (s *slowPool) query(ctx context.Context, r *request, c *pgxpool.Conn) (agai
 	return false
 }
 
-// collect reads the rows; past the limits it reads on and keeps none. The columns are
-// those that the server has sent now: the table may have changed since the shape was
-// described.
+// collect reads the rows; above the limits it reads on and keeps none. The columns are those that
+// the server has sent now: the table may have changed since the shape was described.
 func (s *slowPool) collect(r *request, rr *pgconn.ResultReader) (rows rowSet, fields []pgconn.FieldDescription) {
 	fields = r.desc.fields
 	if now := rr.FieldDescriptions(); len(now) > 0 && !sameFields(now, fields) {
-		fields = slices.Clone(now) // rr's own are used again
+		fields = slices.Clone(now) // rr reuses its own
 	}
 	lim := limits{s.db.cfg.MaxResultRows, s.db.cfg.MaxResultBytes}
 	for rr.NextRow() {
@@ -235,10 +235,10 @@ func appendDataRow(dst []byte, values [][]byte) []byte {
 	return dst
 }
 
-// resultFormats are those of the columns, as a Bind has them.
+// resultFormats returns the formats of the columns, as in a Bind.
 func (d *description) resultFormats() (formats []int16) {
 	if d.formatAll >= 0 {
-		return []int16{d.formatAll} // also of a column that was added
+		return []int16{d.formatAll} // applies to a column that was added, too
 	}
 	for i := range d.fields {
 		formats = append(formats, d.fields[i].Format)
@@ -246,8 +246,7 @@ func (d *description) resultFormats() (formats []int16) {
 	return formats
 }
 
-// outcomeOf says what an error of an ordinary connection means for the one
-// transaction that was on it.
+// outcomeOf returns what an error of an ordinary connection means for the one transaction on it.
 func outcomeOf(ctx context.Context, err error) (Outcome, error) {
 	var pg *pgconn.PgError
 	switch {
@@ -261,14 +260,14 @@ func outcomeOf(ctx context.Context, err error) (Outcome, error) {
 	return MayHaveRun, fmt.Errorf("%w: %w", ErrConnLost, err)
 }
 
-// limited: r keeps Config.StatementTimeout, as on a lane: it was moved here unasked. What
-// AfterConnect has set instead is left alone, as on a lane.
+// limited reports whether r keeps Config.StatementTimeout, as on a lane, because it was moved here
+// automatically. A timeout set by AfterConnect is left alone, as on a lane.
 func (s *slowPool) limited(r *request, c *pgconn.PgConn) bool {
 	return !r.stmt.Slow && s.db.cfg.StatementTimeout > 0 && c.CustomData()[ownTimeout] == nil
 }
 
-// limitProcedure sets the time that a procedure keeps for the session: one may end its
-// transaction. clean takes it back. False: it failed, and r has ended.
+// limitProcedure sets the statement timeout of a procedure for the session, since a procedure may
+// end its transaction; clean resets it. It returns false if that failed and r has ended.
 func (s *slowPool) limitProcedure(ctx context.Context, r *request, c *pgconn.PgConn) bool {
 	if r.shape.class != classStrict || !s.limited(r, c) {
 		return true
@@ -285,9 +284,9 @@ func (s *slowPool) limitProcedure(ctx context.Context, r *request, c *pgconn.PgC
 	return false
 }
 
-// exec runs a statement in a transaction of its own. The time that it keeps is set for that
-// transaction only, in the same write, so that nothing of it is left for the next and a
-// pooler may be between.
+// exec runs a statement in a transaction of its own. Its statement timeout is set for that
+// transaction only, in the same write, so that nothing remains for the next one and a pooler may be
+// in between.
 func (s *slowPool) exec(ctx context.Context, r *request, c *pgconn.PgConn) (rows rowSet, fields []pgconn.FieldDescription, tag pgconn.CommandTag, err error) {
 	values, formats := bindParams(r.msg, r.shape.name)
 	if !s.limited(r, c) || r.shape.class == classStrict {
@@ -312,15 +311,15 @@ func (s *slowPool) exec(ctx context.Context, r *request, c *pgconn.PgConn) (rows
 	return rows, fields, tag, results.Close()
 }
 
-// notSent tells whether pgx proves that no byte of it was written. Its ErrConnClosed says
-// that it is safe to retry, and proves nothing: pgx returns it as well for a statement whose
-// answer it was waiting for when the connection broke.
+// notSent reports whether pgx proves that no byte was written. ErrConnClosed, described as safe to
+// retry, proves nothing: pgx returns it also for a statement whose answer it was waiting for when
+// the connection broke.
 func notSent(err error) bool {
 	return pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)
 }
 
-// isPlainError: the statement failed and the connection lives. Poolers leave the
-// unlocalized severity out.
+// isPlainError reports whether the statement failed and the connection is still usable. Poolers
+// omit the unlocalized severity.
 func isPlainError(pg *pgconn.PgError) bool {
 	s := pg.SeverityUnlocalized
 	if s == "" {
@@ -329,7 +328,7 @@ func isPlainError(pg *pgconn.PgError) bool {
 	return s == "ERROR"
 }
 
-// quickRuns: so many quick runs in a row bring a learned shape back to the lanes.
+// quickRuns is how many quick runs in a row bring a slow shape back to the lanes.
 const quickRuns = 16
 
 func (s *slowPool) learn(sh *shape) {
@@ -350,7 +349,7 @@ func clip(sql string) string {
 	return strconv.Quote(sql)
 }
 
-// measure brings a learned shape back when it has been quick for a while.
+// measure brings a slow shape back to the lanes when it has been quick for a while.
 func (s *slowPool) measure(sh *shape, took time.Duration, err error) {
 	if !sh.slow.Load() {
 		return

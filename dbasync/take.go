@@ -1,14 +1,14 @@
 package dbasync
 
-// take waits until the lane may send and there is something to send, and fills b.
-// False: the connection is broken or the DB stops. Runs on the writer goroutine.
+// take waits until the lane may send and there is something to send, and fills b. It returns false
+// if the connection is broken or the DB stops. Runs on the writer goroutine.
 func (l *lane) take(b *burst) bool {
 	q := &l.db.q
 	q.lock()
 	defer q.unlock()
 	b.reset()
 	for {
-		if !l.open && !l.lent { // who borrowed it must have let go
+		if !l.open && !l.lent { // a caller that borrowed it must have returned it
 			return false
 		}
 		if l.gateOpen() && !q.dead {
@@ -29,7 +29,7 @@ func (l *lane) take(b *burst) bool {
 	}
 }
 
-// workFor tells whether l would find something to send. Caller holds mu.
+// workFor reports whether l would find something to send. Caller holds mu.
 func (q *queue) workFor(l *lane) bool {
 	if q.shared.n > 0 || len(q.describes) > 0 {
 		return true
@@ -42,7 +42,7 @@ func (q *queue) workFor(l *lane) bool {
 	return false
 }
 
-// filling is the room left in a burst.
+// filling is the state of filling a burst: the room left in it.
 type filling struct {
 	q     *queue
 	l     *lane
@@ -97,8 +97,9 @@ func (q *queue) fairShare() int {
 	return min(q.db.cfg.MaxBurst, max(minShare, n/max(1, up)))
 }
 
-// shapeBurst: below three queries a Sync each costs less than a chain. Keyed ones
-// need the chain from two on: there the second does not run when the first is put back.
+// shapeBurst chooses between a Sync for each query and a chain: below three queries Syncs cost
+// less. Keyed queries need the chain from two on: in it the second does not run if the first is put
+// back.
 func (q *queue) shapeBurst(l *lane, b *burst) {
 	if len(b.group) == 1 {
 		b.chain = append(b.chain, b.group[0])
@@ -110,8 +111,8 @@ func (q *queue) shapeBurst(l *lane, b *burst) {
 	}
 }
 
-// takeDescribes takes those that fill has asked for too: a lane that finds nothing else to
-// send may be the only one awake. Caller holds mu.
+// takeDescribes also takes those that fill has requested: a lane that finds nothing else to send
+// may be the only one awake. Caller holds mu.
 func (q *queue) takeDescribes(b *burst) {
 	n := min(len(q.describes), maxDescribes)
 	if n == 0 {
@@ -126,9 +127,9 @@ func (q *queue) takeDescribes(b *burst) {
 	q.describes = append(q.describes[:0], q.describes[n:]...)
 }
 
-// takeKeyed takes from the head of p, in order, as far as it can. What it drops because it
-// has ended leaves nothing in flight whose answer would bring the lane back here: the next
-// one is then the first of its part.
+// takeKeyed takes from the head of p, in order, as far as it can. If it drops a request that has
+// ended, there is no answer in flight that would bring the lane back here; then the next one is the
+// first of its part.
 func (f *filling) takeKeyed(p *part) {
 	if home := f.q.lanes[p.home]; p.owner != p.home && home.open {
 		p.owner = p.home
@@ -158,20 +159,21 @@ func (f *filling) takeKeyed(p *part) {
 		}
 		strict := r.shape.class == classStrict || !f.l.chain
 		if strict && p.inflight > 0 || !f.take(r) || strict && p.inflight > 0 {
-			return // under a Sync of its own nothing of the same part may be with it
+			return // with a Sync of its own, no other of the same part may be in the burst
 		}
 		f.b.keyed++
 	}
 }
 
-// detours: r was learned to be slow, and may run now if it is the first of its part.
+// detours reports whether r is known to be slow and ready to leave the lanes once it is the first of
+// its part.
 func (f *filling) detours(r *request) bool {
 	return r.desc != nil && r.shape.slow.Load() && r.state.Load() == stQueued && f.fresh(r)
 }
 
-// itsTurn: all before the head of p has ended, and its shape is not described, or was
-// refused before, or may mean something else by now; then for those behind it too, as far
-// as nothing else alters tables.
+// itsTurn handles the head of p when everything before it has ended, and its shape is not
+// described, or was refused before, or may mean something else by now: it is described again, and
+// so are those after it, as far as nothing else alters tables.
 func (f *filling) itsTurn(p *part) {
 	sh := p.head.shape
 	if p.head.behind {
@@ -181,12 +183,12 @@ func (f *filling) itsTurn(p *part) {
 				r.shape, r.behind = sh, false
 			}
 		}
-		p.head.shape, p.head.behind = sh, false // also of one that alters tables itself
+		p.head.shape, p.head.behind = sh, false // also if it alters tables itself
 	}
 	f.q.want(sh)
 }
 
-// maxSkip bounds how many suspects one fill steps over.
+// maxSkip limits how many suspects one fill skips.
 const maxSkip = 256
 
 func (f *filling) takeShared() {
@@ -213,9 +215,9 @@ func (f *filling) takeShared() {
 	}
 }
 
-// takeSuspect sends a query whose shape was in a slow burst by itself, one in the
-// whole DB at a time, so that it is measured and no other waits behind it. True:
-// it was taken and the burst is closed.
+// takeSuspect sends a query whose shape was in a slow burst on its own, one in the whole DB at a
+// time, so that it is measured and no other waits for it. It returns true if it was taken and the
+// burst is closed.
 func (f *filling) takeSuspect(r *request) bool {
 	if f.q.probing || f.l.inflight > 0 || f.b.queries() > 0 {
 		return false
@@ -227,8 +229,8 @@ func (f *filling) takeSuspect(r *request) bool {
 	return true
 }
 
-// fresh brings a request up to date whose shape was described anew since it was encoded;
-// false when that description is still to come. Then it has to wait for it.
+// fresh encodes a request again whose shape was described again since; it returns false if that
+// description has not arrived yet, and the request has to wait for it.
 func (f *filling) fresh(r *request) bool {
 	d := r.shape.desc.Load()
 	switch {
@@ -242,8 +244,8 @@ func (f *filling) fresh(r *request) bool {
 	return false
 }
 
-// take moves r from its list into the burst; false when there is no room for it.
-// One that is done already is dropped.
+// take moves r from its list into the burst; it returns false if there is no room. A request that
+// is done already is dropped.
 func (f *filling) take(r *request) bool {
 	size := len(r.msg)
 	if f.room < 1 || size > f.bytes && f.l.inflight+f.b.queries() > 0 {

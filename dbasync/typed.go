@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Collect makes one T of every row of res. fn is pgx.RowTo, pgx.RowToStructByName or
-// one's own. The error is res.Err or that of the decoding.
+// Collect returns one T for each row of res. fn is pgx.RowTo, pgx.RowToStructByName or the like.
+// The error is res.Err or that of decoding.
 func Collect[T any](res QueryResult, fn pgx.RowToFunc[T]) ([]T, error) {
 	out := make([]T, 0, res.Len())
 	rows := res.Rows()
@@ -26,14 +26,13 @@ func Collect[T any](res QueryResult, fn pgx.RowToFunc[T]) ([]T, error) {
 	return out, nil
 }
 
-// Structs makes one struct T of every row of res: columns go to fields of the same
-// name (case and underscores don't count) or `db` tag; fields that have no column stay zero.
+// Structs returns one struct T for each row of res: columns are stored in fields of the same name
+// (ignoring case and underscores) or `db` tag; fields without a column stay zero.
 func Structs[T any](res QueryResult) ([]T, error) {
 	return Collect(res, pgx.RowToStructByNameLax[T])
 }
 
-// One is Structs for a result of which only the first row counts; ErrNoRows when there
-// is none.
+// One is Structs for the first row only; it returns ErrNoRows if there is none.
 func One[T any](res QueryResult) (T, error) {
 	rows := res.Rows()
 	defer rows.Close()
@@ -51,8 +50,8 @@ func One[T any](res QueryResult) (T, error) {
 	return v, nil
 }
 
-// QueryStructs is DB.Query for a done that wants structs, as Structs makes them. They
-// are decoded on the submitter.
+// QueryStructs is DB.Query with a done that receives structs, as Structs returns them. They are
+// decoded on the submitter.
 func QueryStructs[T any](ctx context.Context, db *DB, on Submitter, done func([]T, error), stmt Stmt, args ...any) error {
 	return db.Query(ctx, on, func(r QueryResult) { done(Structs[T](r)) }, stmt, args...)
 }

@@ -7,13 +7,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// typeRegistry carries what Config.AfterConnect registered on a connection's type map
-// over to the maps of the encoders, which belong to no connection.
+// typeRegistry copies the types that Config.AfterConnect registered on a connection's type map to
+// the maps of the encoders, which belong to no connection.
 //
-// Only types that statements use are carried: a map can't be listed, but every parameter
-// and column of a statement is named in its description.
+// Only types that statements use are copied: the types of a map can't be listed, but every
+// parameter and column of a statement is named in its description.
 type typeRegistry struct {
-	version atomic.Int64 // grows with each change; 0: nothing is registered
+	version atomic.Int64 // incremented by each change; 0: nothing is registered
 
 	mu       sync.Mutex
 	ref      *pgtype.Map             // of the connection made last; not changed any more; guarded by mu
@@ -21,7 +21,8 @@ type typeRegistry struct {
 	types    map[uint32]*pgtype.Type // by OID; guarded by mu
 }
 
-// adopt takes the map of a connection on which AfterConnect has run. The caller gives it up.
+// adopt takes over the map of a connection on which AfterConnect has run. The caller must not use
+// it afterwards.
 func (t *typeRegistry) adopt(m *pgtype.Map) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -35,7 +36,7 @@ func (t *typeRegistry) adopt(m *pgtype.Map) {
 	t.version.Add(1)
 }
 
-// learn carries over the types of a statement that was just described.
+// learn copies the types of a statement that was just described.
 func (t *typeRegistry) learn(oids []uint32) {
 	if t.version.Load() == 0 {
 		return
@@ -49,7 +50,7 @@ func (t *typeRegistry) learn(oids []uint32) {
 	}
 }
 
-// add carries oid over when it is not one of pgx's own types. Caller holds mu.
+// add copies oid unless it is one of pgx's own types. Caller holds mu.
 func (t *typeRegistry) add(oid uint32) bool {
 	typ, ok := t.ref.TypeForOID(oid)
 	if !ok {
@@ -62,7 +63,7 @@ func (t *typeRegistry) add(oid uint32) bool {
 	return true
 }
 
-// sync brings e's map up to date; e is the caller's.
+// sync updates e's map; the caller owns e.
 func (t *typeRegistry) sync(e *encoder) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -78,8 +79,8 @@ func (t *typeRegistry) sync(e *encoder) {
 	e.m.TryWrapScanPlanFuncs = t.ref.TryWrapScanPlanFuncs
 }
 
-// cloneType copies t as far as a codec keeps something of its own: an enum's caches what it
-// has decoded, without a lock, and one map is used by one goroutine at a time only.
+// cloneType copies t as far as its codec has state: an enum's codec caches what it has decoded,
+// without a lock, and each map is used by one goroutine at a time.
 func cloneType(t *pgtype.Type, made map[*pgtype.Type]*pgtype.Type) *pgtype.Type {
 	if t == nil {
 		return nil
@@ -110,7 +111,7 @@ func cloneType(t *pgtype.Type, made map[*pgtype.Type]*pgtype.Type) *pgtype.Type 
 	return &n
 }
 
-// learn carries over the types of a description that has just come.
+// learn copies the types of a description that has just arrived.
 func (p *encoders) learn(d describing) {
 	if p.types.version.Load() == 0 {
 		return

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// undelivered counts the rows of results that are finished and whose completion has not
-// begun. Past Config.MaxQueueBytes of them the lanes are not read, nor sent to, and no slow
-// query is begun, until enough has been delivered; TCP then slows the server. Who holds up
-// his own results may be waiting for another query of the DB, though: when nothing has been
-// delivered for Config.DeliveryTimeout, the oldest results lose their rows, and so do those
-// of the same submitters that come while these have not taken the former.
+// undelivered counts the rows of finished results whose completion has not begun. Above
+// Config.MaxQueueBytes of them the lanes are neither read nor sent to, and no slow query is begun,
+// until enough has been delivered; TCP flow control then slows the server. But a submitter that
+// doesn't take its results may be waiting for another query of the DB. So when nothing has been
+// delivered for Config.DeliveryTimeout, the rows of the oldest results are dropped, and so are
+// those of later results for the same submitters, until these have taken the former.
 type undelivered struct {
 	db    *DB
 	limit int64
 	bytes atomic.Int64
 
-	// Results of fewer bytes than least can't reach the limit all together. They are
-	// counted, but not on the list, and keep their rows.
+	// least: results of fewer bytes can't reach the limit even all together. They are counted, but
+	// not on the list, and keep their rows.
 	least int
 
 	mu         sync.Mutex
@@ -27,8 +27,8 @@ type undelivered struct {
 	stuck      map[any]int   // per submitter: completions without their rows that have not begun; guarded by mu
 	room       chan struct{} // closed when there is room again; nil: nobody waits; guarded by mu
 
-	seen  int64         // bytes at the last sweep; the sweeper's own
-	since time.Duration // since when they are that; the sweeper's own
+	seen  int64         // bytes at the last sweep; used by the sweeper only
+	since time.Duration // since when seen has had its value; used by the sweeper only
 }
 
 func (u *undelivered) init(db *DB) {
@@ -36,10 +36,10 @@ func (u *undelivered) init(db *DB) {
 	u.least = max(1, db.cfg.MaxQueueBytes/db.cfg.MaxQueue)
 }
 
-// over: no more rows should be fetched.
+// over reports whether no more rows should be read.
 func (u *undelivered) over() bool { return u.bytes.Load() > u.limit }
 
-// held is how many bytes r's result keeps from being collected.
+// held returns how many bytes of memory r's result keeps.
 func (r *request) held() int {
 	n := cap(r.res.data)
 	if r.unit != nil && r.res.Outcome == OK {
@@ -48,7 +48,7 @@ func (r *request) held() int {
 	return n
 }
 
-// add counts rs, which are finished and about to be handed to their submitters.
+// add counts rs, which are finished and about to be submitted.
 func (u *undelivered) add(rs ...*request) {
 	sum := 0
 	for _, r := range rs {
@@ -66,7 +66,7 @@ func (u *undelivered) add(rs ...*request) {
 	}
 }
 
-// list puts r where it can be found when too much waits.
+// list adds r to the list of results whose rows can be dropped.
 func (u *undelivered) list(r *request) {
 	r.listed, r.owner = true, u.db.ownerOf(r.on)
 	u.mu.Lock()
@@ -84,7 +84,7 @@ func (u *undelivered) list(r *request) {
 	u.tail = r
 }
 
-// unlink takes r off the list. Caller holds mu; r is on it.
+// unlink removes r from the list. Caller holds mu; r is on it.
 func (u *undelivered) unlink(r *request) {
 	if r.older != nil {
 		r.older.newer = r.newer
@@ -99,8 +99,8 @@ func (u *undelivered) unlink(r *request) {
 	r.older, r.newer = nil, nil
 }
 
-// strip takes r's rows away and returns how many bytes that frees. Caller holds mu; r is
-// listed, its completion has not begun, and it is on the list no more.
+// strip drops r's rows and returns how many bytes that frees. Caller holds mu; r was listed, its
+// completion has not begun, and it has been unlinked.
 func (u *undelivered) strip(r *request) (freed int) {
 	freed, r.rowBytes = r.rowBytes, 0
 	r.res.data, r.res.rows, r.res.Err = nil, 0, ErrResultDropped
@@ -113,7 +113,7 @@ func (u *undelivered) strip(r *request) (freed int) {
 	return freed
 }
 
-// full: r's submitter takes nothing now. When too much waits, it is its rows that go.
+// full: r's submitter is full. If too much waits, r's rows are dropped.
 func (u *undelivered) full(r *request) {
 	if !r.listed || !u.over() {
 		return
@@ -128,8 +128,8 @@ func (u *undelivered) full(r *request) {
 	u.free(freed)
 }
 
-// begin takes r off: its rows are its completion's from now on. It runs right before that,
-// where that runs, and before the result is read.
+// begin removes r: its rows now belong to its completion. It is called immediately before the
+// completion, on the same goroutine.
 func (u *undelivered) begin(r *request) {
 	if r.listed {
 		u.mu.Lock()
@@ -145,7 +145,7 @@ func (u *undelivered) begin(r *request) {
 	}
 }
 
-// free gives n bytes back, and lets those go on that wait for room.
+// free subtracts n bytes, and wakes those that wait for room.
 func (u *undelivered) free(n int) {
 	now := u.bytes.Add(-int64(n))
 	if now > u.limit || now+int64(n) <= u.limit {
@@ -160,7 +160,7 @@ func (u *undelivered) free(n int) {
 	u.db.q.goOn()
 }
 
-// goOn wakes who found no room for results.
+// goOn wakes the goroutines that found no room for results.
 func (q *queue) goOn() {
 	q.lock()
 	defer q.unlock()
@@ -183,7 +183,7 @@ func (u *undelivered) wait(ctx context.Context) {
 		}
 		room := u.room
 		u.mu.Unlock()
-		if !u.over() { // it may have been made before the channel was
+		if !u.over() { // room may have been made before the channel was
 			return
 		}
 		select {
@@ -193,7 +193,7 @@ func (u *undelivered) wait(ctx context.Context) {
 	}
 }
 
-// relieve ends a standstill: see undelivered. It runs on the sweeper.
+// relieve resolves a standstill, see undelivered. It runs on the sweeper.
 func (u *undelivered) relieve(now time.Duration) {
 	n := u.bytes.Load()
 	if n <= u.limit || n != u.seen {

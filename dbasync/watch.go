@@ -6,21 +6,21 @@ import (
 	"sync"
 )
 
-// maxIdleWatches is how many contexts stay registered that have no query now. A session's
-// next query then costs no registration.
+// maxIdleWatches is how many contexts without a query stay registered. A session's next query then
+// costs no registration.
 const maxIdleWatches = 1024
 
-// watches ends queries with their contexts. A context is registered once for all its
-// queries: context.AfterFunc for each of them would be three allocations a query. No method of
-// a context is called under mu.
+// watches ends queries when their contexts end. A context is registered once for all its queries:
+// context.AfterFunc for each would be three allocations for each query. No method of a context is
+// called under mu.
 type watches struct {
 	mu    sync.Mutex
 	byCtx map[<-chan struct{}]*watch // by the Done channel; guarded by mu
-	idle  watch                      // head of a ring of those without queries, latest first; guarded by mu
+	idle  watch                      // head of a ring of those without queries, most recent first; guarded by mu
 	nIdle int                        // guarded by mu
 }
 
-// watch is one context, by its Done channel: those that share it end together.
+// watch is one context, identified by its Done channel.
 type watch struct {
 	done         <-chan struct{}
 	stop         func() bool // guarded by watches.mu; nil: it is being registered
@@ -34,7 +34,7 @@ func (ws *watches) init() {
 	ws.idle.older, ws.idle.newer = &ws.idle, &ws.idle
 }
 
-// add has r end when ctx does. The registration has a reference of its own.
+// add makes r end when ctx does. The registration has a reference of its own.
 func (ws *watches) add(r *request, ctx context.Context) {
 	done := ctx.Done()
 	r.refs.Add(1)
@@ -67,7 +67,7 @@ func (ws *watches) add(r *request, ctx context.Context) {
 	}
 }
 
-// remove ends what add began, unless the context has ended.
+// remove undoes add, unless the context has ended.
 func (ws *watches) remove(r *request) {
 	ws.mu.Lock()
 	w := r.watch
@@ -96,8 +96,8 @@ func (ws *watches) remove(r *request) {
 	r.release()
 }
 
-// rest keeps w for its next query, in place of the one that has been idle for longest, of
-// which it returns what forget does. mu is held.
+// rest keeps w for its next query, in place of the one that has been idle longest, for which it
+// returns what forget does. Caller holds mu.
 func (ws *watches) rest(w *watch) (stop func() bool) {
 	w.newer, w.older = &ws.idle, ws.idle.older
 	w.older.newer, ws.idle.older = w, w
@@ -107,15 +107,15 @@ func (ws *watches) rest(w *watch) (stop func() bool) {
 	return nil
 }
 
-// unlink takes w off the idle ones. mu is held.
+// unlink removes w from the idle ones. Caller holds mu.
 func (ws *watches) unlink(w *watch) {
 	w.newer.older, w.older.newer = w.older, w.newer
 	w.newer, w.older = nil, nil
 	ws.nIdle--
 }
 
-// forget takes out an idle w, and returns what ends its registration, for the caller to call
-// without mu; nil: add does. mu is held.
+// forget removes an idle w, and returns the function that ends its registration, for the caller to
+// call without mu; nil: add does it. Caller holds mu.
 func (ws *watches) forget(w *watch) (stop func() bool) {
 	ws.unlink(w)
 	delete(ws.byCtx, w.done)
@@ -148,7 +148,7 @@ func (ws *watches) ended(w *watch, cause error) {
 	}
 }
 
-// close ends the registrations that no query needs any more.
+// close ends the registrations without queries.
 func (ws *watches) close() {
 	for {
 		var stop func() bool

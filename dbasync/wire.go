@@ -10,27 +10,27 @@ import (
 
 const (
 	readBuffer = 64 << 10
-	// maxMessage bounds every message but DataRow, which is never held whole by the
-	// reader, and ErrorResponse and NoticeResponse, which are cut.
+	// maxMessage limits every message except DataRow, which the reader never holds completely, and
+	// ErrorResponse and NoticeResponse, which are truncated.
 	maxMessage = 1 << 20
 	maxRow     = 1 << 30
 )
 
-// sink is what the wire feeds.
+// sink receives the messages of a wire.
 type sink interface {
 	message(typ byte, body []byte) error
 	rowsArrived(b []byte, n int) error
 }
 
-// wire cuts the bytes of a server into messages. It does no I/O.
+// wire splits the bytes from a server into messages. It does no I/O.
 type wire struct {
 	buf     []byte
 	r, w    int
 	rowLeft int // bytes of a DataRow longer than the buffer that are still to come
-	skip    int // bytes of a message that nobody wants that are still to come
+	skip    int // bytes of an ignored message that are still to come
 }
 
-// space returns where the next bytes go; it is never empty.
+// space returns the buffer for the next bytes; it is never empty.
 func (x *wire) space() []byte {
 	switch {
 	case x.r == x.w:
@@ -48,7 +48,7 @@ func (x *wire) space() []byte {
 	return x.buf[x.w:]
 }
 
-// feed hands the n bytes written to space, and what was left of earlier ones, to s.
+// feed passes the n bytes written to space, and what was left of earlier ones, to s.
 func (x *wire) feed(n int, s sink) error {
 	x.w += n
 	for x.r < x.w {
@@ -60,8 +60,8 @@ func (x *wire) feed(n int, s sink) error {
 	return nil
 }
 
-// next handles one message, one run of rows or one piece; more is false when the
-// rest has to wait for further bytes.
+// next handles one message, one run of rows or one piece; more is false if the rest has to wait for
+// further bytes.
 func (x *wire) next(s sink) (more bool, err error) {
 	have := x.buf[x.r:x.w]
 	switch {
@@ -92,11 +92,11 @@ func (x *wire) next(s sink) (more bool, err error) {
 	return true, s.message(typ, have[5:size])
 }
 
-// messageSize is the length of the message at the head of b, its type included.
+// messageSize returns the length of the message at the head of b in bytes, its type included.
 func messageSize(b []byte) int { return int(int32(binary.BigEndian.Uint32(b[1:]))) + 1 }
 
-// rows handles as many DataRows in a row as are here whole, so that they are copied
-// in one piece; or begins one that is longer than the buffer.
+// rows handles all complete DataRows at the head at once, so that they are copied in one piece; or
+// begins one that is longer than the buffer.
 func (x *wire) rows(have []byte, s sink) (bool, error) {
 	at, n := 0, 0
 	for len(have)-at >= 5 && have[at] == 'D' {
@@ -123,7 +123,7 @@ func (x *wire) rows(have []byte, s sink) (bool, error) {
 	return true, s.rowsArrived(have, 1)
 }
 
-// long handles a message that is not here whole.
+// long handles a message that is not complete.
 func (x *wire) long(typ byte, size int, have []byte, s sink) (bool, error) {
 	switch {
 	case size <= len(x.buf):
@@ -145,7 +145,7 @@ func (x *wire) long(typ byte, size int, have []byte, s sink) (bool, error) {
 	return false, nil
 }
 
-// parseError reads an ErrorResponse; what is cut off or malformed is left out.
+// parseError reads an ErrorResponse; fields that are truncated or malformed are omitted.
 func parseError(b []byte) *pgconn.PgError {
 	pg := &pgconn.PgError{}
 	for len(b) > 1 && b[0] != 0 {

@@ -21,10 +21,10 @@ var laneStatements = map[string]string{
 	stmtRollback:  "rollback",
 }
 
-// wires is how a lane asks for its own statements.
+// wires are the encoded uses of a lane's own statements.
 type wires struct{ begin, beginRead, chain, commit, rollback []byte }
 
-// newWires: by name, or with the unnamed statement parsed each time.
+// newWires encodes them by name, or with the unnamed statement parsed each time.
 func newWires(unnamed bool) wires {
 	of := func(name string) []byte {
 		if unnamed {
@@ -35,13 +35,13 @@ func newWires(unnamed bool) wires {
 	return wires{of(stmtBegin), of(stmtBeginRead), of(stmtChain), of(stmtCommit), of(stmtRollback)}
 }
 
-// maxDescribes is how many describes travel in one burst.
+// maxDescribes is the maximum number of describes in one burst.
 const maxDescribes = 16
 
-// burst is what one Write carries. The writer reuses it.
+// burst is the content of one Write. The writer reuses it.
 type burst struct {
 	rollback  bool
-	bare      bool // begins with the lane's own statements
+	bare      bool // begins by preparing the lane's own statements
 	describes []*shape
 	hints     []*description // per describe: the parameters' types from before
 	group     []*request     // share a READ ONLY transaction
@@ -56,7 +56,7 @@ type burst struct {
 	parsed  map[*shape]bool // Parse is already in this burst's section
 }
 
-// syncEnd is how many bytes and entries of a burst there are up to the end of a Sync.
+// syncEnd is the number of bytes and entries of a burst up to the end of a Sync.
 type syncEnd struct{ bytes, entries int }
 
 func (b *burst) queries() int { return len(b.group) + len(b.chain) + len(b.strict) }
@@ -91,7 +91,7 @@ func (l *lane) send(conn net.Conn) {
 	l.encode(b)
 	l.mu.Lock()
 	if l.fifo.head == l.fifo.tail {
-		l.heard.Store(int64(l.db.now())) // it owes nothing yet
+		l.heard.Store(int64(l.db.now())) // no answer was expected before
 	}
 	from := l.fifo.tail
 	l.fifo.push(b.entries)
@@ -110,10 +110,10 @@ func (l *lane) send(conn net.Conn) {
 	}
 }
 
-// sendInTurn writes l.burst, whose entries begin at from, Sync by Sync, each when all before
+// sendInTurn writes l.burst, whose entries begin at from, one Sync at a time, each when all before
 // it are answered. A PgBouncer (1.18, for one) that loses its client between the answers to two
-// Syncs takes the server connection for idle at the first, and its next client gets the rest
-// for its own answers.
+// Syncs considers the server connection idle after the first, and its next client receives the
+// remaining answers.
 func (l *lane) sendInTurn(conn net.Conn, from uint64) {
 	var sent syncEnd
 	for _, end := range l.burst.syncs {
@@ -133,8 +133,7 @@ func (l *lane) sendInTurn(conn net.Conn, from uint64) {
 	}
 }
 
-// awaitTurn returns when every Sync that was sent is answered; false: the connection is
-// broken.
+// awaitTurn returns when every Sync that was sent is answered; false: the connection is broken.
 func (l *lane) awaitTurn() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -145,8 +144,8 @@ func (l *lane) awaitTurn() bool {
 	return !l.broken
 }
 
-// sendLent writes the burst that push filled, on the caller's goroutine, and gives
-// the lane back to its writer.
+// sendLent writes the burst that push filled, on the caller's goroutine, and returns the lane to
+// its writer.
 func (l *lane) sendLent() {
 	l.mu.Lock()
 	conn := l.conn
@@ -165,7 +164,7 @@ func (l *lane) sendLent() {
 	q.unlock()
 }
 
-// unsent marks the entries of a burst no byte of which was written.
+// unsent marks the entries of a burst of which no byte was written.
 func (l *lane) unsent(from uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -174,7 +173,7 @@ func (l *lane) unsent(from uint64) {
 	}
 }
 
-// encode builds the bytes of b and what the server will owe for them.
+// encode builds the bytes of b and the entries for the expected answers.
 func (l *lane) encode(b *burst) {
 	clear(b.parsed)
 	for _, name := range b.closes {
@@ -190,8 +189,8 @@ func (l *lane) encode(b *burst) {
 		b.sync()
 	}
 	if b.rollback && len(b.group)+len(b.chain) == 0 {
-		// Its own Sync: a describe or a strict query must find no aborted transaction,
-		// and its error must not be taken for theirs.
+		// A Sync of its own: a describe or a strict query must not find an aborted transaction, and
+		// its error must not be attributed to the chain.
 		b.sync()
 	}
 	l.encodeGroup(b)
@@ -229,7 +228,7 @@ func (b *burst) sync() {
 	b.buf = appendSync(b.buf)
 	b.entries = append(b.entries, entry{kind: kSync})
 	b.endSync()
-	clear(b.parsed) // an error before may have skipped a Parse
+	clear(b.parsed) // an earlier error may have skipped a Parse
 }
 
 func (l *lane) encodeGroup(b *burst) {
@@ -243,7 +242,7 @@ func (l *lane) encodeGroup(b *burst) {
 	b.add(l.db.wires.commit, entry{kind: kCommit})
 }
 
-// encodeChain: each query in a transaction of its own, all under one Sync.
+// encodeChain encodes each query in a transaction of its own, all under one Sync.
 func (l *lane) encodeChain(b *burst) {
 	if len(b.chain) == 0 {
 		return

@@ -10,9 +10,8 @@ const (
 	smallBatch = 8   // those of a small batch
 )
 
-// An item is one firing on its way to a worker, one cache line. What it needs
-// is copied while the shard is locked: the entry may be another timer's by the
-// time it runs.
+// An item is one firing that waits for a worker, one cache line. Its values are copied while the
+// shard is locked, because the entry may belong to another timer by the time it runs.
 type item struct {
 	e     *entry
 	fn    func(Firing)
@@ -28,12 +27,12 @@ type item struct {
 // last reports whether it is the timer's last firing.
 func (it *item) last() bool { return it.left == 0 }
 
-// returned is what the entry's state becomes when the run has returned.
+// returned is the entry's state after the run has returned.
 func (it *item) returned() state { return it.state.returned(it.last()) }
 
-// A batch is a block of firings of one group, run by one Submit. Until it is
-// submitted it belongs to the driver, then to the worker. The driver may still
-// cut what the worker has not taken.
+// A batch is a block of firings of one group, run by one Submit. Until it is submitted it belongs
+// to the driver, then to the worker. The driver may still take back items that the worker has not
+// begun.
 type batch struct {
 	group *group
 	items []item
@@ -52,7 +51,7 @@ type batch struct {
 	counts batchCounts // to be added to the service's counters
 }
 
-// seal makes what has been filled in the rest to be run.
+// seal makes the items filled in ready to run.
 func (b *batch) seal() {
 	b.rest.Store(uint64(len(b.items)))
 	b.users.Store(1)
@@ -79,8 +78,8 @@ func (b *batch) left() int {
 	return int(uint32(v)) - int(v>>32)
 }
 
-// cut takes all that is left. The items stay b's: who wants them longer than it
-// uses b copies them.
+// cut takes all remaining items. They are part of b: a caller that needs them longer than it uses b
+// must copy them.
 func (b *batch) cut() []item {
 	for {
 		v := b.rest.Load()
@@ -122,7 +121,7 @@ func (p *batchPool) from(pool *sync.Pool, size int, g *group) *batch {
 	return b
 }
 
-// copyOf returns a batch of its own for items of g.
+// copyOf returns a new batch for items of g.
 func (p *batchPool) copyOf(g *group, items []item) *batch {
 	b := p.get(g)
 	b.items = append(b.items, items...)
@@ -187,10 +186,10 @@ func (q *batchQueue) pop() *batch {
 	return b
 }
 
-// A group is what the service keeps of a Set.
+// A group is the service's part of a Set.
 type group struct {
 	sub   Submitter
-	own   bool  // the service's: on all shards, in no order, never closed
+	own   bool  // the service's own: on all shards, in no order, never closed
 	limit int64 // of what is held; not used when own
 	shard uint32
 
@@ -211,7 +210,7 @@ type group struct {
 // held is what limit bounds.
 func (g *group) held() int64 { return g.live.Load() + g.cancelled.Load() }
 
-// A status tells where a group's queue is on its way to the submitter.
+// A status says where a group's queue is between filling and Submit.
 type status int
 
 const (

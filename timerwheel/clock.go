@@ -9,8 +9,8 @@ import (
 // whole milliseconds, rounded down, and once more for what is left.
 const justAbove = 90 * time.Microsecond
 
-// A clock is one timer of the runtime that calls fire, on a goroutine of its
-// own, after the wait that was asked for last.
+// A clock is one runtime timer that calls fire, on a goroutine of its own, after the wait requested
+// last.
 type clock struct {
 	fire func()
 
@@ -36,19 +36,19 @@ func (c *clock) stop() {
 	}
 }
 
-// set has the clock fire in wait, whatever was asked before.
+// set makes the clock fire after wait, whatever was requested before.
 func (c *clock) set(wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	at := now.Add(wait)
 	if c.at.After(now) && c.at.Sub(at).Abs() < justAbove/2 {
-		return // as good, and a reset costs more than a look
+		return // as good, and a reset costs more
 	}
 	c.reset(at, wait)
 }
 
-// within has it fire in wait at the latest.
+// within makes it fire after wait at the latest.
 func (c *clock) within(wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,7 @@ func newTimebase(tick time.Duration) timebase {
 	}
 }
 
-// now is the monotonic clock: ns since base.
+// now reads the monotonic clock: ns since base.
 func (t *timebase) now() int64 { return int64(time.Since(t.base)) }
 
 // period is the tick.

@@ -14,7 +14,7 @@ const (
 	judgeTicks       = 64 // how many ticks it is judged by
 )
 
-// A coalescer judges how many ticks to take together. Guarded by driver.driving.
+// A coalescer decides how many ticks to process together. Guarded by driver.driving.
 type coalescer struct {
 	slack    int64 // Config.Slack in ticks
 	judged   int64 // tick at which it did so last
@@ -23,7 +23,7 @@ type coalescer struct {
 	together int64 // ticks from one poll to the next
 }
 
-// rate says for the ticks since then whether to coalesce.
+// rate decides for the ticks since then whether to coalesce.
 func (c *coalescer) rate(ticks, tick int64) bool {
 	if c.fired <= denseRate*ticks {
 		return false
@@ -32,7 +32,7 @@ func (c *coalescer) rate(ticks, tick int64) bool {
 	return c.together > 1
 }
 
-// restart begins to count for the next judgement.
+// restart resets the counts for the next decision.
 func (c *coalescer) restart(nowTick int64) {
 	c.judged, c.fired, c.shortest = nowTick, 0, math.MaxInt64
 }

@@ -12,7 +12,7 @@ const (
 	maxEntries  = math.MaxInt32
 )
 
-// A job is a slot on its way to batches, or to finer slots.
+// A job is a slot being emptied, to batches or to finer slots.
 type job struct {
 	slot  uint32
 	key   int64
@@ -68,9 +68,9 @@ func (k *collector) advance(j *job) (done bool) {
 	return j.shard == len(k.shards)
 }
 
-// collect takes up to a block of entries off the slot: what is due goes into
-// its group's batch, the rest to the slots where it belongs. It returns how
-// many of the left entries remain. sh is locked.
+// collect removes up to a block of entries from the slot: due ones go into their group's batch, the
+// others to the slots where they belong. It returns how many of the left entries remain. sh is
+// locked.
 func (k *collector) collect(sh *shard, slot uint32, left int) int {
 	l := &sh.lists[slot]
 	left = min(left, int(l.n))
@@ -92,8 +92,8 @@ func (k *collector) collect(sh *shard, slot uint32, left int) int {
 	return left
 }
 
-// fire puts one firing of e into its group's batch, unless the one before is
-// still out, and sets the next deadline.
+// fire puts one firing of e into its group's batch, unless the previous one has not returned, and
+// sets the next deadline.
 func (k *collector) fire(sh *shard, i uint32, e *entry, now int64) {
 	w := e.load()
 	if e.out(w) {
@@ -112,8 +112,8 @@ func (k *collector) fire(sh *shard, i uint32, e *entry, now int64) {
 		return
 	}
 	k.shortest = min(k.shortest, e.every)
-	// What passed while the wheel took its two ticks is not missed: it fires on
-	// the next one. Periods near a tick would otherwise lose every other firing.
+	// Periods that passed within the two ticks that the wheel may take are not skipped: they fire
+	// on the next tick. Otherwise periods near a tick would lose every other firing.
 	if e.due = deadline(e.due, time.Duration(e.every)); e.due < now-2*k.c.tick {
 		k.skip(e, now)
 	}

@@ -12,12 +12,12 @@ import (
 // ErrNotRunning: the service has not been started, or has been stopped.
 var ErrNotRunning = errors.New("timerwheel: not running: timers are set between Start and Stop")
 
-// ErrTooManyTimers: Config.MaxTimers timers of the service, or
-// Config.MaxPerSet of this Set, are held. Nothing was set.
+// ErrTooManyTimers: the limit Config.MaxTimers of the service or Config.MaxPerSet of this Set is
+// reached. Nothing was set.
 var ErrTooManyTimers = errors.New("timerwheel: too many timers")
 
-// ErrInCallback: the call would wait for a run to return, but a callback made
-// it, so that it might wait for itself.
+// ErrInCallback: the call would wait for a run to return, but was made by a callback, which might
+// wait for itself.
 var ErrInCallback = errors.New("timerwheel: a callback can't wait for a run")
 
 // ErrPeriod: a timer that fires more than once needs a period above zero, and
@@ -27,18 +27,16 @@ var ErrPeriod = errors.New("timerwheel: bad period or repeat count")
 // ErrNoFunc: SetTimer was given a nil function.
 var ErrNoFunc = errors.New("timerwheel: nil function")
 
-// ErrSetClosed: the Set was closed, or its submitter has gone. It is a
-// net.ErrClosed.
+// ErrSetClosed: the Set was closed, or its submitter is closed. errors.Is(err, net.ErrClosed) is
+// true.
 var ErrSetClosed = fmt.Errorf("timerwheel: set: %w", net.ErrClosed)
 
-// A Submitter runs functions on goroutines of its own: a worker pool, or one
-// session's strand.
+// A Submitter runs functions on goroutines of its own: a worker pool, or one session's strand.
 //
-// Submit returns nil when fn will run exactly once. An error that is
-// net.ErrClosed ends a Set that For made; any other, and every error of the
-// service's own Submitter, means not now: the firings are offered again on the
-// next tick. It must not block. While it does, its own firings wait, and those
-// of others are late by a tick.
+// Submit returns nil if fn will run exactly once. An error that is net.ErrClosed closes a Set made
+// by For; any other error, and every error of the service's own Submitter, means that it is full
+// now: the firings are offered again on the next tick. Submit must not block: while it does, its
+// own firings wait, and those of others are up to a tick late.
 type Submitter interface {
 	Submit(fn func()) error
 }
@@ -51,28 +49,28 @@ type Config struct {
 	// WheelSize is the number of buckets in each of the library's wheels,
 	// 16 to 65,536. Default 512.
 	WheelSize int
-	// Slack is how much later than its tick a timer may come while more than 48
-	// fire on each tick. Ticks are then coalesced: as few together as make 800
-	// firings, two at least, for waking up costs more than firing. Below two
-	// ticks, or below 0, is none. Up to 1 s. Default 8 ms.
+	// Slack is how much later than its tick a timer may fire while more than 48 fire on each tick.
+	// Ticks are then coalesced: as many together as give 800 firings, at least two, because waking
+	// up costs more than firing. Below two ticks, or negative: no coalescing. Up to 1 s. Default 8
+	// ms.
 	Slack time.Duration
 	// Shards is the number of locks that timers are spread over, a power of
 	// two up to 256. Default: the next power of two above 2 x GOMAXPROCS.
 	Shards int
-	// MaxTimers bounds the timers held at one time, all Sets together. One
-	// takes about 100 bytes, and up to 350 while a firing of it waits for its
-	// Submitter. Held are also timers that have ended and not been removed yet,
-	// and firings whose timer was killed before they ran, until they are
-	// discarded. SetTimer beyond it gets ErrTooManyTimers. Default 8,388,608.
+	// MaxTimers limits the timers held at one time, all Sets together. A timer takes about 100
+	// bytes, and up to 350 while a firing of it waits for its Submitter. Timers that have ended and
+	// are not removed yet count too, and so do firings whose timer was killed before they ran,
+	// until they are discarded. Above the limit SetTimer returns ErrTooManyTimers. Default
+	// 8,388,608.
 	MaxTimers int
-	// MaxPerSet bounds what is held for each Set that For made, not for the
-	// service's own. Default 65,536.
+	// MaxPerSet limits the same for each Set made by For, not for the service's own timers. Default
+	// 65,536.
 	MaxPerSet int
-	// Watchdog is how long a dead wheel may go unnoticed while timers are due.
-	// Those are late by a quarter of it. 100 ms to 10 s. Default 1 s.
+	// Watchdog is how long a wheel that has stopped may go unnoticed while timers are due. Timers
+	// are then late by a quarter of it. 100 ms to 10 s. Default 1 s.
 	Watchdog time.Duration
-	// Logger gets panics of callbacks (one line for each place in the code)
-	// and new wheels. Default slog.Default().
+	// Logger receives panics of callbacks (one line for each place in the code) and replacements of
+	// the wheel. Default slog.Default().
 	Logger *slog.Logger
 }
 

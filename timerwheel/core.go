@@ -15,7 +15,7 @@ var (
 	errStopping = errors.New("timerwheel: the last Stop has not ended yet")
 )
 
-// A core is a service put together from its parts.
+// A core is a service, composed of its parts.
 type core struct {
 	common
 	cfg    Config
@@ -64,8 +64,8 @@ func (c *core) init(cfg Config, own *group) {
 	d.init()
 }
 
-// request has a slot brought up: by the wheel, or by the clock while it does so
-// for level 0 all the time.
+// request makes a slot expire at its time: by the wheel, or by the clock while that handles level
+// 0.
 func (c *core) request(level int, key int64) {
 	if level > 0 || !c.drive.coalescing.Load() {
 		c.wheels.request(level, key)
@@ -137,8 +137,8 @@ func (c *core) stop(ctx context.Context) error {
 	}
 }
 
-// beginStop kills all timers and returns what is closed when the service's
-// goroutines have ended; nil if it has never been started.
+// beginStop kills all timers and returns a channel that is closed when the service's goroutines
+// have ended; nil if it was never started.
 func (c *core) beginStop() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,7 +181,7 @@ func (c *core) killAll(g *group) (toCome int) {
 	return toCome
 }
 
-// close is killAll, and no timer is set any more.
+// close is killAll, and prevents further timers of the group.
 func (c *core) close(g *group) int {
 	g.closed.Store(true)
 	return c.killAll(g)

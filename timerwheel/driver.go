@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// A driver hands due timers to their submitters. It has no goroutine of its
-// own: who wakes it drives, unless another one does, which then goes on. It
-// waits for nobody: driving is given up around every Submit, and whoever wakes
-// it meanwhile drives on.
+// A driver submits due timers to their submitters. It has no goroutine of its own: the goroutine
+// that wakes it drives, unless another one already does, which then continues. It waits for nobody:
+// driving is unlocked around every Submit, and a goroutine that wakes it meanwhile takes over.
 type driver struct {
 	c     *common
 	clock *clock
@@ -38,8 +37,8 @@ func (d *driver) init() {
 	d.restart(0)
 }
 
-// expire notes that the slot has come up, and drives. An earlier poll may have
-// taken the slot along, or the clock's next will.
+// expire records that the slot has expired, and drives. An earlier poll may have taken the slot
+// already, or the clock's next poll will.
 func (d *driver) expire(level int, key int64) {
 	if _, ok := d.c.slots.armed(slotOf(level, key)); !ok || level == 0 && d.coalescing.Load() {
 		return
@@ -49,7 +48,7 @@ func (d *driver) expire(level int, key int64) {
 	d.wake()
 }
 
-// wake has all done that is due, on this goroutine, or on the one that drives.
+// wake does everything that is due, on this goroutine or on the one that already drives.
 func (d *driver) wake() {
 	d.woken.Store(true)
 	for d.woken.Load() && d.driving.TryLock() {
@@ -57,8 +56,7 @@ func (d *driver) wake() {
 	}
 }
 
-// drive goes on until there is nothing to do. driving is held, and is not when it
-// returns.
+// drive continues until there is nothing to do. driving is locked on entry, and unlocked on return.
 func (d *driver) drive() {
 	for d.step() {
 	}
@@ -66,9 +64,9 @@ func (d *driver) drive() {
 	d.driving.Unlock()
 }
 
-// step does what is most urgent, in a bounded time. It returns false when there
-// is nothing to do. Cascading and removing come last, so that what is due waits
-// neither for a large coarse slot nor for a crowd of timers that ended.
+// step does the most urgent thing, in a bounded time. It returns false if there is nothing to do.
+// Cascading and removing come last, so that due timers wait neither for a large coarse slot nor for
+// many timers that ended.
 func (d *driver) step() bool {
 	if d.woken.Load() && d.woken.Swap(false) || d.repoll {
 		d.poll()
@@ -94,7 +92,7 @@ func (d *driver) step() bool {
 	return true
 }
 
-// poll finds out what there is to do.
+// poll finds what there is to do.
 func (d *driver) poll() {
 	now := d.c.now()
 	d.repoll, d.guarded = false, false
@@ -105,8 +103,8 @@ func (d *driver) poll() {
 	d.send.retry(now)
 }
 
-// submit submits one batch. It gives driving up for that; before, it sees to it
-// that someone drives on should Submit block.
+// submit submits one batch. It unlocks driving for that; before, it makes sure that another
+// goroutine drives if Submit blocks.
 func (d *driver) submit() {
 	b := d.send.next()
 	if b == nil {
@@ -139,7 +137,7 @@ func (d *driver) submit() {
 	d.submitted(b, v)
 }
 
-// submitted takes the result for b. driving is held.
+// submitted processes the result for b. driving is locked.
 func (d *driver) submitted(b *batch, v submitResult) {
 	if d.send.conclude(b, v) {
 		d.watch(b)
@@ -149,10 +147,9 @@ func (d *driver) submitted(b *batch, v submitResult) {
 	}
 }
 
-// gather disarms the slots that are due: of those that came up, and of
-// all since the last poll: one that the wheel has lost holds nothing
-// back. While ticks are coalesced it polls the whole ring: a timer may be
-// put on a tick that has been polled, by a goroutine that lost its CPU.
+// gather disarms the slots that are due: those that expired, and all since the last poll, so that a
+// slot that the wheel has missed delays nothing. While ticks are coalesced it polls the whole ring,
+// because a goroutine that lost its CPU may put a timer on a tick that has been polled already.
 func (d *driver) gather(nowTick int64) {
 	old := len(d.due)
 	for level := range levels {
@@ -179,8 +176,7 @@ func (d *driver) gather(nowTick int64) {
 	}
 }
 
-// take disarms the slot if it is due and notes it. One that came up early is
-// armed again.
+// take disarms the slot if it is due and queues it. One that expired early is armed again.
 func (d *driver) take(slot uint32, end int64, cameUp bool) {
 	level := levelOf(slot)
 	for {
@@ -221,8 +217,8 @@ func (d *driver) sleep() {
 	d.clock.set(wait)
 }
 
-// shutDown lets go of everything and waits for the goroutines that are in Submit.
-// The service is stopped.
+// shutDown releases everything and waits for the goroutines that are in Submit. The service is
+// stopped.
 func (d *driver) shutDown() {
 	d.driving.Lock()
 	defer d.driving.Unlock()
@@ -243,9 +239,9 @@ func (d *driver) shutDown() {
 	d.coalescing.Store(false)
 }
 
-// judge decides whether ticks are coalesced. When that ends, the wheel is asked
-// for what the clock was to bring up. Who arms a slot at the same time either
-// sees that, or its slot is seen here.
+// judge decides whether ticks are coalesced. When coalescing ends, the slots that the clock was to
+// expire are requested from the wheel. A goroutine that arms a slot at the same time either sees
+// the change, or its slot is seen here.
 func (d *driver) judge(nowTick int64) {
 	ticks := nowTick - d.judged
 	if ticks < judgeTicks {

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// A state is what became of an entry's latest firing:
-// generation<<3 | parity | phase.
+// A state describes an entry's latest firing:
 //
-// The generation grows whenever a firing that is out must not run any more: on
-// a kill and on a new setting; and at the end. A worker claims a firing by
-// turning the state that it was handed out with from idle to running, so one of
-// an older generation never runs. The parity tells whether the runs of this
-// generation that have returned are odd in number.
+//	generation<<3 | parity | phase.
+//
+// The generation increases whenever a firing that was handed out must not run any more: on a kill,
+// on a new setting, and at the end. A worker claims a firing by changing the state it was handed
+// out with from idle to running, so a firing of an older generation never runs. The parity is that
+// of the number of runs of this generation that have returned.
 type state uint64
 
 // The phases of a state.
@@ -74,7 +74,7 @@ func (e *entry) setSlot(slotPlus1 uint32) { e.tag = e.tag&^slotMask | slotPlus1 
 // group returns the index of e's group in its shard.
 func (e *entry) group() uint32 { return e.tag >> groupShift }
 
-// start makes repeat firings the ones to come; 0 is endless.
+// start sets the firings to come; 0 is endless.
 func (e *entry) start(repeat uint32) {
 	e.n, e.left = 0, repeat
 	e.tag &^= endless
@@ -83,7 +83,7 @@ func (e *entry) start(repeat uint32) {
 	}
 }
 
-// restart makes them as many as they were at the start.
+// restart sets them to the number at the start.
 func (e *entry) restart() {
 	if e.tag&endless != 0 {
 		e.start(0)
@@ -114,11 +114,11 @@ func (e *entry) swap(from, to state) bool {
 	return e.state.CompareAndSwap(uint64(from), uint64(to))
 }
 
-// out reports whether a firing has been handed out that has not returned: as
-// many are handed out as have returned, or one more.
+// out reports whether a firing has been handed out that has not returned: the number handed out
+// equals the number returned, or is one more.
 func (e *entry) out(w state) bool { return state(e.n)*parity&parity != w&parity }
 
-// phase is that of w, which tells queued from idle.
+// phase is w's phase, with queued told apart from idle.
 func (e *entry) phase(w state) state {
 	if w&phases == idle && e.out(w) {
 		return queued
@@ -126,16 +126,16 @@ func (e *entry) phase(w state) state {
 	return w & phases
 }
 
-// quiet reports whether the next generation has nothing to be told from: no firing is out, so no
-// worker knows this one, and the parity is that of no firings.
+// quiet reports whether e needs no new generation: no firing is out, so no worker has the state,
+// and the parity is that of no firings.
 func (e *entry) quiet() bool {
 	w := e.load()
 	return w&(phases|parity) == 0 && !e.out(w)
 }
 
-// renew begins a new generation and returns the state until then. A firing that
-// was not claimed by then never will be. While one runs, it does so only if
-// evenRunning is set; else it returns false.
+// renew begins a new generation and returns the previous state. A firing that was not claimed
+// before will not run. While one runs, renew does so only if evenRunning is set; otherwise it
+// returns false.
 //
 // The generation of a quiet entry stays.
 func (e *entry) renew(evenRunning bool) (was state, ok bool) {
@@ -150,17 +150,17 @@ func (e *entry) renew(evenRunning bool) (was state, ok bool) {
 	}
 }
 
-// A TimerID names a timer within its Set. Callers choose their own; ids from
-// 1<<63 up are those that After and Every give out.
+// A TimerID identifies a timer within its Set. Callers choose their own; IDs from 1<<63 up are
+// allocated by After and Every.
 type TimerID uint64
 
-// A Firing tells a callback which run it is.
+// A Firing is passed to a callback and describes the run.
 type Firing struct {
 	ID   TimerID
 	N    uint64 // counts the timer's firings since it was set, from 1
 	Left int64  // firings still to come; -1 when it repeats until killed
-	// Late is how long after the deadline; never below zero. After two callbacks
-	// that were begun within 2 µs, the next three share a reading of the clock, and
-	// do not show what one of them may take.
+	// Late is the time since the deadline, never negative. After two callbacks that began within 2
+	// µs, the next three share one reading of the clock, so it does not include their own
+	// durations.
 	Late time.Duration
 }

@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 )
 
-// maxPlaces bounds the panicking places that are remembered.
+// maxPlaces limits the panicking places that are remembered.
 const maxPlaces = 1024
 
-// A panicLog logs panics of code that isn't ours, once for each place in it.
+// A panicLog logs panics of foreign code, once for each place in it.
 type panicLog struct {
 	logger *slog.Logger
 	places sync.Map

@@ -6,8 +6,7 @@ import (
 	"sync"
 )
 
-// runs are those that go on although their timer was killed or set anew: one
-// for each worker at most.
+// runs are the runs in progress whose timer was killed or set again: at most one for each worker.
 type runs struct {
 	inCallback func() bool // the calling goroutine is in a callback
 
@@ -27,9 +26,9 @@ type runOf struct {
 	returned chan struct{} // closed when it has
 }
 
-// supersede is entry.renew for an entry that runs, or did just now. The worker
-// looks here only after it has found its state changed: mu is therefore held
-// from before the change until the run is noted.
+// supersede is entry.renew for an entry that runs, or did just now. The worker looks here only
+// after it has found its state changed, so mu is held from before the change until the run is
+// recorded.
 func (r *runs) supersede(g *group, e *entry) (was state) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -43,8 +42,8 @@ func (r *runs) supersede(g *group, e *entry) (was state) {
 	return w
 }
 
-// returned is the worker's word that a run has returned whose timer was killed
-// or set anew meanwhile.
+// returned is called by a worker whose run has returned and whose timer was killed or set again
+// meanwhile.
 func (r *runs) returned(e *entry, w state) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,8 +54,7 @@ func (r *runs) returned(e *entry, w state) {
 	}
 }
 
-// find returns what is closed when each of the runs has returned that which
-// says yes to.
+// find returns, for each run that which selects, a channel that is closed when it has returned.
 func (r *runs) find(which func(runOf) bool) (list []chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -68,8 +66,8 @@ func (r *runs) find(which func(runOf) bool) (list []chan struct{}) {
 	return list
 }
 
-// wait waits for the runs that which says yes to, those that go on now, until
-// ctx ends. In a callback it does not wait, and returns ErrInCallback.
+// wait waits for the runs in progress that which selects, until ctx ends. In a callback it does not
+// wait, and returns ErrInCallback.
 func (r *runs) wait(ctx context.Context, which func(runOf) bool) error {
 	list := r.find(which)
 	if len(list) > 0 && r.inCallback() {

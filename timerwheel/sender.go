@@ -5,14 +5,13 @@ import (
 	"net"
 )
 
-// retryMost is how many refused Submits are tried again for each tick. Those
-// that are taken don't count, so what a tick costs does not depend on how much
-// is refused.
+// retryMost is how many refused Submits are tried again on each tick. Accepted ones don't count, so
+// the cost of a tick does not depend on how many are refused.
 const retryMost = 256
 
-// A sender submits batches, those of one group one after the other. No lock is
-// held while it calls Submit, so one that blocks holds up its own group only.
-// Guarded by driver.driving where nothing else is said.
+// A sender submits batches, those of one group one after another. No lock is held while it calls
+// Submit, so a Submit that blocks delays its own group only. Guarded by driver.driving unless
+// stated otherwise.
 type sender struct {
 	c      *common
 	w      *worker
@@ -60,20 +59,20 @@ func (s *sender) sealAll() {
 	}
 }
 
-// push puts b behind what its group has queued.
+// push puts b at the end of its group's queue.
 func (s *sender) push(g *group, b *batch) {
 	b.seal()
 	g.queue.push(b)
 	s.queued(g)
 }
 
-// pushFront puts b, which is sealed, in front of it.
+// pushFront puts b, which is sealed, at its front.
 func (s *sender) pushFront(g *group, b *batch) {
 	g.queue.pushFront(b)
 	s.queued(g)
 }
 
-// queued says that the group has one batch more.
+// queued counts one more batch of the group.
 func (s *sender) queued(g *group) {
 	switch g.status {
 	case empty:
@@ -116,7 +115,7 @@ func (s *sender) next() *batch {
 // more reports whether there is more to do than what is being submitted.
 func (s *sender) more() bool { return s.ready.n > 0 || s.refused.n > 0 || len(s.filling) > 0 }
 
-// undo takes next back, to where it was.
+// undo undoes next.
 func (s *sender) undo(b *batch) {
 	s.submitting--
 	b.users.Store(1)
@@ -125,7 +124,7 @@ func (s *sender) undo(b *batch) {
 	s.ready.pushFront(b.group)
 }
 
-// A submitResult is what became of a Submit.
+// A submitResult is the result of a Submit.
 type submitResult int
 
 const (
@@ -162,8 +161,8 @@ func (s *sender) submit(b *batch) (v submitResult) {
 	return v
 }
 
-// conclude takes the result for b. If it returns true, b is with its worker and
-// still has the driver for a user.
+// conclude processes the result for b. If it returns true, b is with its worker and the driver
+// still uses it.
 func (s *sender) conclude(b *batch, v submitResult) (out bool) {
 	g := b.group
 	s.submitting--
@@ -210,14 +209,14 @@ func (s *sender) requeue(g *group) {
 	}
 }
 
-// discard throws away what is left of b, whose timers have been killed.
+// discard drops what is left of b, whose timers have been killed.
 func (s *sender) discard(b *batch) {
 	b.users.Store(1)
 	s.w.uncancel(b.group, len(b.cut()))
 	s.pool.done(b)
 }
 
-// discardAll lets go of everything. The service has been stopped.
+// discardAll drops everything. The service has been stopped.
 func (s *sender) discardAll() {
 	s.sealAll()
 	for _, q := range []*groupQueue{&s.ready, &s.refused} {

@@ -6,19 +6,17 @@ import (
 	"time"
 )
 
-// A Service runs timers. Its own SetTimer, KillTimer and so on are those of a
-// Set that runs on the Submitter given to New, on all shards and without
-// MaxPerSet, and whose callbacks come in no order: those due together are
-// spread over the Submitter's workers. For makes further Sets. All methods may
-// be called from any goroutine.
+// A Service runs timers. Its own SetTimer, KillTimer and so on are those of a Set that runs on the
+// Submitter given to New, without MaxPerSet, and whose callbacks have no order: those due together
+// are spread over the Submitter's workers. For makes further Sets. All methods may be called from
+// any goroutine.
 type Service struct {
 	core
 	own Set
 }
 
-// New makes a service whose own timers run on sub. It starts nothing. sub need
-// not run yet: firings that it refuses, also as closed, are offered again until
-// the service stops.
+// New makes a service whose own timers run on sub. It starts nothing. sub need not be running yet:
+// firings that it refuses, even as closed, are offered again until the service stops.
 func New(cfg Config, sub Submitter) (*Service, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -33,32 +31,31 @@ func New(cfg Config, sub Submitter) (*Service, error) {
 	return s, nil
 }
 
-// Start starts the wheel. It is an error if the service runs, if ctx has ended,
-// or if a Stop has not ended yet. ctx is not used after it.
+// Start starts the wheel. It returns an error if the service is running, if ctx has ended, or if a
+// Stop has not ended yet. ctx is not used after Start has returned.
 func (s *Service) Start(ctx context.Context) error { return s.start(ctx) }
 
-// Stop kills all timers, those of every Set, and waits until the service's
-// goroutines and the callbacks that run have ended, or until ctx ends: it then
-// returns ctx's error. No callback begins after it, and what it still waited for
-// ends by itself. In a callback Stop waits for nothing and returns nil.
+// Stop kills all timers, those of every Set, and waits until the service's goroutines and running
+// callbacks have ended, or until ctx ends: then it returns ctx's error. No callback begins after
+// Stop has returned, and running ones end by themselves. In a callback Stop waits for nothing and
+// returns nil.
 //
-// It may be called at any time and more than once: each call waits likewise, and
-// one before Start does nothing. The service may be started again.
+// It may be called at any time and more than once: each call waits in the same way, and a call
+// before Start does nothing. The service may be started again.
 func (s *Service) Stop(ctx context.Context) error { return s.stop(ctx) }
 
 // Running reports whether the service has been started and not stopped.
 func (s *Service) Running() bool { return s.live.Load() }
 
-// Len returns the number of live timers, those of all Sets together. One that
-// has fired for the last time counts until it has been removed, some ticks
-// later at most.
+// Len returns the number of live timers, those of all Sets together. A timer that has fired for the
+// last time counts until it has been removed, at most some ticks later.
 func (s *Service) Len() int { return int(s.count.pending.Load()) }
 
-// Stats returns the figures. Counts of firings are added a batch at a time.
+// Stats returns the current figures. Firings are counted a batch at a time.
 func (s *Service) Stats() Stats { return s.count.stats() }
 
-// For makes a Set whose callbacks run on sub, in order. It is cheap (one
-// allocation), and needs no closing once it has no timers.
+// For makes a Set whose callbacks run on sub, in order. It is cheap (one allocation). A Set without
+// timers need not be closed.
 func (s *Service) For(sub Submitter) *Set {
 	n := s.groups.Add(1)
 	return &Set{c: &s.core, g: group{
@@ -67,35 +64,35 @@ func (s *Service) For(sub Submitter) *Set {
 	}}
 }
 
-// SetTimer sets a timer of the service's own: see Set.SetTimer.
+// SetTimer sets one of the service's own timers: see Set.SetTimer.
 func (s *Service) SetTimer(id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
 	return s.own.SetTimer(id, every, repeat, fn)
 }
 
-// ResetTimer starts one of the service's own anew: see Set.ResetTimer.
+// ResetTimer restarts one of the service's own timers: see Set.ResetTimer.
 func (s *Service) ResetTimer(id TimerID, every time.Duration) bool {
 	return s.own.ResetTimer(id, every)
 }
 
-// KillTimer cancels one of the service's own: see Set.KillTimer.
+// KillTimer cancels one of the service's own timers: see Set.KillTimer.
 func (s *Service) KillTimer(id TimerID) bool { return s.own.KillTimer(id) }
 
-// KillTimerWait cancels one of the service's own and waits for its run: see
+// KillTimerWait cancels one of the service's own timers and waits for its run: see
 // Set.KillTimerWait.
 func (s *Service) KillTimerWait(ctx context.Context, id TimerID) (toCome bool, err error) {
 	return s.own.KillTimerWait(ctx, id)
 }
 
-// KillAllTimers cancels the service's own, not those of Sets that For made,
-// and returns how many had a firing still to come.
+// KillAllTimers cancels the service's own timers, not those of Sets made by For, and returns how
+// many had a firing still to come.
 func (s *Service) KillAllTimers() int { return s.own.KillAllTimers() }
 
-// After sets one that fires once: see Set.After.
+// After sets a timer that fires once: see Set.After.
 func (s *Service) After(d time.Duration, fn func(Firing)) (TimerID, error) {
 	return s.own.After(d, fn)
 }
 
-// Every sets one that repeats until it is killed: see Set.Every.
+// Every sets a timer that repeats until it is killed: see Set.Every.
 func (s *Service) Every(d time.Duration, fn func(Firing)) (TimerID, error) {
 	return s.own.Every(d, fn)
 }

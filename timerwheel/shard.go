@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A shard is one lock's part of the timers.
+// A shard is the part of the timers that one lock guards.
 type shard struct {
 	mu          sync.Mutex
 	busy        atomic.Bool // mu is held by lockBusy
@@ -34,7 +34,7 @@ func (sh *shard) unlockBusy() {
 	sh.mu.Unlock()
 }
 
-// set starts the timer, or starts it anew when it is live.
+// set starts the timer, or restarts it if it is live.
 func (sh *shard) set(g *group, id TimerID, every time.Duration, repeat int, fn func(Firing)) error {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -62,7 +62,7 @@ func (sh *shard) set(g *group, id TimerID, every time.Duration, repeat int, fn f
 	return nil
 }
 
-// reset starts a live timer anew with another period.
+// reset restarts a live timer with another period.
 func (sh *shard) reset(g *group, id TimerID, every time.Duration) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -85,7 +85,7 @@ func (sh *shard) reset(g *group, id TimerID, every time.Duration) bool {
 	return true
 }
 
-// A death is what a kill found.
+// A death describes a killed timer.
 type death struct {
 	toCome bool  // a firing was still to come
 	phase  state // of the latest firing; a queued one never runs
@@ -112,8 +112,8 @@ func (sh *shard) end(g *group, i uint32, e *entry) death {
 	return d
 }
 
-// supersede begins a new generation of e, so that no firing of the one before
-// runs any more, and returns the phase of the latest. sh is locked.
+// supersede begins a new generation of e, so that no firing of the previous one runs any more, and
+// returns the phase of the latest. sh is locked.
 func (sh *shard) supersede(g *group, e *entry) (phase state) {
 	w, ok := e.renew(false)
 	if !ok {
@@ -127,8 +127,7 @@ func (sh *shard) supersede(g *group, e *entry) (phase state) {
 	return p
 }
 
-// admit says whether the group may have one more timer, and counts it. sh is
-// locked.
+// admit checks whether the group may have one more timer, and counts it. sh is locked.
 func (sh *shard) admit(g *group) error {
 	count := &sh.c.count
 	if !sh.c.live.Load() {
@@ -154,9 +153,9 @@ func (sh *shard) noIndex(g *group) bool {
 	return !g.own && g.index == 0 && len(sh.spare) == 0 && len(sh.groups) == maxGroups
 }
 
-// mayCancel reports whether e may be set anew, which leaves a firing that is
-// queued to be discarded by its worker. So that a live timer needs no room at
-// the limit, that many more are held, half as many at most.
+// mayCancel reports whether e may be set again, which leaves a queued firing to be discarded by its
+// worker. Live timers need no room at the limit for this: such firings are allowed in addition, at
+// most half as many as the limit.
 func (sh *shard) mayCancel(g *group, e *entry) bool {
 	if e.phase(e.load()) != queued {
 		return true
@@ -165,8 +164,8 @@ func (sh *shard) mayCancel(g *group, e *entry) bool {
 		sh.c.count.cancelled.Load() < (sh.c.maxTimers+1)/2
 }
 
-// move gives e a new deadline. Lazily: an entry whose slot expires no later
-// than that stays where it is until the slot does.
+// move sets e's deadline, lazily: an entry whose slot expires no later than that stays there until
+// then.
 func (sh *shard) move(i uint32, e *entry, due, now int64) {
 	e.due = due
 	if slot := e.slot(); slot != 0 {
@@ -178,7 +177,7 @@ func (sh *shard) move(i uint32, e *entry, due, now int64) {
 	sh.insert(i, e, now/sh.c.tick)
 }
 
-// insert puts e on the slot of its deadline and has that slot armed.
+// insert puts e on the slot of its deadline and arms that slot.
 func (sh *shard) insert(i uint32, e *entry, nowTick int64) {
 	level, key := place(sh.c.tickAfter(e.due), nowTick)
 	slot := slotOf(level, key)
@@ -195,8 +194,8 @@ func (sh *shard) find(g *group, id TimerID) (uint32, *entry) {
 	return sh.table.find(&sh.slab, g.index, id, sh.table.hash(g.index, id))
 }
 
-// findNow is find, and reads the clock while the entry's cache line is on its way. It returns
-// the hash too.
+// findNow is find, and reads the clock while the entry's cache line is being loaded. It returns the
+// hash and the clock too.
 func (sh *shard) findNow(g *group, id TimerID) (i uint32, e *entry, h uint32, now int64) {
 	if g.index == 0 && !g.own {
 		return 0, nil, 0, sh.c.now()
@@ -210,7 +209,7 @@ func (sh *shard) findNow(g *group, id TimerID) (i uint32, e *entry, h uint32, no
 	return i, e, h, now
 }
 
-// remove takes e, which has been renewed, out of everything and counts it off.
+// remove removes e, which has been renewed, from all lists and counts.
 func (sh *shard) remove(g *group, i uint32, e *entry) {
 	sh.detach(g, i, e)
 	sh.c.count.pending.Add(-1)
@@ -280,9 +279,9 @@ const (
 	emptyMost = 2   // rounds of the watchdog without a timer until a shard's memory is given back
 )
 
-// sweep kills the group's timers in this shard, or with nil everybody's, and
-// returns how many still had a firing ahead of them. It takes the lock at least
-// once: who closed the group before has no SetTimer slip in behind it.
+// sweep kills the group's timers in this shard, or with nil those of all groups, and returns how
+// many still had a firing to come. It takes the lock at least once, so that no SetTimer that began
+// before the group was closed is missed.
 func (sh *shard) sweep(g *group) (toCome int) {
 	if g == nil || g.own {
 		return sh.sweepSlab(g)
@@ -303,7 +302,7 @@ func (sh *shard) sweep(g *group) (toCome int) {
 	return toCome
 }
 
-// sweepSlab kills the timers of the service's own group, or with nil all.
+// sweepSlab kills the timers of the service's own group, or with nil those of all groups.
 func (sh *shard) sweepSlab(g *group) (toCome int) {
 	for from, end := uint32(1), uint32(2); from < end; from += sweepLen {
 		sh.mu.Lock()
@@ -325,8 +324,8 @@ func (sh *shard) sweepSlab(g *group) (toCome int) {
 	return toCome
 }
 
-// trim makes the table smaller if that is far too large, and gives memory
-// without timers back to the collector.
+// trim shrinks the table if it is far too large, and releases memory without timers to the garbage
+// collector.
 func (sh *shard) trim() {
 	for more := true; more; {
 		sh.mu.Lock()
@@ -347,7 +346,7 @@ func (sh *shard) trim() {
 	}
 }
 
-// trimGroups cuts the free indexes off the end of groups.
+// trimGroups removes the free indexes at the end of groups.
 func (sh *shard) trimGroups() {
 	n := len(sh.groups)
 	for n > 1 && sh.groups[n-1] == nil {

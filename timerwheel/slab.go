@@ -11,12 +11,11 @@ const (
 	maxIndex  = 1<<indexBits - 1
 )
 
-// A link is what ties an entry into its group's list.
+// A link links an entry into its group's list.
 type link struct{ next, prev uint32 }
 
-// A slab holds a shard's entries. Blocks never move, so a pointer to an entry
-// stays good, and a block without timers can be given back. Index 0 is not
-// used. Guarded by the shard's mutex.
+// A slab holds a shard's entries. Blocks never move, so a pointer to an entry stays valid, and a
+// block without timers can be released. Index 0 is not used. Guarded by the shard's mutex.
 type slab struct {
 	small  [steps]*[stepLen]entry
 	large  []*[blockLen]entry // the first is nil: those are in small
@@ -110,7 +109,7 @@ func (s *slab) release(i uint32, e *entry) {
 	b.used--
 }
 
-// grow makes a block, the lowest that there is not.
+// grow allocates the lowest missing block.
 func (s *slab) grow() {
 	k := uint32(len(s.blocks))
 	if n := len(s.absent); n > 0 {
@@ -140,8 +139,8 @@ func (s *slab) present(i uint32) bool {
 	return int(i/blockLen) < len(s.large) && s.large[i/blockLen] != nil
 }
 
-// trim gives the blocks without timers back to the collector, and has the
-// others used from the lowest up, so that the highest empty first.
+// trim releases the blocks without timers to the garbage collector, and makes the others be used
+// from the lowest up, so that the highest become empty first.
 func (s *slab) trim() {
 	for k := range uint32(len(s.blocks)) {
 		if from, to := span(k); s.blocks[k].used == 0 && s.present(from) {
@@ -153,7 +152,7 @@ func (s *slab) trim() {
 	slices.SortFunc(s.absent, func(a, b uint32) int { return int(b) - int(a) })
 }
 
-// giveBack gives block k back, and its links.
+// giveBack releases block k and its links.
 func (s *slab) giveBack(k, from, to uint32) {
 	if k < steps {
 		s.small[k] = nil

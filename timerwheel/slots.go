@@ -17,7 +17,7 @@ const (
 	fanBits  = 8
 )
 
-// place says which level and key a timer belongs to that is due at dueTick.
+// place returns the level and key of a timer that is due at dueTick.
 func place(dueTick, nowTick int64) (level int, key int64) {
 	switch {
 	case dueTick>>fanBits <= nowTick>>fanBits+1:
@@ -51,9 +51,9 @@ func slotOf(level int, key int64) uint32 {
 
 func levelOf(slot uint32) int { return int(slot >> ringBits) }
 
-// slots says for each slot when it is to expire. A timer that is put on a slot
-// arms it, under its shard's lock; the driver disarms the slot before it locks
-// the first shard to empty it.
+// slots records for each slot when it is to expire. A goroutine that puts a timer on a slot arms
+// it, under its shard's lock; the driver disarms the slot before it locks the first shard to empty
+// it.
 type slots struct {
 	tick    int64                      // ns
 	request func(level int, key int64) // has the slot brought up
@@ -82,7 +82,7 @@ func (s *slots) armed(slot uint32) (key int64, ok bool) {
 	return v - 1, v != 0
 }
 
-// disarm ends what armed found. It is false if that has changed meanwhile.
+// disarm undoes what armed found. It returns false if that has changed meanwhile.
 func (s *slots) disarm(slot uint32, key int64) bool {
 	return s.keys[slot].CompareAndSwap(key+1, 0)
 }
@@ -93,7 +93,7 @@ func (s *slots) disarmAll() {
 	}
 }
 
-// requestAll has the armed slots of the first n brought up once more.
+// requestAll requests the armed slots of the first n again.
 func (s *slots) requestAll(n int) {
 	for slot := range uint32(n) {
 		if key, ok := s.armed(slot); ok {

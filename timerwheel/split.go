@@ -10,9 +10,8 @@ const (
 	reapStep  = 8  // batches reaped between two polls
 )
 
-// A splitter looks after batches that are with their workers, and takes those
-// that a worker can't finish. Guarded by driver.driving where nothing else is
-// said.
+// A splitter watches batches that are with their workers, and takes back firings that a worker
+// can't finish in time. Guarded by driver.driving unless stated otherwise.
 type splitter struct {
 	c      *common
 	send   *sender
@@ -27,7 +26,7 @@ type splitter struct {
 	back []*batch // guarded by mu: what workers did not finish; each holds timers that MaxTimers counts
 }
 
-// watch keeps an eye on a batch that is out, if its firings are in no order.
+// watch adds a batch that has been submitted, if its firings have no order.
 func (p *splitter) watch(b *batch) {
 	if b.group.own && len(b.items) > 1 && b.users.Load() > 1 {
 		p.watched = append(p.watched, b)
@@ -36,9 +35,9 @@ func (p *splitter) watch(b *batch) {
 	p.pool.done(b)
 }
 
-// splitSlow takes from batches that a worker has been at for a tick what they
-// have left, and offers it to two others: one slow callback of the service's
-// own delays no other while a worker is free.
+// splitSlow takes the remaining firings of batches on which a worker has spent a tick, and offers
+// them to two others: one slow callback of the service's own timers delays no other while a worker
+// is free.
 func (p *splitter) splitSlow(now int64) {
 	if len(p.watched) == 0 {
 		return
@@ -71,8 +70,7 @@ func (p *splitter) split(b *batch) {
 	}
 }
 
-// unfinished takes a batch that its worker could not finish. Runs on any
-// goroutine.
+// unfinished accepts a batch that its worker could not finish. It runs on any goroutine.
 func (p *splitter) unfinished(b *batch) {
 	p.mu.Lock()
 	p.back = append(p.back, b)
@@ -80,8 +78,8 @@ func (p *splitter) unfinished(b *batch) {
 	p.clock.within(p.c.period())
 }
 
-// takeBack puts firings still to be run in front of what else their groups have
-// queued, and has the timers of the others removed.
+// takeBack puts firings still to be run at the front of their groups' queues, and has the timers of
+// the others removed.
 func (p *splitter) takeBack() {
 	p.mu.Lock()
 	back := p.back
@@ -111,7 +109,7 @@ func (p *splitter) reap() {
 	}
 }
 
-// hasBack reports whether something is to be taken back.
+// hasBack reports whether there is something to take back.
 func (p *splitter) hasBack() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// Stats are a service's figures since it was made.
+// Stats are a service's figures since New.
 type Stats struct {
 	Pending  int    // timers live now
 	Fired    uint64 // callbacks run
-	Skipped  uint64 // periods that came while the firing before was not done, or that the process slept through
+	Skipped  uint64 // periods that passed while the previous firing was in progress, or while the process was suspended
 	Refused  uint64 // Submits refused; each is tried again on a later tick
-	Waiting  int    // batches of firings that wait for such a retry now
-	Dropped  uint64 // timers that died because their submitter had gone
-	Stale    uint64 // firings killed or set anew after they were handed out
+	Waiting  int    // batches of firings that wait for such a retry
+	Dropped  uint64 // timers that ended because their submitter was closed
+	Stale    uint64 // firings killed or replaced after they were handed out
 	Panics   uint64 // callbacks that panicked or ended their goroutine
-	TooMany  uint64 // SetTimer calls refused for a limit
-	Early    uint64 // slots that the wheel brought up before their time, and that were armed again
-	Rebuilds uint64 // wheels given up for a stepped clock, or because slots came up no more
+	TooMany  uint64 // SetTimer calls refused because of a limit
+	Early    uint64 // slots that the wheel made expire early, and that were armed again
+	Rebuilds uint64 // wheels replaced because of a stepped clock, or because slots did not expire any more
 	Late     Histogram
 }
 
-// counters are what Stats reads, and what limits go by.
+// counters are what Stats reads, and what limits are checked against.
 type counters struct {
 	pending   atomic.Int64 // live timers, and ended ones until they are removed
 	cancelled atomic.Int64 // firings out whose timer was killed or set anew before they ran
@@ -91,8 +91,8 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return bucketEnd(lateBuckets - 1)
 }
 
-// Each calls fn for every bucket with something in it, the shortest first: where it ends, and
-// its count.
+// Each calls fn for every non-empty bucket, the shortest first, with the bucket's end and its
+// count.
 func (h *Histogram) Each(fn func(end time.Duration, n uint64)) {
 	for i, n := range h.counts {
 		if n > 0 {

@@ -383,7 +383,7 @@ func (o *outage) judge() {
 		of[l.user] = l
 	}
 	for i, n := range missed {
-		if n > 0 && !strings.Contains(o.nodes[i].log(), "messages of another node have not come") {
+		if n > 0 && !strings.Contains(o.nodes[i].log(), "messages from another node were lost") {
 			t.Errorf("a client of %s has missed %d messages, and %s does not tell", o.names[i], n, o.names[i])
 		}
 	}

@@ -22,9 +22,9 @@ import (
 )
 
 var (
-	// ErrChanged: a migration that has run is not what it was then.
+	// ErrChanged: a migration that has run was modified since.
 	ErrChanged = errors.New("migrate: a migration that has run was changed")
-	// ErrNewer: the database has migrations that this program does not know.
+	// ErrNewer: the database has migrations that this program does not have.
 	ErrNewer = errors.New("migrate: the database is newer than the program")
 )
 
@@ -33,14 +33,13 @@ type migration struct {
 	version   int
 	name, sql string
 	sum       string // of the text with LF
-	sumCRLF   string // with CRLF: notes of a time when line ends counted
+	sumCRLF   string // with CRLF: records written when line endings counted
 }
 
-// Run applies to the database at url what it lacks of the migrations of files (every
-// *.sql in it, in whatever folder). set names a series: several parts of a program may have one
-// each in the same database. It returns how many ran. Errors: ErrChanged, ErrNewer,
-// a *pgconn.PgError of the server with the file's name; a failed migration leaves
-// nothing of itself.
+// Run applies the missing migrations of files (every *.sql in it, in any folder) to the database at
+// url. set names a series: several parts of a program may have one each in the same database. It
+// returns how many ran. Errors: ErrChanged, ErrNewer, a *pgconn.PgError of the server with the
+// file's name; a failed migration is rolled back.
 func Run(ctx context.Context, url, set string, files fs.FS) (int, error) {
 	migrations, err := read(files)
 	if err != nil {
@@ -50,7 +49,7 @@ func Run(ctx context.Context, url, set string, files fs.FS) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("migrate: %w", mask.Error(err))
 	}
-	// Closing also gives the lock back, whatever has happened.
+	// Closing also releases the lock.
 	defer conn.Close(context.WithoutCancel(ctx))
 	if err := lock(ctx, conn); err != nil {
 		return 0, err
@@ -124,24 +123,24 @@ func sumOf(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// restrictLine is what pg_dump puts around its output for psql alone.
+// restrictLine matches lines that pg_dump adds for psql only.
 var restrictLine = regexp.MustCompile(`(?m)^\\(un)?restrict [0-9A-Za-z]+$`)
 
-// plain is text as the server takes it: without a byte order mark and psql's restrict lines.
+// plain returns text as the server accepts it: without a byte order mark and psql's restrict lines.
 func plain(text string) string {
 	return restrictLine.ReplaceAllString(strings.TrimPrefix(text, "\ufeff"), "")
 }
 
-// Bounds of the pause before the lock is tried again.
+// Limits of the pause before the lock is tried again.
 const (
 	minPause = 10 * time.Millisecond
 	maxPause = 500 * time.Millisecond
 )
 
-// lock takes turns with other programs that migrate this database, until the
-// connection is closed. It asks again and again rather than wait in the server: a session
-// that waits there has a snapshot, and CREATE INDEX CONCURRENTLY of the one that has the
-// lock would wait for that.
+// lock acquires an advisory lock, held until the connection is closed, so that programs migrate
+// this database one at a time. It polls instead of waiting in the server: a session that waits
+// there has a snapshot, and CREATE INDEX CONCURRENTLY in the session that holds the lock would wait
+// for that snapshot.
 func lock(ctx context.Context, conn *pgx.Conn) error {
 	h := fnv.New64a()
 	h.Write([]byte("millrace schema_migrations"))

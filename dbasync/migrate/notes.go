@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Where the notes of what has run are kept. The second name is for a database whose
-// schema_migrations is another tool's.
+// Tables in which the migrations that have run are recorded. The second name is used if
+// schema_migrations belongs to another tool.
 const (
 	notesTable = "schema_migrations"
 	ownTable   = "millrace_migrations"
@@ -19,11 +19,11 @@ const (
 
 var notesColumns = []string{"at", "name", "set", "sum", "version"}
 
-// notes is the table of what has run. It is always named with its schema: a migration may
-// leave any search_path behind, as a pg_dump does.
+// notes is the table of recorded migrations. It is always qualified with its schema, since a
+// migration may leave any search_path behind, as a pg_dump does.
 type notes struct{ table string }
 
-// openNotes finds the table or makes it.
+// openNotes finds the table or creates it.
 func openNotes(ctx context.Context, conn *pgx.Conn) (notes, error) {
 	for _, name := range []string{ownTable, notesTable} {
 		table, columns, err := find(ctx, conn, name)
@@ -43,8 +43,8 @@ func openNotes(ctx context.Context, conn *pgx.Conn) (notes, error) {
 	return makeNotes(ctx, conn, notesTable)
 }
 
-// find returns the table of that name on the search_path, quoted and with its schema, and
-// its columns in the order of their names; "" when there is none.
+// find returns the table with that name on the search_path, quoted and qualified with its schema,
+// and its column names, sorted; "" if there is none.
 func find(ctx context.Context, conn *pgx.Conn, name string) (table string, columns []string, err error) {
 	err = conn.QueryRow(ctx, `select format('%I.%I', n.nspname, c.relname),
 		(select coalesce(array_agg(a.attname::text order by a.attname collate "C"), '{}') from pg_catalog.pg_attribute a
@@ -75,7 +75,7 @@ func makeNotes(ctx context.Context, conn *pgx.Conn, name string) (notes, error) 
 	return n, nil
 }
 
-// applied returns the checksums of what has run, from version 1.
+// applied returns the checksums of the migrations that have run, from version 1.
 func (n notes) applied(ctx context.Context, conn *pgx.Conn, set string) ([]string, error) {
 	rows, err := conn.Query(ctx, "select sum from "+n.table+" where set = $1 order by version", set)
 	if err != nil {
@@ -93,7 +93,7 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// add notes that m has run.
+// add records that m has run.
 func (n notes) add(ctx context.Context, on execer, set string, m migration) error {
 	_, err := on.Exec(ctx, "insert into "+n.table+" (set, version, name, sum) values ($1, $2, $3, $4)",
 		set, m.version, m.name, m.sum)

@@ -11,16 +11,17 @@ import (
 	"strings"
 )
 
-// hba lets in whoever can reach the socket, whose directory only the server's account (and
-// root) may enter, and over TCP whoever knows the password.
+// hba allows every connection through the socket, whose directory only the server's account (and
+// root) may enter, and over TCP connections with the password.
 const hba = `local all,replication all trust
 host all,replication all 127.0.0.1/32 scram-sha-256
 `
 
 func (s *Server) passwordPath() string { return filepath.Join(s.base, "password") }
 
-// writeAccess makes a password, and the files that say who may connect: in s.base, so that a
-// data directory's own stay as they are. The caller gives them to the server's account.
+// writeAccess creates a password and the files that control access. They are in s.base, so that
+// those in the data directory stay as they are. The caller changes their owner to the server's
+// account.
 func (s *Server) writeAccess() error {
 	s.word = rand.Text()
 	if err := os.WriteFile(s.passwordPath(), []byte(s.word+"\n"), 0o600); err != nil {
@@ -29,9 +30,9 @@ func (s *Server) writeAccess() error {
 	return os.WriteFile(filepath.Join(s.base, "hba.conf"), []byte(hba), 0o600)
 }
 
-// setPassword gives the superuser of a cluster that an earlier Server left this one's
-// password, before anybody can connect. The text goes through a pipe: arguments can be read
-// by all users. A standby has its primary's password.
+// setPassword gives the superuser of an existing cluster this Server's password, before anyone can
+// connect. The statement is sent through a pipe, because all users can read a process's arguments.
+// A standby has its primary's password.
 func (s *Server) setPassword(ctx context.Context) error {
 	if !s.cfg.TCP || s.fresh {
 		return nil

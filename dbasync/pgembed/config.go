@@ -19,14 +19,14 @@ var ErrNotInstalled = errors.New("pgembed: no PostgreSQL binaries found")
 // ErrInUse: another server uses Config.Dir; the error says which process it is.
 var ErrInUse = errors.New("another PostgreSQL server uses this data directory")
 
-// Config says what to start. The zero value is a throwaway server without
-// durability in a temporary directory.
+// Config configures a server. The zero value is a throwaway server without durability in a
+// temporary directory.
 type Config struct {
 	// BinDir holds postgres and initdb. Empty: the newest of
 	// /usr/lib/postgresql/*/bin, then PATH.
 	BinDir string
-	// Dir is the data directory; it is made and initialised when it is empty
-	// and kept by Stop. Empty: a temporary directory, removed by Stop.
+	// Dir is the data directory; it is created and initialized if it is empty, and kept by Stop.
+	// Empty: a temporary directory, removed by Stop.
 	Dir string
 	// Durable keeps fsync on. It is always on when Dir is set and NoSync is not.
 	Durable bool
@@ -85,14 +85,14 @@ func hasBinaries(dir string) bool {
 	return true
 }
 
-// account is who the server runs as.
+// account is the account the server runs as.
 type account struct {
 	uid, gid int
-	other    bool // not as this process
+	other    bool // not that of this process
 	name     string
 }
 
-// serverAccount picks an unprivileged account when this process is root.
+// serverAccount chooses an unprivileged account if this process is root.
 func serverAccount(name string) (account, error) {
 	if os.Geteuid() != 0 {
 		u, err := user.Current()

@@ -12,9 +12,9 @@ func asAccount(a account) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}}
 }
 
-// serverAttr runs the server as the account, in a process group of its own (a ^C at the
-// terminal reaches us, and we stop it in order), and has it end with us where the
-// system can do that.
+// serverAttr runs the server as the account, in a process group of its own (so that ^C at the
+// terminal reaches only this process, which then stops the server), and makes it end with this
+// process where the system supports that.
 func serverAttr(a account) *syscall.SysProcAttr {
 	attr := asAccount(a)
 	attr.Setpgid = true

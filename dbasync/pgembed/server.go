@@ -30,7 +30,7 @@ const (
 const (
 	superuser = "postgres"
 	database  = "postgres"
-	maxLog    = 64 << 20 // the server's log is cut to nothing past this, bytes
+	maxLog    = 64 << 20 // the server's log is truncated to nothing above this size, bytes
 )
 
 // Server is a running or stopped PostgreSQL server. Its methods may be called
@@ -46,16 +46,16 @@ type Server struct {
 	// fresh: the cluster has this Server's password.
 	fresh bool
 
-	mu   sync.Mutex // serialises Start, Stop, Restart
+	mu   sync.Mutex // serializes Start, Stop, Restart
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
 
 	logFrom int64 // bytes of the log that were there when cmd was started
 }
 
-// Start initialises the data directory when it is empty, starts the server and
-// returns when it accepts connections. Errors: ErrNotInstalled, ErrInUse, or what initdb
-// or the server said, in one line.
+// Start initializes the data directory if it is empty, starts the server and returns when it
+// accepts connections. Errors: ErrNotInstalled, ErrInUse, or one line of the output of initdb or
+// the server.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s, err := prepare(cfg)
 	if err != nil {
@@ -72,9 +72,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Start starts the server again after Stop of a Server with a Dir, or after it
-// ended by itself, and returns when it accepts connections. A running server
-// is left alone.
+// Start starts the server again after Stop of a Server with a Dir, or after it ended by itself, and
+// returns when it accepts connections. It does nothing if the server runs.
 func (s *Server) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,8 +109,8 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// wait starts cmd and reaps it on one thread: the child's death signal follows
-// that thread, not the process.
+// wait starts cmd and waits for it on one thread: the child's death signal is tied to that thread,
+// not the process.
 func wait(cmd *exec.Cmd, started chan<- error, done chan<- struct{}) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -167,7 +166,7 @@ func (s *Server) args() []string {
 	return args
 }
 
-// ready waits until postmaster.pid says that the server accepts connections.
+// ready waits until postmaster.pid reports that the server accepts connections.
 func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
@@ -224,9 +223,8 @@ func (s *Server) running() bool {
 	}
 }
 
-// Stop ends the server and returns when it has ended. When ctx ends first, the
-// server is killed. A throwaway server's directory is removed. Calling it again
-// does nothing.
+// Stop stops the server and returns when it has ended. If ctx ends first, the server is killed. A
+// throwaway server's directory is removed. A second call does nothing.
 func (s *Server) Stop(ctx context.Context, how Mode) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -235,7 +233,7 @@ func (s *Server) Stop(ctx context.Context, how Mode) error {
 	return err
 }
 
-// Restart stops and starts the server, keeping its address and its data.
+// Restart stops and starts the server; its address and data stay.
 func (s *Server) Restart(ctx context.Context, how Mode) error {
 	if err := s.Halt(ctx, how); err != nil {
 		return err
@@ -262,19 +260,18 @@ func (s *Server) halt(ctx context.Context, how Mode) error {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
-		// Its own process group holds its children too.
+		// Its process group contains its children too.
 		killGroup(s.cmd.Process.Pid)
 		<-s.done
 		return fmt.Errorf("pgembed: stop: %w", ctx.Err())
 	}
 }
 
-// cleanup removes the temporary directory; a data directory of the caller's is
-// not in it.
+// cleanup removes the temporary directory; a data directory of the caller is not in it.
 func (s *Server) cleanup() { _ = os.RemoveAll(s.base) }
 
-// URL is a connection string through the unix socket, or through TCP when
-// Config.TCP is set; that one has the password in it.
+// URL returns a connection string through the unix socket, or through TCP if Config.TCP is set; the
+// latter contains the password.
 func (s *Server) URL() string {
 	if s.cfg.TCP {
 		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", superuser, s.word, s.port, database)
@@ -282,21 +279,21 @@ func (s *Server) URL() string {
 	return s.SocketURL()
 }
 
-// SocketURL is a connection string through the unix socket.
+// SocketURL returns a connection string through the unix socket.
 func (s *Server) SocketURL() string {
 	q := url.Values{"host": {s.base}, "port": {strconv.Itoa(s.port)}, "user": {superuser}, "sslmode": {"disable"}}
 	return "postgres:///" + database + "?" + q.Encode()
 }
 
-// Done is closed when the server that runs now has ended, by Stop or by itself; a later
-// Start makes another one.
+// Done returns a channel that is closed when the current server process has ended, by Stop or by
+// itself; a later Start creates another one.
 func (s *Server) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.done
 }
 
-// PID is the postmaster's process id, 0 when the server is not running.
+// PID returns the postmaster's process ID, 0 if the server is not running.
 func (s *Server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -306,11 +303,11 @@ func (s *Server) PID() int {
 	return s.cmd.Process.Pid
 }
 
-// LogPath is the file the server logs to; a throwaway server's goes with Stop.
+// LogPath returns the path of the server's log; a throwaway server's log is removed by Stop.
 func (s *Server) LogPath() string { return filepath.Join(s.base, "log") }
 
-// BinDir is where the server's binaries are; pgbench and psql may be there too.
+// BinDir returns the directory of the server's binaries; pgbench and psql may be there too.
 func (s *Server) BinDir() string { return s.bin }
 
-// SocketDir is the directory of the unix socket, for tools that want -h.
+// SocketDir returns the directory of the unix socket, for tools with a -h option.
 func (s *Server) SocketDir() string { return s.base }

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// prepare finds the binaries and makes the directories.
+// prepare finds the binaries and creates the directories.
 func prepare(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg.withDefaults(), bin: cfg.BinDir}
 	var err error
@@ -47,7 +47,7 @@ func prepare(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// ours refuses a directory with something else than a cluster in it: its owner would be
+// ours refuses a directory that contains something other than a cluster, because its owner would be
 // changed.
 func ours(dir string) error {
 	entries, err := os.ReadDir(dir)
@@ -69,7 +69,7 @@ func free(dir string) error {
 }
 
 func (s *Server) makeDirs() error {
-	// The server's account must be able to look into what leads to its data.
+	// The server's account must be able to enter the parent directories of its data.
 	if err := os.MkdirAll(filepath.Dir(s.data), 0o755); err != nil {
 		return err
 	}
@@ -95,8 +95,8 @@ func (s *Server) makeDirs() error {
 	return nil
 }
 
-// chownTree gives dir and all below it to the server's account, so that a
-// directory made by an earlier run under another account can be opened.
+// chownTree gives dir and everything below it to the server's account, so that a directory created
+// by an earlier run under another account can be opened.
 func chownTree(dir string, uid, gid int) error {
 	return filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
 		if err != nil {
@@ -106,8 +106,8 @@ func chownTree(dir string, uid, gid int) error {
 	})
 }
 
-// freePort returns a free TCP port. A server without TCP needs a number too: it
-// is part of the socket's name.
+// freePort returns a free TCP port. A server without TCP needs a number too: it is part of the
+// socket's name.
 func freePort(tcp bool) (int, error) {
 	if !tcp {
 		return 5432, nil
@@ -126,7 +126,8 @@ func (s *Server) initdb(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
-	// hba.conf of ours replaces what this makes; it is for whoever starts postgres by hand.
+	// hba.conf of ours replaces the file that this creates, which remains for starting postgres by
+	// hand.
 	args := []string{"-D", s.data, "-U", superuser, "--auth-local=peer", "--auth-host=scram-sha-256", "--pwfile", s.passwordPath(), "-E", "UTF8", "--no-locale"}
 	if !s.cfg.sync() {
 		args = append(args, "--no-sync")
@@ -142,7 +143,7 @@ func (s *Server) initdb(ctx context.Context) error {
 	return nil
 }
 
-// environ leaves PG* variables of the caller out: they would steer the server.
+// environ omits the caller's PG* variables, which would affect the server.
 func environ() []string {
 	var env []string
 	for _, kv := range os.Environ() {

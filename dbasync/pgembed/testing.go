@@ -15,8 +15,8 @@ type TB interface {
 	Skipf(format string, args ...any)
 }
 
-// ForTest starts a throwaway server and stops it at the test's end. Without
-// binaries it skips the test, but fails it in CI (environment CI set).
+// ForTest starts a throwaway server and stops it at the end of the test. Without binaries it skips
+// the test, but fails it in CI (environment variable CI set).
 func ForTest(tb TB, cfg Config) *Server {
 	tb.Helper()
 	srv, err := Start(context.Background(), cfg)

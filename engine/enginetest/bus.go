@@ -5,20 +5,21 @@ import (
 	"time"
 )
 
-// Bus carries messages between the nodes of a world, what would be processes otherwise: late,
-// and by chance not at all or twice; those of one node to another never in another order.
+// Bus carries messages between the nodes of a simulation, which would be processes in production:
+// with delays, and at random some are lost or duplicated. Messages of one node to another keep
+// their order.
 type Bus struct {
 	w *World
 
 	From, To time.Duration // how long a message takes; 200 µs to 5 ms
-	Lost     int           // one message in so many is; 0: none
-	Doubled  int           // of one in so many a copy follows; 0: none
+	Lost     int           // one message in so many is lost; 0: none
+	Doubled  int           // one message in so many is duplicated; 0: none
 
 	mu    sync.Mutex
 	nodes []*BusNode // guarded by mu; in the order in which they joined
 }
 
-// BusNode is one of a Bus. Any goroutine may use it.
+// BusNode is a node of a Bus. Its methods may be called from any goroutine.
 type BusNode struct {
 	b    *Bus
 	name string
@@ -27,16 +28,16 @@ type BusNode struct {
 
 	// Guarded by b.mu.
 	last   map[*BusNode]time.Time // when the last message to that one arrives
-	apart  map[*BusNode]bool      // nothing goes either way
+	apart  map[*BusNode]bool      // no messages are exchanged with these
 	paused bool
 	gone   bool
-	waits  []func() // what has come while it was paused
+	waits  []func() // messages that arrived while it was paused
 }
 
-// Bus makes one.
+// Bus makes a bus.
 func (w *World) Bus() *Bus { return &Bus{w: w, From: 200 * time.Microsecond, To: 5 * time.Millisecond} }
 
-// Join makes a node: fn is called on the submitter, a server's pool, say, for each message
+// Join makes a node: fn is called on the submitter, a server's pool for example, for each message
 // that arrives. A message that on refuses is lost.
 func (b *Bus) Join(name string, on Submitter, fn func(from string, msg []byte)) *BusNode {
 	b.mu.Lock()
@@ -55,7 +56,7 @@ func (n *BusNode) Send(to string, msg []byte) {
 	})
 }
 
-// Publish sends it to all others.
+// Publish sends msg to all other nodes.
 func (n *BusNode) Publish(msg []byte) { n.each(func(x *BusNode) { n.send(x, msg) }) }
 
 func (n *BusNode) each(fn func(*BusNode)) {
@@ -68,7 +69,7 @@ func (n *BusNode) each(fn func(*BusNode)) {
 	}
 }
 
-// send has the message arrive, or not. b.mu is held.
+// send schedules the message's arrival, or drops it. Caller holds b.mu.
 func (n *BusNode) send(to *BusNode, msg []byte) {
 	b := n.b
 	if n.gone || to.gone || n.apart[to] || b.Lost > 0 && b.w.Chance(b.Lost) {
@@ -90,7 +91,7 @@ func (n *BusNode) send(to *BusNode, msg []byte) {
 	}
 }
 
-// arrives brings the message to its node.
+// arrives delivers the message to its node.
 func (n *BusNode) arrives(to *BusNode, msg []byte) {
 	b := n.b
 	b.mu.Lock()
@@ -107,8 +108,8 @@ func (n *BusNode) arrives(to *BusNode, msg []byte) {
 	_ = to.on.Submit(func() { to.fn(n.name, msg) })
 }
 
-// Part has nothing go between this node and another, or ends that: what is on its way is
-// lost too.
+// Part stops all messages between this node and another, or ends that. Messages in flight are lost
+// too.
 func (n *BusNode) Part(from string, apart bool) {
 	n.each(func(x *BusNode) {
 		if x.name == from {
@@ -117,7 +118,7 @@ func (n *BusNode) Part(from string, apart bool) {
 	})
 }
 
-// Pause has nothing come to the node until it goes on; then all of it does at once.
+// Pause queues messages to the node until it resumes; then all arrive at once.
 func (n *BusNode) Pause(pause bool) {
 	n.b.mu.Lock()
 	n.paused = pause
@@ -133,7 +134,7 @@ func (n *BusNode) Pause(pause bool) {
 	}
 }
 
-// Leave is the node's end: nothing comes to it, and nothing that it sends arrives.
+// Leave ends the node: nothing reaches it, and nothing that it sends arrives.
 func (n *BusNode) Leave() {
 	n.b.mu.Lock()
 	defer n.b.mu.Unlock()

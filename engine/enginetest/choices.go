@@ -11,23 +11,23 @@ import (
 	"sync"
 )
 
-// choices are where everything comes from that a run leaves to chance: who is next, how
-// much arrives, whether something breaks. They are drawn from a seed and recorded, or played
-// from a record. A record that has come to its end goes on with 0, which is always the
-// plainest way: so a shorter record with more zeros is a simpler run.
+// choices makes all random choices of a run: which action is next, how many bytes arrive, whether
+// something fails. They are drawn from a seed and recorded, or replayed from a record. After the
+// end of a record all choices are 0, which is always the simplest one, so a shorter record with
+// more zeros is a simpler run.
 type choices struct {
 	mu   sync.Mutex
-	rng  *rand.Rand // nil: play
+	rng  *rand.Rand // nil: replay
 	play []uint32
 	rec  []uint32
 }
 
-// seeded draws from a seed.
+// seeded returns choices drawn from a seed.
 func seeded(seed uint64) *choices {
 	return &choices{rng: rand.New(rand.NewPCG(seed, 0x6d696c6c72616365))}
 }
 
-// played goes by a record.
+// played returns choices replayed from a record.
 func played(rec []uint32) *choices { return &choices{play: rec} }
 
 // choose returns a number from 0 to n-1.
@@ -48,23 +48,23 @@ func (c *choices) choose(n int) int {
 	return v
 }
 
-// chance is true once in n times.
+// chance returns true once in n times.
 func (c *choices) chance(n int) bool { return n > 0 && c.choose(max(n, 2)) == max(n, 2)-1 }
 
-// encode puts a record into text.
+// encode encodes a record as text.
 func encode(rec []uint32) string {
 	var raw []byte
 	for _, v := range rec {
 		raw = binary.AppendUvarint(raw, uint64(v))
 	}
 	var b bytes.Buffer
-	w, _ := flate.NewWriter(&b, flate.BestCompression) // it fails for a level that there isn't
+	w, _ := flate.NewWriter(&b, flate.BestCompression) // it fails only for an invalid level
 	_, _ = w.Write(raw)
 	_ = w.Close()
 	return base64.RawURLEncoding.EncodeToString(b.Bytes())
 }
 
-// decode is encode's reverse.
+// decode is the inverse of encode.
 func decode(s string) (rec []uint32, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"millrace/engine/internal/simnet"
 )
 
-// Client is a peer of a server's: one connection, or with DialResume one after the other. It
-// reads all the time, unless Stall says otherwise. Its methods are called as World's are.
+// Client is a peer of a server: one connection, or with DialResume several, one after another. It
+// reads all the time, except after Stall. Its methods are called as World's are.
 type Client struct {
 	w     *World
 	srv   *Server
@@ -19,16 +19,16 @@ type Client struct {
 	conn  *simnet.Conn
 	codec *codec.Codec
 
-	layers *layers // around the frames; nil: none
+	layers *layers // protocols around the frames; nil: none
 
-	in     []byte // of what has come, no whole frame yet
+	in     []byte // received bytes of an incomplete frame
 	frames []codec.Packet
-	next   int // the first of them that Next has not had
+	next   int // the first of them that Next has not returned
 	life   *life
-	hurt   bool // something was done to the connection after which not all arrives
+	hurt   bool // something was done to the connection after which not everything arrives
 	finned bool
-	silent bool // nothing comes any more
-	ended  bool // the ERROR about a bad frame has come
+	silent bool // nothing arrives any more
+	ended  bool // the ERROR about a bad frame has arrived
 	// answered: the server's FIN has come, and was answered or not; over: it was.
 	answered, over bool
 
@@ -38,17 +38,17 @@ type Client struct {
 // life is one session from its client's side: what it has sent.
 type life struct {
 	client *Client
-	raw    []byte         // of what was sent, no whole frame yet
+	raw    []byte         // sent bytes of an incomplete frame
 	sent   []codec.Packet // frames for the handler
-	broken bool           // what was sent is no frames any more
-	finned bool           // the FIN is behind them
+	broken bool           // what was sent is not valid frames any more
+	finned bool           // the FIN follows them
 	hurt   bool           // not all of it need arrive
 }
 
 // Dial connects to the server's first address.
 func (w *World) Dial(srv *Server) *Client { return w.DialPath(srv, w.path) }
 
-// DialPath is Dial with a path of its own.
+// DialPath is Dial with a given Path.
 func (w *World) DialPath(srv *Server, p Path) *Client { return w.DialBy(srv, Way{Path: p}) }
 
 func (w *World) newClient(srv *Server, way Way) *Client {
@@ -90,7 +90,7 @@ func (c *Client) Write(b []byte) {
 	c.transmit(b)
 }
 
-// add notes what is sent.
+// add records what is sent.
 func (l *life) add(b []byte) {
 	if l.broken {
 		return
@@ -111,9 +111,8 @@ func (l *life) add(b []byte) {
 	}
 }
 
-// CloseWrite says that nothing more is asked, with a FIN, or as a client does that speaks TLS
-// or WebSocket: with a close_notify or close frame, a FIN alone, or both. The client goes on
-// reading.
+// CloseWrite ends the client's requests with a FIN or, for a client that uses TLS or WebSocket,
+// with a close_notify or close frame, a FIN alone, or both. The client continues to read.
 func (c *Client) CloseWrite() {
 	c.finned = true
 	c.life.finned = true
@@ -124,7 +123,7 @@ func (c *Client) CloseWrite() {
 	c.layers.closeWrite(ending(c.w.Pick(int(endsOfAll))))
 }
 
-// harm notes that not all that is on its way need arrive.
+// harm records that not everything in flight need arrive.
 func (c *Client) harm() {
 	c.hurt = true
 	if c.resume == nil {
@@ -132,45 +131,45 @@ func (c *Client) harm() {
 	}
 }
 
-// Close closes the connection as a process does that ends: what is unread then is lost.
+// Close closes the connection as the end of a process does: unread data is lost.
 func (c *Client) Close() {
 	c.harm()
 	c.conn.Shut()
 }
 
-// Reset breaks the connection.
+// Reset resets the connection.
 func (c *Client) Reset() {
 	c.harm()
 	c.conn.SendReset()
 }
 
-// Vanish has the network lose everything from now on, both ways, without a word.
+// Vanish makes the network lose everything from now on, in both directions.
 func (c *Client) Vanish() {
 	c.harm()
 	c.conn.Vanish()
 }
 
-// Stall has the client read nothing more, or go on.
+// Stall makes the client stop reading, or continue.
 func (c *Client) Stall(stall bool) { c.conn.Stall(stall) }
 
-// Connected tells whether the server has accepted the connection and the client has seen no
-// end of it.
+// Connected reports whether the server has accepted the connection and the client has not seen its
+// end.
 func (c *Client) Connected() bool { return c.conn.Accepted() && !c.Ended() }
 
-// Ended tells whether the server has closed the connection, as far as the client has seen:
-// with a FIN behind everything that it has read, or a reset.
+// Ended reports whether the client has seen that the server closed the connection: a FIN after all
+// data, or a reset.
 func (c *Client) Ended() bool {
 	fin, reset := c.conn.Ended()
 	return fin || reset
 }
 
-// WasReset tells whether it was a reset.
+// WasReset reports whether the connection was reset.
 func (c *Client) WasReset() bool {
 	_, reset := c.conn.Ended()
 	return reset
 }
 
-// read takes what has come apart.
+// read processes what has arrived.
 func (c *Client) read() {
 	if c.layers != nil {
 		c.layers.begin()
@@ -186,7 +185,7 @@ func (c *Client) read() {
 	c.decode(b)
 }
 
-// decode takes apart what has come of frames.
+// decode splits received bytes into frames.
 func (c *Client) decode(b []byte) {
 	c.in = append(c.in, b...)
 	for len(c.in) > 0 {
@@ -214,7 +213,7 @@ func (c *Client) decode(b []byte) {
 	}
 }
 
-// isLast tells whether a frame is an ERROR that nothing follows: that about a bad frame.
+// isLast reports whether p is an ERROR after which nothing follows: that about a bad frame.
 func isLast(p codec.Packet) bool {
 	return p.Main == engine.SystemMain && p.Sub == engine.SubError && len(p.Body) >= 6 &&
 		binary.BigEndian.Uint16(p.Body) == uint16(engine.CodeBadFrame) && binary.BigEndian.Uint32(p.Body[2:]) == 0
@@ -235,11 +234,11 @@ func (c *Client) answerFIN() {
 	}
 }
 
-// Frames are all frames that have come, in their order. They are not to be changed, and stay
-// as they are when more come.
+// Frames returns all received frames, in order. They must not be changed, and stay valid when more
+// arrive.
 func (c *Client) Frames() []codec.Packet { return c.frames }
 
-// Count is how many frames of a handle have come.
+// Count returns how many frames of a handle have arrived.
 func (c *Client) Count(main, sub uint16) (n int) {
 	for _, p := range c.frames {
 		if p.Main == main && p.Sub == sub {
@@ -249,7 +248,8 @@ func (c *Client) Count(main, sub uint16) (n int) {
 	return n
 }
 
-// Received is a condition for Until: a frame of that handle has come which Next has not had.
+// Received returns a condition for Until: a frame of that handle has arrived that Next has not
+// returned.
 func (c *Client) Received(main, sub uint16) func() bool {
 	return func() bool { return c.find(main, sub) >= 0 }
 }
@@ -263,8 +263,8 @@ func (c *Client) find(main, sub uint16) int {
 	return -1
 }
 
-// Next waits for a frame of that handle and returns it, which stays valid; those in front of it are passed over,
-// and it fails as Until does.
+// Next waits for a frame of that handle and returns it; the frame stays valid. Frames before it are
+// skipped. Next fails the run as Until does.
 func (c *Client) Next(main, sub uint16) codec.Packet {
 	if !c.w.UntilWithin(c.w.opt.Patience, c.Received(main, sub)) {
 		c.w.Fatalf("client %d: no frame %d/%d in %v; since the last one there came %s", c.conn.ID(), main, sub, c.w.opt.Patience, c.brief())
@@ -274,14 +274,14 @@ func (c *Client) Next(main, sub uint16) codec.Packet {
 	return c.frames[i]
 }
 
-// Want is Next, and fails the run if the body is another one.
+// Want is Next, and fails the run if the body differs.
 func (c *Client) Want(main, sub uint16, body []byte) {
 	if p := c.Next(main, sub); !bytes.Equal(p.Body, body) {
 		c.w.Fatalf("client %d: got %d/%d %.100q, want %.100q", c.conn.ID(), main, sub, p.Body, body)
 	}
 }
 
-// brief tells which frames Next has not had.
+// brief lists the frames that Next has not returned.
 func (c *Client) brief() string {
 	if c.next == len(c.frames) {
 		return "none"

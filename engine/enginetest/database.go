@@ -12,60 +12,60 @@ var (
 	ErrMayHaveRun = errors.New("enginetest: the connection was lost: the statement may have run")
 )
 
-// Submitter is where an answer goes: an engine.Session, Strand or Pool.
+// Submitter receives answers: an engine.Session, Strand or Pool.
 type Submitter interface{ Submit(func()) error }
 
-// Outcome is what becomes of a statement.
+// Outcome is the outcome of a statement.
 type Outcome uint8
 
 const (
-	Ran        Outcome = iota // it runs, and its caller hears what has come of it
+	Ran        Outcome = iota // it runs, and its caller gets the result
 	NotRun                    // it does not: ErrNotRun
-	LostBefore                // the connection is lost before it has run: ErrMayHaveRun
-	LostAfter                 // and after: ErrMayHaveRun
+	LostBefore                // the connection is lost before it runs: ErrMayHaveRun
+	LostAfter                 // the connection is lost after it ran: ErrMayHaveRun
 )
 
-// Database stands for one: its statements are functions, which run later, one after the
-// other, and whose outcome is told later still. What the world decides by chance is what a
-// real one does to its callers: an answer is late, a statement fails, or the connection is
-// lost before it has run or after. Any goroutine may use it.
+// Database simulates a database: its statements are functions, which run later, one after another,
+// and their callers get the outcome later still. At random, as with a real one, an answer is late,
+// a statement fails, or the connection is lost before or after it runs. Its methods may be called
+// from any goroutine.
 type Database struct {
 	w *World
 
 	From, To time.Duration // how long an answer takes; 1 ms to 50 ms
-	NotRun   int           // one in so many does not run, and its caller is told so; 0: none
-	Lost     int           // of one in so many the caller is told ErrMayHaveRun; 0: none
+	NotRun   int           // one statement in so many does not run, and its caller gets ErrNotRun; 0: none
+	Lost     int           // for one in so many the caller gets ErrMayHaveRun; 0: none
 
 	mu     sync.Mutex
 	script []Outcome // guarded by mu
 	down   bool      // guarded by mu
 }
 
-// Database makes one.
+// Database makes a database.
 func (w *World) Database() *Database {
 	return &Database{w: w, From: time.Millisecond, To: 50 * time.Millisecond}
 }
 
-// World is the one whose it is.
+// World returns the simulation it belongs to.
 func (d *Database) World() *World { return d.w }
 
-// Script says what becomes of the next statements, in the order in which they come to their
-// turn; chance decides about those behind them.
+// Script sets the outcomes of the next statements, in the order in which they would run; later ones
+// are random.
 func (d *Database) Script(list ...Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.script = append(d.script, list...)
 }
 
-// Down has every statement that comes to its turn not run, as those of a database that can't
-// be reached, or ends that.
+// Down makes every statement fail with ErrNotRun, as if the database could not be reached, or ends
+// that.
 func (d *Database) Down(down bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.down = down
 }
 
-// outcome is that of the next statement.
+// outcome returns the outcome of the next statement.
 func (d *Database) outcome() (o Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -83,9 +83,9 @@ func (d *Database) outcome() (o Outcome) {
 	return Ran
 }
 
-// Do has run called later, unless the world decides that it does not run, and then done on
-// the submitter, once, with run's error or why it is not known. Where on refuses it, which
-// is what a session does that has closed, otherwise is called in its place, which may be nil.
+// Do calls run later, unless the simulation decides that it does not run, and then done on the
+// submitter, once, with run's error or ErrNotRun or ErrMayHaveRun. If on refuses it, as a closed
+// session does, otherwise is called instead; it may be nil.
 func (d *Database) Do(on Submitter, run func() error, done func(error), otherwise func(error)) {
 	d.later(func() {
 		err := ErrMayHaveRun
@@ -95,7 +95,7 @@ func (d *Database) Do(on Submitter, run func() error, done func(error), otherwis
 		case NotRun:
 			err = ErrNotRun
 		case LostAfter:
-			_ = run() // and nobody hears of it
+			_ = run() // and nobody gets the result
 		}
 		d.later(func() {
 			if on.Submit(func() { done(err) }) != nil && otherwise != nil {

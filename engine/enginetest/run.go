@@ -13,21 +13,21 @@ import (
 	"millrace/engine"
 )
 
-// Options set up a Run. Zero means the default that the field's comment names.
+// Options configure Run. A zero field means the default given at the field.
 type Options struct {
-	Seeds int    // how many runs, each from a seed of its own; 20, or $ENGINETEST_SEEDS
+	Seeds int    // number of runs, each with its own seed; 20, or $ENGINETEST_SEEDS
 	First uint64 // the first seed; 1
 
 	Path     Path          // of clients that are not given another
-	Smooth   bool          // reads and writes are whole wherever they can be
-	InOrder  bool          // workers take what waits in the order in which it came, as real ones do
-	Files    int           // descriptors that may be open; 1,048,576
+	Smooth   bool          // reads and writes are complete wherever they can be
+	InOrder  bool          // workers take tasks in order, as real ones do
+	Files    int           // limit of open file descriptors; 1,048,576
 	Patience time.Duration // how long Until and the end of a run wait, in simulated time; 2 min
-	MaxSteps int           // of a run, after which it has failed; 1,000,000
+	MaxSteps int           // of a run, after which it fails; 1,000,000
 	Panics   bool          // callbacks may panic, on purpose
-	Trace    bool          // World.Trace has the text of every run, not only of one that failed
+	Trace    bool          // World.Trace has the text of every run, not only of a failed one
 
-	NoShrink bool // a run that fails is told as it was
+	NoShrink bool // a failed run is reported without searching for a simpler one
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -47,15 +47,15 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Run runs fn once for each seed, in a World of its own. The test fails at the first run
-// that does: its output has the seed, how to repeat it, and what happened in the simplest
-// run found that fails in the same way. In the environment ENGINETEST_SEED=n has only that
-// seed run, ENGINETEST_SEEDS=n so many, ENGINETEST_REPLAY what a failure's output says, and
-// ENGINETEST_NOSHRINK=1 leaves out the search for the simplest.
+// Run runs fn once for each seed, in a World of its own. The test fails at the first run that does:
+// its output has the seed, how to repeat it, and what happened in the simplest run found that fails
+// in the same way. Environment variables: ENGINETEST_SEED=n runs only that seed, ENGINETEST_SEEDS=n
+// that many, ENGINETEST_REPLAY repeats the run of a failure's output, and ENGINETEST_NOSHRINK=1
+// skips the search for the simplest run.
 //
-// fn is called many times, so it must begin with what it makes itself. It runs in a synctest
-// bubble: the time package tells simulated time in it and in all that it starts, and
-// goroutines that it starts must have ended when it returns.
+// fn is called many times, so it must create everything it uses. It runs in a testing/synctest
+// bubble: the time package uses simulated time in fn and in the goroutines that it starts, which
+// must have ended when it returns.
 func Run(t *testing.T, o Options, fn func(w *World)) {
 	t.Helper()
 	o, err := o.withDefaults()
@@ -93,7 +93,7 @@ func Run(t *testing.T, o Options, fn func(w *World)) {
 	}
 }
 
-// result is what has become of a run.
+// result is the result of a run.
 type result struct {
 	failed string
 	rec    []uint32
@@ -105,7 +105,7 @@ type result struct {
 	trace  string
 }
 
-// runOnce is one run in a bubble.
+// runOnce does one run in a bubble.
 func runOnce(t *testing.T, o Options, seed uint64, c *choices, keep bool, fn func(*World)) (r result) {
 	t.Helper()
 	defer func() {
@@ -131,7 +131,7 @@ func runOnce(t *testing.T, o Options, seed uint64, c *choices, keep bool, fn fun
 	return r
 }
 
-// try calls fn and tells whether the run has not failed in it.
+// try calls fn and reports whether the run did not fail in it.
 func (w *World) try(fn func()) (ok bool) {
 	defer func() {
 		if ok {
@@ -150,7 +150,7 @@ func (w *World) try(fn func()) (ok bool) {
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_/=.-]+$`)
 
-// pattern is what go test's -run takes for this test alone.
+// pattern returns the argument of go test's -run for this test alone.
 func pattern(t *testing.T) string {
 	if !plain.MatchString(t.Name()) {
 		return t.Name()

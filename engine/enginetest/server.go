@@ -11,26 +11,26 @@ import (
 	"millrace/engine/internal/simnet"
 )
 
-// Server is an engine.Server in a World: the real one, on a network and workers that the
-// World has. Its Stop and Drain wait for the world to go on; call them through World.Go.
+// Server is a real engine.Server in a World, on a simulated network and simulated workers. Its Stop
+// and Drain wait for the simulation to continue; call them in World.Go.
 type Server struct {
 	*engine.Server
 	w       *World
 	cfg     engine.Config
 	net     *simnet.Net
-	look    func() // at loops that are held up
+	look    func() // for blocked loops
 	runners []*loopRunners
 	check   checker
 	pool    *sched.Pool // its own; nil: it has none
 	paused  bool
 	stopped bool
-	stuck   map[engine.ID]bool // sessions that Stop has named: callbacks of theirs had not returned
+	stuck   map[engine.ID]bool // sessions that Stop has named: their callbacks had not returned
 }
 
-// Server makes a server and starts it. A zero in cfg is the engine's default, but for these:
-// Addrs is one tcp:// address, Loops 2, Workers 4, MaxConns 256; stalls are not reported, as nothing takes
-// time that does not say so; what is logged goes to the trace. The callbacks of h are
-// checked: see the package's comment.
+// Server makes a server and starts it. Zero fields of cfg mean the engine's defaults, except: Addrs
+// is one tcp:// address, Loops 2, Workers 4, MaxConns 256. Stalls are not reported, since only
+// explicit waiting takes time; log lines go to the trace. The callbacks of h are checked: see the
+// package comment.
 func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
 	s, err := w.NewServer(cfg, h)
 	w.Check(err)
@@ -38,9 +38,8 @@ func (w *World) Server(cfg engine.Config, h engine.Handler) *Server {
 	return s
 }
 
-// Pause has the server stand still, as a process does that is suspended: none of its loops and
-// none of the workers of its own gets a turn until it goes on. Its clients, the network and
-// time do.
+// Pause suspends the server, as a process can be suspended: none of its loops and none of its own
+// workers run until it is resumed. Clients, the network and time continue.
 func (s *Server) Pause(pause bool) { s.paused = pause }
 
 // NewServer is Server without the start.
@@ -71,13 +70,12 @@ func (s *Server) runnersOf(loop int) *loopRunners {
 	return s.runners[loop]
 }
 
-// Defer has fn called at the end of the run, while time goes by, when what clients have sent
-// is handled and before the servers stop; of several the last one first. A run that has failed
-// calls it too.
+// Defer makes fn run at the end of the run, while time still passes, when what clients have sent is
+// handled and before the servers stop; the last one first. It also runs after a failure.
 func (w *World) Defer(fn func()) { w.atEnd = append(w.atEnd, fn) }
 
-// Go runs fn, which may wait for what happens in the world, on a goroutine of its own, and
-// lets time go by until it has returned. Any number of simulated seconds may pass.
+// Go runs fn, which may wait for events of the simulation, on a goroutine of its own, and lets time
+// pass until it has returned. Any number of simulated seconds may pass.
 func (w *World) Go(fn func()) {
 	done := false
 	finished := make(chan struct{})
@@ -96,7 +94,7 @@ func (w *World) Go(fn func()) {
 	})
 }
 
-// StopWithin stops the server, with so much time to drain, and returns Stop's error.
+// StopWithin stops the server with a drain timeout of d, and returns Stop's error.
 func (s *Server) StopWithin(d time.Duration) (err error) {
 	s.stopped = true
 	s.w.Go(func() {
@@ -114,8 +112,7 @@ func (s *Server) StopWithin(d time.Duration) (err error) {
 	return err
 }
 
-// end takes down what the run has left behind: first what was promised to go on does, then
-// the servers stop, and nothing may be left.
+// end shuts the run down: pending work is finished, then the servers stop, and nothing may be left.
 func (w *World) end() {
 	for _, c := range w.clients {
 		c.Stall(false)
@@ -149,11 +146,11 @@ func (w *World) end() {
 	}
 }
 
-// lastDrain is how long a server may drain at the end of a run. More is no use: by then the
-// engine gives up peers that have gone without a word.
+// lastDrain is how long a server may drain at the end of a run. More is not needed: by then the
+// engine closes peers that have vanished.
 const lastDrain = 20 * time.Second
 
-// calm tells whether every client that can has been answered what it has asked.
+// calm reports whether every client that can has got the answers to its requests.
 func (w *World) calm() bool {
 	for _, s := range w.servers {
 		if !s.check.quiet() {
@@ -170,7 +167,7 @@ func (w *World) calm() bool {
 	return len(w.events) == 0
 }
 
-// stopPools ends the pools that are no server's own; the others have ended.
+// stopPools stops the pools that belong to no server; the others have ended.
 func (w *World) stopPools() {
 	for _, p := range w.pools {
 		w.Go(func() {
@@ -183,7 +180,7 @@ func (w *World) stopPools() {
 	}
 }
 
-// tearDown ends a run that has failed as far as it goes, and judges nothing.
+// tearDown shuts down a failed run as far as possible, without checks.
 func (w *World) tearDown() {
 	w.ending = true
 	for _, s := range w.servers {
@@ -233,7 +230,7 @@ func (w *World) goWithin(d time.Duration, fn func()) {
 	})
 }
 
-// close ends the world's own goroutines.
+// close ends the simulation's own goroutines.
 func (w *World) close() {
 	w.timer.Stop()
 	for _, c := range w.clients {

@@ -8,12 +8,12 @@ import (
 	"millrace/engine/internal/simnet"
 )
 
-// runner is a goroutine that does steps: a loop's own, that of one that stands in for a
-// loop, or one of those for what belongs to no loop.
+// runner is a goroutine that runs steps: those of a loop, of the stand-in for a blocked loop, or
+// those that belong to no loop.
 type runner struct {
 	w    *World
 	todo chan func()
-	busy bool // a step lasts that has begun; set by the world, cleared by the runner while the world waits
+	busy bool // a step has begun and not ended; set by the simulation, cleared by the runner while the simulation waits
 }
 
 func (w *World) newRunner() *runner {
@@ -29,7 +29,7 @@ func (r *runner) run() {
 		if clean {
 			return
 		}
-		if v := recover(); v != nil { // else it is a runtime.Goexit in a callback
+		if v := recover(); v != nil { // otherwise it is a runtime.Goexit in a callback
 			r.w.Errorf("panic: %v\n%s", v, stack())
 		}
 		r.busy = false
@@ -42,18 +42,18 @@ func (r *runner) run() {
 	clean = true
 }
 
-// do has a step done, and waits until it has ended or its callback waits for something.
+// do runs a step, and waits until it has ended or its callback waits for something.
 func (r *runner) do(fn func()) {
 	r.busy = true
 	r.todo <- fn
 	synctest.Wait()
 }
 
-// loopRunners are a loop's goroutines.
+// loopRunners are the goroutines of a loop.
 type loopRunners struct{ own, standIn *runner }
 
-// action is something that can happen next: a step of a server's network, a turn of a worker
-// with the i-th of what waits in a pool, or an event that is due.
+// action is something that can happen next: a step of a server's network, a worker taking the i-th
+// task of a pool, or an event that is due.
 type action struct {
 	server *Server
 	net    simnet.Step
@@ -61,7 +61,7 @@ type action struct {
 	i      int
 }
 
-// actions are what can happen now. The order does not depend on anything but the run.
+// actions returns what can happen now. The order depends only on the run.
 func (w *World) actions() []action {
 	list := w.list[:0]
 	for _, s := range w.servers {
@@ -95,7 +95,7 @@ func (w *World) actions() []action {
 	return list
 }
 
-// standsStill tells whether the server whose pool it is does.
+// standsStill reports whether the pool's server is paused.
 func (w *World) standsStill(p *sched.Pool) bool {
 	for _, s := range w.servers {
 		if s.paused && s.pool == p {
@@ -109,7 +109,7 @@ func (w *World) standsStill(p *sched.Pool) bool {
 // into that of a tick: so timers that callbacks start are due at times of their own.
 const stepTime = 1000
 
-// step has one of the things happen that can happen now; false: there are none.
+// step does one of the actions that are possible now; it returns false if there is none.
 func (w *World) step() bool {
 	w.look()
 	if len(w.actions()) == 0 {
@@ -171,7 +171,7 @@ func (w *World) netStep(s *Server, x simnet.Step) {
 	r.do(func() { s.net.Do(x) })
 }
 
-// free is a runner that has nothing to do.
+// free returns an idle runner.
 func (w *World) free() *runner {
 	for _, r := range w.idle {
 		if !r.busy {
@@ -183,10 +183,10 @@ func (w *World) free() *runner {
 	return r
 }
 
-// lookEvery is how often pools and servers look after goroutines that are held up.
+// lookEvery is how often pools and servers check for blocked goroutines.
 const lookEvery = time.Millisecond
 
-// look does what the pools' monitors would, and the servers' watchers of loops.
+// look does the checks of the pools' monitors and of the servers' watchers of loops.
 func (w *World) look() {
 	if time.Since(w.lookedAt) < lookEvery {
 		return
@@ -205,7 +205,7 @@ func (w *World) look() {
 	synctest.Wait()
 }
 
-// wait lets time go on until something can happen, or to the time of end.
+// wait lets time pass until something can happen, or until end.
 func (w *World) wait(end time.Time) {
 	next := end
 	sooner := func(at time.Time) {
@@ -241,20 +241,20 @@ func (w *World) wait(end time.Time) {
 	w.timer.Stop()
 }
 
-// Advance lets d of simulated time go by, with everything that happens in it.
+// Advance lets d of simulated time pass, with everything that happens in it.
 func (w *World) Advance(d time.Duration) {
 	w.runUntil(time.Now().Add(d), func() bool { return false })
 }
 
-// Until lets time go by until cond holds, which is asked between steps; the run fails where
-// that takes longer than Options.Patience.
+// Until lets time pass until cond holds; cond is called between steps. The run fails if that takes
+// longer than Options.Patience.
 func (w *World) Until(cond func() bool) {
 	if !w.runUntil(time.Now().Add(w.opt.Patience), cond) {
 		w.Fatalf("what Until waits for has not come in %v", w.opt.Patience)
 	}
 }
 
-// UntilWithin is Until with a limit of its own, and tells whether cond came to hold.
+// UntilWithin is Until with a limit of its own; it reports whether cond held in time.
 func (w *World) UntilWithin(d time.Duration, cond func() bool) bool {
 	return w.runUntil(time.Now().Add(d), cond)
 }

@@ -11,26 +11,26 @@ import (
 	"time"
 )
 
-// Way is how a client comes to a server. What its address wants is spoken there by itself:
-// TLS at tls:// and wss://, WebSocket at ws:// and wss://.
+// Way is how a client connects to a server. The protocol of the address is used automatically: TLS
+// for tls:// and wss://, WebSocket for ws:// and wss://.
 type Way struct {
 	Path Path // zero: Options.Path
-	Addr int  // which of Config.Addrs
+	Addr int  // index into Config.Addrs
 
-	// TLS and WebSocket are what is spoken at an auto:// address.
+	// TLS and WebSocket select the protocol for an auto:// address.
 	TLS, WebSocket bool
-	// Config is the client's TLS; nil: any certificate will do.
+	// Config is the client's TLS configuration; nil: any certificate is accepted.
 	Config *tls.Config
 }
 
-// DialBy is Dial by another way.
+// DialBy is Dial with a given Way.
 func (w *World) DialBy(srv *Server, way Way) *Client {
 	c := w.newClient(srv, way)
 	c.connect()
 	return c
 }
 
-// checked is a way that a client can come, with its defaults.
+// checked returns way with its defaults.
 func (w *World) checked(srv *Server, way Way) Way {
 	if n := len(srv.cfg.Addrs); way.Addr < 0 || way.Addr >= n {
 		w.Fatalf("a client dials address %d; there are %d", way.Addr, n)
@@ -42,7 +42,7 @@ func (w *World) checked(srv *Server, way Way) Way {
 	return way
 }
 
-// layers are those that a client that comes this way speaks; nil: none.
+// layers returns the protocols of a client that connects this way; nil: none.
 func (way Way) layers(c *Client) *layers {
 	scheme, rest, _ := strings.Cut(c.srv.cfg.Addrs[way.Addr], "://")
 	x := &layers{c: c}
@@ -50,7 +50,7 @@ func (way Way) layers(c *Client) *layers {
 	if scheme == "tls" || scheme == "wss" || auto && way.TLS {
 		cfg := way.Config
 		if cfg == nil {
-			cfg = &tls.Config{InsecureSkipVerify: true} // a world has no impostors
+			cfg = &tls.Config{InsecureSkipVerify: true} // there are no impostors in a simulation
 		}
 		x.tls = newTLSClient(c.conn, cfg)
 	}
@@ -64,9 +64,10 @@ func (way Way) layers(c *Client) *layers {
 	return x
 }
 
-// TLS is what a server needs for addresses that want TLS, with a certificate of its own.
+// TLS returns the configuration that a server needs for addresses with TLS, with a certificate of
+// its own.
 func (w *World) TLS() *tls.Config {
-	// Ed25519 signs the same bytes in the same way; RSA and ECDSA take chance for it.
+	// Ed25519 signatures are deterministic; RSA and ECDSA use randomness.
 	pub, key, err := ed25519.GenerateKey(nil)
 	w.Check(err)
 	cert := &x509.Certificate{

@@ -17,8 +17,8 @@ import (
 	"millrace/engine/internal/simnet"
 )
 
-// World is one run: servers, their clients, and the time. Its methods are called by the
-// function that Run was given, on its goroutine, unless they say otherwise.
+// World is one run of a simulation: servers, their clients, and the clock. Its methods are called
+// by the function given to Run, on its goroutine, unless they say otherwise.
 type World struct {
 	t       testing.TB
 	seed    uint64
@@ -26,37 +26,37 @@ type World struct {
 	trace   trace
 	opt     Options
 	path    Path
-	files   atomic.Int64 // descriptors that the process may have open
+	files   atomic.Int64 // file descriptors that the process may have open
 
 	hand    chan struct{} // there may be something to do
 	timer   *time.Timer
 	servers []*Server
 	pools   []*sched.Pool
 	clients []*Client
-	atEnd   []func() // of Defer
+	atEnd   []func() // functions given to Defer
 
 	runners  []*runner
-	idle     []*runner // of steps that belong to no loop
+	idle     []*runner // for steps that belong to no loop
 	steps    int
 	pace     time.Duration // how many times stepTime a step takes
 	lookedAt time.Time
 	list     []action
 	netSteps []simnet.Step
-	ending   bool // what is left is taken down: nothing is judged any more
+	ending   bool // the run is being shut down: nothing is checked any more
 
 	mu     sync.Mutex
-	events []event // guarded by mu; in the order of their times
+	events []event // guarded by mu; ordered by time
 	failed string  // guarded by mu; why the run has failed
 }
 
-// Path is how a client's connection is: each piece takes Latency, and by chance up to Jitter
-// more; nothing overtakes what was sent before it. Zero means what the comment says.
+// Path describes a client's connection: each piece takes Latency, and at random up to Jitter more;
+// order is kept. A zero field means the default given at the field.
 type Path struct {
 	Latency    time.Duration // 500 µs
 	Jitter     time.Duration // 1 ms
-	SendBuffer int           // bytes that the server's kernel holds for this client; 64 KiB
-	RecvBuffer int           // bytes that each kernel holds unread; 64 KiB
-	Rate       int           // bytes a second, each way; 0 for any number
+	SendBuffer int           // bytes buffered by the server's kernel for this client; 64 KiB
+	RecvBuffer int           // unread bytes buffered by each kernel; 64 KiB
+	Rate       int           // bytes a second, in each direction; 0: unlimited
 }
 
 func (p Path) withDefaults() Path {
@@ -74,13 +74,13 @@ func or[T comparable](v *T, def T) {
 	}
 }
 
-// event is something that is to happen at a time.
+// event is something scheduled for a time.
 type event struct {
 	at time.Time
 	fn func()
 }
 
-// abort ends the function that Run was given, when the run has failed.
+// abort ends the function given to Run, when the run has failed.
 type abort struct{}
 
 func newWorld(t testing.TB, opt Options, c *choices, keep bool) *World {
@@ -92,7 +92,7 @@ func newWorld(t testing.TB, opt Options, c *choices, keep bool) *World {
 	return w
 }
 
-// Seed is the run's seed.
+// Seed returns the run's seed.
 func (w *World) Seed() uint64 { return w.seed }
 
 // Now is how long the run has lasted, in simulated time. The time package tells the same

@@ -260,7 +260,7 @@ func (c *chat) tell(who bool) {
 	for _, n := range all {
 		if err := c.tellRoom(n); err != nil {
 			if !errors.Is(err, engine.ErrBusy) && !errors.Is(err, engine.ErrClosed) {
-				slog.Error("chat: a room was not told", "room", n.room.name, "err", err)
+				slog.Error("chat: a line could not be sent to its room", "room", n.room.name, "err", err)
 			}
 			if n.who != nil {
 				c.mu.Lock()

@@ -123,7 +123,7 @@ func (l *live) routes() http.Handler {
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		case sent == 0:
-			http.Error(w, "not there", http.StatusNotFound)
+			http.Error(w, "not found", http.StatusNotFound)
 		}
 	})
 	return mux

@@ -70,7 +70,7 @@ func send(r *room, sub uint16, v any) {
 	}
 	for s := range r.Members() {
 		if err := s.PushKeyed(uint64(sub), 1, sub, body); err != nil && !errors.Is(err, engine.ErrClosed) {
-			slog.Warn("game: a player is not told", "session", s, "err", err)
+			slog.Warn("game: a player could not be notified", "session", s, "err", err)
 		}
 	}
 }

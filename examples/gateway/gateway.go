@@ -37,7 +37,7 @@ type state struct {
 var (
 	errAway = errors.New("gateway: no such device")
 	errBusy = errors.New("gateway: too many commands for the device")
-	errGone = errors.New("gateway: the device has gone")
+	errGone = errors.New("gateway: the device is disconnected")
 	errLate = errors.New("gateway: no answer")
 )
 

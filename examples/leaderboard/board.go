@@ -145,7 +145,7 @@ func (b *board) watch(ctx *services.Context, _ *services.None, res *standing) er
 // changed has the watchers told. However many scores come, one query is under way at a time.
 func (b *board) changed(db *dbasync.DB) {
 	if err := b.watchers.Post("all", func(r *room) { r.State.tell(r, db) }); err != nil {
-		slog.Warn("leaderboard: watchers are not told", "err", err)
+		slog.Warn("leaderboard: watchers could not be notified", "err", err)
 	}
 }
 
@@ -166,7 +166,7 @@ func (w *watch) tell(r *room, db *dbasync.DB) {
 			body, err = json.Marshal(standing{rows})
 		}
 		if err != nil {
-			slog.Warn("leaderboard: watchers are not told", "err", err)
+			slog.Warn("leaderboard: watchers could not be notified", "err", err)
 		}
 		for s := range r.Members() {
 			if err == nil {
@@ -179,7 +179,7 @@ func (w *watch) tell(r *room, db *dbasync.DB) {
 		}
 	}, top, topWatched)
 	if err != nil {
-		slog.Warn("leaderboard: watchers are not told", "err", err)
+		slog.Warn("leaderboard: watchers could not be notified", "err", err)
 		return
 	}
 	w.asking = true

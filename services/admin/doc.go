@@ -6,7 +6,7 @@
 //	err = door.Start(ctx)
 //	defer door.Stop(ctx)
 //
-// # What it serves
+// It serves:
 //
 //	/                        the live page: see package page
 //	/live                    the data of the live page, as JSON: see Live
@@ -27,20 +27,10 @@
 // Answers are JSON unless stated otherwise; refusals have an "error" field. Changes use POST and
 // need Config.Write.
 //
-// # Access
-//
 // It listens on a loopback address or on a unix socket of mode 0600; on other addresses only with
 // Config.Token, which every request must then contain. A request with a foreign Host or Origin is
-// refused, so that no web page can reach the server through a browser on this machine. Every user
-// of the machine can connect to loopback: without a token they can read, but only this process's
-// user and root can change anything, or get profiles or traces. At most Config.MaxClients
-// connections are served at a time; others wait.
-//
-// # Cost
-//
-// Between requests it reads the counters once a second, for /live, and remembers closed sessions.
-// While somebody watches, it also reads each session, and keeps 50 bytes for each if the server
-// accounts costs. A request reads existing counters; /sessions and /metrics read each session once,
-// /costs twice. Nothing runs on a loop, except for /sessions/INDEX.ROUND. All methods are safe for
-// any goroutine; Start and Stop block.
+// refused. Without a token every user of the machine can read, but only this process's user and root
+// can change anything, or get profiles or traces. At most Config.MaxClients connections are served
+// at a time; others wait. Requests read existing counters, and nothing but /sessions/INDEX.ROUND runs
+// on a loop. All methods are safe for any goroutine; Start and Stop block.
 package admin

@@ -113,7 +113,7 @@ func (x *Reader) goOn(r io.Reader, base int64) error {
 	}
 	run := x.form.Run
 	if x.form.Run = before.Run; !reflect.DeepEqual(x.form, before) {
-		return fmt.Errorf("%w: its frames are told apart in another way than those of the file before", ErrFormat)
+		return fmt.Errorf("%w: its framing differs from that of the previous file", ErrFormat)
 	}
 	if x.form.Run = run; run != before.Run {
 		x.earlier, x.dropped = x.earlier+x.dropped, 0

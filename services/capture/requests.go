@@ -19,7 +19,7 @@ type Request struct {
 const maxRequests = 256 << 20
 
 // ErrNothingToAsk: no handle of a recording was always answered, once for each request.
-var ErrNothingToAsk = errors.New("capture: nothing in the recording can be asked again: no handle has one answer for each request")
+var ErrNothingToAsk = errors.New("capture: no request of the recording can be repeated: no handle has one answer for each request")
 
 // Scripts reads what can be asked again and again, session by session: the frames of those
 // handles that were answered once for each request, by a frame of the same handle, or by an

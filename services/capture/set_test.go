@@ -177,7 +177,7 @@ func TestSetsThatAreNone(t *testing.T) {
 		{[]string{notes}, "text: capture: not a recording"},
 		{[]string{filepath.Dir(notes)}, "no file in it is one"},
 		{[]string{filepath.Dir(broken)}, "d: capture: not a recording"},
-		{[]string{file, other}, "told apart in another way"},
+		{[]string{file, other}, "framing differs"},
 	} {
 		s, err := OpenSet(x.paths...)
 		if err == nil {

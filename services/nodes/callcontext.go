@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// callContext is the context of a service that is called: it ends at a time, when what it
-// comes from does, or when the call has returned. Most calls ask it for nothing but who calls,
-// so what wakes others is made when somebody waits.
+// callContext is the context of a called service: it ends at its deadline, when its parent does, or
+// when the call has returned. Most calls only read the caller from it, so the channel and timer
+// that wake waiters are created when somebody waits.
 type callContext struct {
-	context.Context // what it comes from
+	context.Context // the parent
 	until           time.Time
 	caller          Caller
 

@@ -18,7 +18,8 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// calls are the services of this node that others may call, and those of others that run.
+// calls are the services of this node that other nodes may call, and the calls of other nodes in
+// progress.
 type calls struct {
 	n *Node
 
@@ -32,36 +33,37 @@ type calls struct {
 	subs        map[uint32]*cluster.Subscription // guarded by subscribing; to calls of any node
 	started     bool                             // guarded by subscribing
 
-	jobs    chan job // to goroutines that wait
+	jobs    chan job // for idle goroutines
 	spare   atomic.Int64
 	running atomic.Int64
 	refused atomic.Uint64
 
-	work     context.Context // of calls of others; made by Start
+	work     context.Context // context of other nodes' calls; made by Start
 	giveUp   context.CancelFunc
 	stopping atomic.Bool
-	idle     chan struct{} // told when, while stopping, none runs any more
+	idle     chan struct{} // signalled when, while stopping, no call runs any more
 }
 
 // callee is a service of this node.
 type callee struct {
-	typed any // func(context.Context, *Req) (Res, error), for callers of this node
+	typed any // func(context.Context, *Req) (Res, error), for callers on this node
 	bytes func(ctx context.Context, body []byte) ([]byte, error)
 }
 
-// Caller is who has called, as the context of a service that runs has it.
+// Caller is the caller of a service, stored in the service's context.
 type Caller struct {
 	Node    string    // "" if it is not known any more
 	Session SessionID // zero: none
 	User    string
 	Trace   [16]byte
 
-	hops uint8 // that are left
+	hops uint8 // remaining
 }
 
 type callerKey struct{}
 
-// CallerOf is who has called the service that ctx is given to; false: nobody has, by a call.
+// CallerOf returns the caller of the service to which ctx was given; false if ctx belongs to no
+// call.
 func CallerOf(ctx context.Context) (Caller, bool) {
 	c, ok := ctx.Value(callerKey{}).(*Caller)
 	if !ok {
@@ -70,26 +72,26 @@ func CallerOf(ctx context.Context) (Caller, bool) {
 	return *c, true
 }
 
-// CallOptions say who is called and for whom. The zero value: any node that serves it, this
-// one if it does.
+// CallOptions select the node that is called, and describe the caller. The zero value: this node if
+// it serves the handle, otherwise any node that does.
 type CallOptions struct {
-	// Node is the name of the one that is called.
+	// Node is the name of the node to call.
 	Node string
-	// Key chooses one of the nodes that serve the handle and don't drain, always the same
-	// while these are the same.
+	// Key chooses one of the nodes that serve the handle and don't drain, always the same one as
+	// long as these are the same.
 	Key string
-	// Session and User travel along, for CallerOf. In a service that was called they are its
-	// caller's if they are not given.
+	// Session and User are sent with the call, for CallerOf. In a service that was called, they
+	// default to those of its caller.
 	Session *engine.Session
 	User    string
-	// Trace travels along too.
+	// Trace is sent with the call too.
 	Trace [16]byte
 	// Timeout is how long the call may take at most, whatever the deadline of its context;
 	// default Config.Timeout, if that has none. It costs less than a context made for it.
 	Timeout time.Duration
 }
 
-// ErrHops: calls have led to one another too often, as those in a circle do.
+// ErrHops: a chain of calls is longer than Config.MaxHops, as calls in a cycle are.
 var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: a call has led to too many others, one through the other"}
 
 func (c *calls) init(n *Node) {
@@ -98,12 +100,12 @@ func (c *calls) init(n *Node) {
 	c.sorted.Store(&[]uint32{})
 }
 
-// handles are those served, ascending.
+// handles returns the served handles, ascending.
 func (c *calls) handles() []uint32 { return *c.sorted.Load() }
 
-// Serve has fn answer calls of the handle. It runs on a goroutine of its own, or on that of
-// a caller of this node; ctx ends at the deadline. An error is told to the caller as
-// services.ErrorOf says; a panic is an internal one. A second one on the handle is an error.
+// Serve makes fn answer calls of the handle. fn runs on a goroutine of its own, or on that of a
+// caller on this node; ctx ends at the deadline. An error is sent to the caller as services.ErrorOf
+// converts it; a panic becomes an internal error. Serving a handle twice is an error.
 func Serve[Req, Res any](n *Node, handle uint32, fn func(ctx context.Context, req *Req) (Res, error)) error {
 	return n.calls.serve(handle, callee{typed: fn, bytes: func(ctx context.Context, body []byte) ([]byte, error) {
 		var req Req
@@ -148,7 +150,7 @@ func (c *calls) add(handle uint32, to callee) error {
 
 func anySubject(handle uint32) string { return "c." + strconv.FormatUint(uint64(handle), 16) }
 
-// subscribe takes calls of any node. subscribing is held.
+// subscribe subscribes to calls to any node. Caller holds subscribing.
 func (c *calls) subscribe(handle uint32) error {
 	sub, err := c.n.asked.Load().Subscribe(anySubject(handle), "any")
 	if err == nil {
@@ -181,7 +183,7 @@ func (c *calls) run(e envelope.Envelope, left time.Duration) envelope.Envelope {
 	return envelope.Envelope{Kind: envelope.Answer, Body: body}
 }
 
-// safely makes an error of a panic.
+// safely converts a panic of fn to an error.
 func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -194,11 +196,10 @@ func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 	return fn()
 }
 
-// Call calls the service at handle: of this node without bytes in between, if it serves it and
-// is the one to call. It has one outcome: the answer; the callee's error, a *services.Error;
-// or cluster.ErrUnavailable (at once, when nobody is there), ErrOverloaded, ErrLost,
-// ErrNoAnswer, which say whether it may have run. Without a deadline of ctx's it takes
-// Config.Timeout at most.
+// Call calls the service at handle, without serialization if this node serves it and is the one to
+// call. It has one outcome: the answer; the callee's error, a *services.Error; or
+// cluster.ErrUnavailable (at once, if no node serves it), ErrOverloaded, ErrLost or ErrNoAnswer,
+// which say whether it may have run. If ctx has no deadline, Config.Timeout limits it.
 func Call[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o CallOptions) (res Res, err error) {
 	until := n.until(ctx, o)
 	to, here, err := n.callee(handle, o)
@@ -245,8 +246,8 @@ func typesError(handle uint32) error {
 	return fmt.Errorf("%w: %d/%d", services.ErrTypes, handle>>16, handle&0xffff)
 }
 
-// callAt calls a node by its subject; "": whichever the servers choose, as they do in the place
-// of one that was chosen among several and has not run it.
+// callAt sends a call to a node's subject; "" lets the servers choose a node, as they also do when
+// the node chosen among several has certainly not run it.
 func (n *Node) callAt(ctx context.Context, until time.Time, to string, o CallOptions, e envelope.Envelope) ([]byte, error) {
 	if to != "" {
 		body, err := n.questionUntil(ctx, until, to, e)
@@ -257,7 +258,7 @@ func (n *Node) callAt(ctx context.Context, until time.Time, to string, o CallOpt
 	return n.questionUntil(ctx, until, anySubject(e.Handle), e)
 }
 
-// callee says who is called: here, or the subject, "" for any.
+// callee chooses the node to call: this one, or a subject, "" for any.
 func (n *Node) callee(handle uint32, o CallOptions) (to string, here bool, err error) {
 	_, served := n.calls.find(handle)
 	switch {
@@ -278,7 +279,7 @@ func (n *Node) callee(handle uint32, o CallOptions) (to string, here bool, err e
 	case n.bus == nil:
 		return "", false, cluster.ErrUnavailable
 	}
-	// One that is known, so that the call ends when it dies; else the servers choose.
+	// Prefer a known node, so that the call ends when it dies; otherwise the servers choose.
 	seen := 0
 	for _, m := range n.ups() {
 		if m.serves(handle) {
@@ -290,7 +291,7 @@ func (n *Node) callee(handle uint32, o CallOptions) (to string, here bool, err e
 	return to, false, nil
 }
 
-// serving are the nodes that serve a handle and don't drain, as far as is known.
+// serving returns the nodes that serve a handle and don't drain, as far as known.
 func (n *Node) serving(handle uint32) (all []Member) {
 	for _, m := range n.ups() {
 		if m.serves(handle) {
@@ -303,7 +304,7 @@ func (n *Node) serving(handle uint32) (all []Member) {
 	return all
 }
 
-// caller says who calls, in e and for a service of this node.
+// caller sets the caller in e, and returns it for a service of this node.
 func (n *Node) caller(ctx context.Context, o CallOptions, e *envelope.Envelope) (Caller, error) {
 	from := Caller{User: o.User, Trace: o.Trace, hops: uint8(n.cfg.MaxHops)}
 	if before, ok := CallerOf(ctx); ok {
@@ -326,13 +327,13 @@ func (n *Node) caller(ctx context.Context, o CallOptions, e *envelope.Envelope) 
 	return from, nil
 }
 
-// question asks, and reads the answer. The deadline of ctx travels along.
+// question sends a request and reads the answer. ctx's deadline is sent with it.
 func (n *Node) question(ctx context.Context, subject string, e envelope.Envelope) ([]byte, error) {
 	until, _ := ctx.Deadline()
 	return n.questionUntil(ctx, until, subject, e)
 }
 
-// questionUntil is question that ends at a time; zero: it does not.
+// questionUntil is question with a deadline that is sent with it; zero: none.
 func (n *Node) questionUntil(ctx context.Context, until time.Time, subject string, e envelope.Envelope) ([]byte, error) {
 	if err := n.stamp(&e, until); err != nil {
 		return nil, err
@@ -352,8 +353,8 @@ func (n *Node) questionUntil(ctx context.Context, until time.Time, subject strin
 	return parseAnswer(got)
 }
 
-// stamp has the time when a question ends travel along; zero: it does not. ErrUnavailable when
-// there is none left, or nobody who could be asked.
+// stamp puts the deadline of a request into its envelope; zero: none. It returns ErrUnavailable if
+// no time is left, or the node has no bus.
 func (n *Node) stamp(e *envelope.Envelope, until time.Time) error {
 	if n.bus == nil {
 		return cluster.ErrUnavailable

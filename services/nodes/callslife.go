@@ -10,13 +10,13 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// start begins to take calls, while run lasts.
+// start begins to accept calls, until run ends.
 func (c *calls) start(run context.Context) {
 	c.work, c.giveUp = context.WithCancel(run)
 	c.stopping.Store(false)
 }
 
-// listen begins to take calls.
+// listen begins to accept calls.
 func (c *calls) listen() error {
 	c.subscribing.Lock()
 	defer c.subscribing.Unlock()
@@ -34,8 +34,8 @@ func (c *calls) listenLocked() error {
 	return errors.Join(errs...)
 }
 
-// announce has a node that drains take only calls by its name. The state is looked at with
-// the lock held, so that of two changes at once the later leaves what is true.
+// announce makes a draining node accept only calls addressed to it by name. The state is read with
+// the lock held, so that of two concurrent changes the later one takes effect.
 func (c *calls) announce() {
 	if c.n.bus == nil || !c.n.bus.Running() {
 		return
@@ -43,13 +43,13 @@ func (c *calls) announce() {
 	c.subscribing.Lock()
 	defer c.subscribing.Unlock()
 	if c.n.stateNow() == Up {
-		_ = c.listenLocked() // it fails only behind Stop
+		_ = c.listenLocked() // it fails only after Stop
 		return
 	}
 	c.end()
 }
 
-// end ends the subscriptions. subscribing is held.
+// end ends the subscriptions. Caller holds subscribing.
 func (c *calls) end() {
 	for _, sub := range c.subs {
 		sub.End()
@@ -64,11 +64,11 @@ type job struct {
 	e envelope.Envelope
 }
 
-// maxSpare is how many goroutines wait for the next call: their stacks have grown as calls
-// need them.
+// maxSpare is how many idle goroutines wait for calls: their stacks have already grown to the size
+// that calls need.
 const maxSpare = 64
 
-// hand has a call run, on a goroutine that waits for one, or on another.
+// hand gives a call to an idle goroutine, or starts one.
 func (c *calls) hand(j job) {
 	select {
 	case c.jobs <- j:
@@ -94,7 +94,7 @@ func (c *calls) worker(work context.Context, j job) {
 	}
 }
 
-// admission is whether a call of another node may run here.
+// admission says whether a call of another node may run here.
 type admission int
 
 const (
@@ -103,11 +103,11 @@ const (
 	leaving            // the node stops
 )
 
-// admit takes a place for a call of another node.
+// admit counts a call of another node, if it may run.
 func (c *calls) admit() admission {
 	n := c.running.Add(1)
 	switch {
-	case c.stopping.Load(): // looked at behind the count, so that finish waits for what is let in
+	case c.stopping.Load(): // checked after counting, so that finish waits for every admitted call
 		c.done()
 		return leaving
 	case n > int64(c.n.cfg.MaxCalls):
@@ -127,8 +127,8 @@ func (c *calls) done() {
 	}
 }
 
-// finish refuses new calls of others, and waits for those that run: for three quarters of the
-// time that ctx has, then their contexts end.
+// finish refuses new calls of other nodes and waits for those that run, for three quarters of ctx's
+// remaining time; then their contexts end.
 func (c *calls) finish(ctx context.Context) {
 	c.stopping.Store(true)
 	if at, ok := ctx.Deadline(); ok {
@@ -140,7 +140,7 @@ func (c *calls) finish(ctx context.Context) {
 	c.giveUp()
 }
 
-// wait returns how many run still when ctx ends; 0 as soon as none does.
+// wait returns 0 as soon as no call runs, or the number still running when ctx ends.
 func (c *calls) wait(ctx context.Context) int64 {
 	for {
 		n := c.running.Load()
@@ -155,7 +155,7 @@ func (c *calls) wait(ctx context.Context) int64 {
 	}
 }
 
-// stop ends what finish has left: the answers of what still runs when ctx ends reach nobody.
+// stop ends what finish has left: the answers of calls that still run when ctx ends are not sent.
 func (c *calls) stop(ctx context.Context) error {
 	if left := c.wait(ctx); left > 0 {
 		return fmt.Errorf("nodes: %d calls of other nodes still run", left)
@@ -163,7 +163,7 @@ func (c *calls) stop(ctx context.Context) error {
 	return nil
 }
 
-// forget ends what stood while the bus did.
+// forget discards the subscriptions, which ended with the bus.
 func (c *calls) forget() {
 	c.subscribing.Lock()
 	defer c.subscribing.Unlock()

@@ -12,9 +12,9 @@ import (
 	"millrace/services/cluster"
 )
 
-// chores are the users whose binding in the store is to be looked at: their session has
-// ended, or it is not known what became of a bind, or this node has been deaf for a while.
-// Each is there at most once, so they are bounded by what is bound here.
+// chores are the users whose binding in the store must be checked: their session has ended, the
+// outcome of a bind is unknown, or this node could not receive for a while. Each is queued at most
+// once, so the number of users bound here limits them.
 type chores struct {
 	n *Node
 
@@ -23,7 +23,7 @@ type chores struct {
 	queue   []string        // guarded by mu
 	in      map[string]bool // guarded by mu; those in queue
 	busy    int             // guarded by mu
-	all     bool            // guarded by mu; every user is to be looked at
+	all     bool            // guarded by mu; every user must be checked
 	ended   bool            // guarded by mu
 	workers sync.WaitGroup
 }
@@ -48,7 +48,7 @@ func (u *users) start() {
 // stop unbinds every user of this node while ctx lasts.
 func (u *users) stop(ctx context.Context) error {
 	u.mu.Lock()
-	clear(u.sessions) // none counts any more
+	clear(u.sessions) // none is valid any more
 	var all []string
 	for user := range u.bound {
 		all = append(all, user)
@@ -59,12 +59,12 @@ func (u *users) stop(ctx context.Context) error {
 	}
 	left := u.todo.finish(ctx)
 	if left > 0 {
-		return fmt.Errorf("nodes: %d users are still bound in the store, to sessions that have gone", left)
+		return fmt.Errorf("nodes: %d users are still bound in the store, to closed sessions", left)
 	}
 	return nil
 }
 
-// recheck has all bindings of this node compared with the store.
+// recheck compares all bindings of this node with the store.
 func (u *users) recheck() {
 	c := u.todo
 	c.mu.Lock()
@@ -83,8 +83,8 @@ func (c *chores) add(user string) {
 	}
 }
 
-// finish waits until all is done, or ctx ends, or the store is away; then the workers end. It
-// returns how many are left.
+// finish waits until everything is done, ctx ends, or the store is unavailable; then the workers
+// end. It returns how many are left.
 func (c *chores) finish(ctx context.Context) int {
 	stop := context.AfterFunc(ctx, func() {
 		c.mu.Lock()
@@ -108,7 +108,7 @@ func (c *chores) finish(ctx context.Context) int {
 	return left
 }
 
-// work is a worker's goroutine.
+// work is the goroutine of a worker.
 func (c *chores) work() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,7 +134,7 @@ func (c *chores) work() {
 		err := c.n.users.settle(c.n.run, user)
 		if err != nil {
 			c.add(user)
-			sleep(c.n.run, 100*time.Millisecond) // the store is away
+			sleep(c.n.run, 100*time.Millisecond) // the store is unavailable
 		}
 		c.mu.Lock()
 		c.busy--
@@ -155,10 +155,10 @@ func (c *chores) addAll() {
 	}
 }
 
-// settle compares what this node knows of a user with what the store has, and makes both
-// right: a session that has lost the user is told, and one that has ended is unbound. A user
-// that the store does not have any more was bound by another and let go, or the store is not
-// what it was: the session that has it here has lost it. An error: the store is away.
+// settle compares what this node knows of a user with the store and corrects both: a session that
+// has lost the user is notified, and a session that has ended is unbound. If the store has no
+// binding of the user, another node bound and unbound it, or the store lost it: the session here
+// has lost the user. An error means that the store is unavailable.
 func (u *users) settle(ctx context.Context, user string) error {
 	u.mu.Lock()
 	b := u.bound[user]
@@ -206,7 +206,7 @@ func (u *users) settle(ctx context.Context, user string) error {
 	return nil
 }
 
-// holds tells whether a session of this node is open and has the user.
+// holds reports whether a session of this node is open and has the user.
 func (u *users) holds(id engine.ID, user string) bool {
 	s := u.n.session(id)
 	if s == nil {
@@ -218,8 +218,7 @@ func (u *users) holds(id engine.ID, user string) bool {
 	return of != nil && of.users[user]
 }
 
-// unbind takes the binding of a session that has ended out of the store, if it still stands
-// there: a newer one can't be.
+// unbind deletes the binding of an ended session from the store, if it is still there unchanged.
 func (u *users) unbind(ctx context.Context, user string, e services.Entry, b binding) error {
 	_, _, err := u.n.cache.Users().CompareAndSetRevision(ctx, user, e.Revision, nil, time.Second)
 	if err == nil {
@@ -228,7 +227,7 @@ func (u *users) unbind(ctx context.Context, user string, e services.Entry, b bin
 	return err
 }
 
-// forget drops what is known of a user, if that is b still.
+// forget deletes what is known of a user, if it is still b.
 func (u *users) forget(user string, b binding) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

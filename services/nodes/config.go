@@ -13,61 +13,61 @@ import (
 	"millrace/services/serial"
 )
 
-// Config sets up a Node. Zero fields mean the defaults.
+// Config configures a Node. A zero field means the default.
 type Config struct {
-	// Name is the node's: 1 to 64 letters, digits, '-' and '_'; default the host's name,
-	// what is none of these replaced.
+	// Name is the node's name: 1 to 64 letters, digits, '-' and '_'. Default: the host's name with
+	// other characters replaced.
 	Name string
-	// Cache are the locks, the store and the way to the others. It is to be started before
-	// the node; if its servers are away then, the node joins when they come. Nil: the node is
-	// alone.
+	// Cache provides the locks, the store and the connection to other nodes. It must be started
+	// before the node; if its servers are unavailable then, the node joins when they are reachable.
+	// Nil: the node is alone.
 	Cache *cluster.Cache
-	// Addrs are told to the others; at most 16, of 256 bytes each.
+	// Addrs are the node's addresses, published to other nodes; at most 16, of 256 bytes each.
 	Addrs []string
 	// Serializer is for calls; default JSON.
 	Serializer serial.Serializer
 
-	// Timeout bounds what is asked of other nodes, but for calls with a deadline; default 2 s.
+	// Timeout limits requests to other nodes, except calls with a deadline; default 2 s.
 	Timeout time.Duration
-	// Patience is how long what has come from others waits while the engine's outboxes are
-	// full; default 1 s. Then it is lost: counted, and told as a Gap.
+	// Patience is how long a message from another node waits while the engine's outboxes are full;
+	// default 1 s. Then it is dropped: counted, and reported as a Gap.
 	Patience time.Duration
-	// NameWait is how long Start waits for a name that is taken; default two leases.
+	// NameWait is how long Start waits for a name that another node holds; default two leases.
 	NameWait time.Duration
-	// GroupIdle is how long a group is kept that has no members here, and is not sent to;
+	// GroupIdle is how long a group without members here and without sends from here is kept;
 	// default 10 s.
 	GroupIdle time.Duration
 
-	MaxInbound      int // messages from others that wait for their turn, of each kind; 8,192
-	MaxOutbound     int // messages to others that wait; 8,192
-	MaxAsks         int // questions to others under way; 65,536
-	MaxCalls        int // calls of others that run here; 1,024
-	MaxHops         int // calls that one call may lead to, one through the other; 8
+	MaxInbound      int // queued messages from others, of each kind; 8,192
+	MaxOutbound     int // queued messages to others; 8,192
+	MaxAsks         int // requests to others in progress; 65,536
+	MaxCalls        int // calls of others running here; 1,024
+	MaxHops         int // length of a chain of calls; 8
 	MaxGroups       int // groups with members here, or sent to from here; 100,000
 	MaxUsers        int // users bound to sessions here; 1,000,000
-	MaxSessionUsers int // of one session; 64
+	MaxSessionUsers int // users of one session; 64
 
-	// Sessions of other nodes whose clients come here are taken over, if the server's handler
-	// is an engine.Handoff: MaxTakeovers at a time, 256, each within TakeoverTimeout, 3 s. Then
-	// the client gets a new session. TakeoverBytes bounds what one takes along, 4 MiB, and what
-	// is sent to its groups meanwhile.
+	// A session of another node whose client comes here with its token is taken over, if the
+	// server's handler is an engine.Handoff: at most MaxTakeovers at a time, 256, each within
+	// TakeoverTimeout, 3 s; after that the client gets a new session. TakeoverBytes limits the
+	// state of a session, 4 MiB, and what is sent to its groups during the move.
 	MaxTakeovers    int
 	TakeoverBytes   int
 	TakeoverTimeout time.Duration
 
-	// OnGap is told of messages that were sent to this node and have not come. It must not
-	// block.
+	// OnGap is called when messages that were sent to this node have not arrived. It runs on the
+	// goroutine that delivers messages and must not block.
 	OnGap func(Gap)
 
 	// Logger; default slog.Default().
 	Logger *slog.Logger
 }
 
-// Gap is a loss in a stream of messages.
+// Gap reports lost messages of a stream.
 type Gap struct {
-	Node   string // the sender's name; "" if it is not known any more
+	Node   string // the sender's name; "" if no longer known
 	Stream string // "node", "all", or "group " and its name
-	Missed uint64 // messages
+	Missed uint64 // number of lost messages
 }
 
 func (c Config) withDefaults() Config {
@@ -150,7 +150,7 @@ const (
 	maxHandles = 4096
 )
 
-// IsName tells whether a node may have the name.
+// IsName reports whether s is a valid name of a node.
 func IsName(s string) bool {
 	return len(s) > 0 && len(s) <= maxName && strings.IndexFunc(s, notInName) < 0
 }
@@ -171,7 +171,7 @@ func hostName() string {
 	return AsName(name)
 }
 
-// AsName makes a name of any text: what a name has no place for becomes '-'.
+// AsName converts text to a valid name: other characters become '-'.
 func AsName(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if notInName(r) {

@@ -11,8 +11,8 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// deliver takes in what others send to sessions of this node, and what they say of
-// themselves. It is the function of the first inbox: one message at a time, in their order.
+// deliver processes messages of other nodes for sessions of this node, and their heartbeats. It is
+// the function of the first inbox: one message at a time, in order.
 func (n *Node) deliver(m cluster.Message) {
 	e, err := envelope.Parse(m.Data)
 	if err != nil || e.Source == n.process {
@@ -63,7 +63,7 @@ func (n *Node) deliver(m cluster.Message) {
 	}
 }
 
-// fresh tells whether e is new in its stream, and tells of what is missing in front of it.
+// fresh reports whether e is new in its stream, and reports missing messages before it.
 func (n *Node) fresh(in *inbound, e envelope.Envelope, stream string) bool {
 	in.trim(n)
 	fresh, missed := in.take(e.Source, e.Number)
@@ -74,8 +74,8 @@ func (n *Node) fresh(in *inbound, e envelope.Envelope, stream string) bool {
 	return fresh
 }
 
-// missed tells of messages that have not come. What they were may have been that a session
-// has lost its user.
+// missed reports messages that have not arrived. They may have said that a session has lost its
+// user, so bindings are checked.
 func (n *Node) missed(from uint64, stream string, count uint64) {
 	if count == 0 {
 		return
@@ -84,7 +84,7 @@ func (n *Node) missed(from uint64, stream string, count uint64) {
 	n.counts.missed.Add(count)
 	gap := Gap{Node: n.known(from), Stream: stream, Missed: count}
 	if held, ok := n.gapLine.Due(); ok {
-		n.cfg.Logger.Warn("nodes: messages of another node have not come", "from", gap.Node, "stream", stream, "missed", count, "held back", held)
+		n.cfg.Logger.Warn("nodes: messages from another node were lost", "from", gap.Node, "stream", stream, "missed", count, "held back", held)
 	}
 	n.users.recheck()
 	if n.cfg.OnGap != nil {
@@ -95,33 +95,33 @@ func (n *Node) missed(from uint64, stream string, count uint64) {
 func (n *Node) deliverSend(e envelope.Envelope) {
 	s := n.session(engine.ID(e.Session))
 	if s == nil {
-		return // it has gone: what was meant for it reaches nobody
+		return // it has closed: the message reaches nobody
 	}
 	main, sub := split(e.Handle)
 	n.patiently(func() error { return s.Push(main, sub, e.Body) })
 }
 
-// patiently hands a frame to the engine, again while its outboxes are full: what comes
-// behind it waits meanwhile.
+// patiently gives a frame to the engine, and retries while its outboxes are full; later messages
+// wait meanwhile.
 func (n *Node) patiently(send func() error) {
 	const least, most = time.Millisecond, 20 * time.Millisecond
 	until := time.Now().Add(n.cfg.Patience)
 	for wait := least; ; wait = min(2*wait, most) {
 		err := send()
 		if !errors.Is(err, engine.ErrOutboxFull) && !errors.Is(err, engine.ErrMemory) {
-			return // it is sent, or its receiver has gone or does not read
+			return // it is sent, or its receiver has closed or does not read
 		}
 		if time.Now().After(until) || !sleep(n.run, wait) {
 			n.counts.shed.Add(1)
 			if held, ok := n.shedLine.Due(); ok {
-				n.cfg.Logger.Warn("nodes: a message of another node is given up: the outboxes are full", "err", err, "held back", held)
+				n.cfg.Logger.Warn("nodes: message from another node dropped: the outboxes are full", "err", err, "held back", held)
 			}
 			return
 		}
 	}
 }
 
-// answer answers a question by to.
+// answer sends the answer of a request with to.
 func (n *Node) answer(to func([]byte) error, e envelope.Envelope) {
 	b, err := n.seal(e)
 	if err == nil {
@@ -130,8 +130,7 @@ func (n *Node) answer(to func([]byte) error, e envelope.Envelope) {
 	n.lose(err)
 }
 
-// serve takes in questions: calls and messages to rooms. It is the function of the second
-// inbox.
+// serve processes requests: calls and messages to rooms. It is the function of the second inbox.
 func (n *Node) serve(m cluster.Message) {
 	e, err := envelope.Parse(m.Data)
 	switch {
@@ -142,11 +141,12 @@ func (n *Node) serve(m cluster.Message) {
 	case e.Kind != envelope.Call && e.Kind != envelope.Room && e.Kind != envelope.Who:
 		n.counts.bad.Add(1)
 	case n.expired(e.Expires):
-		// Nobody waits for it any more, and its caller has been told that it may have run.
+		// The deadline has passed: the caller has already got an error that says that it may have
+		// run.
 	default:
 		switch n.calls.admit() {
 		case tooMany:
-			n.answer(m.AnswerLater, refusal(engine.CodeOverloaded, "the node has as many calls as it takes"))
+			n.answer(m.AnswerLater, refusal(engine.CodeOverloaded, "the node runs as many calls as it may"))
 		case leaving:
 			n.answer(m.AnswerLater, refusal(engine.CodeUnavailable, "the node stops"))
 		default:
@@ -155,7 +155,7 @@ func (n *Node) serve(m cluster.Message) {
 	}
 }
 
-// work runs a question of another node, and answers it.
+// work runs a request of another node, and answers it.
 func (n *Node) work(j job) {
 	defer n.calls.done()
 	left := time.Duration(j.e.Left) * time.Millisecond
@@ -169,13 +169,13 @@ func (n *Node) work(j job) {
 		a = n.who(j.e.Key, maxPresence)
 	}
 	err := n.reply(j.m, a)
-	if errors.Is(err, cluster.ErrTooLarge) { // who asks would wait for what never comes
+	if errors.Is(err, cluster.ErrTooLarge) { // otherwise the requester would wait for an answer that can't be sent
 		err = n.reply(j.m, n.smaller(j.e))
 	}
 	n.lose(err)
 }
 
-// reply answers a question.
+// reply answers a request.
 func (n *Node) reply(m cluster.Message, a envelope.Envelope) error {
 	buf := buffers.Get().(*[]byte)
 	defer keep(buf)
@@ -188,7 +188,7 @@ func (n *Node) reply(m cluster.Message, a envelope.Envelope) error {
 	return m.AnswerAmong(b, int(n.calls.running.Load()))
 }
 
-// smaller is what a question is answered by where the servers don't take its answer, as it is too large.
+// smaller returns the answer that replaces one that is too large for the servers.
 func (n *Node) smaller(e envelope.Envelope) envelope.Envelope {
 	if e.Kind == envelope.Who {
 		return n.who(e.Key, 0)
@@ -196,7 +196,7 @@ func (n *Node) smaller(e envelope.Envelope) envelope.Envelope {
 	return failure(services.Errorf(engine.CodeLimit, "the answer is larger than the servers take"))
 }
 
-// expired tells whether a time of the servers' clock has passed, as far as is known.
+// expired reports whether a time of the servers' clock has passed, as far as known.
 func (n *Node) expired(at uint64) bool {
 	if at == 0 {
 		return false
@@ -205,14 +205,14 @@ func (n *Node) expired(at uint64) bool {
 	return !now.IsZero() && now.UnixMicro() > int64(at)
 }
 
-// refusal is the answer to what has not run and won't.
+// refusal is the answer to a request that has not run and will not.
 func refusal(code engine.ErrorCode, text string) envelope.Envelope {
 	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(code), Body: []byte(text)}
 }
 
-// calleeError is err of a function that has run, as its caller is told, also on the same
-// node: what it wraps stays behind as text, for it may say of another message that it was not
-// done. Nil is nil.
+// calleeError converts the error of a function that has run to the error its caller gets, also on
+// the same node. Wrapped errors are reduced to text, because they may say of another message that
+// it was not executed. Nil stays nil.
 func calleeError(err error) error {
 	if err == nil {
 		return nil
@@ -225,7 +225,7 @@ func calleeError(err error) error {
 	return told
 }
 
-// refused is the error that a refusal of another node is here.
+// refused converts a refusal of another node to an error.
 func refused(code engine.ErrorCode, text string) error {
 	switch code {
 	case engine.CodeOverloaded:
@@ -236,16 +236,16 @@ func refused(code engine.ErrorCode, text string) error {
 	return fmt.Errorf("%w: %s", cluster.ErrUnavailable, text)
 }
 
-// failure is the answer to what has run and failed.
+// failure is the answer to a request that has run and failed.
 func failure(err error) envelope.Envelope {
 	e := services.ErrorOf(err)
 	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Failed, Handle: uint32(e.Code), Body: []byte(e.Text)}
 }
 
-// errElsewhere: what a question is for is not on the node that was asked.
+// errElsewhere: the object of a request is not on this node.
 var errElsewhere = errors.New("nodes: not here")
 
-// parseAnswer reads an answer. An error that is a *services.Error is the other node's.
+// parseAnswer parses an answer. A *services.Error is the other node's.
 func parseAnswer(b []byte) (body []byte, err error) {
 	e, err := envelope.Parse(b)
 	if err != nil || e.Kind != envelope.Answer {

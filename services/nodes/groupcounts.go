@@ -7,8 +7,8 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// hasMembers returns when all others know that the group has members here, or can't be
-// asked. What stands already costs one message, which nobody answers.
+// hasMembers returns when all other nodes know that the group has members here, or can't be
+// reached. If they know already, this costs one message without an answer.
 func (gs *groups) hasMembers(ctx context.Context, g *group) {
 	known, up := gs.tell(g), gs.n.bus.Up()
 	g.mu.Lock()
@@ -19,7 +19,8 @@ func (gs *groups) hasMembers(ctx context.Context, g *group) {
 	}
 }
 
-// knowOthers returns when all others have said how many members they have, or can't be asked.
+// knowOthers returns when all other nodes have reported their number of members, or can't be
+// reached.
 func (gs *groups) knowOthers(ctx context.Context, g *group) {
 	g.mu.Lock()
 	ready := g.sure || g.news != nil && !gs.n.bus.Up()
@@ -29,8 +30,8 @@ func (gs *groups) knowOthers(ctx context.Context, g *group) {
 	}
 }
 
-// listenTo subscribes to what others say of the group, and to what they send to it if it has
-// members here; and asks the others how many they have.
+// listenTo subscribes to the other nodes' member counts of the group and, if it has members here,
+// to frames sent to it; and requests the counts.
 func (gs *groups) listenTo(ctx context.Context, g *group, frames bool) {
 	g.mu.Lock()
 	asks := g.asks
@@ -41,25 +42,25 @@ func (gs *groups) listenTo(ctx context.Context, g *group, frames bool) {
 	defer cancel()
 	gs.subscribe(g, frames)
 	if gs.n.bus.Flush(ctx) != nil {
-		return // the servers are away: they have the subscriptions when they are back
+		return // the servers are unavailable: the subscriptions reach them on reconnect
 	}
 	g.mu.Lock()
 	g.stands = g.news != nil && g.frames != nil
-	asked := g.asks != asks // while this one waited for its turn
+	asked := g.asks != asks // while this call waited for joining
 	g.mu.Unlock()
 	if !asked {
 		gs.question(ctx, g, frames)
 	}
 }
 
-// subscribe makes what is missing. g.joining is held, and mu is not: while the servers take
-// nothing it waits, which must not hold up what this node sends to its own.
+// subscribe makes the missing subscriptions. Caller holds g.joining but not mu, since it may wait
+// while the servers don't accept data, and sends to this node's own members must not wait.
 func (gs *groups) subscribe(g *group, frames bool) {
 	g.mu.Lock()
 	news, own := g.news, g.frames
 	g.mu.Unlock()
 	if news == nil {
-		news, _ = gs.n.in.Load().Subscribe(newsSubject(g.name), "") // it fails only behind Stop
+		news, _ = gs.n.in.Load().Subscribe(newsSubject(g.name), "") // it fails only after Stop
 	}
 	if frames && own == nil {
 		own, _ = gs.n.in.Load().Subscribe(frameSubject(g.name), "")
@@ -69,8 +70,8 @@ func (gs *groups) subscribe(g *group, frames bool) {
 	g.news, g.frames = news, own
 }
 
-// question asks all others how many members they have, and tells them how many there are
-// here. A node that has answered sends to the group from then on. g.joining is held.
+// question requests the member counts of all other nodes and sends them the count of this one. A
+// node that has answered sends to the group from then on. Caller holds g.joining.
 func (gs *groups) question(ctx context.Context, g *group, frames bool) {
 	if !gs.n.member() || !gs.n.reachesOthers() {
 		return
@@ -89,12 +90,12 @@ func (gs *groups) question(ctx context.Context, g *group, frames bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ask = nil
-	if whole { // else what is sent goes to whoever listens
+	if whole { // otherwise messages are sent to all subscribers
 		g.sure, g.told = q.sure, q.told
 	}
 }
 
-// begin sends the question. Nil: there is nothing to ask, or it could not be sent.
+// begin sends the request. Nil: there is nothing to request, or it could not be sent.
 func (gs *groups) begin(g *group, frames bool) *asking {
 	g.telling.Lock()
 	defer g.telling.Unlock()
@@ -133,8 +134,8 @@ func (gs *groups) say(subject string, e envelope.Envelope) error {
 	return err
 }
 
-// tell tells the others how many members there are here, and returns whether all of them
-// have said that they know of some. It does not block.
+// tell sends the number of members here to the other nodes, and returns whether all of them have
+// confirmed that there are some. It does not block.
 func (gs *groups) tell(g *group) (known bool) {
 	g.telling.Lock()
 	defer g.telling.Unlock()
@@ -157,7 +158,7 @@ func (gs *groups) tell(g *group) (known bool) {
 	return g.told
 }
 
-// tellOf is tell for a group that may have been let go.
+// tellOf is tell for a group that may have been removed.
 func (gs *groups) tellOf(name string) {
 	gs.withGroup(name, func(g *group) {
 		if g != nil {
@@ -168,8 +169,8 @@ func (gs *groups) tellOf(name string) {
 	})
 }
 
-// withGroup calls fn with the group of that name, which is kept meanwhile; nil: it is not
-// known, and nobody makes it meanwhile.
+// withGroup calls fn with the group of that name, which is kept meanwhile; with nil if it does not
+// exist, and nobody can create it meanwhile.
 func (gs *groups) withGroup(name string, fn func(g *group)) {
 	gs.mu.Lock()
 	g := gs.all[name]
@@ -184,7 +185,7 @@ func (gs *groups) withGroup(name string, fn func(g *group)) {
 	fn(g)
 }
 
-// counted answers a question of another node.
+// counted answers another node's request for the member count.
 func (gs *groups) counted(e envelope.Envelope) {
 	gs.withGroup(e.Key, func(g *group) {
 		own := uint64(0)
@@ -197,7 +198,7 @@ func (gs *groups) counted(e envelope.Envelope) {
 	})
 }
 
-// learn takes in how many members another node has.
+// learn records how many members another node has.
 func (gs *groups) learn(e envelope.Envelope) {
 	g := gs.find(e.Key)
 	if g == nil {
@@ -221,7 +222,7 @@ func (gs *groups) learn(e envelope.Envelope) {
 	}
 }
 
-// answered notes that a process has answered, or never will. The group's mu is held.
+// answered records that a process has answered, or never will. Caller holds the group's mu.
 func (q *asking) answered(process uint64) {
 	if !q.awaits[process] {
 		return
@@ -232,8 +233,8 @@ func (q *asking) answered(process uint64) {
 	}
 }
 
-// doubt: while the servers were away, or messages were lost, others may have got members, and
-// forgotten those here.
+// doubt: the servers were unavailable, or messages were lost. Other nodes may have gained members
+// meanwhile, and may not know of those here.
 func (gs *groups) doubt() {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -247,13 +248,14 @@ func (gs *groups) doubt() {
 	}
 }
 
-// tellAll tells of every group with members here, and of what could not be told while the
-// servers were away.
+// tellAll sends the counts of every group with members here, and those that could not be sent while
+// the servers were unavailable.
 func (gs *groups) tellAll(ctx context.Context) {
 	gs.tellThose(ctx, func(g *group) bool { return gs.members(g.name) > 0 })
 }
 
-// tellThose tells of the groups that want it, and of those of which it could not be told.
+// tellThose sends the counts of the groups selected by want, and those that could not be sent
+// before.
 func (gs *groups) tellThose(ctx context.Context, want func(*group) bool) {
 	gs.mu.Lock()
 	var these []*group
@@ -265,7 +267,7 @@ func (gs *groups) tellThose(ctx context.Context, want func(*group) bool) {
 	gs.mu.Unlock()
 	for _, g := range these {
 		for gs.tellOf(g.name); g.isUntold() && gs.n.bus.Up(); gs.tellOf(g.name) {
-			if !sleep(ctx, 5*time.Millisecond) { // too much waits
+			if !sleep(ctx, 5*time.Millisecond) { // too many messages are queued
 				return
 			}
 		}
@@ -278,7 +280,7 @@ func (g *group) isUntold() bool {
 	return g.untold
 }
 
-// elsewhere is how many members the living others have said that they have.
+// elsewhere returns how many members the other living nodes have reported.
 func (gs *groups) elsewhere(g *group) (members int) {
 	g.mu.Lock()
 	empty := len(g.counts) == 0

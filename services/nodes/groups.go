@@ -13,58 +13,59 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// groups are those that have members here, or are sent to from here.
+// groups are the groups that have members here, or are sent to from here.
 type groups struct {
 	n   *Node
 	mu  sync.Mutex
 	all map[string]*group // guarded by mu
 
-	gone map[uint64]time.Time // guarded by mu; processes with members that are not known to live, since when
+	gone map[uint64]time.Time // guarded by mu; processes that have members but are not known to live, since when
 
-	asked atomic.Uint64 // the number of the last question of how many members others have
+	asked atomic.Uint64 // the number of the last request for member counts
 
-	counting func(count int) // of tests, set before Start: called between counting and telling
+	counting func(count int) // for tests, set before Start: called between counting and sending
 }
 
-// group is one of them.
+// group is one group as this node sees it.
 //
-// Of the members that others have each node keeps a count, for answers. It decides only
-// whether a message is sent at all, and that only where all others have said that they have no
-// member. So that nobody is passed over, what a node says of a group comes to each other one in
-// the order in which it was true: it counts and sends under one lock, by the one way that keeps
-// the order, and answers to questions come that way too.
+// Each node keeps the member counts of the other nodes. They are returned to callers, and they
+// decide whether a message is sent to the bus at all: it is not sent only if all other nodes have
+// reported that they have no members. So that no member is missed, a node's reports about a group
+// reach each other node in the order in which they were true: the node counts and publishes under
+// one lock, over the one path that keeps order, and answers to requests use the same path.
 type group struct {
 	name string
 	out  outbound
 
-	pins atomic.Int32 // calls that use it; grows under groups.mu only. It is not let go meanwhile
-	used atomic.Int64 // when it was, in nanoseconds since 1970
+	pins atomic.Int32 // calls that use it; increased under groups.mu only. It is not removed meanwhile
+	used atomic.Int64 // time of last use, in nanoseconds since 1970
 
-	cross crossing // of its messages with sessions that come and go
+	cross crossing // of its messages with sessions that move to or from this node
 
-	joining sync.Mutex // makes and ends the subscriptions, and asks; taken before telling
-	telling sync.Mutex // the members here are counted and told; taken before mu
+	joining sync.Mutex // held while subscriptions are made or ended, and during requests; locked before telling
+	telling sync.Mutex // held while the members here are counted and published; locked before mu
 
 	mu     sync.Mutex
-	in     inbound               // the goroutine that delivers has it alone
-	counts map[uint64]int        // guarded by mu; members on other nodes, where there are some
+	in     inbound               // used by the delivering goroutine only
+	counts map[uint64]int        // guarded by mu; members on other nodes that have any
 	frames *cluster.Subscription // guarded by mu; nil: none
-	news   *cluster.Subscription // guarded by mu; of the others' counts
-	stands bool                  // guarded by mu; the servers have had both
-	sure   bool                  // guarded by mu; all others have said how many they have
-	told   bool                  // guarded by mu; all others have said that they know of members here, and were not told of none since
+	news   *cluster.Subscription // guarded by mu; for the others' counts
+	stands bool                  // guarded by mu; the servers have received both
+	sure   bool                  // guarded by mu; all others have reported their counts
+	told   bool                  // guarded by mu; all others have confirmed members here, and were not sent a count of 0 since
 	untold bool                  // guarded by mu; the last count could not be sent
-	asks   uint64                // guarded by mu; that have begun
-	ask    *asking               // guarded by mu; under way
+	asks   uint64                // guarded by mu; number of requests begun
+	ask    *asking               // guarded by mu; in progress
 }
 
-// asking is a question to all others: how many members have you, of whom there are so many here?
+// asking is a request to all other nodes for their member counts, which also carries the count of
+// this node.
 type asking struct {
 	number uint64
-	awaits map[uint64]bool // guarded by the group's mu; who has not answered
+	awaits map[uint64]bool // guarded by the group's mu; processes that have not answered
 	all    chan struct{}   // closed when none is left
 	sure   bool            // guarded by the group's mu; nothing was lost since it began
-	told   bool            // guarded by the group's mu; there are members here, and have been since
+	told   bool            // guarded by the group's mu; there have been members here since it began
 }
 
 func frameSubject(name string) string {
@@ -90,7 +91,7 @@ func (gs *groups) find(name string) *group {
 	return gs.all[name]
 }
 
-// get returns the group, made if it was not known. It is kept until unpin.
+// get returns the group, creating it if needed. It is kept until unpin.
 func (gs *groups) get(name string) (*group, error) {
 	if len(name) > envelope.MaxKey/2 {
 		return nil, fmt.Errorf("%w: a group's name of %d bytes: at most %d", engine.ErrLimit, len(name), envelope.MaxKey/2)
@@ -114,7 +115,7 @@ func (g *group) unpin() {
 	g.pins.Add(-1)
 }
 
-// members is how many there are on this node, or are just coming.
+// members returns the number of members on this node, including those that are moving to it.
 func (gs *groups) members(name string) int {
 	if srv := gs.n.server(); srv != nil {
 		return gs.n.moves.comingTo(name) + srv.Group(name).Len()
@@ -122,10 +123,10 @@ func (gs *groups) members(name string) int {
 	return 0
 }
 
-// Join makes s a member of the group of that name, which has members on all nodes, and
-// returns how many these are, as far as is known. Sends of any node that begin behind it
-// reach s, unless the servers are away: then it is in force here at once, and elsewhere when
-// they are back. Errors: engine.ErrClosed, engine.ErrLimit.
+// Join makes s a member of the group of that name, which can have members on all nodes, and returns
+// how many these are, as far as known. Sends of any node that begin after Join has returned reach
+// s. If the NATS servers are unavailable, that holds at once for sends of this node, and for other
+// nodes when the servers are back. Errors: engine.ErrClosed, engine.ErrLimit.
 func (n *Node) Join(ctx context.Context, s *engine.Session, name string) (members int, err error) {
 	here := s.Server().Group(name)
 	if n.bus == nil {
@@ -144,7 +145,7 @@ func (n *Node) Join(ctx context.Context, s *engine.Session, name string) (member
 	return own + n.groups.elsewhere(g), nil
 }
 
-// Leave ends s's membership, and returns how many members are left, as far as is known.
+// Leave removes s from the group, and returns how many members are left, as far as known.
 func (n *Node) Leave(s *engine.Session, name string) (members int, err error) {
 	members, err = s.Server().Group(name).Leave(s)
 	if n.bus == nil || err != nil {
@@ -157,9 +158,9 @@ func (n *Node) Leave(s *engine.Session, name string) (members int, err error) {
 	return members, nil
 }
 
-// SendGroup sends a frame to all members of a group, as what they have not asked for, and
-// returns how many these are, as far as is known. s is the session whose callback sends; nil:
-// none does. What this node's members are sent decides the error: engine.Group.Send's.
+// SendGroup sends an unsolicited frame to all members of a group, and returns how many these are,
+// as far as known. s is the session whose callback sends; nil: none. The error is that of
+// engine.Group.Send for this node's members.
 func (n *Node) SendGroup(ctx context.Context, s *engine.Session, name string, main, sub uint16, body []byte) (sent int, err error) {
 	if n.bus == nil {
 		return n.sendHere(name, s, main, sub, body)
@@ -188,7 +189,7 @@ func (n *Node) SendGroup(ctx context.Context, s *engine.Session, name string, ma
 	g.cross.pass(e)
 	if err != nil {
 		n.lose(err)
-		return sent, nil // it has reached whom it could
+		return sent, nil // it has reached every reachable member
 	}
 	return sent + others, nil
 }
@@ -204,7 +205,7 @@ func (n *Node) sendHere(name string, s *engine.Session, main, sub uint16, body [
 	}
 }
 
-// deliver hands a frame of another node to this one's members.
+// deliver sends a frame of another node to this node's members.
 func (gs *groups) deliver(e envelope.Envelope) {
 	g := gs.find(e.Key)
 	if g == nil || !gs.n.fresh(&g.in, e, "group "+e.Key) {

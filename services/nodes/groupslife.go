@@ -6,8 +6,8 @@ import (
 	"millrace/services/cluster"
 )
 
-// sweeper's goroutine lets groups go that have no members here and are not used, and tells
-// what could not be told.
+// sweeper is the goroutine that removes unused groups without members here, and publishes what
+// could not be sent before.
 func (gs *groups) sweeper() {
 	for sleep(gs.n.run, gs.n.cfg.GroupIdle/4) {
 		gs.sweep(time.Now().Add(-gs.n.cfg.GroupIdle))
@@ -31,8 +31,8 @@ func (gs *groups) sweep(before time.Time) {
 	}
 }
 
-// letGo ends a group's subscriptions if it has not been used meanwhile, and then forgets it:
-// who uses it in between waits for joining, and makes new ones.
+// letGo ends a group's subscriptions if it has not been used meanwhile, and then removes it. A
+// concurrent user waits for joining, and makes new ones.
 func (gs *groups) letGo(g *group, before time.Time) {
 	g.joining.Lock()
 	defer g.joining.Unlock()
@@ -48,7 +48,7 @@ func (gs *groups) letGo(g *group, before time.Time) {
 	gs.mu.Unlock()
 	for _, sub := range subs {
 		if sub != nil {
-			sub.End() // it may wait, as subscribe
+			sub.End() // it may wait, as subscribe may
 		}
 	}
 	gs.mu.Lock()
@@ -58,20 +58,21 @@ func (gs *groups) letGo(g *group, before time.Time) {
 	}
 }
 
-// idle tells whether the group has no members here, and is not used. mu is held.
+// idle reports whether the group has no members here and is not used. Caller holds mu.
 func (gs *groups) idle(g *group, before time.Time) bool {
 	return g.pins.Load() == 0 && g.used.Load() < before.UnixNano() && !g.isUntold() && gs.members(g.name) == 0
 }
 
-// goneFor is how many leases a process counts that is not known to live. One that stood still
-// says what it has before it takes its name again, and has it within a lease.
+// goneFor is how many leases a process still counts when it is not known to live. A process that
+// was suspended publishes its counts before it takes its name again, and has the name within a
+// lease.
 const goneFor = 3
 
-// maxGone bounds the processes that are not known to live, and have members.
+// maxGone limits the processes that have members but are not known to live.
 const maxGone = 4096
 
-// heard notes that a process says that it has members; false: there are too many of those that
-// are not known to live.
+// heard records that a process reports members; it returns false if there are too many processes
+// that are not known to live.
 func (gs *groups) heard(process uint64) bool {
 	lives := gs.n.lives(process)
 	gs.mu.Lock()
@@ -87,7 +88,7 @@ func (gs *groups) heard(process uint64) bool {
 	return true
 }
 
-// died notes that processes are not known to live any more: their answers are not waited for.
+// died records that processes are not known to live any more: nobody waits for their answers.
 func (gs *groups) died(dead []uint64) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -105,7 +106,7 @@ func (gs *groups) died(dead []uint64) {
 	}
 }
 
-// forget drops what was known of processes that have not lived for some leases.
+// forget deletes what was known of processes that have not lived for some leases.
 func (gs *groups) forget(lives func(process uint64) bool) {
 	before := time.Now().Add(-goneFor * gs.n.cache.Lease())
 	gs.mu.Lock()
@@ -132,7 +133,7 @@ func (gs *groups) forget(lives func(process uint64) bool) {
 	}
 }
 
-// stop forgets everything: the subscriptions have ended with the bus.
+// stop deletes everything: the subscriptions have ended with the bus.
 func (gs *groups) stop() {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()

@@ -18,32 +18,32 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// HomesConfig sets up Homes. Zero means the default that the field's comment names.
+// HomesConfig configures Homes. A zero field means the default given at the field.
 type HomesConfig[S any] struct {
-	// Name tells the rooms of several Homes apart; up to 64 bytes, none of them 0.
+	// Name distinguishes the rooms of several Homes; up to 64 bytes, none of them 0.
 	Name string
-	// New makes a room's state when this node has become its home. Nil: the state begins as
-	// its type's zero value. It may block.
+	// New creates a room's state when this node has become its home. Nil: the zero value of the
+	// type. It may block.
 	New func(r *Home[S]) (S, error)
-	// Handle answers a message, in the room: one at a time. It may block, which holds this
-	// room back only. An error is told to whoever asked, as services.ErrorOf says.
+	// Handle answers a message, in the room: one at a time. It may block, which delays only this
+	// room. An error is sent to the requester as services.ErrorOf converts it.
 	Handle func(r *Home[S], body []byte) ([]byte, error)
-	// Save and Restore carry a room's state to another node when its home drains. Nil: it
-	// begins anew there.
+	// Save and Restore carry a room's state to another node when its home drains. Nil: the room
+	// starts with a new state there.
 	Save    func(state S) ([]byte, error)
 	Restore func(r *Home[S], saved []byte) (S, error)
-	// OnClose is the last that runs in a room, while its lock is still held, if it is: see
+	// OnClose is called last in a room, while its lock is still held, unless the lock was lost: see
 	// Home.Held. It may be nil.
 	OnClose func(r *Home[S])
 
-	Idle     time.Duration // how long a room lives without messages; 5 min, engine.Off for good
+	Idle     time.Duration // how long a room without messages is kept; 5 min, engine.Off for ever
 	MaxRooms int           // homed on this node; 32,768
-	MaxTasks int           // messages that wait in one room; the pool's MaxTasks
+	MaxTasks int           // queued messages of one room; the pool's MaxTasks
 }
 
 // Home is a room on the node that is its home.
 type Home[S any] struct {
-	// State is the user's. Only functions of HomesConfig touch it, one at a time.
+	// State belongs to the application. Only functions of HomesConfig may use it, one at a time.
 	State S
 
 	homes *Homes[S]
@@ -52,21 +52,21 @@ type Home[S any] struct {
 	moved bool
 }
 
-// Key is what the room stands behind.
+// Key returns the room's key.
 func (r *Home[S]) Key() string { return r.key }
 
-// Token is the fencing token of this life of the room: it only grows from home to home, and
-// goes with what the room writes elsewhere. Below 2^53.
+// Token returns the fencing token of the room on this home: it grows from home to home, and should
+// be sent with what the room writes to other systems. Below 2^53.
 func (r *Home[S]) Token() uint64 { return r.token }
 
-// Held tells whether this node is the room's home still, by its own clock.
+// Held reports whether this node is still the room's home, by its own clock.
 func (r *Home[S]) Held() bool { return r.homes.held(r.key, r.token) }
 
-// Homes are rooms by key that live on one node of the cluster at a time: whoever asks a room,
-// on whatever node, reaches its home. The home is the node that holds the room's lock, by
-// which its token is given; it is chosen by the key among the nodes that don't drain, when a
-// message comes to a room that has none. When the home dies the room begins anew elsewhere
-// after the lease; when it drains the room moves with its state.
+// Homes are rooms by key, each on one node of the cluster at a time, its home; requests from any
+// node reach it. The home is the node that holds the room's lock, which also provides the token.
+// When a message is sent to a room without a home, the home is chosen by the key among the nodes
+// that don't drain. When the home dies, the room starts with a new state elsewhere after the lease;
+// when it drains, the room moves with its state.
 type Homes[S any] struct {
 	n     *Node
 	cfg   HomesConfig[S]
@@ -74,10 +74,10 @@ type Homes[S any] struct {
 
 	mu       sync.Mutex
 	incoming map[string]arrival // guarded by mu; states of rooms that move here
-	alone    atomic.Uint64      // the last token of a node that is alone
+	alone    atomic.Uint64      // the last token of a node without a cluster
 }
 
-// homed is Homes, whatever the state's type.
+// homed is Homes of any state type.
 type homed interface {
 	name() string
 	start() error
@@ -93,8 +93,8 @@ type homes struct {
 	all []homed // guarded by mu
 }
 
-// NewHomes makes the rooms of that name; those of all nodes are made alike. It is called
-// before the node's Start, and they end with its Stop.
+// NewHomes makes the rooms of that name. All nodes must configure them identically. It is called
+// before the node's Start, and the rooms end with the node's Stop.
 func NewHomes[S any](n *Node, cfg HomesConfig[S]) (*Homes[S], error) {
 	if cfg.MaxRooms == 0 {
 		cfg.MaxRooms = 1 << 15
@@ -135,7 +135,7 @@ func (h *Homes[S]) start() error {
 	rooms, err := services.NewRooms(services.RoomsConfig[string, *Home[S]]{
 		Pool: h.n.pool.Load(), Name: "home " + h.cfg.Name, New: h.open, OnClose: h.closed,
 		Idle: h.cfg.Idle, MaxRooms: h.cfg.MaxRooms, MaxTasks: h.cfg.MaxTasks,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), // those who ask are told why a room fails
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), // requesters get the reason of a room's failure
 	})
 	if err != nil {
 		return err
@@ -167,10 +167,10 @@ func (h *Homes[S]) held(key string, token uint64) bool {
 	return h.n.cache == nil || h.n.cache.Rooms().Held(h.lock(key), token)
 }
 
-// lock is the key of a room's lock.
+// lock returns the key of a room's lock.
 func (h *Homes[S]) lock(key string) string { return h.cfg.Name + "\x00" + key }
 
-// open makes a room: this node becomes its home, if no other is.
+// open opens a room: this node becomes its home, if no other is.
 func (h *Homes[S]) open(room *services.Room[string, *Home[S]]) (*Home[S], error) {
 	r := &Home[S]{homes: h, key: room.Key()}
 	saved, moves := h.arrival(r.key)
@@ -191,7 +191,7 @@ func (h *Homes[S]) open(room *services.Room[string, *Home[S]]) (*Home[S], error)
 	return r, nil
 }
 
-// arrival is the state that a room has brought from its last home.
+// arrival returns the state that a moving room brought from its last home.
 func (h *Homes[S]) arrival(key string) (saved []byte, moves bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,7 +200,7 @@ func (h *Homes[S]) arrival(key string) (saved []byte, moves bool) {
 	return a.saved, moves && time.Since(a.at) < 2*h.n.cfg.Timeout
 }
 
-// take takes the room's lock. One that moves here is let go by its last home in a moment.
+// take acquires the room's lock. The last home of a moving room releases it soon.
 func (h *Homes[S]) take(room *services.Room[string, *Home[S]], r *Home[S], moves bool) error {
 	if h.n.cache == nil {
 		r.token = h.alone.Add(1)
@@ -230,7 +230,7 @@ func (h *Homes[S]) take(room *services.Room[string, *Home[S]], r *Home[S], moves
 	return nil
 }
 
-// closed is the last in a room.
+// closed runs last in a room.
 func (h *Homes[S]) closed(room *services.Room[string, *Home[S]], _ engine.Reason) {
 	r := room.State
 	if h.cfg.OnClose != nil && !r.moved {
@@ -239,7 +239,7 @@ func (h *Homes[S]) closed(room *services.Room[string, *Home[S]], _ engine.Reason
 	h.giveUp(r)
 }
 
-// giveUp lets the lock go; its lease ends it where that can't be said.
+// giveUp releases the lock; if the servers can't be reached, the lease ends it.
 func (h *Homes[S]) giveUp(r *Home[S]) {
 	if h.n.cache == nil {
 		return
@@ -247,15 +247,15 @@ func (h *Homes[S]) giveUp(r *Home[S]) {
 	ctx, cancel := h.n.bounded(context.Background())
 	defer cancel()
 	if _, err := h.n.cache.Rooms().Unlock(ctx, h.lock(r.key), r.token); err != nil {
-		h.n.cfg.Logger.Debug("nodes: a room's lock is not given back", "room", r.key, "err", err)
+		h.n.cfg.Logger.Debug("nodes: a room's lock could not be released", "room", r.key, "err", err)
 	}
 }
 
-// Ask sends a message to the room of that key, which is made if there is none, and returns
-// its answer. It is tried again while the room moves, until ctx ends or Config.Timeout is up.
-// Errors: what Handle, or New in front of it, returned, as a *services.Error;
-// cluster.ErrUnavailable, cluster.ErrOverloaded (services.ErrTooManyRooms, too, past MaxRooms):
-// it was not handled; cluster.ErrLost, cluster.ErrNoAnswer: it may have been.
+// Ask sends a message to the room of that key, which is opened if needed, and returns its answer.
+// While the room moves the message is retried, until ctx ends or Config.Timeout expires. Errors:
+// what Handle, or New before it, returned, as a *services.Error; cluster.ErrUnavailable and
+// cluster.ErrOverloaded (with services.ErrTooManyRooms above MaxRooms): the message was not
+// handled; cluster.ErrLost and cluster.ErrNoAnswer: it may have been.
 func (h *Homes[S]) Ask(ctx context.Context, key string, body []byte) ([]byte, error) {
 	if len(key)+len(h.cfg.Name)+1 > envelope.MaxKey {
 		return nil, services.Errorf(engine.CodeBadBody, "a room's name has at most %d bytes", envelope.MaxKey-len(h.cfg.Name)-1)
@@ -277,14 +277,14 @@ func (h *Homes[S]) Ask(ctx context.Context, key string, body []byte) ([]byte, er
 	}
 }
 
-// almostUp tells whether so little is left of ctx's time that what is asked now could end
-// with nobody knowing whether it was done.
+// almostUp reports whether so little of ctx's time is left that the outcome of a request sent now
+// would probably be unknown.
 func almostUp(ctx context.Context) bool {
 	at, ok := ctx.Deadline()
 	return ok && time.Until(at) < 20*time.Millisecond
 }
 
-// ask asks once, where the room is thought to be.
+// ask makes one attempt, at the room's presumed home.
 func (h *Homes[S]) ask(ctx context.Context, key string, body []byte) ([]byte, error) {
 	process, free := h.where(key)
 	switch {
@@ -300,7 +300,8 @@ func (h *Homes[S]) ask(ctx context.Context, key string, body []byte) ([]byte, er
 	return h.n.question(ctx, askSubject(process), e)
 }
 
-// where says who has the room, or, free, who is to have it; 0: nobody can.
+// where returns the process that has the room, or, with free, the one that should get it; 0: none
+// can.
 func (h *Homes[S]) where(key string) (process uint64, free bool) {
 	if h.n.cache == nil {
 		return h.n.process, false
@@ -316,13 +317,13 @@ func (h *Homes[S]) where(key string) (process uint64, free bool) {
 		up = append(slices.Clip(up), h.n.self())
 	}
 	if len(up) == 0 {
-		return h.n.process, true // all go: this one is as good as any
+		return h.n.process, true // all drain: this one is as good as any
 	}
 	m, _ := place(h.lock(key), up)
 	return m.Process, true
 }
 
-// handle has a message handled in the room here.
+// handle handles a message in the room on this node.
 func (h *Homes[S]) handle(ctx context.Context, key string, body []byte) ([]byte, error) {
 	rooms := h.here()
 	if rooms == nil {
@@ -348,8 +349,8 @@ func (h *Homes[S]) handle(ctx context.Context, key string, body []byte) ([]byte,
 	}
 }
 
-// untaken is why a message was not taken by a room: too much waits, there are too many rooms,
-// or the rooms, or their pool, have stopped.
+// untaken returns why a room did not accept a message: too many are queued, there are too many
+// rooms, or the rooms or their pool have stopped.
 func untaken(err error) error {
 	if errors.Is(err, engine.ErrBusy) || errors.Is(err, services.ErrTooManyRooms) {
 		return fmt.Errorf("%w: %w", cluster.ErrOverloaded, err)
@@ -357,22 +358,22 @@ func untaken(err error) error {
 	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
 }
 
-// lostMessage is why a room has not handled a message.
+// lostMessage returns why a room has not handled a message.
 func (h *Homes[S]) lostMessage(err error) error {
 	if errors.Is(err, services.ErrRoomFailed) {
-		return errElsewhere // it panicked before: the next one of the key may do
+		return errElsewhere // it panicked before: the next room of the key may handle it
 	}
 	return err
 }
 
-// message is one's turn in the room. What it does while the lease ends may be seen by nobody.
+// message handles one message in the room. If the lease ends meanwhile, its effects may be lost.
 func (h *Homes[S]) message(ctx context.Context, room *services.Room[string, *Home[S]], body []byte) (answer []byte, err error) {
 	r := room.State
 	switch {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: it waited for its turn for too long", cluster.ErrUnavailable)
 	case r.moved || !r.Held():
-		_ = room.Close() // it fails only where it was closed before
+		_ = room.Close() // it fails only if it was closed before
 		return nil, errElsewhere
 	}
 	answer, err = h.n.calls.safely(func() ([]byte, error) { return h.cfg.Handle(r, body) })

@@ -68,9 +68,9 @@ func (hs *homes) serve(e envelope.Envelope, left time.Duration) envelope.Envelop
 	case errors.Is(err, errElsewhere), errors.Is(err, cluster.ErrUnavailable):
 		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere}
 	case errors.Is(err, services.ErrTooManyRooms):
-		return refusal(engine.CodeLimit, "the node has as many rooms as it takes")
+		return refusal(engine.CodeLimit, "the node has as many rooms as it may")
 	case errors.Is(err, cluster.ErrOverloaded):
-		return refusal(engine.CodeOverloaded, "the room has as many messages as it takes")
+		return refusal(engine.CodeOverloaded, "the queue of the room is full")
 	case errors.As(err, &told):
 		return failure(told)
 	case errors.Is(err, cluster.ErrLost), errors.Is(err, cluster.ErrNoAnswer):
@@ -79,7 +79,7 @@ func (hs *homes) serve(e envelope.Envelope, left time.Duration) envelope.Envelop
 	return failure(err)
 }
 
-// maybe is the flag of an answer that says: it may have been done.
+// maybe is the flag of an answer that says that the message may have been handled.
 const maybe = 255
 
 // serve handles a message that another node has sent here.
@@ -94,11 +94,11 @@ func (h *Homes[S]) serve(ctx context.Context, key string, e envelope.Envelope) (
 	return h.handle(ctx, key, e.Body)
 }
 
-// receive takes in the state of a room that moves here, and begins to wait for its lock. It
-// returns before it has that: its last home lets it go now.
+// receive accepts the state of a room that moves here, and begins to wait for its lock. It returns
+// before it has the lock, which the last home releases afterwards.
 func (h *Homes[S]) receive(ctx context.Context, from uint64, key string, saved []byte) error {
 	if at := h.n.cache.Rooms().Holder(h.lock(key)); !at.Alive || parseProcess(at.Process) != from {
-		return errElsewhere // it has not been its home
+		return errElsewhere // it was not the room's home
 	}
 	if h.here() == nil || h.n.draining() || ctx.Err() != nil {
 		return errElsewhere
@@ -120,12 +120,12 @@ type arrival struct {
 	at    time.Time
 }
 
-// expect has the room opened that moves here. One that has failed to open for want of the
-// lock may be in its way.
+// expect opens the room that moves here. A room that failed to open because the lock was held may
+// be in its way.
 func (h *Homes[S]) expect(key string, tries int) {
 	rooms := h.here()
 	if rooms == nil || tries == 0 {
-		h.arrival(key) // it begins anew
+		h.arrival(key) // it starts with a new state
 		return
 	}
 	again := func(error) {
@@ -141,10 +141,10 @@ func (h *Homes[S]) expect(key string, tries int) {
 	}
 }
 
-// movers is how many rooms move at once.
+// movers is how many rooms move concurrently.
 const movers = 16
 
-// move has every room of this node go to another.
+// move moves every room of this node to another node.
 func (h *Homes[S]) move(ctx context.Context) {
 	rooms := h.here()
 	if rooms == nil || h.n.cache == nil {
@@ -170,12 +170,13 @@ func (h *Homes[S]) move(ctx context.Context) {
 			<-places
 			moving.Done()
 		}
-		// Submit's runs in a room that has failed, too, where a message would be lost.
+		// A function given to Submit runs even in a room that has failed, where a message would be
+		// lost.
 		if r.Submit(func() {
 			defer over()
 			h.send(ctx, r)
 		}) != nil {
-			over() // it has closed, or is full and stays
+			over() // it has closed, or its queue is full and it stays
 		}
 	}
 	done := make(chan struct{})
@@ -189,28 +190,28 @@ func (h *Homes[S]) move(ctx context.Context) {
 	}
 }
 
-// send sends a room's state to its next home, and closes it. In the room.
+// send sends a room's state to its next home, and closes it. It runs in the room.
 func (h *Homes[S]) send(ctx context.Context, room *services.Room[string, *Home[S]]) {
 	r := room.State
 	if r == nil || r.moved || !r.Held() || !h.n.draining() {
-		return // it has not opened, or is not this node's any more; or the drain was taken back
+		return // it has not opened, or is not this node's any more; or the drain was cancelled
 	}
 	if len(h.n.ups()) == 0 {
-		return // there is nowhere to go
+		return // no other node can take it
 	}
 	if h.cfg.Save != nil {
 		if saved, err := h.cfg.Save(r.State); err != nil {
-			h.n.cfg.Logger.Error("nodes: a room's state is not saved; it begins anew elsewhere", "room", r.key, "err", err)
+			h.n.cfg.Logger.Error("nodes: a room's state could not be saved; it starts with a new one elsewhere", "room", r.key, "err", err)
 		} else if err = h.hand(ctx, r.key, saved); err != nil {
-			h.n.cfg.Logger.Warn("nodes: a room's state is not taken; it begins anew elsewhere", "room", r.key, "err", err)
+			h.n.cfg.Logger.Warn("nodes: a room's state was not accepted; it starts with a new one elsewhere", "room", r.key, "err", err)
 		}
 	}
 	r.moved = true
-	_ = room.Close() // it fails only where it was closed before
+	_ = room.Close() // it fails only if it was closed before
 }
 
-// hand hands a room's state to its next home, in Config.Timeout at most: again when that has
-// not taken it, as it may not have heard yet who the home is, or drains itself by now.
+// hand sends a room's state to its next home, within Config.Timeout. It retries if that node
+// refuses: it may not know the current home yet, or may have begun to drain.
 func (h *Homes[S]) hand(ctx context.Context, key string, saved []byte) error {
 	ctx, cancel := h.n.bounded(ctx)
 	defer cancel()

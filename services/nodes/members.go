@@ -15,27 +15,27 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// State is what a node says of itself.
+// State is the state that a node publishes.
 type State string
 
 // The states.
 const (
 	Up       State = "up"
-	Draining State = "draining" // it goes away: nothing new is sent there
+	Draining State = "draining" // it is about to stop: nothing new is sent to it
 )
 
 // Member is a living node, as this one sees it.
 type Member struct {
 	Name     string
 	Process  uint64
-	Token    uint64 // grows with each process that has the name; 0: this one, while it is no member
+	Token    uint64 // increases with each process that has the name; 0: this one, while it is no member
 	State    State
-	Sessions int // as of its last sign of life
+	Sessions int // as of its last heartbeat
 	Addrs    []string
 	Self     bool
 
 	handles []uint32
-	asks    string // the subject of questions to it
+	asks    string // the subject for requests to it
 }
 
 func (m Member) serves(handle uint32) bool {
@@ -43,8 +43,8 @@ func (m Member) serves(handle uint32) bool {
 	return ok
 }
 
-// beat is a node's sign of life, three in a lease. That it lives at all is told by the lock
-// of its name; this tells how.
+// beat is a node's heartbeat, sent three times in a lease. Whether the node lives is decided by the
+// lock of its name; the heartbeat carries its state.
 type beat struct {
 	State    State    `json:"state"`
 	Sessions int      `json:"sessions"`
@@ -60,13 +60,13 @@ const (
 func nodeSubject(process uint64) string { return "s." + hexOf(process) }
 func askSubject(process uint64) string  { return "n." + hexOf(process) }
 
-// hexOf is how cluster.Cache.Process writes it.
+// hexOf formats process like cluster.Cache.Process.
 func hexOf(process uint64) string {
 	s := strconv.FormatUint(process, 16)
 	return "0000000000000000"[len(s):] + s
 }
 
-// self is this node.
+// self returns this node as a Member.
 func (n *Node) self() Member {
 	m := Member{Name: n.cfg.Name, Process: n.process, Addrs: n.cfg.Addrs, Self: true, handles: n.calls.handles()}
 	if srv := n.server(); srv != nil {
@@ -82,7 +82,7 @@ func (n *Node) self() Member {
 	return m
 }
 
-// stateNow is what SetState said, or that the server drains.
+// stateNow returns the state set by SetState, or Draining if the server drains.
 func (n *Node) stateNow() State {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -94,8 +94,8 @@ func (n *Node) stateNow() State {
 
 func (n *Node) draining() bool { return n.stateNow() == Draining }
 
-// place chooses one of the nodes for a key, such that of n nodes one that comes or goes
-// moves an n-th of the keys (the highest random weight of D. Thaler and C. Ravishankar, 1998).
+// place chooses one of the nodes for a key by rendezvous hashing: of n nodes, one that joins or
+// leaves moves 1/n of the keys (the highest random weight of D. Thaler and C. Ravishankar, 1998).
 func place(key string, among []Member) (Member, bool) {
 	var best Member
 	top := uint64(0)
@@ -111,15 +111,15 @@ func place(key string, among []Member) (Member, bool) {
 	return best, len(among) > 0
 }
 
-// mix spreads what differs in few bits (the finalizer of MurmurHash3).
+// mix spreads values that differ in few bits (the finalizer of MurmurHash3).
 func mix(x uint64) uint64 {
 	x = (x ^ x>>33) * 0xff51afd7ed558ccd
 	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
 	return x ^ x>>33
 }
 
-// SetState tells the others what they may expect of this node: before it drains, that it
-// does. They know a moment later.
+// SetState publishes this node's state to the others, for example before it drains. They receive it
+// asynchronously.
 func (n *Node) SetState(s State) {
 	n.mu.Lock()
 	n.state = s
@@ -128,17 +128,17 @@ func (n *Node) SetState(s State) {
 	n.beat()
 }
 
-// Drain tells the others that this node goes, and has its rooms move: those that can be saved
-// with their state. It returns when they have, or when ctx ends. SetState(Up) takes it back.
+// Drain announces that this node is about to stop, and moves its rooms: those with Save keep their
+// state. It returns when they have moved, or when ctx ends. SetState(Up) cancels it.
 func (n *Node) Drain(ctx context.Context) {
 	n.SetState(Draining)
 	n.homes.move(ctx)
 }
 
-// join takes the name.
+// join acquires the name.
 func (n *Node) join(ctx context.Context, wait time.Duration) error {
 	const gone = ^uint64(0)
-	var got atomic.Uint64 // the token; gone: it was lost before it was noted
+	var got atomic.Uint64 // the token; gone: it was lost before it was stored
 	token, err := n.cache.Join(ctx, n.cfg.Name, wait, func() {
 		if was := got.Swap(gone); was != 0 {
 			n.lost(was)
@@ -159,7 +159,7 @@ func (n *Node) join(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// lost is told that the name, which this node had by that token, has gone.
+// lost is called when the name, held with that token, has been lost.
 func (n *Node) lost(token uint64) {
 	n.mu.Lock()
 	was := n.token == token
@@ -168,15 +168,15 @@ func (n *Node) lost(token uint64) {
 	}
 	n.mu.Unlock()
 	if !was {
-		return // it was given up
+		return // it was released
 	}
 	n.counts.lostName.Add(1)
 	n.groups.doubt()
-	n.cfg.Logger.Warn("nodes: no member of the cluster any more: the lease has ended", "node", n.cfg.Name)
+	n.cfg.Logger.Warn("nodes: left the cluster: the lease has ended", "node", n.cfg.Name)
 	n.hurry()
 }
 
-// reached: the bus is up, again or for the first time.
+// reached: the bus is connected, again or for the first time.
 func (n *Node) reached() {
 	n.groups.doubt()
 	n.anew.Store(true)
@@ -191,7 +191,7 @@ func (n *Node) hurry() {
 	}
 }
 
-// membership's goroutine gives signs of life, and joins again when the name was lost.
+// membership is the goroutine that sends heartbeats, and joins again after the name was lost.
 func (n *Node) membership() {
 	t := time.NewTicker(n.cache.Lease() / 3)
 	defer t.Stop()
@@ -208,10 +208,10 @@ func (n *Node) membership() {
 			n.groups.tellAll(n.run)
 		}
 		if !n.member() && n.reachesOthers() && !n.calls.stopping.Load() {
-			// Others may have forgotten what it has, as they thought it dead: they know before
-			// it is one of them again.
+			// The others may have deleted this node's counts because they considered it dead: they
+			// must have them before it is a member again.
 			n.groups.tellAll(n.run)
-			_ = n.bus.Flush(n.run) // it fails only where the servers are away, and so is the name
+			_ = n.bus.Flush(n.run) // it fails only if the servers are unavailable, and then so is the name
 			switch err := n.join(n.run, n.cache.Lease()); {
 			case err == nil:
 				n.cfg.Logger.Info("nodes: joined", "node", n.cfg.Name)
@@ -224,7 +224,7 @@ func (n *Node) membership() {
 		if now := n.stateNow(); now != state {
 			state = now
 			n.calls.announce()
-			if now == Draining && !n.calls.stopping.Load() { // else they end
+			if now == Draining && !n.calls.stopping.Load() { // otherwise they end
 				n.bg.Go(func() { n.homes.move(n.run) })
 			}
 		}
@@ -232,19 +232,19 @@ func (n *Node) membership() {
 	}
 }
 
-// beat gives a sign of life.
+// beat sends a heartbeat.
 func (n *Node) beat() {
 	if n.bus == nil || !n.bus.Up() {
 		return
 	}
-	n.all.mu.Lock() // so that what it says of the stream is true where it comes in it
+	n.all.mu.Lock() // so that the stream's number in it is right at its place in the stream
 	defer n.all.mu.Unlock()
 	if b, err := n.alive(); err == nil {
 		n.lose(n.bus.Publish(subjectAll, b))
 	}
 }
 
-// alive is a sign of life. n.all.mu is held.
+// alive encodes a heartbeat. Caller holds n.all.mu.
 func (n *Node) alive() ([]byte, error) {
 	self := n.self()
 	body, err := json.Marshal(beat{State: self.State, Sessions: self.Sessions, Addrs: self.Addrs, Handles: self.handles})
@@ -254,7 +254,7 @@ func (n *Node) alive() ([]byte, error) {
 	return n.seal(envelope.Envelope{Kind: envelope.Alive, Epoch: n.all.last, Body: body})
 }
 
-// greet asks the others how they are.
+// greet requests the states of the other nodes.
 func (n *Node) greet(ctx context.Context) {
 	others := n.others()
 	if len(others) == 0 {
@@ -268,7 +268,7 @@ func (n *Node) greet(ctx context.Context) {
 	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
-	// Those that don't answer now do by their next sign of life.
+	// Those that don't answer in time are known by their next heartbeat.
 	_ = n.bus.AskMany(ctx, subjectAll, b, len(others), func(got []byte) {
 		if e, err := envelope.Parse(got); err == nil && e.Kind == envelope.Alive {
 			n.hear(e)
@@ -276,7 +276,7 @@ func (n *Node) greet(ctx context.Context) {
 	})
 }
 
-// hear takes in a sign of life.
+// hear processes a heartbeat.
 func (n *Node) hear(e envelope.Envelope) {
 	var b beat
 	if len(e.Body) > maxBeat || json.Unmarshal(e.Body, &b) != nil || !areAddrs(b.Addrs) || len(b.Handles) > maxHandles ||
@@ -288,11 +288,11 @@ func (n *Node) hear(e envelope.Envelope) {
 	living := n.living()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	most := 2*len(living) + 16 // both are bounded by those that live
+	most := 2*len(living) + 16 // both are limited by the number of living nodes
 	if len(n.beats) > most {
 		maps.DeleteFunc(n.beats, func(p uint64, _ beat) bool { return !living[p] })
 	}
-	if len(n.peers) > most { // the store names processes, too, that never gave a sign
+	if len(n.peers) > most { // the store may name processes that never sent a heartbeat
 		maps.DeleteFunc(n.peers, func(p uint64, _ *outbound) bool { return !living[p] })
 	}
 	if len(n.beats) <= most {
@@ -301,13 +301,13 @@ func (n *Node) hear(e envelope.Envelope) {
 	}
 }
 
-// known is what a number of another process means in a log: its node's name.
+// known returns the name of the node of a process, for logs.
 func (n *Node) known(process uint64) string {
 	m, _ := n.byProcess(process)
 	return m.Name
 }
 
-// slow: messages were lost as the inbox was full. What they were is not known.
+// slow: messages were dropped because the inbox was full. Their content is unknown.
 func (n *Node) slow() {
 	n.groups.doubt()
 	n.users.recheck()

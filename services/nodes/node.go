@@ -18,8 +18,8 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// Node is this process as one of a cluster. Make it with New, give it its server with Attach,
-// then Start. Its methods may be called from any goroutine.
+// Node is this process as a node of a cluster. Create it with New, set its server with Attach, then
+// call Start. Its methods may be called from any goroutine.
 type Node struct {
 	cfg     Config
 	process uint64
@@ -33,8 +33,8 @@ type Node struct {
 	run   context.Context
 	end   context.CancelFunc // guarded by life; nil while stopped
 	bg    sync.WaitGroup
-	again chan struct{} // has the membership looked after now
-	anew  atomic.Bool   // the bus is up again, and the others are to be told
+	again chan struct{} // wakes the membership goroutine
+	anew  atomic.Bool   // the bus has reconnected, and the others must be notified
 
 	in, asked atomic.Pointer[cluster.Inbox] // made by Start
 
@@ -48,8 +48,8 @@ type Node struct {
 	heard  inbound  // of broadcasts
 	direct inbound  // to this node
 
-	heardBeats atomic.Uint64        // signs of life of others, taken in
-	viewed     atomic.Pointer[view] // the last one made
+	heardBeats atomic.Uint64        // heartbeats of others received
+	viewed     atomic.Pointer[view] // the most recent one
 
 	groups groups
 	users  users
@@ -59,7 +59,7 @@ type Node struct {
 
 	counts counts
 
-	gapLine, shedLine, panicLine seldom.Line // of the log
+	gapLine, shedLine, panicLine seldom.Line // limits log lines
 }
 
 // counts are the counters of Stats.
@@ -67,7 +67,7 @@ type counts struct{ joins, beats, bad, gaps, missed, doubled, shed, unsent, lost
 
 var _ services.Service = (*Node)(nil)
 
-// New checks the settings; it exchanges nothing.
+// New checks the settings; it does not communicate.
 func New(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -91,8 +91,8 @@ func New(cfg Config) (*Node, error) {
 	return n, err
 }
 
-// Attach gives the node the server whose sessions are its own, and the pool that rooms run
-// on; nil: the server's. It is called before Start.
+// Attach sets the server whose sessions belong to the node, and the pool that rooms run on; nil:
+// the server's pool. It must be called before Start.
 func (n *Node) Attach(srv *engine.Server, pool *engine.Pool) {
 	if pool == nil && srv != nil {
 		pool = srv.Pool()
@@ -106,7 +106,7 @@ func (n *Node) Attach(srv *engine.Server, pool *engine.Pool) {
 
 func (n *Node) server() *engine.Server { return n.srv.Load() }
 
-// session is one of this node's that is open; nil: it is not, or not any more.
+// session returns an open session of this node, or nil.
 func (n *Node) session(id engine.ID) *engine.Session {
 	if srv := n.server(); srv != nil {
 		return srv.Session(id)
@@ -114,12 +114,12 @@ func (n *Node) session(id engine.ID) *engine.Session {
 	return nil
 }
 
-// Name is the node's.
+// Name returns the node's name.
 func (n *Node) Name() string { return n.cfg.Name }
 
-// Start joins the cluster. cluster.ErrName when another living node has the name. If the
-// servers of the cache are away it returns, and the node joins when they come: that the name
-// is taken is then logged, and tried again.
+// Start joins the cluster. It returns cluster.ErrName if another living node has the name. If the
+// cache's servers are unavailable it returns nil, and the node joins when they are reachable; if
+// the name turns out to be taken, that is logged and retried.
 func (n *Node) Start(ctx context.Context) error {
 	n.life.Lock()
 	defer n.life.Unlock()
@@ -140,7 +140,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err == nil {
 		start, cancel := context.WithCancel(ctx)
 		if !n.cache.Running() {
-			cancel() // its servers are away: there is nothing to wait for
+			cancel() // its servers are unavailable: there is nothing to wait for
 		}
 		err = n.bus.Start(start)
 		cancel()
@@ -149,7 +149,7 @@ func (n *Node) Start(ctx context.Context) error {
 		err = n.listen()
 	}
 	if err == nil && n.cache.Running() {
-		_ = n.bus.Flush(ctx) // before it is known, it hears
+		_ = n.bus.Flush(ctx) // the subscriptions must be active before others know this node
 		err = n.join(ctx, n.cfg.NameWait)
 		if err != nil && !errors.Is(err, cluster.ErrName) && ctx.Err() == nil {
 			n.cfg.Logger.Warn("nodes: not joined yet", "node", n.cfg.Name, "err", err)
@@ -157,7 +157,7 @@ func (n *Node) Start(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		_ = n.leave(context.WithoutCancel(ctx)) // the lease ends what this can't
+		_ = n.leave(context.WithoutCancel(ctx)) // if this fails, the lease ends it
 		return fmt.Errorf("nodes: start %s: %w", n.cfg.Name, err)
 	}
 	n.bg.Go(n.membership)
@@ -167,7 +167,7 @@ func (n *Node) Start(ctx context.Context) error {
 	return nil
 }
 
-// listen makes the inboxes, and subscribes to what is always this node's.
+// listen makes the inboxes, and the permanent subscriptions of this node.
 func (n *Node) listen() error {
 	in, asked := n.bus.Inbox(n.cfg.MaxInbound, n.deliver), n.bus.Inbox(n.cfg.MaxInbound, n.serve)
 	_, err := in.Subscribe(nodeSubject(n.process), "")
@@ -182,11 +182,11 @@ func (n *Node) listen() error {
 	return errors.Join(err, n.calls.listen())
 }
 
-// Stop leaves the cluster: calls of others that run are waited for, those that come are
-// refused, to be done elsewhere; then rooms end, users are unbound, and the name is free at
-// once, if the servers can be reached. The contexts of calls end when a quarter of ctx's time
-// is left; what still runs at its end is an error, as nobody gets its answer. Call Drain and
-// stop the server before. It may be called twice, and before Start.
+// Stop leaves the cluster. New calls of other nodes are refused, so that they can run elsewhere,
+// and running ones are waited for; then rooms end, users are unbound, and the name is released at
+// once, if the servers can be reached. The contexts of calls end when a quarter of ctx's time is
+// left; calls that still run at its end are reported as an error, as nobody gets their answers.
+// Call Drain and stop the server before. Stop may be called twice, and before Start.
 func (n *Node) Stop(ctx context.Context) error {
 	n.life.Lock()
 	defer n.life.Unlock()
@@ -203,7 +203,7 @@ func (n *Node) leave(ctx context.Context) error {
 	n.mu.Lock()
 	n.state = Draining
 	n.mu.Unlock()
-	n.calls.announce() // before one is refused, so that who is may ask any node
+	n.calls.announce() // before any call is refused, so that its caller may try any other node
 	n.calls.stopping.Store(true)
 	token := n.noMember()
 	n.beat()
@@ -226,7 +226,7 @@ func (n *Node) leave(ctx context.Context) error {
 	return err
 }
 
-// noMember has the node be a member no more, and returns by what token it was; 0: it was none.
+// noMember ends the membership, and returns the token of the name; 0: it was no member.
 func (n *Node) noMember() (token uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -234,8 +234,7 @@ func (n *Node) noMember() (token uint64) {
 	return token
 }
 
-// Running tells whether it has been started, and is a member of the cluster if it is to be
-// one of several.
+// Running reports whether the node is started and, if it has a Cache, a member of the cluster.
 func (n *Node) Running() bool {
 	if n.bus == nil {
 		n.life.Lock()
@@ -245,7 +244,7 @@ func (n *Node) Running() bool {
 	return n.member()
 }
 
-// member tells whether the node has its name now.
+// member reports whether the node holds its name.
 func (n *Node) member() bool {
 	n.mu.Lock()
 	token := n.token
@@ -253,16 +252,16 @@ func (n *Node) member() bool {
 	return token != 0 && n.cache.Joined(n.cfg.Name, token)
 }
 
-// seal makes the bytes of e, which comes from this process.
+// seal encodes e with this process as the sender.
 func (n *Node) seal(e envelope.Envelope) ([]byte, error) {
 	e.Source = n.process
 	return e.Append(make([]byte, 0, envelope.HeaderLen+len(e.Key)+len(e.Body)))
 }
 
-// buffers are for what is sent by a call that has copied it when it returns.
+// buffers are for messages that the sending call copies before it returns.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// mostKept is the largest buffer that is kept, in bytes.
+// mostKept is the largest buffer that is pooled, in bytes.
 const mostKept = 64 << 10
 
 func keep(b *[]byte) {
@@ -272,7 +271,7 @@ func keep(b *[]byte) {
 	}
 }
 
-// to is the stream to another node.
+// to returns the stream to another node.
 func (n *Node) to(process uint64) *outbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -284,37 +283,37 @@ func (n *Node) to(process uint64) *outbound {
 	return o
 }
 
-// lose counts a message that could not be sent, where nobody is told.
+// lose counts a message that could not be sent, if its sender gets no error.
 func (n *Node) lose(err error) {
 	if err != nil {
 		n.counts.unsent.Add(1)
 	}
 }
 
-// bounded is ctx for Timeout at most.
+// bounded returns ctx limited to Config.Timeout.
 func (n *Node) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, n.cfg.Timeout)
 }
 
-// Stats is a snapshot of a Node. Counters only grow.
+// Stats is a snapshot of a Node. Counters only increase.
 type Stats struct {
 	Members int // living nodes, this one included
 	Groups  int // known here
 	Users   int // bound to sessions here
-	Rooms   int // homed here
-	Inbound int // messages from others that wait
-	Calls   int // that run here
+	Rooms   int // with their home here
+	Inbound int // queued messages from others
+	Calls   int // running here
 
 	Joins      uint64 // how often it has become a member
-	Lost       uint64 // how often it was one no more
-	Beats      uint64 // signs of life of others
-	Bad        uint64 // messages that are none, or can't be
-	Gaps       uint64 // OnGap
+	Lost       uint64 // how often it has lost its name
+	Beats      uint64 // heartbeats of others
+	Bad        uint64 // messages that are malformed or impossible
+	Gaps       uint64 // calls of OnGap
 	Missed     uint64 // messages, in all gaps
-	Doubled    uint64 // messages that came twice, or too late
-	Shed       uint64 // messages given up after Patience
-	Unsent     uint64 // messages that could not be sent, where nobody was told
-	Overloaded uint64 // calls refused past MaxCalls
+	Doubled    uint64 // messages received twice, or too late
+	Shed       uint64 // messages dropped after Patience
+	Unsent     uint64 // messages that could not be sent, without an error to a caller
+	Overloaded uint64 // calls refused because of MaxCalls
 	Replaced   uint64 // sessions that lost their user
 	Taken      uint64 // sessions taken over from other nodes
 	Given      uint64 // sessions that other nodes have taken over
@@ -322,7 +321,7 @@ type Stats struct {
 	Bus        cluster.BusStats
 }
 
-// Stats returns it.
+// Stats returns a snapshot.
 func (n *Node) Stats() Stats {
 	c := &n.counts
 	st := Stats{
@@ -340,7 +339,7 @@ func (n *Node) Stats() Stats {
 	return st
 }
 
-// sleep waits for d; false: ctx has ended.
+// sleep waits for d; it returns false if ctx has ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

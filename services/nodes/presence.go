@@ -14,29 +14,29 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// Present is a session that is in a group.
+// Present is a session in a group.
 type Present struct {
 	ID    SessionID
 	Node  string   // its node's name
-	Users []string // that are bound to it, as its node knows, sorted
+	Users []string // bound to it, as far as its node knows, sorted
 }
 
-// Presence is who is in a group, as the nodes said when they were asked.
+// Presence is the result of Node.Presence: who is in a group, as reported by the nodes.
 type Presence struct {
 	Sessions []Present // by node and session
-	Members  int       // how many there are: more than Sessions where a node has more than it tells of
-	Silent   []string  // the names of the nodes that have not answered in time, sorted: what they have is not known
+	Members  int       // how many there are: more than Sessions if a node has more than it lists
+	Silent   []string  // names of the nodes that have not answered in time, sorted; their members are unknown
 }
 
-// MaxPresent is of how many sessions one node tells, at most.
+// MaxPresent is how many sessions one node lists, at most.
 const MaxPresent = 10_000
 
-// maxPresence bounds what a node says of them, in bytes.
+// maxPresence limits the list of one node, in bytes.
 const maxPresence = 256 << 10
 
-// Presence asks every living node who is in the group of that name. It returns when all have
-// answered, or when ctx ends, after Config.Timeout at most; those that have not are named. A
-// node that can't be reached at all is not known to live, and not named.
+// Presence requests from every living node who is in the group of that name. It returns when all
+// have answered, or when ctx ends, at most after Config.Timeout; nodes that have not answered are
+// listed in Silent. A node that can't be reached at all is not known to live, and not listed.
 func (n *Node) Presence(ctx context.Context, name string) Presence {
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
@@ -71,7 +71,7 @@ func (n *Node) Presence(ctx context.Context, name string) Presence {
 	return p
 }
 
-// present are the members on this node, and how many there are.
+// present returns the members on this node, and how many there are.
 func (n *Node) present(name string) (all []Present, count int) {
 	srv := n.server()
 	if srv == nil {
@@ -84,7 +84,7 @@ func (n *Node) present(name string) (all []Present, count int) {
 	return all, max(g.Len(), len(all))
 }
 
-// of are the users bound to a session, sorted.
+// of returns the users bound to a session, sorted.
 func (u *users) of(s *engine.Session) (all []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -99,7 +99,7 @@ func (u *users) of(s *engine.Session) (all []string) {
 	return all
 }
 
-// who answers another node, in so many bytes at most beside the count.
+// who answers another node's request, with a list of at most most bytes.
 func (n *Node) who(name string, most int) envelope.Envelope {
 	all, count := n.present(name)
 	var body []byte
@@ -118,7 +118,7 @@ func (n *Node) who(name string, most int) envelope.Envelope {
 	return envelope.Envelope{Kind: envelope.Answer, Epoch: uint64(count), Body: body}
 }
 
-// askWho asks one node.
+// askWho requests the members of one node.
 func (n *Node) askWho(ctx context.Context, m Member, name string) ([]Present, int, error) {
 	b, err := n.seal(envelope.Envelope{Kind: envelope.Who, Key: name})
 	if err != nil {
@@ -140,10 +140,10 @@ func (n *Node) askWho(ctx context.Context, m Member, name string) ([]Present, in
 	return all, max(int(min(e.Epoch, 1<<30)), len(all)), err
 }
 
-// errPresence: what a node has said of its members is not to be read.
+// errPresence: a node's list of members is malformed.
 var errPresence = errors.New("nodes: bad answer of who is present")
 
-// parsePresent reads what who has written.
+// parsePresent parses what who has written.
 func parsePresent(b []byte, m Member) (all []Present, err error) {
 	take := func(n int) []byte {
 		if len(b) < n {

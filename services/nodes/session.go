@@ -11,13 +11,13 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// SessionID names one session among all that ever were in the cluster.
+// SessionID identifies a session among all that have ever been in the cluster.
 type SessionID struct {
-	Process uint64 // the process that has it: as cluster.Cache.Process
+	Process uint64 // the session's process: as cluster.Cache.Process
 	Session engine.ID
 }
 
-// String is the id in 32 hexadecimal digits.
+// String returns the ID as 32 hexadecimal digits.
 func (id SessionID) String() string { return hex.EncodeToString(id.bytes()) }
 
 func (id SessionID) bytes() []byte {
@@ -25,7 +25,7 @@ func (id SessionID) bytes() []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(id.Session))
 }
 
-// ParseSessionID reads what String wrote.
+// ParseSessionID parses the format of String.
 func ParseSessionID(s string) (SessionID, error) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != 16 {
@@ -41,12 +41,12 @@ func sessionID(b []byte) (SessionID, error) {
 	return SessionID{binary.BigEndian.Uint64(b), engine.ID(binary.BigEndian.Uint64(b[8:]))}, nil
 }
 
-// ID names a session of this node in the cluster.
+// ID returns the cluster-wide ID of a session of this node.
 func (n *Node) ID(s *engine.Session) SessionID { return SessionID{n.process, s.ID()} }
 
-// Send sends a frame to a session of any node, as what its peer has not asked for. Of a
-// session of another node it does not tell whether it is still there. Errors of a session of
-// this node are Session.Push's; cluster.ErrUnavailable when its node is not known to live.
+// Send sends an unsolicited frame to a session of any node. For a session of another node it
+// doesn't report whether the session still exists. Errors: those of Session.Push for a session of
+// this node; cluster.ErrUnavailable if its node is not known to live.
 func (n *Node) Send(id SessionID, main, sub uint16, body []byte) error {
 	if id.Process == n.process {
 		s := n.session(id.Session)
@@ -63,9 +63,9 @@ func (n *Node) Send(id SessionID, main, sub uint16, body []byte) error {
 	})
 }
 
-// Broadcast sends a frame to every session of every node. It is engine.Server.Broadcast, or,
-// with a session whose callback calls it, that session's; those of other nodes get it if the
-// bus is up.
+// Broadcast sends an unsolicited frame to every session of every node. On this node it is
+// engine.Server.Broadcast or, if s is the session whose callback calls it, Session.Broadcast.
+// Sessions of other nodes get it if the bus is connected.
 func (n *Node) Broadcast(s *engine.Session, main, sub uint16, body []byte) error {
 	n.casts.mu.RLock()
 	defer n.casts.mu.RUnlock()

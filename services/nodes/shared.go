@@ -5,7 +5,7 @@ import (
 	"millrace/services/cluster"
 )
 
-// shared is a node's cache that has a manager start the node too.
+// shared is a node's cache that makes a manager start the node too.
 type shared struct {
 	*cluster.Cache
 	n *Node
@@ -13,10 +13,10 @@ type shared struct {
 
 var _ services.Extender = shared{}
 
-// Shared is what services.Config.Shared takes: the node's Cache, and with it the node, which
-// starts behind the cache and in front of the server, whose sessions are its own.
+// Shared returns the value for services.Config.Shared: the node's Cache together with the node,
+// which starts after the cache and before the server, whose sessions belong to it.
 //
-// Of a node without a Cache it is nil.
+// If the node has no Cache, it returns nil.
 func Shared(n *Node) services.Cache {
 	if n.cache == nil {
 		return nil
@@ -24,7 +24,7 @@ func Shared(n *Node) services.Cache {
 	return shared{n.cache, n}
 }
 
-// ServiceName is the node's among the manager's services.
+// ServiceName is the node's name among the manager's services.
 const ServiceName = "node"
 
 // Extend implements services.Extender.

@@ -9,14 +9,14 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// outbound is a stream of this node's to others: what is sent is numbered from 1.
+// outbound is a stream from this node to others: its messages are numbered from 1.
 type outbound struct {
 	mu   sync.Mutex
 	last uint64 // guarded by mu
 }
 
-// publish numbers e and sends it. What could not be sent now has a number too: its receivers
-// are told that they have missed it.
+// publish numbers e and sends it. A message that could not be sent has a number too, so its
+// receivers notice that they have missed it.
 func (o *outbound) publish(n *Node, subject string, e envelope.Envelope) error {
 	_, err := o.number(n, subject, e)
 	return err
@@ -45,22 +45,22 @@ func (o *outbound) at() uint64 {
 	return o.last
 }
 
-// inbound are the streams of one kind from others to this node: the last number of each
-// process. Only the goroutine that delivers uses it.
+// inbound are the streams of one kind from others to this node: the last number of each process.
+// Only the delivering goroutine uses it.
 type inbound struct {
 	last map[uint64]uint64
-	// whole: they begin with 1 for this process, so what was missed in front of the first
-	// one that comes is known.
+	// whole: the streams begin with 1 for this process, so messages missed before the first
+	// received one are known.
 	whole bool
 }
 
-// take tells whether a message is new, and how many in front of it have not come.
+// take reports whether a message is new, and how many before it have not arrived.
 func (in *inbound) take(from, number uint64) (fresh bool, missed uint64) {
 	last, known := in.last[from]
 	switch {
 	case number == 0:
 		return true, 0
-	case number == 1: // it begins, again if the sender had let the group go
+	case number == 1: // it begins, again if the sender had removed the group
 	case !known && !in.whole:
 	case number <= last:
 		return false, 0
@@ -71,7 +71,7 @@ func (in *inbound) take(from, number uint64) (fresh bool, missed uint64) {
 	return true, missed
 }
 
-// at takes in that a stream is at a number, and tells how many up to it have not come.
+// at records that a stream is at a number, and returns how many messages up to it have not arrived.
 func (in *inbound) at(from, number uint64) (missed uint64) {
 	last, known := in.last[from]
 	if known && number > last {
@@ -90,10 +90,10 @@ func (in *inbound) set(from, number uint64) {
 	in.last[from] = number
 }
 
-// maxStreams is how many processes are remembered before those are forgotten that are no more.
+// maxStreams is how many processes are kept before ended ones are removed.
 const maxStreams = 4096
 
-// trim forgets processes that don't live, if there are many.
+// trim removes processes that don't live, if there are many.
 func (in *inbound) trim(n *Node) {
 	if len(in.last) <= maxStreams {
 		return
@@ -106,7 +106,7 @@ func (in *inbound) trim(n *Node) {
 	}
 }
 
-// ask is publish for what is answered.
+// ask is publish for a message that is answered.
 func (o *outbound) ask(ctx context.Context, n *Node, subject string, e envelope.Envelope) ([]byte, error) {
 	o.mu.Lock()
 	e.Number = o.last + 1

@@ -15,33 +15,33 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// MaxUser is the longest name of a user, in bytes.
+// MaxUser is the maximum length of a user's name, in bytes.
 const MaxUser = 256
 
-// users are those bound to sessions of this node. The truth is the store's: what stands here
-// is what this node knows of it, a moment later.
+// users are the users bound to sessions of this node. The store is authoritative: this is a copy of
+// it, which may be slightly out of date.
 type users struct {
 	n *Node
 
 	mu       sync.Mutex
 	bound    map[string]binding          // guarded by mu
-	sessions map[*engine.Session]*tenure // guarded by mu; those that have users, while their peers ask for more
-	adopting map[string]adoption         // guarded by mu; whose session has come from another node, until the store says so
-	doubts   map[string][]byte           // guarded by mu; what stood in the store before a bind whose outcome is not known
+	sessions map[*engine.Session]*tenure // guarded by mu; those that have users, until their peers' FIN
+	adopting map[string]adoption         // guarded by mu; users whose session came from another node, until the store has the new one
+	doubts   map[string][]byte           // guarded by mu; what the store had before a bind whose outcome is unknown
 	replaced atomic.Uint64
-	alone    uint64 // guarded by mu; the last epoch of a node that is alone
+	alone    uint64 // guarded by mu; the last epoch of a node without a cluster
 
 	todo *chores
 }
 
-// tenure is what a session has.
+// tenure is the users of a session.
 type tenure struct {
 	users map[string]bool
-	about codec.Packet // by which it was bound last; without a body
+	about codec.Packet // the request by which it was bound last; without a body
 	goes  bool         // another node is taking the session: they are not unbound here
 }
 
-// binding is a user's session on this node, by the epoch that the store gave.
+// binding is a user's session on this node, with the epoch that the store assigned.
 type binding struct {
 	s     *engine.Session
 	epoch uint64
@@ -60,11 +60,12 @@ func (u *users) len() int {
 	return len(u.bound)
 }
 
-// Bind makes s the one session of a user in the cluster, and returns the binding's epoch,
-// which grows. Another session that had the user, of any node, is told (ERROR conflict about
-// p, the request) and closed with engine.ReasonReplaced. Binding what s has gives a new epoch.
-// The binding ends with s, or with its peer's FIN. Errors: services.ErrCacheDown, and
-// services.ErrCacheUnknown when it may have happened; engine.ErrLimit, engine.ErrClosed.
+// Bind makes s the one session of a user in the cluster, and returns the binding's epoch, which
+// increases. p is the request that binds s. Another session that had the user, on any node, gets an
+// ERROR conflict about the request by which it was bound itself, and is closed with
+// engine.ReasonReplaced. Binding a user that s already has gives a new epoch. The binding ends with
+// s, or with its peer's FIN. Errors: services.ErrCacheDown, and services.ErrCacheUnknown if it may
+// have happened; engine.ErrLimit, engine.ErrClosed.
 func (n *Node) Bind(ctx context.Context, s *engine.Session, p codec.Packet, user string) (epoch uint64, err error) {
 	if len(user) == 0 || len(user) > MaxUser {
 		return 0, services.Errorf(engine.CodeBadBody, "a user has 1 to %d bytes", MaxUser)
@@ -87,7 +88,7 @@ func (n *Node) Bind(ctx context.Context, s *engine.Session, p codec.Packet, user
 		swapped, now, err := n.cache.Users().CompareAndSetRevision(ctx, user, e.Revision, id.bytes(), 0)
 		switch {
 		case errors.Is(err, services.ErrCacheUnknown):
-			n.users.doubt(user, e.Value) // it may have happened: then it is made good
+			n.users.doubt(user, e.Value) // it may have happened: then it is corrected later
 			return 0, err
 		case err != nil:
 			n.users.release(s, user)
@@ -100,25 +101,25 @@ func (n *Node) Bind(ctx context.Context, s *engine.Session, p codec.Packet, user
 	}
 }
 
-// won: the store has s as the user's session, in the place of what stood there before.
+// won: the store has s as the user's session, in place of the former value before.
 func (u *users) won(s *engine.Session, user string, epoch uint64, before []byte) {
 	u.note(s, user, epoch)
 	old, err := sessionID(before)
 	if err != nil || old == u.n.ID(s) {
-		return // nobody had it
+		return // the user had no session
 	}
 	if old.Process == u.n.process {
 		u.replace(old.Session, user, epoch)
 		return
 	}
-	// It may not hear of it: what is sent to it by its epoch is refused all the same, and its
-	// node asks the store when it has missed something.
+	// It may not receive this: messages for its epoch are refused all the same, and its node checks
+	// the store after it has missed a message.
 	u.n.lose(u.n.to(old.Process).publish(u.n, nodeSubject(old.Process), envelope.Envelope{
 		Kind: envelope.Replaced, Session: uint64(old.Session), Key: user, Epoch: epoch,
 	}))
 }
 
-// reserve makes room for the user at the session, and has it unbound when that ends.
+// reserve makes room for the user in the session, and has it unbound when the session ends.
 func (u *users) reserve(s *engine.Session, about codec.Packet, user string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -143,7 +144,7 @@ func (u *users) reserve(s *engine.Session, about codec.Packet, user string) erro
 	return nil
 }
 
-// release takes back what reserve has done, if the session does not have the user.
+// release undoes reserve, if the session does not have the user.
 func (u *users) release(s *engine.Session, user string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -152,7 +153,7 @@ func (u *users) release(s *engine.Session, user string) {
 	}
 }
 
-// doubt: a bind may have put a session in the place of what stood before.
+// doubt: the outcome of a bind is unknown; it may have replaced before.
 func (u *users) doubt(user string, before []byte) {
 	u.mu.Lock()
 	u.doubts[user] = before
@@ -160,7 +161,7 @@ func (u *users) doubt(user string, before []byte) {
 	u.todo.add(user)
 }
 
-// note takes in a binding that the store has, unless a newer one is known.
+// note records a binding in the store, unless a newer one is known.
 func (u *users) note(s *engine.Session, user string, epoch uint64) {
 	u.mu.Lock()
 	if u.bound[user].epoch < epoch {
@@ -173,7 +174,7 @@ func (u *users) note(s *engine.Session, user string, epoch uint64) {
 	}
 }
 
-// ended: the session asks for nothing any more. Its users are unbound.
+// ended: the session sends no more requests. Its users are unbound.
 func (u *users) ended(s *engine.Session) {
 	u.mu.Lock()
 	of := u.sessions[s]
@@ -187,7 +188,7 @@ func (u *users) ended(s *engine.Session) {
 	}
 }
 
-// replace tells a session of this node that its user is another's, and closes it.
+// replace notifies a session of this node that it has lost its user, and closes it.
 func (u *users) replace(id engine.ID, user string, epoch uint64) {
 	s := u.n.session(id)
 	u.mu.Lock()
@@ -207,8 +208,8 @@ func (u *users) replace(id engine.ID, user string, epoch uint64) {
 	}
 }
 
-// Bound is the user's session in the cluster, as the store has it, if its node lives; false:
-// there is none. Errors: services.ErrCacheDown.
+// Bound returns the user's session in the cluster according to the store, if its node lives; false
+// if there is none. Errors: services.ErrCacheDown.
 func (n *Node) Bound(ctx context.Context, user string) (id SessionID, epoch uint64, ok bool, err error) {
 	if n.cache == nil {
 		n.users.mu.Lock()
@@ -235,7 +236,7 @@ func (n *Node) Bound(ctx context.Context, user string) (id SessionID, epoch uint
 	return id, cluster.Epoch(e.Revision), ok || id.Process == n.process, nil
 }
 
-// What a node says of a frame for a user: the flags of the answer.
+// Flags of the answer to a frame for a user.
 const (
 	userTaken = envelope.OK
 	userGone  = envelope.Failed
@@ -243,10 +244,10 @@ const (
 	userBusy  = envelope.Refused
 )
 
-// SendUser sends a frame to the user's session, wherever it is. True: the session's node has
-// taken it for a session that is open. False: the user has none. It asks the store, so that
-// what is sent after a Bind has returned reaches the new session or nobody. Errors:
-// services.ErrCacheDown, cluster.ErrUnavailable, ErrLost, ErrNoAnswer, ErrOverloaded.
+// SendUser sends a frame to the user's session, on any node. True: the session's node has accepted
+// it for an open session. False: the user has none. It reads the store, so that a frame sent after
+// a Bind has returned reaches the new session or nobody. Errors: services.ErrCacheDown,
+// cluster.ErrUnavailable, ErrLost, ErrNoAnswer, ErrOverloaded.
 func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body []byte) (bool, error) {
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
@@ -268,7 +269,7 @@ func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body
 		case userBusy:
 			return false, cluster.ErrOverloaded
 		}
-		// Stale: another bind has come in between, so the store knows more.
+		// Stale: another bind happened in between, so the store has a newer binding.
 		if !sleep(ctx, time.Millisecond) {
 			return false, cluster.ErrUnavailable
 		}
@@ -319,7 +320,7 @@ func (u *users) deliver(e envelope.Envelope) envelope.Envelope {
 	return a
 }
 
-// bindAlone is Bind where there is no other node.
+// bindAlone is Bind without a cluster.
 func (u *users) bindAlone(s *engine.Session, user string) (uint64, error) {
 	u.mu.Lock()
 	u.alone++

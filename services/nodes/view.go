@@ -9,20 +9,20 @@ import (
 	"millrace/services/cluster"
 )
 
-// view are the living nodes beside this one. It is made anew when one comes or goes or says
-// something new of itself, and not changed: everything that is sent looks at it.
+// view is the set of living nodes other than this one. It is immutable, since every send reads it,
+// and replaced when a node joins, leaves or changes its state.
 type view struct {
-	from  []cluster.Member // what it was made of
-	beats uint64           // as many signs of life as then had come
+	from  []cluster.Member // the list it was made from
+	beats uint64           // number of heartbeats at that time
 	all   []Member         // in no order
-	ups   []Member         // of these, those that don't drain
+	ups   []Member         // those of all that don't drain
 	at    map[uint64]int   // in all, by process
 	named map[string]int   // in all, by name
 }
 
 var nobody = &view{}
 
-// view is the one of now; an empty one while others can't be reached.
+// view returns the current one; an empty one while other nodes can't be reached.
 func (n *Node) view() *view {
 	if !n.reachesOthers() {
 		return nobody
@@ -36,10 +36,10 @@ func (n *Node) view() *view {
 	return v
 }
 
-// reachesOthers tells whether the ways to others stand, as far as is known.
+// reachesOthers reports whether the bus and the cache are connected, as far as known.
 func (n *Node) reachesOthers() bool { return n.bus != nil && n.bus.Up() && n.cache.Running() }
 
-// sameMembers tells whether two lists are one, which nobody changes.
+// sameMembers reports whether two immutable lists are the same slice.
 func sameMembers(a, b []cluster.Member) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
@@ -75,22 +75,22 @@ func (v *view) find(process uint64) (Member, bool) {
 }
 
 func parseProcess(s string) uint64 {
-	p, _ := strconv.ParseUint(s, 16, 64) // 0 is no process's
+	p, _ := strconv.ParseUint(s, 16, 64) // 0 is not a process
 	return p
 }
 
-// List are the living nodes that can be reached as far as this process knows, this one
-// always, sorted by their names. A node that has died is on it for a tenth more than a lease.
+// List returns the living nodes that can be reached as far as this process knows, always including
+// this one, sorted by name. A node that has died stays on it for up to 1.1 leases.
 func (n *Node) List() []Member {
 	all := append(slices.Clone(n.others()), n.self())
 	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
-// others are the living nodes beside this one, in no order. The list is not to be changed.
+// others returns the living nodes other than this one, in no order. The list must not be modified.
 func (n *Node) others() []Member { return n.view().all }
 
-// ups are the others that don't drain. The list is not to be changed.
+// ups returns the other nodes that don't drain. The list must not be modified.
 func (n *Node) ups() []Member { return n.view().ups }
 
 func (n *Node) byProcess(process uint64) (Member, bool) { return n.view().find(process) }
@@ -107,12 +107,12 @@ func (n *Node) byName(name string) (Member, bool) {
 	return v.all[i], true
 }
 
-// lives tells whether a process has a name, whether it can be reached now or not.
+// lives reports whether a process has a name, whether it can be reached now or not.
 func (n *Node) lives(process uint64) bool {
 	return slices.ContainsFunc(n.cache.Members(), func(m cluster.Member) bool { return parseProcess(m.Process) == process })
 }
 
-// living are the processes that have a name.
+// living returns the processes that have a name.
 func (n *Node) living() map[uint64]bool { return processes(n.cache.Members()) }
 
 func processes(of []cluster.Member) map[uint64]bool {
@@ -123,13 +123,13 @@ func processes(of []cluster.Member) map[uint64]bool {
 	return living
 }
 
-// watch's goroutine looks who has died: at most a tenth of a lease later all that waited for
-// them is told. It also sees that the server drains, or does not any more, which the others are told
-// at once.
+// watch is the goroutine that detects dead nodes: what waits for one is notified at most a tenth of
+// a lease later. It also detects that the server drains or stops draining, which is published at
+// once.
 func (n *Node) watch() {
 	every := max(min(n.cache.Lease()/10, 200*time.Millisecond), 10*time.Millisecond)
 	from := n.cache.Members()
-	before := processes(from) // of the same list: else who dies in between is not missed until another one comes or goes
+	before := processes(from) // from the same list: otherwise a node that dies in between would not be noticed until the next change
 	var dead map[uint64]time.Time
 	state := n.stateNow()
 	for sleep(n.run, every) {
@@ -138,7 +138,7 @@ func (n *Node) watch() {
 			n.hurry()
 		}
 		if !n.cache.Running() {
-			continue // nothing is known of anybody
+			continue // nothing is known of any node
 		}
 		if now := n.cache.Members(); !sameMembers(now, from) {
 			from = now
@@ -150,7 +150,8 @@ func (n *Node) watch() {
 	}
 }
 
-// died takes in who lives now, and returns those who have died in the last leases.
+// died processes the current set of living processes, and returns those that have died in the last
+// leases.
 func (n *Node) died(before, living map[uint64]bool, dead map[uint64]time.Time) map[uint64]time.Time {
 	var died []uint64
 	for p := range before {
@@ -171,8 +172,8 @@ func (n *Node) died(before, living map[uint64]bool, dead map[uint64]time.Time) m
 	return dead
 }
 
-// bury ends what the dead were asked: again for a while, as a question may have been under
-// way to one that was thought to live.
+// bury ends the requests to dead processes, repeatedly for a while, as a request may have been sent
+// when its receiver was still considered alive.
 func (n *Node) bury(living map[uint64]bool, dead map[uint64]time.Time) {
 	n.groups.forget(func(p uint64) bool { return living[p] })
 	lost := map[string]bool{}

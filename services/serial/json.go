@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// JSON reads more strictly than encoding/json, which matches keys whatever
-// their case, lets null pass for a number, and repairs invalid UTF-8. Here:
+// JSON decodes more strictly than encoding/json, which ignores the case of keys, accepts null for a
+// number, and repairs invalid UTF-8. Here:
 //
 //   - keys are case-sensitive; unknown ones are skipped; of duplicates the last
 //     one counts, whatever the others were;
@@ -22,12 +22,12 @@ import (
 //   - bytes must be valid UTF-8, no escape half a surrogate pair, with nothing
 //     behind the value.
 //
-// The coming encoding/json/v2 takes what is missing, null for anything, any depth up to
-// 10,000 and any number of values, merges duplicates into maps and any, refuses -0 for an
-// unsigned integer and rounds whole numbers in any; so this reader is the project's own.
+// encoding/json/v2 would accept missing fields, null for anything, nesting up to 10,000 and any
+// number of values, merge duplicates into maps and any, refuse -0 for an unsigned integer and round
+// whole numbers in any; therefore this package has its own decoder.
 //
-// The `json:"name"` tags are those of encoding/json (the option "string" is
-// not known), which also does the writing, without its HTML escapes.
+// The `json:"name"` tags are those of encoding/json (without the option "string"), which also does
+// the encoding, without its HTML escapes.
 func JSON(l Limits) Serializer { return jsonSerializer{l.withDefaults()} }
 
 type jsonSerializer struct{ lim Limits }

@@ -8,12 +8,11 @@ import (
 	"strings"
 )
 
-// JSONEqual says whether a and b are the same JSON value: spaces, the order of
-// an object's keys and how a number or a string is written don't count
-// (1, 1.0 and 10e-1 are equal, whatever their size); of duplicate keys the last
-// counts. What is no JSON, or nested over 32, equals only its own bytes. An
-// exponent of more than 4,096 digits equals only the same exponent. The time is
-// linear in the length.
+// JSONEqual reports whether a and b are the same JSON value. Spaces, the order of an object's keys
+// and the notation of a number or string don't matter (1, 1.0 and 10e-1 are equal, whatever their
+// size); of duplicate keys the last one counts. Input that is not JSON, or nested more than 32
+// levels, equals only identical bytes. An exponent of more than 4,096 digits equals only the same
+// exponent. The time is linear in the length.
 func JSONEqual(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
@@ -39,7 +38,7 @@ func parseJSON(b []byte) (any, bool) {
 	return x, err == nil && d.i == len(b)
 }
 
-// tree is any, with numbers as they are.
+// tree reads a value as decodeAny does, but keeps numbers as written.
 func (d *jsonReader) tree() (any, error) {
 	switch d.peek() {
 	case '{':
@@ -69,8 +68,8 @@ func (d *jsonReader) tree() (any, error) {
 	return newDecimal(string(text)), nil
 }
 
-// maxExponent is how many digits an exponent may have to be reckoned with: more would
-// take time that grows with their square.
+// maxExponent is the maximum number of digits of an exponent that is computed with: the time grows
+// with their square.
 const maxExponent = 4096
 
 func newDecimal(text string) decimal {

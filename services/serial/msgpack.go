@@ -10,12 +10,11 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// MessagePack reads and writes with github.com/vmihailenco/msgpack, by the
-// `json` tags of a struct. Before that library sees a body it is walked beside
-// the type it is for: every length must fit into the bytes that are left,
-// strings must be UTF-8, and the limits hold; a number that the type can't hold
-// is an error, a nil only stands for a pointer, slice, map or any, an array has
-// the length of its type. A field that is missing is left zero.
+// MessagePack encodes and decodes with github.com/vmihailenco/msgpack, using the `json` tags of a
+// struct. Before the library decodes a body, the body is checked against its target type: every
+// length must fit into the remaining bytes, strings must be UTF-8, and the limits hold; a number
+// that the type can't hold is an error, nil is accepted only for a pointer, slice, map or any, and
+// an array must have the length of its type. A missing field stays zero.
 func MessagePack(l Limits) Serializer { return msgpackSerializer{l.withDefaults()} }
 
 type msgpackSerializer struct{ lim Limits }

@@ -8,16 +8,15 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Protobuf takes generated messages: the request and reply types of a service
-// are pointers to them (*pb.Sum). Unknown fields are dropped.
+// Protobuf encodes and decodes generated messages: the request and reply types of a service are
+// pointers to them (*pb.Sum). Unknown fields are dropped.
 func Protobuf(l Limits) Serializer { return protobufSerializer{l.withDefaults()} }
 
 type protobufSerializer struct{ lim Limits }
 
 func (protobufSerializer) Name() string { return "protobuf" }
 
-// message finds the message that v is or points to, and makes it if the
-// pointer there is nil.
+// message returns the message that v is or points to, and allocates it if the pointer there is nil.
 func message(v any) (proto.Message, error) {
 	if m, ok := v.(proto.Message); ok {
 		return m, nil

@@ -1,6 +1,6 @@
-// Package serial turns bodies of packets into Go values and back: JSON,
-// MessagePack, Protobuf and raw bytes, with limits that hold before anything is
-// allocated for what a peer claims. Servers and clients share it.
+// Package serial encodes Go values as bodies of packets and decodes them: JSON, MessagePack,
+// Protobuf and raw bytes, with limits that are checked before memory is allocated for lengths that
+// a peer claims. Servers and clients share it.
 //
 //	s := serial.JSON(serial.Limits{})
 //	body, err := s.Append(nil, Sum{A: 1, B: 2})
@@ -14,29 +14,29 @@ import (
 	"fmt"
 )
 
-// Serializer is one way to write values as bytes.
+// Serializer is one encoding.
 type Serializer interface {
-	// Name is what logs and settings call it.
+	// Name returns the name for logs and settings.
 	Name() string
-	// Append adds v's bytes to dst and returns the longer slice. On an error
-	// dst's length is as it was.
+	// Append appends v's encoding to dst and returns the extended slice. After an error the
+	// returned slice has dst's length.
 	Append(dst []byte, v any) ([]byte, error)
-	// Decode reads the whole of body into what v points to. Errors are ErrBody.
-	// It keeps nothing of body, but for Raw.
+	// Decode decodes the whole of body into what v points to. Its errors are ErrBody. It does not
+	// retain body, except for Raw.
 	Decode(body []byte, v any) error
 }
 
-// ErrBody: the bytes are not what they should be, or over a limit.
+// ErrBody: the bytes are not a valid encoding, or exceed a limit.
 var ErrBody = errors.New("serial: bad body")
 
-// Limits bound what Decode takes. Zero fields mean the defaults.
+// Limits limit what Decode accepts. A zero field means the default.
 type Limits struct {
-	// MaxSize of a body in bytes; default 16 MiB (the frame's limit is the
-	// first one, 64 KiB by default).
+	// MaxSize is the maximum size of a body in bytes; default 16 MiB (the frame's limit applies
+	// first, 64 KiB by default).
 	MaxSize int
-	// MaxDepth of nesting, the outermost object or array included; default 32.
+	// MaxDepth is the maximum nesting, the outermost object or array included; default 32.
 	MaxDepth int
-	// MaxItems bounds values, at all depths together; default 65,536.
+	// MaxItems is the maximum number of values, at all depths together; default 65,536.
 	MaxItems int
 }
 
@@ -58,12 +58,11 @@ func bad(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrBody, fmt.Sprintf(format, args...))
 }
 
-// raw hands bytes through.
+// raw passes bytes through.
 type raw struct{ lim Limits }
 
-// Raw takes []byte and string, and pointers to them. A decoded []byte IS the
-// body: valid and unchanged as long as that is, so for a packet's body until
-// its handler returns.
+// Raw accepts []byte and string, and pointers to them. A decoded []byte is the body itself: valid
+// and unchanged as long as that is, so for a packet's body until its handler returns.
 func Raw(l Limits) Serializer { return raw{l.withDefaults()} }
 
 func (raw) Name() string { return "raw" }

@@ -31,7 +31,7 @@ func ParseAddr(s string) (Addr, error) {
 	a, ok := schemes[base]
 	if !ok {
 		if onUnix {
-			return Addr{}, errors.New("unknown scheme; write tls+unix, ws+unix, wss+unix or auto+unix in front of :///path")
+			return Addr{}, errors.New("unknown scheme; write tls+unix, ws+unix, wss+unix or auto+unix before :///path")
 		}
 		return Addr{Socket: s}, nil
 	}

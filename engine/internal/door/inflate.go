@@ -26,8 +26,8 @@ var (
 	// flush, and an empty block that says that it was the last.
 	inflateEnd = []byte{0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff}
 
-	errMore     = errors.New("door: the message goes on") // and nothing more of it is here
-	errDeflate  = errors.New("door: bytes behind the last block of a compressed message")
+	errMore     = errors.New("door: the message continues") // and nothing more of it is here
+	errDeflate  = errors.New("door: bytes after the last block of a compressed message")
 	errInflated = errors.New("door: too much for what it was")
 )
 
