@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
@@ -62,12 +63,45 @@ func (l *loop) newReader() *reader {
 	if l.epfd < 0 || tasks == nil || l.n.cfg.ReadByGnet {
 		return nil
 	}
+	if !l.n.expectRing() {
+		return nil
+	}
 	rd := &reader{l: l, epfd: -1, bell: -1, wakefd: -1, tasks: tasks}
 	if err := rd.open(); err != nil {
+		l.n.rings.Done()
 		rd.release()
 		return nil
 	}
+	go func() {
+		defer l.n.rings.Done()
+		select {
+		case <-rd.begun:
+		case <-l.r.ended:
+		}
+	}()
 	return rd
+}
+
+// expectRing announces a ring to awaitRings; false: it is too late for one.
+func (n *Network) expectRing() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.stopped {
+		n.rings.Add(1)
+	}
+	return !n.stopped
+}
+
+// awaitRings waits until gnet has the rings that it was given: of one that waits for a loop
+// that has ended, a goroutine of gnet's and two descriptors would stay. A loop may be held
+// up, so it does not wait for ever.
+func (n *Network) awaitRings() {
+	taken := make(chan struct{})
+	go func() { n.rings.Wait(); close(taken) }()
+	select {
+	case <-taken:
+	case <-time.After(probeTime):
+	}
 }
 
 func (rd *reader) open() (err error) {
@@ -182,11 +216,13 @@ var next = binary.NativeEndian.AppendUint64(nil, 1)
 // the ring.
 //
 // Of the events that gnet got together with the ring's, some may be to come. That is no
-// matter with sockets, whose events are told again. Those of gnet's tasks are told once,
-// so while there are tasks nothing is read.
+// matter with sockets, whose events are told again. Those of gnet's tasks are told once, so
+// while there are tasks it does not wait. It looks once all the same: a loop may be given
+// tasks without end.
 func (rd *reader) run() {
-	for atomic.LoadInt32(rd.tasks) == 0 {
-		events, gnets := rd.wait(), false
+	for gnets := false; !gnets; {
+		gnets = atomic.LoadInt32(rd.tasks) != 0
+		events := rd.wait(gnets)
 		for i := range events {
 			ev := &events[i]
 			switch place := int(ev.Pad); {
@@ -201,22 +237,20 @@ func (rd *reader) run() {
 		if rd.asked.Load() && rd.asked.Swap(false) {
 			rd.l.turner.Turn()
 		}
-		if gnets {
-			break
-		}
 	}
 	_ = rd.rings()
 }
 
-// wait returns what has happened, and first waits until something has; nothing, if it was
-// asked for a turn. Between looking and sleeping it lets others run: who answers what has
-// just been read may ask.
-func (rd *reader) wait() []epollEvent {
+// wait returns what has happened, and first waits until something has, unless it is only to
+// look; nothing, if it was asked for a turn. Between looking and sleeping it lets others
+// run: who answers what has just been read may ask, and who has a task for gnet may not have
+// woken it yet.
+func (rd *reader) wait(only bool) []epollEvent {
 	if n := rd.look(); n > 0 || rd.asked.Load() {
 		return rd.events[:n]
 	}
 	runtime.Gosched()
-	if rd.asked.Load() {
+	if only || rd.asked.Load() {
 		return nil
 	}
 	rd.asleep.Store(true)
