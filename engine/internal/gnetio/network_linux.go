@@ -34,7 +34,7 @@ type Network struct {
 	done          chan struct{} // closed when everything that Stop ends has ended
 	failOnce      sync.Once
 	bg            sync.WaitGroup // the supervisors
-	rings         sync.WaitGroup // the rings that gnet has not taken yet; none is added once stopped
+	enrolling     sync.WaitGroup // what gnet has not taken yet; nothing is added once stopped
 }
 
 // New makes a Network; Start starts it.
@@ -272,7 +272,7 @@ func (n *Network) wind() {
 		c.unlink() // while it is listened on, so that nobody replaces it meanwhile
 	}
 	n.endAccept(reactors)
-	n.awaitRings()
+	n.awaitEnrolled()
 	for _, r := range reactors {
 		r.stop()
 	}

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
@@ -46,8 +45,8 @@ type reader struct {
 	mu     sync.Mutex
 	wakefd int // guarded by mu; an eventfd in epfd, edge-triggered; -1: closed
 
-	ring  gnet.Conn                    // gnet's end of the ring, while it is there; loop goroutine
-	begun <-chan gnet.RegisteredResult // says something, or is closed, once gnet has taken the ring or not
+	ring  gnet.Conn       // gnet's end of the ring, while it is there; loop goroutine
+	begun <-chan struct{} // closed once gnet has taken the ring or not
 }
 
 // epollEvent is epoll_event; data is the descriptor, and in the upper half a connection's place.
@@ -63,45 +62,12 @@ func (l *loop) newReader() *reader {
 	if l.epfd < 0 || tasks == nil || l.n.cfg.ReadByGnet {
 		return nil
 	}
-	if !l.n.expectRing() {
-		return nil
-	}
 	rd := &reader{l: l, epfd: -1, bell: -1, wakefd: -1, tasks: tasks}
 	if err := rd.open(); err != nil {
-		l.n.rings.Done()
 		rd.release()
 		return nil
 	}
-	go func() {
-		defer l.n.rings.Done()
-		select {
-		case <-rd.begun:
-		case <-l.r.ended:
-		}
-	}()
 	return rd
-}
-
-// expectRing announces a ring to awaitRings; false: it is too late for one.
-func (n *Network) expectRing() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.stopped {
-		n.rings.Add(1)
-	}
-	return !n.stopped
-}
-
-// awaitRings waits until gnet has the rings that it was given: of one that waits for a loop
-// that has ended, a goroutine of gnet's and two descriptors would stay. A loop may be held
-// up, so it does not wait for ever.
-func (n *Network) awaitRings() {
-	taken := make(chan struct{})
-	go func() { n.rings.Wait(); close(taken) }()
-	select {
-	case <-taken:
-	case <-time.After(probeTime):
-	}
 }
 
 func (rd *reader) open() (err error) {
@@ -134,9 +100,7 @@ func (rd *reader) open() (err error) {
 	}
 	rd.buf = make([]byte, max(rd.l.n.cfg.ReadBuffer, 1<<10))
 	rd.events = make([]epollEvent, maxEvents)
-	if rd.begun, err = rd.l.el.Enroll(gnet.NewContext(context.Background(), rd), conn); err != nil {
-		_ = conn.Close()
-	}
+	rd.begun, err = rd.l.enroll(gnet.NewContext(context.Background(), rd), conn)
 	return err
 }
 

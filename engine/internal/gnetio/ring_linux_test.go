@@ -112,3 +112,46 @@ func TestNothingKeepsALoopAwake(t *testing.T) {
 		waitFor(t, "the two that have ended to be closed", func() bool { return h.count() == 5 })
 	}
 }
+
+// So does one that stops as soon as a stand-in has given connections to another loop.
+func TestStopBehindAStandInThatGave(t *testing.T) {
+	before := openFiles(t)
+	for range 20 {
+		h := &echoHost{}
+		held, gate := make(chan bool), make(chan bool)
+		h.received = func(e *echo, b []byte) bool {
+			giveBack, ok := e.l.n.StandIn(e.Conn, e.l.each())
+			held <- ok
+			<-gate
+			giveBack()
+			gate <- true
+			return false
+		}
+		n, err := tryListen(t, Config{Loops: 2}, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := n.Addrs()[0].String()
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs := []net.Conn{c}
+		c.Write([]byte("x"))
+		if !<-held {
+			t.Fatal("no stand-in")
+		}
+		for range 8 {
+			if c, err := net.Dial("tcp", at); err == nil {
+				cs = append(cs, c)
+			}
+		}
+		gate <- true
+		<-gate
+		halt(t, n, h)
+		for _, c := range cs {
+			c.Close()
+		}
+	}
+	waitFor(t, "the descriptors to be closed", func() bool { return openFiles(t) <= before })
+}
