@@ -180,16 +180,24 @@ func (s *server) rss() int {
 // anon is the part of it that is no file: heap and stacks.
 func (s *server) anon() int { return s.field("smaps_rollup", "Anonymous") }
 
-// fds returns how many descriptors the server has, without epoll sets and their like: of
-// these it opens some when they are first needed, and keeps them.
+// fds returns how many descriptors the server has, without epoll sets and their like and
+// without unix sockets that have no name, of which no client has one: of these it opens some
+// when they are first needed, and keeps them.
 func (s *server) fds() int {
+	unnamed := map[string]bool{}
+	b, _ := os.ReadFile(s.proc("net/unix"))
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 7 {
+			unnamed["socket:["+f[6]+"]"] = true
+		}
+	}
 	e, err := os.ReadDir(s.proc("fd"))
 	if err != nil {
 		return -1
 	}
 	n := 0
 	for _, f := range e {
-		if to, err := os.Readlink(filepath.Join(s.proc("fd"), f.Name())); err == nil && !strings.HasPrefix(to, "anon_inode:") {
+		if to, err := os.Readlink(filepath.Join(s.proc("fd"), f.Name())); err == nil && !strings.HasPrefix(to, "anon_inode:") && !unnamed[to] {
 			n++
 		}
 	}

@@ -34,6 +34,7 @@ type Network struct {
 	done          chan struct{} // closed when everything that Stop ends has ended
 	failOnce      sync.Once
 	bg            sync.WaitGroup // the supervisors
+	enrolling     sync.WaitGroup // what gnet has not taken yet; nothing is added once stopped
 }
 
 // New makes a Network; Start starts it.
@@ -271,6 +272,7 @@ func (n *Network) wind() {
 		c.unlink() // while it is listened on, so that nobody replaces it meanwhile
 	}
 	n.endAccept(reactors)
+	n.awaitEnrolled()
 	for _, r := range reactors {
 		r.stop()
 	}

@@ -45,8 +45,8 @@ type reader struct {
 	mu     sync.Mutex
 	wakefd int // guarded by mu; an eventfd in epfd, edge-triggered; -1: closed
 
-	ring  gnet.Conn                    // gnet's end of the ring, while it is there; loop goroutine
-	begun <-chan gnet.RegisteredResult // says something, or is closed, once gnet has taken the ring or not
+	ring  gnet.Conn       // gnet's end of the ring, while it is there; loop goroutine
+	begun <-chan struct{} // closed once gnet has taken the ring or not
 }
 
 // epollEvent is epoll_event; data is the descriptor, and in the upper half a connection's place.
@@ -100,9 +100,7 @@ func (rd *reader) open() (err error) {
 	}
 	rd.buf = make([]byte, max(rd.l.n.cfg.ReadBuffer, 1<<10))
 	rd.events = make([]epollEvent, maxEvents)
-	if rd.begun, err = rd.l.el.Enroll(gnet.NewContext(context.Background(), rd), conn); err != nil {
-		_ = conn.Close()
-	}
+	rd.begun, err = rd.l.enroll(gnet.NewContext(context.Background(), rd), conn)
 	return err
 }
 
@@ -182,11 +180,13 @@ var next = binary.NativeEndian.AppendUint64(nil, 1)
 // the ring.
 //
 // Of the events that gnet got together with the ring's, some may be to come. That is no
-// matter with sockets, whose events are told again. Those of gnet's tasks are told once,
-// so while there are tasks nothing is read.
+// matter with sockets, whose events are told again. Those of gnet's tasks are told once, so
+// while there are tasks it does not wait. It looks once all the same: a loop may be given
+// tasks without end.
 func (rd *reader) run() {
-	for atomic.LoadInt32(rd.tasks) == 0 {
-		events, gnets := rd.wait(), false
+	for gnets := false; !gnets; {
+		gnets = atomic.LoadInt32(rd.tasks) != 0
+		events := rd.wait(gnets)
 		for i := range events {
 			ev := &events[i]
 			switch place := int(ev.Pad); {
@@ -201,22 +201,20 @@ func (rd *reader) run() {
 		if rd.asked.Load() && rd.asked.Swap(false) {
 			rd.l.turner.Turn()
 		}
-		if gnets {
-			break
-		}
 	}
 	_ = rd.rings()
 }
 
-// wait returns what has happened, and first waits until something has; nothing, if it was
-// asked for a turn. Between looking and sleeping it lets others run: who answers what has
-// just been read may ask.
-func (rd *reader) wait() []epollEvent {
+// wait returns what has happened, and first waits until something has, unless it is only to
+// look; nothing, if it was asked for a turn. Between looking and sleeping it lets others
+// run: who answers what has just been read may ask, and who has a task for gnet may not have
+// woken it yet.
+func (rd *reader) wait(only bool) []epollEvent {
 	if n := rd.look(); n > 0 || rd.asked.Load() {
 		return rd.events[:n]
 	}
 	runtime.Gosched()
-	if rd.asked.Load() {
+	if only || rd.asked.Load() {
 		return nil
 	}
 	rd.asleep.Store(true)

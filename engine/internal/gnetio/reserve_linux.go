@@ -72,6 +72,7 @@ func (v *reserve) stop() {
 	_ = v.cli.Stop()
 	v.r.eachLoop((*loop).bury)
 	v.r.log.r.Store(nil)
+	close(v.r.ended)
 }
 
 // stopReserve ends the reserve, and sees to it that none is started any more.

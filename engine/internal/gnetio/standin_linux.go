@@ -215,9 +215,7 @@ func (si *standIn) accept(fd int) {
 		return
 	}
 	to.given.Add(1)
-	if _, err := to.el.Enroll(context.Background(), c); err != nil {
-		_ = c.Close()
-	}
+	_, _ = to.enroll(context.Background(), c)
 }
 
 // netConn makes an accepted descriptor a net.Conn, as Enroll wants it, with the options
