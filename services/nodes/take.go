@@ -111,7 +111,7 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 	if total > most {
 		return nil, engine.ErrCarriedTooLarge
 	}
-	b := e.Body
+	b := slices.Clone(e.Body)
 	for uint64(len(b)) < total {
 		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeMore, Session: t.id, Epoch: uint64(len(b))})
 		if err != nil {
@@ -120,7 +120,7 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 		if len(e.Body) == 0 || e.Epoch != total {
 			return nil, carry.ErrBad
 		}
-		b = append(b[:len(b):len(b)], e.Body...)
+		b = append(b, e.Body...)
 	}
 	return b, nil
 }
@@ -177,6 +177,8 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err er
 	if err := a.Unmarshal(st.User); err != nil {
 		return &whyNot{UntakenHere, err}
 	}
+	slices.Sort(st.Groups)
+	st.Groups = slices.Compact(st.Groups) // one that came twice would be locked twice
 	x := &coming{most: m.n.cfg.TakeoverBytes}
 	groups, err := m.expect(ctx, x, st.Groups)
 	defer m.expected(x, groups)
