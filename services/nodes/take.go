@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"millrace/codec"
@@ -177,15 +176,12 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err er
 	if err := a.Unmarshal(st.User); err != nil {
 		return &whyNot{UntakenHere, err}
 	}
-	slices.Sort(st.Groups)
-	st.Groups = slices.Compact(st.Groups) // one that came twice would be locked twice
 	x := &coming{most: m.n.cfg.TakeoverBytes}
 	groups, err := m.expect(ctx, x, st.Groups)
 	defer m.expected(x, groups)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(groups, func(a, b *group) int { return strings.Compare(a.name, b.name) })
 	cs := crossings{m.n, groups}
 	cs.lock()
 	here := cs.seen()
