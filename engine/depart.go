@@ -297,9 +297,9 @@ func (l *loop) takeBack(d *Departure) bool {
 	if d.state.Load() == departingCut || !d.state.CompareAndSwap(departingOpen, departingBack) && d.state.Load() == departingCut {
 		return false
 	}
-	if d.ln.depart == d {
+	if d.ln.depart == d { // else it does not stand still, or does for another
 		d.ln.depart = nil
+		d.release()
 	}
-	d.release()
 	return true
 }

@@ -21,6 +21,7 @@ type offer struct {
 	sum engine.TokenSum
 	to  uint64 // the process that takes it
 	d   *engine.Departure
+	in  []string // the groups that the other node was told of, in order
 
 	mu    sync.Mutex // one question about it at a time
 	bytes []byte     // guarded by mu; the state, or, once it is cut, the tail
@@ -112,20 +113,22 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 		return envelope.Envelope{}, engine.ErrUnknownToken
 	}
 	sum := engine.TokenSum(e.Body[:32])
-	m.mu.Lock()
-	process, gone := m.gone[sum]
-	m.mu.Unlock()
-	if gone {
-		return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere, Epoch: process}, nil
-	}
 	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), m.n.cfg.TakeoverBytes)
+	if errors.Is(err, engine.ErrUnknownToken) { // else it is here, also if it went before
+		m.mu.Lock()
+		to, gone := m.gone[sum]
+		m.mu.Unlock()
+		if gone {
+			return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere, Epoch: to.process}, nil
+		}
+	}
 	if err != nil {
 		return envelope.Envelope{}, err
 	}
-	o := &offer{sum: sum, to: e.Source, d: d}
+	o := &offer{sum: sum, to: e.Source, d: d, in: slices.Sorted(slices.Values(d.Groups()))}
 	o.bytes = carry.State{
 		Session: uint64(d.Session.ID()), Received: d.Received, First: d.First, Most: d.Most, Accepted: d.Accepted.UnixMicro(),
-		Frames: d.Frames, User: d.State, Groups: d.Groups(),
+		Frames: d.Frames, User: d.State, Groups: o.in,
 	}.Append(nil)
 	d.Frames, d.State = nil, nil
 	o.mu.Lock()
@@ -133,9 +136,9 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	m.mu.Lock()
 	m.last++
 	o.id = m.last
+	o.end = time.AfterFunc(m.n.cfg.TakeoverTimeout, func() { m.drop(o) })
 	m.offers[o.id] = o
 	m.mu.Unlock()
-	o.end = time.AfterFunc(m.n.cfg.TakeoverTimeout, func() { m.drop(o) })
 	return m.part(o, 0), nil
 }
 
@@ -170,6 +173,11 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	defer n.groups.unpin(groups)
 	cs := crossings{n, groups}
 	cs.meet(ctx, there.Streams)
+	if now := o.d.Groups(); !slices.Equal(slices.Sorted(slices.Values(now)), o.in) {
+		cs.unlock()
+		m.drop(o)
+		return &whyNot{UntakenBusy, errors.New("nodes: the groups of the session have changed meanwhile")}
+	}
 	t := carry.Tail{Streams: cs.seen()}
 	t.Users, t.Handle, t.Seq = n.users.going(o.d.Session)
 	cut := o.d.Cut()

@@ -30,7 +30,7 @@ type moves struct {
 	mu     sync.Mutex
 	offers map[uint64]*offer          // guarded by mu; by id
 	last   uint64                     // guarded by mu; the id of the last offer
-	gone   map[engine.TokenSum]uint64 // guarded by mu; by what a session was found, and the process that has it
+	gone   map[engine.TokenSum]wentTo // guarded by mu; by what a session was found, and where it went last
 	left   map[engine.ID]bool         // guarded by mu; sessions of this node that have gone
 	order  []departed                 // guarded by mu; what stands in gone and left, the oldest first
 	to     map[string]int             // guarded by mu; groups that sessions are coming to
@@ -49,6 +49,12 @@ type departed struct {
 	until time.Time
 	late  bool // the users have been looked after
 	at    time.Time
+}
+
+// wentTo is where a session is that had an ID here.
+type wentTo struct {
+	process uint64
+	was     engine.ID
 }
 
 // maxGoneSessions is how many sessions are remembered that others have taken over.
@@ -108,7 +114,7 @@ func untakenBy(err error) Untaken {
 func (m *moves) init(n *Node) {
 	m.n = n
 	m.places = make(chan struct{}, n.cfg.MaxTakeovers)
-	m.offers, m.gone, m.left = map[uint64]*offer{}, map[engine.TokenSum]uint64{}, map[engine.ID]bool{}
+	m.offers, m.gone, m.left = map[uint64]*offer{}, map[engine.TokenSum]wentTo{}, map[engine.ID]bool{}
 	m.to, m.taking = map[string]int{}, map[engine.TokenSum]bool{}
 }
 
@@ -137,11 +143,11 @@ func (m *moves) Lives(token codec.Token) bool {
 func (m *moves) holder(token codec.Token) (uint64, bool) {
 	sum, mark := engine.SumOf(token), [engine.MarkLen]byte(token[:])
 	m.mu.Lock()
-	process, ok := m.gone[sum]
+	to, ok := m.gone[sum]
 	m.mu.Unlock()
 	if ok {
-		_, lives := m.n.byProcess(process)
-		return process, lives
+		_, lives := m.n.byProcess(to.process)
+		return to.process, lives
 	}
 	for _, o := range m.n.others() {
 		if markOf(o.Process) == mark {
@@ -174,7 +180,7 @@ func (m *moves) went(o *offer, users []string) {
 	if len(m.order) >= maxGoneSessions {
 		m.forget()
 	}
-	m.gone[o.sum], m.left[o.d.Session.ID()] = o.to, true
+	m.gone[o.sum], m.left[o.d.Session.ID()] = wentTo{o.to, o.d.Session.ID()}, true
 	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), users: users, at: now, until: now.Add(m.remembers())})
 }
 
@@ -189,9 +195,12 @@ func (m *moves) remembers() time.Duration {
 
 // forget drops the oldest. mu is held.
 func (m *moves) forget() {
-	delete(m.gone, m.order[0].sum)
-	delete(m.left, m.order[0].id)
+	o := m.order[0]
 	m.order = m.order[1:]
+	delete(m.left, o.id)
+	if m.gone[o.sum].was == o.id { // else it has come back and gone again
+		delete(m.gone, o.sum)
+	}
 }
 
 // sweeper's goroutine forgets sessions that went long ago, and looks after the users of those

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"millrace/codec"
@@ -111,7 +110,7 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 	if total > most {
 		return nil, engine.ErrCarriedTooLarge
 	}
-	b := e.Body
+	b := slices.Clone(e.Body)
 	for uint64(len(b)) < total {
 		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeMore, Session: t.id, Epoch: uint64(len(b))})
 		if err != nil {
@@ -120,7 +119,7 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 		if len(e.Body) == 0 || e.Epoch != total {
 			return nil, carry.ErrBad
 		}
-		b = append(b[:len(b):len(b)], e.Body...)
+		b = append(b, e.Body...)
 	}
 	return b, nil
 }
@@ -183,7 +182,6 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err er
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(groups, func(a, b *group) int { return strings.Compare(a.name, b.name) })
 	cs := crossings{m.n, groups}
 	cs.lock()
 	here := cs.seen()

@@ -22,14 +22,14 @@ var ErrBad = errors.New("carry: bad state of a session")
 
 // State is a session that stands still.
 type State struct {
-	Session  uint64 // round and index, where it comes from
-	Received uint64 // the client's frames that were handled
-	First    uint64 // the number of the first of Frames
-	Most     uint64 // the number behind the last that the client may have
-	Accepted int64  // microseconds since 1970
-	Frames   []byte // whole frames
-	User     []byte // what the handler keeps of it
-	Groups   []string
+	Session  uint64   // round and index, where it comes from
+	Received uint64   // the client's frames that were handled
+	First    uint64   // the number of the first of Frames
+	Most     uint64   // the number behind the last that the client may have
+	Accepted int64    // microseconds since 1970
+	Frames   []byte   // whole frames
+	User     []byte   // what the handler keeps of it
+	Groups   []string // in order, each once
 }
 
 // Tail is what has come since, and what is known at the cut.
@@ -57,12 +57,16 @@ func (s State) Append(dst []byte) []byte {
 	return appendTexts(dst, s.Groups)
 }
 
-// ParseState reads a State. Its bytes are parts of b. The error is ErrBad.
+// ParseState reads a State, whose groups are in order, each once. Its bytes are parts of b. The
+// error is ErrBad.
 func ParseState(b []byte) (State, error) {
 	r := reader{b: b}
 	r.version()
 	s := State{Session: r.u64(), Received: r.u64(), First: r.u64(), Most: r.u64(), Accepted: int64(r.u64())}
 	s.Frames, s.User, s.Groups = r.bytes(), r.bytes(), r.texts()
+	for i := 1; i < len(s.Groups); i++ {
+		r.bad = r.bad || s.Groups[i-1] >= s.Groups[i]
+	}
 	return s, r.end()
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 var (
-	aState = State{Session: 1, Received: 2, First: 3, Most: 4, Accepted: 5, Frames: []byte("frames"), User: []byte("user"), Groups: []string{"a", ""}}
+	aState = State{Session: 1, Received: 2, First: 3, Most: 4, Accepted: 5, Frames: []byte("frames"), User: []byte("user"), Groups: []string{"", "a"}}
 	aTail  = Tail{Frames: []byte("rest"), Handle: 6, Seq: 7, Users: []string{"ann"}, Streams: []Stream{{"", map[uint64]uint64{8: 9}}, {"tea", map[uint64]uint64{}}}}
 )
 
@@ -44,6 +44,17 @@ func TestWhatIsNoStateIsRefused(t *testing.T) {
 		other[0] = 2
 		if err := parse(other); !errors.Is(err, ErrBad) {
 			t.Errorf("%s of another version: %v", name, err)
+		}
+	}
+}
+
+// A group that came twice would be locked twice where the session comes.
+func TestGroupsComeOnce(t *testing.T) {
+	for _, groups := range [][]string{{"a", "a"}, {"b", "a"}, {"a", "b", "a"}} {
+		s := aState
+		s.Groups = groups
+		if _, err := ParseState(s.Append(nil)); !errors.Is(err, ErrBad) {
+			t.Errorf("groups %q: %v", groups, err)
 		}
 	}
 }

@@ -1,0 +1,107 @@
+package nodes_test
+
+import (
+	"encoding/binary"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/services/nodes"
+)
+
+// given is a handler whose sessions can be taken over; come is called between the moment when
+// the other node has told of one and that when it lets it go.
+type given struct {
+	echoes
+	come func()
+}
+
+func (*given) MarshalSession(*engine.Session) ([]byte, error) { return nil, nil }
+func (g *given) UnmarshalSession(*engine.Session, []byte) error {
+	if g.come != nil {
+		g.come()
+	}
+	return nil
+}
+
+// startMoving starts a node with a server of its own, whose sessions can be taken over.
+func startMoving(t *testing.T, url, name string, h engine.Handler) (*member, *engine.Server) {
+	t.Helper()
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Logger: quiet,
+		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, url, name, func(s *settings) {
+		s.before = func(n *nodes.Node) { n.Attach(srv, nil) }
+	})
+	t.Cleanup(func() { _ = srv.Stop(background) })
+	if err := srv.Start(background); err != nil {
+		t.Fatal(err)
+	}
+	return m, srv
+}
+
+// hello connects with a token, or none, and returns the next one.
+func hello(t *testing.T, srv *engine.Server, token []byte) (next []byte, resumed bool) {
+	t.Helper()
+	conn, err := net.Dial("tcp", srv.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	body := []byte{1, 0}
+	if token != nil {
+		body = binary.BigEndian.AppendUint64(append(body, token...), 0)
+	}
+	frame, err := codec.Default().Append(nil, codec.Packet{Sub: 5, Body: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	p, err := codec.NewReader(conn, nil).Next()
+	if err != nil || p.Main != 0 || p.Sub != 6 || len(p.Body) != 25 {
+		t.Fatalf("got %v, %v, want a WELCOME", p, err)
+	}
+	return slices.Clone(p.Body[1:17]), p.Body[0] == 1
+}
+
+// A session whose groups change while it is carried stays: the other node was told of those
+// before. Later it goes with all of them.
+func TestGroupsThatChangeKeepTheSession(t *testing.T) {
+	url := servers(t)
+	ha, hb := &given{}, &given{}
+	na, a := startMoving(t, url, "a", ha)
+	nb, b := startMoving(t, url, "b", hb)
+	na.knows("a=up b=up")
+	nb.knows("a=up b=up")
+	token, _ := hello(t, a, nil)
+	var s *engine.Session
+	a.Sessions(func(x *engine.Session) bool { s = x; return true })
+	if _, err := na.Join(background, s, "early"); err != nil {
+		t.Fatal(err)
+	}
+	hb.come = func() {
+		if _, err := na.Join(background, s, "late"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, resumed := hello(t, b, token); resumed || !s.Connected() || nb.Stats().NotTaken[nodes.UntakenBusy] != 1 {
+		t.Fatalf("resumed %v, connected %v, not taken %v", resumed, s.Connected(), nb.Stats().NotTaken)
+	}
+	hb.come = nil
+	if _, resumed := hello(t, b, token); !resumed {
+		t.Fatalf("not taken %v", nb.Stats().NotTaken)
+	}
+	for _, name := range []string{"early", "late"} {
+		if n := b.Group(name).Len(); n != 1 {
+			t.Errorf("%d members of %s", n, name)
+		}
+	}
+}
