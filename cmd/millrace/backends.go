@@ -41,27 +41,27 @@ type backendFlags struct {
 	DBQueueBytes size   `group:"backends" name:"db-queue-bytes" default:"64MiB" placeholder:"SIZE" help:"Limit of bytes of arguments waiting; more get ERROR 4. Results waiting for their sessions may take as many bytes; above that the database connections are not read (${default})."`
 	DBTimeout    period `group:"backends" name:"db-timeout" default:"30s" placeholder:"D" help:"Timeout of one query, the wait in the queue included (${default})."`
 
-	Cluster         string `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process, or join the one of --cluster-dir (none: keys and locks are local to this process)."`
-	ClusterDir      string `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's directory for state)."`
-	ClusterLease    period `group:"backends" placeholder:"D" help:"How long a node's name, users and rooms stay reserved after it has died (3s, or 15s with --cluster-replicas above 1)."`
-	ClusterPrefix   string `group:"backends" default:"millrace" placeholder:"NAME" help:"Prefix that separates clusters on the same NATS servers (${default})."`
-	ClusterReplicas count  `group:"backends" default:"1" placeholder:"N" help:"Number of replicas that the NATS servers keep of shared data, 1 to 5; needs at least as many servers (${default})."`
-	ClusterCreds    string `group:"backends" placeholder:"FILE" help:"NATS credentials of this process, a user's JWT and seed, for --cluster nats://… (none: the user of the URL)."`
-	ClusterNKey     string `group:"backends" name:"cluster-nkey" placeholder:"FILE" help:"File with the seed of an NKEY, instead of --cluster-creds (none)."`
-	ClusterTLSCA    string `group:"backends" name:"cluster-tls-ca" placeholder:"FILE" help:"CA certificates, PEM, that the NATS servers' certificates are verified with; nothing is sent without TLS then (the system's, if a server requires TLS)."`
-	ClusterTLSCert  string `group:"backends" name:"cluster-tls-cert" placeholder:"FILE" help:"Client certificate of this process, PEM, for NATS servers that require one (none)."`
-	ClusterTLSKey   string `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
-	Node            string `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process ID if the port is not known yet)."`
-	MaxClusterWork  count  `group:"backends" default:"4096" placeholder:"N" help:"Limit of requests to other nodes in progress, 6/2 to 6/5; more get ERROR 4 (${default})."`
-	MaxTakeovers    count  `group:"backends" default:"256" placeholder:"N" help:"With --resume and --cluster: sessions of other nodes that are on their way here at a time; the next waits, --takeover-timeout at most (${default})."`
-	TakeoverBytes   size   `group:"backends" default:"4MiB" placeholder:"BYTES" help:"What one of them takes along; a session with more stays where it is (${default})."`
-	TakeoverTimeout period `group:"backends" default:"3s" placeholder:"D" help:"How long a client may wait for its session from another node, requests under way included; then it gets a new one (${default})."`
-	MaxRooms        count  `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
-	MaxKeys         count  `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
-	CacheBytes      size   `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
-	MaxSessionKeys  count  `group:"backends" default:"65536" placeholder:"N" help:"Limit of different keys that one session may set (${default})."`
-	MaxSessionLocks count  `group:"backends" default:"1024" placeholder:"N" help:"Limit of locks that one session may hold or wait for (${default})."`
-	MaxDelayed      count  `group:"backends" default:"1024" placeholder:"N" help:"Limit of pending delay events of one session (${default})."`
+	Cluster         string     `group:"backends" placeholder:"URL" help:"Share keys and locks with other processes: nats://HOST:PORT or nats://TOKEN@HOST:PORT, or embedded to run a NATS server in this process, or join the one of --cluster-dir (none: keys and locks are local to this process)."`
+	ClusterDir      string     `group:"backends" placeholder:"PATH" help:"Where --cluster=embedded keeps its data, address and token, and finds the server of another process (the system's directory for state)."`
+	ClusterLease    autoPeriod `group:"backends" default:"auto" placeholder:"D" help:"How long a node's name, users and rooms stay reserved after it has died (${default}: 3s, or 15s with --cluster-replicas above 1)."`
+	ClusterPrefix   string     `group:"backends" default:"millrace" placeholder:"NAME" help:"Prefix that separates clusters on the same NATS servers (${default})."`
+	ClusterReplicas count      `group:"backends" default:"1" placeholder:"N" help:"Number of replicas that the NATS servers keep of shared data, 1 to 5; needs at least as many servers (${default})."`
+	ClusterCreds    string     `group:"backends" placeholder:"FILE" help:"NATS credentials of this process, a user's JWT and seed, for --cluster nats://… (none: the user of the URL)."`
+	ClusterNKey     string     `group:"backends" name:"cluster-nkey" placeholder:"FILE" help:"File with the seed of an NKEY, instead of --cluster-creds (none)."`
+	ClusterTLSCA    string     `group:"backends" name:"cluster-tls-ca" placeholder:"FILE" help:"CA certificates, PEM, that the NATS servers' certificates are verified with; nothing is sent without TLS then (the system's, if a server requires TLS)."`
+	ClusterTLSCert  string     `group:"backends" name:"cluster-tls-cert" placeholder:"FILE" help:"Client certificate of this process, PEM, for NATS servers that require one (none)."`
+	ClusterTLSKey   string     `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
+	Node            string     `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process ID if the port is not known yet)."`
+	MaxClusterWork  count      `group:"backends" default:"4096" placeholder:"N" help:"Limit of requests to other nodes in progress, 6/2 to 6/5; more get ERROR 4 (${default})."`
+	MaxTakeovers    count      `group:"backends" default:"256" placeholder:"N" help:"With --resume and --cluster: sessions of other nodes that are on their way here at a time; the next waits, --takeover-timeout at most (${default})."`
+	TakeoverBytes   size       `group:"backends" default:"4MiB" placeholder:"BYTES" help:"What one of them takes along; a session with more stays where it is (${default})."`
+	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client may wait for its session from another node, requests under way included; then it gets a new one (${default})."`
+	MaxRooms        count      `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
+	MaxKeys         count      `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
+	CacheBytes      size       `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
+	MaxSessionKeys  count      `group:"backends" default:"65536" placeholder:"N" help:"Limit of different keys that one session may set (${default})."`
+	MaxSessionLocks count      `group:"backends" default:"1024" placeholder:"N" help:"Limit of locks that one session may hold or wait for (${default})."`
+	MaxDelayed      count      `group:"backends" default:"1024" placeholder:"N" help:"Limit of pending delay events of one session (${default})."`
 }
 
 // backends are the pool, the services that run on it, and the embedded servers.

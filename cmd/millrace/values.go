@@ -256,6 +256,31 @@ func (p *period) Decode(ctx *kong.DecodeContext) error {
 	})
 }
 
+// autoPeriod is a duration above 0, or 0 if it follows from other flags.
+type autoPeriod time.Duration
+
+func (p autoPeriod) String() string {
+	if p == 0 {
+		return "auto"
+	}
+	return short(time.Duration(p))
+}
+
+func (p *autoPeriod) Decode(ctx *kong.DecodeContext) error {
+	return decode(ctx, func(s string) error {
+		if s == "auto" {
+			*p = 0
+			return nil
+		}
+		d, err := time.ParseDuration(s)
+		if err != nil || d <= 0 {
+			return errors.New("must be a duration above 0, such as 1500ms, 10s or 2m, or auto")
+		}
+		*p = autoPeriod(d)
+		return nil
+	})
+}
+
 // short formats d without trailing zero units: 5m instead of 5m0s.
 func short(d time.Duration) string {
 	s := d.String()
