@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"millrace/codec"
@@ -33,6 +34,13 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))
 	defer cancel()
 	frames, end := make(chan codec.Packet), make(chan error, 1)
+	ended := func(err error) {
+		select {
+		case end <- err:
+		default: // it has already ended
+		}
+	}
+	var dialed atomic.Pointer[client.Client]
 	conn, err := client.Dial(ctx, client.Config{
 		Addrs: []string{c.Addr}, Layout: c.layout(), Framer: framer, MaxFrame: maxFrame, TLS: cfg,
 		DialTimeout: time.Duration(c.Timeout), Resume: time.Duration(c.Resume),
@@ -43,20 +51,30 @@ func (c *callCmd) resumed(l *listener, req *codec.Packet, maxFrame int) error {
 			}
 		},
 		OnLost: func(err error) {
-			if errors.Is(err, client.ErrSession) {
-				if errors.Is(err, client.ErrGoAway) {
-					err = io.EOF
+			switch gone := errors.Is(err, client.ErrGoAway); {
+			case errors.Is(err, client.ErrSession) && !gone:
+				ended(err)
+			case errors.Is(err, client.ErrSession):
+				ended(io.EOF)
+			case gone: // another server may go on with the session; if none does, it ends well
+				conn := dialed.Load()
+				if conn == nil { // as soon as it had come
+					ended(io.EOF)
+					return
 				}
-				select {
-				case end <- err:
-				default: // it has already ended
-				}
+				before := conn.ResumeStats().Resumed
+				time.AfterFunc(time.Duration(c.Timeout), func() {
+					if conn.ResumeStats().Resumed == before {
+						ended(io.EOF)
+					}
+				})
 			}
 		},
 	})
 	if err != nil {
 		return exitf(exitNoServer, "%w", err)
 	}
+	dialed.Store(conn)
 	defer func() {
 		close(l.done)
 		conn.Close()
