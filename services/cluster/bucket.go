@@ -91,12 +91,12 @@ var errReplaced = errors.New("cluster: the store has lost what it had acknowledg
 // same checks whether the stream is still the one that was opened, with everything that was seen of
 // it. Otherwise the error is errReplaced.
 func (b *bucket) same(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	ctx, cancel := b.exchange(ctx)
 	defer cancel()
 	top := b.top.Load()
 	info, err := b.stream.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("cluster: stream %s: %w", b.name, translate(err))
+		return fmt.Errorf("cluster: stream %s: %w", b.name, failed(ctx, err))
 	}
 	b.clock.set(info.TimeStamp)
 	switch {
@@ -150,20 +150,20 @@ func (b *bucket) put(ctx context.Context, w write) (uint64, error) {
 
 // remove deletes the message with this sequence. The error is errConflict if it no longer exists.
 func (b *bucket) remove(ctx context.Context, seq uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	ctx, cancel := b.exchange(ctx)
 	defer cancel()
 	err := b.stream.DeleteMsg(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 		return errConflict
 	}
 	if err != nil {
-		return translate(err)
+		return failed(ctx, err)
 	}
 	return nil
 }
 
 func (b *bucket) publish(ctx context.Context, w write) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	ctx, cancel := b.exchange(ctx)
 	defer cancel()
 	m := &nats.Msg{Subject: b.prefix + w.key, Data: w.value}
 	switch {
@@ -188,7 +188,7 @@ func (b *bucket) publish(ctx context.Context, w write) (uint64, error) {
 	top := b.top.Load()
 	ack, err := b.js.PublishMsg(ctx, m, opts...)
 	if err != nil {
-		return 0, translate(err)
+		return 0, failed(ctx, err)
 	}
 	if ack.Sequence <= top {
 		return 0, fmt.Errorf("%w: stream %s gave sequence %d after %d", errReplaced, b.name, ack.Sequence, top)
@@ -240,11 +240,14 @@ func (b *bucket) get(ctx context.Context, key string) (record, error) {
 		if err != nil || r.ttl == 0 || !b.clock.past(r.at.Add(r.ttl)) {
 			return r, err
 		}
-		ask, cancel := context.WithTimeout(ctx, b.timeout)
+		ask, cancel := b.exchange(ctx)
 		info, err := b.stream.Info(ask)
+		if err != nil {
+			err = failed(ask, err)
+		}
 		cancel()
 		if err != nil {
-			return record{}, translate(err)
+			return record{}, err
 		}
 		b.clock.set(info.TimeStamp)
 		if info.TimeStamp.Before(r.at.Add(r.ttl)) {
@@ -259,7 +262,7 @@ func (b *bucket) get(ctx context.Context, key string) (record, error) {
 
 // read reads on a connection on which the store was verified.
 func (b *bucket) read(ctx context.Context, key string) (record, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	ctx, cancel := b.exchange(ctx)
 	defer cancel()
 	for {
 		nth, err := b.store.sure(ctx)
@@ -269,7 +272,7 @@ func (b *bucket) read(ctx context.Context, key string) (record, error) {
 		m, err := b.stream.GetLastMsgForSubject(ctx, b.prefix+key)
 		switch none := errors.Is(err, jetstream.ErrMsgNotFound); {
 		case err != nil && !none:
-			return record{}, translate(err)
+			return record{}, failed(ctx, err)
 		case b.store.nth() != nth: // it may have been answered by another store
 			continue
 		case none:

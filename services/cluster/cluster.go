@@ -151,6 +151,7 @@ type connection struct {
 	values *bucket
 	locks  *locks
 
+	line    atomic.Pointer[line]  // the current connection
 	again   *signal               // fires for a new connection, and when a watch misses changes
 	checked atomic.Uint64         // number (see nth) of the connection on which the store was verified
 	lost    atomic.Pointer[error] // set for good when the store is not the one that was opened
@@ -229,12 +230,14 @@ func (c *Cache) Start(ctx context.Context) error {
 			"lease", c.cfg.Lease, "replicas", c.cfg.Replicas)
 	}
 	l := &connection{again: newSignal()}
+	l.line.Store(newLine())
 	var denied atomic.Pointer[error]
 	options, err := c.options("store")
 	if err != nil {
 		return err
 	}
 	l.nc, err = nats.Connect(c.cfg.URL, append(options,
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { l.cut() }),
 		nats.ReconnectHandler(func(*nats.Conn) { l.again.fire() }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {

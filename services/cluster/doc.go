@@ -14,7 +14,9 @@
 // All writes and locks are linearizable. A write that ends with services.ErrCacheDown has not
 // happened and will not happen; one that ends with services.ErrCacheUnknown as well was in progress
 // when the connection failed, and may have happened, or may still happen when the network delivers
-// it. Nothing is stored in this process to be sent later.
+// it. It ends when the connection is known to have failed, or after Config.Timeout. Nothing is
+// stored in this process to be sent later. A lock that this process holds and whose Unlock ends
+// like that is released by it a moment later, and Unlock returns false from then on.
 //
 // A lock ends with its TTL (unless LockOptions.Renew), when its owner is released, or after the
 // lease of a process that no longer renews it. A process that can't reach the servers for a lease
