@@ -75,3 +75,6 @@ func (n *Node) Who(group string, most int) (count, bytes int) {
 	e := n.who(group, most)
 	return int(e.Epoch), len(e.Body)
 }
+
+// OnTheWay is how many bytes of sessions are on their way to the node and from it.
+func (n *Node) OnTheWay() (in, out int64) { return n.moves.in.used.Load(), n.moves.out.used.Load() }

@@ -24,6 +24,7 @@ type offer struct {
 	in  []string // the groups that the other node was told of, in order
 
 	mu    sync.Mutex // one question about it at a time
+	held  int        // guarded by moves.mu; bytes that count in moves.out
 	bytes []byte     // guarded by mu; the state, or, once it is cut, the tail
 	cut   bool       // guarded by mu
 	end   *time.Timer
@@ -113,7 +114,13 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 		return envelope.Envelope{}, engine.ErrUnknownToken
 	}
 	sum := engine.TokenSum(e.Body[:32])
-	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), m.n.cfg.TakeoverBytes)
+	most := m.n.cfg.TakeoverBytes
+	if !m.out.take(most) {
+		return envelope.Envelope{}, cluster.ErrOverloaded
+	}
+	counted := most
+	defer func() { m.out.add(-counted) }()
+	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), most)
 	if errors.Is(err, engine.ErrUnknownToken) { // else it is here, also if it went before
 		m.mu.Lock()
 		to, gone := m.gone[sum]
@@ -134,6 +141,7 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	m.mu.Lock()
+	o.held, counted = len(o.bytes), most-len(o.bytes)
 	m.last++
 	o.id = m.last
 	o.end = time.AfterFunc(m.n.cfg.TakeoverTimeout, func() { m.drop(o) })
@@ -146,12 +154,14 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 func (m *moves) drop(o *offer) {
 	m.mu.Lock()
 	delete(m.offers, o.id)
+	m.out.add(-o.held)
+	o.held = 0
 	m.mu.Unlock()
 	o.end.Stop()
 	o.d.Cancel()
 }
 
-// takeBack is told that a session is not wanted any more.
+// takeBack is told that nothing more is asked about a session.
 func (m *moves) takeBack(e envelope.Envelope) {
 	m.mu.Lock()
 	o := m.offers[e.Session]
@@ -184,6 +194,7 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	cs.unlock()
 	if !cut {
 		n.users.stays(o.d.Session)
+		m.drop(o)
 		return engine.ErrUnknownToken
 	}
 	n.users.gone(o.d.Session, t.Users)
@@ -192,6 +203,12 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 		return err
 	}
 	o.cut, o.bytes = true, t.Append(nil)
+	m.mu.Lock()
+	if m.offers[o.id] == o { // else it has been given up
+		m.out.add(len(o.bytes) - o.held)
+		o.held = len(o.bytes)
+	}
+	m.mu.Unlock()
 	return nil
 }
 

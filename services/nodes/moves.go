@@ -26,6 +26,7 @@ type moves struct {
 
 	places  chan struct{} // of sessions that come; Config.MaxTakeovers
 	serving atomic.Int64  // questions of others that are worked at
+	in, out load          // what is on its way here and from here
 
 	mu     sync.Mutex
 	offers map[uint64]*offer          // guarded by mu; by id
@@ -56,6 +57,25 @@ type wentTo struct {
 	process uint64
 	was     engine.ID
 }
+
+// load is how many bytes of sessions are on their way. What a session is sent behind its
+// beginning is counted and not refused, as it would be lost: others wait for it.
+type load struct {
+	most int64
+	used atomic.Int64
+}
+
+// take counts bytes of a session that begins to move; false: there is no room for them now.
+// Alone, one always has.
+func (l *load) take(bytes int) bool {
+	if used := l.used.Add(int64(bytes)); used > l.most && used > int64(bytes) {
+		l.used.Add(-int64(bytes))
+		return false
+	}
+	return true
+}
+
+func (l *load) add(bytes int) { l.used.Add(int64(bytes)) }
 
 // maxGoneSessions is how many sessions are remembered that others have taken over.
 const maxGoneSessions = 1 << 16
@@ -113,6 +133,8 @@ func untakenBy(err error) Untaken {
 
 func (m *moves) init(n *Node) {
 	m.n = n
+	m.in.most = int64(n.cfg.MaxTakeovers) * int64(n.cfg.TakeoverBytes)
+	m.out.most = m.in.most
 	m.places = make(chan struct{}, n.cfg.MaxTakeovers)
 	m.offers, m.gone, m.left = map[uint64]*offer{}, map[engine.TokenSum]wentTo{}, map[engine.ID]bool{}
 	m.to, m.taking = map[string]int{}, map[engine.TokenSum]bool{}

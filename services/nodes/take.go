@@ -101,7 +101,7 @@ type taking struct {
 	from  uint64
 	id    uint64
 	first envelope.Envelope
-	cut   bool // it has left the other node, or may have
+	held  int // bytes that count in moves.in
 }
 
 // rest gets all parts of an answer whose first is e.
@@ -110,6 +110,12 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 	if total > most {
 		return nil, engine.ErrCarriedTooLarge
 	}
+	if t.held == 0 && !t.m.in.take(int(total)) {
+		return nil, cluster.ErrOverloaded
+	} else if t.held != 0 {
+		t.m.in.add(int(total))
+	}
+	t.held += int(total)
 	b := slices.Clone(e.Body)
 	for uint64(len(b)) < total {
 		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeMore, Session: t.id, Epoch: uint64(len(b))})
@@ -127,7 +133,6 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 // commit makes the session this node's. What is not answered is asked again: as long as the
 // other node lives it knows what became of it.
 func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, error) {
-	t.cut = true
 	at := carry.Tail{Streams: here}.Append(nil)
 	for {
 		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeCommit, Session: t.id, Body: at})
@@ -145,7 +150,8 @@ func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, e
 	}
 }
 
-// back tells the other node that the session stays there.
+// back tells the other node that nothing more is asked about the session: it stays there, unless
+// it has been cut.
 func (t *taking) back() {
 	b, err := t.m.n.seal(envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeBack, Session: t.id})
 	if err == nil {
@@ -155,11 +161,10 @@ func (t *taking) back() {
 }
 
 // carry brings a session here.
-func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err error) {
+func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	defer func() {
-		if err != nil && !t.cut {
-			t.back()
-		}
+		m.in.add(-t.held)
+		t.back()
 	}()
 	b, err := t.rest(ctx, t.first)
 	if err != nil {
@@ -176,7 +181,8 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err er
 	if err := a.Unmarshal(st.User); err != nil {
 		return &whyNot{UntakenHere, err}
 	}
-	x := &coming{most: m.n.cfg.TakeoverBytes}
+	x := &coming{most: m.n.cfg.TakeoverBytes, in: &m.in}
+	defer x.release()
 	groups, err := m.expect(ctx, x, st.Groups)
 	defer m.expected(x, groups)
 	if err != nil {

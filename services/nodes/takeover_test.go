@@ -28,16 +28,16 @@ func (g *given) UnmarshalSession(*engine.Session, []byte) error {
 }
 
 // startMoving starts a node with a server of its own, whose sessions can be taken over.
-func startMoving(t *testing.T, url, name string, h engine.Handler) (*member, *engine.Server) {
+func startMoving(t *testing.T, url, name string, h engine.Handler, change ...func(*settings)) (*member, *engine.Server) {
 	t.Helper()
 	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Logger: quiet,
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := start(t, url, name, func(s *settings) {
+	m := start(t, url, name, append(change, func(s *settings) {
 		s.before = func(n *nodes.Node) { n.Attach(srv, nil) }
-	})
+	})...)
 	t.Cleanup(func() { _ = srv.Stop(background) })
 	if err := srv.Start(background); err != nil {
 		t.Fatal(err)
@@ -103,5 +103,38 @@ func TestGroupsThatChangeKeepTheSession(t *testing.T) {
 		if n := b.Group(name).Len(); n != 1 {
 			t.Errorf("%d members of %s", n, name)
 		}
+	}
+}
+
+// What sessions on their way from a node hold is bounded together: the next waits for them, and
+// stays where it is if that takes too long.
+func TestSessionsOnTheirWayHoldNoMoreThanMay(t *testing.T) {
+	url := servers(t)
+	_, a := startMoving(t, url, "a", &given{}, func(s *settings) { s.MaxTakeovers = 1 })
+	come, free := make(chan struct{}), make(chan struct{})
+	nb, b := startMoving(t, url, "b", &given{come: func() { close(come); <-free }}, func(s *settings) { s.TakeoverTimeout = patience })
+	nc, c := startMoving(t, url, "c", &given{}, func(s *settings) { s.TakeoverTimeout = 300 * time.Millisecond })
+	nb.knows("a=up b=up c=up")
+	nc.knows("a=up b=up c=up")
+	first, _ := hello(t, a, nil)
+	second, _ := hello(t, a, nil)
+	done := make(chan bool)
+	go func() {
+		_, resumed := hello(t, b, first)
+		done <- resumed
+	}()
+	<-come
+	if _, resumed := hello(t, c, second); resumed || nc.Stats().NotTaken[nodes.UntakenBusy] != 1 {
+		t.Errorf("resumed %v, not taken %v; want it to be busy", resumed, nc.Stats().NotTaken)
+	}
+	close(free)
+	if !<-done {
+		t.Errorf("the first: not taken %v", nb.Stats().NotTaken)
+	}
+	if _, resumed := hello(t, c, second); !resumed {
+		t.Errorf("the second: not taken %v", nc.Stats().NotTaken)
+	}
+	if in, out := nc.OnTheWay(); in != 0 || out != 0 {
+		t.Errorf("%d bytes coming and %d going when nothing is", in, out)
 	}
 }
