@@ -120,6 +120,7 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	}
 	counted := most
 	defer func() { m.out.add(-counted) }()
+	moving := m.moving(sum)
 	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), most)
 	if errors.Is(err, engine.ErrUnknownToken) { // else it is here, also if it went before
 		m.mu.Lock()
@@ -127,6 +128,9 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 		m.mu.Unlock()
 		if gone {
 			return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere, Epoch: to.process}, nil
+		}
+		if moving {
+			err = engine.ErrBeingTaken
 		}
 	}
 	if err != nil {
@@ -148,6 +152,22 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	m.offers[o.id] = o
 	m.mu.Unlock()
 	return m.part(o, 0), nil
+}
+
+// moving tells whether a session is coming to this node, or has been offered to another. Where it
+// is then may not be known yet.
+func (m *moves) moving(sum engine.TokenSum) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.taking[sum] {
+		return true
+	}
+	for _, o := range m.offers {
+		if o.sum == sum {
+			return true
+		}
+	}
+	return false
 }
 
 // drop ends an offer: a session that was not cut goes on here.

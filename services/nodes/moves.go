@@ -252,6 +252,23 @@ func (m *moves) sweep(now time.Time) {
 	}
 }
 
+// begins tells whether a session is not being taken over by this node, and says that it is.
+func (m *moves) begins(sum engine.TokenSum) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.taking[sum] {
+		return false
+	}
+	m.taking[sum] = true
+	return true
+}
+
+// errHere: the session is at this node, where the engine finds it.
+var errHere = errors.New("nodes: the session is here")
+
+// takenPause is how long it takes to ask again for a session that is on its way to another.
+const takenPause = 20 * time.Millisecond
+
 func (m *moves) addTo(st *Stats) {
 	st.Taken, st.Given, st.NotTaken = m.taken.Load(), m.given.Load(), map[Untaken]uint64{}
 	for u := range untakenCount {
@@ -266,6 +283,9 @@ func (m *moves) TakeOver(a *engine.Arrival) {
 	err := m.take(ctx, a)
 	if err == nil {
 		m.taken.Add(1)
+		return
+	}
+	if errors.Is(err, errHere) {
 		return
 	}
 	why := untakenBy(err)

@@ -25,12 +25,10 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		return cluster.ErrOverloaded
 	}
 	sum := engine.SumOf(a.Token())
-	m.mu.Lock()
-	busy := m.taking[sum]
-	m.taking[sum] = true
-	m.mu.Unlock()
-	if busy {
-		return engine.ErrBeingTaken
+	for !m.begins(sum) { // another client comes with the same token, or the same did
+		if !sleep(ctx, takenPause) {
+			return engine.ErrBeingTaken
+		}
 	}
 	defer func() {
 		m.mu.Lock()
@@ -42,16 +40,26 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		return &whyNot{UntakenDead, cluster.ErrUnavailable}
 	}
 	body := binary.BigEndian.AppendUint64(sum[:], a.Received())
-	for range maxMoves {
+	var busy error
+	for hops := 0; hops < maxMoves; {
 		got, err := m.ask(ctx, from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeBegin, Body: body})
 		if errors.Is(err, errElsewhere) {
 			if from = got.Epoch; from == m.n.process {
-				return engine.ErrUnknownToken
+				return errHere
 			}
 			if _, ok := m.n.byProcess(from); !ok {
 				return &whyNot{UntakenDead, cluster.ErrUnavailable}
 			}
+			hops++
 			continue
+		}
+		if err != nil && untakenBy(err) == UntakenBusy {
+			if busy = err; sleep(ctx, takenPause) {
+				continue // it may be on its way to another node, where its client was before
+			}
+		}
+		if err != nil && busy != nil && ctx.Err() != nil {
+			return busy
 		}
 		if err != nil {
 			return err
@@ -69,6 +77,7 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 	until, _ := ctx.Deadline()
 	left := time.Until(until)
 	if left < time.Millisecond {
+		<-ctx.Done()
 		return envelope.Envelope{}, &whyNot{UntakenDead, cluster.ErrNoAnswer}
 	}
 	e.Left = uint32(min(left.Milliseconds(), 1<<32-1))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,7 +111,7 @@ func TestGroupsThatChangeKeepTheSession(t *testing.T) {
 // stays where it is if that takes too long.
 func TestSessionsOnTheirWayHoldNoMoreThanMay(t *testing.T) {
 	url := servers(t)
-	_, a := startMoving(t, url, "a", &given{}, func(s *settings) { s.MaxTakeovers = 1 })
+	na, a := startMoving(t, url, "a", &given{}, func(s *settings) { s.MaxTakeovers = 1 })
 	come, free := make(chan struct{}), make(chan struct{})
 	nb, b := startMoving(t, url, "b", &given{come: func() { close(come); <-free }}, func(s *settings) { s.TakeoverTimeout = patience })
 	nc, c := startMoving(t, url, "c", &given{}, func(s *settings) { s.TakeoverTimeout = 300 * time.Millisecond })
@@ -134,7 +135,61 @@ func TestSessionsOnTheirWayHoldNoMoreThanMay(t *testing.T) {
 	if _, resumed := hello(t, c, second); !resumed {
 		t.Errorf("the second: not taken %v", nc.Stats().NotTaken)
 	}
-	if in, out := nc.OnTheWay(); in != 0 || out != 0 {
-		t.Errorf("%d bytes coming and %d going when nothing is", in, out)
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		in, _ := nc.OnTheWay()
+		_, out := na.OnTheWay()
+		if in == 0 && out == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes coming and %d going when nothing is", in, out)
+		}
+	}
+}
+
+// A client that leaves the node that is taking its session over finds it when it comes to
+// another, or to the same again.
+func TestClientThatLeavesInTheMiddleOfAMove(t *testing.T) {
+	url := servers(t)
+	for _, to := range []string{"another", "the same"} {
+		t.Run(to, func(t *testing.T) {
+			come, free := make(chan struct{}), make(chan struct{})
+			na, a := startMoving(t, url, "a", &given{})
+			hb := &given{come: sync.OnceFunc(func() { close(come); <-free })}
+			long := func(s *settings) { s.TakeoverTimeout = patience }
+			nb, b := startMoving(t, url, "b", hb, long)
+			nc, c := startMoving(t, url, "c", &given{}, long)
+			for _, n := range []*member{na, nb, nc} {
+				n.knows("a=up b=up c=up")
+			}
+			token, _ := hello(t, a, nil)
+			first := make(chan bool, 1)
+			go func() {
+				_, resumed := hello(t, b, token)
+				first <- resumed
+			}()
+			<-come
+			next, n := c, nc
+			if to == "the same" {
+				next, n = b, nb
+			}
+			second := make(chan bool, 1)
+			go func() {
+				_, resumed := hello(t, next, token)
+				second <- resumed
+			}()
+			select {
+			case <-second:
+				t.Errorf("it does not wait: not taken %v", n.Stats().NotTaken)
+			case <-time.After(100 * time.Millisecond):
+			}
+			close(free)
+			if !<-first || !<-second {
+				t.Errorf("not resumed: not taken by b %v, by c %v", nb.Stats().NotTaken, nc.Stats().NotTaken)
+			}
+			if n := a.Conns() + b.Conns() + c.Conns(); n != 1 {
+				t.Errorf("%d sessions, want 1", n)
+			}
+		})
 	}
 }
