@@ -215,6 +215,9 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	if !cut {
 		n.users.stays(o.d.Session)
 		m.drop(o)
+		if o.d.Session.Connected() { // something of it is under way again
+			return engine.ErrUnsettled
+		}
 		return engine.ErrUnknownToken
 	}
 	n.users.gone(o.d.Session, t.Users)

@@ -180,7 +180,8 @@ func TestClientThatLeavesInTheMiddleOfAMove(t *testing.T) {
 			}()
 			select {
 			case <-second:
-				t.Errorf("it does not wait: not taken %v", n.Stats().NotTaken)
+				close(free)
+				t.Fatalf("it does not wait: not taken %v", n.Stats().NotTaken)
 			case <-time.After(100 * time.Millisecond):
 			}
 			close(free)
