@@ -162,7 +162,7 @@ func (c *crossing) seen(self, own uint64) map[uint64]uint64 {
 
 // coming is what is sent to the groups of a session, and to all, while it is on its way here.
 type coming struct {
-	most int
+	most int   // what one outbox takes, as the session's is where it all goes
 	in   *load // where it counts
 
 	mu    sync.Mutex
@@ -190,6 +190,13 @@ func (x *coming) keep(e envelope.Envelope) {
 	x.bytes += cost
 	e.Body = append([]byte(nil), e.Body...)
 	x.kept = append(x.kept, e)
+}
+
+// hasRoom tells whether as much may come as has come so far: behind the cut there is no way back.
+func (x *coming) hasRoom() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.over && x.bytes <= x.most/2
 }
 
 // take returns what was kept; false: it was too much.

@@ -190,7 +190,7 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	if err := a.Unmarshal(st.User); err != nil {
 		return &whyNot{UntakenHere, err}
 	}
-	x := &coming{most: m.n.cfg.TakeoverBytes, in: &m.in}
+	x := &coming{most: min(m.n.cfg.TakeoverBytes, a.Server().Config().MaxOutbound), in: &m.in}
 	defer x.release()
 	groups, err := m.expect(ctx, x, st.Groups)
 	defer m.expected(x, groups)
@@ -201,6 +201,9 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	cs.lock()
 	here := cs.seen()
 	cs.unlock()
+	if !x.hasRoom() {
+		return engine.ErrCarriedTooLarge
+	}
 	tail, err := t.commit(ctx, here)
 	if err != nil {
 		return err

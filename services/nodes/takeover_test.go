@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 // the other node has told of one and that when it lets it go.
 type given struct {
 	echoes
-	come func()
+	come     func()
+	most     int       // Config.MaxOutbound
+	counting func(int) // see Counting
 }
 
 func (*given) MarshalSession(*engine.Session) ([]byte, error) { return nil, nil }
@@ -29,15 +32,18 @@ func (g *given) UnmarshalSession(*engine.Session, []byte) error {
 }
 
 // startMoving starts a node with a server of its own, whose sessions can be taken over.
-func startMoving(t *testing.T, url, name string, h engine.Handler, change ...func(*settings)) (*member, *engine.Server) {
+func startMoving(t *testing.T, url, name string, h *given, change ...func(*settings)) (*member, *engine.Server) {
 	t.Helper()
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Logger: quiet,
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most},
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := start(t, url, name, append(change, func(s *settings) {
-		s.before = func(n *nodes.Node) { n.Attach(srv, nil) }
+		s.before = func(n *nodes.Node) {
+			n.Attach(srv, nil)
+			n.Counting(h.counting)
+		}
 	})...)
 	t.Cleanup(func() { _ = srv.Stop(background) })
 	if err := srv.Start(background); err != nil {
@@ -192,5 +198,42 @@ func TestClientThatLeavesInTheMiddleOfAMove(t *testing.T) {
 				t.Errorf("%d sessions, want 1", n)
 			}
 		})
+	}
+}
+
+// A session to whose groups more is sent during the move than its outbox takes stays: behind
+// the cut it would be lost.
+func TestMoreThanAnOutboxTakesKeepsTheSession(t *testing.T) {
+	url := servers(t)
+	na, a := startMoving(t, url, "a", &given{})
+	var flood atomic.Bool
+	var send func() // set before anything comes
+	hb := &given{most: 64 << 10, come: func() { flood.Store(true) }}
+	hb.counting = func(int) {
+		if flood.Swap(false) {
+			send()
+		}
+	}
+	nb, b := startMoving(t, url, "b", hb, func(s *settings) { s.TakeoverTimeout = patience })
+	na.knows("a=up b=up")
+	nb.knows("a=up b=up")
+	send = func() {
+		for range 12 {
+			if err := nb.Broadcast(nil, 1, 1, make([]byte, 10<<10)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	token, _ := hello(t, a, nil)
+	var s *engine.Session
+	a.Sessions(func(x *engine.Session) bool { s = x; return true })
+	if _, err := na.Join(background, s, "group"); err != nil { // B counts it when it begins to keep what is sent
+		t.Fatal(err)
+	}
+	if _, resumed := hello(t, b, token); resumed || nb.Stats().NotTaken[nodes.UntakenTooLarge] != 1 {
+		t.Errorf("resumed %v, not taken %v", resumed, nb.Stats().NotTaken)
+	}
+	if _, resumed := hello(t, a, token); !resumed || !s.Connected() {
+		t.Errorf("where it was: resumed %v, connected %v", resumed, s.Connected())
 	}
 }
