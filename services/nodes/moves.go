@@ -46,6 +46,7 @@ type moves struct {
 type departed struct {
 	sum   engine.TokenSum
 	id    engine.ID
+	to    uint64 // the process that has taken it over
 	users []string
 	until time.Time
 	late  bool // the users have been looked after
@@ -203,7 +204,7 @@ func (m *moves) went(o *offer, users []string) {
 		m.forget()
 	}
 	m.gone[o.sum], m.left[o.d.Session.ID()] = wentTo{o.to, o.d.Session.ID()}, true
-	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), users: users, at: now, until: now.Add(m.remembers())})
+	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), to: o.to, users: users, at: now, until: now.Add(m.remembers())})
 }
 
 // remembers is how long it is known where a session went: as long as its client may come.
@@ -226,7 +227,8 @@ func (m *moves) forget() {
 }
 
 // sweeper's goroutine forgets sessions that went long ago, and looks after the users of those
-// whose new node may have died before it told the store.
+// whose new node may have died before it told the store. As long as that lives it may still be
+// about to, if it can't reach the store.
 func (m *moves) sweeper() {
 	for sleep(m.n.run, time.Second) {
 		m.sweep(time.Now())
@@ -236,15 +238,23 @@ func (m *moves) sweeper() {
 func (m *moves) sweep(now time.Time) {
 	var users []string
 	m.mu.Lock()
-	for len(m.order) > 0 && now.After(m.order[0].until) {
-		m.forget()
+	none := len(m.order) == 0
+	m.mu.Unlock()
+	if none {
+		return
 	}
+	living := m.n.living()
+	m.mu.Lock()
 	for i := range m.order {
-		if o := &m.order[i]; !o.late && now.Sub(o.at) > 2*m.n.cfg.TakeoverTimeout {
+		o := &m.order[i]
+		if !o.late && now.Sub(o.at) > 2*m.n.cfg.TakeoverTimeout && (!living[o.to] || now.After(o.until)) {
 			o.late = true
 			delete(m.left, o.id)
 			users = append(users, o.users...)
 		}
+	}
+	for len(m.order) > 0 && now.After(m.order[0].until) {
+		m.forget()
 	}
 	m.mu.Unlock()
 	for _, user := range users {

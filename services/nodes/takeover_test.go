@@ -237,3 +237,36 @@ func TestMoreThanAnOutboxTakesKeepsTheSession(t *testing.T) {
 		t.Errorf("where it was: resumed %v, connected %v", resumed, s.Connected())
 	}
 }
+
+// The user of a session that has gone is unbound where that was only when the node that it went to
+// has died: as long as that lives, it is about to tell the store.
+func TestUserOfASessionThatWentWaitsForItsNode(t *testing.T) {
+	url := servers(t)
+	na, a := startMoving(t, url, "a", &given{})
+	nb, _ := startMoving(t, url, "b", &given{})
+	na.knows("a=up b=up")
+	hello(t, a, nil)
+	var s *engine.Session
+	a.Sessions(func(x *engine.Session) bool { s = x; return true })
+	if _, err := na.Bind(background, s, codec.Packet{}, "user"); err != nil {
+		t.Fatal(err)
+	}
+	bound := func() bool {
+		_, _, ok, err := na.Bound(background, "user")
+		return ok || err != nil
+	}
+	na.Went(s, na.Others()[0].Process, "user")
+	na.Sweep(time.Now().Add(10 * time.Second))
+	time.Sleep(100 * time.Millisecond) // nothing is to happen
+	if !bound() {
+		t.Fatal("the user is unbound while the node lives")
+	}
+	nb.stop()
+	na.knows("a=up")
+	na.Sweep(time.Now().Add(10 * time.Second))
+	for end := time.Now().Add(patience); bound(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the user is still bound")
+		}
+	}
+}
