@@ -202,7 +202,20 @@ func (l *loop) adopt(a *Arrival, c Carried) {
 	k.joined(ln)
 }
 
-// missed gives the client a new session. The link's loop goroutine.
+// attach has a session go on with this connection, or begins a new one. The link's loop
+// goroutine.
+func (k *link) attach(ln *line, h codec.Hello, seq uint32) {
+	ln.home.with(ln.s, k.loop, func() {
+		if !ln.attach(k, h, seq) {
+			k.loop.run(ln.home, func() { k.strange(seq) })
+			return
+		}
+		k.loop.run(ln.home, func() { k.joined(ln) })
+	})
+}
+
+// missed gives the client a new session, unless the one that it wants has come meanwhile, for
+// another of its connections. The link's loop goroutine.
 func (a *Arrival) missed() {
 	if ln := a.ln; ln != nil {
 		ln.mu.Lock()
@@ -211,6 +224,10 @@ func (a *Arrival) missed() {
 		ln.s.flags.clear(flagStill)
 		a.k.loop.abort(ln.s, ReasonMoved)
 		ln.s.wakeStrand()
+	}
+	if ln, ok := a.k.srv.tokens.Find(a.h.Token); ok && a.k.state == linkJoining {
+		a.k.attach(ln, a.h, a.seq)
+		return
 	}
 	a.k.strange(a.seq)
 }

@@ -51,10 +51,15 @@ func (s *Session) claimClose(why Reason) bool {
 	if !s.closing.CompareAndSwap(0, uint32(why)) {
 		return false
 	}
+	s.claimed(why)
+	return true
+}
+
+// claimed notes why a session closes, once.
+func (s *Session) claimed(why Reason) {
 	s.srv.closes[why].Add(1)
 	s.noteClose(why)
 	s.endContexts(true)
-	return true
 }
 
 func (s *Session) afterClose(wake bool) {

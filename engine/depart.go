@@ -238,15 +238,24 @@ func (d *Departure) Groups() (names []string) {
 }
 
 // Cut ends the session here: from then on what is sent to it is refused, and it is not
-// written to any more. False: it has been taken back, or has ended. It does not block.
+// written to any more. False: it has been taken back, or has ended, or is taken back now, as a
+// function was submitted to it or an answer is owed since Depart: what those change would be
+// lost. It does not block.
 func (d *Departure) Cut() bool {
 	s := d.ln.s
 	if !d.state.CompareAndSwap(departingOpen, departingCut) {
 		return false
 	}
-	if !s.claimClose(ReasonMoved) {
+	claimed := false
+	ended := s.in.End(true, func() bool { return false }, s.closed, func() {
+		claimed = s.held.Load() <= 0 && s.closing.CompareAndSwap(0, uint32(ReasonMoved))
+	})
+	if !ended || !claimed {
+		d.state.Store(departingBack)
+		d.Cancel()
 		return false
 	}
+	s.claimed(ReasonMoved)
 	d.wake = s.out.Close(&s.loop.out)
 	return true
 }

@@ -314,13 +314,7 @@ func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 	}
 	k.state = linkJoining
 	k.keep(rest)
-	ln.home.with(ln.s, k.loop, func() {
-		if !ln.attach(k, h, seq) {
-			k.loop.run(ln.home, func() { k.strange(seq) })
-			return
-		}
-		k.loop.run(ln.home, func() { k.joined(ln) })
-	})
+	k.attach(ln, h, seq)
 }
 
 // stashMost is how many bytes may follow a HELLO before its session was found.

@@ -338,7 +338,8 @@ func (t *strandTask) Running() (session string, main, sub uint16) {
 // Submit runs fn in the session's order: after the packets read before it, and never concurrently
 // with a callback. It never blocks: it returns ErrTasksFull, which is ErrBusy, when MaxTasks
 // functions are waiting, and ErrClosed after the session has closed. An accepted function runs
-// exactly once, before OnSocketClose.
+// exactly once, before OnSocketClose. One that comes while another server takes the session over
+// keeps it here: see Departure.Cut.
 func (s *Session) Submit(fn func()) error { return s.submit(fn, flight.Task) }
 
 func (s *Session) submit(fn func(), what flight.Kind) error {

@@ -90,3 +90,43 @@ func TestSessionStandsStillForOne(t *testing.T) {
 		stands(t, d)
 	})
 }
+
+// What comes to a session between MarshalSession and Cut, and is not in what it takes along,
+// keeps it: a function that was taken runs, and changes the session where it stays.
+func TestSessionStaysWithWhatIsUnderWay(t *testing.T) {
+	ctx := context.Background()
+	for name, c := range map[string]func(s *Session, ran chan struct{}){
+		"a function": func(s *Session, ran chan struct{}) {
+			if err := s.Submit(func() { close(ran) }); err != nil {
+				t.Error(err)
+			}
+		},
+		"an answer": func(s *Session, ran chan struct{}) { s.Hold(); close(ran) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv, token, p := leftBehind(t)
+			d, err := srv.Depart(ctx, SumOf(token), p.received, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ran := make(chan struct{})
+			c(d.Session, ran)
+			if d.Cut() {
+				t.Fatal("the session goes")
+			}
+			select {
+			case <-ran:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the session does not go on")
+			}
+			if err := d.Session.Push(3, 1, []byte("here")); err != nil {
+				t.Error(err)
+			}
+			if err := p.connect(-1, -1); err != nil {
+				t.Fatal(err)
+			}
+			p.ask(1, 1, "two")
+			p.want(t, 3)
+		})
+	}
+}

@@ -197,6 +197,8 @@ func TestEveryLimitShowsHowMuchIsUsed(t *testing.T) {
 		"db-slow-queue":       "the same",
 		"max-cluster-work":    "there is no cluster: /cluster has it",
 		"max-rooms":           "the same",
+		"max-takeovers":       "the same; what is refused is counted as busy",
+		"takeover-bytes":      "of one session: what is refused is counted as too_large",
 		"record-bodies-queue": "nothing is recorded: it has counters of its own",
 	}
 	s := serve(t, "--admin=127.0.0.1:0", "--db=postgres://127.0.0.1:1/x", "--resume=30s", "--max-conns-per-ip=50")

@@ -48,9 +48,11 @@ type Config struct {
 	MaxSessionUsers int // users of one session; 64
 
 	// A session of another node whose client comes here with its token is taken over, if the
-	// server's handler is an engine.Handoff: at most MaxTakeovers at a time, 256, each within
+	// server's handler is an engine.Handoff: at most MaxTakeovers at a time, 64, each within
 	// TakeoverTimeout, 3 s; after that the client gets a new session. TakeoverBytes limits the
-	// state of a session, 4 MiB, and what is sent to its groups during the move.
+	// state of a session, 1 MiB, and what is sent to its groups during the move. What is on its
+	// way takes at most about MaxTakeovers times TakeoverBytes, one way and the other each; then
+	// sessions wait where they are.
 	MaxTakeovers    int
 	TakeoverBytes   int
 	TakeoverTimeout time.Duration
@@ -84,8 +86,8 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxGroups, 100_000)
 	def(&c.MaxUsers, 1_000_000)
 	def(&c.MaxSessionUsers, 64)
-	def(&c.MaxTakeovers, 256)
-	def(&c.TakeoverBytes, 4<<20)
+	def(&c.MaxTakeovers, 64)
+	def(&c.TakeoverBytes, 1<<20)
 	if c.Name == "" {
 		c.Name = hostName()
 	}

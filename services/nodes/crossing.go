@@ -162,7 +162,8 @@ func (c *crossing) seen(self, own uint64) map[uint64]uint64 {
 
 // coming is what is sent to the groups of a session, and to all, while it is on its way here.
 type coming struct {
-	most int
+	most int   // what one outbox takes, as the session's is where it all goes
+	in   *load // where it counts
 
 	mu    sync.Mutex
 	kept  []envelope.Envelope // guarded by mu
@@ -176,12 +177,26 @@ const keptCost = 128
 func (x *coming) keep(e envelope.Envelope) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.bytes += keptCost + len(e.Body); x.bytes > x.most {
-		x.over, x.kept = true, nil
+	if x.over {
 		return
 	}
+	cost := keptCost + len(e.Body)
+	if x.bytes+cost > x.most {
+		x.in.add(-x.bytes)
+		x.over, x.kept, x.bytes = true, nil, 0
+		return
+	}
+	x.in.add(cost)
+	x.bytes += cost
 	e.Body = append([]byte(nil), e.Body...)
 	x.kept = append(x.kept, e)
+}
+
+// hasRoom tells whether as much may come as has come so far: behind the cut there is no way back.
+func (x *coming) hasRoom() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.over && x.bytes <= x.most/2
 }
 
 // take returns what was kept; false: it was too much.
@@ -189,4 +204,12 @@ func (x *coming) take() ([]envelope.Envelope, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.kept, !x.over
+}
+
+// release says that nothing is kept any more.
+func (x *coming) release() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.in.add(-x.bytes)
+	x.over, x.kept, x.bytes = true, nil, 0
 }

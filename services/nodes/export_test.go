@@ -1,6 +1,8 @@
 package nodes
 
 import (
+	"time"
+
 	"millrace/engine"
 	"millrace/services/nodes/internal/envelope"
 )
@@ -75,3 +77,16 @@ func (n *Node) Who(group string, most int) (count, bytes int) {
 	e := n.who(group, most)
 	return int(e.Epoch), len(e.Body)
 }
+
+// OnTheWay is how many bytes of sessions are on their way to the node and from it.
+func (n *Node) OnTheWay() (in, out int64) { return n.moves.in.used.Load(), n.moves.out.used.Load() }
+
+// Went has the node take a session for one that another process has taken over, and that it has not
+// told the store of yet.
+func (n *Node) Went(s *engine.Session, to uint64, user string) {
+	n.users.gone(s, []string{user})
+	n.moves.went(&offer{to: to, d: &engine.Departure{Session: s}}, []string{user})
+}
+
+// Sweep is what the node does from time to time with those.
+func (n *Node) Sweep(now time.Time) { n.moves.sweep(now) }

@@ -24,6 +24,7 @@ type offer struct {
 	in  []string // the groups that the other node was told of, in order
 
 	mu    sync.Mutex // one question about it at a time
+	held  int        // guarded by moves.mu; bytes that count in moves.out
 	bytes []byte     // guarded by mu; the state, or, once it is cut, the tail
 	cut   bool       // guarded by mu
 	end   *time.Timer
@@ -113,13 +114,23 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 		return envelope.Envelope{}, engine.ErrUnknownToken
 	}
 	sum := engine.TokenSum(e.Body[:32])
-	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), m.n.cfg.TakeoverBytes)
+	most := m.n.cfg.TakeoverBytes
+	if !m.out.take(most) {
+		return envelope.Envelope{}, cluster.ErrOverloaded
+	}
+	counted := most
+	defer func() { m.out.add(-counted) }()
+	moving := m.moving(sum)
+	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), most)
 	if errors.Is(err, engine.ErrUnknownToken) { // else it is here, also if it went before
 		m.mu.Lock()
 		to, gone := m.gone[sum]
 		m.mu.Unlock()
 		if gone {
 			return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere, Epoch: to.process}, nil
+		}
+		if moving {
+			err = engine.ErrBeingTaken
 		}
 	}
 	if err != nil {
@@ -134,6 +145,7 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	m.mu.Lock()
+	o.held, counted = len(o.bytes), most-len(o.bytes)
 	m.last++
 	o.id = m.last
 	o.end = time.AfterFunc(m.n.cfg.TakeoverTimeout, func() { m.drop(o) })
@@ -142,16 +154,34 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	return m.part(o, 0), nil
 }
 
+// moving tells whether a session is coming to this node, or has been offered to another. Where it
+// is then may not be known yet.
+func (m *moves) moving(sum engine.TokenSum) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.taking[sum] {
+		return true
+	}
+	for _, o := range m.offers {
+		if o.sum == sum {
+			return true
+		}
+	}
+	return false
+}
+
 // drop ends an offer: a session that was not cut goes on here.
 func (m *moves) drop(o *offer) {
 	m.mu.Lock()
 	delete(m.offers, o.id)
+	m.out.add(-o.held)
+	o.held = 0
 	m.mu.Unlock()
 	o.end.Stop()
 	o.d.Cancel()
 }
 
-// takeBack is told that a session is not wanted any more.
+// takeBack is told that nothing more is asked about a session.
 func (m *moves) takeBack(e envelope.Envelope) {
 	m.mu.Lock()
 	o := m.offers[e.Session]
@@ -184,6 +214,10 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	cs.unlock()
 	if !cut {
 		n.users.stays(o.d.Session)
+		m.drop(o)
+		if o.d.Session.Connected() { // something of it is under way again
+			return engine.ErrUnsettled
+		}
 		return engine.ErrUnknownToken
 	}
 	n.users.gone(o.d.Session, t.Users)
@@ -192,6 +226,12 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 		return err
 	}
 	o.cut, o.bytes = true, t.Append(nil)
+	m.mu.Lock()
+	if m.offers[o.id] == o { // else it has been given up
+		m.out.add(len(o.bytes) - o.held)
+		o.held = len(o.bytes)
+	}
+	m.mu.Unlock()
 	return nil
 }
 

@@ -26,6 +26,7 @@ type moves struct {
 
 	places  chan struct{} // of sessions that come; Config.MaxTakeovers
 	serving atomic.Int64  // questions of others that are worked at
+	in, out load          // what is on its way here and from here
 
 	mu     sync.Mutex
 	offers map[uint64]*offer          // guarded by mu; by id
@@ -45,6 +46,7 @@ type moves struct {
 type departed struct {
 	sum   engine.TokenSum
 	id    engine.ID
+	to    uint64 // the process that has taken it over
 	users []string
 	until time.Time
 	late  bool // the users have been looked after
@@ -56,6 +58,25 @@ type wentTo struct {
 	process uint64
 	was     engine.ID
 }
+
+// load is how many bytes of sessions are on their way. What a session is sent behind its
+// beginning is counted and not refused, as it would be lost: others wait for it.
+type load struct {
+	most int64
+	used atomic.Int64
+}
+
+// take counts bytes of a session that begins to move; false: there is no room for them now.
+// Alone, one always has.
+func (l *load) take(bytes int) bool {
+	if used := l.used.Add(int64(bytes)); used > l.most && used > int64(bytes) {
+		l.used.Add(-int64(bytes))
+		return false
+	}
+	return true
+}
+
+func (l *load) add(bytes int) { l.used.Add(int64(bytes)) }
 
 // maxGoneSessions is how many sessions are remembered that others have taken over.
 const maxGoneSessions = 1 << 16
@@ -113,6 +134,8 @@ func untakenBy(err error) Untaken {
 
 func (m *moves) init(n *Node) {
 	m.n = n
+	m.in.most = int64(n.cfg.MaxTakeovers) * int64(n.cfg.TakeoverBytes)
+	m.out.most = m.in.most
 	m.places = make(chan struct{}, n.cfg.MaxTakeovers)
 	m.offers, m.gone, m.left = map[uint64]*offer{}, map[engine.TokenSum]wentTo{}, map[engine.ID]bool{}
 	m.to, m.taking = map[string]int{}, map[engine.TokenSum]bool{}
@@ -181,7 +204,7 @@ func (m *moves) went(o *offer, users []string) {
 		m.forget()
 	}
 	m.gone[o.sum], m.left[o.d.Session.ID()] = wentTo{o.to, o.d.Session.ID()}, true
-	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), users: users, at: now, until: now.Add(m.remembers())})
+	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), to: o.to, users: users, at: now, until: now.Add(m.remembers())})
 }
 
 // remembers is how long it is known where a session went: as long as its client may come.
@@ -204,7 +227,8 @@ func (m *moves) forget() {
 }
 
 // sweeper's goroutine forgets sessions that went long ago, and looks after the users of those
-// whose new node may have died before it told the store.
+// whose new node may have died before it told the store. As long as that lives it may still be
+// about to, if it can't reach the store.
 func (m *moves) sweeper() {
 	for sleep(m.n.run, time.Second) {
 		m.sweep(time.Now())
@@ -214,21 +238,46 @@ func (m *moves) sweeper() {
 func (m *moves) sweep(now time.Time) {
 	var users []string
 	m.mu.Lock()
-	for len(m.order) > 0 && now.After(m.order[0].until) {
-		m.forget()
+	none := len(m.order) == 0
+	m.mu.Unlock()
+	if none {
+		return
 	}
+	living := m.n.living()
+	m.mu.Lock()
 	for i := range m.order {
-		if o := &m.order[i]; !o.late && now.Sub(o.at) > 2*m.n.cfg.TakeoverTimeout {
+		o := &m.order[i]
+		if !o.late && now.Sub(o.at) > 2*m.n.cfg.TakeoverTimeout && (!living[o.to] || now.After(o.until)) {
 			o.late = true
 			delete(m.left, o.id)
 			users = append(users, o.users...)
 		}
+	}
+	for len(m.order) > 0 && now.After(m.order[0].until) {
+		m.forget()
 	}
 	m.mu.Unlock()
 	for _, user := range users {
 		m.n.users.todo.add(user)
 	}
 }
+
+// begins tells whether a session is not being taken over by this node, and says that it is.
+func (m *moves) begins(sum engine.TokenSum) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.taking[sum] {
+		return false
+	}
+	m.taking[sum] = true
+	return true
+}
+
+// errHere: the session is at this node, where the engine finds it.
+var errHere = errors.New("nodes: the session is here")
+
+// takenPause is how long it takes to ask again for a session that is on its way to another.
+const takenPause = 20 * time.Millisecond
 
 func (m *moves) addTo(st *Stats) {
 	st.Taken, st.Given, st.NotTaken = m.taken.Load(), m.given.Load(), map[Untaken]uint64{}
@@ -244,6 +293,9 @@ func (m *moves) TakeOver(a *engine.Arrival) {
 	err := m.take(ctx, a)
 	if err == nil {
 		m.taken.Add(1)
+		return
+	}
+	if errors.Is(err, errHere) {
 		return
 	}
 	why := untakenBy(err)

@@ -25,12 +25,10 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		return cluster.ErrOverloaded
 	}
 	sum := engine.SumOf(a.Token())
-	m.mu.Lock()
-	busy := m.taking[sum]
-	m.taking[sum] = true
-	m.mu.Unlock()
-	if busy {
-		return engine.ErrBeingTaken
+	for !m.begins(sum) { // another client comes with the same token, or the same did
+		if !sleep(ctx, takenPause) {
+			return engine.ErrBeingTaken
+		}
 	}
 	defer func() {
 		m.mu.Lock()
@@ -42,16 +40,26 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		return &whyNot{UntakenDead, cluster.ErrUnavailable}
 	}
 	body := binary.BigEndian.AppendUint64(sum[:], a.Received())
-	for range maxMoves {
+	var busy error
+	for hops := 0; hops < maxMoves; {
 		got, err := m.ask(ctx, from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeBegin, Body: body})
 		if errors.Is(err, errElsewhere) {
 			if from = got.Epoch; from == m.n.process {
-				return engine.ErrUnknownToken
+				return errHere
 			}
 			if _, ok := m.n.byProcess(from); !ok {
 				return &whyNot{UntakenDead, cluster.ErrUnavailable}
 			}
+			hops++
 			continue
+		}
+		if err != nil && untakenBy(err) == UntakenBusy {
+			if busy = err; sleep(ctx, takenPause) {
+				continue // it may be on its way to another node, where its client was before
+			}
+		}
+		if err != nil && busy != nil && ctx.Err() != nil {
+			return busy
 		}
 		if err != nil {
 			return err
@@ -69,6 +77,7 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 	until, _ := ctx.Deadline()
 	left := time.Until(until)
 	if left < time.Millisecond {
+		<-ctx.Done()
 		return envelope.Envelope{}, &whyNot{UntakenDead, cluster.ErrNoAnswer}
 	}
 	e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
@@ -101,7 +110,7 @@ type taking struct {
 	from  uint64
 	id    uint64
 	first envelope.Envelope
-	cut   bool // it has left the other node, or may have
+	held  int // bytes that count in moves.in
 }
 
 // rest gets all parts of an answer whose first is e.
@@ -110,6 +119,12 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 	if total > most {
 		return nil, engine.ErrCarriedTooLarge
 	}
+	if t.held == 0 && !t.m.in.take(int(total)) {
+		return nil, cluster.ErrOverloaded
+	} else if t.held != 0 {
+		t.m.in.add(int(total))
+	}
+	t.held += int(total)
 	b := slices.Clone(e.Body)
 	for uint64(len(b)) < total {
 		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeMore, Session: t.id, Epoch: uint64(len(b))})
@@ -127,7 +142,6 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 // commit makes the session this node's. What is not answered is asked again: as long as the
 // other node lives it knows what became of it.
 func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, error) {
-	t.cut = true
 	at := carry.Tail{Streams: here}.Append(nil)
 	for {
 		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeCommit, Session: t.id, Body: at})
@@ -145,7 +159,8 @@ func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, e
 	}
 }
 
-// back tells the other node that the session stays there.
+// back tells the other node that nothing more is asked about the session: it stays there, unless
+// it has been cut.
 func (t *taking) back() {
 	b, err := t.m.n.seal(envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeBack, Session: t.id})
 	if err == nil {
@@ -155,11 +170,10 @@ func (t *taking) back() {
 }
 
 // carry brings a session here.
-func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err error) {
+func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	defer func() {
-		if err != nil && !t.cut {
-			t.back()
-		}
+		m.in.add(-t.held)
+		t.back()
 	}()
 	b, err := t.rest(ctx, t.first)
 	if err != nil {
@@ -176,7 +190,8 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err er
 	if err := a.Unmarshal(st.User); err != nil {
 		return &whyNot{UntakenHere, err}
 	}
-	x := &coming{most: m.n.cfg.TakeoverBytes}
+	x := &coming{most: min(m.n.cfg.TakeoverBytes, a.Server().Config().MaxOutbound), in: &m.in}
+	defer x.release()
 	groups, err := m.expect(ctx, x, st.Groups)
 	defer m.expected(x, groups)
 	if err != nil {
@@ -186,6 +201,9 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) (err er
 	cs.lock()
 	here := cs.seen()
 	cs.unlock()
+	if !x.hasRoom() {
+		return engine.ErrCarriedTooLarge
+	}
 	tail, err := t.commit(ctx, here)
 	if err != nil {
 		return err

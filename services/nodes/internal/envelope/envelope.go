@@ -79,7 +79,7 @@ const (
 	TakeBegin  = iota // Body is by what the session is found, and how far its client has come
 	TakeMore          // the state from the byte Epoch on
 	TakeCommit        // the session is the source's: the rest of what it takes along
-	TakeBack          // the session stays
+	TakeBack          // nothing more is asked: the session stays, unless it has been committed
 )
 
 // Envelope is one message.
