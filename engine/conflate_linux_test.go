@@ -3,6 +3,7 @@ package engine
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -212,7 +213,11 @@ func TestKeyedPushesToSessionsThatAreAway(t *testing.T) {
 			t.Fatalf("%d bytes are unsent", st.Unsent)
 		}
 	}
-	if err := p.connect(-1, -1); err != nil {
+	err := p.connect(-1, -1)
+	if errors.Is(err, errCut) { // the last one broke in front of the proof of its WELCOME
+		err = p.connect(-1, -1)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	for v.marks < marks || func() bool {

@@ -76,7 +76,7 @@ func TestDataPersistsInItsDirectory(t *testing.T) {
 		t.Errorf("got %q, want 7", got)
 	}
 	_, err := Start(context.Background(), Config{Dir: dir, NoSync: true})
-	if err == nil || !strings.Contains(err.Error(), "another server runs in "+dir) || strings.Contains(err.Error(), "\n") {
+	if err == nil || !strings.Contains(err.Error(), dir+": another PostgreSQL server uses this data directory") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("a second server in the directory: got %v, want one line that names it", err)
 	}
 	if got := psql(t, second, "select v from kept"); got != "7" {
