@@ -1,4 +1,4 @@
-# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, counts, cores, bench-guard, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, install, uninstall, release, run.
+# Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, counts, norace, cores, bench-guard, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, install, uninstall, release, run.
 
 GO         ?= go
 BINARY     ?= millrace
@@ -24,13 +24,13 @@ VULNCHECK  := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB     ?= https://vuln.go.dev
 BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 
-.PHONY: build test race fuzz lint cross narrow held counts cores bench-guard peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module install uninstall release run clean
+.PHONY: build test race fuzz lint cross narrow held counts norace cores bench-guard peers bench benchcmp bench-suite bench-long histories planted sim mutants soak hazards govulncheck licences reproducible module install uninstall release run clean
 
 build:
 	$(GO) build -trimpath -o $(BINARY) ./cmd/millrace
 
 # The race tests come last, so that their summary is what a run ends with.
-test: build lint cross narrow held counts peers fuzz race
+test: build lint cross narrow held counts norace peers fuzz race
 
 # What a server says that it holds beside its heap, which the race detector changes, and the
 # simulation from 200 seeds of each scenario, which it makes eight times as slow.
@@ -44,7 +44,16 @@ counts:
 	$(GO) test ./engine/frametest
 	$(GO) test -tags tally ./engine/frametest
 
-# The same with 2 to 32 processors and loops, whatever the machine has: the tables of
+# The tests that skip where the race detector runs, as it changes what they count. They are
+# found by that, so that none is run nowhere.
+norace:
+	@set -e; for dir in $$(git ls-files '*_test.go' | xargs grep -lE 'if (underRace|raceEnabled) \{|^//go:build .*!race' | xargs -n 1 dirname | sort -u); do \
+		names=$$(awk 'FNR == 1 { all = 0 } /^\/\/go:build .*!race/ { all = 1 } /^func Test/ { name = $$2; sub(/\(.*/, "", name); if (all) print name } \
+			/if (underRace|raceEnabled) \{/ { print name }' $$dir/*_test.go | sort -u | paste -sd'|'); \
+		test -z "$$names" || { echo "$(GO) test ./$$dir -run '^($$names)\$$'"; $(GO) test ./$$dir -timeout $(TIMEOUT) -run "^($$names)\$$"; }; \
+	done
+
+# The counts of a frame with 2 to 32 processors and loops, whatever the machine has: the tables of
 # docs/sharing.md.
 cores:
 	$(GO) test -tags tally ./engine/frametest -run '^TestLocksDoNotGrowWithLoops$$' -count 1 -cores -v -timeout 10m
