@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -63,6 +64,9 @@ func (c *crossing) given(n *Node, e envelope.Envelope) {
 
 // pass keeps a message for the sessions that are coming. mu is held, to read at least.
 func (c *crossing) pass(e envelope.Envelope) {
+	if len(c.coming) > 0 {
+		e.Body = bytes.Clone(e.Body) // one copy for all of them
+	}
 	for _, x := range c.coming {
 		x.keep(e)
 	}
@@ -174,6 +178,7 @@ type coming struct {
 // keptCost is about what a kept message costs beside its body, in bytes.
 const keptCost = 128
 
+// keep keeps a message, whose body does not change.
 func (x *coming) keep(e envelope.Envelope) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -188,7 +193,6 @@ func (x *coming) keep(e envelope.Envelope) {
 	}
 	x.in.add(cost)
 	x.bytes += cost
-	e.Body = append([]byte(nil), e.Body...)
 	x.kept = append(x.kept, e)
 }
 
