@@ -3,18 +3,16 @@ package engine
 import (
 	"testing"
 	"unsafe"
+
+	"millrace/internal/cacheline"
 )
 
 // What one processor writes for each frame, read or send stands on no cache line that others
 // use for theirs.
 func TestLinesApart(t *testing.T) {
-	const line = 64
 	var srv Server
 	var l loop
-	for _, c := range []struct {
-		what     string
-		from, to uintptr // the end of one, and where the other begins
-	}{
+	cacheline.Apart(t, []cacheline.Gap{
 		{"what each frame reads and what each connection writes", unsafe.Offsetof(srv.fast) + unsafe.Sizeof(srv.fast), unsafe.Offsetof(srv.perIP)},
 		{"connections and group sends", unsafe.Offsetof(srv.goAways) + unsafe.Sizeof(srv.goAways), unsafe.Offsetof(srv.groups)},
 		{"broadcasts and costs", unsafe.Offsetof(srv.casts) + unsafe.Sizeof(srv.casts), unsafe.Offsetof(srv.costs)},
@@ -23,9 +21,5 @@ func TestLinesApart(t *testing.T) {
 		{"a loop's dirty list and its goroutine's own", unsafe.Offsetof(l.jobs) + unsafe.Sizeof(l.jobs), unsafe.Offsetof(l.sessions)},
 		{"the counters of a loop's goroutine and those of all", unsafe.Offsetof(l.st) + unsafe.Sizeof(l.st), unsafe.Offsetof(l.sum)},
 		{"those and what follows in memory", unsafe.Offsetof(l.sum) + unsafe.Sizeof(l.sum), unsafe.Sizeof(l)},
-	} {
-		if c.to < c.from+line {
-			t.Errorf("%s: byte %d to %d, want a cache line between them", c.what, c.from, c.to)
-		}
-	}
+	})
 }

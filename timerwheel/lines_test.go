@@ -3,28 +3,22 @@ package timerwheel
 import (
 	"testing"
 	"unsafe"
+
+	"millrace/internal/cacheline"
 )
 
 // What one processor writes for each call stands on no line that another uses for its own: of a
 // shard, as they are an array; of what calls read; of the counters.
 func TestLinesApart(t *testing.T) {
-	const line = 64
 	var c common
 	var sh shard
 	var s slots
 	var n counters
-	for _, c := range []struct {
-		what     string
-		from, to uintptr // the end of one, and where the other begins
-	}{
+	cacheline.Apart(t, []cacheline.Gap{
 		{"a shard's last and the next one's mutex", unsafe.Offsetof(sh.emptyRounds) + unsafe.Sizeof(sh.emptyRounds), unsafe.Sizeof(sh) + unsafe.Offsetof(sh.mu)},
 		{"what each call reads and armed slots", unsafe.Offsetof(s.request) + unsafe.Sizeof(s.request), unsafe.Offsetof(s.keys)},
 		{"slots and counters", unsafe.Offsetof(c.slots) + unsafe.Sizeof(c.slots), unsafe.Offsetof(c.count)},
 		{"live timers and firings", unsafe.Offsetof(n.cancelled) + unsafe.Sizeof(n.cancelled), unsafe.Offsetof(n.fired)},
 		{"firings and runs", unsafe.Offsetof(c.count) + unsafe.Sizeof(c.count), unsafe.Offsetof(c.runs)},
-	} {
-		if c.to < c.from+line {
-			t.Errorf("%s: byte %d to %d, want a cache line between them", c.what, c.from, c.to)
-		}
-	}
+	})
 }
