@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/internal/proctest"
 )
 
 // A client that lives and does not read keeps its session for many times UserTimeout,
@@ -111,8 +113,11 @@ func TestDeathIsSeen(t *testing.T) {
 
 // The same over a link that is taken down, in networks of the test's own.
 func TestDeadLinkIsSeen(t *testing.T) {
-	if _, err := exec.LookPath("ip"); err != nil || os.Getuid() != 0 {
-		t.Skip("needs root and the command ip, to make a network")
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make a network")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		proctest.Missing(t, err)
 	}
 	t.Parallel()
 	const limit = 2 * time.Second
