@@ -14,11 +14,9 @@ func TestLinesApart(t *testing.T) {
 	var sh shard
 	var s slots
 	var n counters
-	cacheline.Apart(t, []cacheline.Gap{
-		{"a shard's last and the next one's mutex", unsafe.Offsetof(sh.emptyRounds) + unsafe.Sizeof(sh.emptyRounds), unsafe.Sizeof(sh) + unsafe.Offsetof(sh.mu)},
-		{"what each call reads and armed slots", unsafe.Offsetof(s.request) + unsafe.Sizeof(s.request), unsafe.Offsetof(s.keys)},
-		{"slots and counters", unsafe.Offsetof(c.slots) + unsafe.Sizeof(c.slots), unsafe.Offsetof(c.count)},
-		{"live timers and firings", unsafe.Offsetof(n.cancelled) + unsafe.Sizeof(n.cancelled), unsafe.Offsetof(n.fired)},
-		{"firings and runs", unsafe.Offsetof(c.count) + unsafe.Sizeof(c.count), unsafe.Offsetof(c.runs)},
-	})
+	cacheline.Apart(t, "a shard's last and the next one's mutex", unsafe.Offsetof(sh.emptyRounds)+unsafe.Sizeof(sh.emptyRounds), unsafe.Sizeof(sh)+unsafe.Offsetof(sh.mu))
+	cacheline.Apart(t, "what each call reads and armed slots", unsafe.Offsetof(s.request)+unsafe.Sizeof(s.request), unsafe.Offsetof(s.keys))
+	cacheline.Apart(t, "slots and counters", unsafe.Offsetof(c.slots)+unsafe.Sizeof(c.slots), unsafe.Offsetof(c.count))
+	cacheline.Apart(t, "live timers and firings", unsafe.Offsetof(n.cancelled)+unsafe.Sizeof(n.cancelled), unsafe.Offsetof(n.fired))
+	cacheline.Apart(t, "firings and runs", unsafe.Offsetof(c.count)+unsafe.Sizeof(c.count), unsafe.Offsetof(c.runs))
 }

@@ -11,9 +11,7 @@ import (
 func TestLinesApart(t *testing.T) {
 	var b Budget
 	var c count
-	cacheline.Apart(t, []cacheline.Gap{
-		{"a part's level and what it writes", unsafe.Offsetof(b.part) + unsafe.Sizeof(b.part), unsafe.Offsetof(b.held)},
-		{"what it writes and what follows in memory", unsafe.Offsetof(b.held) + unsafe.Sizeof(b.held), unsafe.Sizeof(b)},
-		{"what all read and what all write", unsafe.Offsetof(c.mu) + unsafe.Sizeof(c.mu), unsafe.Offsetof(c.used)},
-	})
+	cacheline.Apart(t, "a part's level and what it writes", unsafe.Offsetof(b.part)+unsafe.Sizeof(b.part), unsafe.Offsetof(b.held))
+	cacheline.Apart(t, "what it writes and what follows in memory", unsafe.Offsetof(b.held)+unsafe.Sizeof(b.held), unsafe.Sizeof(b))
+	cacheline.Apart(t, "what all read and what all write", unsafe.Offsetof(c.mu)+unsafe.Sizeof(c.mu), unsafe.Offsetof(c.used))
 }

@@ -12,9 +12,7 @@ import (
 func TestLinesApart(t *testing.T) {
 	var s shard
 	var p Pool
-	cacheline.Apart(t, []cacheline.Gap{
-		{"a shard and what follows in memory", unsafe.Offsetof(s.waits) + unsafe.Sizeof(s.waits), unsafe.Sizeof(s)},
-		{"what a pool's users read and its idle workers", unsafe.Offsetof(p.ended) + unsafe.Sizeof(p.ended), unsafe.Offsetof(p.watching)},
-		{"idle workers and the lock", unsafe.Offsetof(p.idlers) + unsafe.Sizeof(p.idlers), unsafe.Offsetof(p.mu)},
-	})
+	cacheline.Apart(t, "a shard and what follows in memory", unsafe.Offsetof(s.waits)+unsafe.Sizeof(s.waits), unsafe.Sizeof(s))
+	cacheline.Apart(t, "what a pool's users read and its idle workers", unsafe.Offsetof(p.ended)+unsafe.Sizeof(p.ended), unsafe.Offsetof(p.watching))
+	cacheline.Apart(t, "idle workers and the lock", unsafe.Offsetof(p.idlers)+unsafe.Sizeof(p.idlers), unsafe.Offsetof(p.mu))
 }
