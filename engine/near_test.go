@@ -49,6 +49,8 @@ func TestNearMissesNameTheSession(t *testing.T) {
 			for i := range 9 {
 				s.Server().Group(strings.Repeat("g", i+1)).Join(s)
 			}
+		case 4:
+			inside <- s
 		}
 		echo(s, p)
 	}})
@@ -97,13 +99,15 @@ func TestNearMissesNameTheSession(t *testing.T) {
 	outbound.Close()
 
 	large := dial(t, srv)
-	b := frame(1, 1, strings.Repeat("x", 60_000))
-	before := srv.Stats().BytesIn
+	large.send(1, 4, "")
+	large.expect(1, 4, "")
+	s = <-inside
+	b, before := frame(1, 1, strings.Repeat("x", 60_000)), s.Stats().BytesIn
 	large.Write(b[:100])
-	waitFor(t, "the first part", func() bool { return srv.Stats().BytesIn > before })
+	waitFor(t, "the first part", func() bool { return s.Stats().BytesIn > before })
 	large.Write(b[100:])
 	large.expect(1, 1, string(b[8:]))
-	of(LimitFrame, large, nil)
+	of(LimitFrame, large, s)
 }
 
 // The limits that are nobody's are told too: with who has come where somebody has.
