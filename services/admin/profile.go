@@ -62,8 +62,13 @@ func (r *request) writeProfile(p *pprof.Profile) error {
 	if r.URL.Query().Get("gc") == "1" {
 		runtime.GC()
 	}
+	var b bytes.Buffer // the time to make it is not the client's time to read it
+	if err := p.WriteTo(&b, debug); err != nil {
+		return err
+	}
 	r.file(p.Name(), debug > 0)
-	return p.WriteTo(r.w, debug)
+	_, err := b.WriteTo(r.w)
+	return err
 }
 
 // file sets the headers for a file, or for text to be displayed.

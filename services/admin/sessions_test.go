@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,11 +168,11 @@ func TestKick(t *testing.T) {
 // and can be taken back.
 func TestDrainAndUndrain(t *testing.T) {
 	t.Parallel()
-	away := false
+	var away atomic.Bool // the door looks by itself too
 	r := open(t, func(c *admin.Config, e *engine.Config) {
 		c.Write = true
 		c.Checks = []admin.Check{{Name: "database", Ready: func() error {
-			if away {
+			if away.Load() {
 				return engine.ErrNotRunning
 			}
 			return nil
@@ -209,14 +210,14 @@ func TestDrainAndUndrain(t *testing.T) {
 		t.Errorf("got %v, want GOAWAY", x)
 	}
 	p.wantEnd()
-	away = true
+	away.Store(true)
 	if why := ready(); !slices.Equal(why, []string{"draining", "database: " + engine.ErrNotRunning.Error()}) {
 		t.Errorf("reasons %q", why)
 	}
 	if got, text := r.status("GET", "/healthz"); got != 200 {
 		t.Errorf("/healthz of a draining server: %d %s", got, text)
 	}
-	away = false
+	away.Store(false)
 	r.post("/undrain", nil, nil)
 	r.post("/undrain", nil, nil)
 	if why := ready(); len(why) != 0 {
