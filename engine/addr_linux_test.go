@@ -46,7 +46,7 @@ func TestAddressesThatCannotBe(t *testing.T) {
 		if !strings.Contains(err.Error(), tc.text) || strings.Contains(err.Error(), "\n") || (tc.is != nil && !errors.Is(err, tc.is)) {
 			t.Errorf("%s: %v", tc.addr, err)
 		}
-		if err := srv.Stop(within(t, time.Second)); err != nil {
+		if err := srv.Stop(within(t, 20*time.Second)); err != nil {
 			t.Errorf("%s: Stop: %v", tc.addr, err)
 		}
 	}

@@ -81,7 +81,7 @@ func newDesk(t testing.TB, cfg Config, h Handler) *desk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		srv.pool.Stop(ctx)
 	})

@@ -28,7 +28,7 @@ func runPool(t testing.TB, cfg PoolConfig) *Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := p.Stop(ctx); err != nil {
 			t.Error(err)

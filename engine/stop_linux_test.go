@@ -126,7 +126,7 @@ func TestStartStopLeavesNothing(t *testing.T) {
 		} else {
 			defer c.Close()
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := srv.Stop(ctx); err != nil {
 			t.Fatal(err)
@@ -150,7 +150,7 @@ func TestTwoEnginesInOneProcess(t *testing.T) {
 	ca, cb := dial(t, a), dial(t, b)
 	ca.send(1, 1, "a")
 	ca.expect(1, 1, "a")
-	if err := a.Stop(within(t, 3*time.Second)); err != nil {
+	if err := a.Stop(within(t, 20*time.Second)); err != nil {
 		t.Error(err)
 	}
 	cb.send(1, 1, "a")

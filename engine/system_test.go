@@ -134,7 +134,7 @@ func TestMainZeroWithoutSystemFrames(t *testing.T) {
 			c.send(0, sub, "mine")
 			c.expect(0, sub, "mine")
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := srv.Stop(ctx); err != nil {
 			t.Error(err)

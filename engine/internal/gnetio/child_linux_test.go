@@ -65,7 +65,7 @@ func runChild() {
 			held = nil
 			n.Guard()
 		case "stop":
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			n.Stop(ctx)
 			cancel()
 		}

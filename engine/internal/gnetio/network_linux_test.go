@@ -266,7 +266,7 @@ func TestStartHonoursItsContext(t *testing.T) {
 		if err := n.Start(ended); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: got %v, want the context's error", addr, err)
 		}
-		if err := n.Stop(within(t, time.Second)); err != nil {
+		if err := n.Stop(within(t, 20*time.Second)); err != nil {
 			t.Error(err)
 		}
 		if n.Start(context.Background()) == nil {
@@ -293,7 +293,7 @@ func TestStopHangsOnNobody(t *testing.T) {
 		cancel()
 	}
 	close(gate)
-	if err := n.Stop(within(t, 5*time.Second)); err != nil {
+	if err := n.Stop(within(t, 20*time.Second)); err != nil {
 		t.Error(err)
 	}
 	if h.failures.Load() != 0 {
@@ -309,7 +309,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 		r.stop()
 	}
 	waitFor(t, "the failure", func() bool { return h.failures.Load() > 0 })
-	if err := n.Stop(within(t, 5*time.Second)); err != nil {
+	if err := n.Stop(within(t, 20*time.Second)); err != nil {
 		t.Error(err)
 	}
 	if h.failures.Load() != 1 {

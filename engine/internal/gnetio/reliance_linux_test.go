@@ -92,11 +92,11 @@ func TestStoppedNetworksAreCollected(t *testing.T) {
 			cfg.Addrs = append(cfg.Addrs, "unix://"+t.TempDir()+"/s")
 		}
 		n := New(cfg, h)
-		if err := n.Start(within(t, 5*time.Second)); err != nil {
+		if err := n.Start(within(t, 20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		dial(t, n.Addrs()[0]).says("x")
-		if err := n.Stop(within(t, 5*time.Second)); err != nil {
+		if err := n.Stop(within(t, 20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestStopOfOneLeavesTheOther(t *testing.T) {
 	}
 	c := dial(t, a.Addrs()[0])
 	c.says("still")
-	if err := a.Stop(within(t, 5*time.Second)); err != nil {
+	if err := a.Stop(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	b := listen(t, cfg, &echoHost{})
@@ -124,7 +124,7 @@ func TestStopOfOneLeavesTheOther(t *testing.T) {
 	if again := namedApart([]string{cfg.Addrs[0]}); again[0] == addrs[0] {
 		t.Errorf("two engines are called %s", addrs[0])
 	}
-	a.Stop(within(t, 5*time.Second))
+	a.Stop(within(t, 20*time.Second))
 	dial(t, b.Addrs()[0]).says("served")
 }
 
