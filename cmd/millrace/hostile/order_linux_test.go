@@ -174,30 +174,37 @@ func besideFlood(t *testing.T, flood []byte, args []string) {
 		}
 	}()
 	go io.Copy(io.Discard, flooder.Conn)
-	c := s.dial()
-	// A busy machine only adds to what the server takes: the best of three counts.
-	var p99 time.Duration
+	beside, elsewhere := s.dial(), serve(t, "--loops=1").dial()
+	// A busy machine only adds to what the server takes, and to what another server takes,
+	// that nobody floods: the best of three counts.
+	var p99, alone time.Duration
 	for range 3 {
-		if p99 = echoTimes(t, c); p99 <= 50*time.Millisecond {
+		if p99, alone = echoTimes(t, beside, elsewhere); p99 <= alone+50*time.Millisecond {
 			return
 		}
 	}
-	t.Errorf("p99 is %v, want at most 50 ms", p99)
+	t.Errorf("p99 is %v, and %v elsewhere, want at most 50 ms more", p99, alone)
 }
 
-// echoTimes sends echoes for a second and returns the 99th percentile of their times.
-func echoTimes(t *testing.T, c *client) time.Duration {
-	var took []time.Duration
+// echoTimes sends echoes by two clients in turn, for a second, and returns the 99th percentile
+// of the times of each.
+func echoTimes(t *testing.T, beside, elsewhere *client) (p99, alone time.Duration) {
+	var took [2][]time.Duration
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {
-		from := time.Now()
-		c.want(1, 1, "here", "here")
-		took = append(took, time.Since(from))
+		for i, c := range []*client{beside, elsewhere} {
+			from := time.Now()
+			c.want(1, 1, "here", "here")
+			took[i] = append(took[i], time.Since(from))
+		}
 		<-time.After(2 * time.Millisecond)
 	}
-	slices.Sort(took)
-	p50, p99, worst := took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
-	t.Logf("%d echoes beside the flood: median %v, p99 %v, worst %v", len(took), p50, p99, worst)
-	return p99
+	for i, where := range []string{"beside the flood", "elsewhere"} {
+		all := took[i]
+		slices.Sort(all)
+		t.Logf("%d echoes %s: median %v, p99 %v, worst %v", len(all), where, all[len(all)/2], all[len(all)*99/100], all[len(all)-1])
+	}
+	n := len(took[0]) * 99 / 100
+	return took[0][n], took[1][n]
 }
 
 // A client that downloads what it asked for is not idle, however long it takes; one that
