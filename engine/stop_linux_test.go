@@ -251,6 +251,7 @@ func TestDrainAnswersEveryRequestThatWasRead(t *testing.T) {
 func TestDrainRefusesLateRequests(t *testing.T) {
 	for _, mode := range dispatches {
 		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel() // a second each
 			gate := make(chan bool)
 			srv := serve(t, Config{Dispatch: mode, Timeouts: Timeouts{Linger: 50 * time.Millisecond}, Handles: map[uint32]Dispatch{1<<16 | 4: Ordered}}, &funcs{read: func(s *Session, p codec.Packet) {
 				if p.Sub == 4 {
@@ -354,7 +355,7 @@ func TestStopCountsWhatItLoses(t *testing.T) {
 // a slow handler.
 func TestWhatWasReadBeforeTheDrainIsServed(t *testing.T) {
 	gate := make(chan bool)
-	srv := serve(t, Config{Dispatch: Ordered}, &funcs{read: func(s *Session, p codec.Packet) {
+	srv := serve(t, Config{Dispatch: Ordered, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: func(s *Session, p codec.Packet) {
 		if p.Sub == 4 {
 			<-gate
 		}

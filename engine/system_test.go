@@ -128,7 +128,7 @@ func TestReasonsWithoutSystemFrames(t *testing.T) {
 // Main 0 is the handler's where there are no system frames.
 func TestMainZeroWithoutSystemFrames(t *testing.T) {
 	for _, mode := range dispatches {
-		srv := serve(t, Config{Dispatch: mode, NoSystemFrames: true}, &funcs{read: echo})
+		srv := serve(t, Config{Dispatch: mode, NoSystemFrames: true, Timeouts: Timeouts{Linger: 50 * time.Millisecond}}, &funcs{read: echo})
 		c := dial(t, srv)
 		for sub := range uint16(6) {
 			c.send(0, sub, "mine")
