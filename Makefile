@@ -67,14 +67,15 @@ bench-guard: build
 		$(addprefix --case ,$(GUARDCASES)) $(GUARDFLAGS) --json bench-guard.jsonl
 	@set -e; for t in millrace ordered adaptive; do echo "$$t, against $(GUARDLAST)"; ./millrace bench compare $(GUARDLAST) bench-guard.jsonl --target $$t; done
 
-# What is compiled first uses every core. Two packages at a time, but for those that measure
-# times. PKGS narrows it. What failed is told once more at the end, the packages last: a test that hangs prints
-# thousands of lines behind its name. It is all well only if both runs have said so.
+# What is compiled first uses every core. Three packages at a time, as their tests wait most of the
+# time, and one of those that measure times. PKGS narrows it. What failed is told once more at the
+# end, the packages last: a test that hangs prints thousands of lines behind its name. It is all
+# well only if both runs have said so.
 race:
 	$(GO) build -race $(PKGS)
 	@pkgs=$$($(GO) list $(PKGS)) && out=$$(mktemp) || exit 1; \
 	tests() { test -z "$$2" || $(GO) test -race -p $$1 -timeout $(TIMEOUT) $$2; }; \
-	{ tests 2 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
+	{ tests 3 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
 	tests 1 "$$(echo "$$pkgs" | grep -E '/($(ALONE))$$')" 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
 	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
 	grep -aE -A3 '^ *--- FAIL|^panic:|^fatal error:|^\s+running tests:|DATA RACE|^(vet: )?[^ ]+\.go:[0-9]+:[0-9]+:' $$out | grep -avE '^(ok|FAIL)' | head -100; \
@@ -87,11 +88,12 @@ lint:
 	$(GO) run $(STATIC) ./...
 
 # What can't work on another system says so when it starts; it compiles everywhere, the tests
-# too, and where an int is narrow. On ARM what calls the kernel by itself.
+# too, and where an int is narrow. On ARM what calls the kernel by itself. Nothing of it is run,
+# so that the compiler need not optimise.
 cross:
 	@set -e; export CGO_ENABLED=0; \
-	for t in $(CROSS); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./...; done; \
-	for t in $(ARM); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./engine/...; done
+	for t in $(CROSS); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet '-gcflags=all=-N -l' ./...; done; \
+	for t in $(ARM); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet '-gcflags=all=-N -l' ./engine/...; done
 
 # Where an int has 32 bits: the tests of what counts and measures, run as linux/386.
 narrow:
@@ -104,16 +106,22 @@ peers:
 
 # Every Fuzz function for FUZZTIME; one that fails leaves its input in testdata. Go ends
 # some that found nothing with this message, when their time is up within a call
-# (https://go.dev/issue/75804): those pass.
+# (https://go.dev/issue/75804): those pass. For a second each the inputs are led by what they reach
+# in the package itself; for longer by all that it links, which is compiled once more for that.
+INSTRUMENT ?= $(if $(filter 1s,$(FUZZTIME)),-gcflags=-d=libfuzzer,-fuzz=.)
 fuzz:
-	@set -e; for dir in $$($(GO) list -f '{{.Dir}}' ./...); do \
-		for f in $$(cat $$dir/*_test.go 2>/dev/null | grep -oE '^func Fuzz[A-Za-z0-9_]+' | cut -c6-); do \
-			echo "fuzz $$dir $$f $(FUZZTIME)"; \
-			$(GO) test $$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) > fuzz.out 2>&1 || \
+	@set -e; cache=$$($(GO) env GOCACHE)/fuzz; bin=$$(mktemp -d); trap 'rm -rf "$$bin"' EXIT; \
+	$(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... >$$bin/list; \
+	while read -r pkg dir; do \
+		all=$$(cat $$dir/*_test.go 2>/dev/null | grep -oE '^func Fuzz[A-Za-z0-9_]+' | cut -c6-) || continue; \
+		$(GO) test -c $(INSTRUMENT) -o $$bin/test $$pkg; \
+		for f in $$all; do \
+			echo "fuzz $$pkg $$f $(FUZZTIME)"; \
+			(cd $$dir && $$bin/test -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(FUZZTIME) -test.fuzzcachedir $$cache/$$pkg) >fuzz.out 2>&1 </dev/null || \
 				grep -qx ' *context deadline exceeded' fuzz.out && ! grep -q 'Failing input' fuzz.out || \
 				{ cat fuzz.out; exit 1; }; \
 		done; \
-	done; rm -f fuzz.out
+	done <$$bin/list; rm -f fuzz.out
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./... | tee bench.out

@@ -101,7 +101,7 @@ func TestDeathIsSeen(t *testing.T) {
 					t.Errorf("got %v", why)
 				}
 				// The last answer came before the death, up to a probe's interval.
-				if took > limit+time.Second || took < limit-limit/looksPerTimeout-time.Second {
+				if took > 2*limit || took < limit-limit/looksPerTimeout-time.Second { // a busy machine takes some
 					t.Errorf("seen after %v, want %v", took, limit)
 				}
 			case <-time.After(limit + 5*time.Second):
@@ -150,7 +150,7 @@ func TestDeadLinkIsSeen(t *testing.T) {
 			}
 			took := time.Since(down)
 			t.Logf("1/%d: seen after %v", sub, took)
-			if took > limit+time.Second || took < limit-time.Second {
+			if took > 2*limit || took < limit-time.Second {
 				t.Errorf("1/%d: seen after %v, want %v", sub, took, limit)
 			}
 			ip("link set va up")

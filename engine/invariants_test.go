@@ -49,7 +49,7 @@ func TestLoopsDoNotWaitForThePool(t *testing.T) {
 		stuck.expect(0, SubPong, "there?")
 		c.Close()
 	}
-	if took := time.Since(began); took > time.Second*slack {
+	if took := time.Since(began); took > 20*time.Second { // a loop that waits does so until gate is closed
 		t.Errorf("20 rounds took %v", took)
 	}
 	for range 5 { // the other way round: a worker's callbacks while a loop is at work

@@ -83,8 +83,8 @@ func TestGoneSubmittersWithRunningCallbacksDelayNobody(t *testing.T) {
 		sub.fail(net.ErrClosed)
 	}
 	within(t, 10*time.Second, "all Sets are closed", func() bool { return s.Len() == 1 })
-	<-time.After(100 * time.Millisecond)                // for a firing that was held up
-	if _, late := beat(); late > 500*time.Millisecond { // 20 ms for each Set were two seconds
+	<-time.After(100 * time.Millisecond)                 // for a firing that was held up
+	if _, late := beat(); late > 1500*time.Millisecond { // 20 ms for each Set were two seconds
 		t.Errorf("an unrelated timer came %v late", late)
 	}
 }
@@ -120,8 +120,9 @@ func TestSubmitThatBlocksHoldsUpItsOwnSetOnly(t *testing.T) {
 
 // TestSubmitThatBlocksDelaysWhatIsDueWithIt: nothing else wakes the driver.
 func TestSubmitThatBlocksDelaysWhatIsDueWithIt(t *testing.T) {
+	const most = 500 * time.Millisecond // where it waits, all of two seconds
 	best := time.Hour
-	for try := 0; try < 4 && best > 100*time.Millisecond; try++ { // the machine may stand still
+	for try := 0; try < 4 && best > most; try++ { // the machine may stand still
 		s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
 		open := make(chan struct{})
 		stuck := submitFunc(func(fn func()) error { <-open; fn(); return nil })
@@ -137,7 +138,7 @@ func TestSubmitThatBlocksDelaysWhatIsDueWithIt(t *testing.T) {
 		}
 		close(open)
 	}
-	if best > 100*time.Millisecond {
+	if best > most {
 		t.Errorf("late by %v, want some ticks", best)
 	}
 }
@@ -212,7 +213,7 @@ func TestKillDoesNotWaitForItsRun(t *testing.T) {
 					set = &s.own
 				}
 				best := time.Hour
-				for try := 0; try < 5 && best > 5*time.Millisecond; try++ {
+				for try := 0; try < 5 && best > 100*time.Millisecond; try++ {
 					var began atomic.Int64
 					release := make(chan struct{})
 					must(t, set.SetTimer(1, time.Millisecond, 0, func(Firing) { began.Add(1); <-release }))
@@ -229,7 +230,7 @@ func TestKillDoesNotWaitForItsRun(t *testing.T) {
 						set = s.For(pool)
 					}
 				}
-				if best > 5*time.Millisecond {
+				if best > 100*time.Millisecond {
 					t.Errorf("it took %v while its run went on", best)
 				}
 			})
