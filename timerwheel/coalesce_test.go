@@ -6,24 +6,28 @@ import (
 	"time"
 )
 
-// crowd sets n timers that repeat, spread over one period.
-func crowd(t *testing.T, s *Service, n int, period time.Duration) {
+// dense is how many timers crowd sets: each tick of 1 ms fires 80, where 48 are enough to have
+// ticks taken together.
+const dense = 8000
+
+// crowd sets timers of 100 ms that repeat, spread over one period.
+func crowd(t *testing.T, s *Service) {
 	t.Helper()
-	steps := int(period / time.Millisecond)
+	const steps = 100
 	for k := range steps {
-		for i := k; i < n; i += steps {
-			must(t, s.SetTimer(TimerID(i), period, 0, func(Firing) {}))
+		for i := k; i < dense; i += steps {
+			must(t, s.SetTimer(TimerID(i), steps*time.Millisecond, 0, func(Firing) {}))
 		}
 		<-time.After(time.Millisecond)
 	}
 }
 
 // becomes waits until the service coalesces ticks, or no longer does.
-func becomes(t *testing.T, s *Service, dense bool) {
+func becomes(t *testing.T, s *Service, together bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); s.drive.coalescing.Load() != dense; {
+	for end := time.Now().Add(30 * time.Second); s.drive.coalescing.Load() != together; {
 		if time.Now().After(end) {
-			t.Fatalf("coalescing: got %v, want %v", !dense, dense)
+			t.Fatalf("coalescing: got %v, want %v", !together, together)
 		}
 		<-time.After(time.Millisecond)
 	}
@@ -33,7 +37,7 @@ func becomes(t *testing.T, s *Service, dense bool) {
 // coalesced, when that ends. The watchdog comes too seldom here to find it.
 func TestWheelGetsSlotsBack(t *testing.T) {
 	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
-	crowd(t, s, 20_000, 100*time.Millisecond)
+	crowd(t, s)
 	becomes(t, s, true)
 	const n = 50
 	late := make(chan time.Duration, n)
@@ -41,17 +45,17 @@ func TestWheelGetsSlotsBack(t *testing.T) {
 		_, err := s.After(200*time.Millisecond+time.Duration(i)*time.Millisecond, func(f Firing) { late <- f.Late })
 		must(t, err)
 	}
-	for i := range 20_000 {
+	for i := range dense {
 		s.KillTimer(TimerID(i))
 	}
 	becomes(t, s, false)
 	for range n {
 		select {
 		case d := <-late:
-			if d > time.Second {
+			if d > 5*time.Second {
 				t.Fatalf("a timer came %v late", d)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(8 * time.Second):
 			t.Fatal("a timer was lost")
 		}
 	}
@@ -61,16 +65,19 @@ func TestWheelGetsSlotsBack(t *testing.T) {
 // other firing.
 func TestShortPeriodsAreNotTakenTogether(t *testing.T) {
 	s := started(t, Config{}, newWorkers(t, 2))
-	crowd(t, s, 20_000, 100*time.Millisecond)
+	crowd(t, s)
 	becomes(t, s, true)
 	var n atomic.Int64
 	must(t, s.SetTimer(1<<20, 2*time.Millisecond, 0, func(Firing) { n.Add(1) }))
 	becomes(t, s, false)
-	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
-		if s.drive.coalescing.Load() {
-			t.Fatal("coalescing again")
+	looks, again := 0, 0
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); <-time.After(time.Millisecond) {
+		if looks++; s.drive.coalescing.Load() { // also where the timer has not fired for so long: the machine may stand still
+			again++
 		}
-		<-time.After(time.Millisecond)
+	}
+	if again > looks/2 {
+		t.Errorf("coalescing again: %d of %d looks", again, looks)
 	}
 	s.KillTimer(1 << 20)
 	becomes(t, s, true)
@@ -82,7 +89,7 @@ func TestShortPeriodsAreNotTakenTogether(t *testing.T) {
 // TestStopEndsCoalescing: a service stopped meanwhile starts anew without it.
 func TestStopEndsCoalescing(t *testing.T) {
 	s := started(t, Config{}, newWorkers(t, 2))
-	crowd(t, s, 20_000, 100*time.Millisecond)
+	crowd(t, s)
 	becomes(t, s, true)
 	stopped(t, s)
 	if s.drive.coalescing.Load() || s.clock.timer.Stop() {
@@ -139,7 +146,7 @@ func TestCoalescedTicksAreByCountOrSlack(t *testing.T) {
 // at, when its goroutine lost the CPU between the clock and the shard's lock.
 func TestPassedTickWhileCoalescing(t *testing.T) {
 	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
-	crowd(t, s, 10_000, 100*time.Millisecond)
+	crowd(t, s)
 	becomes(t, s, true)
 	best := time.Hour
 	for k := range 4 { // the machine may stand still in one
@@ -164,21 +171,25 @@ func TestPassedTickWhileCoalescing(t *testing.T) {
 // that could be brought up 8 ms together, where it would have half of them.
 func TestCoalescedTicksKeepBelowTheShortestPeriod(t *testing.T) {
 	s := started(t, Config{}, newWorkers(t, 2))
-	crowd(t, s, 10_000, 100*time.Millisecond)
+	crowd(t, s)
 	becomes(t, s, true)
 	const period = 4050 * time.Microsecond
 	var runs atomic.Int64
 	must(t, s.SetTimer(1<<20, period, 0, func(Firing) { runs.Add(1) }))
+	beat := time.NewTicker(period) // loses what the machine takes
+	defer beat.Stop()
 	best := 0.0
-	const least = 0.75                              // a busy machine takes some
-	for try := 0; try < 10 && best < least; try++ { // and may stand still
-		was, begin := runs.Load(), time.Now()
-		<-time.After(500 * time.Millisecond)
-		best = max(best, float64(runs.Load()-was)/float64(time.Since(begin)/period))
+	const least = 0.75
+	for try := 0; try < 10 && best < least; try++ { // the machine may stand still
+		was, beats := runs.Load(), int64(0)
+		for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); beats++ {
+			<-beat.C
+		}
+		best = max(best, float64(runs.Load()-was)/float64(beats))
 	}
-	t.Logf("%.2f of its firings", best)
+	t.Logf("%.2f of the firings of a ticker", best)
 	if best < least {
-		t.Errorf("%.2f of its firings ran, want nearly all", best)
+		t.Errorf("%.2f of the firings of a ticker, want nearly all", best)
 	}
 }
 
@@ -187,7 +198,7 @@ func TestCoalescedTicksKeepBelowTheShortestPeriod(t *testing.T) {
 func TestLateWakeAfterStop(t *testing.T) {
 	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
 	for try := range 8 {
-		crowd(t, s, 20_000, 100*time.Millisecond)
+		crowd(t, s)
 		becomes(t, s, true)
 		<-time.After(time.Duration(try*8) * time.Millisecond)
 		stopped(t, s)

@@ -91,10 +91,10 @@ func TestGoneSubmittersWithRunningCallbacksDelayNobody(t *testing.T) {
 
 // TestSubmitThatBlocksHoldsUpItsOwnSetOnly: a Submit that breaks its promise.
 func TestSubmitThatBlocksHoldsUpItsOwnSetOnly(t *testing.T) {
-	for _, dense := range []bool{false, true} {
+	for _, together := range []bool{false, true} {
 		s := started(t, Config{}, newWorkers(t, 2))
-		if dense {
-			crowd(t, s, 10_000, 100*time.Millisecond)
+		if together {
+			crowd(t, s)
 			becomes(t, s, true)
 		}
 		open := make(chan struct{})
