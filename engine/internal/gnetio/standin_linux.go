@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,7 @@ type standIn struct {
 	stop    atomic.Bool
 	done    chan struct{}
 	conns   map[int]*conn // by descriptor
-	hearing bool          // the loop's listeners are in epfd
+	hearing []int         // the loop's listeners, while they are in epfd
 }
 
 func (l *loop) StandIn(busy netio.Conn, conns iter.Seq[netio.Conn]) (giveBack func(), ok bool) {
@@ -57,7 +58,8 @@ func (si *standIn) giveBack() {
 	si.wake()
 	<-si.done
 	si.release()
-	_ = si.l.ask() // what was asked for and not done
+	si.l.sweepDue.Store(false) // if the stand-in ended before a sweep it was asked for, the next Guard asks again
+	_ = si.l.ask()             // a turn that was asked for and not done
 }
 
 func (si *standIn) release() {
@@ -113,9 +115,9 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 				si.l.read(c, ev.Events, buf)
 			case si.busy != nil && fd == int(si.busy.fd):
 				si.busy.sink.HungUp(ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0)
-			default:
+			case slices.Contains(si.hearing, fd):
 				si.accept(fd)
-			}
+			} // else its connection was closed by an earlier event of this batch
 		}
 	}
 }
@@ -167,10 +169,13 @@ func (si *standIn) forget(fd int) {
 func (si *standIn) listen() {
 	fds, deaf := si.l.n.listeners(si.l.epfd)
 	hear := !deaf && len(fds) > 0 && si.other() != nil
-	if hear == si.hearing {
+	if hear == (len(si.hearing) > 0) {
 		return
 	}
-	si.hearing = hear
+	si.hearing = nil
+	if hear {
+		si.hearing = fds
+	}
 	for _, fd := range fds {
 		if hear {
 			_ = si.watch(fd, false)
