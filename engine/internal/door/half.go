@@ -91,7 +91,7 @@ func (l *loop) expireHalves() {
 				l.forgetHalf(c)
 				return
 			}
-			l.halves[c] = half{now, h.of} // the clock stands still
+			l.halves[c] = half{now, h.of} // the session's timeouts are suspended: start again
 		})
 	}
 	l.lookAtHalves()
