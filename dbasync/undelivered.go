@@ -70,11 +70,13 @@ func (u *undelivered) add(rs ...*request) {
 func (u *undelivered) list(r *request) {
 	r.listed, r.owner = true, u.db.ownerOf(r.on)
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	if u.stuck[r.owner] > 0 && u.over() {
-		u.bytes.Add(-int64(u.strip(r)))
+		freed := u.strip(r)
+		u.mu.Unlock()
+		u.free(freed) // others may wait since add has counted r
 		return
 	}
+	defer u.mu.Unlock()
 	r.older, r.newer = u.tail, nil
 	if u.tail != nil {
 		u.tail.newer = r

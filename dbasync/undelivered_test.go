@@ -284,3 +284,27 @@ func TestTooLargeAResultIsRunWhole(t *testing.T) {
 		run("batch", res[0])
 	}
 }
+
+// Who finds no room while a result is counted whose rows are then dropped goes on: the room that
+// makes is told.
+func TestRoomOfADroppedResultIsTold(t *testing.T) {
+	db, err := New(Config{URL: "postgres://localhost/none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, owner := &db.rows, &standstill{}
+	u.stuck[owner] = 1
+	u.bytes.Store(u.limit + 1)
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		u.wait(t.Context())
+	}()
+	await(t, "somebody to wait", func() bool { u.mu.Lock(); defer u.mu.Unlock(); return u.room != nil })
+	u.list(&request{db: db, on: owner, rowBytes: 1})
+	select {
+	case <-waited:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody was told that there is room")
+	}
+}

@@ -12,33 +12,33 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// Arrival is a client that has come with the token of a session of another server. Its
-// methods are called, in this order, by the goroutine that Elsewhere.TakeOver runs on: Open,
-// Unmarshal, Begin, Take. When one fails, TakeOver returns.
+// Arrival is a client that has sent the token of a session of another server. Its methods are called
+// on the goroutine that runs Elsewhere.TakeOver, in this order: Open, Unmarshal, Begin, Take. After
+// an error of one of them TakeOver must return.
 type Arrival struct {
 	k    *link
 	h    codec.Hello
 	seq  uint32
 	ctx  context.Context
 	ln   *line
-	pos  uint64 // what was broadcast here before is not for the session
+	pos  uint64 // position in the home loop's log: earlier broadcasts are not for the session
 	took bool
 }
 
-// Context ends when the server stops.
+// Context returns a context that ends when the server stops.
 func (a *Arrival) Context() context.Context { return a.ctx }
 
-// Token is what the client has come with. It is a secret: it must not be logged.
+// Token returns the client's token. It is a secret and must not be logged.
 func (a *Arrival) Token() codec.Token { return a.h.Token }
 
-// Received is how many frames the client has had.
+// Received returns how many frames the client says that it has received.
 func (a *Arrival) Received() uint64 { return a.h.Received }
 
-// Server is what it has come to.
+// Server returns the server that the client has connected to.
 func (a *Arrival) Server() *Server { return a.k.srv }
 
-// arrive asks other servers for the session of a token; while they are asked, what comes is
-// kept. The link's loop goroutine.
+// arrive asks other servers for the session of a token. Meanwhile the client's input is kept. Called
+// on the link's loop goroutine.
 func (k *link) arrive(e Elsewhere, h codec.Hello, seq uint32, rest []byte) {
 	k.state = linkJoining
 	k.keep(rest)
@@ -75,9 +75,10 @@ func (a *Arrival) run(e Elsewhere) {
 	ok = true
 }
 
-// Open makes the session, whose first connection was accepted at a time. It has a place among
-// the server's, but nothing of it runs but Unmarshal, and nothing is written to its client,
-// before Take. An error: there is no place for it.
+// Open makes the session; accepted is when its first connection was accepted. It has a slot, but
+// before Take no callback of it runs except UnmarshalSession, and nothing is written to its client.
+// Errors: ErrLimit, if the server accepts no more sessions; ErrClosed, if the client has gone or the
+// server stops.
 func (a *Arrival) Open(accepted time.Time) (*Session, error) {
 	err := a.onLoop(func() error {
 		if a.k.state != linkJoining {
@@ -97,7 +98,8 @@ func (a *Arrival) Open(accepted time.Time) (*Session, error) {
 	return a.ln.s, nil
 }
 
-// onLoop runs fn on the loop, and waits for it: loops run what they were given until they end.
+// onLoop runs fn on the link's loop and waits for it, or returns ErrClosed when the server stops; fn
+// may then still run later.
 func (a *Arrival) onLoop(fn func() error) error {
 	said := make(chan error, 1)
 	a.k.loop.onLoop(func(*loop) { said <- fn() })
@@ -109,7 +111,9 @@ func (a *Arrival) onLoop(fn func() error) error {
 	}
 }
 
-// Unmarshal has the handler take what it kept of the session where that comes from.
+// Unmarshal calls the handler's UnmarshalSession with the state from the other server, on a worker,
+// and waits for it. It returns its error; ErrNoHandoff; or ErrClosed if the session closes or the
+// server stops meanwhile. The handler owns state.
 func (a *Arrival) Unmarshal(state []byte) error {
 	s := a.ln.s
 	h, ok := s.srv.handler().(Handoff)
@@ -133,7 +137,7 @@ func (a *Arrival) Unmarshal(state []byte) error {
 	return ErrClosed
 }
 
-// run1 has the strand, which has not begun, run fn first.
+// run1 makes fn the first thing that the strand runs.
 func (a *Arrival) run1(fn func()) {
 	s := a.ln.s
 	it := bufpool.Empty(strand.Tell)
@@ -142,16 +146,16 @@ func (a *Arrival) run1(fn func()) {
 	s.wakeStrand()
 }
 
-// Begin says that what is sent and broadcast to the session from now on is to follow what
-// Take brings. It does not block.
+// Begin marks a point in time: what is sent and broadcast to the session after it follows the frames
+// that Take brings; earlier broadcasts are not sent to it. It does not block.
 func (a *Arrival) Begin() { a.pos = a.ln.home.out.Log.End() }
 
-// Take has the session go on here for its client, or, if that has gone meanwhile, wait for it
-// as any session does that can be resumed. An error: it does not, and is lost if it was cut
-// where it comes from.
+// Take makes the session continue here for its client, or wait for the client if it has
+// disconnected meanwhile, as any session that can be resumed. After an error the session does not
+// continue here; if Cut has succeeded on the other server, it is lost.
 func (a *Arrival) Take(c Carried) error {
 	if c.First != a.h.Received || !a.k.srv.onlyFrames(c.Frames) {
-		return errors.New("engine: the frames of a session from elsewhere don't fit")
+		return errors.New("engine: the frames of a session from another server are incomplete, or do not follow what its client has received")
 	}
 	err := a.onLoop(func() error {
 		s := a.ln.s
@@ -165,8 +169,8 @@ func (a *Arrival) Take(c Carried) error {
 	return err
 }
 
-// adopt has a session that came from elsewhere go on. The link's and its home loop's
-// goroutine.
+// adopt makes a session that came from another server continue. Called on the goroutine of the link's
+// loop, which is the session's home.
 func (l *loop) adopt(a *Arrival, c Carried) {
 	ln, s, k := a.ln, a.ln.s, a.k
 	now := l.srv.now()
@@ -202,8 +206,8 @@ func (l *loop) adopt(a *Arrival, c Carried) {
 	k.joined(ln)
 }
 
-// attach has a session go on with this connection, or begins a new one. The link's loop
-// goroutine.
+// attach makes a session continue with this connection, or begins a new one if that is not possible.
+// Called on the link's loop goroutine.
 func (k *link) attach(ln *line, h codec.Hello, seq uint32) {
 	ln.home.with(ln.s, k.loop, func() {
 		if !ln.attach(k, h, seq) {
@@ -214,8 +218,9 @@ func (k *link) attach(ln *line, h codec.Hello, seq uint32) {
 	})
 }
 
-// missed gives the client a new session, unless the one that it wants has come meanwhile, for
-// another of its connections. The link's loop goroutine.
+// missed is called when TakeOver has failed. The client gets a new session, unless the requested one
+// has come to this server meanwhile, through another of its connections. Called on the link's loop
+// goroutine.
 func (a *Arrival) missed() {
 	if ln := a.ln; ln != nil {
 		ln.mu.Lock()

@@ -14,39 +14,41 @@ import (
 	"millrace/engine/internal/strand"
 )
 
-// Departure is a session on its way to another server. It stands still, and takes what is
-// sent to it, until either Cut says that it goes or Cancel that it stays.
+// Departure is a session that another server is taking over. Its callbacks are suspended, while
+// frames sent to it are still accepted, until Cut gives it away or Cancel makes it stay.
 type Departure struct {
 	Carried
 	Session *Session
 
 	ln    *line
-	state atomic.Uint32 // a departing…; who changes it from departingOpen decides
-	most  int
-	upTo  uint64     // the number behind the last of Frames; home loop only, then constant
-	said  chan error // what the strand says of MarshalSession
+	state atomic.Uint32 // a departing constant; the first change from departingOpen decides
+	most  int           // limit of Frames and State, in bytes
+	upTo  uint64        // the number after the last of Frames; home loop only, then constant
+	said  chan error    // the result of MarshalSession; capacity 1
 
 	once sync.Once
-	wake bool          // the loop is to be told of the cut
-	done chan struct{} // closed when rest and whole are set
-	rest []byte
-	ok   bool // rest is all
+	wake bool          // afterClose must mark the session to be flushed
+	done chan struct{} // closed when rest and ok are set
+	rest []byte        // the result of Rest
+	ok   bool          // rest is complete
 }
 
 const (
-	departingOpen = iota
-	departingCut
-	departingBack
+	departingOpen = iota // not decided
+	departingCut         // it moves, or Cut is finding out whether it can
+	departingBack        // it stays
 )
 
-// errAgain: something of the session was under way after all.
+// errAgain: something of the session is in progress: try again.
 var errAgain = errors.New("engine: not settled")
 
-// Depart has the session that the token of that sum finds stand still, for another server to
-// take it over, whose client has had received frames. It waits until nothing of the session is
-// under way: requests read are answered, also those whose answers come later (Session.Hold).
-// Its connection, if there is one, ends. An error leaves the session here: the five above,
-// MarshalSession's, or ErrClosed. most bounds what it takes along, in bytes.
+// Depart suspends the session whose token has that sum, so that another server can take it over;
+// received is how many frames the client there has received. It first ends the session's
+// connection, if there is one, and waits until nothing of the session is in progress: all requests
+// read are answered, also those whose answers come later (Session.Hold). most limits Frames and
+// State together, in bytes. After an error the session stays here: ErrUnknownToken, ErrBeingTaken,
+// ErrUnsettled, ErrCarriedTooLarge, ErrNoHandoff, an error of MarshalSession, or ErrClosed. It
+// blocks until ctx ends at most, and must not be called on a loop or by a callback of the session.
 func (srv *Server) Depart(ctx context.Context, sum TokenSum, received uint64, most int) (*Departure, error) {
 	token, ln, ok := srv.tokens.FindSum(sum)
 	if !ok {
@@ -78,7 +80,8 @@ func (srv *Server) Depart(ctx context.Context, sum TokenSum, received uint64, mo
 	return nil, err
 }
 
-// onHome runs fn on the session's loop, and waits for it.
+// onHome runs fn on the session's loop and waits for it. After ErrUnsettled, when ctx ends first, or
+// ErrClosed, fn may still run later.
 func (d *Departure) onHome(ctx context.Context, fn func() error) error {
 	said := make(chan error, 1)
 	d.ln.home.with(d.ln.s, nil, func() { said <- fn() })
@@ -92,8 +95,8 @@ func (d *Departure) onHome(ctx context.Context, fn func() error) error {
 	}
 }
 
-// depart begins to give a session away: as attach, but that the next connection is another
-// server's. Home loop's goroutine.
+// depart detaches the session from its connection, as line.attach does, but for a connection on
+// another server. Home loop's goroutine.
 func (l *loop) depart(d *Departure, token codec.Token, received uint64) error {
 	ln, s := d.ln, d.ln.s
 	now, ok := l.srv.tokens.Find(token)
@@ -137,8 +140,8 @@ func (l *loop) depart(d *Departure, token codec.Token, received uint64) error {
 	return nil
 }
 
-// hold has the strand stand still behind MarshalSession once nothing of the session is under
-// way, and takes in what it takes along. errAgain: something is.
+// hold runs MarshalSession if nothing of the session is in progress, after which the strand runs
+// nothing more, and fills in Carried. errAgain: something is in progress.
 func (d *Departure) hold(ctx context.Context) error {
 	s := d.ln.s
 	if !s.in.Quiet() || s.held.Load() > 0 {
@@ -169,7 +172,7 @@ func (d *Departure) hold(ctx context.Context) error {
 	return err
 }
 
-// marshal runs in the session's order.
+// marshal calls MarshalSession. It runs on the session's strand.
 func (d *Departure) marshal() {
 	s := d.ln.s
 	h, ok := s.srv.handler().(Handoff)
@@ -181,7 +184,7 @@ func (d *Departure) marshal() {
 		d.said <- errAgain
 		return
 	}
-	err := ErrUnknownToken // it panics
+	err := ErrUnknownToken // remains if MarshalSession panics, as that closes the session
 	s.guard("MarshalSession", func() { d.State, err = h.MarshalSession(s) })
 	if err == nil {
 		s.flags.set(flagStill)
@@ -192,13 +195,13 @@ func (d *Departure) marshal() {
 	d.said <- err
 }
 
-// release has the strand go on.
+// release makes the strand continue.
 func (d *Departure) release() {
 	d.ln.s.flags.clear(flagStill)
 	d.ln.s.wakeStrand()
 }
 
-// snapshot takes in what a session that stands still takes along. Home loop's goroutine.
+// snapshot fills in Carried for a suspended session. Home loop's goroutine.
 func (l *loop) snapshot(d *Departure) error {
 	ln, s := d.ln, d.ln.s
 	if d.state.Load() != departingOpen || s.closed() || s.rd.life != lifeOpen {
@@ -216,7 +219,7 @@ func (l *loop) snapshot(d *Departure) error {
 	case s.held.Load() > 0 || s.out.Size() > 0 || r.Open() > 0:
 		return errAgain
 	case r.First() != d.First:
-		return ErrCarriedTooLarge // some of what the peer lacks is not kept any more
+		return ErrCarriedTooLarge // some frames that the peer lacks are no longer kept
 	case r.Bytes()+len(d.State) > d.most:
 		return fmt.Errorf("%w: %d bytes of frames, %d of state", ErrCarriedTooLarge, r.Bytes(), len(d.State))
 	}
@@ -226,7 +229,7 @@ func (l *loop) snapshot(d *Departure) error {
 	return nil
 }
 
-// Groups are the names of those that the session is a member of.
+// Groups returns the names of the groups that the session is a member of now. Any goroutine.
 func (d *Departure) Groups() (names []string) {
 	gs := &d.ln.srv.groups
 	gs.mu.Lock()
@@ -237,10 +240,10 @@ func (d *Departure) Groups() (names []string) {
 	return names
 }
 
-// Cut ends the session here: from then on what is sent to it is refused, and it is not
-// written to any more. False: it has been taken back, or has ended, or is taken back now, as a
-// function was submitted to it or an answer is owed since Depart: what those change would be
-// lost. It does not block.
+// Cut gives the session away: from then on frames sent to it are refused. False: the session stays,
+// because Cancel was called, or it has closed, or because since Depart a function was submitted to
+// it or a Hold was taken, whose effects would be lost. After true the caller must call Rest. It does
+// not block. Any goroutine.
 func (d *Departure) Cut() bool {
 	s := d.ln.s
 	if !d.state.CompareAndSwap(departingOpen, departingCut) {
@@ -260,9 +263,10 @@ func (d *Departure) Cut() bool {
 	return true
 }
 
-// Rest is what was sent to the session between Depart and Cut: whole frames, to follow Frames.
-// It is called behind a Cut that was true, and may be called again. An error: it can't be had,
-// and the session is lost.
+// Rest returns the frames that were sent to the session between Depart and Cut, which follow Frames;
+// the caller owns them. It must be called after Cut has returned true, as it also ends the session
+// here, and may be called again. ErrClosed: they are incomplete, and the session is lost; an error of
+// ctx: try again.
 func (d *Departure) Rest(ctx context.Context) ([]byte, error) {
 	d.once.Do(func() { d.ln.s.afterClose(d.wake) })
 	select {
@@ -278,7 +282,8 @@ func (d *Departure) Rest(ctx context.Context) ([]byte, error) {
 	return d.rest, nil
 }
 
-// end is called when the session's line closes. Home loop's goroutine; the line's mu is held.
+// end is called when the session's line closes, and sets the result of Rest. Home loop's goroutine;
+// the line's mu is held.
 func (d *Departure) end(ln *line) {
 	select {
 	case <-d.done:
@@ -292,7 +297,8 @@ func (d *Departure) end(ln *line) {
 	close(d.done)
 }
 
-// Cancel has the session stay, unless Cut has been true. It may be called at any time.
+// Cancel makes the session stay, unless Cut has returned true; then it does nothing. It does not
+// block, and may be called several times, from any goroutine.
 func (d *Departure) Cancel() {
 	if d.state.Load() != departingCut {
 		d.ln.home.with(d.ln.s, nil, func() { d.ln.home.takeBack(d) })
@@ -300,13 +306,13 @@ func (d *Departure) Cancel() {
 	}
 }
 
-// takeBack has a session go on here that was to depart; false: it has gone. Home loop's
+// takeBack makes a session that was to depart continue here; false if it has been cut. Home loop's
 // goroutine.
 func (l *loop) takeBack(d *Departure) bool {
 	if d.state.Load() == departingCut || !d.state.CompareAndSwap(departingOpen, departingBack) && d.state.Load() == departingCut {
 		return false
 	}
-	if d.ln.depart == d { // else it does not stand still, or does for another
+	if d.ln.depart == d { // else it is not suspended, or for another Departure
 		d.ln.depart = nil
 		d.release()
 	}

@@ -8,69 +8,70 @@ import (
 	"millrace/engine/internal/replay"
 )
 
-// Handoff is a Handler whose sessions may be taken over by other servers: it makes bytes of
-// what it keeps of a session, and the same of such bytes. Both run in the session's order. A
-// Handler without it keeps its sessions where they are.
+// Handoff is a Handler whose sessions can be taken over by other servers: it encodes and decodes
+// the state that it keeps for a session. Both methods run in the session's order, on a worker. The
+// sessions of a Handler without Handoff stay on their server.
 type Handoff interface {
-	// MarshalSession returns what the handler keeps of s. Behind it nothing of the session runs
-	// until the session has gone, OnSocketClose with ReasonMoved, or goes on here after all; so
-	// it must not change what it reads. An error keeps the session here.
+	// MarshalSession returns the handler's state of s, which the engine then owns. After it no
+	// callback of the session runs until the session has moved, OnSocketClose with ReasonMoved, or
+	// continues here because the move failed; so it must not change the state. An error keeps the
+	// session here.
 	MarshalSession(s *Session) (state []byte, err error)
-	// UnmarshalSession is called, in the place of OnSocketAccept, for a session that comes from
-	// another server. Requests, and functions given to Submit, run behind it. What it sends
-	// comes behind what the other server has sent. With an error the session does not come, and
-	// there is an OnSocketClose. state is the callee's.
+	// UnmarshalSession is called instead of OnSocketAccept for a session that comes from another
+	// server. Requests, and functions given to Submit, run after it. What it sends follows what
+	// the other server has sent. After an error the session does not come, and OnSocketClose is
+	// called. The callee may keep state.
 	UnmarshalSession(s *Session, state []byte) error
 }
 
-// Elsewhere are the other servers whose clients may come to this one with a session that
-// they began there. Its methods are called from any goroutine.
+// Elsewhere gives access to the other servers, whose clients may come to this one with the token of
+// a session that began there. Its methods are called from any goroutine.
 type Elsewhere interface {
-	// Mark is what the tokens of this server's sessions begin with, so that others know whom
-	// to ask. It does not change.
+	// Mark returns the first bytes of the tokens of this server's sessions, by which other servers
+	// find this one. It never changes.
 	Mark() [MarkLen]byte
-	// Lives tells whether a server that may have the token's session lives. It must not block:
-	// it is called on a loop.
+	// Lives reports whether a server that may have the token's session is alive. It is called on a
+	// loop and must not block.
 	Lives(token codec.Token) bool
-	// Others tells whether there is another server that could take sessions over. It must not
+	// Others reports whether there is another server that can take sessions over. It must not
 	// block.
 	Others() bool
-	// TakeOver gets a session from where it is: see Arrival. It is called on a goroutine of its
-	// own, one for each client that asks, and ends with the Arrival's context at the latest.
-	// Unless Arrival.Take has succeeded when it returns, the client gets a new session.
+	// TakeOver gets a session from the server that has it: see Arrival. It is called on a
+	// goroutine of its own, one for each such client, and must return when the Arrival's context
+	// ends. Unless Arrival.Take has succeeded when it returns, the client gets a new session.
 	TakeOver(a *Arrival)
 }
 
-// MarkLen is how many bytes of a token are its server's mark. The others are random.
+// MarkLen is how many bytes of a token are its server's mark, 4 of 16. The others are random.
 const MarkLen = 4
 
-// Carried is what a session takes along from one server to another, besides what Handoff
-// keeps of it.
+// Carried is what moves with a session from one server to another.
 type Carried struct {
-	Received uint64    // the peer's frames that were handled here
-	First    uint64    // the number of the first of Frames among all for the peer
-	Most     uint64    // the number behind the last frame that the peer may have
-	Frames   []byte    // whole frames that the peer has not got, one behind another
-	Accepted time.Time // when its first connection was accepted
-	State    []byte    // MarshalSession's
+	Received uint64    // how many of the peer's frames have been handled, ever
+	First    uint64    // the number, from 0, of the first of Frames among all frames sent to the peer
+	Most     uint64    // the number after the last frame that the peer may have received
+	Frames   []byte    // consecutive whole frames that the peer has not received
+	Accepted time.Time // when the session's first connection was accepted
+	State    []byte    // MarshalSession's result
 }
 
 // Why a session is not given to another server.
 var (
-	// ErrUnknownToken: no session is found by that token, or not any more.
+	// ErrUnknownToken: no session has that token, or it has closed or moved.
 	ErrUnknownToken = errors.New("engine: unknown token")
 	// ErrBeingTaken: another server is taking the session.
 	ErrBeingTaken = errors.New("engine: another server is taking the session")
-	// ErrUnsettled: requests of the session are still under way when time is up.
-	ErrUnsettled = errors.New("engine: requests of the session are under way")
-	// ErrCarriedTooLarge: what the session would take along is more than may be.
-	ErrCarriedTooLarge = errors.New("engine: the session would take along too much")
-	// ErrNoHandoff: the handler keeps its sessions.
-	ErrNoHandoff = errors.New("engine: the handler has no Handoff")
+	// ErrUnsettled: requests of the session were still in progress when the context ended.
+	ErrUnsettled = errors.New("engine: requests of the session are in progress")
+	// ErrCarriedTooLarge: the session's unsent frames and state are larger than the limit, or frames
+	// that the peer lacks are no longer kept.
+	ErrCarriedTooLarge = errors.New("engine: the frames and state of the session are too large to move")
+	// ErrNoHandoff: the Handler does not implement Handoff.
+	ErrNoHandoff = errors.New("engine: the handler does not implement Handoff, so its sessions stay")
 )
 
-// SetElsewhere names the other servers that sessions may come from and go to. It is called
-// before Start; nil, or without Config.Resume, sessions stay here.
+// SetElsewhere sets the other servers that sessions may come from and go to. It must be called
+// before Start. With nil, or without Config.Resume, sessions stay here.
 func (srv *Server) SetElsewhere(e Elsewhere) {
 	if e == nil {
 		srv.carrier.Store(nil)
@@ -79,7 +80,7 @@ func (srv *Server) SetElsewhere(e Elsewhere) {
 	srv.carrier.Store(&e)
 }
 
-// elsewhere is what SetElsewhere was given.
+// elsewhere returns what SetElsewhere was given; nil without Config.Resume.
 func (srv *Server) elsewhere() Elsewhere {
 	if e := srv.carrier.Load(); e != nil && srv.resumes() {
 		return *e
@@ -87,7 +88,7 @@ func (srv *Server) elsewhere() Elsewhere {
 	return nil
 }
 
-// evacuates tells whether sessions of a draining server are kept for others to take over.
+// evacuates reports whether a draining server keeps its sessions for others to take over.
 func (srv *Server) evacuates() bool {
 	e := srv.elsewhere()
 	if e == nil || srv.cfg.Handover <= 0 {
@@ -97,7 +98,7 @@ func (srv *Server) evacuates() bool {
 	return ok && e.Others()
 }
 
-// newToken is a token that finds a session of this server, also for others.
+// newToken returns a new token for a session of this server, with its mark.
 func (srv *Server) newToken() codec.Token {
 	t := replay.NewToken()
 	if e := srv.elsewhere(); e != nil {
@@ -107,13 +108,14 @@ func (srv *Server) newToken() codec.Token {
 	return t
 }
 
-// TokenSum is what a session can be asked for by, without its token being told.
+// TokenSum is the SHA-256 of a token. With it another server can ask for a session without revealing
+// the token.
 type TokenSum [32]byte
 
-// SumOf returns a token's.
+// SumOf returns the sum of a token.
 func SumOf(t codec.Token) TokenSum { return replay.Sum(t) }
 
-// onlyFrames tells whether b is whole frames, one behind another.
+// onlyFrames reports whether b consists of whole frames.
 func (srv *Server) onlyFrames(b []byte) bool {
 	for len(b) > 0 {
 		size, missing := srv.frameSize(b)

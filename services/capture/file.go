@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// file is the file that is written now.
+// file is the file that is being written.
 type file struct {
 	cfg    Config
 	f      *os.File
@@ -21,8 +21,10 @@ type file struct {
 // createFile begins the first file.
 func createFile(cfg Config) (*file, error) {
 	x := &file{cfg: cfg}
-	if err := mayReplace(cfg.Path); err != nil {
-		return nil, err
+	for _, path := range []string{cfg.Path, cfg.Path + ".1"} { // the second is replaced by the first
+		if err := mayReplace(path); err != nil {
+			return nil, err
+		}
 	}
 	if err := x.begin(); err != nil {
 		return nil, err
@@ -30,7 +32,7 @@ func createFile(cfg Config) (*file, error) {
 	return x, nil
 }
 
-// mayReplace tells whether the path has nothing, or a recording.
+// mayReplace returns nil if there is no file at the path, or an empty one, or a recording.
 func mayReplace(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -39,7 +41,7 @@ func mayReplace(path string) error {
 	case err != nil:
 		return fmt.Errorf("capture: %w", err)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("capture: %s is there and no plain file: give another name", path)
+		return fmt.Errorf("capture: %s exists and is no regular file: give another name", path)
 	case info.Size() == 0:
 		return nil
 	}
@@ -51,12 +53,12 @@ func mayReplace(path string) error {
 	var head [1 << 10]byte
 	n, _ := io.ReadFull(f, head[:])
 	if !bytes.HasPrefix(head[:n], []byte{0x0A, 0x0D, 0x0D, 0x0A}) || !bytes.Contains(head[:n], []byte(application)) {
-		return fmt.Errorf("capture: %s is there and no recording: give another name", path)
+		return fmt.Errorf("capture: %s exists and is no recording: move it away, or give another name", path)
 	}
 	return nil
 }
 
-// begin moves the file that is there out of the way, and begins another.
+// begin renames an existing file to Path.1, and creates a new one.
 func (x *file) begin() error {
 	if err := os.Rename(x.cfg.Path, x.cfg.Path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("capture: %w", err)

@@ -64,6 +64,24 @@ func TestFilesAreBoundedAndPrivate(t *testing.T) {
 			t.Errorf("%s was moved", name)
 		}
 	}
+	other := filepath.Join(dir, "new")
+	if err := os.WriteFile(other+".1", []byte("dear diary"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, there := range []string{"", path} { // with nothing in front of it, and with a recording
+		if there != "" {
+			if err := os.Rename(there, other); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if w, err := Create(Config{Path: other}); err == nil {
+			w.Close()
+			t.Errorf("%s.1 was replaced, and is no recording", other)
+		}
+		if b, _ := os.ReadFile(other + ".1"); string(b) != "dear diary" {
+			t.Errorf("%s.1 is %d bytes", other, len(b))
+		}
+	}
 	for _, bad := range []Config{{}, {Path: path, Limit: 1}, {Path: path, Queue: 1}, {Path: path, Framing: "nonsense"}} {
 		if _, err := Create(bad); err == nil {
 			t.Errorf("%+v was taken", bad)
@@ -100,7 +118,7 @@ func TestSessionsWithoutABeginningAreNotCompared(t *testing.T) {
 // When the queue is full records are left out, counted, and seen as gaps; nobody waits.
 func TestAFullQueueLeavesOut(t *testing.T) {
 	srv := serve(t, engine.Config{}, &handler{})
-	for range 2 {
+	for range 3 {
 		dial(t, srv, 0).ask(1, 1, "")
 	}
 	var got []*engine.Session
@@ -112,7 +130,7 @@ func TestAFullQueueLeavesOut(t *testing.T) {
 	}
 	w := &Writer{cfg: cfg, wake: make(chan struct{}, 1), next: &batch{}, file: f, streams: map[engine.ID]*stream{}}
 	body := codec.Packet{Main: 1, Sub: 1, Body: make([]byte, 992)}.Append(nil)
-	a, b := got[0], got[1]
+	a, b, other := got[0], got[1], got[2]
 	now := time.Now()
 	w.Opened(a, now)
 	w.Opened(b, now)
@@ -125,6 +143,16 @@ func TestAFullQueueLeavesOut(t *testing.T) {
 	}
 	w.Read(b, now, body[:8]) // nor what would fit
 	w.Closed(b, now, engine.ReasonPeerClosed)
+	lost := len(w.next.lost)
+	for range 100 { // a whole session that is left out is not remembered
+		w.Opened(other, now)
+		w.Read(other, now, body)
+		w.Closed(other, now, engine.ReasonPeerClosed)
+	}
+	if n := len(w.next.lost); n != lost {
+		t.Errorf("the losses of %d sessions are remembered, want %d", n, lost)
+	}
+	w.dropped.Add(^uint64(300 - 1))
 	if n := len(w.next.data) + len(w.next.entries)*entryCost; n > cfg.Queue || w.dropped.Load() != uint64(200-kept+2) {
 		t.Errorf("%d bytes wait, %d records are left out of %d", n, w.dropped.Load(), 202-kept)
 	}

@@ -16,7 +16,7 @@ import (
 
 // Config sets up a Writer. Zero means the default that the field's comment names.
 type Config struct {
-	Path  string // the file; the one before it is kept as Path.1. Required
+	Path  string // the file; the previous one is kept as Path.1. Required
 	Limit int64  // bytes of both files together; 256 MiB, at least 256 KiB
 	Queue int    // bytes that may wait to be written; 8 MiB, at least 64 KiB
 
@@ -25,7 +25,7 @@ type Config struct {
 	Layout   codec.Layout
 	MaxFrame int // the codec's default
 
-	Logger *slog.Logger // hears of a file that can't be written any more; slog.Default()
+	Logger *slog.Logger // for the error when the file can't be written any more; slog.Default()
 
 	run string // names the Writer in its files
 }
@@ -60,16 +60,16 @@ func (c Config) validate() error {
 
 func (c Config) form() form { return form{1, c.Framing, c.Layout, c.MaxFrame, c.run} }
 
-// Stats counts what a Writer was shown. Counters only grow.
+// Stats counts what a Writer has recorded and left out. Counters only grow.
 type Stats struct {
-	Records uint64 // written: a session's begin or end, or what it read or wrote together
-	Bytes   uint64 // of frames, written
-	Dropped uint64 // records left out, as the queue was full or the file can't be written
-	Files   uint64 // begun
+	Records uint64 // written: a session's beginning or end, or what was read or written at once
+	Bytes   uint64 // bytes of frames written
+	Dropped uint64 // records left out, because the queue was full or the file can't be written
+	Files   uint64 // files created
 	Err     error  // why nothing is written any more
 }
 
-// Writer writes what it is shown to a file. It is an engine.Tap.
+// Writer records sessions in a file. It is an engine.Tap: any goroutine may call its methods.
 type Writer struct {
 	cfg  Config
 	wake chan struct{}
@@ -96,12 +96,14 @@ var _ engine.Tap = (*Writer)(nil)
 type batch struct {
 	entries []entry
 	data    []byte
-	lost    map[engine.ID]*loss // behind the entries
+	lost    map[engine.ID]*loss // what was left out after the last of entries
 }
 
-// loss is what was left out of one session.
+// loss is what was left out of one session. There is one for each open session, and each that
+// has closed and whose beginning is in the file, at most.
 type loss struct {
-	bytes  [2]uint32
+	bytes  [2]uint32 // fromPeer and fromServer
+	opened bool      // its beginning was left out
 	closed bool
 }
 
@@ -127,8 +129,8 @@ const (
 // entryCost is what an entry takes in the queue beside its bytes.
 const entryCost = 80
 
-// Create begins the file, readable by its owner only, and the goroutine that writes it. A
-// recording that is there already becomes Path.1; any other file is an error.
+// Create creates the file, readable by its owner only, and starts the goroutine that writes it.
+// An existing recording becomes Path.1. A file at Path or Path.1 that is no recording is an error.
 func Create(cfg Config) (*Writer, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -148,7 +150,8 @@ func Create(cfg Config) (*Writer, error) {
 	return w, nil
 }
 
-// Opened, Read, Wrote and Closed are engine.Tap's.
+// Opened, Read, Wrote and Closed implement engine.Tap. They never block, and copy the bytes they
+// keep.
 func (w *Writer) Opened(s *engine.Session, at time.Time) {
 	w.put(entry{s: s, at: at, what: opened}, nil)
 }
@@ -171,8 +174,8 @@ func (w *Writer) Closed(s *engine.Session, at time.Time, why engine.Reason) {
 	w.put(entry{s: s, at: at, what: closed, why: why}, nil)
 }
 
-// put queues a record, or leaves it out. Once one was left out all are until what waits has
-// been taken, so that what is missing is behind all of that.
+// put queues a record, or leaves it out. After one was left out, all are until the writer has taken
+// the queue, so everything that is missing comes after everything queued.
 func (w *Writer) put(e entry, b []byte) {
 	e.size = len(b)
 	w.mu.Lock()
@@ -198,7 +201,7 @@ func (w *Writer) put(e entry, b []byte) {
 	}
 }
 
-// leaveOut notes a record that is not kept.
+// leaveOut notes a record that is left out.
 func (b *batch) leaveOut(e entry) {
 	if b.lost == nil {
 		b.lost = map[engine.ID]*loss{}
@@ -209,10 +212,14 @@ func (b *batch) leaveOut(e entry) {
 		b.lost[e.s.ID()] = x
 	}
 	switch e.what {
+	case opened:
+		x.opened = true
 	case fromPeer, fromServer:
 		x.bytes[e.what] += uint32(e.size)
 	case closed:
-		x.closed = true
+		if x.closed = true; x.opened { // nothing of it is in the file
+			delete(b.lost, e.s.ID())
+		}
 	}
 }
 
@@ -224,8 +231,8 @@ func (w *Writer) Stats() Stats {
 	return Stats{Records: w.records.Load(), Bytes: w.bytes.Load(), Dropped: w.dropped.Load(), Files: w.files.Load(), Err: err}
 }
 
-// Close writes what waits and ends the file. It may be called twice. What is shown afterwards
-// is left out.
+// Close writes what is queued and ends the file. It returns the error that ended the recording, if
+// any. It may be called twice. Records that come afterwards are left out.
 func (w *Writer) Close() error {
 	w.end.Do(func() { close(w.quit) })
 	<-w.done
@@ -266,7 +273,7 @@ func (w *Writer) run() {
 	}
 }
 
-// fail ends all writing.
+// fail ends the recording.
 func (w *Writer) fail(err error) {
 	w.mu.Lock()
 	first := w.err == nil || errors.Is(w.err, errClosed)
@@ -275,12 +282,12 @@ func (w *Writer) fail(err error) {
 	}
 	w.mu.Unlock()
 	if first {
-		w.cfg.Logger.Error("nothing is recorded any more", "file", w.cfg.Path, "err", err)
+		w.cfg.Logger.Error("capture: recording has ended, as the file can't be written: free disk space or give another file, and restart", "file", w.cfg.Path, "err", err)
 	}
 }
 
-// chunk is about how many bytes are given to the file at once. A file is longer than half of
-// Limit by less than a chunk and a packet.
+// chunk is about how many bytes are written to the file at once. A file exceeds half of Limit by
+// less than a chunk and a packet.
 const chunk = 64 << 10
 
 // write writes a batch.
@@ -306,14 +313,14 @@ func (w *Writer) write(b *batch) {
 	w.flush()
 }
 
-// flushFull is flush when there is enough for it.
+// flushFull flushes if a chunk or more is encoded.
 func (w *Writer) flushFull() {
 	if len(w.buf) >= chunk {
 		w.flush()
 	}
 }
 
-// flush gives the file what is encoded, or begins the next one with it.
+// flush writes the encoded packets to the file, or to a new one if they don't fit.
 func (w *Writer) flush() {
 	b := w.buf
 	w.buf = w.buf[:0]

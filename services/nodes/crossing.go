@@ -13,23 +13,26 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// crossing is where the messages of a group, or broadcasts, meet sessions that come from
-// other nodes and go to them. A message is given to the sessions here, and counted as given,
-// with mu read-locked; a session comes or goes with mu locked. So of each message it is known
-// on which side of that it is, by its number in its sender's stream.
+// crossing orders the messages of a group, or the broadcasts, with the moves of sessions. A message
+// is given to the sessions of this node, and its number is noted, with mu read-locked; a session
+// joins or leaves the node with mu locked. So for each message it is known whether it was given
+// before or after that, by its number in its sender's stream.
 //
-// A node that takes a session keeps what comes from then on, and tells how far it is. The
-// node that has it lets it go when it is as far, so nothing is between the two; and tells how
-// far that is. When the first node has come there, the session gets what it has not had of what
-// was kept, and what comes behind that. Who has mu locked waits
-// for nothing, least of all for a loop.
+// The node that takes a session first keeps all further messages for it, and says which numbers it
+// has received before. The node that has the session gives it away when it has received those too,
+// so that no message is missed between the two, and says which numbers it has given to the session.
+// When the first node has received those, the session gets the kept messages with higher numbers,
+// and then all that follow. Whoever has mu locked must not block, and must not wait for a loop.
 type crossing struct {
-	mu     sync.RWMutex
-	at     map[uint64]uint64 // by process: the last that was given here; written by the goroutine that delivers alone
-	coming []*coming         // guarded by mu
+	mu sync.RWMutex
+	// at is the number of the last message given here, by process. Only the delivering goroutine
+	// writes it, with mu read-locked; others read it with mu locked.
+	at     map[uint64]uint64
+	coming []*coming // guarded by mu
 }
 
-// cross hands a frame of another node to the engine, as patiently does.
+// cross gives a frame of another node to the engine, as patiently does, and notes its number. Called by
+// the delivering goroutine.
 func (n *Node) cross(c *crossing, e envelope.Envelope, send func() error) {
 	given := false
 	n.patiently(func() error {
@@ -49,7 +52,8 @@ func (n *Node) cross(c *crossing, e envelope.Envelope, send func() error) {
 	}
 }
 
-// given notes that a message of another node has been given to the sessions here. mu is held.
+// given notes that a message of another node has been given to the sessions here, and keeps it for
+// those that are coming. mu is read-locked.
 func (c *crossing) given(n *Node, e envelope.Envelope) {
 	if c.at == nil {
 		c.at = map[uint64]uint64{}
@@ -62,7 +66,7 @@ func (c *crossing) given(n *Node, e envelope.Envelope) {
 	c.pass(e)
 }
 
-// pass keeps a message for the sessions that are coming. mu is held, to read at least.
+// pass keeps a message for the sessions that are coming. mu is locked or read-locked.
 func (c *crossing) pass(e envelope.Envelope) {
 	if len(c.coming) > 0 {
 		e.Body = bytes.Clone(e.Body) // one copy for all of them
@@ -72,8 +76,8 @@ func (c *crossing) pass(e envelope.Envelope) {
 	}
 }
 
-// past notes that no message of a process up to a number comes any more. The goroutine that
-// delivers calls it.
+// past notes that all messages of a process up to a number have been received or are lost. Called by
+// the delivering goroutine.
 func (c *crossing) past(from, number uint64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -83,8 +87,8 @@ func (c *crossing) past(from, number uint64) {
 	c.at[from] = max(c.at[from], number)
 }
 
-// reached tells whether all that comes from living processes has come, up to want. mu is
-// locked.
+// reached reports whether the messages of all living processes have been given here up to the numbers
+// in want. mu is locked.
 func (c *crossing) reached(n *Node, want map[uint64]uint64) bool {
 	for process, number := range want {
 		if c.at[process] >= number || process == n.process {
@@ -97,14 +101,15 @@ func (c *crossing) reached(n *Node, want map[uint64]uint64) bool {
 	return true
 }
 
-// meetTime is how long what is on its way from other nodes is waited for: what has not come
-// then is lost, and told as a gap where that is seen.
+// meetTime is how long meet waits for messages of other nodes. Those that have not arrived by then
+// count as lost; the node that notices the gap in a stream reports it.
 const meetTime = time.Second
 
-// crossings are those that concern one session.
+// crossings are the crossings that concern one session: of its groups, and of broadcasts. They are
+// locked in the order of the groups' names, broadcasts last.
 type crossings struct {
 	n      *Node
-	groups []*group // by name
+	groups []*group // sorted by name
 }
 
 func (cs crossings) lock() {
@@ -121,7 +126,8 @@ func (cs crossings) unlock() {
 	}
 }
 
-// seen is how far they are. They are locked.
+// seen returns the numbers up to which the messages of each stream have been given here. All are
+// locked.
 func (cs crossings) seen() []carry.Stream {
 	n := cs.n
 	list := []carry.Stream{{At: n.casts.seen(n.process, n.all.at())}}
@@ -131,7 +137,8 @@ func (cs crossings) seen() []carry.Stream {
 	return list
 }
 
-// meet locks them when they are as far as another node was, or when that has taken too long.
+// meet locks the crossings when the messages up to the numbers in at have been given here, or after
+// meetTime, or when ctx ends.
 func (cs crossings) meet(ctx context.Context, at []carry.Stream) {
 	want := map[string]map[uint64]uint64{}
 	for _, x := range at {
@@ -154,7 +161,8 @@ func (cs crossings) meet(ctx context.Context, at []carry.Stream) {
 	}
 }
 
-// seen is what the sessions here have had, of this node's own messages up to own. mu is locked.
+// seen returns the numbers up to which messages have been given to the sessions here, by process; own
+// is that of this node's own messages. mu is locked.
 func (c *crossing) seen(self, own uint64) map[uint64]uint64 {
 	at := maps.Clone(c.at)
 	if at == nil {
@@ -164,21 +172,21 @@ func (c *crossing) seen(self, own uint64) map[uint64]uint64 {
 	return at
 }
 
-// coming is what is sent to the groups of a session, and to all, while it is on its way here.
+// coming keeps what is sent to the groups of a session, and to all sessions, while it is moving here.
 type coming struct {
-	most int   // what one outbox takes, as the session's is where it all goes
-	in   *load // where it counts
+	most int   // limit in bytes: all of it must fit into the session's outbox
+	in   *load // counts the bytes
 
 	mu    sync.Mutex
 	kept  []envelope.Envelope // guarded by mu
 	bytes int                 // guarded by mu
-	over  bool                // guarded by mu; it was too much
+	over  bool                // guarded by mu; most was exceeded, or release was called: nothing is kept
 }
 
-// keptCost is about what a kept message costs beside its body, in bytes.
+// keptCost is the approximate memory of a kept message besides its body, in bytes.
 const keptCost = 128
 
-// keep keeps a message, whose body does not change.
+// keep keeps a message, whose body must not change any more.
 func (x *coming) keep(e envelope.Envelope) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -196,21 +204,22 @@ func (x *coming) keep(e envelope.Envelope) {
 	x.kept = append(x.kept, e)
 }
 
-// hasRoom tells whether as much may come as has come so far: behind the cut there is no way back.
+// hasRoom reports whether at most half of the limit is used, so that as much may still come: after the
+// commit the move can't be undone.
 func (x *coming) hasRoom() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return !x.over && x.bytes <= x.most/2
 }
 
-// take returns what was kept; false: it was too much.
+// take returns what was kept; false if it was too much.
 func (x *coming) take() ([]envelope.Envelope, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.kept, !x.over
 }
 
-// release says that nothing is kept any more.
+// release drops what was kept; nothing more is kept.
 func (x *coming) release() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

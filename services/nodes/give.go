@@ -15,26 +15,26 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// offer is a session that stands still for another node.
+// offer is a suspended session that another node is taking over.
 type offer struct {
 	id  uint64
 	sum engine.TokenSum
 	to  uint64 // the process that takes it
 	d   *engine.Departure
-	in  []string // the groups that the other node was told of, in order
+	in  []string // the groups in the state that was sent, sorted
 
-	mu    sync.Mutex // one question about it at a time
-	held  int        // guarded by moves.mu; bytes that count in moves.out
-	bytes []byte     // guarded by mu; the state, or, once it is cut, the tail
-	cut   bool       // guarded by mu
-	end   *time.Timer
+	mu    sync.Mutex  // held while a question about it is answered
+	held  int         // guarded by moves.mu; bytes that it counts in moves.out
+	bytes []byte      // guarded by mu; the encoded carry.State, or, after the cut, the carry.Tail
+	cut   bool        // guarded by mu; the session has been given away
+	end   *time.Timer // drops the offer
 }
 
-// askedMost is how many questions about sessions that are to go are worked at, for each that
-// may come.
+// askedMost times Config.MaxTakeovers is how many questions of other nodes are answered at once.
 const askedMost = 4
 
-// serve takes in a question of a node that is taking a session over. It does not block.
+// serve answers a question of a node that is taking a session over, on a goroutine of its own. It does
+// not block.
 func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 	if e.Flags == envelope.TakeBack {
 		m.takeBack(e)
@@ -42,7 +42,7 @@ func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 	}
 	switch {
 	case m.n.expired(e.Expires):
-		return // it has been given up
+		return // the other node has stopped waiting
 	case m.n.calls.stopping.Load():
 		m.n.answer(msg.AnswerLater, notGiven(&whyNot{UntakenUnknown, engine.ErrClosed}))
 		return
@@ -64,12 +64,12 @@ func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 	})
 }
 
-// notGiven is the answer that says why.
+// notGiven returns the answer that refuses a question with an error.
 func notGiven(err error) envelope.Envelope {
 	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(untakenBy(err)), Body: []byte(err.Error())}
 }
 
-// give answers a question.
+// give returns the answer to a question.
 func (m *moves) give(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
 	if e.Flags == envelope.TakeBegin {
 		return m.begin(ctx, e)
@@ -78,7 +78,7 @@ func (m *moves) give(ctx context.Context, e envelope.Envelope) (envelope.Envelop
 	o := m.offers[e.Session]
 	m.mu.Unlock()
 	if o == nil || o.to != e.Source {
-		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: the session has been taken back")}
+		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: the session has been taken back, as nothing was asked about it in time, or has moved")}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -91,23 +91,23 @@ func (m *moves) give(ctx context.Context, e envelope.Envelope) (envelope.Envelop
 		}
 		at = 0
 	case e.Flags != envelope.TakeMore && e.Flags != envelope.TakeCommit:
-		return envelope.Envelope{}, fmt.Errorf("nodes: step %d of a takeover", e.Flags)
+		return envelope.Envelope{}, fmt.Errorf("nodes: step %d of a takeover is unknown: run one version on all nodes", e.Flags)
 	}
 	return m.part(o, at), nil
 }
 
-// partMost is how much of a session goes in one message at most, in bytes.
+// partMost is how many bytes of a session one message has at most.
 const partMost = 256 << 10
 
-// part is what is answered: which offer, how much there is, and what follows the first at bytes.
-// o.mu is held.
+// part returns the answer with a part of o.bytes, from the byte at on: Session is the offer's id, and
+// Epoch the number of all bytes. o.mu is held.
 func (m *moves) part(o *offer, at uint64) envelope.Envelope {
 	most := max(1<<10, min(partMost, m.n.bus.MaxMessage()-envelope.HeaderLen-64))
 	b := o.bytes[min(at, uint64(len(o.bytes))):]
 	return envelope.Envelope{Kind: envelope.Answer, Session: o.id, Epoch: uint64(len(o.bytes)), Body: b[:min(len(b), most)]}
 }
 
-// begin has a session stand still.
+// begin suspends a session, and offers it to the node that asks.
 func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
 	srv := m.n.server()
 	if len(e.Body) != len(engine.TokenSum{})+8 || srv == nil {
@@ -122,7 +122,7 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	defer func() { m.out.add(-counted) }()
 	moving := m.moving(sum)
 	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), most)
-	if errors.Is(err, engine.ErrUnknownToken) { // else it is here, also if it went before
+	if errors.Is(err, engine.ErrUnknownToken) { // with any other error it is here, even if m.gone has it from before
 		m.mu.Lock()
 		to, gone := m.gone[sum]
 		m.mu.Unlock()
@@ -154,8 +154,8 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelo
 	return m.part(o, 0), nil
 }
 
-// moving tells whether a session is coming to this node, or has been offered to another. Where it
-// is then may not be known yet.
+// moving reports whether a session is coming to this node, or has been offered to another: then it may
+// not be known yet which node will have it.
 func (m *moves) moving(sum engine.TokenSum) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -170,7 +170,7 @@ func (m *moves) moving(sum engine.TokenSum) bool {
 	return false
 }
 
-// drop ends an offer: a session that was not cut goes on here.
+// drop ends an offer. The session continues here unless it has been given away.
 func (m *moves) drop(o *offer) {
 	m.mu.Lock()
 	delete(m.offers, o.id)
@@ -181,7 +181,7 @@ func (m *moves) drop(o *offer) {
 	o.d.Cancel()
 }
 
-// takeBack is told that nothing more is asked about a session.
+// takeBack handles the message that there are no more questions about a session.
 func (m *moves) takeBack(e envelope.Envelope) {
 	m.mu.Lock()
 	o := m.offers[e.Session]
@@ -191,8 +191,9 @@ func (m *moves) takeBack(e envelope.Envelope) {
 	}
 }
 
-// commit ends the session here, once what the other node had before it kept what is sent to the
-// session has come here too: at is how far it was. o.mu is held.
+// commit gives the session away. Before, it waits until this node has received all messages that the
+// other node had received before it began to keep messages for the session; at has their numbers, an
+// encoded carry.Tail. o.mu is held.
 func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	n := m.n
 	there, err := carry.ParseTail(at)
@@ -235,7 +236,7 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	return nil
 }
 
-// pinned are groups, those that are known, in the order of their names. They are kept until
+// pinned returns the groups of these names that exist, sorted by name. They are not removed before
 // unpin.
 func (gs *groups) pinned(names []string) (list []*group) {
 	names = slices.Clone(names)
@@ -257,8 +258,8 @@ func (gs *groups) unpin(list []*group) {
 	}
 }
 
-// going returns the users of a session that is about to go, and by what request it was bound
-// last. They are not unbound when it ends.
+// going returns the users of a session that is about to move, and the handle and sequence number of the
+// request that bound the last of them. From now on they are not unbound when the session ends here.
 func (u *users) going(s *engine.Session) (list []string, handle, seq uint32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -275,7 +276,7 @@ func (u *users) going(s *engine.Session) (list []string, handle, seq uint32) {
 	return list, of.about.Handle(), of.about.Seq
 }
 
-// stays: it does not go after all.
+// stays undoes going.
 func (u *users) stays(s *engine.Session) {
 	u.mu.Lock()
 	of := u.sessions[s]
@@ -288,7 +289,7 @@ func (u *users) stays(s *engine.Session) {
 	}
 }
 
-// gone forgets a session that has gone, and its users.
+// gone forgets a session that has moved away, and the bindings of its users.
 func (u *users) gone(s *engine.Session, list []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

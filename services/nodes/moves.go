@@ -14,28 +14,28 @@ import (
 	"millrace/services/cluster"
 )
 
-// moves are sessions on their way from node to node: engine.Elsewhere.
+// moves moves sessions from node to node. It implements engine.Elsewhere.
 //
-// A client comes to node B with a token whose mark says that node A began its session. B asks
-// A, which has the session stand still once its requests are answered, and sends its state in
-// parts; until B commits, A can take it back, and does if it hears nothing for
-// Config.TakeoverTimeout. With the commit A ends the session: that is decided on A alone, so
-// that of two nodes one gets it. From then on A remembers for a while where it went.
+// A client connects to node B with a token whose mark says that node A began its session. B asks
+// A, which suspends the session when its requests are answered, and sends its state in parts.
+// Until B commits, A can take the session back, and does so if it gets no question from B for
+// Config.TakeoverTimeout. At the commit A ends the session. Only A decides that, so of two nodes
+// that ask only one gets the session. A then remembers for some time where it went.
 type moves struct {
 	n *Node
 
-	places  chan struct{} // of sessions that come; Config.MaxTakeovers
-	serving atomic.Int64  // questions of others that are worked at
-	in, out load          // what is on its way here and from here
+	places  chan struct{} // one element for each session that is coming; capacity Config.MaxTakeovers
+	serving atomic.Int64  // questions of other nodes that are being answered
+	in, out load          // bytes of sessions that are coming and going
 
 	mu     sync.Mutex
 	offers map[uint64]*offer          // guarded by mu; by id
 	last   uint64                     // guarded by mu; the id of the last offer
-	gone   map[engine.TokenSum]wentTo // guarded by mu; by what a session was found, and where it went last
-	left   map[engine.ID]bool         // guarded by mu; sessions of this node that have gone
-	order  []departed                 // guarded by mu; what stands in gone and left, the oldest first
-	to     map[string]int             // guarded by mu; groups that sessions are coming to
-	taking map[engine.TokenSum]bool   // guarded by mu; what is being taken over by this node
+	gone   map[engine.TokenSum]wentTo // guarded by mu; where a session went last, by its token's sum
+	left   map[engine.ID]bool         // guarded by mu; sessions of this node that have moved away
+	order  []departed                 // guarded by mu; the entries of gone and left, oldest first
+	to     map[string]int             // guarded by mu; how many sessions are coming, by group
+	taking map[engine.TokenSum]bool   // guarded by mu; sessions that this node is taking over
 
 	taken, given atomic.Uint64
 	not          [untakenCount]atomic.Uint64
@@ -49,25 +49,26 @@ type departed struct {
 	to    uint64 // the process that has taken it over
 	users []string
 	until time.Time
-	late  bool // the users have been looked after
+	late  bool // its users have been checked, see sweeper
 	at    time.Time
 }
 
-// wentTo is where a session is that had an ID here.
+// wentTo is the process that a session has moved to, and the ID that it had here.
 type wentTo struct {
 	process uint64
 	was     engine.ID
 }
 
-// load is how many bytes of sessions are on their way. What a session is sent behind its
-// beginning is counted and not refused, as it would be lost: others wait for it.
+// load limits the bytes of sessions that are moving. Only the start of a move can be refused. What a
+// session is sent during its move is counted but never refused, as it would be lost; new moves then
+// have to wait.
 type load struct {
 	most int64
 	used atomic.Int64
 }
 
-// take counts bytes of a session that begins to move; false: there is no room for them now.
-// Alone, one always has.
+// take counts bytes of a session that begins to move; false if they exceed the limit. A single
+// session is never refused.
 func (l *load) take(bytes int) bool {
 	if used := l.used.Add(int64(bytes)); used > l.most && used > int64(bytes) {
 		l.used.Add(-int64(bytes))
@@ -78,20 +79,20 @@ func (l *load) take(bytes int) bool {
 
 func (l *load) add(bytes int) { l.used.Add(int64(bytes)) }
 
-// maxGoneSessions is how many sessions are remembered that others have taken over.
+// maxGoneSessions is how many sessions that have moved away are remembered.
 const maxGoneSessions = 1 << 16
 
-// Untaken is why a session was not taken over.
+// Untaken is the reason why a session was not taken over.
 type Untaken uint8
 
 // The reasons.
 const (
-	UntakenDead     Untaken = iota // its node is dead or can't be reached, or has not answered in time
-	UntakenUnknown                 // its node does not know it, or not any more
-	UntakenBusy                    // requests of it are under way, or too many sessions are on their way, or another node is taking it
-	UntakenTooLarge                // it would take along more than TakeoverBytes
-	UntakenKept                    // its handler keeps it, or can't do without
-	UntakenHere                    // this server or its handler does not take it
+	UntakenDead     Untaken = iota // its node is dead, can't be reached, or did not answer in time
+	UntakenUnknown                 // its node does not know the token, or the session has closed
+	UntakenBusy                    // its requests are in progress, too many sessions are moving, or another node is taking it
+	UntakenTooLarge                // its frames and state exceed TakeoverBytes
+	UntakenKept                    // its handler does not implement Handoff, or MarshalSession failed
+	UntakenHere                    // this server, or its handler's UnmarshalSession, refused it
 	untakenCount
 )
 
@@ -107,7 +108,7 @@ func (u Untaken) String() string {
 // MarshalText makes Untaken usable as a key in JSON.
 func (u Untaken) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
-// whyNot is an error with its reason.
+// whyNot is an error with the reason that it counts as.
 type whyNot struct {
 	why Untaken
 	err error
@@ -116,7 +117,7 @@ type whyNot struct {
 func (e *whyNot) Error() string { return e.err.Error() }
 func (e *whyNot) Unwrap() error { return e.err }
 
-// untakenBy says why a session was not taken over.
+// untakenBy returns the reason that an error of a takeover counts as.
 func untakenBy(err error) Untaken {
 	var u *whyNot
 	switch {
@@ -143,7 +144,7 @@ func (m *moves) init(n *Node) {
 
 var _ engine.Elsewhere = (*moves)(nil)
 
-// markOf is what the tokens of a process begin with.
+// markOf returns the first bytes of the tokens of a process.
 func markOf(process uint64) (b [engine.MarkLen]byte) {
 	binary.BigEndian.PutUint32(b[:], uint32(mix(process)))
 	return b
@@ -155,14 +156,15 @@ func (m *moves) Mark() [engine.MarkLen]byte { return markOf(m.n.process) }
 // Others implements engine.Elsewhere.
 func (m *moves) Others() bool { return len(m.n.ups()) > 0 }
 
-// Lives implements engine.Elsewhere: a token of this process may be one of a session that
-// another has taken over.
+// Lives implements engine.Elsewhere. It may be true for a token of this process too, whose session
+// another node has taken over.
 func (m *moves) Lives(token codec.Token) bool {
 	_, ok := m.holder(token)
 	return ok
 }
 
-// holder is the process that may have a token's session.
+// holder returns the living process that may have a token's session: the one that it went to from
+// here, or else the one whose mark the token has.
 func (m *moves) holder(token codec.Token) (uint64, bool) {
 	sum, mark := engine.SumOf(token), [engine.MarkLen]byte(token[:])
 	m.mu.Lock()
@@ -180,21 +182,21 @@ func (m *moves) holder(token codec.Token) (uint64, bool) {
 	return 0, false
 }
 
-// comingTo is how many sessions are on their way to members of a group.
+// comingTo returns how many sessions are coming that are members of a group.
 func (m *moves) comingTo(group string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.to[group]
 }
 
-// hasGone tells whether a session of this node has been taken over not long ago.
+// hasGone reports whether a session of this node has been taken over by another recently.
 func (m *moves) hasGone(id engine.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.left[id]
 }
 
-// went notes that a session is another process's.
+// went records that a session has moved to another process.
 func (m *moves) went(o *offer, users []string) {
 	m.given.Add(1)
 	now := time.Now()
@@ -207,7 +209,8 @@ func (m *moves) went(o *offer, users []string) {
 	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), to: o.to, users: users, at: now, until: now.Add(m.remembers())})
 }
 
-// remembers is how long it is known where a session went: as long as its client may come.
+// remembers returns how long it is remembered where a session went: as long as its client may come
+// here with its token.
 func (m *moves) remembers() time.Duration {
 	d := 2 * m.n.cfg.TakeoverTimeout
 	if srv := m.n.server(); srv != nil {
@@ -226,9 +229,9 @@ func (m *moves) forget() {
 	}
 }
 
-// sweeper's goroutine forgets sessions that went long ago, and looks after the users of those
-// whose new node may have died before it told the store. As long as that lives it may still be
-// about to, if it can't reach the store.
+// sweeper runs on a goroutine of its own until the node stops. It forgets sessions that moved long
+// ago, and checks the bindings of users whose session's new node has died, maybe before it stored
+// them. While that node lives they are left alone: it may not have reached the store yet.
 func (m *moves) sweeper() {
 	for sleep(m.n.run, time.Second) {
 		m.sweep(time.Now())
@@ -262,7 +265,7 @@ func (m *moves) sweep(now time.Time) {
 	}
 }
 
-// begins tells whether a session is not being taken over by this node, and says that it is.
+// begins marks a session as being taken over by this node; false if it is already.
 func (m *moves) begins(sum engine.TokenSum) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -276,7 +279,7 @@ func (m *moves) begins(sum engine.TokenSum) bool {
 // errHere: the session is at this node, where the engine finds it.
 var errHere = errors.New("nodes: the session is here")
 
-// takenPause is how long it takes to ask again for a session that is on its way to another.
+// takenPause is the time between two attempts for a session that is moving already.
 const takenPause = 20 * time.Millisecond
 
 func (m *moves) addTo(st *Stats) {

@@ -16,7 +16,7 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// take gets a session for a client that has come here with its token.
+// take takes over the session of a client that has come here with its token.
 func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 	select {
 	case m.places <- struct{}{}:
@@ -25,7 +25,7 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		return cluster.ErrOverloaded
 	}
 	sum := engine.SumOf(a.Token())
-	for !m.begins(sum) { // another client comes with the same token, or the same did
+	for !m.begins(sum) { // another connection, maybe of the same client, has brought the same token
 		if !sleep(ctx, takenPause) {
 			return engine.ErrBeingTaken
 		}
@@ -55,7 +55,7 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		}
 		if err != nil && untakenBy(err) == UntakenBusy {
 			if busy = err; sleep(ctx, takenPause) {
-				continue // it may be on its way to another node, where its client was before
+				continue // it may be moving to another node, which its client tried before
 			}
 		}
 		if err != nil && busy != nil && ctx.Err() != nil {
@@ -69,10 +69,12 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 	return engine.ErrUnknownToken
 }
 
-// maxMoves is how far a session is followed from node to node.
+// maxMoves limits how many times an answer may name another node that has the session.
 const maxMoves = 8
 
-// ask asks a node about a session. errElsewhere: Epoch of the answer is the process that has it.
+// ask sends a question about a session to a process, and returns its answer. errElsewhere: the
+// answer's Epoch is the process that has the session. Other errors are a whyNot, or ones of sealing
+// the question.
 func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (envelope.Envelope, error) {
 	until, _ := ctx.Deadline()
 	left := time.Until(until)
@@ -104,18 +106,18 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 	return x, nil
 }
 
-// taking is a session that this node is taking over.
+// taking is a session that this node is taking over. The goroutine of its take uses it.
 type taking struct {
 	m     *moves
-	from  uint64
-	id    uint64
-	first envelope.Envelope
-	held  int // bytes that count in moves.in
+	from  uint64            // the process that has it
+	id    uint64            // of the offer there
+	first envelope.Envelope // the answer with the first part of the state
+	held  int               // bytes that it counts in moves.in
 }
 
-// rest gets all parts of an answer whose first is e.
+// rest returns the whole answer whose first part is e, and asks for the other parts.
 func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) {
-	total, most := e.Epoch, uint64(2*t.m.n.cfg.TakeoverBytes+1<<20) // with what stands around it
+	total, most := e.Epoch, uint64(2*t.m.n.cfg.TakeoverBytes+1<<20) // plus the encoding, groups and users
 	if total > most {
 		return nil, engine.ErrCarriedTooLarge
 	}
@@ -139,8 +141,9 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 	return b, nil
 }
 
-// commit makes the session this node's. What is not answered is asked again: as long as the
-// other node lives it knows what became of it.
+// commit makes the other node give the session away, and returns its tail. here is how far this node
+// has received the streams of messages. A commit without an answer is sent again: the other node
+// answers it as it did the first time.
 func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, error) {
 	at := carry.Tail{Streams: here}.Append(nil)
 	for {
@@ -159,8 +162,8 @@ func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, e
 	}
 }
 
-// back tells the other node that nothing more is asked about the session: it stays there, unless
-// it has been cut.
+// back tells the other node that there are no more questions about the session: it stays there, unless
+// it has been given away.
 func (t *taking) back() {
 	b, err := t.m.n.seal(envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeBack, Session: t.id})
 	if err == nil {
@@ -169,7 +172,7 @@ func (t *taking) back() {
 	t.m.n.lose(err)
 }
 
-// carry brings a session here.
+// carry takes over an offered session, from its state to Arrival.Take.
 func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	defer func() {
 		m.in.add(-t.held)
@@ -222,8 +225,8 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	return nil
 }
 
-// expect has what is sent to groups, and to all, kept for a session from now on, and returns
-// when all nodes send it here.
+// expect makes x keep, from now on, what is sent to the groups and to all sessions. It returns when all
+// nodes know that messages to the groups are needed here.
 func (m *moves) expect(ctx context.Context, x *coming, names []string) (list []*group, err error) {
 	n := m.n
 	n.casts.mu.Lock()
@@ -246,7 +249,7 @@ func (m *moves) expect(ctx context.Context, x *coming, names []string) (list []*
 	return list, nil
 }
 
-// expected ends what expect began, and what cross has not ended.
+// expected undoes expect, as far as cross has not.
 func (m *moves) expected(x *coming, list []*group) {
 	m.n.casts.mu.Lock()
 	m.n.casts.drop(x)
@@ -265,12 +268,12 @@ func (m *moves) expected(x *coming, list []*group) {
 	}
 }
 
-// drop has no more be kept for x. mu is locked.
+// drop ends keeping messages for x. mu is locked.
 func (c *crossing) drop(x *coming) {
 	c.coming = slices.DeleteFunc(c.coming, func(y *coming) bool { return y == x })
 }
 
-// streamOf is what a carry.Stream is called.
+// streamOf returns the name of a carry.Stream: "" for broadcasts, else that of a group.
 func streamOf(kind envelope.Kind, key string) string {
 	if kind == envelope.Broadcast {
 		return ""
@@ -278,8 +281,8 @@ func streamOf(kind envelope.Kind, key string) string {
 	return "group " + key
 }
 
-// cross makes the session a member of its groups here. Of what was kept for it meanwhile it
-// gets what it has not had where it comes from.
+// cross makes the session a member of its groups here, and sends it those of the messages kept for it
+// that it has not been sent on its old node.
 func (m *moves) cross(ctx context.Context, a *engine.Arrival, s *engine.Session, x *coming, cs crossings, streams []carry.Stream) error {
 	had := map[string]map[uint64]uint64{}
 	for _, st := range streams {
@@ -313,18 +316,20 @@ func (m *moves) cross(ctx context.Context, a *engine.Arrival, s *engine.Session,
 	return nil
 }
 
-// adoption is a user whose session has come from another node: the store still has the old one.
+// adoption is a user's session that has come from another node, while the store may still have the old
+// one's ID.
 type adoption struct {
 	s   *engine.Session
 	old SessionID
 }
 
-// come binds the users of a session that has come from another node, now or, if the store is
-// away, when it is back. A user who has a newer session meanwhile has lost this one.
+// come binds the users of a session that has come from another node: now, or, if the store can't be
+// reached, when it can. If a user has been bound to a newer session meanwhile, this session loses him
+// and is told so.
 func (u *users) come(ctx context.Context, s *engine.Session, old SessionID, about codec.Packet, list []string) {
 	for _, user := range list {
 		if err := u.reserve(s, about, user); err != nil {
-			u.n.cfg.Logger.Warn("nodes: a session that was taken over ends, as its user can't be bound here", "err", err)
+			u.n.cfg.Logger.Warn("nodes: a session that was taken over is closed, as its user can't be bound here", "err", err)
 			_ = s.CloseWithError(about, engine.CodeLimit, "the user can't be bound here", engine.ReasonServerClosed)
 			return
 		}
@@ -344,14 +349,14 @@ func (u *users) adoption(user string) (adoption, bool) {
 	return ad, ok
 }
 
-// adopt puts a session that has come from another node in the place of its older self. An
-// error: the store is away, or it is not known what became of it.
+// adopt replaces the old ID of a session that has come from another node in the store. After an error,
+// because the store can't be reached or its answer was lost, the result is not known.
 func (u *users) adopt(ctx context.Context, user string, ad adoption) error {
 	ctx, cancel := u.n.bounded(ctx)
 	defer cancel()
 	id := u.n.ID(ad.s)
 	for {
-		if !u.holds(ad.s.ID(), user) { // it has ended; its older self's node sees to what is left of it
+		if !u.holds(ad.s.ID(), user) { // it has ended; its old node checks the binding, see sweeper
 			u.adopted(user, ad)
 			return nil
 		}
@@ -370,7 +375,7 @@ func (u *users) adopt(ctx context.Context, user string, ad adoption) error {
 				continue
 			}
 			epoch = cluster.Epoch(now.Revision)
-		case err == nil && at == id: // an earlier attempt, of which nothing was heard
+		case err == nil && at == id: // an earlier attempt, whose answer was lost, has stored it
 		default:
 			u.adopted(user, ad)
 			u.replace(ad.s.ID(), user, epoch)

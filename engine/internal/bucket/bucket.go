@@ -1,5 +1,4 @@
-// Package bucket limits rates: token buckets of a second's worth, in one word each. It knows
-// nothing of what is counted.
+// Package bucket has token buckets that hold the tokens of one second, of 8 bytes each.
 package bucket
 
 import (
@@ -7,21 +6,21 @@ import (
 	"time"
 )
 
-// Bucket is a token bucket that is never refused anything, and tells how long it has to be
-// left alone then (the generic cell rate algorithm, ITU-T I.371). It holds what comes in one
-// second; the zero Bucket is full. Who uses it guards it.
+// Bucket is a token bucket that never refuses: it can be overdrawn, and says how long it then takes to
+// recover (the generic cell rate algorithm, ITU-T I.371). It holds the tokens of one second. The zero
+// Bucket is full. It is not safe for concurrent use.
 type Bucket struct {
-	due int64 // when all that was taken would have come at the rate; 0: nothing was
+	due int64 // when all tokens taken would have come in at the rate, in Take's nanoseconds; 0: none were taken
 }
 
-// Take takes n tokens of a bucket into which perSecond come, at now, in nanoseconds on any
-// clock that begins above 0. wait is how long it takes until the bucket is not overdrawn.
+// Take takes n tokens at the time now, in nanoseconds on any clock that starts above 0. perSecond is
+// how many tokens come in. wait is how long it takes until the bucket is not overdrawn any more.
 func (b *Bucket) Take(now, n, perSecond int64) (wait time.Duration) {
 	b.due = after(b.due, now, n, perSecond)
 	return time.Duration(max(b.due-now, 0))
 }
 
-// after is when a bucket is due from which n tokens are taken.
+// after returns a bucket's due after n tokens were taken.
 func after(due, now, n, perSecond int64) int64 {
 	const most = float64(1 << 50) // 13 days, and no overflow
 	if full := now - int64(time.Second); due == 0 || due < full {
@@ -30,11 +29,11 @@ func after(due, now, n, perSecond int64) int64 {
 	return due + int64(min(float64(n)/float64(perSecond)*float64(time.Second), most))
 }
 
-// Shared is a bucket that many take from, and that refuses. The zero Shared is full.
+// Shared is a bucket that refuses instead of being overdrawn, and is safe for concurrent use. The zero
+// Shared is full.
 type Shared struct{ due atomic.Int64 }
 
-// Allow takes one token; false: there is none, and none is taken. now and perSecond are
-// Take's.
+// Allow takes one token; false if there is none. now and perSecond are as in Take.
 func (b *Shared) Allow(now, perSecond int64) bool {
 	for {
 		due := b.due.Load()

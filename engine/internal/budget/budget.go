@@ -15,17 +15,17 @@ type Level int32
 
 const (
 	Free  Level = iota
-	Tight       // the limit has been exceeded, and not yet half of it is free again
-	Spent       // it has been exceeded by a quarter, and not yet is all of that free again
+	Tight       // the limit has been exceeded, and since then more than half of it was always used
+	Spent       // the limit is exceeded by more than a quarter
 )
 
-// Budget is one server's count. It never refuses: who holds memory asks for the level,
-// and stops taking more.
+// Budget counts one server's memory. It never refuses anything: those who hold memory check the level,
+// and stop taking more.
 //
-// A Budget that Part has made counts into the same: it is for those who add often, as a loop
-// and the workers that run its sessions, so that they write to memory of their own. It keeps
-// back what it was told of last, so that the level goes by a figure that is off by a 64th of
-// the limit at most, all parts together. Used is exact.
+// Part makes a Budget that adds to the same count. It is for those who add often, such as a loop and
+// the workers that run its sessions, so that they don't all write to the same memory: a part keeps
+// small sums to itself and adds them later. So the level is computed from a figure that may be off by
+// a 64th of the limit, for all parts together. Used is exact. Any goroutine may use a Budget.
 type Budget struct {
 	*count
 	part bool
@@ -37,7 +37,7 @@ type Budget struct {
 // count is what the parts of a budget share.
 type count struct {
 	limit atomic.Int64
-	slack atomic.Int64 // what each part may keep back
+	slack atomic.Int64 // how many bytes each part may keep to itself
 	moved func(Level)
 	level atomic.Int32
 	parts atomic.Pointer[[]*Budget] // copied on write
@@ -47,7 +47,7 @@ type count struct {
 	peak  atomic.Int64              // the most since TakePeak, about: it is not kept exactly among many
 }
 
-// slackShare is what part of the limit all parts together may keep back.
+// slackShare: all parts together may keep the limit divided by this to themselves.
 const slackShare = 64
 
 // New makes a budget of limit bytes. moved, if not nil, is called with each new level, on
@@ -59,7 +59,7 @@ func New(limit int, moved func(Level)) *Budget {
 	return b
 }
 
-// Part makes one more part, for good.
+// Part makes one more part, which can't be removed.
 func (b *Budget) Part() *Budget {
 	b.mu.Lock()
 	p := &Budget{count: b.count, part: true}
@@ -71,12 +71,12 @@ func (b *Budget) Part() *Budget {
 	return p
 }
 
-// divide says what each part may keep back. mu is held.
+// divide computes slack. mu is held.
 func (c *count) divide() {
 	c.slack.Store(c.limit.Load() / slackShare / int64(max(len(*c.parts.Load()), 1)))
 }
 
-// SetLimit changes the limit. The level follows what it says of what is used now.
+// SetLimit changes the limit, in bytes, and updates the level.
 func (b *Budget) SetLimit(limit int) {
 	b.mu.Lock()
 	b.limit.Store(int64(limit))
@@ -85,7 +85,7 @@ func (b *Budget) SetLimit(limit int) {
 	b.count.settle()
 }
 
-// settle counts what parts keep back, which may be more than they now may.
+// settle adds what the parts keep to themselves, which may exceed a new slack.
 func (c *count) settle() {
 	for _, p := range *c.parts.Load() {
 		c.add(p.held.Swap(0))
@@ -93,7 +93,7 @@ func (c *count) settle() {
 	c.add(0)
 }
 
-// Add counts n more bytes, or fewer.
+// Add adds n bytes, which may be negative.
 func (b *Budget) Add(n int) {
 	if !b.part {
 		b.count.add(int64(n))
@@ -136,8 +136,8 @@ func (b *count) next(now Level, used int64) Level {
 	return Free
 }
 
-// Used is what is held now, in bytes. It looks at all parts: what goes from one to another
-// meanwhile may be counted twice, or not at all.
+// Used returns the bytes held now. It sums all parts, without a lock: bytes that move from one to
+// another meanwhile may be counted twice, or not at all.
 func (b *Budget) Used() int {
 	n := b.used.Load()
 	for _, p := range *b.parts.Load() {
@@ -146,21 +146,22 @@ func (b *Budget) Used() int {
 	return int(n)
 }
 
-// About is Used by what the level goes by: one look, and off by a 64th of the limit at most
-// where there are parts.
+// About returns Used approximately, with one load: the figure from which the level is computed. With
+// parts it may be off by a 64th of the limit.
 func (b *Budget) About() int { return int(b.used.Load()) }
 
-// TakePeak is about the most that was held since it was called last.
+// TakePeak returns approximately the most that was held since the last call.
 func (b *Budget) TakePeak() int { return int(b.peak.Swap(b.used.Load())) }
 
-// Limit is the limit in bytes.
+// Limit returns the limit in bytes.
 func (b *Budget) Limit() int { return int(b.limit.Load()) }
 
-// Level is how much is used.
+// Level returns the present level.
 func (b *Budget) Level() Level { return Level(b.level.Load()) }
 
-// Share is what one of n sessions may hold at a level: the largest are stopped first, and
-// when the budget is spent whoever holds anything is. most is for when there is room.
+// Share returns how many bytes one of n sessions may hold at a level: most when Free; an equal share of
+// the limit when Tight, so that the largest sessions are stopped first; 1 when Spent, which stops
+// each that holds anything.
 func (b *Budget) Share(at Level, n, most int) int {
 	switch at {
 	case Free:

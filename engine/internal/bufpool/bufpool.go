@@ -1,4 +1,4 @@
-// Package bufpool gives out memory in size classes and takes it back.
+// Package bufpool is a pool of byte buffers in size classes.
 package bufpool
 
 import (
@@ -8,16 +8,15 @@ import (
 	"unsafe"
 )
 
-// Buf is a pooled piece of memory that can stand in a list. What is not said otherwise
-// is its owner's to use.
+// Buf is a pooled buffer that can be linked into a list. Its exported fields are for its owner's use.
 type Buf struct {
 	Next *Buf
 	B    []byte
 	Fn   func()
 	Arg  any
-	Off  int   // bytes of B that are done with
-	At   int64 // when it came
-	Tag  uint8 // what it is
+	Off  int   // bytes at the start of B that are processed
+	At   int64 // when B was received
+	Tag  uint8 // the kind of its content
 	Flag bool
 
 	class int8         // size class, or unpooled
@@ -27,11 +26,11 @@ type Buf struct {
 const (
 	least    = 6  // 64 B, of GetSmall
 	minClass = 9  // 512 B
-	maxClass = 21 // 2 MiB; what is larger is left to the garbage collector
+	maxClass = 21 // 2 MiB; larger ones are not pooled
 	unpooled = -1
 )
 
-// Header is what a Buf costs beside the bytes it has room for.
+// Header is the size of a Buf without its bytes.
 const Header = int(unsafe.Sizeof(Buf{}))
 
 var classes [maxClass + 1]sync.Pool // of *Buf with cap(B) == 1<<class
@@ -53,8 +52,7 @@ func Get(n int) *Buf {
 	return &Buf{B: make([]byte, 0, 1<<class), class: int8(class)}
 }
 
-// GetSmall is Get for what does not grow: it returns a Buf with no more room than needed,
-// down to 64 bytes.
+// GetSmall is Get for content that does not grow: it also uses size classes below 512 bytes, down to 64.
 func GetSmall(n int) *Buf {
 	if n > 1<<(minClass-1) {
 		return Get(n)
@@ -66,7 +64,7 @@ func GetSmall(n int) *Buf {
 	return &Buf{B: make([]byte, 0, 1<<class), class: int8(class)}
 }
 
-// Room is how many bytes the Buf that Get(n) returns has room for.
+// Room returns the capacity of the Buf that Get(n) returns, in bytes.
 func Room(n int) int {
 	switch {
 	case n <= 1<<minClass:
@@ -84,7 +82,7 @@ func Empty(tag uint8) *Buf {
 	return b
 }
 
-// Free gives the Buf back. Nothing may use it or its bytes afterwards.
+// Free returns the Buf to the pool. Nothing may use it or its bytes afterwards.
 func (b *Buf) Free() {
 	b.Next, b.Fn, b.Arg, b.Off, b.Tag, b.Flag = nil, nil, nil, 0, 0, false
 	poison(b.B)
@@ -97,13 +95,13 @@ func (b *Buf) Free() {
 	}
 }
 
-// Held is how much memory the Buf holds.
+// Held returns the Buf's memory in bytes.
 func (b *Buf) Held() int { return Header + cap(b.B) }
 
-// Spare is how many more bytes fit behind B.
+// Spare returns how many bytes can be appended to B.
 func (b *Buf) Spare() int { return cap(b.B) - len(b.B) }
 
-// Rest is what is not done with.
+// Rest returns the bytes from Off on.
 func (b *Buf) Rest() []byte { return b.B[b.Off:] }
 
 // Grow returns b, or a larger Buf with b's bytes that replaces it, with room for n more.
@@ -114,7 +112,7 @@ func (b *Buf) Grow(n int) *Buf {
 	return b.Move(max(2*cap(b.B), len(b.B)+n))
 }
 
-// Move returns a Buf of b's bytes with room for n in all; b is given back.
+// Move returns another Buf with b's bytes and Off, with room for n bytes in all, and frees b.
 func (b *Buf) Move(n int) *Buf {
 	g := Get(n)
 	g.B = append(g.B, b.B...)
@@ -123,14 +121,14 @@ func (b *Buf) Move(n int) *Buf {
 	return g
 }
 
-// Share makes b a shared Buf with one reference, its maker's.
+// Share makes b a shared Buf with one reference, the caller's.
 func (b *Buf) Share() { b.refs.Store(1) }
 
 // Retain adds a reference to a shared Buf.
 func (b *Buf) Retain() { b.refs.Add(1) }
 
-// Release gives one reference back. With the last one the Buf is freed; last tells so,
-// and held what it held.
+// Release drops one reference. The last one frees the Buf: then last is true, and held the memory that
+// it held.
 func (b *Buf) Release() (held int, last bool) {
 	if b.refs.Add(-1) > 0 {
 		return 0, false

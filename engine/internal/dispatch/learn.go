@@ -2,12 +2,12 @@ package dispatch
 
 import "time"
 
-// What adaptive dispatch calls quick, and when it stops doing so.
+// The limits of adaptive dispatch.
 //
-// A hand-over to an idle worker and back to the loop takes 25 to 40 µs on two CPUs of a
-// virtual machine (BenchmarkHandOver, worker less inline), of which the loop itself
-// spends about half. So what takes longer than quickTime is better run by a worker, and
-// what is on the loop goes back when it takes twice that.
+// Passing a packet to an idle worker and its answer back to the loop takes 25 to 40 µs on two CPUs of
+// a virtual machine (BenchmarkHandOver, worker minus inline), of which the loop itself spends about
+// half. So a packet that takes longer than quickTime is better run by a worker, and a handle on the
+// loop goes back to the workers when its packets take twice that.
 const (
 	quickTime  = 20 * time.Microsecond // a run of this length or less may be inline
 	quickRuns  = 8                     // quick runs in a row before a handle goes inline
@@ -21,7 +21,7 @@ const (
 	strikeFade = time.Minute      // without a strike they are forgotten
 )
 
-// Learning tells whether Learn wants to know how long the handle's packets take.
+// Learning reports whether the handle's packets should be timed and passed to Learn.
 func (t *Table) Learning(handle uint32) bool {
 	e, _ := t.slots.Load().get(handle)
 	return e.kind() <= kindLearn
@@ -48,21 +48,21 @@ func (t *Table) Learn(handle uint32, took time.Duration) {
 			s.place(next)
 			return
 		}
-		if s.replace(at, e, next) || took <= quickTime { // a slow run must not get lost
+		if s.replace(at, e, next) || took <= quickTime { // a slow run must be counted
 			return
 		}
 	}
 }
 
-// Slow tells whether Judge would hold a turn of so many packets against their handles.
+// Slow reports whether Judge counts a turn of so many packets as slow.
 func Slow(frames int, took time.Duration) bool {
 	return took > slowTime*time.Duration(max(frames, 1))
 }
 
-// Judge looks at an inline turn that a handle had a part in: frames packets that took so
-// long together. It tells whether the handle has just been demoted: after maxStrikes
-// turns that held the loop up, within strikeFade each, one of ten times stallTime counting
-// twice; or when it is slow most of the time.
+// Judge is called for each handle of an inline turn of frames packets that took took together. It
+// demotes the handle, and returns true, after maxStrikes turns longer than stallTime, each within
+// strikeFade of the last, of which one of ten times stallTime counts twice; or when the slow turns
+// outnumber the others by slowTurns.
 func (t *Table) Judge(handle uint32, frames int, took time.Duration) (demoted bool) {
 	s := t.slots.Load()
 	e, at := s.get(handle)
@@ -93,9 +93,9 @@ func (t *Table) Judge(handle uint32, frames int, took time.Duration) (demoted bo
 	return false
 }
 
-// Demote sends a handle that was learned to be quick back to the workers, where it has to
-// show itself quick for twice as long as the last time. It tells whether it was inline by
-// what was learned.
+// Demote moves a handle that was learned to be quick back to the workers, where it then needs twice as
+// many quick runs as the last time. It returns whether the handle was on the loop because it was
+// learned, not fixed.
 func (t *Table) Demote(handle uint32) bool {
 	s := t.slots.Load()
 	for {

@@ -8,20 +8,21 @@ import (
 	"millrace/engine/internal/perip"
 )
 
-// accounts tell whose handshakes don't end. A handshake that has been computed and not ended, as its client was silent
-// or went away, is wasted, and one that has ended makes good for one of those. The lock of the handshakes guards them.
+// accounts record which addresses don't complete their handshakes. A handshake that was answered and
+// not completed, as its client was silent or went away, is wasted; a completed one makes up for one
+// that was wasted. handshakes.mu guards them.
 //
-// An address that has wasted wasteFlood more than it has ended is suspect until it has wasted none for wasteAge. When
-// many addresses waste some each, all are.
+// An address with wasteFlood more wasted than completed handshakes is suspect until none of its was
+// wasted for wasteAge. If many addresses together waste wasteAll, all addresses are suspect.
 type accounts struct {
-	key perip.Counter // counts nothing: it says what is one address
+	key perip.Counter // only for its Key: which addresses count as one
 	of  map[netip.Addr]account
 	all account // of those that are not suspect
 
 	purged time.Time // when purge looked last
 }
 
-// account is how many handshakes were wasted, beyond those that ended, from 0 to wasteMost, and when the last was.
+// account is the number of wasted handshakes minus completed ones, from 0 to wasteMost, and the time of the last wasted one.
 type account struct {
 	waste int
 	at    time.Time
@@ -32,20 +33,22 @@ const (
 	wasteFlood = 16
 	wasteAge   = 10 * time.Second
 	wasteAll   = 64          // of all addresses together
-	wasteBrief = time.Second // and without one for so long that is forgotten
-	// mostAccounts is how many addresses are remembered; those beyond it count among all only.
+	wasteBrief = time.Second // wasteAge for all addresses together
+	// mostAccounts is how many addresses are remembered; further ones count only for all together.
 	mostAccounts = 4096
-	// purgeEvery keeps a flood of new addresses from having all of them looked at each time.
+	// purgeEvery is the shortest time between two purges, so that a flood of new addresses does not
+	// make each handshake scan all of them.
 	purgeEvery = 100 * time.Millisecond
 )
 
-// address is what a peer is counted as; without an IP address, as on a unix socket, all are one.
+// address returns the address that a peer is counted under; all peers without an IP address, such as those of unix
+// sockets, count as one.
 func (a *accounts) address(of net.Addr) netip.Addr {
 	ip, _ := a.key.Key(of)
 	return ip
 }
 
-// suspect tells whether handshakes from ip had better not be paid for in advance.
+// suspect reports whether handshakes of ip should wait for their turn (see slow).
 func (a *accounts) suspect(ip netip.Addr, now time.Time) bool {
 	return a.of[ip].over(wasteFlood, wasteAge, now) || a.all.over(wasteAll, wasteBrief, now)
 }
@@ -54,7 +57,7 @@ func (c account) over(limit int, age time.Duration, now time.Time) bool {
 	return c.waste >= limit && now.Sub(c.at) < age
 }
 
-// wasted notes a handshake of ip's that was computed for nothing.
+// wasted counts a handshake of ip that was answered and not completed.
 func (a *accounts) wasted(ip netip.Addr, now time.Time) {
 	c, known := a.of[ip]
 	if !c.over(wasteFlood, wasteAge, now) {
@@ -77,7 +80,7 @@ func (c *account) add(age time.Duration, now time.Time) {
 	c.waste, c.at = min(c.waste+1, wasteMost), now
 }
 
-// ended notes a handshake of ip's that was not in vain.
+// ended counts a handshake of ip that was completed.
 func (a *accounts) ended(ip netip.Addr) {
 	a.all.waste = max(a.all.waste-1, 0)
 	c, known := a.of[ip]
@@ -91,7 +94,7 @@ func (a *accounts) ended(ip netip.Addr) {
 	a.of[ip] = c
 }
 
-// purge drops the accounts that are too old to count; false: there are none.
+// purge drops the accounts that are too old to count; false if it dropped none.
 func (a *accounts) purge(now time.Time) bool {
 	if now.Sub(a.purged) < purgeEvery {
 		return false

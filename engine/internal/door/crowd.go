@@ -2,7 +2,8 @@ package door
 
 import "time"
 
-// queue puts a connection in front of its session behind those that were heard before.
+// queue moves a connection without a session to the end of the loop's silent list, which is sorted by
+// when input last came.
 func (c *conn) queue() {
 	if c.x == nil || c.x.addr == nil {
 		return
@@ -15,7 +16,7 @@ func (c *conn) queue() {
 	}
 }
 
-// unqueue takes a connection off those in front of their sessions.
+// unqueue removes a connection from the silent list.
 func (c *conn) unqueue() {
 	if c.x != nil && c.x.place != nil {
 		c.l.silent.Remove(c.x.place)
@@ -23,13 +24,13 @@ func (c *conn) unqueue() {
 	}
 }
 
-// YieldAfter is how long a connection in front of its session may say nothing where others
-// want its place.
+// YieldAfter is how long a connection without a session must have sent nothing before it may be closed
+// to make room for a new one.
 const YieldAfter = 250 * time.Millisecond
 
-// roomForOpening tells whether one more connection may stand in front of its session. Where there are
-// MaxOpening the one of the loop's that has been silent longest is closed for it; a loop that
-// has none takes one more. Loop goroutine.
+// roomForOpening reports whether one more connection without a session is accepted. If there are
+// MaxOpening already, it closes the loop's connection that has been silent longest, if for at least
+// YieldAfter; a loop that has none accepts one more. Loop goroutine.
 func (l *loop) roomForOpening() bool {
 	h := l.h
 	if int(h.st.front.Load()) < h.cfg.MaxOpening() {
@@ -41,7 +42,7 @@ func (l *loop) roomForOpening() bool {
 	}
 	c := first.Value.(*conn)
 	if time.Duration(h.now()-c.x.heard) < YieldAfter || c.tls != nil && c.tls.held {
-		return false // it may be we that keep it waiting
+		return false // a held handshake is silent because it is not read
 	}
 	h.passed(c)
 	h.cfg.Shed()
@@ -49,7 +50,7 @@ func (l *loop) roomForOpening() bool {
 	return true
 }
 
-// yield closes a connection that has given up its place in front of its session.
+// yield closes a connection that still has no session, to make room.
 func (c *conn) yield() {
 	if c.phase < open {
 		c.kill()

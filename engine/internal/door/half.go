@@ -6,14 +6,12 @@ import (
 	"time"
 )
 
-// What a peer has begun and not ended in front of the codec, a TLS record, a WebSocket
-// header or control frame, or a compressed message of which nothing more can be told, has
-// as long as a frame has: else who stops in the middle of one would hold what it takes for
-// good.
+// The frame timeout also holds for what is incomplete below the codec: a TLS record, a WebSocket
+// header or control frame, or a compressed message whose next bytes can't be inflated yet. Otherwise
+// a peer that stops in the middle of one would make the server hold its memory for ever.
 
-// half tells whether something has been begun and not ended, and how many such things have
-// ended before. A compressed message has no end that its time could run to: each piece of it
-// counts.
+// half reports whether something is incomplete, and returns how many such things were completed
+// before, modulo 1<<32. Of a compressed message, whose end is not known, each piece counts.
 func (c *conn) half() (yes bool, before uint32) {
 	if t := c.tls; t != nil {
 		yes, before = t.whole.got > 0, t.whole.ends
@@ -27,13 +25,13 @@ func (c *conn) half() (yes bool, before uint32) {
 	return yes, before
 }
 
-// half is when something was begun, and how many such things had ended before.
+// half is when something incomplete began, and how many were complete before it.
 type half struct {
 	at int64 // in nanoseconds of Host.now
 	of uint32
 }
 
-// noteHalf looks at what a read has left behind.
+// noteHalf starts or stops the timeout according to what a read has left incomplete.
 func (c *conn) noteHalf() {
 	if c.l.frameTimeout <= 0 {
 		return
@@ -57,7 +55,7 @@ func (l *loop) forgetHalf(c *conn) {
 	}
 }
 
-// lookAtHalves has the halves looked at in a while.
+// lookAtHalves schedules expireHalves, if there are halves.
 func (l *loop) lookAtHalves() {
 	if l.looking || len(l.halves) == 0 {
 		return
@@ -72,8 +70,8 @@ func (l *loop) lookAtHalves() {
 	})
 }
 
-// expireHalves tells the sessions whose peers have stood still, those first that have longest.
-// Loop goroutine.
+// expireHalves calls Config.Stalled for the connections whose timeout has expired, oldest first. Loop
+// goroutine.
 func (l *loop) expireHalves() {
 	l.looking = false
 	now, due := l.h.now(), []*conn(nil)
@@ -93,7 +91,7 @@ func (l *loop) expireHalves() {
 				l.forgetHalf(c)
 				return
 			}
-			l.halves[c] = half{now, h.of} // the clock stands still
+			l.halves[c] = half{now, h.of} // the session's timeouts are suspended: start again
 		})
 	}
 	l.lookAtHalves()

@@ -13,21 +13,22 @@ import (
 
 // handshakes are the TLS handshakes of a Host.
 //
-// One that has bytes to be worked at is working. While as many as MaxHandshakes are, new ones
-// are not read from. One that waits for its client holds no place; when more are open than
-// MaxHandshakes, those that have waited longest are closed. Those of suspects begin one by one.
+// A handshake that has input to process is working. While MaxHandshakes are working, new ones are not
+// read. A handshake that waits for its client does not count; but if more than MaxHandshakes are
+// open, those that have waited for their clients longest are closed. The handshakes of suspects (see
+// accounts) begin one at a time (see slow).
 type handshakes struct {
 	h       *Host
 	most    int // MaxHandshakes
 	places  places
 	working atomic.Int32
-	groups  []tls.CurveID // that suspects may be asked for
+	groups  []tls.CurveID // key shares that suspects may be asked for
 
 	mu      sync.Mutex
 	open    map[*conn]struct{} // guarded by mu
-	waiters list.List          // guarded by mu; waiter, those that wait for their clients, who has longest first
-	queue   []*conn            // guarded by mu; held, until fewer are working
-	again   *time.Timer        // guarded by mu; sheds once more
+	waiters list.List          // guarded by mu; of waiter: handshakes that wait for their clients, longest first
+	queue   []*conn            // guarded by mu; held until fewer are working; some may have closed
+	again   *time.Timer        // guarded by mu; calls shedLocked again
 	stopped bool               // guarded by mu
 	rate    perip.Rate         // guarded by mu
 	of      accounts           // guarded by mu
@@ -44,16 +45,16 @@ func newHandshakes(h *Host) *handshakes {
 }
 
 const (
-	// shedAfter is how long a handshake may wait for its client where others want its place.
+	// shedAfter is how long a handshake must have waited for its client before it may be closed.
 	shedAfter = 250 * time.Millisecond
-	// shedStep is how often some are closed, a part of those that are too many: who means no good comes again at once, and
-	// many closed and accepted together hold up their loop.
+	// shedStep is the time between two closings of a part of those that are too many: attackers reconnect at once, and
+	// closing and accepting many together would block their loop.
 	shedStep = 4 * time.Millisecond
 	shedPart = 128
 )
 
-// enter notes a new handshake. It is held, not read from, while too many are working or its
-// address has begun too many; false: it would be held for too long.
+// enter adds a new handshake. It is held, that is not read, while too many are working or its address has begun too many;
+// false if it would be held for longer than HandshakeTimeout.
 func (s *handshakes) enter(c *conn) bool {
 	hold, wait := s.admit(c)
 	if wait > s.h.cfg.HandshakeTimeout {
@@ -67,7 +68,7 @@ func (s *handshakes) enter(c *conn) bool {
 	return true
 }
 
-// admit is enter without what follows of it: whether the handshake is held, and for how long it is for its rate.
+// admit adds a handshake, and returns whether it must be held, and how long for its address's rate.
 func (s *handshakes) admit(c *conn) (hold bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +90,7 @@ func (s *handshakes) admit(c *conn) (hold bool, wait time.Duration) {
 
 func (s *handshakes) fullLocked() bool { return int(s.working.Load()) >= s.most || len(s.queue) > 0 }
 
-// readShake lets a handshake be read that was held for its address's rate.
+// readShake ends the holding of a handshake for its address's rate.
 func (c *conn) readShake() {
 	s := c.l.h.shakes
 	s.mu.Lock()
@@ -103,7 +104,7 @@ func (c *conn) readShake() {
 	}
 }
 
-// unholdShake lets a handshake be read; where that takes no place, the next one may be too.
+// unholdShake ends the holding of a handshake. If it has no input yet, or has closed, the next one may be read too.
 func (c *conn) unholdShake() {
 	if c.phase != handshake || !c.tls.held {
 		c.l.h.shakes.promote()
@@ -116,13 +117,13 @@ func (c *conn) unholdShake() {
 	}
 }
 
-// idle notes that a handshake is working no more.
+// idle is called when a handshake stops working.
 func (s *handshakes) idle() {
 	s.working.Add(-1)
 	s.promote()
 }
 
-// promote lets the first of the queue be read, if few are working.
+// promote ends the holding of the first handshake in the queue, if fewer than MaxHandshakes are working.
 func (s *handshakes) promote() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +135,7 @@ func (s *handshakes) promote() {
 	c.l.post(c, (*conn).unholdShake)
 }
 
-// leave takes a connection off the open handshakes.
+// leave removes a connection from the open handshakes, and counts its handshake as completed or wasted.
 func (s *handshakes) leave(c *conn) {
 	if c.tls == nil || c.tls.left {
 		return
@@ -157,15 +158,15 @@ func (s *handshakes) leave(c *conn) {
 	}
 }
 
-// suspect tells whether c's handshake is a suspect's.
+// suspect reports whether c's address is suspect.
 func (s *handshakes) suspect(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.of.suspect(s.of.address(c.RemoteAddr()), time.Now())
 }
 
-// shedLocked closes some of those that have waited longest for their clients where there are
-// too many.
+// shedLocked closes some of the handshakes that have waited longest for their clients, if too many are open, and
+// schedules itself if that is not enough.
 func (s *handshakes) shedLocked() {
 	over := len(s.open) - s.pendingLocked() - s.most
 	if over <= 0 || s.again != nil || s.stopped {
@@ -208,8 +209,8 @@ func (s *handshakes) shedLocked() {
 	}
 }
 
-// waits notes that a handshake waits for its client: from now on where it is newly the client's turn, or else for as long
-// as before it got what was not enough, so that who sends byte by byte keeps no place by that. The caller holds the lock of sh.
+// waits is called when a handshake waits for its client. With newly, because the server has sent something, the waiting
+// time begins now. Else it continues, so that a client can't extend it by sending byte by byte. sh.mu is held.
 func (s *handshakes) waits(c *conn, sh *shake, newly bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -223,14 +224,14 @@ func (s *handshakes) waits(c *conn, sh *shake, newly bool) {
 	}
 }
 
-// works notes that what has come of a handshake is worked at: it keeps its place among those that wait, but is not closed.
+// works is called when a handshake's input is being processed: it stays in waiters, but is not closed.
 func (s *handshakes) works(sh *shake) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh.works = true
 }
 
-// unwait notes that a handshake waits for its client no more.
+// unwait removes a handshake from waiters.
 func (s *handshakes) unwait(sh *shake) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -244,7 +245,7 @@ func (s *handshakes) unwaitLocked(sh *shake) {
 	}
 }
 
-// waiter is one that waits for its client.
+// waiter is a handshake that waits for its client.
 type waiter struct {
 	c  *conn
 	sh *shake

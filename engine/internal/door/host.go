@@ -14,41 +14,42 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// Config sets up a Host. The caller fills in the defaults.
+// Config configures a Host. There are no defaults.
 type Config struct {
 	Addrs []string // as ParseAddr takes them
 
-	TLS              *tls.Config   // nil: no address may want TLS; it is not changed any more
-	HandshakeTimeout time.Duration // of TLS
-	MaxHandshakes    int           // TLS handshakes that are worked at, and that are open
-	HandshakeRate    int           // of one address in a second; 0: no limit
-	IPv6Prefix       int           // bits of an IPv6 address that count for that; 0: perip.DefaultBits
-	FrameTimeout     time.Duration // for a record or a WebSocket header, as for a frame; 0: none
-	FirstTimeout     time.Duration // from accept to the first frame, through all layers; 0: none
-	Linger           time.Duration // for the peer's FIN behind ours
+	TLS              *tls.Config   // nil if no address needs TLS; it must not be changed any more
+	HandshakeTimeout time.Duration // of a TLS handshake
+	MaxHandshakes    int           // limit of TLS handshakes with input to process, and of open ones
+	HandshakeRate    int           // TLS handshakes of one address in a second; 0: no limit
+	IPv6Prefix       int           // bits of an IPv6 address that count as the address; 0: perip.DefaultBits
+	FrameTimeout     time.Duration // for an incomplete TLS record or WebSocket header; 0: none
+	FirstTimeout     time.Duration // from accept until all layers are passed; 0: none
+	Linger           time.Duration // how long a closing connection waits for the peer's FIN
 
-	Proxies      Sources // who sends a PROXY header
-	ForwardedFor Sources // whose X-Forwarded-For is believed
-	Origins      []string
+	Proxies      Sources                   // peers that must send a PROXY header
+	ForwardedFor Sources                   // peers whose X-Forwarded-For is trusted
+	Origins      []string                  // allowed Origins besides the server's own; "*" allows all
 	Deflate      bool                      // WebSocket messages may be compressed
-	MaxRatio     int                       // what a client's may become for each byte, over a connection; 0: no limit
-	OnUpgrade    func(*http.Request) error // runs on the loop
+	MaxRatio     int                       // most bytes that one byte of a client's compressed messages may inflate to, on average over a connection; 0: no limit
+	OnUpgrade    func(*http.Request) error // called for each upgrade request, on its loop's goroutine; may be nil
 
-	// Frames says how many bytes at the start of b, which a session sends, are whole frames,
-	// and how long the frame behind them is; 0: that is not known yet. The Sink is nil while a
-	// connection is being accepted, and where it was refused.
+	// Frames returns how many bytes at the start of b, which a session sends, are whole frames,
+	// and the length of the frame after them; 0 if that is not known yet. The Sink is nil while a
+	// connection is being accepted, and if it was refused.
 	Frames func(conn netio.Conn, k netio.Sink, b []byte) (whole, next int)
-	// Framing is what Frames goes by: where it is the same, the same bytes are the same frames.
+	// Framing returns a comparable value: for connections with equal values, Frames returns the same
+	// for the same bytes.
 	Framing  func(conn netio.Conn, k netio.Sink) any
 	Draining func() bool
-	// Stalled tells the session that its peer has stood still for FrameTimeout in the middle
-	// of what is no frame yet; false: its clocks stand still too.
+	// Stalled is called when a peer has sent nothing more for FrameTimeout of something incomplete.
+	// False: the session's timeouts are suspended, so this one starts again.
 	Stalled func(netio.Sink) bool
-	// Short tells whether a connection on descriptor fd must be turned away at once, as files
-	// are short or too many come.
+	// Short reports whether a connection on descriptor fd must be refused at once, because few
+	// descriptors are free or too many connections come.
 	Short      func(fd int) bool
-	MaxOpening func() int // connections in front of their sessions
-	Shed       func()     // one too many has been closed: who has given up its place, or who came
+	MaxOpening func() int // limit of connections without a session yet
+	Shed       func()     // called when one was closed or refused because of MaxOpening
 	Budget     *budget.Budget
 	Logger     *slog.Logger
 }
@@ -59,13 +60,13 @@ type Below interface {
 	Addrs() []net.Addr
 	Guard()
 	Stop(ctx context.Context) error
-	// Listener is which of the addresses, in the order they were given, a connection came
-	// to whose local address is a; below 0: none is known.
+	// Listener returns the index of the address that accepted a connection with local address a;
+	// below 0 if that is not known.
 	Listener(a net.Addr) int
 }
 
-// Host stands between a network and the Host that has the sessions. It is the one's
-// netio.Host and wraps the other.
+// Host is the netio.Host of a network, and passes connections to another netio.Host, the engine's,
+// after they have passed their layers.
 type Host struct {
 	Below
 	cfg   Config
@@ -87,7 +88,7 @@ type Host struct {
 
 var _ netio.Host = (*Host)(nil)
 
-// New makes a Host in front of host, and the network below it with listen, which is given
+// New makes a Host that passes connections to host, and calls listen to make the network below it, with
 // the addresses to listen on.
 func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host) Below) (*Host, error) {
 	h := &Host{cfg: cfg, host: host, waiting: map[uint32]*conn{}, epoch: time.Now()}
@@ -116,7 +117,7 @@ func New(cfg Config, host netio.Host, listen func(sockets []string, h netio.Host
 	return h, nil
 }
 
-// URLs are the addresses that are listened on, as ParseAddr takes them.
+// URLs returns the bound addresses, as ParseAddr takes them.
 func (h *Host) URLs() []string {
 	var urls []string
 	for i, a := range h.Below.Addrs() {
@@ -138,7 +139,7 @@ func (h *Host) NewLoop(x netio.Loop) netio.Turner {
 	return l
 }
 
-// Open takes a connection through its layers. One that has none is the Host's at once.
+// Open implements netio.Host. A connection without layers is passed to the engine's Host at once.
 func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Refusal) {
 	l := t.(*loop)
 	i := h.Listener(x.LocalAddr())
@@ -172,7 +173,7 @@ func (h *Host) Open(t netio.Turner, x netio.Conn, fd int) (netio.Sink, netio.Ref
 	return c, netio.Refusal{}
 }
 
-// startClock bounds what is still in front of the session.
+// startClock sets the deadline of a connection without a session.
 func (c *conn) startClock() {
 	o, h := &c.x.opening, c.l.h
 	left := time.Duration(-1)

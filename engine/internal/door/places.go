@@ -2,20 +2,21 @@ package door
 
 import "time"
 
-// places are where handshakes compute: a few, and one that waits for its client has none.
+// places is a semaphore that limits how many handshakes compute at the same time. A handshake that
+// waits for its client holds none.
 type places chan struct{}
 
-// take waits for a place, and returns when it was taken.
+// take acquires a place, and returns the time at which it did.
 func (p places) take() time.Time {
 	p <- struct{}{}
 	return time.Now()
 }
 
-// leave gives up a place.
+// leave releases a place.
 func (p places) leave() { <-p }
 
-// rest gives up a place that was taken then, once it has been empty for so many times as long as it was taken, and calls
-// then, on another goroutine.
+// rest releases a place that was acquired at since, after a pause of times as long as it was held, at
+// most restMost. Then it calls then, on another goroutine. It does not block.
 func (p places) rest(since time.Time, times time.Duration, then func()) {
 	time.AfterFunc(min(times*time.Since(since), restMost), func() {
 		p.leave()
@@ -23,5 +24,5 @@ func (p places) rest(since time.Time, times time.Duration, then func()) {
 	})
 }
 
-// restMost is how long a place rests at most: who had it may have waited for a processor meanwhile.
+// restMost limits the pause: the holder may have held the place for long because the machine is busy.
 const restMost = 100 * time.Millisecond

@@ -5,16 +5,17 @@ import "encoding/binary"
 // maxRecord is how much plain text a TLS record has at most, in bytes (RFC 8446, section 5.1).
 const maxRecord = 16 << 10
 
-// records counts the TLS records that have come whole, by their headers, which are not encrypted: a type, a version
-// and a length of two bytes each but the type. Each Read of crypto/tls that has room for maxRecord takes one, or more
-// where some have no data. So after as many Reads, and with no record begun, nothing is left, and crypto/tls need not be
-// asked: that would cost an allocation each time.
+// records counts the complete TLS records received, by their headers, which are not encrypted: a type
+// of one byte, a version and a length of two bytes each. Each Read of crypto/tls with a buffer of at
+// least maxRecord takes one record, or more if some have no data. So after that many Reads, if no
+// record is incomplete, nothing is left to read, and a further Read, which would allocate its error,
+// is avoided.
 type records struct {
-	n    int     // whole ones
-	left int     // bytes to come of the open one
-	head [5]byte // of it
-	got  uint8   // bytes of head
-	ends uint32  // whole ones, ever
+	n    int     // complete records not taken yet, at most
+	left int     // missing bytes of the incomplete record
+	head [5]byte // its header
+	got  uint8   // bytes of head received; 0: no record is incomplete
+	ends uint32  // complete records ever, modulo 1<<32
 }
 
 // add takes the next bytes of the stream.
@@ -38,7 +39,8 @@ func (r *records) add(b []byte) {
 	}
 }
 
-// took notes a Read that had data, and tells whether it was the last: crypto/tls has taken all that came.
+// took counts a Read that returned data, and reports whether crypto/tls has now taken everything
+// received.
 func (r *records) took() bool {
 	r.n--
 	return r.n <= 0 && r.got == 0

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// slow is where the handshakes of suspects begin, one after the other.
+// slow is the queue in which the handshakes of suspects begin, one at a time.
 //
-// A flood of ClientHellos that nobody means to follow up would keep the processors busy, and each that is answered holds
-// up a loop for as long as that takes. So a suspect whose client could be asked for another key share is asked
-// (HelloRetryRequest): that is cheap, and who answers has shown that it goes on. The others have their turn when
-// there is none of those, or every second one, the last that came first: under more of them than can be
-// served, some then get through at once, in place of all being late. After each turn the place rests, for times the turn.
+// A flood of ClientHellos whose senders never continue would keep the processors busy, and answering one delays the
+// packets of a loop. So if a suspect's client can be asked for another key share (HelloRetryRequest), it is asked: that is
+// cheap, and a client that answers has shown that it continues. The other suspects get every second turn, or all turns if
+// there are none of the former, the newest first: if there are more than can be served, some get through at once instead
+// of all being late. After each turn there is a pause of payRest or askRest times its length.
 //
-// Once a suspect's handshake has been answered it goes on in the places of all the others.
+// When a suspect's handshake has been answered it continues in the same places as all others.
 type slow struct {
 	place places
 
@@ -22,20 +22,20 @@ type slow struct {
 	asking   list.List // *conn, with a group to ask for; the first is next
 	paying   list.List // *conn, without
 	turn     bool      // the next is one of paying
-	starting bool      // one has been let begin and has not had its first turn
-	answered int       // have answered and wait for their turn
+	starting bool      // one has been started and has not had its first turn
+	answered int       // how many have answered the question and wait for their turn
 }
 
 const (
-	// payRest makes half a hundredth of a processor of it: one handshake delays the answers of a loop by some 0.3 ms, and a
-	// hundredth of a loop's answers are what a p99 is made of.
+	// payRest limits full handshakes of suspects to 1/200 of a processor: each delays the answers of a loop by about
+	// 0.3 ms, and if fewer than 1 % of the answers are delayed the p99 latency is unchanged.
 	payRest = 199
-	askRest = 19 // one that is asked takes a tenth of the time of one that is answered
-	// mostAnswered is how many may wait for their turn, having answered, before no other is asked.
+	askRest = 19 // asking takes a tenth of the time of a full handshake
+	// mostAnswered is how many that have answered may wait for their turn; then no other is asked.
 	mostAnswered = 64
 )
 
-// retryable are the groups that a client may be asked for.
+// retryable returns the groups that a client may be asked for.
 func retryable(c *tls.Config) (groups []tls.CurveID) {
 	if c == nil || c.MaxVersion != 0 && c.MaxVersion < tls.VersionTLS13 {
 		return nil
@@ -57,14 +57,14 @@ func allows(c *tls.Config, g tls.CurveID) bool {
 	return len(c.CurvePreferences) == 0
 }
 
-// only is c for a client that is to be asked for g.
+// only returns a copy of c that allows g only, so that crypto/tls asks the client for it.
 func only(c *tls.Config, g tls.CurveID) *tls.Config {
 	c = c.Clone()
 	c.CurvePreferences = []tls.CurveID{g}
 	return c
 }
 
-// asks has the handshakes that are marked for it ask for another key share.
+// asks sets up the TLS configuration so that handshakes with shake.ask ask for that key share.
 func (h *Host) asks() {
 	own := h.cfg.TLS.GetConfigForClient
 	groups := retryable(h.cfg.TLS)
@@ -91,7 +91,7 @@ func (h *Host) asks() {
 	}
 }
 
-// pend puts a suspect whose hello is there in front of its turn. Loop goroutine.
+// pend queues the handshake of a suspect whose ClientHello is complete. Loop goroutine.
 func (s *handshakes) pend(t *tlsLayer) {
 	sh := t.shake
 	sh.ask = otherGroup(sh.in, s.groups)
@@ -110,19 +110,19 @@ func (s *handshakes) pend(t *tlsLayer) {
 	s.nextLocked()
 }
 
-// unpendLocked takes one that ends off those that wait.
+// unpendLocked removes a handshake from the queue.
 func (s *handshakes) unpendLocked(sh *shake) {
 	if sh.place != nil {
-		s.slow.asking.Remove(sh.place) // of one of them it is no element
+		s.slow.asking.Remove(sh.place) // Remove does nothing in the list that it is not in
 		s.slow.paying.Remove(sh.place)
 		sh.place = nil
 	}
 }
 
-// pendingLocked is how many wait.
+// pendingLocked returns how many are queued.
 func (s *handshakes) pendingLocked() int { return s.slow.asking.Len() + s.slow.paying.Len() }
 
-// nextLocked lets the next one begin.
+// nextLocked starts the next handshake in the queue, unless one is starting.
 func (s *handshakes) nextLocked() {
 	w := &s.slow
 	if w.starting || w.answered >= mostAnswered || s.stopped {
@@ -142,7 +142,7 @@ func (s *handshakes) nextLocked() {
 	c.l.post(c, (*conn).beginSlow)
 }
 
-// beginSlow begins the handshake of a suspect.
+// beginSlow starts the handshake of a suspect. Loop goroutine.
 func (c *conn) beginSlow() {
 	t, s := c.tls, c.l.h.shakes
 	if c.phase != handshake {
@@ -157,7 +157,7 @@ func (c *conn) beginSlow() {
 	c.mask()
 }
 
-// begun notes that the one that was let begin has had its turn, or needs none any more.
+// begun is called when the handshake that was started has had its first turn, or has closed.
 func (s *handshakes) begun() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,7 +165,7 @@ func (s *handshakes) begun() {
 	s.nextLocked()
 }
 
-// waitSlow waits for a turn in the slow place.
+// waitSlow acquires the slow place. again: the handshake has had a turn and its client has answered.
 func (s *handshakes) waitSlow(again bool) time.Time {
 	if !again {
 		return s.slow.place.take()

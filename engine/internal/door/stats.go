@@ -2,7 +2,7 @@ package door
 
 import "sync/atomic"
 
-// counters are what Stats tells.
+// counters are the values behind Stats.
 type counters struct {
 	front, handshaking                          atomic.Int64
 	handshakes, handshakeFails, truncated, shed atomic.Uint64
@@ -28,28 +28,28 @@ func (st *counters) sentDeflated(from, to int, first, shared bool) {
 
 // Stats is a snapshot of the doors. Counters only grow.
 type Stats struct {
-	Opening     int    // connections in front of a session: their header, handshake or upgrade is under way
-	Handshaking int    // of them TLS handshakes
-	Closing     int    // connections without a session that wait for their peer's FIN
+	Opening     int    // connections without a session yet: their header, handshake or upgrade is in progress
+	Handshaking int    // of these, TLS handshakes
+	Closing     int    // connections that are closed but for their peer's FIN
 	Handshakes  uint64 // TLS handshakes done
 	WebSockets  uint64 // upgrades done
 	Truncated   uint64 // TLS streams that ended without a close_notify
 
 	Deflated      uint64 // WebSocket messages sent compressed
-	DeflateShared uint64 // of them those that had just been compressed for another session
-	DeflatedFrom  uint64 // what they were, in bytes
-	DeflatedTo    uint64 // what they became
+	DeflateShared uint64 // of these, messages that had just been compressed for another session
+	DeflatedFrom  uint64 // their bytes before compression
+	DeflatedTo    uint64 // their bytes after it
 	Inflated      uint64 // compressed messages received
 
-	BadHandshakes uint64 // refused: TLS handshakes that failed
+	BadHandshakes uint64 // TLS handshakes that failed
 	Shed          uint64 // handshakes closed for MaxHandshakes
 	Limited       uint64 // handshakes refused for HandshakeRate
-	Slowed        uint64 // handshakes that waited for a turn, as many from their address were not ended
-	Asked         uint64 // of them those that were asked for another key share (HelloRetryRequest)
-	BadUpgrades   uint64 // requests that did not become WebSocket
-	BadProxies    uint64 // no PROXY header, or a broken one, from who must send it
-	BadDeflates   uint64 // streams ended: a message did not inflate, or to too much
-	Late          uint64 // not through in time
+	Slowed        uint64 // handshakes that waited for a turn, because many from their address were not completed
+	Asked         uint64 // of these, handshakes that were asked for another key share (HelloRetryRequest)
+	BadUpgrades   uint64 // requests that were refused instead of becoming a WebSocket
+	BadProxies    uint64 // connections of a trusted proxy without a valid PROXY header
+	BadDeflates   uint64 // connections closed because a message did not inflate, or inflated to too much
+	Late          uint64 // connections that had no session in time
 }
 
 // Stats returns a snapshot. Any goroutine.

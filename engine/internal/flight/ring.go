@@ -9,9 +9,9 @@ const Events = 28
 
 // Event is one entry of a ring, unpacked.
 type Event struct {
-	At    int64 // nanoseconds, to a microsecond; of one that stands for several, of the first
+	At    int64 // in nanoseconds, rounded down to microseconds; if Count > 1, of the first
 	Kind  Kind
-	Count int // how many it stands for
+	Count int // how many events it stands for
 	A, B  uint32
 }
 
@@ -24,7 +24,7 @@ type slot struct {
 const (
 	kindBits  = 5
 	countBits = 13
-	atBits    = 64 - kindBits - countBits // two years
+	atBits    = 64 - kindBits - countBits // microseconds: enough for two years
 	mostCount = 1<<countBits - 1
 )
 
@@ -49,9 +49,9 @@ type Saved struct {
 // goroutine may use it. It is 480 bytes, which is a size of the allocator's.
 type Ring struct {
 	mu     tally.Mutex
-	queued int64 // guarded by mu; since when a turn is waited for; 0: none is
+	queued int64 // guarded by mu; since when the session waits for a worker; 0: it does not
 
-	// Cut is its owner's, and here as there is room for it.
+	// Cut is for the owner's use; it is here because the struct has room for it.
 	Cut uint32
 
 	Saved // guarded by mu
@@ -71,7 +71,7 @@ func (r *Ring) last() *slot {
 	return &r.at[(r.n-1)%Events]
 }
 
-// Add notes that something happened. What is the same as the newest event only counts there.
+// Add adds an event. If the newest event is the same, only that one's count grows.
 func (r *Ring) Add(now int64, k Kind, a, b uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,8 +82,8 @@ func (r *Ring) Add(now int64, k Kind, a, b uint32) {
 	r.add(pack(now, k, 1, a, b))
 }
 
-// Sum notes count more of something, and what b they make together: they count in the
-// newest event if that is of the same kind and has the same a, and else are a new one.
+// Sum adds count events whose b together is b: to the newest event if that has the same kind and a, else
+// as a new one.
 func (r *Ring) Sum(now int64, k Kind, a, b uint32, count int) {
 	count = min(count, mostCount)
 	r.mu.Lock()
@@ -96,14 +96,14 @@ func (r *Ring) Sum(now int64, k Kind, a, b uint32, count int) {
 	r.add(pack(now, k, count, a, b))
 }
 
-// Queue notes that a worker's turn is waited for.
+// Queue notes that the session waits for a worker.
 func (r *Ring) Queue(now int64) {
 	r.mu.Lock()
 	r.queued = now
 	r.mu.Unlock()
 }
 
-// Begin notes that a worker's turn begins, which may last. It returns what End is given.
+// Begin adds the beginning of a worker's turn. It returns the argument for End.
 func (r *Ring) Begin(now int64) (turn uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +116,7 @@ func (r *Ring) Begin(now int64) (turn uint64) {
 	return r.n - 1
 }
 
-// End notes that the turn has ended, if the ring still holds it.
+// End sets the length of a turn, if the ring still holds it.
 func (r *Ring) End(turn uint64, now int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,7 +125,7 @@ func (r *Ring) End(turn uint64, now int64) {
 	}
 }
 
-// micros is d nanoseconds as an event says them.
+// micros converts nanoseconds to an event's microseconds.
 func micros(d int64) uint32 { return uint32(min(max(d/1000, 0), int64(Running)-1)) }
 
 // Save copies the ring to to.
@@ -135,7 +135,7 @@ func (r *Ring) Save(to *Saved) {
 	r.mu.Unlock()
 }
 
-// Events appends the events to dst, the oldest first. lost is how many were older.
+// Events appends the events to dst, oldest first. lost is how many older ones were overwritten.
 func (s *Saved) Events(dst []Event) (events []Event, lost uint64) {
 	if s.n > Events {
 		lost = s.n - Events

@@ -15,30 +15,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acceptPause is how long the accepting goroutine waits after an error where its
-// listener is not known.
+// acceptPause is how long the accepting goroutine sleeps after a failed accept where its
+// listeners are not known, so that they can't be masked.
 const acceptPause = 20 * time.Millisecond
 
-// ears are the listening descriptors in gnet's epoll sets, so that accepting can stop.
+// ears are the listening descriptors in gnet's epoll sets, which are masked to pause accepting.
 type ears struct {
 	mu        sync.Mutex
-	deaf      bool      // guarded by mu; the listeners are masked for want of files
-	warned    time.Time // guarded by mu; when that was logged
-	listening []listening
+	deaf      bool        // guarded by mu; the listeners are masked, as few descriptors are free
+	warned    time.Time   // guarded by mu; when a pause was logged last
+	said      bool        // guarded by mu; this pause was logged
+	listening []listening // guarded by mu; it only grows
 }
 
 // listening is one listening descriptor in an epoll set.
 type listening struct {
 	epfd, fd int
-	alone    bool // a goroutine of its own accepts from it, for all loops
+	alone    bool // a goroutine that only accepts does so from it, for all loops
 }
 
-// acceptFailed is called on the goroutine that accepts. The connection stays in the
-// backlog. The listeners are masked until the guard's next look, or the poller might
-// report them again at once.
+// acceptFailed is called by the goroutine whose accept has failed. The connection stays in the
+// backlog, so the poller would report the listeners again at once: they are masked until the
+// next Guard.
 func (n *Network) acceptFailed(r *reactor) {
 	select {
-	case <-n.quit: // and so it should
+	case <-n.quit: // endAccept has shut the listeners down: see passBy
 		select {
 		case r.acceptEnd <- struct{}{}:
 		default:
@@ -52,8 +53,8 @@ func (n *Network) acceptFailed(r *reactor) {
 	}
 }
 
-// discoverAcceptor finds the epoll set of an accepting goroutine by the addresses that
-// it alone listens on, as getsockname says them.
+// discoverAcceptor finds the epoll sets of goroutines that only accept, by the addresses of
+// their listeners as getsockname returns them.
 func (n *Network) discoverAcceptor(addrs []net.Addr) {
 	eachEpoll(func(epfd int, members []int) bool {
 		n.noteListeners(epfd, members, func(fd int) bool {
@@ -68,7 +69,7 @@ func (n *Network) discoverAcceptor(addrs []net.Addr) {
 	})
 }
 
-// sameAddr compares addresses that are bound.
+// sameAddr compares two bound addresses.
 func sameAddr(a, b net.Addr) bool {
 	x, ok := a.(*net.TCPAddr)
 	y, tcp := b.(*net.TCPAddr)
@@ -78,7 +79,8 @@ func sameAddr(a, b net.Addr) bool {
 	return ok == tcp && a.String() == b.String()
 }
 
-// noteListeners notes the listeners in an epoll set; ours may be nil for all.
+// noteListeners adds the listeners among members of an epoll set to ears: those for which ours
+// returns true, or all if ours is nil.
 func (n *Network) noteListeners(epfd int, members []int, ours func(fd int) bool) {
 	n.ears.mu.Lock()
 	defer n.ears.mu.Unlock()
@@ -90,12 +92,12 @@ func (n *Network) noteListeners(epfd int, members []int, ours func(fd int) bool)
 	}
 }
 
-// acceptEnding is how long the goroutines that accept may take to notice their end: they run nobody
-// else's code, but the machine may stand still.
+// acceptEnding is how long Stop waits for the goroutines that accept. They run no callbacks, so
+// only a stalled machine makes them take long.
 const acceptEnding = 10 * time.Second
 
-// endAccept ends accepting where a goroutine of its own does it. What it has accepted is with its
-// loop when this returns: one that came to a loop that has ended would be closed by nobody.
+// endAccept ends accepting where a goroutine does nothing else. When it returns, that goroutine has
+// given every connection that it accepted to a loop: after the loop's end nobody would close it.
 func (n *Network) endAccept(reactors []*reactor) {
 	n.ears.mu.Lock()
 	all := slices.Clone(n.ears.listening)
@@ -118,9 +120,9 @@ func (n *Network) endAccept(reactors []*reactor) {
 	}
 }
 
-// passBy waits until the goroutine that accepts has come by, behind everything that it has accepted
-// before: its epoll set gets a descriptor from which nothing can be accepted, and acceptFailed tells
-// that it was tried.
+// passBy waits until the goroutine that accepts has handed over everything it has accepted. It adds
+// an eventfd, which is readable, to that goroutine's epoll set: accepting from it fails, and
+// acceptFailed then sends on acceptEnd.
 func (r *reactor) passBy(ctx context.Context, epfd int) {
 	for len(r.acceptEnd) > 0 {
 		<-r.acceptEnd
@@ -140,9 +142,9 @@ func (r *reactor) passBy(ctx context.Context, epfd int) {
 	}
 }
 
-// shutListener shuts a listener of one kind down and closes what waits; false: it is none, or of
-// the other kind. The descriptor may be somebody else's by now: what is looked at is a copy, and so
-// is what is shut.
+// shutListener shuts a listener down and closes the connections in its backlog; false if fd is no
+// listener of this network, or of the other kind. As fd may have been closed and used again by
+// others, a duplicate is checked, and the same duplicate is shut down.
 func (n *Network) shutListener(fd int, onUnix bool) bool {
 	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -168,19 +170,19 @@ func (n *Network) shutListener(fd int, onUnix bool) bool {
 			_ = unix.Close(c)
 		case unix.EINTR, unix.ECONNABORTED:
 		default:
-			return true // there is none, or accepting fails for ever
+			return true // the backlog is empty, or accept fails for good
 		}
 	}
 }
 
-// isBound says whether one of the addresses is bound there.
+// isBound reports whether at is one of the bound addresses.
 func (n *Network) isBound(at net.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.ContainsFunc(n.claims, func(c *claim) bool { return c.bound != nil && sameAddr(c.bound, at) })
 }
 
-// listeners are those in one epoll set, and whether accepting is stopped.
+// listeners returns the listeners in one epoll set, and whether accepting is paused.
 func (n *Network) listeners(epfd int) (fds []int, deaf bool) {
 	n.ears.mu.Lock()
 	defer n.ears.mu.Unlock()
@@ -192,11 +194,12 @@ func (n *Network) listeners(epfd int) (fds []int, deaf bool) {
 	return fds, n.ears.deaf
 }
 
-// Guard stops accepting while hardly a file is left, goes on when there are some again,
-// and closes refused connections that have had their time. It is to be called each tick,
-// and when files are seen to be short. Any goroutine.
+// Guard pauses accepting while only the last 8 descriptors below the limit are free, resumes it
+// when others are,
+// and closes refused connections older than Linger. It is to be called each tick, and when
+// descriptors are found to be short. Any goroutine.
 //
-// The limit may have been changed meanwhile (prlimit).
+// It reads the limit each time, as prlimit may have changed it.
 func (n *Network) Guard() {
 	low := lowestFree() >= OpenFileLimit()-8
 	n.ears.mu.Lock()
@@ -209,7 +212,7 @@ func (n *Network) Guard() {
 	}
 }
 
-// deafen masks the listeners until the guard's next look; false: they are not known.
+// deafen masks the listeners until the next Guard; false if none are known.
 func (n *Network) deafen() bool {
 	n.ears.mu.Lock()
 	defer n.ears.mu.Unlock()
@@ -219,20 +222,26 @@ func (n *Network) deafen() bool {
 	return len(n.ears.listening) > 0
 }
 
-// maskEars stops accepting, or goes on with it. ears.mu is held.
+// maskEars pauses accepting, or resumes it. A pause is logged once a second at most, and its
+// end whenever its beginning was. ears.mu is held.
 func (n *Network) maskEars(stop bool) {
-	n.ears.deaf = stop
-	for _, l := range n.ears.listening {
+	e := &n.ears
+	e.deaf = stop
+	for _, l := range e.listening {
 		_ = setEvents(l.epfd, l.fd, stop)
 	}
-	if time.Since(n.ears.warned) > time.Second {
-		n.ears.warned = time.Now()
-		n.cfg.Logger.Warn("open files", "accepting", !stop, "limit", OpenFileLimit())
+	switch {
+	case stop && time.Since(e.warned) > time.Second:
+		e.warned, e.said = time.Now(), true
+		n.cfg.Logger.Warn("accepting is paused: few file descriptors are left; raise the limit (ulimit -n, LimitNOFILE)", "limit", OpenFileLimit())
+	case !stop && e.said:
+		e.said = false
+		n.cfg.Logger.Warn("accepting goes on: file descriptors are free again", "limit", OpenFileLimit())
 	}
 }
 
-// lowestFree is the number that the next descriptor will get; more than any limit when
-// there is none.
+// lowestFree returns the number of the next descriptor that is opened; more than any limit if
+// none is free.
 func lowestFree() int {
 	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -245,7 +254,8 @@ func lowestFree() int {
 	return fd
 }
 
-// OpenFileLimit is how many descriptors the process may have now.
+// OpenFileLimit returns RLIMIT_NOFILE, how many descriptors the process may have now; 1024 if
+// it can't be read.
 func OpenFileLimit() int {
 	var r unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
@@ -254,7 +264,8 @@ func OpenFileLimit() int {
 	return int(min(r.Cur, 1<<30))
 }
 
-// Backlog is how many connections the kernel may hold for one listener.
+// Backlog returns net.core.somaxconn, how many connections the kernel may queue for one
+// listener; 4096 if it can't be read.
 func Backlog() int {
 	b, err := os.ReadFile("/proc/sys/net/core/somaxconn")
 	if err != nil {

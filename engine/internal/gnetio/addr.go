@@ -14,10 +14,11 @@ type Addr struct {
 
 func (a Addr) String() string { return a.Network + "://" + a.Host }
 
-// Unix tells whether the address is a path.
+// Unix reports whether the address is that of a unix socket.
 func (a Addr) Unix() bool { return a.Network == "unix" }
 
-// ParseAddr reads scheme://rest. The error says what to write instead.
+// ParseAddr parses scheme://rest. The error says what is wrong and how to write it, without
+// repeating s.
 func ParseAddr(s string) (Addr, error) {
 	network, host, ok := strings.Cut(s, "://")
 	if !ok {
@@ -54,19 +55,19 @@ func ParseAddr(s string) (Addr, error) {
 	}
 }
 
-// AddrError is an address that can't be listened on whatever else the machine does.
+// AddrError is an address that can never be listened on, such as a malformed one.
 type AddrError struct {
 	Addr string
-	Why  string // what is wrong and the way out
+	Why  string // what is wrong, and what to write instead
 }
 
 func (e *AddrError) Error() string { return e.Addr + ": " + e.Why }
 
-// ListenError is an address that can't be listened on now: in use, not there, not
-// allowed.
+// ListenError is an address that can't be listened on now: it is in use, this machine does
+// not have it, or the process may not use it.
 type ListenError struct {
 	Addr string
-	Err  error // as the system says; syscall.EADDRINUSE for one in use
+	Err  error // the system's error; syscall.EADDRINUSE if the address is in use
 }
 
 func (e *ListenError) Error() string { return "listen " + e.Addr + ": " + e.Err.Error() }

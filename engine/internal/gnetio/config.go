@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Balance says how a single acceptor chooses a loop.
+// Balance is how a single acceptor chooses the loop of a new connection.
 type Balance uint8
 
 const (
@@ -15,27 +15,27 @@ const (
 	SourceHash // by the peer's address
 )
 
-// Config sets up a Network. The caller fills in the defaults: a zero is what the field's
-// comment says.
+// Config sets up a Network. There are no defaults: a zero means what the field's comment
+// says.
 type Config struct {
 	Addrs   []string // tcp://host:port, tcp4://, tcp6:// or unix:///path; port 0 is a free one
-	Loops   int      // at least 1; as many again where TCP and unix addresses are mixed
-	Single  bool     // one goroutine accepts all TCP; false: each loop does (SO_REUSEPORT)
-	Balance Balance  // of the goroutine that accepts alone; unix sockets always have one
+	Loops   int      // at least 1; with both TCP and unix addresses each kind gets so many
+	Single  bool     // one goroutine accepts all TCP connections; false: each loop does (SO_REUSEPORT)
+	Balance Balance  // where one goroutine accepts: with Single, and always for unix sockets
 
-	ReadBuffer       int           // bytes one read takes at most
-	ReadByGnet       bool          // no loop reads by itself
-	SocketRecvBuffer int           // SO_RCVBUF; 0: the system's
-	SocketSendBuffer int           // SO_SNDBUF; 0: the system's
+	ReadBuffer       int           // most bytes of one read
+	ReadByGnet       bool          // gnet reads the connections
+	SocketRecvBuffer int           // SO_RCVBUF in bytes; 0: the system's default
+	SocketSendBuffer int           // SO_SNDBUF in bytes; 0: the system's default
 	Delay            bool          // leave TCP_NODELAY off
-	KeepAlive        time.Duration // idle time before the first probe; 0: none
-	KeepAliveEvery   time.Duration // between probes
-	KeepAliveCount   int           // probes before the connection is dead
-	UserTimeout      time.Duration // probes of a closed window come at least thrice in it; 0: as the system does
+	KeepAlive        time.Duration // TCP_KEEPIDLE, the idle time before the first probe; 0: no keep-alive
+	KeepAliveEvery   time.Duration // TCP_KEEPINTVL, the time between probes
+	KeepAliveCount   int           // TCP_KEEPCNT, unanswered probes after which the connection is dead
+	UserTimeout      time.Duration // a closed window is probed three times in it, but not more than once a second; 0: as the system does
 
-	MaxRefused int           // refused connections kept until the peer has read why
-	Linger     time.Duration // how long they are kept at most
+	MaxRefused int           // refused connections kept open, so that their peers can read the reason
+	Linger     time.Duration // how long they are kept
 
-	UnixMode fs.FileMode  // permissions of unix sockets; 0: as the umask makes them
+	UnixMode fs.FileMode  // permissions of unix sockets; 0: those the umask leaves
 	Logger   *slog.Logger // must be set
 }

@@ -12,29 +12,29 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// conn is one connection: a descriptor that gnet reads from, unless it is detached, and
-// the Host writes to. Loop goroutine only, but for what netio.Conn says. There are many,
-// so it is kept to 80 bytes.
+// conn is one connection: a descriptor that the loop's reader or gnet reads from, unless it is
+// detached, and that the Host writes to. Loop goroutine only, but for what netio.Conn says.
+// There are many, so it is kept to 80 bytes.
 type conn struct {
-	*local           // shared by the connections of a loop to one address
+	*local           // shared by all connections of the loop with this local address
 	c      gnet.Conn // nil once gnet has let the descriptor go
 	sink   netio.Sink
 	remote net.Addr
 	mu     sync.Mutex // held while fd changes and while RawConn.Control uses it
 	fd     int32      // -1: closed
-	place  int32      // in loop.conns; it stays there
+	place  int32      // index in loop.conns; it does not change
 
-	watched bool // the watcher knows fd
-	within  bool // inside a call to the Host or Sink: gnet must not lose the connection under its hands
-	doomed  bool // close when that call returns
-	ending  bool // inside Sink.Closed, or behind it
+	watched bool // fd is in the watcher's epoll set
+	within  bool // inside a call of the Host or Sink: Close is put off until it returns
+	doomed  bool // Close was called within: close when that call returns
+	ending  bool // Sink.Closed has been called, or is running
 	paused  bool
-	read    bool // by the loop's reader, not by gnet
-	ended   bool // how says how, not gnet
+	read    bool // the loop's reader reads it, not gnet
+	ended   bool // closed by this package: how says why, gnet's error does not
 	how     netio.End
 }
 
-// local is an address that connections on l came to.
+// local is a local address of connections on l.
 type local struct {
 	l    *loop
 	addr net.Addr
@@ -45,7 +45,7 @@ var (
 	_ netio.Joiner = (*conn)(nil)
 )
 
-// newConn takes a connection of gnet's onto the loop.
+// newConn adds a connection of gnet's to the loop. Loop goroutine.
 func (l *loop) newConn(g gnet.Conn) *conn {
 	fd := g.Fd()
 	c := &conn{local: l.localAddr(g, fd), c: g, fd: int32(fd), remote: ownAddr(g.RemoteAddr())}
@@ -173,13 +173,13 @@ func (c *conn) Close() {
 	}
 }
 
-// end has gnet close the connection.
+// end makes gnet close the connection, which calls closed before it returns.
 func (c *conn) end(how netio.End) {
 	c.ended, c.how = true, how
 	_ = c.c.EventLoop().Close(c.c)
 }
 
-// closed is called when gnet closes the descriptor, before it does.
+// closed is called by gnet, or by bury, before the descriptor is closed.
 func (c *conn) closed(how netio.End) {
 	if c.ended {
 		how = c.how
@@ -215,11 +215,12 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	return rawConn{c}, nil
 }
 
-// rawConn gives access to a descriptor, for options. Reading and writing are the loop's.
+// rawConn gives access to a descriptor, for socket options only: the loop reads and writes.
 type rawConn struct{ c *conn }
 
-// Control runs f with the descriptor, which the loop can't close until f returns: f must
-// not wait for the loop, and not close the connection.
+// Control runs f with the descriptor. The loop can't close it before f returns, so f must not
+// wait for the loop or close the connection. It returns net.ErrClosed if it is closed. Any
+// goroutine.
 func (r rawConn) Control(f func(fd uintptr)) error {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()

@@ -6,9 +6,10 @@
 //	if err := n.Start(ctx); err != nil { ... }
 //	defer n.Stop(ctx)
 //
-// Each loop has a goroutine of gnet's, on which the Host's Open, the Sinks and the
-// Turners run; the connections it reads itself, from an epoll set of its own (reader). A
-// callback that blocks there holds up the loop, until StandIn has another
-// goroutine do its work. One more goroutine, the watcher's, waits for sockets to become
-// writable. What is relied on beyond gnet's documentation is listed in reliance_linux.go.
+// Each loop has one goroutine, started by gnet, on which Host.Open and the methods of the
+// Sinks and Turners run. gnet accepts and closes connections; this package reads them, from
+// an epoll set of its own per loop (type reader). A callback that blocks holds up its loop
+// until Loop.StandIn starts another goroutine that does the loop's work meanwhile. One more
+// goroutine, the watcher's, waits for sockets to become writable. Behaviour of gnet that its
+// documentation does not promise is listed in reliance_linux.go, each with its test.
 package gnetio

@@ -8,8 +8,8 @@ import (
 	gneterr "github.com/panjf2000/gnet/v2/pkg/errors"
 )
 
-// enroll gives a connection, which it takes over, to the loop; done is closed once gnet has
-// taken it or not. Any goroutine.
+// enroll registers a connection with the loop, and owns it from the call on, also if it returns
+// an error. done is closed when gnet has registered it or failed to. Any goroutine.
 func (l *loop) enroll(ctx context.Context, conn net.Conn) (done <-chan struct{}, err error) {
 	n := l.n
 	n.mu.Lock()
@@ -40,9 +40,9 @@ func (l *loop) enroll(ctx context.Context, conn net.Conn) (done <-chan struct{},
 	return taken, nil
 }
 
-// awaitEnrolled waits until gnet has what enroll gave it: of what waits for a loop that has
-// ended, a goroutine of gnet's and two descriptors would stay. A loop may be held up, so it
-// does not wait for ever.
+// awaitEnrolled waits until gnet has registered all connections given to enroll: one that still
+// waits when its loop ends would leak a goroutine of gnet's and two descriptors. As a callback may
+// block a loop, it waits for probeTime at most.
 func (n *Network) awaitEnrolled() {
 	all := make(chan struct{})
 	go func() { n.enrolling.Wait(); close(all) }()

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setEvents has an epoll set tell of fd's input, or of its end only.
+// setEvents sets the events of fd in an epoll set: input; or, with none, hang-up and error only.
 func setEvents(epfd, fd int, none bool) error {
 	ev := unix.EpollEvent{Fd: int32(fd)}
 	if !none {
@@ -18,14 +18,15 @@ func setEvents(epfd, fd int, none bool) error {
 	return unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, fd, &ev)
 }
 
-// idle tells whether nothing is ready in an epoll set.
+// idle reports whether an epoll set has no event ready. It consumes none.
 func idle(epfd int) bool {
 	set := [1]unix.PollFd{{Fd: int32(epfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(set[:], 0)
 	return n == 0 && err == nil
 }
 
-// eachEpoll calls fn for the epoll sets that /proc knows of, until it returns false.
+// eachEpoll calls fn for each epoll set of the process, as /proc/self/fdinfo lists them, with its
+// members, until fn returns false.
 func eachEpoll(fn func(epfd int, members []int) bool) {
 	dir, err := os.ReadDir("/proc/self/fdinfo")
 	if err != nil {

@@ -23,22 +23,22 @@ type loop struct {
 	epfd   int // gnet's epoll set; -1: not found
 
 	// Loop goroutine only.
-	conns   []*conn // nil where the place is free
-	free    []int32 // places
+	conns   []*conn // by conn.place; nil: the index is free
+	free    []int32 // free indexes of conns
 	buried  bool    // gnet has ended, and closed its epoll set
 	refused []*refused
-	locals  map[netip.AddrPort]*local // local addresses of its connections
-	named   map[string]*local         // the same of unix sockets, by path
+	locals  map[netip.AddrPort]*local // local addresses of its TCP connections, at most maxLocals
+	named   map[string]*local         // those of unix sockets, by path
 
 	refusals atomic.Int32 // len(refused)
-	sweepDue atomic.Bool  // refused is to be looked at
-	given    atomic.Int32 // connections it was given by stand-ins of others
+	sweepDue atomic.Bool  // sweepRefused has been asked for
+	given    atomic.Int32 // connections that stand-ins of other loops gave to this one, ever
 	standIn  atomic.Pointer[standIn]
 	reader   atomic.Pointer[reader] // nil: gnet reads
-	made     *reader                // the same, also before it has begun; nil: it can't be had
+	made     *reader                // the same, also before it has begun; nil: there is none
 }
 
-// discover finds the epoll set of the loop that g is on, and its listeners.
+// discover finds the epoll set that g is in, which is the loop's, and the listeners in it.
 func (l *loop) discover(g gnet.Conn) {
 	fd := g.Fd()
 	eachEpoll(func(epfd int, members []int) bool {
@@ -108,7 +108,7 @@ func (l *loop) Idle() bool {
 	return l.epfd >= 0 && idle(l.epfd)
 }
 
-// keep gives a new connection a place.
+// keep gives a new connection an index in conns.
 func (l *loop) keep(c *conn) {
 	if last := len(l.free) - 1; last >= 0 {
 		c.place = l.free[last]
@@ -120,7 +120,8 @@ func (l *loop) keep(c *conn) {
 	l.conns = append(l.conns, c)
 }
 
-// at is the connection at a place, if that is its descriptor.
+// at returns the connection at an index if its descriptor is fd, else nil: an event may come
+// after its connection has been closed.
 func (l *loop) at(place int, fd int32) *conn {
 	if place < len(l.conns) {
 		if c := l.conns[place]; c != nil && c.fd == fd {
@@ -130,14 +131,14 @@ func (l *loop) at(place int, fd int32) *conn {
 	return nil
 }
 
-// forget takes a connection that closes off the loop.
+// forget removes a connection that closes.
 func (l *loop) forget(c *conn) {
 	l.conns[c.place] = nil
 	l.free = append(l.free, c.place)
 }
 
-// bury closes what is left when gnet has ended: a loop whose goroutine has died inside a
-// callback (runtime.Goexit) has closed nothing.
+// bury closes the connections that are left when gnet has ended: a loop whose goroutine was
+// ended inside a callback, by runtime.Goexit, has closed none.
 func (l *loop) bury() {
 	l.buried = true
 	for i := 0; i < len(l.conns); i++ {
@@ -152,11 +153,11 @@ func (l *loop) bury() {
 	}
 }
 
-// maxLocals is how many local addresses a loop remembers.
+// maxLocals limits loop.locals. Connections to further addresses have a local of their own.
 const maxLocals = 64
 
-// localAddr is the address that a connection came to. gnet only says what the listener
-// is bound to, which may be every address there is: then the kernel is asked.
+// localAddr returns the local address of a connection. gnet returns the listener's address,
+// which may be unspecified (all addresses): then the kernel is asked.
 func (l *loop) localAddr(g gnet.Conn, fd int) *local {
 	if a, ok := g.LocalAddr().(*net.TCPAddr); ok && a.Port != 0 && a.Zone == "" && len(a.IP) > 0 && !a.IP.IsUnspecified() {
 		at := a.AddrPort()
@@ -187,7 +188,7 @@ func (l *loop) localAddr(g gnet.Conn, fd int) *local {
 	return l.tcp(at)
 }
 
-// tcp returns what the connections to at share.
+// tcp returns the local shared by the connections to at.
 func (l *loop) tcp(at netip.AddrPort) *local {
 	if p, ok := l.locals[at]; ok {
 		return p
@@ -202,7 +203,8 @@ func (l *loop) tcp(at netip.AddrPort) *local {
 	return p
 }
 
-// path returns what the connections to a listener's unix socket share; nil: it is none's.
+// path returns the local shared by the connections to a unix socket; nil if no listener has
+// that path.
 func (l *loop) path(name string) *local {
 	if p, ok := l.named[name]; ok {
 		return p
@@ -219,7 +221,7 @@ func (l *loop) path(name string) *local {
 	return p
 }
 
-// ownAddr makes sure that nothing of gnet's memory stays in the address.
+// ownAddr returns an address that holds no memory of gnet's: gnet uses a zone's bytes again.
 func ownAddr(a net.Addr) net.Addr {
 	if t, ok := a.(*net.TCPAddr); ok && t.Zone != "" {
 		return &net.TCPAddr{IP: t.IP, Port: t.Port, Zone: strings.Clone(t.Zone)}

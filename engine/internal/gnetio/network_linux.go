@@ -17,8 +17,8 @@ type Network struct {
 	host     netio.Host
 	watcher  watcher
 	ears     ears
-	pausable atomic.Bool         // reading can be paused: gnet's epoll sets were found and obey
-	names    map[string]net.Addr // the unix addresses behind what gnet was told to bind; set before gnet starts
+	pausable atomic.Bool         // reading can be paused: gnet's epoll sets were found, and masking an event works
+	names    map[string]net.Addr // Config's unix addresses by the path that gnet binds; set before gnet starts
 
 	mu            sync.Mutex
 	started       bool          // guarded by mu
@@ -26,15 +26,15 @@ type Network struct {
 	reactors      []*reactor    // guarded by mu; one for TCP, one for unix sockets
 	claims        []*claim      // guarded by mu
 	addrs         []net.Addr    // guarded by mu
-	begun         chan struct{} // closed when Start has done what it does, but undo it
-	quit          chan struct{}
+	begun         chan struct{} // closed when Start's work is done, before it undoes a failed start
+	quit          chan struct{} // closed by the first Stop
 	reserveMu     sync.Mutex
 	reserve       *reserve      // guarded by reserveMu; nil until it is needed
-	reserveFailed bool          // guarded by reserveMu; it can't be had, or no more
+	reserveFailed bool          // guarded by reserveMu; it could not be started, or the network stops
 	done          chan struct{} // closed when everything that Stop ends has ended
 	failOnce      sync.Once
 	bg            sync.WaitGroup // the supervisors
-	enrolling     sync.WaitGroup // what gnet has not taken yet; nothing is added once stopped
+	enrolling     sync.WaitGroup // connections that gnet has not registered yet; nothing is added once stopped
 }
 
 // New makes a Network; Start starts it.
@@ -46,16 +46,16 @@ func New(cfg Config, host netio.Host) *Network {
 }
 
 // Start binds the addresses and starts the loops. When it returns nil, connections are
-// served. It starts once. When ctx ends before that, its error is returned; after any
-// error nothing is left running. An address that can't be is an *AddrError, one that
-// can't be now a *ListenError, several are joined.
+// served. A Network is started once. If ctx ends first, its error is returned; after any
+// error nothing is left running. Errors of addresses are *AddrError and *ListenError,
+// joined if there are several.
 func (n *Network) Start(ctx context.Context) error {
 	n.mu.Lock()
 	again := n.started || n.stopped
 	n.started = true
 	n.mu.Unlock()
 	if again {
-		return errors.New("the network has been started before")
+		return errors.New("the network was started or stopped before: make a new one")
 	}
 	n.checkGnet()
 	err := n.start(ctx)
@@ -127,7 +127,7 @@ func (n *Network) start(ctx context.Context) error {
 	return nil
 }
 
-// ready notes the addresses and finds the listeners that one goroutine accepts from.
+// ready stores the bound addresses, and finds the listeners of goroutines that only accept.
 func (n *Network) ready(claims []*claim) {
 	var alone []net.Addr
 	n.mu.Lock()
@@ -169,7 +169,7 @@ func (n *Network) startReactor(ctx context.Context, claims []*claim, single bool
 	return nil
 }
 
-// whyNot finds the address that gnet could not listen on, which its error hides.
+// whyNot finds out which address gnet could not listen on: gnet's error does not say.
 func whyNot(claims []*claim, err error) error {
 	names := ""
 	for _, c := range claims {
@@ -186,16 +186,15 @@ func whyNot(claims []*claim, err error) error {
 	return &ListenError{names[1:], err}
 }
 
-// Addrs are the addresses that are listened on, in Config's order, with the ports that
-// were bound.
+// Addrs returns the bound addresses, in Config's order, with the real ports. Any goroutine.
 func (n *Network) Addrs() []net.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return append([]net.Addr(nil), n.addrs...)
 }
 
-// Listener is which of Config.Addrs a connection came to whose local address is a; below 0:
-// it can't be told. Any goroutine, from the first connection on.
+// Listener returns the index in Config.Addrs of the listener that accepted a connection with
+// local address a; -1 if that is not known. Any goroutine, from the first connection on.
 func (n *Network) Listener(a net.Addr) int {
 	n.mu.Lock()
 	claims := n.claims
@@ -216,7 +215,7 @@ func (n *Network) Listener(a net.Addr) int {
 	return best
 }
 
-// Pausable tells whether Conn.PauseReading works. Any goroutine.
+// Pausable reports whether Conn.PauseReading works. Any goroutine.
 func (n *Network) Pausable() bool { return n.pausable.Load() }
 
 func (n *Network) running() []*reactor {
@@ -225,16 +224,16 @@ func (n *Network) running() []*reactor {
 	return n.reactors
 }
 
-// fail tells the Host, once, that the loops have ended.
+// fail reports to the Host, once, that the loops have ended by themselves.
 func (n *Network) fail(err error) {
 	n.failOnce.Do(func() { n.host.Failed(err) })
 }
 
-// Stop ends the loops and closes every connection, which its Sink is told; only those
-// detached stay open. It returns when all goroutines have ended, or with ctx's error
-// when a loop is held up in a callback: then the loop ends when that returns, and what it
-// needs stays until then. It may be called many times, by anyone. No Sink is called
-// behind a return of nil. StandIns are to be given back first.
+// Stop ends the loops and closes every connection that is not detached, calling its
+// Sink.Closed. It returns nil when all goroutines have ended; after that no Sink is called.
+// If ctx ends first, because a callback blocks a loop, it returns ctx's error, and the rest
+// is done when the callback returns. It may be called several times, from any goroutine but
+// a loop's. All stand-ins must have been given back.
 func (n *Network) Stop(ctx context.Context) error {
 	n.mu.Lock()
 	first := !n.stopped
@@ -260,7 +259,7 @@ func (n *Network) Stop(ctx context.Context) error {
 	}
 }
 
-// wind ends everything, however long that takes.
+// wind does the work of Stop, on a goroutine of its own, however long a loop is blocked.
 func (n *Network) wind() {
 	defer close(n.done)
 	<-n.begun

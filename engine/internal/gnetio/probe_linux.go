@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probe checks on a socket pair of its own that a loop's epoll set was found and that
-// masking holds a connection's bytes back.
+// probe tests with a socket pair that a loop's epoll set was found, and that masking a connection
+// in it delays its input.
 type probe struct {
 	l      *loop
 	c      gnet.Conn
 	peer   net.Conn
 	masked bool
 	opened chan struct{}
-	heard  chan struct{}
+	heard  chan struct{} // closed when OnTraffic was called
 }
 
 func (p *probe) open(l *loop, c gnet.Conn) {
@@ -31,14 +31,15 @@ func (p *probe) open(l *loop, c gnet.Conn) {
 
 func (p *probe) hear() { close(p.heard) }
 
-// probeTime is how long the loops may take to answer their probes, all together.
+// probeTime is how long all probes of a start together may take, and how long some other waits
+// for gnet last at most.
 const probeTime = 5 * time.Second
 
-// probeLoops shows every loop of a reactor a connection, so that it is known before the
-// first client comes, and finds out whether reading can be paused.
+// probeLoops registers a connection with every loop of a reactor, so that each has a loop value
+// before the first client connects, and tests whether reading can be paused.
 //
-// With one acceptor and round-robin gnet chooses a loop without a lock, so a probe would
-// race with the first clients: there each loop is made known by its first connection.
+// With a single acceptor and RoundRobin, gnet chooses a loop without a lock, and a probe would
+// race with the first clients: there a loop value is made when the first connection opens.
 func (r *reactor) probeLoops(ctx context.Context) error {
 	if r.single && r.n.cfg.Balance == RoundRobin {
 		return nil
@@ -63,7 +64,7 @@ func (r *reactor) probeLoops(ctx context.Context) error {
 		case <-p.opened:
 			_, _ = p.peer.Write([]byte{0})
 		case <-ctx.Done():
-			return errors.New("self-test: a loop did not answer within 5 s")
+			return errors.New("self-test: a loop did not answer within 5 s: the machine may be overloaded")
 		}
 	}
 	select {
@@ -75,7 +76,7 @@ func (r *reactor) probeLoops(ctx context.Context) error {
 		good = p.check(ctx) && good
 	}
 	if !good && ctx.Err() == nil {
-		r.n.cfg.Logger.Warn("reading can't be paused here: sessions over their limits will be closed instead")
+		r.n.cfg.Logger.Warn("reading can't be paused, as gnet's epoll sets were not found in /proc/self/fdinfo or can't be changed: sessions over their limits are closed instead")
 	}
 	if !good {
 		r.n.pausable.Store(false)
@@ -112,7 +113,7 @@ func (p *probe) check(ctx context.Context) bool {
 	}
 }
 
-// enroll gives a probe's connection to a loop of the reactor.
+// enroll registers a probe's connection with a loop of the reactor that gnet chooses.
 func (r *reactor) enroll(conn net.Conn, p *probe) error {
 	_, err := r.eng.Register(gnet.NewContext(gnet.NewNetConnContext(context.Background(), conn), p))
 	if err != nil {
@@ -121,7 +122,7 @@ func (r *reactor) enroll(conn net.Conn, p *probe) error {
 	return err
 }
 
-// newProbe makes a probe and has its connection, which enroll takes over, given to a loop.
+// newProbe makes a probe and gives its connection to enroll, which owns it, also on an error.
 func newProbe(enroll func(net.Conn, *probe) error) (*probe, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

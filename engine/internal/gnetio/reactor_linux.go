@@ -12,21 +12,21 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// reactor is one gnet engine: its event handler. TCP addresses share one; unix sockets
-// have one of their own, since a single unix address would take SO_REUSEPORT from all.
+// reactor is the event handler of one gnet engine. TCP addresses share one. Unix sockets have
+// another, since gnet turns SO_REUSEPORT off for an engine that has a unix address.
 type reactor struct {
 	gnet.BuiltinEventEngine
 	n       *Network
-	single  bool // one goroutine accepts
+	single  bool // one goroutine accepts for all loops
 	unix    bool // its addresses are unix sockets
-	reserve bool // nobody does; see reserve
+	reserve bool // it has no listeners; see type reserve
 	eng     gnet.Engine
 	log     *gnetLog
 
-	acceptEnd chan struct{} // accept has failed behind Stop
-	up        chan struct{} // closed when every loop is there
+	acceptEnd chan struct{} // sent to when accept fails while Stop runs
+	up        chan struct{} // closed when gnet has made every loop
 	upOnce    sync.Once
-	ended     chan struct{} // closed when gnet's Run has returned and what it left is cleared away
+	ended     chan struct{} // closed when gnet.Rotate has returned and bury has closed what it left
 	err       error         // why gnet ended; read after ended
 	loops     sync.Map      // gnet.EventLoop → *loop
 }
@@ -37,7 +37,7 @@ func (n *Network) newReactor(single bool) *reactor {
 	return r
 }
 
-// run starts gnet on the addresses and returns when its loops are there.
+// run starts gnet on the addresses and returns when it has made its loops.
 func (r *reactor) run(addrs []string) error {
 	c := &r.n.cfg
 	opts := gnet.Options{
@@ -54,7 +54,7 @@ func (r *reactor) run(addrs []string) error {
 	go func() {
 		err := gnet.Rotate(r, addrs, gnet.WithOptions(opts))
 		if err == nil {
-			err = errors.New(r.log.lastError()) // it returns nil even when an accept error has stopped it
+			err = errors.New(r.log.lastError()) // Rotate returns nil even when an accept error has ended it
 		}
 		forgetEngine(addrs)
 		r.eachLoop((*loop).bury)
@@ -70,7 +70,7 @@ func (r *reactor) run(addrs []string) error {
 	}
 }
 
-// supervise reports when gnet ends without having been told to.
+// supervise reports to the Host when gnet ends without Stop.
 func (r *reactor) supervise() {
 	select {
 	case <-r.n.quit:
@@ -88,11 +88,11 @@ func (r *reactor) hasEnded() bool {
 	}
 }
 
-// stop tells the loops to end; every connection still open is closed. ended tells when
-// they have.
+// stop makes gnet close all connections and end the loops. It does not wait: ended is closed
+// when they have ended.
 func (r *reactor) stop() {
 	now, cancel := context.WithCancel(context.Background())
-	cancel() // Engine.Stop would poll each half second
+	cancel() // otherwise Engine.Stop waits, and polls each half second
 	_ = r.eng.Stop(now)
 }
 
@@ -101,7 +101,8 @@ func (r *reactor) OnBoot(eng gnet.Engine) gnet.Action {
 	return gnet.None
 }
 
-// OnTick runs once gnet has made all of its loops; nothing else is known to.
+// OnTick shows that gnet has made all its loops: it is first called after that. gnet has no other
+// sign of it.
 func (r *reactor) OnTick() (time.Duration, gnet.Action) {
 	r.upOnce.Do(func() { close(r.up) })
 	return 24 * time.Hour, gnet.None
@@ -139,7 +140,7 @@ func (r *reactor) OnTraffic(g gnet.Conn) gnet.Action {
 	if n == 0 {
 		return gnet.None
 	}
-	b, err := g.Next(n) // everything is taken each time, so this is a window of the read buffer
+	b, err := g.Next(n) // as nothing is ever left in gnet, this is a part of its read buffer and no copy
 	if err != nil {
 		return gnet.Close
 	}
@@ -180,7 +181,7 @@ func (r *reactor) eachLoop(fn func(*loop)) {
 	})
 }
 
-// loopOf finds the loop of a connection, and makes it at the first one. Loop goroutine.
+// loopOf returns the loop of a connection, which it makes for the first one. Loop goroutine.
 func (r *reactor) loopOf(g gnet.Conn) *loop {
 	el := g.EventLoop()
 	if l, ok := r.loops.Load(el); ok {

@@ -17,46 +17,47 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// reader reads a loop's connections in gnet's place, on the same goroutine. gnet's read(2)
-// goes through the file layer and the runtime's bookkeeping for calls that block; and to
-// ask a loop of gnet's for a turn takes a write(2) and two allocations each time. Here
-// reading is recvfrom(2) without either, and who asks for a turn writes only to a loop
-// that sleeps.
+// reader reads a loop's connections instead of gnet, on the same goroutine. gnet calls
+// read(2), with the kernel's file layer and the Go runtime's bookkeeping for blocking system
+// calls; and asking a gnet loop for a turn costs a write(2) and two allocations each time.
+// The reader calls recvfrom(2) without either, and a turn asked for costs a write(2) only if
+// the loop sleeps.
 //
-// It has an epoll set of its own, in which the connections are, and gnet's set as a whole.
-// gnet still listens, accepts, and closes. To give the goroutine to the reader, gnet is
-// shown a socket pair, the ring: when it has a byte in it, gnet calls OnTraffic, in which
-// the reader stays until something happens in gnet's set. Then it rings, so that it is
-// called again behind that, and returns.
+// Its epoll set contains the connections, and gnet's epoll set as one member. gnet still
+// listens, accepts and closes. The reader gets the goroutine through a socket pair, the ring,
+// that is registered with gnet: when a byte arrives on it, gnet calls OnTraffic, and run stays
+// in there until gnet's own set has an event. Then run writes a byte to the ring, so that gnet
+// calls it again after that event, and returns.
 //
-// Where a reader can't be had, gnet reads: it does so too for connections that come before
-// the ring does.
+// If a reader can't be made, gnet reads; it also reads the connections that were opened before
+// the ring was registered, until begin takes them over.
 type reader struct {
 	l      *loop
 	epfd   int          // -1: closed
-	bell   int          // our end of the ring
-	tasks  *int32       // gnet's: not 0 while tasks wait for its loop
-	buf    []byte       // what is read
-	events []epollEvent // what epoll_wait tells
+	bell   int          // the reader's end of the ring
+	tasks  *int32       // gnet's wakeupCall: not 0 while tasks wait for its loop
+	buf    []byte       // for recvfrom
+	events []epollEvent // for epoll_wait
 
-	asked  atomic.Bool // for a turn
-	asleep atomic.Bool // in an epoll_wait that ends only when something happens
+	asked  atomic.Bool // a turn has been asked for
+	asleep atomic.Bool // run is about to enter, or in, an epoll_wait without timeout
 
 	mu     sync.Mutex
 	wakefd int // guarded by mu; an eventfd in epfd, edge-triggered; -1: closed
 
-	ring  gnet.Conn       // gnet's end of the ring, while it is there; loop goroutine
-	begun <-chan struct{} // closed once gnet has taken the ring or not
+	ring  gnet.Conn       // gnet's end of the ring, while it is open; loop goroutine
+	begun <-chan struct{} // closed when gnet has registered the ring, or failed to
 }
 
-// epollEvent is epoll_event; data is the descriptor, and in the upper half a connection's place.
+// epollEvent is epoll_event. Its data is the descriptor, and in Pad the connection's index in
+// loop.conns, or -1.
 type epollEvent = unix.EpollEvent
 
-// maxEvents is how many events one epoll_wait may tell.
+// maxEvents is how many events one epoll_wait returns at most.
 const maxEvents = 256
 
-// newReader makes a loop's reader, which begins when gnet has taken the ring; nil: it can't
-// be had. Loop goroutine.
+// newReader makes a loop's reader, which begins when gnet has registered the ring; nil if that
+// is not possible. Loop goroutine.
 func (l *loop) newReader() *reader {
 	tasks := tasksOf(l.el)
 	if l.epfd < 0 || tasks == nil || l.n.cfg.ReadByGnet {
@@ -104,7 +105,7 @@ func (rd *reader) open() (err error) {
 	return err
 }
 
-// rings has gnet call OnTraffic of the ring.
+// rings makes gnet call OnTraffic of the ring, once more.
 func (rd *reader) rings() error {
 	_, err := unix.Write(rd.bell, []byte{0})
 	return err
@@ -114,7 +115,7 @@ func (rd *reader) add(fd, place int, events uint32) error {
 	return unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_ADD, fd, &epollEvent{Events: events, Fd: int32(fd), Pad: int32(place)})
 }
 
-// begin takes over the connections that came before. Loop goroutine.
+// begin starts the reader, which takes over the connections opened before. Loop goroutine.
 func (rd *reader) begin(ring gnet.Conn) {
 	rd.ring = ring
 	rd.l.reader.Store(rd)
@@ -125,7 +126,7 @@ func (rd *reader) begin(ring gnet.Conn) {
 	}
 }
 
-// take moves a connection from gnet's set to the reader's. What is turned away stays there.
+// take moves a connection from gnet's set to the reader's. Refused connections stay in gnet's.
 func (rd *reader) take(c *conn) {
 	if _, refused := c.sink.(*refused); refused || c.sink == nil || c.c == nil || c.ending || c.read {
 		return
@@ -141,8 +142,9 @@ func (rd *reader) take(c *conn) {
 	c.read = true
 }
 
-// forget gives a connection that closes back to gnet, whose error would cost more if it
-// were not there. In the reader's set a duplicate of the descriptor would keep it.
+// forget moves a connection that closes back to gnet's set: gnet removes it from there, and if it
+// were not in it, would make an error, which costs more. It must leave the reader's set here: if
+// Detach keeps a duplicate of the descriptor, closing the original does not remove it.
 func (rd *reader) forget(c *conn) {
 	c.read = false
 	_ = unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
@@ -151,7 +153,7 @@ func (rd *reader) forget(c *conn) {
 	}
 }
 
-// mask stops or resumes the reading of a connection.
+// mask stops or resumes reading a connection.
 func (rd *reader) mask(c *conn, stop bool) error {
 	ev := epollEvent{Fd: c.fd, Pad: c.place}
 	if !stop {
@@ -160,11 +162,11 @@ func (rd *reader) mask(c *conn, stop bool) error {
 	return unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_MOD, int(c.fd), &ev)
 }
 
-// ask has run call for a turn. Any goroutine.
+// ask makes run call Turn. Any goroutine.
 func (rd *reader) ask() {
 	rd.asked.Store(true)
 	if !rd.asleep.Load() || !rd.asleep.CompareAndSwap(true, false) {
-		return // it looks at asked before it sleeps
+		return // wait checks asked after it has set asleep
 	}
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
@@ -173,16 +175,15 @@ func (rd *reader) ask() {
 	}
 }
 
-// next adds 1 to an eventfd: nobody reads it, so the sum must not come to its end.
+// next adds 1 to the eventfd. As nobody reads it, its 64-bit sum must not overflow.
 var next = binary.NativeEndian.AppendUint64(nil, 1)
 
-// run reads until there is something for gnet to do. Loop goroutine, within OnTraffic of
-// the ring.
+// run reads until gnet has something to do. Loop goroutine, inside OnTraffic of the ring.
 //
-// Of the events that gnet got together with the ring's, some may be to come. That is no
-// matter with sockets, whose events are told again. Those of gnet's tasks are told once, so
-// while there are tasks it does not wait. It looks once all the same: a loop may be given
-// tasks without end.
+// gnet's epoll_wait may have returned other events together with the ring's, which gnet has
+// yet to handle. Those of sockets are level-triggered and come again. The one of gnet's task
+// queue is edge-triggered, so while tasks wait run must not sleep. It polls once even then:
+// otherwise a loop that is given tasks all the time would never read.
 func (rd *reader) run() {
 	for gnets := false; !gnets; {
 		gnets = atomic.LoadInt32(rd.tasks) != 0
@@ -205,10 +206,9 @@ func (rd *reader) run() {
 	_ = rd.rings()
 }
 
-// wait returns what has happened, and first waits until something has, unless it is only to
-// look; nothing, if it was asked for a turn. Between looking and sleeping it lets others
-// run: who answers what has just been read may ask, and who has a task for gnet may not have
-// woken it yet.
+// wait returns the events that are ready. If there are none it sleeps until there are, unless
+// only is set or a turn has been asked for. Before it sleeps it yields the processor once: the
+// goroutines that answer what has just been read may then ask for a turn without a wake-up.
 func (rd *reader) wait(only bool) []epollEvent {
 	if n := rd.look(); n > 0 || rd.asked.Load() {
 		return rd.events[:n]
@@ -227,7 +227,7 @@ func (rd *reader) wait(only bool) []epollEvent {
 	return rd.events[:max(n, 0)]
 }
 
-// look is epoll_wait(2) that does not wait, without the runtime's bookkeeping.
+// look is epoll_wait(2) with timeout 0, without the runtime's bookkeeping for blocking calls.
 func (rd *reader) look() int {
 	n, _, err := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(rd.epfd), uintptr(unsafe.Pointer(&rd.events[0])), uintptr(len(rd.events)), 0, 0, 0)
 	if err != 0 {
@@ -236,7 +236,7 @@ func (rd *reader) look() int {
 	return int(n)
 }
 
-// release closes what is the reader's, once the loop has ended.
+// release closes the reader's descriptors after its loop has ended.
 func (rd *reader) release() {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
@@ -246,14 +246,14 @@ func (rd *reader) release() {
 			*fd = -1
 		}
 	}
-	if rd.ring != nil { // the loop's goroutine has died inside a callback
+	if rd.ring != nil { // runtime.Goexit in a callback has ended the loop's goroutine
 		_ = unix.Close(rd.ring.Fd())
 		rd.ring = nil
 	}
 }
 
-// read does what gnet does for a connection with these events. Loop goroutine, or the one
-// that stands in.
+// read handles a connection's events: it reads once, and calls the Sink or closes. Loop
+// goroutine, or its stand-in's.
 func (l *loop) read(c *conn, events uint32, buf []byte) {
 	if events&(unix.EPOLLIN|unix.EPOLLPRI) == 0 {
 		c.end(netio.EndHangup)

@@ -9,16 +9,17 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// refusedExcess is how many bytes a refused connection may send before it is cut off.
+// refusedExcess is how many bytes of a refused connection are discarded before it is closed.
 const refusedExcess = 1 << 20
 
-// refused is a connection that was turned away: what it sends is thrown away for a
-// while, so that the goodbye reaches it. Loop goroutine only.
+// refused is the Sink of a connection that the Host refused. Its input is discarded for
+// Config.Linger: closing with unread input would send a reset, which may destroy the goodbye
+// before the peer reads it. Loop goroutine only.
 type refused struct {
 	c     *conn
-	place int // in loop.refused
+	place int // index in loop.refused
 	since time.Time
-	n     int
+	n     int // bytes discarded
 }
 
 func (x *refused) Received(b []byte) {
@@ -39,7 +40,7 @@ func (x *refused) Closed(netio.End) {
 	l.refusals.Store(int32(last))
 }
 
-// turnAway answers a connection that the Host did not take.
+// turnAway sends the goodbye of a connection that the Host refused, and closes or keeps it.
 func (l *loop) turnAway(c *conn, no netio.Refusal) gnet.Action {
 	cfg := &l.n.cfg
 	goodbye(int(c.fd), no.Goodbye)
@@ -54,7 +55,8 @@ func (l *loop) turnAway(c *conn, no netio.Refusal) gnet.Action {
 	return gnet.None
 }
 
-// sweepRefused closes refused connections that have had their time.
+// sweepRefused closes the refused connections older than Config.Linger. Loop goroutine, or its
+// stand-in's.
 func (l *loop) sweepRefused() {
 	if !l.sweepDue.Swap(false) {
 		return
@@ -66,7 +68,8 @@ func (l *loop) sweepRefused() {
 	}
 }
 
-// askSweep has sweepRefused called on the loop's goroutine. Any goroutine.
+// askSweep makes the loop's goroutine call sweepRefused, if there are refused connections. Any
+// goroutine.
 func (l *loop) askSweep() {
 	if l.refusals.Load() == 0 || l.sweepDue.Swap(true) {
 		return

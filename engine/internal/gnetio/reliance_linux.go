@@ -19,46 +19,49 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// What is relied on that gnet does not promise, with the test that fails when it changes:
+// Behaviour of gnet that this package relies on and gnet does not promise, each with the test that
+// fails when it changes:
 //
-//   - Loops leave on errors.Is(err, ErrAcceptSocket), which is a variable: TestAcceptWithoutFilesEndsNothing.
+//   - A loop ends on an error for which errors.Is(err, ErrAcceptSocket), which is a variable:
+//     TestAcceptWithoutFilesEndsNothing.
 //   - A failed accept is logged as "Accept() failed …", on the goroutine that accepts: TestAcceptWithoutFilesEndsNothing.
-//   - What was accepted is given to its loop before the next accept, and in front of the loop's
-//     end; whatever is readable in the set of the goroutine that accepts, accept is tried on it:
+//   - The goroutine that accepts gives each connection to its loop before it accepts the next, and
+//     before the loop's end; it calls accept on any descriptor in its epoll set that is readable:
 //     TestStopClosesWhatWasAccepted.
 //   - Connections and listeners are level-triggered in the epoll set of their loop, their
-//     event's data is the descriptor, nothing but the end is told of one masked, and
-//     /proc/self/fdinfo shows the set: TestPausedReadingHoldsBytesBack, TestLoopsAreFound.
-//   - A hang-up that was not read is OnClose with io.EOF itself, a FIN with io.EOF wrapped:
+//     event's data is the descriptor, a masked one reports only hang-up and error, and
+//     /proc/self/fdinfo lists the set: TestPausedReadingHoldsBytesBack, TestLoopsAreFound.
+//   - After a hang-up without a read, OnClose gets io.EOF itself; after a FIN, a wrapped io.EOF:
 //     TestEndsAreTold.
 //   - OnTick first runs when all loops have been made: TestStartedMeansEveryLoopListens.
 //   - Next gives a window of the read buffer and nothing stays in gnet's own:
 //     TestReadingAllocatesNothing.
-//   - A loop's poller has a word, wakeupCall, that is not 0 from when a task is queued until
-//     all are done, and whoever makes it so wakes the poller: TestTasksOfGnetAreSeen,
-//     TestReaderLeavesTheLoopToGnet. Where there is no such word, gnet reads.
-//   - A connection that is in no epoll set of gnet's is closed all the same: TestEndsAreTold.
-//   - A server's engine is in a table under its address; Stop takes it out, also when it
-//     has ended; an address may bear a #fragment, so that no two are the same:
+//   - A loop's poller has a field wakeupCall that is not 0 from when a task is queued until all are
+//     done, and whoever sets it wakes the poller: TestTasksOfGnetAreSeen,
+//     TestReaderLeavesTheLoopToGnet. If there is no such field, gnet reads.
+//   - A connection that was removed from gnet's epoll set can still be closed: TestEndsAreTold.
+//   - gnet keeps a table of engines by address; gnet.Stop removes an engine from it, also one that
+//     has ended; an address may have a #fragment, which makes it unique:
 //     TestStoppedNetworksAreCollected, TestStopOfOneLeavesTheOther.
-//   - The logger of the engine made last is kept: TestStoppedNetworksAreCollected.
-//   - Whatever stands at a unix address is removed at start and at stop, only there:
+//   - gnet keeps the logger of the last engine for good: TestStoppedNetworksAreCollected.
+//   - gnet removes any file at the path of a unix address, at start and at stop, and no other file:
 //     TestUnixPathIsOnlyItsOwn.
 //   - tcp://0.0.0.0 is IPv4, tcp://[::] IPv6 and tcp://: both, for every loop:
 //     TestFamilyIsWhatWasAskedFor.
 //   - EventLoop.Close works on any goroutine while the loop's is inside a callback, and
-//     an event for a descriptor that has gone is passed over: TestStandInServesTheOthers.
-//   - Enroll gives a connection to this loop: TestStandInGivesNewConnectionsToOtherLoops.
+//     an event for a closed descriptor is ignored: TestStandInServesTheOthers.
+//   - EventLoop.Enroll registers a connection with that loop and no other: TestStandInGivesNewConnectionsToOtherLoops.
 //   - Rotate returns when a loop's goroutine has ended by runtime.Goexit, and has then not
 //     closed its connections: TestGoexitLeaksNothing.
 //
-// testedGnet is the version for which that is known to hold.
+// testedGnet is the version that was tested for this.
 const (
 	gnetPath   = "github.com/panjf2000/gnet/v2"
 	testedGnet = "v2.10.0"
 )
 
-// otherGnet is the version that the program is built with, if that is not testedGnet.
+// otherGnet returns the version of gnet that the program was built with if it is not testedGnet,
+// else "".
 func otherGnet(info *debug.BuildInfo, ok bool) string {
 	if !ok {
 		return ""
@@ -81,14 +84,14 @@ func (n *Network) checkGnet() { n.warnOf(otherGnet(debug.ReadBuildInfo())) }
 
 func (n *Network) warnOf(v string) {
 	if v != "" {
-		n.cfg.Logger.Warn("another version of gnet than the tested one", "version", v, "tested", testedGnet)
+		n.cfg.Logger.Warn("gnet has not been tested in this version: build with the tested one", "version", v, "tested", testedGnet)
 	}
 }
 
-// An error of accept, for want of files or memory, ends all of gnet's loops and with
-// them every connection: they look for gnet's ErrAcceptSocket with errors.Is and leave.
-// No error is equal to a NaN, which is not even equal to itself, so they go on. It is
-// set before anything can read it.
+// When accept fails, for lack of descriptors or memory, gnet returns ErrAcceptSocket, and its loops
+// end, with all connections, on an error for which errors.Is(err, ErrAcceptSocket). errors.Is
+// compares with ==, and a NaN is not equal to itself: with ErrAcceptSocket a NaN, that is false,
+// and the loops go on. It is set during package initialisation, before gnet can read it.
 var _ = func() bool {
 	gneterr.ErrAcceptSocket = survivable(math.NaN())
 	return true
@@ -100,22 +103,22 @@ func (survivable) Error() string { return "gnet: accept a new connection error" 
 
 const acceptFailedText = "Accept() failed"
 
-// engines counts the addresses that gnet was given.
+// engines counts the addresses given to gnet, to make them unique.
 var engines atomic.Uint64
 
-// namedApart gives addresses names in gnet's table that no other engine's have.
+// namedApart makes addresses unique in gnet's table of engines.
 func namedApart(addrs []string) []string {
 	var out []string
 	for _, a := range addrs {
 		if strings.HasPrefix(a, "tcp") {
 			a = fmt.Sprintf("%s#%d", a, engines.Add(1))
 		}
-		out = append(out, a) // a unix address is new each time
+		out = append(out, a) // a unix address has a random part already
 	}
 	return out
 }
 
-// forgetEngine takes an engine that has ended out of gnet's table.
+// forgetEngine removes an engine that has ended from gnet's table.
 func forgetEngine(addrs []string) {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -125,7 +128,7 @@ func forgetEngine(addrs []string) {
 	}
 }
 
-// endOf reads how a connection ended from OnClose's error.
+// endOf returns how a connection ended, by the error that OnClose got.
 func endOf(err error) netio.End {
 	switch {
 	case err == io.EOF: // it saw EPOLLHUP or EPOLLERR and did not read
@@ -136,8 +139,8 @@ func endOf(err error) netio.End {
 	return netio.EndReset
 }
 
-// gnetLog passes gnet's own log lines on, at debug level, and keeps the last error. gnet
-// keeps the last logger it was given for good, so r is taken away in the end.
+// gnetLog logs gnet's warnings and errors at debug level, and keeps the last error. gnet keeps its
+// last logger for good, so r is set to nil at the end: else it would keep the Network in memory.
 type gnetLog struct {
 	r    atomic.Pointer[reactor]
 	last atomic.Pointer[string]
@@ -178,8 +181,8 @@ func (g *gnetLog) Errorf(format string, args ...any) {
 }
 func (g *gnetLog) Fatalf(format string, args ...any) { g.Errorf(format, args...) }
 
-// tasksOf finds the word in which a loop of gnet's says that tasks wait for it; nil: it is
-// not where it was.
+// tasksOf returns the address of the wakeupCall of a gnet loop's poller, which is not 0 while tasks
+// wait; nil if gnet has no such field.
 func tasksOf(el gnet.EventLoop) *int32 {
 	v := reflect.ValueOf(el)
 	for _, name := range []string{"poller", "wakeupCall"} {

@@ -8,17 +8,17 @@ import (
 	"github.com/panjf2000/gnet/v2"
 )
 
-// reserve is a loop without listeners. It is started when connections come while every
-// other loop is held up, and serves them; it lives on then. The Host runs nothing on it
-// that could hold it up.
+// reserve is a loop without listeners, for connections that arrive while a callback blocks every
+// other loop. It is started when first needed and then runs until Stop. The Host runs nothing on
+// it that may block.
 type reserve struct {
 	cli *gnet.Client
 	r   *reactor
 	l   *loop
 }
 
-// reserved returns the reserve's loop, and starts it first; nil when it can't be had. Any
-// goroutine but that of a loop.
+// reserved returns the reserve's loop, which it starts if necessary; nil if that failed. It may
+// block for probeTime, so it must not be called on a loop's goroutine.
 func (n *Network) reserved() *loop {
 	n.reserveMu.Lock()
 	defer n.reserveMu.Unlock()
@@ -26,7 +26,7 @@ func (n *Network) reserved() *loop {
 		v, err := n.startReserve()
 		if err != nil {
 			n.reserveFailed = true
-			n.cfg.Logger.Warn("connections that come while every loop is held up wait", "err", err)
+			n.cfg.Logger.Warn("the reserve loop did not start: while callbacks block every loop, new connections wait", "err", err)
 			return nil
 		}
 		n.reserve = v
@@ -48,8 +48,11 @@ func (n *Network) startReserve() (*reserve, error) {
 		return nil, err
 	}
 	v.cli = cli
-	p, err := newProbe(func(conn net.Conn, p *probe) error { // it makes the loop known
+	p, err := newProbe(func(conn net.Conn, p *probe) error { // its OnOpen makes the loop
 		_, err := cli.EnrollContext(conn, p)
+		if err != nil {
+			_ = conn.Close()
+		}
 		return err
 	})
 	if err != nil {
@@ -67,7 +70,7 @@ func (n *Network) startReserve() (*reserve, error) {
 	}
 }
 
-// stop ends the loop; every connection still open is closed.
+// stop ends the loop and closes its connections.
 func (v *reserve) stop() {
 	_ = v.cli.Stop()
 	v.r.eachLoop((*loop).bury)
@@ -75,7 +78,7 @@ func (v *reserve) stop() {
 	close(v.r.ended)
 }
 
-// stopReserve ends the reserve, and sees to it that none is started any more.
+// stopReserve ends the reserve, if there is one; none is started afterwards.
 func (n *Network) stopReserve() {
 	n.reserveMu.Lock()
 	v := n.reserve

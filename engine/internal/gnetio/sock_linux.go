@@ -10,13 +10,13 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// maxSend is what one send or receive may take: the kernel copies it while the runtime waits.
+// maxSend limits one send or receive, in bytes: while the kernel copies them, the runtime can't
+// stop the thread for a garbage collection.
 const maxSend = 256 << 10
 
-// send is send(2) without the runtime's bookkeeping for system calls that block, which
-// one on a non-blocking socket doesn't; beside write(2) it also saves the kernel the
-// file layer. Together that is a tenth of a short send to a loopback peer. MSG_NOSIGNAL:
-// a peer that has gone is an error, not a SIGPIPE.
+// send is send(2) on a non-blocking socket, without the runtime's bookkeeping for blocking system
+// calls. Unlike write(2) it also avoids the kernel's file layer. Together that saves a tenth of a
+// short send to a loopback peer. With MSG_NOSIGNAL a closed peer is EPIPE and no SIGPIPE.
 func send(fd int, p []byte) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])),
 		uintptr(min(len(p), maxSend)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
@@ -26,7 +26,7 @@ func send(fd int, p []byte) (int, syscall.Errno) {
 	return int(n), 0
 }
 
-// recv is recv(2), as send is send(2).
+// recv is recv(2), called like send.
 func recv(fd int, p []byte) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(min(len(p), maxSend)), unix.MSG_DONTWAIT, 0, 0)
 	if err != 0 {
@@ -35,7 +35,7 @@ func recv(fd int, p []byte) (int, syscall.Errno) {
 	return int(n), 0
 }
 
-// sendJoined is send of two pieces, as sendmsg(2).
+// sendJoined is send for two pieces, by sendmsg(2). Neither may be empty.
 func sendJoined(fd int, head, body []byte) (int, syscall.Errno) {
 	iov := [2]unix.Iovec{{Base: &head[0]}, {Base: &body[0]}}
 	iov[0].SetLen(len(head))
@@ -49,8 +49,9 @@ func sendJoined(fd int, head, body []byte) (int, syscall.Errno) {
 	return int(n), 0
 }
 
-// acks: a living peer with a closed window answers each probe, so it has at most one
-// unanswered; and each retransmission, so its last answer is no older than the timeout.
+// acks reads TCP_INFO. A living peer whose window is closed answers each window probe, so at most
+// one is unanswered; and it answers each retransmission, so its last acknowledgement is no older
+// than the retransmission timeout.
 func acks(fd int) netio.Acks {
 	var i unix.TCPInfo
 	size := uint32(unsafe.Sizeof(i))
@@ -68,7 +69,7 @@ func acks(fd int) netio.Acks {
 	}
 }
 
-// queued asks for the bytes in one of a socket's queues.
+// queued returns the bytes in a socket's queue: TIOCINQ or TIOCOUTQ. 0 on an error.
 func queued(fd int, which uint) int {
 	n, err := unix.IoctlGetInt(fd, which)
 	if err != nil {
@@ -77,6 +78,8 @@ func queued(fd int, which uint) int {
 	return n
 }
 
+// readRest reads until the FIN, giving take each piece; false if it ends with an error, such as
+// EAGAIN.
 func readRest(fd int, take func([]byte)) bool {
 	b := make([]byte, 64<<10)
 	for {
@@ -93,8 +96,8 @@ func readRest(fd int, take func([]byte)) bool {
 	}
 }
 
-// emptyInput throws away what has already come, up to refusedExcess: closing would
-// otherwise be a reset, which may destroy the goodbye.
+// emptyInput discards the input that has arrived, up to refusedExcess: closing a socket with unread
+// input sends a reset, which may destroy the goodbye.
 func emptyInput(fd int) {
 	var b [16 << 10]byte
 	for n := 0; n < refusedExcess; {
@@ -106,7 +109,7 @@ func emptyInput(fd int) {
 	}
 }
 
-// goodbye writes the last a refused connection gets, and a FIN.
+// goodbye sends b, as far as the kernel takes it at once, and the FIN.
 func goodbye(fd int, b []byte) {
 	if len(b) > 0 {
 		_, _ = send(fd, b)

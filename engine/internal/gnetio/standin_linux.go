@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,22 +15,23 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// standIn does a loop's work while the loop's goroutine is held up. It has an epoll set
-// of its own: gnet's holds a descriptor whose events are told once only, and one taken
-// from it would be lost to gnet.
+// standIn does a loop's work while a callback blocks the loop's goroutine. It has an epoll set of
+// its own and can't use gnet's: that contains an edge-triggered eventfd, whose event gnet would
+// miss if the stand-in consumed it.
 type standIn struct {
 	l       *loop
-	busy    *conn
+	busy    *conn // whose callback blocks; nil: none's
 	epfd    int
 	mu      sync.Mutex
-	wakefd  int // guarded by mu; an eventfd in epfd; -1: closed
-	asked   atomic.Bool
+	wakefd  int         // guarded by mu; an eventfd in epfd; -1: closed
+	asked   atomic.Bool // a turn has been asked for
 	stop    atomic.Bool
-	done    chan struct{}
-	conns   map[int]*conn // by descriptor
-	hearing bool          // the loop's listeners are in epfd
+	done    chan struct{} // closed when run returns
+	conns   map[int]*conn // by descriptor; run's goroutine only, as is hearing
+	hearing []int         // the loop's listeners, while they are in epfd
 }
 
+// StandIn implements netio.Loop. It fails if there is a stand-in already, or no descriptor is free.
 func (l *loop) StandIn(busy netio.Conn, conns iter.Seq[netio.Conn]) (giveBack func(), ok bool) {
 	si := &standIn{l: l, done: make(chan struct{}), conns: map[int]*conn{}}
 	si.busy, _ = busy.(*conn)
@@ -46,7 +48,7 @@ func (l *loop) StandIn(busy netio.Conn, conns iter.Seq[netio.Conn]) (giveBack fu
 		si.release()
 		return nil, false
 	}
-	si.asked.Store(true) // what was asked of gnet does not come until giveBack
+	si.asked.Store(true) // for turns that the loop's goroutine was asked for and has not taken
 	go si.run(conns)
 	return sync.OnceFunc(si.giveBack), true
 }
@@ -57,7 +59,8 @@ func (si *standIn) giveBack() {
 	si.wake()
 	<-si.done
 	si.release()
-	_ = si.l.ask() // what was asked for and not done
+	si.l.sweepDue.Store(false) // if the stand-in ended before a sweep it was asked for, the next Guard asks again
+	_ = si.l.ask()             // a turn that was asked for and not done
 }
 
 func (si *standIn) release() {
@@ -70,9 +73,9 @@ func (si *standIn) release() {
 	}
 }
 
-var one = []byte{1, 1, 1, 1, 1, 1, 1, 1} // whatever the byte order
+var one = []byte{1, 1, 1, 1, 1, 1, 1, 1} // a valid eventfd value in either byte order; the sum is read often enough
 
-// wake has run look at what it was asked for. Any goroutine.
+// wake makes run check what it was asked for. Any goroutine.
 func (si *standIn) wake() {
 	si.mu.Lock()
 	defer si.mu.Unlock()
@@ -113,14 +116,14 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 				si.l.read(c, ev.Events, buf)
 			case si.busy != nil && fd == int(si.busy.fd):
 				si.busy.sink.HungUp(ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0)
-			default:
+			case slices.Contains(si.hearing, fd):
 				si.accept(fd)
-			}
+			} // else its connection was closed by an earlier event of this batch
 		}
 	}
 }
 
-// watch adds a descriptor to the set, with its end only if none.
+// watch adds a descriptor to the set, for input; with none, for hang-up and error only.
 func (si *standIn) watch(fd int, none bool) error {
 	ev := unix.EpollEvent{Fd: int32(fd)}
 	if !none {
@@ -129,7 +132,8 @@ func (si *standIn) watch(fd int, none bool) error {
 	return unix.EpollCtl(si.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
 }
 
-// watchBusy has the end of the busy connection heard, which is not read meanwhile.
+// watchBusy adds the busy connection to the set for its peer's FIN or reset only: it is not read
+// meanwhile.
 func (si *standIn) watchBusy() {
 	if c := si.busy; c != nil && c.c != nil && c.sink != nil && !c.ending {
 		ev := unix.EpollEvent{Fd: c.fd, Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT}
@@ -137,7 +141,7 @@ func (si *standIn) watchBusy() {
 	}
 }
 
-// add takes a connection over, unless it is busy or detached.
+// add adds a connection to the set, unless it is the busy one or detached.
 func (si *standIn) add(c *conn) {
 	if c == si.busy || c.c == nil || c.ending || si.conns[int(c.fd)] != nil {
 		return
@@ -147,15 +151,15 @@ func (si *standIn) add(c *conn) {
 	}
 }
 
-// mask follows PauseReading.
+// mask applies c.paused.
 func (si *standIn) mask(c *conn) {
 	if si.conns[int(c.fd)] == c {
 		_ = setEvents(si.epfd, int(c.fd), c.paused)
 	}
 }
 
-// forget drops a connection that closes. The set would keep the socket of one that is
-// detached.
+// forget removes a connection that closes. It must leave the set here: if Detach keeps a duplicate
+// of the descriptor, closing the original does not remove it.
 func (si *standIn) forget(fd int) {
 	if si.conns[fd] != nil {
 		delete(si.conns, fd)
@@ -163,14 +167,18 @@ func (si *standIn) forget(fd int) {
 	}
 }
 
-// listen hears the loop's own listeners while there is a loop to give connections to.
+// listen adds the loop's listeners to the set while there is another loop for their connections,
+// and removes them when there is none.
 func (si *standIn) listen() {
 	fds, deaf := si.l.n.listeners(si.l.epfd)
 	hear := !deaf && len(fds) > 0 && si.other() != nil
-	if hear == si.hearing {
+	if hear == (len(si.hearing) > 0) {
 		return
 	}
-	si.hearing = hear
+	si.hearing = nil
+	if hear {
+		si.hearing = fds
+	}
 	for _, fd := range fds {
 		if hear {
 			_ = si.watch(fd, false)
@@ -180,8 +188,8 @@ func (si *standIn) listen() {
 	}
 }
 
-// other is a loop that nobody stands in for, the one that was given the fewest, or else the
-// reserve; nil when there is none.
+// other returns a loop without a stand-in, of several the one that was given the fewest connections;
+// if there is none, the reserve, unless one goroutine accepts for all loops; else nil.
 func (si *standIn) other() (best *loop) {
 	si.l.r.eachLoop(func(l *loop) {
 		if l != si.l && l.standIn.Load() == nil && (best == nil || l.given.Load() < best.given.Load()) {
@@ -194,8 +202,8 @@ func (si *standIn) other() (best *loop) {
 	return best
 }
 
-// accept takes a connection from a listener of the loop and gives it to another. If there
-// is none any more the connection stays in the backlog, and listen hears no further one.
+// accept accepts a connection from a listener of the loop and gives it to another loop. If there
+// is none any more the connection stays in the backlog, and listen removes the listeners.
 func (si *standIn) accept(fd int) {
 	to := si.other()
 	if to == nil {
@@ -218,8 +226,8 @@ func (si *standIn) accept(fd int) {
 	_, _ = to.enroll(context.Background(), c)
 }
 
-// netConn makes an accepted descriptor a net.Conn, as Enroll wants it, with the options
-// that it had from its listener. It takes fd over.
+// netConn makes a net.Conn of an accepted descriptor, as Enroll needs one, and sets its socket
+// options as gnet would. It owns fd, also on an error.
 func (n *Network) netConn(fd int) (net.Conn, error) {
 	f := os.NewFile(uintptr(fd), "accepted")
 	defer f.Close()
@@ -228,11 +236,11 @@ func (n *Network) netConn(fd int) (net.Conn, error) {
 		return nil, err
 	}
 	a, ok := c.RemoteAddr().(*net.TCPAddr)
-	if !ok { // it has gone already
+	if !ok { // the peer has reset it already
 		_ = c.Close()
 		return nil, net.ErrClosed
 	}
-	a.Zone = strings.Clone(a.Zone) // gnet takes its memory
+	a.Zone = strings.Clone(a.Zone) // gnet recycles the zone's bytes
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetNoDelay(!n.cfg.Delay)
 		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: n.cfg.KeepAlive > 0, Idle: n.cfg.KeepAlive,

@@ -330,3 +330,108 @@ func TestGoexitLeaksNothing(t *testing.T) {
 		})
 	}
 }
+
+// A connection that another one's callback closes while its own event is in the same batch is no
+// listener: nothing is accepted from its descriptor, and accepting does not pause.
+func TestStandInPassesOverEventsOfClosedConnections(t *testing.T) {
+	loopGate, standGate := make(chan bool), make(chan bool)
+	in := make(chan *echo, 1)
+	opened := make(chan *echo, 4)
+	var victim *echo
+	h := &echoHost{open: func(e *echo) *netio.Refusal { opened <- e; return nil }}
+	h.received = func(e *echo, b []byte) bool {
+		switch b[0] {
+		case 'L':
+			in <- e
+			<-loopGate
+		case 'S':
+			in <- e
+			<-standGate
+		case 'K':
+			victim.end()
+		}
+		return false
+	}
+	n := listen(t, Config{Loops: 1}, h)
+	var cs [4]*client
+	var es [4]*echo
+	for i := range cs {
+		cs[i] = dial(t, n.Addrs()[0])
+		es[i] = <-opened
+		cs[i].says("before")
+	}
+	victim = es[3]
+	l := h.all()[0]
+	cs[0].send("L")
+	giveBack, ok := l.n.StandIn((<-in).Conn, l.each())
+	if !ok {
+		t.Fatal("no stand-in")
+	}
+	cs[1].send("S")
+	<-in
+	for i, text := range []string{2: "K", 3: "victim"} { // both are ready before the stand-in looks again
+		if text != "" {
+			cs[i].send(text)
+			waitFor(t, "the kernel to have it", func() bool { return es[i].Unread() == len(text) })
+		}
+	}
+	close(standGate)
+	cs[2].gets("K")
+	l.wait(t, func() {}) // behind that batch
+	if n := h.acceptErrs.Load(); n != 0 {
+		t.Errorf("%d accepts failed", n)
+	}
+	giveBack()
+	close(loopGate)
+	cs[0].gets("L")
+}
+
+// A sweep of refused connections that was asked of a stand-in which ends before it comes to it is
+// made up for.
+func TestRefusedAreSweptBehindAStandIn(t *testing.T) {
+	loopGate, standGate := make(chan bool), make(chan bool)
+	in := make(chan *echo, 1)
+	var refuse atomic.Bool
+	h := &echoHost{}
+	h.open = func(*echo) *netio.Refusal {
+		if refuse.Load() {
+			return &netio.Refusal{Goodbye: []byte("no")}
+		}
+		return nil
+	}
+	h.received = func(e *echo, b []byte) bool {
+		switch b[0] {
+		case 'L':
+			in <- e
+			<-loopGate
+		case 'S':
+			in <- e
+			<-standGate
+		}
+		return false
+	}
+	n := listen(t, Config{Loops: 1, MaxRefused: 4}, h)
+	first, second := dial(t, n.Addrs()[0]), dial(t, n.Addrs()[0])
+	first.says("x")
+	second.says("x")
+	refuse.Store(true)
+	dial(t, n.Addrs()[0]).gets("no")
+	l := h.all()[0]
+	first.send("L")
+	giveBack, ok := l.n.StandIn((<-in).Conn, l.each())
+	if !ok {
+		t.Fatal("no stand-in")
+	}
+	second.send("S")
+	<-in
+	n.Guard()
+	back := make(chan bool)
+	go func() { giveBack(); close(back) }()
+	x := l.n.(*loop)
+	waitFor(t, "the stand-in to be told", func() bool { return x.standIn.Load() == nil })
+	close(standGate)
+	<-back
+	close(loopGate)
+	first.gets("L")
+	waitFor(t, "the refused to be let go", func() bool { n.Guard(); return x.refusals.Load() == 0 })
+}

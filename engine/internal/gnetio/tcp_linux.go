@@ -14,14 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// claim is a listen address that is ours: what gnet is to bind, and what it is.
+// claim is a listen address that no other process can take: what gnet is told to bind, and what was
+// bound.
 type claim struct {
 	addr  Addr
-	gnet  string   // for gnet
-	real  net.Addr // with the port that was bound
-	bound net.Addr // as getsockname says it
+	gnet  string   // the address given to gnet
+	real  net.Addr // for Addrs: with the real port, or the configured path
+	bound net.Addr // as getsockname returns it
 
-	at    netip.AddrPort // TCP; no address: both families
+	at    netip.AddrPort // of TCP; without a valid Addr: all addresses of IPv4 and IPv6
 	guard int            // a listening socket that keeps others off the port; -1: none
 	plug  int            // a connection to the guard that fills its backlog; -1: none
 	path  *unixPath
@@ -29,7 +30,7 @@ type claim struct {
 
 func (c *claim) unix() bool { return c.addr.Unix() }
 
-// letGo closes the guard: gnet has the port.
+// letGo closes the guard, when gnet listens on the port or the start has failed.
 func (c *claim) letGo() {
 	if c.guard >= 0 {
 		_ = unix.Close(c.guard)
@@ -41,7 +42,8 @@ func (c *claim) letGo() {
 	}
 }
 
-// claim makes sure of every address. With an error too the claims are to be let go.
+// claim reserves every address of the Config. The claims it returns must be let go, also those it
+// returns with an error.
 func (n *Network) claim(ctx context.Context) ([]*claim, error) {
 	var claims []*claim
 	var errs []error
@@ -80,8 +82,8 @@ func refusal(a Addr, err error) error {
 	return &ListenError{a.String(), err}
 }
 
-// resolve finds the IP address and port of an address. The IP is not valid for both
-// families at once, IPv6 and IPv4.
+// resolve returns the IP address and port of an address. For all addresses of both IPv4 and IPv6
+// the IP is the invalid netip.Addr.
 func resolve(ctx context.Context, a Addr) (netip.AddrPort, error) {
 	host, service, err := net.SplitHostPort(a.Host)
 	if err != nil {
@@ -128,7 +130,7 @@ func haveIPv6() bool {
 	return true
 }
 
-// covers tells whether listening on a takes all that listening on b would.
+// covers reports whether a listener on a accepts every connection that one on b would.
 func covers(a, b netip.AddrPort) bool {
 	if a.Port() != b.Port() || a.Port() == 0 {
 		return false
@@ -149,7 +151,7 @@ func overlap(claims []*claim) error {
 	return nil
 }
 
-// guardAll makes the guards of TCP addresses. One that is covered by another needs none.
+// guardAll makes the guards of the TCP addresses. One that another covers needs none.
 func (n *Network) guardAll(ctx context.Context, claims []*claim) error {
 	var errs []error
 	for i, c := range claims {
@@ -177,13 +179,13 @@ func (n *Network) guardAll(ctx context.Context, claims []*claim) error {
 	return errors.Join(errs...)
 }
 
-// hold makes the guard, and a real port of port 0.
+// hold makes the guard, and chooses a port if the address has port 0.
 //
 // SO_REUSEPORT, with which each loop binds, lets any number of servers of one user share
-// a port. So the guard listens without it first, which the kernel allows to one; then it
-// lets gnet's listeners in. While it listens it drops what comes, so that a client tries
-// again and meets gnet's: by a filter, or where only root may have one (Linux can ask for
-// CAP_NET_ADMIN), by a backlog that is full.
+// a port. So the guard first listens without it, which the kernel allows one socket only, and
+// then sets it, so that gnet's listeners can bind too. While the guard listens it drops incoming
+// connections, so that a client sends its SYN again and reaches gnet's listener: by a socket
+// filter, or, where a filter needs root, by a full backlog.
 func (c *claim) hold(ctx context.Context) error {
 	for try := 0; ; try++ {
 		fd, plug, contended, err := listenAlone(c.at)
@@ -194,7 +196,7 @@ func (c *claim) hold(ctx context.Context) error {
 		if !contended || try >= 50 {
 			return err
 		}
-		// Two that were bound began to listen at the same moment, and neither may.
+		// Two sockets bound to the port called listen at the same moment, and both failed.
 		select {
 		case <-time.After(time.Duration(1+rand.IntN(1+try)) * time.Millisecond):
 		case <-ctx.Done():
@@ -203,8 +205,8 @@ func (c *claim) hold(ctx context.Context) error {
 	}
 }
 
-// listenAlone listens where nobody else does; contended: somebody else may have been
-// refused as well.
+// listenAlone listens on an address that nobody else listens on. contended: another process that
+// tried the same at the same moment may have failed too.
 func listenAlone(at netip.AddrPort) (fd, plug int, contended bool, err error) {
 	family, sa, err := sockaddr(at)
 	if err != nil {
@@ -257,9 +259,9 @@ func listenOn(fd int, at netip.AddrPort, family int, sa unix.Sockaddr) (plug int
 	return plug, false, nil
 }
 
-// fill connects to a listening socket whose backlog holds one connection, so that the kernel
-// drops what comes further. -1: it could not. A client that was faster is reset when the
-// guard is closed.
+// fill connects to a listening socket whose backlog holds one connection, so that the kernel drops
+// all others. It returns the connection; -1 if it failed. If a client took the place first, it is
+// reset when the guard is closed.
 func fill(guard, family int) int {
 	to, err := unix.Getsockname(guard) // connect takes an unspecified address for loopback
 	if err != nil {
@@ -301,7 +303,7 @@ func sockaddr(at netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 	return unix.AF_INET6, in6, nil
 }
 
-// learnPort notes the port that the guard has.
+// learnPort stores the guard's port in at.
 func (c *claim) learnPort() error {
 	sa, err := unix.Getsockname(c.guard)
 	if err != nil {

@@ -17,14 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unixPath is a socket's place in the file system. gnet removes whatever stands at the
-// address it binds, so it is given a new name in a directory that only this user may
-// enter. The socket is moved to its path when it listens and has its mode.
+// unixPath is the path of a unix socket. gnet removes any file at the path that it binds, so it is
+// given a new path, in a directory that only this user may enter. When the socket listens and has
+// its mode, it is renamed to the path that was configured.
 type unixPath struct {
-	dir  *os.File // where the path is
-	base string   // its name there
+	dir  *os.File // the directory of the configured path
+	base string   // the path's name in dir
 	room string   // the name of the directory in dir that gnet binds in; "": none
-	in   *os.File // that directory, open until gnet has ended: the address may go through it
+	in   *os.File // that directory, open until gnet has ended: its address may be /proc/self/fd/N/name
 	name string   // the socket's name in it
 
 	published bool
@@ -33,12 +33,12 @@ type unixPath struct {
 
 const taken = "the path is taken by something that is not a socket: name another path"
 
-// prepare opens the path's directory, looks whether the path is free, and makes the room
-// to bind in.
+// prepare opens the path's directory, checks that the path is free, and makes the directory to bind
+// in.
 func (c *claim) prepare(ctx context.Context, names map[string]net.Addr) error {
 	path := filepath.Clean(c.addr.Host)
 	dir, err := os.OpenFile(filepath.Dir(path), unix.O_DIRECTORY, 0)
-	if errors.Is(err, fs.ErrPermission) { // may be entered and not read
+	if errors.Is(err, fs.ErrPermission) { // it may be searched (x) but not read (r)
 		dir, err = os.OpenFile(filepath.Dir(path), unix.O_DIRECTORY|unix.O_PATH, 0)
 	}
 	if err != nil {
@@ -83,8 +83,8 @@ const maxPath = 107
 
 var plain = regexp.MustCompile(`^/[A-Za-z0-9_./+,=-]*$`)
 
-// free tells whether the path can be taken: nothing is there, or a socket that nobody
-// listens on.
+// free returns nil if the path can be used: it does not exist, or is a socket that nobody listens
+// on.
 func (p *unixPath) free(ctx context.Context, path string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(p.dir.Fd()), p.base, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -107,13 +107,12 @@ func (p *unixPath) free(ctx context.Context, path string) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	default:
-		// Its backlog is full, it is not ours to connect to, or it is of another kind:
-		// somebody is there.
+		// Its backlog is full, we may not connect to it, or it is a datagram socket: it is in use.
 		return fmt.Errorf("%w (%w)", syscall.EADDRINUSE, err)
 	}
 }
 
-// publish moves the socket, which gnet listens on by now, to its path.
+// publish renames the socket, which gnet now listens on, to its path.
 func (c *claim) publish(mode fs.FileMode) error {
 	p := c.path
 	if err := p.publish(c.addr.Host, mode); err != nil {
@@ -133,7 +132,7 @@ func (p *unixPath) publish(path string, mode fs.FileMode) error {
 	defer p.lock()()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := p.free(ctx, path); err != nil { // again: another may have come first
+	if err := p.free(ctx, path); err != nil { // again: another server may have taken the path meanwhile
 		return err
 	}
 	var st unix.Stat_t
@@ -147,12 +146,12 @@ func (p *unixPath) publish(path string, mode fs.FileMode) error {
 	return nil
 }
 
-// lockTime is how long another process is waited for that holds a directory's lock.
+// lockTime is how long lock waits for another process.
 const lockTime = 2 * time.Second
 
-// lock keeps other servers from changing the directory's sockets between a look and what
-// follows from it. The kernel frees it when we die. A directory that can't be locked, or
-// that a stranger keeps locked, is not.
+// lock locks the directory, so that no other server changes its sockets between a check and the
+// change that follows. The kernel unlocks it when the process ends. If the directory can't be
+// locked within lockTime, lock gives up, and the change is made without the lock.
 func (p *unixPath) lock() (unlock func()) {
 	for end := time.Now().Add(lockTime); ; {
 		err := unix.Flock(int(p.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -162,7 +161,7 @@ func (p *unixPath) lock() (unlock func()) {
 		if (err != unix.EWOULDBLOCK && err != unix.EINTR) || time.Now().After(end) {
 			return func() {}
 		}
-		time.Sleep(time.Millisecond) // flock can't be waited for with a limit
+		time.Sleep(time.Millisecond) // flock has no timeout
 	}
 }
 
@@ -177,7 +176,7 @@ func (p *unixPath) leaveRoom() {
 	}
 }
 
-// unlink removes the socket from its path, if it is still this one.
+// unlink removes the socket from its path, unless another file is there by now.
 func (c *claim) unlink() {
 	p := c.path
 	if p == nil || !p.published {
@@ -192,7 +191,7 @@ func (c *claim) unlink() {
 	}
 }
 
-// forget closes what the claim has open, when gnet has ended.
+// forget closes the claim's directories, after gnet has ended.
 func (c *claim) forget() {
 	if p := c.path; p != nil {
 		p.leaveRoom()

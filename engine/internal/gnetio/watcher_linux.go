@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watcher tells the Host when the kernel takes bytes again: an epoll set of our own,
-// whose goroutine sleeps in Go's netpoller. Each descriptor is armed once for each time
-// it blocks.
+// watcher calls Host.Writable when a socket that was full is writable again. It is an epoll set
+// with a goroutine that waits for it in Go's netpoller. A descriptor is armed for one event each
+// time its socket is full (EPOLLONESHOT).
 type watcher struct {
 	mu   sync.RWMutex
 	epfd int // guarded by mu; -1: stopped
@@ -68,8 +68,8 @@ func (w *watcher) stop() {
 	}
 }
 
-// watch arms fd for one event, which carries id, not the descriptor: one that comes late
-// names nothing else.
+// watch arms fd for one event. The event carries id and not the descriptor, so one that comes
+// late can't be mistaken for that of another connection with the same descriptor. Any goroutine.
 func (w *watcher) watch(fd int, id uint64) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()

@@ -1,5 +1,5 @@
-// Package inbox puts the frames together that arrive in pieces, and says when reading
-// must pause. It knows nothing of sockets; its caller counts what it holds.
+// Package inbox assembles frames that arrive in pieces, and has the reasons for which reading is
+// paused. It does not use sockets.
 package inbox
 
 import (
@@ -10,23 +10,24 @@ import (
 	"millrace/engine/internal/bufpool"
 )
 
-// Partial is the frame whose rest is still to come. Its memory grows with what has come
-// of it, not with what its header claims, and is counted in the budget.
+// Partial is an incomplete frame. Its memory grows with the bytes that have arrived, not to the
+// length that the header claims, and is counted in the budget. Loop goroutine.
 type Partial struct {
 	buf  *bufpool.Buf
-	seen int32 // bytes of it that have no whole frame
+	seen int32 // bytes at its start that were searched and contain no whole frame
 
-	// Begun is its caller's, and here as there is room for it.
+	// Begun is for the caller's use; it is here because the struct has room for it.
 	Begun uint32
 }
 
-// searchStep is how many bytes a frame may grow by at once while its size is not known.
+// searchStep is how many bytes are added at once to a frame whose size is not known, as its framing
+// searches for a delimiter.
 const searchStep = 4 << 10
 
-// Some tells whether there is one.
+// Some reports whether there is an incomplete frame.
 func (p *Partial) Some() bool { return p.buf != nil }
 
-// Held is its memory in bytes.
+// Held returns its memory in bytes.
 func (p *Partial) Held() int {
 	if p.buf == nil {
 		return 0
@@ -34,19 +35,20 @@ func (p *Partial) Held() int {
 	return p.buf.Held()
 }
 
-// Begin keeps a copy of the first bytes of a frame.
+// Begin starts with a copy of the first bytes of a frame.
 func (p *Partial) Begin(b []byte, bud *budget.Budget) {
 	p.buf, p.seen = bufpool.Get(len(b)), 0
 	p.buf.B = append(p.buf.B, b...)
 	bud.Add(p.buf.Held())
 }
 
-// Add adds what belongs to the frame and returns the rest of b. When the frame is whole
-// it is returned and no longer counted. After an error nothing is kept.
+// Add appends the bytes of b that belong to the frame. When the frame is whole it is returned, is the
+// caller's and is no longer counted in the budget; rest is what follows it in b. Until then frame
+// and rest are nil. After an error, which is the codec's, nothing is kept.
 func (p *Partial) Add(c *codec.Codec, b []byte, bud *budget.Budget) (frame *bufpool.Buf, rest []byte, err error) {
 	for all := b; ; {
 		size, missing, err := c.FrameAfter(p.buf.B, int(p.seen))
-		behind := len(p.buf.B) - size // of the next frames
+		behind := len(p.buf.B) - size // bytes after the frame, which are those of the next ones
 		if missing == 0 && behind > len(all)-len(b) {
 			err = cmp.Or(err, codec.ErrBadFramer)
 		}
@@ -78,9 +80,9 @@ func (p *Partial) Add(c *codec.Codec, b []byte, bud *budget.Budget) (frame *bufp
 	}
 }
 
-// Append adds b, whatever it belongs to. There is some already.
+// Append appends all of b, of which several frames may be taken by Cut. It must follow a Begin.
 func (p *Partial) Append(b []byte, bud *budget.Budget) {
-	if p.buf.Off > 0 { // what Cut has left in front
+	if p.buf.Off > 0 { // frames that Cut has taken
 		p.buf.B = p.buf.B[:copy(p.buf.B, p.buf.Rest())]
 		p.buf.Off = 0
 	}
@@ -90,8 +92,8 @@ func (p *Partial) Append(b []byte, bud *budget.Budget) {
 	bud.Add(p.buf.Held())
 }
 
-// Cut takes the first frame off what there is; nil: it is not whole. After an error nothing
-// is kept.
+// Cut removes the first frame and returns a copy, which is the caller's; nil if it is not whole. After
+// an error, which is the codec's, nothing is kept.
 func (p *Partial) Cut(c *codec.Codec, bud *budget.Budget) (frame *bufpool.Buf, err error) {
 	b := p.buf.Rest()
 	size, missing, err := c.FrameAfter(b, int(p.seen))
@@ -112,7 +114,7 @@ func (p *Partial) Cut(c *codec.Codec, bud *budget.Budget) (frame *bufpool.Buf, e
 	return frame, nil
 }
 
-// Take gives up what there is; nil: nothing.
+// Take removes and returns all bytes, no longer counted in the budget; nil if there are none.
 func (p *Partial) Take(bud *budget.Budget) *bufpool.Buf {
 	b := p.buf
 	if b != nil {
@@ -122,7 +124,7 @@ func (p *Partial) Take(bud *budget.Budget) *bufpool.Buf {
 	return b
 }
 
-// Missing is how many bytes the frame still wants, as far as is known.
+// Missing returns how many bytes the frame lacks, as far as is known.
 func (p *Partial) Missing(c *codec.Codec) int {
 	if p.buf == nil {
 		return 0
@@ -131,7 +133,7 @@ func (p *Partial) Missing(c *codec.Codec) int {
 	return missing
 }
 
-// Drop gives the memory back.
+// Drop discards the bytes and frees the memory.
 func (p *Partial) Drop(bud *budget.Budget) {
 	if p.buf != nil {
 		bud.Add(-p.buf.Held())
@@ -140,17 +142,18 @@ func (p *Partial) Drop(bud *budget.Budget) {
 	}
 }
 
-// Pause is why reading is paused: a set of bits.
+// Pause is a set of reasons why reading is paused.
 type Pause uint8
 
 const (
-	PauseOut    Pause = 1 << iota // too much is unsent
-	PauseIn                       // too much waits for the handler
-	PauseBudget                   // all sessions together hold too much
-	PauseRate                     // too much has come in too short a time
+	PauseOut    Pause = 1 << iota // too much output is unsent
+	PauseIn                       // too much input waits for the handler
+	PauseBudget                   // the memory budget of all sessions is exceeded
+	PauseRate                     // the session has exceeded its rate limit
 )
 
-// With adds a reason when n is at its limit and takes it away at half of it.
+// With returns p with the reason why if n has reached limit, without it if n is at most half of limit,
+// and else unchanged.
 func (p Pause) With(why Pause, n, limit int) Pause {
 	switch {
 	case n >= limit:

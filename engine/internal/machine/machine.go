@@ -1,6 +1,6 @@
-// Package machine is the seam between a server and what it runs on, for who wants to be
-// that: a simulation is a Machine whose network, workers and files are its own. A server
-// that is given none runs on the operating system, and never asks.
+// Package machine has the interface between a server and what it runs on. A simulation implements it
+// with a network, workers and limits of its own. A server without a Machine uses the operating
+// system directly.
 package machine
 
 import (
@@ -15,22 +15,22 @@ import (
 // Machine is what a server runs on. Its methods are called while a server or a pool is made
 // or started, and from the server's ticker.
 type Machine interface {
-	// Network makes a server's network, in front of which its doors stand.
+	// Network makes a server's network, below the layers of package door.
 	Network(cfg Network, h netio.Host) door.Below
-	// Hand is told when a pool has something queued; see sched.Config.Manual.
+	// Hand returns the channel that is sent to when a pool has work; see sched.Config.Manual.
 	Hand() chan struct{}
-	// Workers shows a pool that has been made. Its Manual is Hand.
+	// Workers is called with each pool that is made. Its Config.Manual is Hand.
 	Workers(p *sched.Pool)
-	// Loops brings what looks after callbacks that hold a loop up, to be called every
-	// millisecond or so while a loop is inside a step.
+	// Loops passes the function that detects callbacks that block a loop. It must be called about
+	// every millisecond while a loop is running something.
 	Loops(look func())
-	// Files is how many descriptors may be open, Backlog how many connections may wait for
-	// one listener.
+	// Files returns how many descriptors may be open, Backlog how many connections one listener
+	// may queue.
 	Files() int
 	Backlog() int
 }
 
-// Network is what a server asks of its network.
+// Network configures a server's network.
 type Network struct {
 	Addrs      []string // as gnetio.Config has them
 	Loops      int

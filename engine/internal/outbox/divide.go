@@ -2,14 +2,14 @@ package outbox
 
 import "millrace/engine/internal/bufpool"
 
-// division is the ref of a seg that divides what stands in front of it from what follows. It
-// has no bytes, and no references are counted.
+// division is the ref of a seg that separates what was sent before it from what follows. It has no
+// bytes and no reference count.
 var division = &bufpool.Buf{}
 
-// Divide divides what has been staged from what follows: Next gives no bytes of both at once,
-// and no push in front is replaced any more. It is for boxes that have left the log. fresh:
-// it is one more division; else nothing has been staged since the last one. Of a closed box it
-// is one that Divisions never counts, as nothing follows.
+// Divide separates what has been staged from what follows: Next returns no bytes of both at once,
+// and pushes staged before it are not replaced any more. It is for boxes that have left the log
+// (LeaveLog). fresh: a division was added; false if nothing has been staged since the last one. In a
+// closed box nothing is added, and fresh is true.
 func (o *Box) Divide(sh *Shared) (fresh bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -29,7 +29,7 @@ func (o *Box) Divide(sh *Shared) (fresh bool) {
 	return true
 }
 
-// Divisions is how many divisions what Next gives stands behind.
+// Divisions returns before how many divisions everything has been written. Any goroutine.
 func (o *Box) Divisions() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -39,7 +39,7 @@ func (o *Box) Divisions() uint64 {
 	return o.mixed.passed
 }
 
-// pass notes that all in front of a division has been written. Loop goroutine.
+// pass counts a division before which everything has been written. Loop goroutine.
 func (o *Box) pass() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -2,42 +2,42 @@ package outbox
 
 import "millrace/engine/internal/bufpool"
 
-// taken is what the loop has taken of a stage and is writing. Its order: the log up to
-// at, the own frames up to the first seg; then for each seg the log up to it, its shared
-// frame, the own frames up to the next. Loop goroutine.
+// taken is what the loop has taken from a box and is writing. Its order: the log up to at and the own
+// frames up to the first seg's off; then for each seg the log up to its at, its shared frame, and the
+// own frames up to the next seg's off. Loop goroutine.
 type taken struct {
-	own    *bufpool.Buf // Off: written so far; nil if there are none
+	own    *bufpool.Buf // the stage; bytes below Off are written; nil if there are none
 	segs   []seg
 	at     uint64
-	k      int // the seg being written; -1: what stands before the first
-	refOff int // bytes of its frame written so far
-	pushed int // bytes that nobody asked for
-	lent   bool
+	k      int  // index of the seg being written; -1: what comes before the first
+	refOff int  // bytes of its frame written so far
+	pushed int  // unsolicited bytes
+	lent   bool // own is Shared.Lent
 	keyed  bool // the box has keys: the frames of segs may change, see keys
 
 	divided bool // there is a division in segs
 }
 
 const (
-	// maxGather is how many bytes are copied together for one write.
+	// maxGather is how many bytes are copied into one buffer for one write.
 	maxGather = 256 << 10
-	// keyedGather is the same where what is copied could be replaced otherwise.
+	// keyedGather is the same for a box with keys: what is copied can't be replaced any more.
 	keyedGather = 64 << 10
 )
 
-// Look says why the loop looks at a box.
+// Look is why Begin is called.
 type Look uint8
 
 const (
-	LookAsked  Look = iota // it was asked to
+	LookAsked  Look = iota // the box was marked to be flushed (Wake)
 	LookWalk               // the log has grown, or a PING was answered
 	LookInline             // an inline turn ends
 )
 
-// Begin is the loop's look at the box: what is staged is taken unless the peer is blocked.
-// closed: nothing will be sent any more, and when Done tells so all has been. unfinished:
-// something taken earlier has still to be written, so that there may be more to take, by
-// Again, when that is done. Loop goroutine.
+// Begin begins a flush: it takes what is staged, unless the session is blocked or something taken
+// earlier is unwritten. closed: the box is closed; Done reports when everything is written.
+// unfinished: something taken earlier is unwritten; after that has been written, Again may take
+// more. Loop goroutine.
 func (o *Box) Begin(sh *Shared, why Look) (closed, unfinished bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -68,8 +68,8 @@ func (o *Box) Begin(sh *Shared, why Look) (closed, unfinished bool) {
 	return o.closed, unfinished
 }
 
-// reach notes up to where the log may be written: not past what was staged and is not
-// taken. mu is held.
+// reach sets Shared.upTo, the offset up to which the log may be written: not beyond the log's end
+// when the first frame was staged that is not taken yet. mu is held.
 func (o *Box) reach(sh *Shared) {
 	sh.upTo = o.end(sh)
 	if o.stageLen() > 0 || o.segs() > 0 {
@@ -122,7 +122,7 @@ func (o *Box) giveBack(sh *Shared, b *bufpool.Buf, lent bool) {
 	b.Free()
 }
 
-// end is how far the session may have the log at all. mu is held.
+// end returns the offset up to which the session is to be written the log. mu is held.
 func (o *Box) end(sh *Shared) uint64 {
 	if o.closed {
 		return o.last
@@ -130,8 +130,8 @@ func (o *Box) end(sh *Shared) uint64 {
 	return sh.Log.End()
 }
 
-// Next is what is to be written next; none: nothing, for now. Who calls it writes what he
-// can and says so by Wrote. The bytes are valid until then. Loop goroutine.
+// Next returns the bytes to be written next; none if there are none now. The caller writes what it
+// can and then calls Wrote; the bytes are valid until that call. Loop goroutine.
 func (o *Box) Next(sh *Shared) []byte {
 	if o.blocked {
 		return nil
@@ -142,7 +142,7 @@ func (o *Box) Next(sh *Shared) []byte {
 			o.fix(1)
 			o.mu.Unlock()
 		}
-		o.advance(sh, 0) // past a division that nothing stands in front of
+		o.advance(sh, 0) // past divisions before which everything is written
 	}
 	if t := o.taken; t != nil {
 		if len(t.segs) == 0 && o.pos >= t.at && o.pos >= sh.upTo {
@@ -159,9 +159,9 @@ func (o *Box) Next(sh *Shared) []byte {
 	return sh.Log.slice(o.pos, sh.upTo)
 }
 
-// collect copies what stands one behind another, up to most bytes. A shared frame alone is
-// written as it stands, and so is what comes first and fills all of it, unless frames of it may be replaced: a frame that
-// comes first is whole then, however long it is.
+// collect copies the next pieces into one buffer, up to most bytes. Not copied, but returned as it
+// is, is a single shared frame, or a first piece of most bytes or more; the latter not in a box with
+// keys, whose frames may be replaced later.
 func (o *Box) collect(sh *Shared, most int) []byte {
 	t, end := o.taken, sh.upTo
 	if t.own == nil && len(t.segs) == 1 && o.pos >= end {
@@ -213,10 +213,10 @@ func (o *Box) collect(sh *Shared, most int) []byte {
 	return g
 }
 
-// fill appends what of b fits into most bytes.
+// fill appends b, up to a total of most bytes.
 func fill(g, b []byte, most int) []byte { return append(g, b[:min(len(b), most-len(g))]...) }
 
-// bounds tells up to where in the log, and up to where in the own frames, step k goes.
+// bounds returns up to which offset of the log, and which byte of the own frames, step k goes.
 func (t *taken) bounds(k int) (at uint64, to int) {
 	at = t.at
 	if k >= 0 {
@@ -231,8 +231,8 @@ func (t *taken) bounds(k int) (at uint64, to int) {
 	return at, len(t.own.B)
 }
 
-// Wrote says that n of the bytes of Next have been written; all: that was everything that
-// Next gave. Loop goroutine.
+// Wrote is called when n of the bytes that Next returned have been written; all: those were all, and
+// the session is not blocked. Loop goroutine.
 func (o *Box) Wrote(sh *Shared, n int, all bool) {
 	keyed := false
 	if o.taken != nil {
@@ -243,13 +243,13 @@ func (o *Box) Wrote(sh *Shared, n int, all bool) {
 		o.pos += uint64(n)
 	}
 	o.blocked = !all
-	if keyed || !all || o.rest > 0 || o.lag > 0 { // which nobody else sets, but for keyed pushes
+	if keyed || !all || o.rest > 0 || o.lag > 0 { // only the loop changes rest and lag, except for keyed pushes
 		o.settle(sh)
 	}
 }
 
-// advance moves through what is taken by n written bytes, and returns what is left of n:
-// bytes of the log behind it.
+// advance moves through what is taken by n written bytes, and returns the remainder of n: bytes of
+// the log after everything that was taken.
 func (o *Box) advance(sh *Shared, n int) int {
 	t := o.taken
 	for {
@@ -290,7 +290,7 @@ func (o *Box) advance(sh *Shared, n int) int {
 	}
 }
 
-// finish gives back what was taken and has been written.
+// finish frees what was taken, when it is written.
 func (o *Box) finish(sh *Shared) {
 	t := o.taken
 	if t.own != nil {
@@ -304,7 +304,7 @@ func (o *Box) finish(sh *Shared) {
 	}
 }
 
-// freeSegs gives back the segs of what was taken, and keeps a little room.
+// freeSegs frees the segs of what was taken; a small slice is kept for the next ones.
 func (o *Box) freeSegs(sh *Shared) {
 	s := o.taken.segs
 	if len(s) == 0 {
@@ -323,7 +323,7 @@ func (o *Box) freeSegs(sh *Shared) {
 	}
 }
 
-// settle notes what is left of what was taken.
+// settle updates rest and lag.
 func (o *Box) settle(sh *Shared) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -345,8 +345,9 @@ func (o *Box) settle(sh *Shared) {
 	o.lag = o.lagNow(sh)
 }
 
-// shrink copies the rest of the own frames where that is little of their memory, or the
-// loop's own: so that what is held is in proportion to what is unsent.
+// shrink copies the unwritten own frames to a smaller buffer if they fill less than a quarter of
+// their memory, or if that is the loop's own: so a blocked session holds memory in proportion to what
+// is unsent.
 func (o *Box) shrink(sh *Shared) {
 	t := o.taken
 	rest := t.own.Rest()
@@ -363,8 +364,8 @@ func (o *Box) shrink(sh *Shared) {
 	t.own, t.lent = g, false
 }
 
-// Again tells whether there is more to take, after all that Begin took has been written.
-// Loop goroutine.
+// Again takes what was staged since Begin, after all that Begin took has been written, and reports
+// whether there was any. Loop goroutine.
 func (o *Box) Again(sh *Shared) bool {
 	if o.blocked || o.taken != nil {
 		return false

@@ -1,8 +1,8 @@
 package outbox
 
-// Rest is the next n bytes that are to be written, for who has to end what he has begun with
-// them. They count as written. nil: there are not so many. Loop goroutine; nothing but Drop
-// follows.
+// Rest returns a copy of the next n bytes to be written, which then count as written, for a caller
+// that must complete a message or record that it has begun; nil if there are fewer. Only Drop may
+// be called afterwards. Loop goroutine.
 func (o *Box) Rest(sh *Shared, n int) []byte {
 	o.blocked = false
 	o.Begin(sh, LookWalk)
@@ -19,8 +19,8 @@ func (o *Box) Rest(sh *Shared, n int) []byte {
 	return b
 }
 
-// Drop gives back everything and returns how many bytes were not sent, of the log those
-// that a blocked session had not had. Loop goroutine; nothing is taken afterwards.
+// Drop closes the box, frees everything, and returns how many bytes were not sent; bytes of the log
+// count if the session was blocked. Loop goroutine.
 func (o *Box) Drop(sh *Shared) (lost int) {
 	o.mu.Lock()
 	if !o.closed {

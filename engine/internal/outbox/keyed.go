@@ -8,8 +8,8 @@ import (
 	"millrace/engine/internal/bufpool"
 )
 
-// Key names pushes to one session of which only the newest is of use. Pushes with the same
-// ID and another Scope have nothing to do with each other.
+// Key identifies pushes to one session of which only the newest is needed. Pushes with the same ID
+// and different Scopes are independent.
 type Key struct {
 	ID    uint64
 	Scope uint32 // 0 for the session's own
@@ -17,23 +17,23 @@ type Key struct {
 
 // keys finds the unsent pushes of a box by their keys. The box's lock guards it.
 //
-// The segs of a box are numbered as they are staged. A slot has the number of the newest
-// push with its key, and that push may have been written long ago: then the slot is stale,
-// and has the same to say as an empty one.
+// It is a hash table with linear probing. The segs of a box are numbered as they are staged. A
+// slot has the number of the newest push with its key. If that push has been written, the slot
+// is stale and means the same as an empty one.
 //
-// The loop looks at the frame of a seg that it has taken only under the lock, until fix has
-// said that it stays.
+// The loop may read the frame of a seg that it has taken only under the lock, until fix has
+// marked it as not to be replaced any more.
 //
-// Invariant: no slot is further from its home than the nearest empty one behind that, and
-// at least a quarter of them is empty.
+// Invariant: between a slot and its home there is no empty slot, and at least a quarter of the
+// slots is empty.
 type keys struct {
 	slots    []slot // a power of two
 	used     int    // slots that are not empty
 	seed     uint64
-	origin   uint64 // what numbers in slots count from
+	origin   uint64 // numbers in slots are relative to it
 	first    uint64 // the number of the first seg that the loop has not taken
-	live     uint64 // below it segs are written, or being written; the others' frames may change
-	done     uint64 // below it segs are written
+	live     uint64 // segs with lower numbers are written, or being written: their frames can't be replaced
+	done     uint64 // segs with lower numbers are written
 	replaced uint64 // pushes whose place a newer one took
 
 	few [leastSlots]slot
@@ -43,7 +43,7 @@ type keys struct {
 type slot struct {
 	id     uint64
 	scope  uint32
-	number uint32 // from origin, and 1; 0: the slot is empty
+	number uint32 // relative to origin, plus 1; 0: the slot is empty
 }
 
 const (
@@ -54,14 +54,14 @@ const (
 	// KeyCost is about what a keyed push costs beside ReferCost, in bytes.
 	KeyCost = 2 * slotSize
 
-	firstNumber = 1 << 40 // the loop may have taken segs before the first key
-	maxNumber   = 1 << 30 // from the origin, before there is a new one
+	firstNumber = 1 << 40 // so that segs taken before the first key have numbers too
+	maxNumber   = 1 << 30 // the largest number relative to origin; then rebuild moves origin
 )
 
-// PushKeyed stages a frame in the place of the unsent one with the same key, and adds it at
-// the end if there is none. It takes a reference. cost is what a new one counts in
-// Shared.Queued; skip, which Atomically may set, leaves the session out after all. limited:
-// it is refused as Send refuses a Push.
+// PushKeyed replaces the unsent push with the same key by frame, in its place in the order, or stages
+// frame at the end if there is none. It takes a reference of its own. cost is what a new one counts
+// in Shared.Queued, in bytes. skip may be nil, and is as in Refer. limited: the limits of a Push
+// apply.
 func (o *Box) PushKeyed(sh *Shared, frame *bufpool.Buf, cost int, skip *bool, limited bool, key Key) Result {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -90,8 +90,9 @@ func (o *Box) PushKeyed(sh *Shared, frame *bufpool.Buf, cost int, skip *bool, li
 	return o.staged(sh)
 }
 
-// unsent is the seg of the newest push with that key, if not a byte of it has been written
-// or is about to be; nil: there is none. taken: the loop has it. mu is held.
+// unsent returns the seg of the newest push with that key if its frame can be replaced: no byte of it
+// has been written or is being written. Else it returns nil. taken: the loop has taken the seg. mu is
+// held.
 func (o *Box) unsent(key Key) (g *seg, taken bool) {
 	if o.mixed == nil || o.mixed.keys == nil {
 		return nil, false
@@ -108,7 +109,7 @@ func (o *Box) unsent(key Key) (g *seg, taken bool) {
 	return &segs[n-(k.first-uint64(len(segs)))], true
 }
 
-// replace puts a frame in the place of g's, which is more bytes shorter. mu is held.
+// replace replaces g's frame by one that is more bytes longer. mu is held.
 func (o *Box) replace(sh *Shared, g *seg, frame *bufpool.Buf, more int, taken bool) {
 	old := g.ref
 	frame.Retain()
@@ -129,7 +130,7 @@ func (o *Box) replace(sh *Shared, g *seg, frame *bufpool.Buf, more int, taken bo
 	}
 }
 
-// keys is the box's, made when it first needs one. mu is held.
+// keys returns the box's keys, which it makes if necessary. mu is held.
 func (o *Box) keys(sh *Shared) *keys {
 	if o.mixed.keys == nil {
 		k := &keys{seed: rand.Uint64(), origin: firstNumber, first: firstNumber, live: firstNumber, done: firstNumber}
@@ -140,14 +141,14 @@ func (o *Box) keys(sh *Shared) *keys {
 	return o.mixed.keys
 }
 
-// Keyed tells whether the box has ever been given a keyed push.
+// Keyed reports whether the box has ever been given a keyed push.
 func (o *Box) Keyed() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.mixed != nil && o.mixed.keys != nil
 }
 
-// Replaced is how many pushes were replaced by newer ones.
+// Replaced returns how many pushes were replaced by newer ones.
 func (o *Box) Replaced() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -157,19 +158,19 @@ func (o *Box) Replaced() uint64 {
 	return o.mixed.keys.replaced
 }
 
-// collectKeyed is collect where pushes that are taken may be replaced until they are in what
-// it returns.
+// collectKeyed is collect for a box with keys: pushes that are taken can be replaced until they are
+// in the bytes returned here.
 func (o *Box) collectKeyed(sh *Shared) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	b := o.collect(sh, keyedGather)
-	o.fix(len(b) + 1) // to go past what b ends with is to look at what follows
+	o.fix(len(b) + 1) // + 1: a push that begins exactly where b ends is fixed too, as the next write begins with it
 	return b
 }
 
-// Loosen says, when a write has ended early, with how many bytes the next one has to begin
-// that the last would have gone on with: what stands behind them may be replaced again. Loop
-// goroutine.
+// Loosen is called after a write that did not take all bytes. shown is how many of the bytes that it
+// did not take the next write must begin with (netio.Door's Shown); pushes that begin after those
+// can be replaced again. Loop goroutine.
 func (o *Box) Loosen(shown int) {
 	if o.taken == nil || !o.taken.keyed {
 		return
@@ -179,15 +180,15 @@ func (o *Box) Loosen(shown int) {
 	o.fix(shown)
 }
 
-// fix has what is taken and begins within the next n bytes not be replaced. mu is held.
+// fix marks the taken segs that begin within the next n bytes as not to be replaced. mu is held.
 func (o *Box) fix(n int) {
 	k, t := o.mixed.keys, o.taken
 	k.live = k.first - uint64(len(t.segs)-o.begun(n))
 	k.done = k.first - uint64(len(t.segs)-max(t.k, 0))
 }
 
-// begun is how many of the segs that are taken have frames of which something has been
-// written, or is within the next n bytes. Loop goroutine.
+// begun returns how many of the taken segs have frames of which a byte has been written, or is within
+// the next n bytes. Loop goroutine.
 func (o *Box) begun(n int) int {
 	t, pos := o.taken, o.pos
 	refOff, off := t.refOff, 0
@@ -215,19 +216,19 @@ func (o *Box) begun(n int) int {
 	return len(t.segs)
 }
 
-// took notes that the loop takes n segs; those that it took before are written.
+// took is called when the loop takes n segs. Those that it took before are written.
 func (k *keys) took(n int) {
 	k.live, k.done = k.first, k.first
 	k.first += uint64(n)
 }
 
-// home is where a key's slot is looked for first.
+// home returns the index at which the search for a key's slot begins.
 func (k *keys) home(id uint64, scope uint32) int {
 	hi, lo := bits.Mul64(id^k.seed, uint64(scope)<<1^0x9E3779B97F4A7C15)
 	return int((hi ^ lo) & uint64(len(k.slots)-1))
 }
 
-// find is the number of the newest push with that key.
+// find returns the number of the newest push with that key.
 func (k *keys) find(key Key) (number uint64, ok bool) {
 	for i := k.home(key.ID, key.Scope); ; i = (i + 1) & (len(k.slots) - 1) {
 		switch s := &k.slots[i]; {
@@ -239,7 +240,7 @@ func (k *keys) find(key Key) (number uint64, ok bool) {
 	}
 }
 
-// put notes the number of a push that is the newest with its key.
+// put stores the number of the newest push with that key.
 func (k *keys) put(sh *Shared, key Key, number uint64) {
 	if number-k.origin >= maxNumber {
 		k.rebuild(sh)
@@ -250,7 +251,7 @@ func (k *keys) put(sh *Shared, key Key, number uint64) {
 	}
 }
 
-// set is put where there is room for the key.
+// set is put if the table has room for the key; else it returns false.
 func (k *keys) set(key Key, number uint64) bool {
 	for i := k.home(key.ID, key.Scope); ; i = (i + 1) & (len(k.slots) - 1) {
 		s := &k.slots[i]
@@ -268,7 +269,7 @@ func (k *keys) set(key Key, number uint64) bool {
 	}
 }
 
-// rebuild drops what is stale, with twice the room for what is not.
+// rebuild drops the stale slots, and makes a table of at least twice the size of the others.
 func (k *keys) rebuild(sh *Shared) {
 	live := 0
 	for _, s := range k.slots {
@@ -299,12 +300,12 @@ func (k *keys) rebuild(sh *Shared) {
 	k.resized(sh, len(old))
 }
 
-// resized counts the memory of the slots, of which there were so many before.
+// resized adds the change of the slots' memory to the budget; before is their former number.
 func (k *keys) resized(sh *Shared, before int) {
 	sh.Budget.Add(slotSize * (len(k.slots) - before))
 }
 
-// clear forgets every key, and gives back the memory that many took.
+// clear drops every key, and the memory of a large table.
 func (k *keys) clear(sh *Shared) {
 	if k.used == 0 && len(k.slots) == leastSlots {
 		return
@@ -315,5 +316,5 @@ func (k *keys) clear(sh *Shared) {
 	k.resized(sh, before)
 }
 
-// memory is what the keys take, in bytes.
+// memory returns the bytes that the keys use.
 func (k *keys) memory() int { return keysSize + slotSize*(len(k.slots)-leastSlots) }

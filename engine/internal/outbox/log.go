@@ -6,13 +6,12 @@ import (
 	"millrace/internal/tally"
 )
 
-// Log holds the broadcasts of one loop, one frame behind another: anyone appends, the
-// loop reads and cuts. A session needs only to know how far it has had the log, so a
-// broadcast that many are slow to read is held once. Offsets count from the beginning
-// and never fall.
+// Log holds the broadcasts of one loop, as consecutive frames. Any goroutine appends; the loop reads
+// and cuts. A session only keeps its position, so a broadcast is held once however many sessions
+// have yet to be written it. Offsets are bytes since the log was made, and only grow.
 type Log struct {
 	mu   tally.Mutex
-	b    []byte // guarded by mu; bytes that stand do not change
+	b    []byte // guarded by mu; bytes in it are not changed before they are cut
 	base uint64 // guarded by mu; the offset of b[0]
 
 	end atomic.Uint64 // the offset behind the last byte; stored under mu
@@ -21,8 +20,8 @@ type Log struct {
 // logKeep is how much memory an empty log keeps, in bytes.
 const logKeep = 64 << 10
 
-// Append adds an encoded frame and returns by how much the log's memory has grown. It
-// may be called from anywhere.
+// Append copies an encoded frame to the end and returns by how many bytes the log's memory has
+// grown. Any goroutine.
 func (l *Log) Append(frame []byte) (grown int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -32,18 +31,18 @@ func (l *Log) Append(frame []byte) (grown int) {
 	return cap(l.b) - before
 }
 
-// End is the offset behind the last byte. It may be called from anywhere.
+// End returns the offset after the last byte. Any goroutine.
 func (l *Log) End() uint64 { return l.end.Load() }
 
-// slice is the log from one offset to another, until it is cut. Loop goroutine.
+// slice returns the log from one offset to another, valid until Cut. Loop goroutine.
 func (l *Log) slice(from, to uint64) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b[from-l.base : to-l.base]
 }
 
-// Cut forgets what stands in front of the offset to, as soon as that is most of the log,
-// and returns how much memory it gave back. Loop goroutine.
+// Cut drops the bytes before the offset to, when they are at least half of the log, and returns how
+// many bytes of memory that freed. Loop goroutine.
 func (l *Log) Cut(to uint64) (freed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,7 +64,7 @@ func (l *Log) Cut(to uint64) (freed int) {
 	return before - cap(l.b)
 }
 
-// Close forgets everything, and returns how much memory it gave back.
+// Close drops everything, and returns how many bytes of memory that freed.
 func (l *Log) Close() (freed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,7 +73,7 @@ func (l *Log) Close() (freed int) {
 	return freed
 }
 
-// Len is how many bytes the log holds.
+// Len returns how many bytes the log holds.
 func (l *Log) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,13 +1,14 @@
-// Package outbox holds what sessions have to send. In go frames, from anywhere; out come,
-// on the loop, the bytes to be written next, in the order in which they were sent.
+// Package outbox queues the output of sessions. Any goroutine adds frames; the loop takes the
+// bytes to be written next, in the order in which they were sent.
 //
-// A session's own frames stand one behind another on its stage. The frame of a group send
-// is held once and referred to; a broadcast stands in the loop's Log, and a session knows
-// how far it has had that. What the kernel does not take stays where it is: a peer that
-// reads nothing costs its own frames, and nothing for those that it shares with others.
+// A session's own frames are appended to one buffer, its stage. The frame of a group send is
+// held once for all its receivers, which refer to it. Broadcasts are in a Log that all sessions
+// of a loop share; each session keeps its position in it. Bytes that the kernel does not take
+// stay where they are, so a peer that does not read costs memory for its own frames and none
+// for those that it shares with others.
 //
-// The package knows nothing of sockets. A Box has a lock of its own for those who send;
-// what only the loop uses is marked so.
+// The package does not use sockets. A Box is locked by itself; methods that only the loop's
+// goroutine may call say so.
 package outbox
 
 import (
@@ -24,10 +25,10 @@ import (
 // Shared is what the boxes of one loop have in common.
 type Shared struct {
 	Log    Log
-	Queued atomic.Int64 // bytes of broadcasts, pushes and group sends that the loop has not yet looked at
+	Queued atomic.Int64 // bytes of broadcasts, pushes and group sends that the loop has not yet taken in (Begin)
 
-	MaxOutbound int // unsent bytes of one session
-	MaxQueued   int // Queued
+	MaxOutbound int // limit of the unsent bytes of one session
+	MaxQueued   int // limit of Queued
 	MaxFrame    int
 	Budget      *budget.Budget
 
@@ -36,55 +37,57 @@ type Shared struct {
 	Share *atomic.Int64
 
 	// Loop goroutine only.
-	Lent   *bufpool.Buf // the loop's own stage, for inline turns; nil while it is out
+	Lent   *bufpool.Buf // the loop's own stage, for inline turns; nil while a Box has it
 	gather []byte
 	spare  *taken // for the next box that has something to write
-	upTo   uint64 // how far the box that is being looked at may have the log now
-	pushed int    // bytes that nobody asked for, taken of the box that is being looked at
+	upTo   uint64 // offset up to which the box of the last Begin may be written the log now
+	pushed int    // unsolicited bytes taken from that box since
 }
 
 // Box is one session's outbox. It is small, as every idle session has one.
 type Box struct {
 	mu     tally.Mutex
-	full   atomic.Bool  // too much is unsent: the strand waits before its next packet
-	waits  atomic.Bool  // the same for a broadcast that met a full Log
+	full   atomic.Bool  // too much is unsent: the strand must wait before its next packet
+	waits  atomic.Bool  // the strand must wait, as a broadcast of its session met a full Log
 	stage  *bufpool.Buf // guarded by mu; own frames that the loop has not yet taken
-	mixed  *mixed       // guarded by mu; what belongs between them; nil: nothing ever did
+	mixed  *mixed       // guarded by mu; shared frames and log positions between them; nil: there never were any
 	at     uint64       // guarded by mu; the log's end when stage and segs were begun
 	last   uint64       // guarded by mu; the log's end at the newest of them; of a closed box, at its close
 	frames uint64       // guarded by mu; ever sent, without broadcasts
 
 	refs   uint32 // guarded by mu; bytes of the shared frames in segs
-	pushed uint32 // guarded by mu; bytes of stage and segs that nobody asked for
-	queued uint32 // guarded by mu; what of them counts in Shared.Queued
+	pushed uint32 // guarded by mu; unsolicited bytes of stage and segs
+	queued uint32 // guarded by mu; bytes that this box counts in Shared.Queued
 	rest   uint32 // guarded by mu; bytes that the loop has taken and not written
-	lag    uint32 // guarded by mu; bytes of the log that a blocked session has not had
-	hint   uint16 // guarded by mu; the size to begin a stage with, learned
+	lag    uint32 // guarded by mu; bytes of the log that a blocked session has not been written
+	hint   uint16 // guarded by mu; the size of a new stage, learned from the last one
 
-	// corked: callbacks of this session run, and what they send leaves with their batch.
-	// active is the same, but stays while a callback that blocks has been uncorked.
+	// corked: callbacks of this session run, and what they send is written after their batch.
+	// active: callbacks run; unlike corked it stays set when Uncork was called for a callback
+	// that blocks.
 	corked, active bool // guarded by mu
-	dirty          bool // guarded by mu; the loop has been asked to look
-	closed         bool // guarded by mu; no more is taken
-	writable       bool // guarded by mu; the kernel takes bytes again
+	dirty          bool // guarded by mu; the loop has been asked to flush
+	closed         bool // guarded by mu; nothing more is accepted
+	writable       bool // guarded by mu; the kernel takes bytes again, and Begin does not know yet
 	lent           bool // guarded by mu; stage is Shared.Lent
 
 	// Loop goroutine only.
-	blocked bool   // the kernel took not all; NotifyWritable will tell
-	pos     uint64 // how far the session has had the log
-	taken   *taken // nil: nothing
+	blocked bool   // the kernel did not take everything; NotifyWritable has been called
+	pos     uint64 // offset in the log up to which the session has been written it
+	taken   *taken // what is being written; nil: nothing
 }
 
-// mixed is what a box has beside frames of its own alone. Few have it.
+// mixed is what a box needs if it has more than frames of its own. Few do.
 type mixed struct {
 	segs    []seg
 	keys    *keys  // nil: no push ever had a key
 	divided bool   // there is a division in segs
-	passed  uint64 // divisions that everything in front of has been written
+	passed  uint64 // divisions before which everything has been written
 }
 
-// seg says that ref, a frame that others have too, and then the own frames from off on
-// were sent when the log ended at at. ref may be nil, or division.
+// seg is a place in the order of what is sent: after the log up to offset at come ref, a frame shared
+// with other boxes, and then the own frames from byte off of the stage on. ref may be nil, or
+// division.
 type seg struct {
 	at  uint64
 	off int
@@ -104,8 +107,8 @@ type Kind uint8
 
 const (
 	Answer Kind = iota
-	Push        // nobody asked for it
-	System      // one for each thing read or done: never refused for being many
+	Push        // unsolicited
+	System      // at most one for each frame read or action: never refused by a limit
 )
 
 // Result is what became of a frame.
@@ -113,22 +116,23 @@ type Result uint8
 
 const (
 	Staged   Result = iota
-	Wake            // staged, and the loop must be asked to look
+	Wake            // staged, and the caller must ask the loop to flush the session
 	Closed          // the box is closed
 	Full            // the session has MaxOutbound unsent
 	LogFull         // the loop has MaxQueued waiting
 	NoMemory        // the budget is exceeded, and the session holds its share of it
-	Misfit          // the codec can't tell that a frame holds it
-	Replaced        // staged in the place of an older push
+	Misfit          // the codec can't represent the packet
+	Replaced        // staged in the place of an older push with the same key
 )
 
-// Open begins a box at the end of its loop's log.
+// Open sets a new box's position to the end of its loop's log. Loop goroutine.
 func (o *Box) Open(sh *Shared) { o.pos = sh.Log.End() }
 
-// LeaveLog has the session get nothing of the log. Loop goroutine.
+// LeaveLog excludes the session from the log's broadcasts for good. Loop goroutine.
 func (o *Box) LeaveLog() { o.pos = math.MaxUint64 }
 
-// Send stages the frame of a packet, whose fields go in registers as a Packet would not.
+// Send stages the frame of a packet, and copies body. Its fields are parameters, as a Packet would
+// not be passed in registers.
 func (o *Box) Send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, kind Kind) Result {
 	if !c.FitsFields(handle, seq, len(body)) {
 		return Misfit
@@ -137,7 +141,7 @@ func (o *Box) Send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, 
 	o.mu.Lock()
 	if st := o.stage; o.corked && kind == Answer && !o.closed && st != nil && len(st.B) > 0 && st.Spare() >= n &&
 		int64(int(o.rest)+len(st.B)+n) < sh.Share.Load() && o.last == sh.Log.End() {
-		// One more answer of a callback, and nothing else to see to.
+		// The common case: one more answer of a callback, no limit near, the log unchanged.
 		if c.Plain() {
 			at := len(st.B)
 			st.B = st.B[:at+n]
@@ -155,14 +159,14 @@ func (o *Box) Send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, 
 	return r
 }
 
-// SendFitting is Send for a packet that fits c, which c need not be able to tell.
+// SendFitting is Send for a packet that is known to fit c.
 func (o *Box) SendFitting(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, kind Kind) Result {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.send(sh, c, handle, seq, body, kind)
 }
 
-// send is Send where there is more to see to. mu is held.
+// send is the general case of Send. mu is held.
 func (o *Box) send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, kind Kind) Result {
 	n := c.Overhead() + len(body)
 	if r := o.admit(sh, n, kind); r != Staged {
@@ -176,7 +180,7 @@ func (o *Box) send(sh *Shared, c *codec.Codec, handle, seq uint32, body []byte, 
 	return o.staged(sh)
 }
 
-// SendLast stages a last frame and closes the box: nothing is sent behind it.
+// SendLast stages a frame and closes the box, unless it is closed. wake: see Wake.
 func (o *Box) SendLast(sh *Shared, c *codec.Codec, p codec.Packet) (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -189,9 +193,9 @@ func (o *Box) SendLast(sh *Shared, c *codec.Codec, p codec.Packet) (wake bool) {
 	return o.mark()
 }
 
-// Refer stages a frame that others are sent too, without a copy; it is always a push, and
-// takes a reference. cost is what it counts in Shared.Queued. skip, which Atomically may
-// set, leaves the session out after all.
+// Refer stages a frame shared with other boxes, without a copy; it is always a push. It takes a
+// reference of its own. cost is what the frame counts in Shared.Queued, in bytes. If *skip is true,
+// which a function given to Atomically may set, the session is left out.
 func (o *Box) Refer(sh *Shared, frame *bufpool.Buf, cost int, skip *bool) Result {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -204,7 +208,7 @@ func (o *Box) Refer(sh *Shared, frame *bufpool.Buf, cost int, skip *bool) Result
 	return o.staged(sh)
 }
 
-// refer puts a frame behind what is staged. mu is held.
+// refer stages a shared frame. mu is held.
 func (o *Box) refer(sh *Shared, frame *bufpool.Buf) {
 	end := sh.Log.End()
 	if o.stageLen() == 0 && o.segs() == 0 {
@@ -215,7 +219,8 @@ func (o *Box) refer(sh *Shared, frame *bufpool.Buf) {
 	o.refs += uint32(len(frame.B))
 }
 
-// Atomically runs fn under the box's lock, so that nothing is sent meanwhile.
+// Atomically runs fn under the box's lock, so that nothing is staged meanwhile. fn must not call the
+// box.
 func (o *Box) Atomically(fn func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -271,9 +276,8 @@ func (o *Box) reserve(sh *Shared, n int) {
 	o.last = end
 }
 
-// disown replaces the loop's own stage by a copy with room for n more. It is the loop's
-// again when the inline turn ends. mu is held, and the loop's goroutine stands still or is
-// the caller's.
+// disown replaces the loop's own stage by a copy with room for n more bytes, and frees it; the loop
+// makes another. mu is held.
 func (o *Box) disown(sh *Shared, n int) {
 	g := bufpool.Get(max(2*len(o.stage.B), len(o.stage.B)+n))
 	g.B = append(g.B, o.stage.B...)
@@ -290,14 +294,15 @@ func (o *Box) addSeg(sh *Shared, g seg) {
 	sh.Budget.Add(segCost)
 }
 
-// count notes bytes that nobody asked for, and what they count in Shared.Queued. mu is held.
+// count adds n unsolicited bytes, and cost to Shared.Queued. mu is held.
 func (o *Box) count(sh *Shared, n, cost int) {
 	o.pushed += uint32(n)
 	o.queued += uint32(cost)
 	sh.Queued.Add(int64(cost))
 }
 
-// staged sees to it that what has just been staged leaves. mu is held.
+// staged counts a frame that was staged, and returns Wake if the loop must be asked to flush. mu is
+// held.
 func (o *Box) staged(sh *Shared) Result {
 	o.frames++
 	if int64(o.size()) >= sh.Share.Load() {
@@ -309,23 +314,23 @@ func (o *Box) staged(sh *Shared) Result {
 	return Staged
 }
 
-// mark notes that the loop is to look, and tells whether it must be asked. mu is held.
+// mark marks the box dirty, and returns whether it was not, so that the caller must ask the loop. mu
+// is held.
 func (o *Box) mark() (wake bool) {
 	wake = !o.dirty
 	o.dirty = true
 	return wake
 }
 
-// Cork holds back what callbacks send until Uncork, so that it leaves as one write, and
-// tells that callbacks run, whose sends are not refused.
+// Cork is called before callbacks run: what they send is held back until Uncork, to leave in one
+// write, and is accepted beyond MaxOutbound (see admit).
 func (o *Box) Cork() {
 	o.mu.Lock()
 	o.corked, o.active = true, true
 	o.mu.Unlock()
 }
 
-// Lend is Cork on the loop goroutine, for an inline turn: the loop's own stage is used if
-// there is no other.
+// Lend is Cork for an inline turn: if the box has no stage it gets the loop's own. Loop goroutine.
 func (o *Box) Lend(sh *Shared) {
 	o.mu.Lock()
 	o.corked, o.active = true, true
@@ -335,7 +340,8 @@ func (o *Box) Lend(sh *Shared) {
 	o.mu.Unlock()
 }
 
-// Uncork lets go what has been staged. still: a callback that blocks goes on.
+// Uncork ends Cork. still: it is called for a callback that blocks and goes on running. wake: see
+// Wake.
 func (o *Box) Uncork(still bool) (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -344,7 +350,7 @@ func (o *Box) Uncork(still bool) (wake bool) {
 	return (o.refs > 0 || o.stageLen() > 0) && o.mark()
 }
 
-// Close takes no more frames, and has the loop send what there is.
+// Close ends accepting; what is staged is still sent. wake: see Wake.
 func (o *Box) Close(sh *Shared) (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -354,14 +360,14 @@ func (o *Box) Close(sh *Shared) (wake bool) {
 	return o.mark()
 }
 
-// Nudge has the loop look at the session.
+// Nudge marks the box to be flushed. wake: see Wake.
 func (o *Box) Nudge() (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.mark()
 }
 
-// Writable notes that the kernel takes bytes again, and has the loop look.
+// Writable notes that the kernel takes bytes again, and marks the box to be flushed. wake: see Wake.
 func (o *Box) Writable() (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,21 +1,20 @@
 package outbox
 
-// Blocked tells whether the kernel has not taken everything. Loop goroutine.
+// Blocked reports whether the kernel did not take everything at the last write. Loop goroutine.
 func (o *Box) Blocked() bool { return o.blocked }
 
-// Unblock has the next look write although nobody said that the kernel takes bytes. Loop
-// goroutine.
+// Unblock makes the next Begin try to write without waiting for Writable. Loop goroutine.
 func (o *Box) Unblock() { o.blocked = false }
 
-// Pos is how far the session has had the log. Loop goroutine.
+// Pos returns the session's position in the log. Loop goroutine.
 func (o *Box) Pos() uint64 { return o.pos }
 
-// Skip has the session get nothing of the log in front of pos. Loop goroutine.
+// Skip moves the session's position in the log to pos, if it is before it: broadcasts up to there
+// are not sent. Loop goroutine.
 func (o *Box) Skip(pos uint64) { o.pos = max(o.pos, pos) }
 
-// Lagging notes how far a blocked session is behind, and returns how many of its unsent
-// bytes it has not asked for: lag of them of the log, which all have together, and pushed
-// for itself. Loop goroutine.
+// Lagging updates how far a blocked session is behind the log, and returns its unsent unsolicited
+// bytes: those pushed, and lag, those of broadcasts, which the Log holds for all. Loop goroutine.
 func (o *Box) Lagging(sh *Shared) (pushed, lag int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -29,8 +28,8 @@ func (o *Box) Lagging(sh *Shared) (pushed, lag int) {
 	return pushed + int(o.pushed), int(o.lag)
 }
 
-// lagNow is how many bytes of the log, up to its end or the session's, are not written.
-// mu is held.
+// lagNow returns how many bytes of the log, up to its end or that of a closed box, a blocked session
+// has not been written; 0 if it is not blocked. mu is held.
 func (o *Box) lagNow(sh *Shared) uint32 {
 	end := o.end(sh)
 	if !o.blocked || o.pos >= end {
@@ -39,7 +38,8 @@ func (o *Box) lagNow(sh *Shared) uint32 {
 	return uint32(min(end-o.pos, 1<<31))
 }
 
-// Behind tells whether the session has still to have the log up to end. Loop goroutine.
+// Behind reports whether the session still has to be written bytes of the log before end. Loop
+// goroutine.
 func (o *Box) Behind(end uint64) bool {
 	if o.pos >= end {
 		return false
@@ -49,7 +49,7 @@ func (o *Box) Behind(end uint64) bool {
 	return !o.closed || o.pos < o.last
 }
 
-// Held is about how much memory the box holds: what is unsent, and the room behind it. Loop
+// Held returns the approximate memory of the box in bytes: what is unsent, and unused capacity. Loop
 // goroutine.
 func (o *Box) Held() int {
 	o.mu.Lock()
@@ -67,8 +67,8 @@ func (o *Box) Held() int {
 	return n
 }
 
-// Keep has the strand wait if kept bytes, which were written and count until the peer has
-// acknowledged them, are too many with those that are unsent. Loop goroutine.
+// Keep makes the strand wait if the unsent bytes, together with kept bytes that were written and not
+// yet acknowledged by the peer, reach Share. Loop goroutine.
 func (o *Box) Keep(sh *Shared, kept int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -77,12 +77,12 @@ func (o *Box) Keep(sh *Shared, kept int) {
 	}
 }
 
-// Pushed is how many bytes that nobody asked for were taken, to be written, since the last
-// Begin, which was this box's; of the log none. Loop goroutine.
+// Pushed returns how many unsolicited bytes were taken for writing since the last Begin, which must
+// have been this box's, without those of the log. Loop goroutine.
 func (o *Box) Pushed(sh *Shared) int { return sh.pushed }
 
-// Relieve lets the strand go on if half of what it may hold is free again, and tells so.
-// kept is Keep's.
+// Relieve ends the strand's wait (Full) when at most half of Share is used, and reports whether it
+// did. kept is as in Keep.
 func (o *Box) Relieve(sh *Shared, kept int) (resumed bool) {
 	if !o.full.Load() {
 		return false
@@ -96,34 +96,34 @@ func (o *Box) Relieve(sh *Shared, kept int) (resumed bool) {
 	return true
 }
 
-// Full tells whether the strand has to wait until more has been sent.
+// Full reports whether the strand must wait until more has been sent.
 func (o *Box) Full() bool { return o.full.Load() }
 
-// Done tells whether everything that a closed box had has been written. Loop goroutine.
+// Done reports whether the box is closed and everything in it has been written. Loop goroutine.
 func (o *Box) Done() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.closed && o.taken == nil && o.refs == 0 && o.stageLen() == 0 && o.pos >= o.last
 }
 
-// Size is how many bytes are unsent.
+// Size returns the unsent bytes.
 func (o *Box) Size() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.size()
 }
 
-// Frames is how many frames have been sent, without broadcasts.
+// Frames returns how many frames have been staged ever, without broadcasts.
 func (o *Box) Frames() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.frames
 }
 
-// size is what is unsent, in bytes. mu is held.
+// size is Size. mu is held.
 func (o *Box) size() int { return int(o.rest) + int(o.refs) + int(o.lag) + o.stageLen() }
 
-// segs is how many there are. mu is held.
+// segs returns the number of staged segs. mu is held.
 func (o *Box) segs() int {
 	if o.mixed == nil {
 		return 0
@@ -131,7 +131,7 @@ func (o *Box) segs() int {
 	return len(o.mixed.segs)
 }
 
-// stageLen is how long the stage is. mu is held.
+// stageLen returns the bytes on the stage. mu is held.
 func (o *Box) stageLen() int {
 	if o.stage == nil {
 		return 0
@@ -139,13 +139,13 @@ func (o *Box) stageLen() int {
 	return len(o.stage.B)
 }
 
-// MustWait tells whether the strand has to wait before its next packet.
+// MustWait reports whether the strand must wait before its next packet.
 func (o *Box) MustWait() bool { return o.full.Load() || o.waits.Load() }
 
-// WaitForLog has the strand wait until ResumeFromLog.
+// WaitForLog makes the strand wait until ResumeFromLog.
 func (o *Box) WaitForLog() { o.waits.Store(true) }
 
-// WaitsForLog tells whether WaitForLog was called.
+// WaitsForLog reports whether WaitForLog was called, and not yet ResumeFromLog.
 func (o *Box) WaitsForLog() bool { return o.waits.Load() }
 
 // ResumeFromLog undoes WaitForLog.

@@ -1,5 +1,5 @@
-// Package perip counts connections by the address they come from. An IPv6 network counts as
-// one address: whoever has one of its addresses has all.
+// Package perip counts connections by their source address. An IPv6 network counts as one address,
+// since a client usually has a whole network.
 package perip
 
 import (
@@ -9,8 +9,8 @@ import (
 	"millrace/internal/tally"
 )
 
-// DefaultBits of an IPv6 address count where nothing else is said: what a site is given, at
-// least.
+// DefaultBits is how many bits of an IPv6 address count by default: the smallest network that a site
+// is given.
 const DefaultBits = 64
 
 // Counter counts the connections of each IP address. What has none, such as a unix
@@ -20,30 +20,30 @@ type Counter struct {
 
 	mu    tally.Mutex
 	m     map[netip.Addr]int // guarded by mu
-	sizes []int              // guarded by mu; how many of m have so many connections, without zeros at the end
+	sizes []int              // guarded by mu; sizes[n] is how many addresses have n connections; no zeros at the end
 }
 
-// resizeLocked notes that an address has now connections, and had was.
+// resizeLocked updates sizes for an address that had was connections and now has now.
 func (c *Counter) resizeLocked(was, now int) {
 	for len(c.sizes) <= now {
 		c.sizes = append(c.sizes, 0)
 	}
 	c.sizes[was]--
 	c.sizes[now]++
-	c.sizes[0] = 0 // those are not in m
+	c.sizes[0] = 0 // addresses without connections are not counted
 	for n := len(c.sizes); n > 0 && c.sizes[n-1] == 0; n-- {
 		c.sizes = c.sizes[:n-1]
 	}
 }
 
-// Most is how many connections the address has that has the most.
+// Most returns the largest number of connections of one address.
 func (c *Counter) Most() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(len(c.sizes)-1, 0)
 }
 
-// Key is what connections from a are counted by; false: they are not counted.
+// Key returns the address under which connections from a are counted; false if they are not counted.
 func (c *Counter) Key(a net.Addr) (netip.Addr, bool) { return key(a, c.Bits) }
 
 // key is an IPv4 address whole, also where it is written as an IPv6 one (::ffff:192.0.2.1),
@@ -64,8 +64,8 @@ func key(a net.Addr, bits int) (netip.Addr, bool) {
 	return p.Addr(), err == nil
 }
 
-// Enter counts a connection from a; false, and not counted, when limit are there
-// already. A limit of 0 is none, and counts nothing.
+// Enter counts a connection from a; false, and it is not counted, if there are limit already. With a
+// limit of 0 it returns true and counts nothing.
 func (c *Counter) Enter(a net.Addr, limit int) bool {
 	if limit == 0 {
 		return true
@@ -87,7 +87,7 @@ func (c *Counter) Enter(a net.Addr, limit int) bool {
 	return true
 }
 
-// Leave undoes one Enter that was true.
+// Leave undoes one Enter that returned true.
 func (c *Counter) Leave(a net.Addr) {
 	ip, ok := c.Key(a)
 	if !ok {
@@ -107,8 +107,7 @@ func (c *Counter) Leave(a net.Addr) {
 	c.resizeLocked(n, n-1)
 }
 
-// Count is how many connections come from a's address or network; 0 where they are not
-// counted.
+// Count returns how many connections there are from a's address or network; 0 if they are not counted.
 func (c *Counter) Count(a net.Addr) int {
 	ip, ok := c.Key(a)
 	if !ok {
@@ -119,7 +118,7 @@ func (c *Counter) Count(a net.Addr) int {
 	return c.m[ip]
 }
 
-// Len is how many addresses and networks have connections.
+// Len returns how many addresses and networks have connections.
 func (c *Counter) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -36,7 +36,6 @@ func TestCounterHoldsEachAddressToTheLimit(t *testing.T) {
 	}
 }
 
-// Without a limit, or an IP address, everything comes in and nothing is kept.
 // Most is the longest count, by a model, through any order of coming and going.
 func TestMostIsThatOfTheAddressWithTheMost(t *testing.T) {
 	var c Counter
@@ -62,6 +61,7 @@ func TestMostIsThatOfTheAddressWithTheMost(t *testing.T) {
 	}
 }
 
+// Without a limit, or an IP address, everything is let in and nothing is kept.
 func TestCounterWithoutLimitOrAddress(t *testing.T) {
 	var c Counter
 	for range 3 {

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Rate spaces out what comes from each address: Most in a second, and as many at once where
-// there was nothing before (the generic cell rate algorithm, ITU-T I.371). What has no
-// address, such as a unix socket, is not limited. The caller's lock guards it.
+// Rate limits the events of each address to Most in a second; after a pause as many may come at once
+// (the generic cell rate algorithm, ITU-T I.371). What has no IP address, such as a unix socket, is
+// not limited. It is not safe for concurrent use.
 type Rate struct {
-	Most int // in a second; 0: no limit
+	Most int // events in a second; 0: no limit
 	Bits int // of an IPv6 address that count; 0: DefaultBits
 
 	due    map[netip.Addr]time.Time
@@ -18,13 +18,14 @@ type Rate struct {
 }
 
 const (
-	// maxRated is how many addresses are remembered; those beyond it are not limited.
+	// maxRated is how many addresses are remembered; further ones are not limited.
 	maxRated = 1 << 16
-	// purgeEvery keeps a flood of new addresses from having all of them looked at each time.
+	// purgeEvery is the shortest time between two purges, so that a flood of new addresses does not
+	// make each event scan all of them.
 	purgeEvery = 100 * time.Millisecond
 )
 
-// Next counts one more from a, and tells how long it has to wait.
+// Next counts one event of a, and returns how long it has to wait.
 func (r *Rate) Next(a net.Addr, now time.Time) time.Duration {
 	ip, at, ok := r.find(a, now)
 	if !ok {
@@ -35,7 +36,7 @@ func (r *Rate) Next(a net.Addr, now time.Time) time.Duration {
 	return r.wait(at, now)
 }
 
-// Allow counts one more from a; false, and not counted, if it would have to wait.
+// Allow counts one event of a; false, and it is not counted, if it would have to wait.
 func (r *Rate) Allow(a net.Addr, now time.Time) bool {
 	ip, at, ok := r.find(a, now)
 	if !ok {
@@ -48,12 +49,12 @@ func (r *Rate) Allow(a net.Addr, now time.Time) bool {
 	return true
 }
 
-// wait is how long what is due at that time has to wait, as long as others may come at once.
+// wait returns how long an event that is due at at has to wait, when a second's worth may come at once.
 func (r *Rate) wait(at, now time.Time) time.Duration {
 	return max(at.Sub(now)-(time.Second-time.Second/time.Duration(r.Most)), 0)
 }
 
-// find is when a's next one is due; false: it is not limited.
+// find returns when a's next event is due; false if it is not limited.
 func (r *Rate) find(a net.Addr, now time.Time) (ip netip.Addr, at time.Time, ok bool) {
 	if r.Most <= 0 {
 		return ip, at, false
@@ -74,7 +75,7 @@ func (r *Rate) find(a net.Addr, now time.Time) (ip netip.Addr, at time.Time, ok 
 	return ip, at, true
 }
 
-// purge forgets the addresses that need not wait; false: there are none.
+// purge drops the addresses whose next event need not wait; false if it dropped none.
 func (r *Rate) purge(now time.Time) bool {
 	if now.Sub(r.purged) < purgeEvery {
 		return false
@@ -89,5 +90,5 @@ func (r *Rate) purge(now time.Time) bool {
 	return len(r.due) < before
 }
 
-// Len is how many addresses are remembered.
+// Len returns how many addresses are remembered.
 func (r *Rate) Len() int { return len(r.due) }

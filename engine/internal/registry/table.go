@@ -1,5 +1,5 @@
-// Package registry gives things slots, and names for them that never find a later owner
-// of the same slot.
+// Package registry is a table of numbered slots that are used again, with keys that never find a later
+// owner of the same slot.
 package registry
 
 import (
@@ -8,12 +8,11 @@ import (
 	"millrace/internal/tally"
 )
 
-// Key names one owner of a slot for good. Index is the slot, which is used again; Round
-// counts the owners that the slot has had: it only grows, and starts at 1. The zero Key
-// names nothing.
+// Key identifies one owner of a slot, forever. Index is the slot; Round counts the owners that the slot
+// has had, from 1. No owner has the zero Key.
 type Key struct{ Index, Round uint32 }
 
-// Table maps a slot to the T that now has it. Its methods may be called from any
+// Table maps slots to the T that has each now. Its methods may be called from any
 // goroutine; Lookup and Each take no lock.
 //
 // Invariant: a slot's round grows before its value is set, so a Key taken from an
@@ -21,10 +20,10 @@ type Key struct{ Index, Round uint32 }
 // is not used again.
 type Table[T any] struct {
 	slots atomic.Pointer[[]slot[T]] // none until Open
-	_     [64]byte                  // who looks something up does not wait for those who come and go
+	_     [64]byte                  // so that Acquire and Release don't invalidate the cache line that Lookup reads
 
 	mu   tally.Mutex
-	free []uint32 // guarded by mu; a stack, so that few slots stay warm
+	free []uint32 // guarded by mu; a stack, so that few slots are used and stay in the caches
 	live int      // guarded by mu
 }
 
@@ -33,7 +32,7 @@ type slot[T any] struct {
 	round atomic.Uint32 // written under mu
 }
 
-// Open gives the table its n slots, once. Before that it is empty and full.
+// Open makes the table's n slots, once. Before that nothing can be found or acquired.
 func (t *Table[T]) Open(n int) {
 	slots := make([]slot[T], n)
 	t.mu.Lock()
@@ -56,8 +55,8 @@ func (t *Table[T]) all() []slot[T] {
 	return nil
 }
 
-// Acquire gives v a slot; false when none is free. It calls name with v's Key before
-// anybody can find v. name must not call the table.
+// Acquire gives v a slot; false when none is free. It calls name with v's Key before Lookup can find v.
+// name must not call the table.
 func (t *Table[T]) Acquire(v *T, name func(Key)) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,7 +72,7 @@ func (t *Table[T]) Acquire(v *T, name func(Key)) bool {
 	return true
 }
 
-// Release takes the slot of k back, once.
+// Release frees the slot of k. It panics if k does not have it: a Key is released once.
 func (t *Table[T]) Release(k Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,7 +87,7 @@ func (t *Table[T]) Release(k Key) {
 	}
 }
 
-// Lookup returns what k names, or nil if it has gone.
+// Lookup returns the owner with the Key k, or nil if it has been released.
 func (t *Table[T]) Lookup(k Key) *T {
 	slots := t.all()
 	if int64(k.Index) >= int64(len(slots)) {
@@ -102,14 +101,14 @@ func (t *Table[T]) Lookup(k Key) *T {
 	return v
 }
 
-// Count is how many slots are taken.
+// Count returns how many slots are taken.
 func (t *Table[T]) Count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.live
 }
 
-// Each calls fn for what is there, until it returns false.
+// Each calls fn for each owner, in the order of the slots, until fn returns false.
 func (t *Table[T]) Each(fn func(*T) bool) {
 	slots := t.all()
 	for i := range slots {

@@ -1,10 +1,9 @@
-// Package replay keeps what a session has written until its peer says that it has it, so
-// that a connection that breaks can be followed by another one and nothing is lost: a Ring
-// of frames, the Tokens that name sessions, and the bodies of the frames in which both ends
-// tell how far they have come. It knows nothing of sockets and sessions.
+// Package replay keeps the frames that a session has sent until its peer has acknowledged them, so
+// that nothing is lost when a connection breaks and another one follows: a Ring of frames, and the
+// Tokens that identify sessions. It does not use sockets or sessions.
 //
-// Both ends count frames; nothing is added to them. A Ring numbers what is appended to it
-// from 0 on and hands out bytes to be written to the connection of the moment. An
-// acknowledgement of n frees the frames below n; a new connection begins again at the
-// first that is left.
+// Both ends count frames; nothing is added to the frames themselves. A Ring numbers the frames
+// appended to it from 0 on, and returns the bytes to be written to the present connection. An
+// acknowledgement of n frees the frames below n. A new connection begins with the first frame
+// that is left.
 package replay

@@ -44,7 +44,7 @@ func (x *Recent) refer(frame []byte, bud *budget.Budget) *bufpool.Buf {
 	return b
 }
 
-// Tick forgets the frames if none has come since it was called last.
+// Tick drops the frames if none has been added since the last Tick.
 func (x *Recent) Tick(bud *budget.Budget) {
 	if !x.idle {
 		x.idle = true
@@ -53,7 +53,7 @@ func (x *Recent) Tick(bud *budget.Budget) {
 	x.Close(bud)
 }
 
-// Close forgets the frames.
+// Close drops the frames.
 func (x *Recent) Close(bud *budget.Budget) {
 	for i, b := range x.bufs {
 		if b != nil {

@@ -25,14 +25,14 @@ type Ring struct {
 
 	pieces []piece
 	bytes  int    // of the frames kept
-	unsent int    // of them behind the cursor, without one that has come in part
+	unsent int    // of them behind the cursor, without an incomplete frame
 	open   int    // bytes still to come of the last frame
 	first  uint64 // the first frame kept
 	end    uint64 // behind the last whole frame
 	most   uint64 // behind the last frame that any connection was written whole
-	under  uint64 // behind the last frame of what Next has given and Wrote not told of; 0: nothing
-	might  uint64 // behind the last frame that was under way when its connection was left
-	acked  uint64 // an acknowledgement that came before Wrote told of its frames
+	under  uint64 // behind the last frame that Next has returned while Wrote has not been called; 0: none
+	might  uint64 // behind the last frame that was being written when its connection was given up
+	acked  uint64 // an acknowledgement that came before Wrote was called for its frames
 
 	// The cursor: of pieces[at] the bytes below off have been written. sent is a frame that
 	// may not have been written whole, and mark where it begins in pieces[at].
@@ -61,7 +61,7 @@ func (r *Ring) First() uint64 { return r.first }
 // End is the number behind the last whole frame.
 func (r *Ring) End() uint64 { return r.end }
 
-// Most is the number behind the last frame that a peer may have.
+// Most returns the number after the last frame that a peer may have received.
 func (r *Ring) Most() uint64 {
 	r.Sent()
 	return max(r.most, r.under, r.might)
@@ -84,16 +84,16 @@ func (r *Ring) AppendFrom(dst []byte, n uint64) []byte {
 	return dst
 }
 
-// Restore has a ring that nothing was appended to go on from another's: first is the number
-// of the next frame, and its peer may have had those below most.
+// Restore makes an empty ring continue another one: first is the number of the next frame to be
+// appended, and the peer may have received those below most.
 func (r *Ring) Restore(first, most uint64) {
 	r.first, r.end, r.sent, r.most = first, first, first, max(first, most)
 }
 
-// Unsent is how many of them the present connection has still to be written.
+// Unsent returns how many bytes are still to be written to the present connection.
 func (r *Ring) Unsent() int { return r.unsent }
 
-// Open is how many bytes are missing of a frame that was begun.
+// Open returns how many bytes are missing of a frame that was begun with Begin.
 func (r *Ring) Open() int { return r.open }
 
 // Append keeps a whole frame. Its bytes are copied, unless they are found in recent, which
@@ -111,15 +111,15 @@ func (r *Ring) Append(frame []byte, recent *Recent) {
 	r.pieces[len(r.pieces)-1].last = r.end
 }
 
-// Begin keeps the first bytes of a frame of that size, whose rest Continue brings. Until it
-// is whole it is not written.
+// Begin keeps the first bytes of a frame of that size, whose rest Continue adds. It is not written
+// before it is whole.
 func (r *Ring) Begin(part []byte, size int) {
 	r.add(size)
 	r.open = size
 	r.Continue(part)
 }
 
-// Continue takes what of b belongs to the frame that was begun and returns how much that is.
+// Continue adds the bytes of b that belong to the frame that was begun, and returns how many.
 func (r *Ring) Continue(b []byte) int {
 	n := min(r.open, len(b))
 	t := &r.pieces[len(r.pieces)-1]
@@ -170,9 +170,9 @@ func (r *Ring) push(p piece) *piece {
 	return &r.pieces[len(r.pieces)-1]
 }
 
-// Next is what is to be written next, whole frames behind what was written; none: nothing.
-// Who calls it writes what he can and says so by Wrote. The bytes do not change; they stay
-// valid after the caller's lock is given up if buf is retained meanwhile.
+// Next returns the bytes to be written next, up to the end of a whole frame; none if there are none.
+// The caller writes what it can and then calls Wrote. The bytes do not change; if the caller retains
+// buf, they stay valid after it has released its lock.
 func (r *Ring) Next() (b []byte, buf *bufpool.Buf) {
 	if r.parked {
 		return nil, nil
@@ -204,8 +204,8 @@ func (r *Ring) enter(at int) {
 	r.mark = r.off
 }
 
-// Wrote says that n of the bytes of Next have been written. The peer may have had them, and
-// have told so, on this connection or another, before that.
+// Wrote is called when n of the bytes that Next returned have been written. The peer may have received
+// and acknowledged them before this call, on this connection or another.
 func (r *Ring) Wrote(n int) {
 	r.off += n
 	r.unsent -= n
@@ -215,15 +215,15 @@ func (r *Ring) Wrote(n int) {
 	}
 }
 
-// leave ends what is under way to a connection: of what Wrote does not tell any more, the
-// peer may have everything.
+// leave is called when a connection is given up. If Wrote was not called for the last Next, the peer
+// may have received all of its bytes.
 func (r *Ring) leave() {
 	r.Sent()
 	r.might = max(r.might, r.under)
 	r.under, r.acked = 0, 0
 }
 
-// Sent is the number behind the last frame that the present connection was written whole.
+// Sent returns the number after the last frame that was written completely to the present connection.
 func (r *Ring) Sent() uint64 {
 	if r.parked {
 		return r.sent
@@ -246,8 +246,8 @@ func (r *Ring) Sent() uint64 {
 	return r.sent
 }
 
-// Ack frees the frames below n: the peer has them. False: that many were not sent. One that
-// says less than another before it changes nothing.
+// Ack frees the frames below n, which the peer has received. False: that many were not sent. An n below
+// an earlier one changes nothing.
 func (r *Ring) Ack(n uint64) bool {
 	sent := r.Sent()
 	if n > max(sent, r.under) {
@@ -260,14 +260,14 @@ func (r *Ring) Ack(n uint64) bool {
 	return true
 }
 
-// Park says that there is no connection until Rewind.
+// Park says that there is no connection, until Rewind.
 func (r *Ring) Park() {
 	r.leave()
 	r.parked, r.unsent = true, 0
 }
 
-// Rewind begins to write a new connection, whose peer has the frames below n. False, and
-// nothing changes: some of what it lacks is no longer kept, or it claims what was not sent.
+// Rewind begins a new connection, whose peer has received the frames below n. False, and nothing
+// changes, if frames that it lacks are no longer kept, or it claims frames that were not sent.
 func (r *Ring) Rewind(n uint64) bool {
 	r.Sent()
 	if n < r.first || n > max(r.most, r.under, r.might) {
@@ -287,9 +287,8 @@ func (r *Ring) Rewind(n uint64) bool {
 	return true
 }
 
-// Forget frees the oldest frames that were written, which the peer may have, until no more
-// than most bytes are kept or only such are left that were not: to this connection, or to
-// any while there is none.
+// Forget frees the oldest frames until at most most bytes are kept, but only frames that have been
+// written, to this connection or, while there is none, to any: the peer may have received them.
 func (r *Ring) Forget(most int) {
 	written := r.Sent()
 	if r.parked {
@@ -307,7 +306,7 @@ func (r *Ring) Forget(most int) {
 	r.free(n)
 }
 
-// free gives the frames below n back: all of them are in front of the cursor, if it counts.
+// free frees the frames below n. Unless the ring is parked, all of them must be before the cursor.
 func (r *Ring) free(n uint64) {
 	gone := 0
 	for r.first < n {
@@ -355,7 +354,7 @@ func (r *Ring) Close() {
 	r.first, r.sent = r.end, r.end
 }
 
-// Release gives a reference back that the caller of Next has retained.
+// Release releases a reference that the caller of Next has retained.
 func (r *Ring) Release(b *bufpool.Buf) { release(b, r.budget) }
 
 func release(b *bufpool.Buf, bud *budget.Budget) {

@@ -9,17 +9,17 @@ import (
 	"millrace/codec"
 )
 
-// Token names a session to whoever has it. It is a secret: it must not be logged.
+// Token gives whoever has it access to a session. It is a secret and must not be logged.
 type Token = codec.Token
 
-// NewToken is 128 random bits.
+// NewToken returns 128 random bits.
 func NewToken() (t Token) {
 	_, _ = rand.Read(t[:]) // it never fails
 	return t
 }
 
-// Tokens finds what tokens stand for. They are looked up by their hash, so that the time it
-// takes tells nothing of them, and compared in constant time. Any goroutine may use it.
+// Tokens maps tokens to values. They are looked up by their SHA-256 and compared in constant time, so
+// that the time of a lookup reveals nothing about them. Any goroutine may use it.
 type Tokens[T any] struct {
 	mu sync.Mutex
 	m  map[[sha256.Size]byte]entry[T] // guarded by mu
@@ -30,7 +30,7 @@ type entry[T any] struct {
 	value T
 }
 
-// Put has token stand for v.
+// Put sets the value of a token.
 func (x *Tokens[T]) Put(token Token, v T) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -40,7 +40,7 @@ func (x *Tokens[T]) Put(token Token, v T) {
 	x.m[sha256.Sum256(token[:])] = entry[T]{token, v}
 }
 
-// Find returns what token stands for.
+// Find returns the value of a token.
 func (x *Tokens[T]) Find(token Token) (v T, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -51,10 +51,10 @@ func (x *Tokens[T]) Find(token Token) (v T, ok bool) {
 	return e.value, true
 }
 
-// Sum is what a token can be asked for by without being told.
+// Sum returns the SHA-256 of a token, with which it can be looked up without being revealed.
 func Sum(token Token) [sha256.Size]byte { return sha256.Sum256(token[:]) }
 
-// FindSum returns the token of that Sum, and what it stands for.
+// FindSum returns the token with that Sum, and its value.
 func (x *Tokens[T]) FindSum(sum [sha256.Size]byte) (token Token, v T, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -62,14 +62,14 @@ func (x *Tokens[T]) FindSum(sum [sha256.Size]byte) (token Token, v T, ok bool) {
 	return e.token, e.value, ok
 }
 
-// Delete has token stand for nothing.
+// Delete removes a token.
 func (x *Tokens[T]) Delete(token Token) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.m, sha256.Sum256(token[:]))
 }
 
-// Len is how many tokens stand for something.
+// Len returns the number of tokens.
 func (x *Tokens[T]) Len() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()

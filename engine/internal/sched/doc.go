@@ -1,14 +1,14 @@
-// Package sched is a pool of workers. They run tasks, which are queued over and over and
-// carry their own link, and plain functions. It knows nothing of what a task is for:
+// Package sched is a pool of workers. They run functions, and tasks, which are queued again and
+// again and contain their own list link, so that queueing one does not allocate:
 //
 //	type job struct {
 //		task sched.Task
 //		...
 //	}
 //	j.task.Init(j) // once; j is a sched.Owner
-//	pool.Push(&j.task)
+//	pool.Push(&j.task, j.task.Home())
 //
-// A monitor, one goroutine for each pool, looks at the workers while there is work: it
-// starts spare ones for those that are blocked, tells a task's owner that its turn is a
-// long one, and has a Watch report callbacks that stand still.
+// A monitor, one goroutine for each pool, checks the workers while there is work: it starts spare
+// workers for those that are blocked, calls Owner.Long for turns that last long, and passes
+// callbacks that exceed Config.StallAfter to a Watch, which reports them.
 package sched

@@ -35,8 +35,8 @@ type Config struct {
 	StallAfter time.Duration
 	OnStall    func(Stall) // may be nil
 	Logger     *slog.Logger
-	// Manual makes the pool a manual one, and is told, if it has room, when something is
-	// queued; nil: the workers take what there is.
+	// Manual, if not nil, makes the pool a manual one (see manual.go). When something is queued a
+	// value is sent to it, unless it is full.
 	Manual chan struct{}
 }
 
@@ -89,7 +89,7 @@ const (
 
 // Stats is a snapshot of a Pool.
 type Stats struct {
-	Workers, Idle, Blocked int    // Blocked: inside one callback, or eight quick ones, for more than BlockedAfter
+	Workers, Idle, Blocked int    // Blocked: with one turn or function for longer than BlockedAfter
 	Tasks, Queue           int    // tasks and functions that wait
 	MaxQueue               int    // how many functions may
 	Ran                    uint64 // turns and functions run
@@ -203,8 +203,8 @@ func (p *Pool) Current() (o Owner, on bool) {
 	return nil, false
 }
 
-// Submit runs fn on a worker. It never blocks: ErrOverloaded when MaxQueue functions
-// wait already, ErrNotRunning before Start, ErrClosed from Stop on.
+// Submit queues fn to be run on a worker. It never blocks. It returns ErrOverloaded when MaxQueue
+// functions wait, ErrNotRunning before Start, and ErrClosed after Stop was called. Any goroutine.
 func (p *Pool) Submit(fn func()) error {
 	at := uint(0)
 	if len(p.shards) > 1 {
@@ -248,8 +248,8 @@ func (p *Pool) Push(t *Task, home uint) {
 	p.signal(s)
 }
 
-// TryPush is Push for a task that nobody stops before the pool: its errors are those of
-// Submit, but for ErrOverloaded. A task that it has queued has its turn.
+// TryPush is Push for a task whose owner may outlive the pool. It returns ErrNotRunning before Start,
+// and ErrClosed after Stop was called. A task that it has queued is run, also if Stop is called then.
 func (p *Pool) TryPush(t *Task, home uint) error {
 	s := p.shardOf(home)
 	s.mu.Lock()
@@ -264,8 +264,8 @@ func (p *Pool) TryPush(t *Task, home uint) error {
 
 func (p *Pool) shardOf(home uint) *shard { return p.shards[home%uint(len(p.shards))] }
 
-// refusal is why nothing from outside is taken; nil: it is. Behind a shard's lock that stays
-// so until what was taken has been queued there.
+// refusal returns why Submit and TryPush refuse; nil if they accept. A caller that holds a shard's lock
+// may queue on it after nil: the shard's workers do not end before that.
 func (p *Pool) refusal() error {
 	switch p.state.Load() {
 	case stateRunning:

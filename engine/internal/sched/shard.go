@@ -169,7 +169,7 @@ func (s *shard) takeAbroad(w *worker, p *Pool) (*Task, func()) {
 	return t, fn
 }
 
-// sleep waits until there may be something to do; false ends the worker.
+// sleep waits until there may be work; false ends the worker.
 func (p *Pool) sleep(w *worker) bool {
 	s := w.shard
 	s.mu.Lock()
@@ -181,14 +181,14 @@ func (p *Pool) sleep(w *worker) bool {
 	}
 	s.idle++
 	p.idlers.add(s)
-	// Who pushes counts what he has pushed and looks for idle workers then. Here it is the
-	// other way round, so one of the two finds the other.
+	// No wake-up is lost: a pusher first counts its task in waiting and then looks for idle
+	// workers; a worker first marks itself idle and then looks at waiting.
 	over := p.state.Load() != stateRunning
 	if some := p.someWaiting(); some || over {
 		s.idle--
 		return some
 	}
-	s.wake.Wait() // who wakes it has counted it off
+	s.wake.Wait() // the waker has subtracted it from idle
 	s.woken = false
 	w.fresh = true
 	return true
@@ -211,9 +211,10 @@ func (p *Pool) wakeOne(s *shard) {
 	s.wake.Signal()
 }
 
-// wakeFor wakes a worker for what waits on a shard: its own, or else another's. Where one is on
-// its way already it is left to him, who sees whether there is more when he has taken
-// something: so a handful of quick tasks does not wake as many workers. It unlocks the mu.
+// wakeFor wakes an idle worker for what waits on a shard: one of the shard's own, or else another's.
+// If one has been woken and has not looked for work yet, no other is woken: after it has taken
+// something it calls wakeMore. So a few quick tasks do not wake as many workers. s.mu is held, and
+// unlocked on return.
 func (p *Pool) wakeFor(s *shard) {
 	if s.woken || s.idle > 0 {
 		if !s.woken {

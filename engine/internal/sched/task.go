@@ -5,46 +5,47 @@ import (
 	"unsafe"
 )
 
-// Owner is what a Task runs. Run is called by a worker; the monitor calls the others,
-// which must return soon and are safe at any time. One that is a fmt.Stringer too is called
-// that where a Stop says what it waits for.
+// Owner is what a Task runs. Run is called by a worker. The other methods may be called at any time
+// by the monitor, and by Stop for its error; they must return soon. If an Owner is also a
+// fmt.Stringer, the error of Stop names it so.
 type Owner interface {
-	// Run is one turn. Its owner sees to it that the task is not pushed again before
-	// its turn has given the task up.
+	// Run is one turn of the task. The owner must not push the task while it is queued, or before
+	// the turn has reached the point where it may run again.
 	Run()
-	// Step tells how far the turn is: 0 when it begins, then any other number each time
-	// one callback has ended. The pool's lock is held.
+	// Step returns the progress of the turn: 0 at its beginning, and another number after each
+	// callback, or group of callbacks, has ended. The pool's lock is held.
 	Step() uint32
-	// Long is called every millisecond or so while a turn lasts longer than BlockedAfter,
-	// at the latest a moment after it has ended. Until the turn ends Step should then
-	// change with each single callback.
+	// Long is called every 1 to 4 ms while a turn lasts longer than BlockedAfter, and maybe once
+	// shortly after it has ended. From then on until the turn's end Step should change after each
+	// single callback.
 	Long()
-	// Running names what the turn runs, for people: the session and the handle.
+	// Running returns the session and handle that the turn is at, for log lines.
 	Running() (session string, main, sub uint16)
 }
 
-// Staller is an Owner that wants to know of its callbacks that stand still.
+// Staller is an Owner that is notified of its callbacks that exceed Config.StallAfter.
 type Staller interface {
-	// Stalls is called by the monitor when it has found one, that has lasted d; it must not
-	// block.
+	// Stalls is called by the monitor when it has found such a callback, which has lasted d so far.
+	// It must not block.
 	Stalls(d time.Duration)
-	// Stalled is called when that is reported, on the reporter's goroutine.
+	// Stalled is called with the report, on the Watch's goroutine.
 	Stalled(Stall)
 }
 
-// Task is the run queue's part of its owner. It is on the queue once at most.
+// Task is embedded in its owner, and links it into the run queue. It is on the queue at most once.
 type Task struct {
 	owner Owner // set once
 	next  *Task // guarded by the mu of the shard it is on
 }
 
-// Init names the owner, before the first Push.
+// Init sets the owner. It must be called before the first Push.
 func (t *Task) Init(o Owner) { t.owner = o }
 
-// Home is a home for a task that comes from many goroutines: always the same.
+// Home returns a value for Push's home that is always the same for this task, for tasks that many
+// goroutines push.
 func (t *Task) Home() uint { return uint(uintptr(unsafe.Pointer(t)) >> 6 * 0x9E3779B1 >> 8) }
 
-// queue is a list of tasks that are linked by themselves.
+// queue is a list of tasks, linked by Task.next.
 type queue struct {
 	head, tail *Task
 	n          int

@@ -24,7 +24,7 @@ type worker struct {
 	fresh   bool   // it was woken, and has not found anything yet; the worker's own
 	retired bool   // it ends as it is not needed; guarded by Pool.mu once it does
 
-	give   chan order // of a manual pool, as is number: the how manieth it is
+	give   chan order // of a manual pool, as is number: workers are numbered from 1 in the order of their start
 	number int
 
 	seen int64  // the since of the monitor's last look; the monitor's own, as are these

@@ -1,6 +1,7 @@
-// Package strand is one session's queue of what is to happen to it, and the state that
-// says who runs it: at most one goroutine at a time. It knows nothing of sockets, frames
-// or the pool; its caller runs the items and schedules the strand when it is told to.
+// Package strand is the queue of one session's work, and the state that ensures that at most one
+// goroutine runs it at a time. It does not use sockets, frames or the pool: its caller runs the items,
+// and schedules the strand when a method says so. Any goroutine may call the methods that add
+// items; Begin, Next and those that end a turn are for the goroutine that runs the strand.
 package strand
 
 import (
@@ -21,18 +22,18 @@ const (
 	Idle State = iota
 	Queued
 	Running
-	Parked // waits for an outbox; on no queue and no goroutine
-	Done   // over for good
+	Parked // waits for Wake, Unpark or Unhold, such as until an outbox has drained; not queued, not running
+	Done   // ended; nothing is accepted any more
 )
 
 // Tags of items.
 const (
-	Data   uint8 = iota // whole frames; Flag: they came late, when a draining server refused them
-	Func                // Fn, which was submitted
+	Data   uint8 = iota // whole frames; Flag: they were read too late, and a draining server refuses them
+	Func                // Fn, a submitted function
 	Accept              // the session begins
 	Fin                 // the peer's FIN
-	Bad                 // a bad frame: B is the ERROR's text
-	Tell                // Fn, which tells the handler of something
+	Bad                 // a bad frame: B is the text of the ERROR
+	Tell                // Fn, which calls the handler
 )
 
 const (
@@ -50,10 +51,10 @@ type Strand struct {
 	held       atomic.Int64 // written with mu; memory of the frames that wait or run
 	tasks      int32        // guarded by mu; functions that wait
 	state      State        // guarded by mu
-	paused     bool         // guarded by mu; the loop waits for held to fall
+	paused     bool         // guarded by mu; the loop waits until held has fallen
 }
 
-// put appends an item. mu is held. It tells whether the strand must be scheduled.
+// put appends an item, and returns whether the strand must be scheduled. mu is held.
 func (s *Strand) put(it *bufpool.Buf) (schedule bool) {
 	if s.tail == nil {
 		s.head = it
@@ -68,7 +69,8 @@ func (s *Strand) put(it *bufpool.Buf) (schedule bool) {
 	return false
 }
 
-// Post appends an item that is no frame. ok is false when the strand is done.
+// Post appends an item other than frames or a function. ok is false when the strand is Done; then the
+// item stays the caller's.
 func (s *Strand) Post(it *bufpool.Buf) (schedule, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,7 +80,8 @@ func (s *Strand) Post(it *bufpool.Buf) (schedule, ok bool) {
 	return s.put(it), true
 }
 
-// Open appends the first item of a strand, or has the caller run it instead.
+// Open appends the first item of a new strand; with nil the caller runs the strand at once. It must be
+// called before others know the strand.
 func (s *Strand) Open(it *bufpool.Buf) {
 	if it == nil {
 		s.state = Running
@@ -87,9 +90,9 @@ func (s *Strand) Open(it *bufpool.Buf) {
 	s.put(it)
 }
 
-// PostFrames appends a copy of whole frames, which were read at that time: behind those of the
-// last block, if they are of its kind, it has room, and its first were read no longer than
-// grain before; 0: that does not matter.
+// PostFrames appends a copy of whole frames, which were read at the time at, in nanoseconds. They are
+// added to the last block if that has the same late and enough room, and its first frames were read
+// at most grain nanoseconds before, or grain is 0.
 func (s *Strand) PostFrames(b []byte, late bool, at, grain int64, bud *budget.Budget) (schedule, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,7 +108,7 @@ func (s *Strand) PostFrames(b []byte, late bool, at, grain int64, bud *budget.Bu
 	return s.postBlock(it, late, at, bud), true
 }
 
-// PostBlock is PostFrames for a block that becomes the strand's own.
+// PostBlock is PostFrames for a block that the strand then owns, unless ok is false.
 func (s *Strand) PostBlock(it *bufpool.Buf, late bool, at int64, bud *budget.Budget) (schedule, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,16 +129,17 @@ func (s *Strand) postBlock(it *bufpool.Buf, late bool, at int64, bud *budget.Bud
 type Verdict uint8
 
 const (
-	Taken Verdict = iota
-	Schedule
-	Full
-	Gone
+	Taken    Verdict = iota
+	Schedule         // taken, and the caller must schedule the strand
+	Full             // most functions wait
+	Gone             // the strand is closed, or its pool has stopped
 )
 
-// TaskCost is what a submitted function counts in a budget while it waits, in bytes.
+// TaskCost is how many bytes a submitted function counts in the budget while it waits.
 const TaskCost = bufpool.Header + taskCost
 
-// Submit appends a function. closed is asked under the lock.
+// Submit appends a function, if fewer than most wait and closed returns false. closed is called under
+// the strand's lock.
 func (s *Strand) Submit(fn func(), most int, closed func() bool, bud *budget.Budget) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,9 +152,9 @@ func (s *Strand) Submit(fn func(), most int, closed func() bool, bud *budget.Bud
 	return Taken
 }
 
-// SubmitTo is Submit to a strand whose pool may end at any time. push has an idle strand
-// scheduled, under the lock, before the function counts as taken; where it can't, the
-// verdict is Gone. It is never Schedule. arg is kept beside fn, which may be nil.
+// SubmitTo is Submit for a strand whose pool may stop at any time. It schedules an idle strand itself,
+// by calling push under the lock before the function is accepted; if push returns false the verdict
+// is Gone. It never returns Schedule. arg is kept in the item with fn, which may be nil.
 func (s *Strand) SubmitTo(push func() bool, fn func(), arg any, most int, closed func() bool, bud *budget.Budget) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,7 +168,7 @@ func (s *Strand) SubmitTo(push func() bool, fn func(), arg any, most int, closed
 	return Taken
 }
 
-// refusal is why a function is not taken; Taken: it is. mu is held.
+// refusal returns why a function is refused, or Taken. mu is held.
 func (s *Strand) refusal(most int, closed func() bool) Verdict {
 	switch {
 	case s.state == Done || closed():
@@ -184,9 +188,10 @@ func (s *Strand) putFunc(fn func(), arg any, bud *budget.Budget) (schedule bool)
 	return s.put(it)
 }
 
-// End has set close the strand, once and under the lock: no function is taken behind it that
-// closed is asked for. An idle strand has its last turn scheduled before, with push. False:
-// it was closed, or alone was asked for and something waits.
+// End closes the strand by calling set under the lock, unless closed returns true, or alone is set and
+// something waits; then it returns false. Submit, which calls closed under the same lock, accepts no
+// function afterwards. If the strand is idle, push is called first to schedule its last turn; push
+// may return false, and then the strand stays idle.
 func (s *Strand) End(alone bool, push, closed func() bool, set func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,14 +205,14 @@ func (s *Strand) End(alone bool, push, closed func() bool, set func()) bool {
 	return true
 }
 
-// Begin is called by a worker that has taken the strand off the run queue.
+// Begin begins a turn. It is called by the worker that has taken the strand off the run queue.
 func (s *Strand) Begin() {
 	s.mu.Lock()
 	s.state = Running
 	s.mu.Unlock()
 }
 
-// Enter takes an idle strand for the loop to run.
+// Enter begins a turn on the loop, if the strand is idle and nothing waits; else it returns false.
 func (s *Strand) Enter() bool {
 	s.mu.Lock()
 	free := s.state == Idle && s.head == nil
@@ -218,8 +223,8 @@ func (s *Strand) Enter() bool {
 	return free
 }
 
-// Next takes the item at the head; nil when there is none. A function has been run, for
-// the limits, when Next returns it; its Off is how many waited, it included.
+// Next removes the first item; nil when there is none. A function no longer counts for the limits when
+// Next returns it; its Off is how many functions waited, itself included.
 func (s *Strand) Next(bud *budget.Budget) *bufpool.Buf {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +245,7 @@ func (s *Strand) Next(bud *budget.Budget) *bufpool.Buf {
 	return it
 }
 
-// Return puts a block back at the head, with frames that are still to be run.
+// Return puts a block with frames that are still to be run back at the head.
 func (s *Strand) Return(it *bufpool.Buf) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,8 +256,8 @@ func (s *Strand) Return(it *bufpool.Buf) {
 	}
 }
 
-// Free gives a block back whose frames have been run or dropped. It tells whether what
-// waits has fallen to resumeAt, after Paused: then the loop may read again.
+// Free frees a block whose frames have been run or dropped. resume: Held has asked for it, and at most
+// resumeAt bytes are held now, so the loop may read again.
 func (s *Strand) Free(it *bufpool.Buf, resumeAt int, bud *budget.Budget) (resume bool) {
 	n := it.Held()
 	it.Free()
@@ -267,8 +272,8 @@ func (s *Strand) Free(it *bufpool.Buf, resumeAt int, bud *budget.Budget) (resume
 	return resume
 }
 
-// Held is the memory of the frames that wait or run, in bytes. pauseAt: from there on
-// Free is asked to tell when it has fallen.
+// Held returns the memory of the frames that wait or run, in bytes. If it is pauseAt or more, a later
+// Free reports when it has fallen.
 func (s *Strand) Held(pauseAt int) int {
 	if n := int(s.held.Load()); n < pauseAt {
 		return n
@@ -280,8 +285,8 @@ func (s *Strand) Held(pauseAt int) int {
 	return n
 }
 
-// Leave ends what Begin or Enter began: the strand is queued again if it must be, or is
-// idle. force: also if nothing waits.
+// Leave ends a turn. The strand becomes Queued, and must be scheduled, if something waits or force is
+// set; else it becomes Idle.
 func (s *Strand) Leave(force bool) (schedule bool) {
 	s.mu.Lock()
 	schedule = s.head != nil || force
@@ -294,7 +299,7 @@ func (s *Strand) Leave(force bool) (schedule bool) {
 	return schedule
 }
 
-// Rest goes idle if nothing waits; else the strand goes on running.
+// Rest ends a turn, and returns true, if nothing waits and closed returns false. Else the turn goes on.
 func (s *Strand) Rest(closed func() bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,14 +310,14 @@ func (s *Strand) Rest(closed func() bool) bool {
 	return true
 }
 
-// Park leaves the strand to whoever calls Wake.
+// Park ends a turn until Wake, Unpark or Unhold.
 func (s *Strand) Park() {
 	s.mu.Lock()
 	s.state = Parked
 	s.mu.Unlock()
 }
 
-// Unpark takes a parked strand back; false when somebody has woken it already.
+// Unpark begins a turn of a parked strand; false if it has been woken already.
 func (s *Strand) Unpark() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -323,7 +328,7 @@ func (s *Strand) Unpark() bool {
 	return true
 }
 
-// Wake has a strand run that is parked, or idle while its session has closed.
+// Wake returns whether the strand must be scheduled: it was parked, or idle while closed returns true.
 func (s *Strand) Wake(closed func() bool) (schedule bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -334,8 +339,8 @@ func (s *Strand) Wake(closed func() bool) (schedule bool) {
 	return false
 }
 
-// Unhold lets a parked strand go: it is to be scheduled if something waits or it has closed,
-// and is idle otherwise.
+// Unhold ends the parking of a strand, and returns whether it must be scheduled, because something
+// waits or closed returns true; else it becomes Idle.
 func (s *Strand) Unhold(closed func() bool) (schedule bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -350,14 +355,14 @@ func (s *Strand) Unhold(closed func() bool) (schedule bool) {
 	return false
 }
 
-// Tasks is how many functions wait.
+// Tasks returns how many functions wait.
 func (s *Strand) Tasks() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return int(s.tasks)
 }
 
-// Finish ends the strand for good and returns what had come since the last Next.
+// Finish ends the strand for good, and returns the items that still wait, linked by Next.
 func (s *Strand) Finish() (left *bufpool.Buf) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -366,14 +371,14 @@ func (s *Strand) Finish() (left *bufpool.Buf) {
 	return left
 }
 
-// Quiet tells whether nothing waits and nothing runs.
+// Quiet reports whether nothing waits and nothing runs.
 func (s *Strand) Quiet() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.head == nil && (s.state == Idle || s.state == Done)
 }
 
-// State is who runs the strand now.
+// State returns the present state.
 func (s *Strand) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package carry is the form of what a session takes along from node to node: a State first,
-// and a Tail when it is cut. It only computes; what it reads may come from anybody.
+// Package carry encodes and decodes what moves with a session from node to node: first a State, and
+// at the commit a Tail. It does no I/O. Its input may be malformed or hostile.
 //
 // All integers are big-endian; bytes and texts follow their length in 32 bits, lists the
 // number of their entries in 32 bits.
@@ -17,37 +17,38 @@ import (
 
 const version = 1
 
-// ErrBad: the bytes are none of these.
+// ErrBad: the bytes are no valid State or Tail.
 var ErrBad = errors.New("carry: bad state of a session")
 
-// State is a session that stands still.
+// State is the state of a suspended session.
 type State struct {
-	Session  uint64   // round and index, where it comes from
-	Received uint64   // the client's frames that were handled
+	Session  uint64   // its engine.ID on the old node
+	Received uint64   // how many of the client's frames have been handled
 	First    uint64   // the number of the first of Frames
-	Most     uint64   // the number behind the last that the client may have
+	Most     uint64   // the number after the last frame that the client may have received
 	Accepted int64    // microseconds since 1970
 	Frames   []byte   // whole frames
-	User     []byte   // what the handler keeps of it
-	Groups   []string // in order, each once
+	User     []byte   // the handler's state (MarshalSession)
+	Groups   []string // sorted, without duplicates
 }
 
-// Tail is what has come since, and what is known at the cut.
+// Tail is what was sent to the session after its State, and what is known at the commit.
 type Tail struct {
-	Frames  []byte
-	Handle  uint32 // of the request by which the users were bound last
+	Frames  []byte // whole frames
+	Handle  uint32 // of the request that bound a user last
 	Seq     uint32
 	Users   []string
 	Streams []Stream
 }
 
-// Stream is one of messages from nodes: the session has had those up to At.
+// Stream says up to which numbers the session has been given the messages of a group, or broadcasts, of
+// each process.
 type Stream struct {
 	Name string // "": broadcasts
 	At   map[uint64]uint64
 }
 
-// Append adds s's bytes to dst and returns the longer slice.
+// Append appends the encoded State to dst and returns the longer slice.
 func (s State) Append(dst []byte) []byte {
 	dst = append(dst, version)
 	for _, n := range []uint64{s.Session, s.Received, s.First, s.Most, uint64(s.Accepted)} {
@@ -57,8 +58,8 @@ func (s State) Append(dst []byte) []byte {
 	return appendTexts(dst, s.Groups)
 }
 
-// ParseState reads a State, whose groups are in order, each once. Its bytes are parts of b. The
-// error is ErrBad.
+// ParseState decodes a State. Its byte slices are parts of b. The error is ErrBad, also if the groups
+// are not sorted or not unique.
 func ParseState(b []byte) (State, error) {
 	r := reader{b: b}
 	r.version()
@@ -70,7 +71,7 @@ func ParseState(b []byte) (State, error) {
 	return s, r.end()
 }
 
-// Append adds t's bytes to dst and returns the longer slice.
+// Append appends the encoded Tail to dst and returns the longer slice.
 func (t Tail) Append(dst []byte) []byte {
 	dst = appendBytes(append(dst, version), t.Frames)
 	dst = binary.BigEndian.AppendUint32(dst, t.Handle)
@@ -88,7 +89,7 @@ func (t Tail) Append(dst []byte) []byte {
 	return dst
 }
 
-// ParseTail reads a Tail. Its bytes are parts of b. The error is ErrBad.
+// ParseTail decodes a Tail. Its byte slices are parts of b. The error is ErrBad.
 func ParseTail(b []byte) (Tail, error) {
 	r := reader{b: b}
 	r.version()
@@ -116,7 +117,7 @@ func appendTexts(dst []byte, list []string) []byte {
 	return dst
 }
 
-// reader reads b from its start; once something is missing, everything is.
+// reader decodes b from its start. After the first error it returns zeros, and bad is set.
 type reader struct {
 	b   []byte
 	bad bool
@@ -161,7 +162,7 @@ func (r *reader) bytes() []byte {
 	return r.take(int(n))
 }
 
-// count is how many entries follow, of size bytes each at least.
+// count returns the number of entries that follow, of at least size bytes each.
 func (r *reader) count(size int) int {
 	n := r.u32()
 	if uint64(n)*uint64(size) > uint64(len(r.b)) {
