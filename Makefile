@@ -5,7 +5,7 @@ BINARY     ?= millrace
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
 FUZZTIME   ?= 1s
-TIMEOUT    ?= 8m
+TIMEOUT    ?= 10m
 PKGS       ?= ./...
 BENCH      ?= .
 COUNT      ?= 6
@@ -108,12 +108,13 @@ peers:
 # some that found nothing with this message, when their time is up within a call
 # (https://go.dev/issue/75804): those pass. For a second each the inputs are led by what they reach
 # in the package itself; for longer by all that it links, which is compiled once more for that.
+# PKGS narrows it.
 INSTRUMENT ?= $(if $(filter 1s,$(FUZZTIME)),-gcflags=-d=libfuzzer,-fuzz=.)
 fuzz:
 	@set -e; cache=$$($(GO) env GOCACHE)/fuzz; bin=$$(mktemp -d); trap 'rm -rf "$$bin"' EXIT; \
-	$(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... >$$bin/list; \
+	$(GO) list -f '{{.ImportPath}} {{.Dir}}' $(PKGS) >$$bin/list; \
 	while read -r pkg dir; do \
-		all=$$(cat $$dir/*_test.go 2>/dev/null | grep -oE '^func Fuzz[A-Za-z0-9_]+' | cut -c6-) || continue; \
+		all=$$(cat $$dir/*_test.go 2>/dev/null | grep -oE '^func Fuzz[A-Za-z0-9_]+' | cut -c6-); test -n "$$all" || continue; \
 		$(GO) test -c $(INSTRUMENT) -o $$bin/test $$pkg; \
 		for f in $$all; do \
 			echo "fuzz $$pkg $$f $(FUZZTIME)"; \
