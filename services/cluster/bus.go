@@ -25,8 +25,8 @@ type BusConfig struct {
 	// MaxAsks limits the requests in progress; default 65,536. Above it they fail with
 	// ErrOverloaded.
 	MaxAsks int
-	// OnUp is called when the servers become reachable, and OnSlow when an inbox was full and
-	// messages were lost. They must not block.
+	// OnUp is called when the servers become reachable, for those that Start reaches before it
+	// returns, and OnSlow when an inbox was full and messages were lost. They must not block.
 	OnUp, OnSlow func()
 }
 
@@ -113,10 +113,10 @@ func (b *Bus) Start(ctx context.Context) error {
 		b.most.Store(nc.MaxPayload())
 		b.up.Store(true)
 		b.reached.Add(1)
-		once.Do(func() { close(first) })
 		if b.cfg.OnUp != nil {
 			b.cfg.OnUp()
 		}
+		once.Do(func() { close(first) }) // last: what OnUp does must not come in the middle of what follows Start
 	}
 	options, err := b.c.options("bus")
 	if err != nil {

@@ -43,6 +43,18 @@ func soon(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// What OnUp does has been done when Start returns: else it comes in the middle of what follows.
+func TestStartReturnsBehindOnUp(t *testing.T) {
+	var done atomic.Bool
+	b, _ := bus(t, embedded(t).URL(), cluster.BusConfig{OnUp: func() {
+		<-time.After(50 * time.Millisecond) // as where its goroutine loses the processor
+		done.Store(true)
+	}})
+	if !done.Load() && b.Up() {
+		t.Error("Start has returned while OnUp runs")
+	}
+}
+
 func TestABusKeepsTheOrderOverSubjects(t *testing.T) {
 	url := embedded(t).URL()
 	a, _ := bus(t, url, cluster.BusConfig{})
