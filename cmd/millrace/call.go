@@ -245,8 +245,12 @@ func checkAddr(by, addr string) error {
 		if scheme == "ws" || scheme == "wss" {
 			host, _, _ = strings.Cut(host, "/")
 		}
-		if _, _, err := net.SplitHostPort(host); err != nil {
+		_, port, err := net.SplitHostPort(host)
+		if err != nil {
 			return exitf(exitUsage, "%s %q: must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000", by, addr)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return exitf(exitUsage, "%s %q: the port must be 1 to 65535", by, addr)
 		}
 	case "unix", "tls+unix", "ws+unix", "wss+unix":
 	default:
