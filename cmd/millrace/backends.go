@@ -53,9 +53,9 @@ type backendFlags struct {
 	ClusterTLSKey   string     `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
 	Node            string     `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process ID if the port is not known yet)."`
 	MaxClusterWork  count      `group:"backends" default:"4096" placeholder:"N" help:"Limit of requests to other nodes in progress, 6/2 to 6/5; more get ERROR 4 (${default})."`
-	MaxTakeovers    count      `group:"backends" default:"64" placeholder:"N" help:"With --resume and --cluster: sessions of other nodes that are on their way here at a time; the next waits, --takeover-timeout at most. Times --takeover-bytes it is about what all of them hold, here and where they are (${default})."`
-	TakeoverBytes   size       `group:"backends" default:"1MiB" placeholder:"BYTES" help:"What one of them takes along; a session with more stays where it is (${default})."`
-	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client may wait for its session from another node, requests under way included; then it gets a new one (${default})."`
+	MaxTakeovers    count      `group:"backends" default:"64" placeholder:"N" help:"With --resume and --cluster: limit of sessions being taken over from other nodes at a time; more wait, for --takeover-timeout at most. Together they take about this number times --takeover-bytes, on each of the two nodes (${default})."`
+	TakeoverBytes   size       `group:"backends" default:"1MiB" placeholder:"BYTES" help:"Limit of bytes transferred with such a session; one with more stays where it is (${default})."`
+	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client waits for its session from another node, until requests in progress there have ended; after that it gets a new session (${default})."`
 	MaxRooms        count      `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
 	MaxKeys         count      `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
 	CacheBytes      size       `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
