@@ -64,8 +64,12 @@ func checkAddrs(addrs []string) error {
 		if strings.HasPrefix(addr, "unix://") {
 			continue
 		}
-		if _, _, err := net.SplitHostPort(hostPort(addr)); err != nil {
-			return fmt.Errorf("bench: address %q: %w", addr, err)
+		_, port, err := net.SplitHostPort(hostPort(addr))
+		if err != nil {
+			return fmt.Errorf("bench: address %q: must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH", addr)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("bench: address %q: the port must be 1 to 65535", addr)
 		}
 	}
 	if usable == 0 {

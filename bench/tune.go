@@ -149,6 +149,9 @@ const (
 	tuneAlpha = 0.05
 )
 
+// ErrNothingToTry: the flags to try have no other values than those of the starting point.
+var ErrNothingToTry = errors.New("bench: tune: no flag to try")
+
 // Run searches. It blocks until it is done or ctx ends.
 func (t *Tuner) Run(ctx context.Context) (*Outcome, error) {
 	known, err := serveFlags(ctx, t.cfg.Binary)
@@ -163,7 +166,10 @@ func (t *Tuner) search(ctx context.Context) (*Outcome, error) {
 	t.limitSpace()
 	singles := t.singles()
 	if len(singles) == 0 {
-		return nil, errors.New("bench: tune: no flag to try")
+		if len(t.dropped) > 0 {
+			return nil, fmt.Errorf("%w: serve has no flag --%s", ErrNothingToTry, strings.Join(t.dropped, ", --"))
+		}
+		return nil, fmt.Errorf("%w: the values given are those that serve has already", ErrNothingToTry)
 	}
 	base := t.trial(setting{})
 	if err := t.measure(ctx, "screen", append([]*trial{base}, singles...), screenReps); err != nil {

@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -104,6 +105,19 @@ func TestTunerFindsTheCombinationAndLeavesNoise(t *testing.T) {
 	}
 	if found < 48 || strays > 5 {
 		t.Errorf("of 50 searches %d found both flags, %d kept one that does nothing", found, strays)
+	}
+}
+
+func TestTunerSaysWhatItCanNotTry(t *testing.T) {
+	for flag, want := range map[string]string{"nosuch": "serve has no flag --nosuch", "dispatch": "those that serve has already"} {
+		tuner, err := NewTuner(TuneConfig{Binary: "x", Cases: mustParse("echo/1x1"), Space: []Dimension{{flag, []string{"adaptive"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tuner.known = map[string]string{"dispatch": "adaptive"}
+		if _, err := tuner.search(t.Context()); !errors.Is(err, ErrNothingToTry) || !strings.Contains(err.Error(), want) {
+			t.Errorf("--try %s=adaptive: got %v, want %q", flag, err, want)
+		}
 	}
 }
 

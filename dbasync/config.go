@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"millrace/internal/mask"
 )
 
 // Submitter runs fn once, on a goroutine of its own choice. Submit must not block. It returns nil
@@ -22,6 +24,8 @@ type Config struct {
 	// URL is a PostgreSQL connection string (URL or key=value), as pgx reads it,
 	// TLS and fallbacks included. Required.
 	URL string
+	// Name is what log lines call the database. "": URL, without its password.
+	Name string
 	// Pool runs completions and events that have no other submitter. nil: a pool of the DB's own
 	// with 2×GOMAXPROCS goroutines.
 	Pool Submitter
@@ -158,6 +162,9 @@ func (c Config) withDefaults() Config {
 	setDur(&c.ConnectTimeout, 5*time.Second)
 	setDur(&c.MinBackoff, 50*time.Millisecond)
 	setDur(&c.MaxBackoff, time.Second)
+	if c.Name == "" {
+		c.Name = mask.Conn(c.URL)
+	}
 	if c.NewTypeMap == nil {
 		c.NewTypeMap = pgtype.NewMap
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"millrace/internal/mask"
+	"millrace/internal/seldom"
 )
 
 // DB runs SQL over a few shared connections and delivers the results to Submitters. All methods may
@@ -36,7 +37,9 @@ type DB struct {
 	events   events
 	listens  listener
 	stats    counters
-	hooked   bool // there is a Tracer or an OnNotice: requests keep their context
+	lanesOut seldom.Outage
+	greeted  atomic.Bool // the log has said that all lanes are connected
+	hooked   bool        // there is a Tracer or an OnNotice: requests keep their context
 
 	pool     Submitter
 	poolPtr  bool     // pool is a pointer, so that it can be compared
@@ -106,6 +109,7 @@ func New(cfg Config) (*DB, error) {
 	db.events.db = db
 	db.slow.db = db
 	db.listens.db = db
+	db.logOutages()
 	db.hooked = cfg.Tracer != nil || cfg.OnNotice != nil
 	if cfg.Observer != nil {
 		db.SetObserver(cfg.Observer)
@@ -213,8 +217,10 @@ func (db *DB) shutdown(ctx context.Context) error {
 	}
 	db.cancel()
 	db.listens.stop()
+	db.listens.out.End()
 	db.slow.stop()
 	db.wg.Wait()
+	db.lanesOut.End()
 	db.tasks.Wait()
 	db.late.flush(time.Now().Add(flushTime))
 	db.events.start()

@@ -98,11 +98,12 @@ func (l *lane) run(ctx context.Context) {
 
 // down notifies the observer once per outage.
 func (l *lane) down(err error) {
+	l.db.laneDown(err)
 	if l.told || errors.Is(err, context.Canceled) {
 		return
 	}
 	l.told = true
-	l.db.cfg.Logger.Warn("dbasync: lane down", "lane", l.index, "err", err)
+	l.db.cfg.Logger.Debug("dbasync: lane down", "lane", l.index, "err", err)
 	l.db.events.post(event{conn: Conn{l}, err: err})
 }
 
@@ -143,7 +144,8 @@ func (l *lane) begin(conn laneConn) {
 	q.unlock()
 	l.up.Store(true)
 	l.db.stats.connects.Add(1)
-	l.db.cfg.Logger.Info("dbasync: lane up", "lane", l.index, "pid", conn.pid)
+	l.db.cfg.Logger.Debug("dbasync: lane up", "lane", l.index, "pid", conn.pid)
+	l.db.laneUp()
 	l.db.events.post(event{conn: Conn{l}})
 }
 

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/seldom"
 )
 
 // Notification is one NOTIFY of the server.
@@ -66,7 +68,8 @@ func clipBytes(s string) string { return s[:min(len(s), maxChannel)] }
 
 // listener owns the LISTEN connection.
 type listener struct {
-	db *DB
+	db  *DB
+	out seldom.Outage // of its connection
 
 	mu      sync.Mutex
 	subs    map[string][]*subscription // by channel; guarded by mu
@@ -159,12 +162,13 @@ func (l *listener) run(ctx context.Context) {
 		cancel()
 		if err == nil {
 			pause.reset()
+			l.out.Fine()
 			err = l.serve(ctx, conn, !first)
 			first = false
 			conn.Close(context.WithoutCancel(ctx))
 		}
 		if ctx.Err() == nil {
-			l.db.cfg.Logger.Warn("dbasync: listen connection lost", "err", err)
+			l.out.Fail(err)
 			pause.wait(ctx)
 		}
 	}

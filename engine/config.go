@@ -111,7 +111,8 @@ type Config struct {
 	// StallAfter is how long one callback may take before it is counted in Stats and reported with
 	// its stack, while it is running: in the log, at most once a second for each place in the code,
 	// and to OnStall, which may be nil and is called on a separate goroutine, one call at a time.
-	// Taking a stack stops all goroutines. 100 ms, Off for none. With a Pool that was given, that
+	// Taking a stack stops all goroutines. Packets of handles that Handles or SetDispatch declare
+	// Ordered may take 50 times as long. 100 ms, Off for none. With a Pool that was given, that
 	// pool's setting applies to workers.
 	StallAfter time.Duration
 	OnStall    func(Stall) `json:"-"`

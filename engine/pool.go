@@ -23,7 +23,7 @@ type PoolConfig struct {
 	// 1/64; 64 MiB.
 	StrandMemory int
 
-	StallAfter time.Duration // a callback on a worker that takes longer is reported; 100 ms, Off for none
+	StallAfter time.Duration // a callback on a worker that takes longer is reported, see Config.StallAfter; 100 ms, Off for none
 	OnStall    func(Stall)   // called for each such report, on a separate goroutine, one call at a time; may be nil
 	Logger     *slog.Logger
 }

@@ -196,6 +196,13 @@ func (s *Session) stalled(st sched.Stall) { s.srv.stallLog.add(Stall(st)) }
 func (t *strandTask) Stalls(d time.Duration) { (*Session)(t).stalls(d) }
 func (t *strandTask) Stalled(st sched.Stall) { (*Session)(t).stalled(st) }
 
+// Blocks makes it a sched.Blocker: it tells whether the packet that is handled has a handle that
+// was declared to block.
+func (t *strandTask) Blocks() bool {
+	h := t.handle.Load()
+	return h != 0 && t.srv.handles.table.Ordered(h)
+}
+
 // tellFlight calls Config.OnFlight.
 func (s *Session) tellFlight(why string) {
 	hook := s.srv.cfg.OnFlight

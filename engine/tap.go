@@ -308,6 +308,7 @@ func (t *tapTask) Long()                                       { (*strandTask)(t
 func (t *tapTask) Running() (session string, main, sub uint16) { return (*strandTask)(t).Running() }
 func (t *tapTask) Stalls(d time.Duration)                      { (*strandTask)(t).Stalls(d) }
 func (t *tapTask) Stalled(st sched.Stall)                      { (*strandTask)(t).Stalled(st) }
+func (t *tapTask) Blocks() bool                                { return (*strandTask)(t).Blocks() }
 
 // owner returns the session as the pool must see it.
 func (s *Session) owner() sched.Owner {

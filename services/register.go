@@ -50,7 +50,8 @@ func Timeout(d time.Duration) Option { return func(i *info) { i.timeout = d } }
 // Forever as a Timeout means no limit.
 const Forever = time.Duration(-1)
 
-// Blocking declares that the service's stages block, so they never run on a loop.
+// Blocking declares that the service's stages block, so they never run on a loop, and requests are
+// not reported as stalls until they take 50 times engine.Config.StallAfter (5 s by default).
 func Blocking() Option { return func(i *info) { i.blocking = true } }
 
 // OneWay declares that requests of the service get no answer: then Stop sends nothing. Do not use

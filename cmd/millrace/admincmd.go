@@ -51,7 +51,7 @@ func (c *adminCmd) run(command string, stdout io.Writer) error {
 	}
 	client, err := admin.NewClient(c.Addr.Addr, token)
 	if err != nil {
-		return exitf(exitUsage, "%s", strings.TrimPrefix(err.Error(), "admin: "))
+		return exitf(exitUsage, "ADDR %s", strings.TrimPrefix(err.Error(), "admin: "))
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Timeout))

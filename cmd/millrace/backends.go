@@ -53,9 +53,9 @@ type backendFlags struct {
 	ClusterTLSKey   string     `group:"backends" name:"cluster-tls-key" placeholder:"FILE" help:"The key of --cluster-tls-cert (none)."`
 	Node            string     `group:"backends" placeholder:"NAME" help:"This node's name: 1 to 64 letters, digits, - and _ (the host's name and the port, or the process ID if the port is not known yet)."`
 	MaxClusterWork  count      `group:"backends" default:"4096" placeholder:"N" help:"Limit of requests to other nodes in progress, 6/2 to 6/5; more get ERROR 4 (${default})."`
-	MaxTakeovers    count      `group:"backends" default:"64" placeholder:"N" help:"With --resume and --cluster: sessions of other nodes that are on their way here at a time; the next waits, --takeover-timeout at most. Times --takeover-bytes it is about what all of them hold, here and where they are (${default})."`
-	TakeoverBytes   size       `group:"backends" default:"1MiB" placeholder:"BYTES" help:"What one of them takes along; a session with more stays where it is (${default})."`
-	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client may wait for its session from another node, requests under way included; then it gets a new one (${default})."`
+	MaxTakeovers    count      `group:"backends" default:"64" placeholder:"N" help:"With --resume and --cluster: limit of sessions being taken over from other nodes at a time; more wait, for --takeover-timeout at most. Together they take about this number times --takeover-bytes, on each of the two nodes (${default})."`
+	TakeoverBytes   size       `group:"backends" default:"1MiB" placeholder:"BYTES" help:"Limit of bytes transferred with such a session; one with more stays where it is (${default})."`
+	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client waits for its session from another node, until requests in progress there have ended; after that it gets a new session (${default})."`
 	MaxRooms        count      `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
 	MaxKeys         count      `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
 	CacheBytes      size       `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
@@ -159,8 +159,8 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	switch {
 	case err == nil:
 	case shared && b.nats == nil && errors.Is(err, services.ErrCacheDown):
-		log.Warn("cluster: not reachable yet", "err", err) // 5/* answer ERROR 11 meanwhile
-		b.bg.Go(func() { b.joinWhenUp(ctx, log) })
+		why := err
+		b.bg.Go(func() { b.joinWhenUp(ctx, f, why, log) }) // 5/* answer ERROR 11 meanwhile
 	default:
 		return f.noCluster(err)
 	}
@@ -177,23 +177,6 @@ func (b *backends) serve(unsafe bool) error {
 	c := b.services.Controller
 	reference.Handoff(c)
 	return errors.Join(reference.Basics(c, unsafe, b.reach()), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
-}
-
-// joinWhenUp retries until the shared cache has started.
-func (b *backends) joinWhenUp(ctx context.Context, log *slog.Logger) {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		err := b.cache.Start(ctx)
-		if err == nil {
-			log.Info("cluster: joined")
-			return
-		}
-		log.Warn("cluster: not reachable yet", "err", err, "again", wait)
-	}
 }
 
 func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger) (err error) {
@@ -263,7 +246,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 		b.bg.Go(func() { b.keepDatabase(ctx, log) })
 	}
 	db, err := dbasync.New(dbasync.Config{
-		URL: url, Pool: b.pool, Logger: log, Lanes: int(f.DBLanes), MaxBurst: int(f.DBBurst), MaxQueue: int(f.DBQueue),
+		URL: url, Name: "--db " + mask.Conn(f.DB), Pool: b.pool, Logger: log, Lanes: int(f.DBLanes), MaxBurst: int(f.DBBurst), MaxQueue: int(f.DBQueue),
 		SlowConns: int(f.DBSlow), MaxSlowQueue: int(f.DBSlowQueue), MaxQueueBytes: int(f.DBQueueBytes),
 		QueryTimeout: time.Duration(f.DBTimeout),
 	})
@@ -300,50 +283,6 @@ func badBackend(flag, value string, err error) error {
 		return exitf(exitUsage, "--%s %q: %s", flag, mask.Conn(value), why)
 	}
 	return exitf(exitUsage, "--%s %q: %w", flag, mask.Conn(value), mask.Error(err))
-}
-
-// keepDatabase restarts the embedded database when it has ended by itself.
-func (b *backends) keepDatabase(ctx context.Context, log *slog.Logger) {
-	const least, most = 100 * time.Millisecond, 5 * time.Second
-	wait := least
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-b.pg.Done():
-		}
-		log.Error("database: the embedded server has ended; starting it again", "after", wait)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		if err := b.pg.Start(ctx); err != nil {
-			wait = min(2*wait, most)
-			log.Warn("database: not started", "err", err)
-			continue
-		}
-		wait = least
-	}
-}
-
-// migrateWhenUp retries until the database, which may not be reachable yet, has its tables.
-func (b *backends) migrateWhenUp(ctx context.Context, url string, schemas map[string]fs.FS, log *slog.Logger, migrated chan struct{}) {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := migrateAll(ctx, url, schemas)
-		if err == nil {
-			close(migrated)
-			return
-		}
-		if ctx.Err() == nil {
-			log.Warn("database: not ready yet", "err", err, "again", wait)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
 }
 
 func migrateAll(ctx context.Context, url string, schemas map[string]fs.FS) error {

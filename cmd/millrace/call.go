@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,15 +14,11 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"millrace/cmd/millrace/internal/certs"
 	"millrace/codec"
-	"millrace/engine"
 	"millrace/services/client"
 )
 
@@ -203,37 +198,6 @@ func (c *callCmd) wait(l *listener, req *codec.Packet, frames <-chan codec.Packe
 	}
 }
 
-// answers reports whether p answers req: it has the same handle, is the PONG of a PING, or is an
-// ERROR about the request or the connection.
-func (l *listener) answers(p, req codec.Packet) bool {
-	switch {
-	case p.Main == engine.SystemMain && p.Sub == engine.SubError:
-		_, about, _, ok := l.parseError(p.Body)
-		return ok && (about == req.Handle() || about == 0)
-	case req.Main == engine.SystemMain && req.Sub == engine.SubPing:
-		return p.Main == engine.SystemMain && p.Sub == engine.SubPong
-	default:
-		return p.Handle() == req.Handle()
-	}
-}
-
-// refusal returns the error that an ERROR frame stands for, nil for any other frame.
-func (l *listener) refusal(p codec.Packet) error {
-	if p.Main != engine.SystemMain || p.Sub != engine.SubError {
-		return nil
-	}
-	code, _, _, _ := l.parseError(p.Body)
-	return exitf(exitError, "the server answered ERROR %d %v", code, code)
-}
-
-// parseError reads the body of an ERROR frame.
-func (l *listener) parseError(b []byte) (code engine.ErrorCode, about uint32, text string, ok bool) {
-	if len(b) < 6 {
-		return 0, 0, "", false
-	}
-	return engine.ErrorCode(l.order.Uint16(b)), l.order.Uint32(b[2:]), string(b[6:]), true
-}
-
 // checkAddr checks an address. by is the flag or argument to name in the error.
 func checkAddr(by, addr string) error {
 	scheme, host, ok := strings.Cut(addr, "://")
@@ -245,8 +209,12 @@ func checkAddr(by, addr string) error {
 		if scheme == "ws" || scheme == "wss" {
 			host, _, _ = strings.Cut(host, "/")
 		}
-		if _, _, err := net.SplitHostPort(host); err != nil {
+		_, port, err := net.SplitHostPort(host)
+		if err != nil {
 			return exitf(exitUsage, "%s %q: must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000", by, addr)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return exitf(exitUsage, "%s %q: the port must be 1 to 65535", by, addr)
 		}
 	case "unix", "tls+unix", "ws+unix", "wss+unix":
 	default:
@@ -316,105 +284,4 @@ func (c *tlsFlags) tls() (*tls.Config, error) {
 		cfg.Certificates = []tls.Certificate{pair}
 	}
 	return cfg, nil
-}
-
-// listener prints the frames of a connection and answers its PINGs.
-type listener struct {
-	conn net.Conn
-	form *codec.Codec
-	out  io.Writer
-	hex  bool
-	done chan struct{} // closed when frames are no longer received
-
-	order binary.ByteOrder // of the integers in system frames
-
-	mu sync.Mutex // guards writing to conn: the request and the PONGs
-}
-
-func (l *listener) send(p codec.Packet) error {
-	frame, err := l.form.Append(nil, p)
-	if err == nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		_, err = l.conn.Write(frame)
-	}
-	if err != nil {
-		return exitf(exitProtocol, "%w", err)
-	}
-	return nil
-}
-
-// read starts a goroutine that ends when the connection does.
-func (l *listener) read() (<-chan codec.Packet, <-chan error) {
-	frames, end := make(chan codec.Packet), make(chan error, 1)
-	go func() {
-		r := codec.NewReader(l.conn, l.form)
-		for {
-			p, err := r.Next()
-			if err != nil {
-				end <- err
-				return
-			}
-			if p.Main == engine.SystemMain && p.Sub == engine.SubPing {
-				if err := l.send(codec.Packet{Sub: engine.SubPong, Seq: p.Seq, Body: p.Body}); err != nil {
-					end <- err
-					return
-				}
-				continue
-			}
-			select {
-			case frames <- p.Clone():
-			case <-l.done:
-				return
-			}
-		}
-	}()
-	return frames, end
-}
-
-func (l *listener) print(p codec.Packet) { fmt.Fprintln(l.out, l.line(p)) }
-
-// line formats a frame for people, without control characters.
-func (l *listener) line(p codec.Packet) string {
-	head := fmt.Sprintf("%d/%d", p.Main, p.Sub)
-	if p.Main == engine.SystemMain && !l.hex {
-		switch p.Sub {
-		case engine.SubError:
-			if code, about, text, ok := l.parseError(p.Body); ok {
-				main, sub := codec.Split(about)
-				return fmt.Sprintf("%s ERROR %d %v about %d/%d: %s", head, code, code, main, sub, readable([]byte(text)))
-			}
-		case engine.SubGoAway:
-			if len(p.Body) >= 4 {
-				text := fmt.Sprintf("%s GOAWAY within %v", head, time.Duration(l.order.Uint32(p.Body))*time.Millisecond)
-				if len(p.Body) > 4 {
-					text += " to " + readable(p.Body[4:])
-				}
-				return text
-			}
-		case engine.SubPong:
-			head += " PONG"
-		}
-	}
-	switch {
-	case len(p.Body) == 0:
-		return head
-	case l.hex:
-		return head + " " + hex.EncodeToString(p.Body)
-	default:
-		return head + " " + readable(p.Body)
-	}
-}
-
-// readable returns b as text if it is printable, else quoted, else in hexadecimal.
-func readable(b []byte) string {
-	if !utf8.Valid(b) {
-		return "hex " + hex.EncodeToString(b)
-	}
-	for _, r := range string(b) {
-		if !unicode.IsPrint(r) {
-			return strconv.Quote(string(b))
-		}
-	}
-	return string(b)
 }

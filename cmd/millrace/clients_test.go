@@ -144,6 +144,7 @@ func TestCall(t *testing.T) {
 		{"too large for a short length", []string{"--length-width=2", tcp, "1/1", "-"}, strings.Repeat("x", 65532), "", "millrace: BODY of 65532 bytes: at most 65531 fit a frame; give a larger --max-frame if the server has one\n", 64},
 		{"not an address", []string{"7000", "1/1"}, "", "", `millrace: ADDR "7000": must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000` + "\n", 64},
 		{"an address of IPv6 without brackets", []string{"::1:7000", "1/1"}, "", "", `millrace: ADDR "::1:7000": must be HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000` + "\n", 64},
+		{"no such port", []string{"127.0.0.1:70000", "1/1"}, "", "", `millrace: ADDR "127.0.0.1:70000": the port must be 1 to 65535` + "\n", 64},
 		{"no TLS there", []string{"tls://" + tcp, "1/1"}, "", "", "millrace: tls://" + tcp + ": tls: first record does not look like a TLS handshake; does the server listen for tls:// there?\n", 69},
 		{"nobody there", []string{"127.0.0.1:1", "1/1"}, "", "", "millrace: dial tcp 127.0.0.1:1: connect: connection refused\n", 69},
 		{"another layout than the server's", []string{"--byte-order=little", tcp, "1/1", "x"}, "", "", "", 76},

@@ -35,6 +35,18 @@ func TestDoctorsExitCode(t *testing.T) {
 	}
 }
 
+func TestDoctorRefusesWhatThereIsNot(t *testing.T) {
+	for args, want := range map[string]string{
+		"--port 65536":        `--port "65536": must be 1 to 65535`,
+		"--root /nonexistent": `--root "/nonexistent": has no proc`,
+	} {
+		out, stderr, code := millrace(t, nil, "", append([]string{"doctor"}, strings.Fields(args)...)...)
+		if code != exitUsage || out != "" || !strings.Contains(stderr, want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("doctor %s: exit code %d, %q, %q; want %d and one line with %q", args, code, out, stderr, exitUsage, want)
+		}
+	}
+}
+
 // This machine's own files can be read.
 func TestDoctorReadsThisMachine(t *testing.T) {
 	out, stderr, code := millrace(t, nil, "", "doctor", "--conns", "1", "--memory-budget", "1MiB")

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -22,6 +24,12 @@ type doctorCmd struct {
 func (c *doctorCmd) run(stdout io.Writer) error {
 	if runtime.GOOS != "linux" && c.Root == "/" {
 		return exitf(exitUsage, "doctor supports only Linux, and this is %s", runtime.GOOS)
+	}
+	if c.Port > 65535 {
+		return exitf(exitUsage, "--port \"%d\": must be 1 to 65535", c.Port)
+	}
+	if _, err := os.Stat(filepath.Join(c.Root, "proc")); err != nil {
+		return exitf(exitUsage, "--root %q: has no proc; give the folder that has the machine's /proc and /sys", c.Root)
 	}
 	all := doctor.Run(c.Root, doctor.Want{Conns: int(c.Conns), Memory: int64(c.MemoryBudget), Port: int(c.Port)})
 	print := printFindings

@@ -80,7 +80,7 @@ type engineFlags struct {
 	Loops          count          `group:"run" default:"${cpus}" placeholder:"N" help:"Number of event loops (one per CPU that this process may use: ${default})."`
 	Workers        count          `group:"run" default:"${workers}" placeholder:"N" help:"Number of workers that run handlers (two per CPU that this process may use: ${default})."`
 	SpareWorkers   limit          `group:"run" default:"256" placeholder:"N" help:"Limit of additional workers, started while all are blocked in handlers; off for none (${default})."`
-	StallAfter     timeout        `group:"run" default:"100ms" placeholder:"D" help:"Log a handler that runs for longer, with its stack; off for none (${default})."`
+	StallAfter     timeout        `group:"run" default:"100ms" placeholder:"D" help:"Log a handler that runs for longer, with its stack; one that was declared to block (an ordered handle) may take 50 times as long; off for none (${default})."`
 	Dispatch       dispatchOption `group:"run" default:"adaptive" placeholder:"MODE" help:"Where packets run: adaptive (quick handles on their loop), ordered (workers) or inline (loops) (${default})."`
 	HandleDispatch routes         `group:"run" placeholder:"MAIN/SUB=MODE" help:"The same for one handle. Repeatable."`
 

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 		"google.golang.org/protobuf/proto"},
 	"millrace/services/servicestest":            {"millrace/engine", "millrace/services"},
 	"millrace/services/otel":                    {"millrace/services", "millrace/dbasync", "github.com/jackc/pgx/v5", "go.opentelemetry.io/otel"},
-	"millrace/services/events":                  {"millrace/services", "millrace/engine", "millrace/dbasync"},
+	"millrace/services/events":                  {"millrace/services", "millrace/engine", "millrace/dbasync", "millrace/internal/seldom"},
 	"millrace/examples/chat":                    {"millrace/engine", "millrace/services", "millrace/services/serial"},
 	"millrace/examples/echo":                    {"millrace/codec", "millrace/engine"},
 	"millrace/examples/embedded":                {"millrace/codec", "millrace/engine"},
@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"millrace/services/capture":                 {"millrace/codec", "millrace/engine"},
 	"millrace/services/nodes":                   {"millrace/codec", "millrace/engine", "millrace/services", "millrace/services/cluster", "millrace/services/serial", "millrace/services/nodes/internal", "millrace/internal/seldom"},
 	"millrace/services/nodes/internal/envelope": {},
-	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nats-server/v2",
+	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "millrace/internal/seldom", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }
 

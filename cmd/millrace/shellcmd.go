@@ -73,12 +73,12 @@ var exitCodes = []struct {
 	codes, commands, meaning string
 }{
 	{"0", "all", "done; serve: drained, and nothing was lost"},
-	{"1", "call, replay, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording; a result got worse; the machine is not fit"},
+	{"1", "call, admin, replay, bench, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording; a result got worse; the machine is not fit"},
 	{"3", "serve", "drained, but data was lost at the deadline: stderr says how much"},
 	{"64", "all", "usage error: one line on stderr with the flag, the value and how to fix it"},
-	{"69", "serve, call, replay, top", "the address or the database folder is in use, or another node has the name; nothing answers at the address"},
+	{"69", "serve, call, replay, top, admin, bench", "the address or the database folder is in use, or another node has the name; nothing answers at the address"},
 	{"70", "serve", "the engine failed while running"},
-	{"75", "call", "no answer in time"},
+	{"75", "call, top, admin", "no answer in time"},
 	{"76", "call, top", "the connection ended before the answer, or the data received is not a frame; the peer is not an admin server"},
 	{"130, 143", "serve", "a second SIGINT or SIGTERM: stopped at once"},
 }

@@ -133,7 +133,7 @@ func TestTopAsksThroughASocketAndWithAToken(t *testing.T) {
 	}{
 		{nil, nil, "requires a token; give --token-file or MILLRACE_ADMIN_TOKEN"},
 		{[]string{"MILLRACE_ADMIN_TOKEN=wrong"}, nil, "does not accept this token"},
-		{nil, []string{"--token-file", "/nonexistent"}, `--token-file: open /nonexistent`},
+		{nil, []string{"--token-file", "/nonexistent"}, `--token-file "/nonexistent": no such file`},
 	} {
 		_, stderr, code := millrace(t, c.env, "", append([]string{"top", "--once", "unix:" + path}, c.args...)...)
 		if code != exitUsage || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || strings.Contains(stderr, "wrong") {
@@ -144,26 +144,41 @@ func TestTopAsksThroughASocketAndWithAToken(t *testing.T) {
 
 func TestTopSaysWhyItCanNotShow(t *testing.T) {
 	s := serve(t)
+	mute := silent(t)
 	for _, c := range []struct {
 		addr string
 		code int
 		want string
 	}{
-		{freeAddr(t), exitNoServer, "is it the server's --admin?"},
+		{freeAddr(t), exitNoServer, ": connect: connection refused; is it the server's --admin?"},
+		{"--timeout=300ms " + mute, exitTimeout, mute + ": no answer within --timeout"},
 		{"unix:/nonexistent/admin.sock", exitNoServer, "is it the server's --admin?"},
 		{strings.TrimPrefix(s.ready[0], "tcp://"), exitNoServer, "is it the server's --admin?"}, // the wrong door
 		{"7070", exitUsage, `ADDR "7070": must be HOST:PORT`},
 		{"https://127.0.0.1:7070", exitUsage, "must be HOST:PORT"},
+		{"127.0.0.1:70707", exitUsage, "must be HOST:PORT"},
+		{"http://127.0.0.1:7070/metrics", exitUsage, "must be HOST:PORT"},
 		{"unix:", exitUsage, "must be unix:PATH"},
 		{"--interval=0s 127.0.0.1:7070", exitUsage, "--interval 0s: must be 50ms or more"},
 		{"--limit=0 127.0.0.1:7070", exitUsage, "--limit 0: must be 1 or more"},
 		{"--timeout=0s 127.0.0.1:7070", exitUsage, "--timeout 0s: must be above 0"},
 	} {
 		_, stderr, code := millrace(t, nil, "", append([]string{"top", "--once"}, strings.Fields(c.addr)...)...)
-		if code != c.code || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 {
+		if code != c.code || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || strings.Contains(stderr, "Get ") {
 			t.Errorf("top %s: exit code %d, %q; want %d and one line with %q", c.addr, code, stderr, c.code, c.want)
 		}
 	}
+}
+
+// silent is the address of a listener whose connections nobody answers.
+func silent(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
 }
 
 // terminal runs top in a terminal of its own, made by script(1).

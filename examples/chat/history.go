@@ -14,9 +14,9 @@ import (
 	"path/filepath"
 )
 
-// file keeps lines: JSON, one to a line of the file, behind a first one that names the
-// history. A line is told to nobody before it is synced. Of a write that was cut short the
-// rest of a line may be left at the end, which is thrown away. The keeper's.
+// file stores lines as JSON, one per line of the file, after a header line that identifies the
+// history. A line is sent to nobody before it is synced. A write that was cut short may leave an
+// incomplete line at the end, which is discarded. Used by the keeper's goroutine only.
 type file struct {
 	path string
 	f    *os.File
@@ -29,11 +29,11 @@ type header struct {
 	Log string `json:"log"`
 }
 
-// minCompact is how much of the file may be of no use however little is of any.
+// minCompact is how many bytes of obsolete lines the file may have before it is compacted.
 const minCompact = 1 << 20
 
-// openFile opens or makes the file at path, which must be no other process's, and calls each
-// for its lines.
+// openFile opens or creates the file at path, locks it for this process, and calls each for its
+// lines.
 func openFile(path string, each func(line) error) (*file, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -53,8 +53,8 @@ func openFile(path string, each func(line) error) (*file, error) {
 	return h, nil
 }
 
-// isStill tells whether the file that was locked is the one that has the name: another
-// process may have replaced it in between.
+// isStill reports whether the locked file still has the name: another process may have replaced it
+// before it was locked.
 func (h *file) isStill() error {
 	a, err := h.f.Stat()
 	if err != nil {
@@ -69,7 +69,7 @@ func (h *file) isStill() error {
 
 var errInUse = errors.New("another process uses it; name another file")
 
-// read reads the file, and begins it if it is new.
+// read reads the file, and writes the header if it is new.
 func (h *file) read(each func(line) error) error {
 	r := bufio.NewReaderSize(h.f, 64<<10)
 	for n := 1; ; n++ {
@@ -112,7 +112,7 @@ func (h *file) header(b []byte) error {
 	return nil
 }
 
-// begin writes the first line.
+// begin writes the header.
 func (h *file) begin() error {
 	id := make([]byte, 16)
 	rand.Read(id)
@@ -123,7 +123,7 @@ func (h *file) begin() error {
 	return syncDir(h.path)
 }
 
-// encode is the file that has these lines, from its beginning on.
+// encode returns the whole content of a file with these lines.
 func (h *file) encode(lines []line) []byte {
 	b, _ := stdjson.Marshal(header{h.log})
 	return encodeLines(append(b, '\n'), lines)
@@ -169,7 +169,7 @@ func (h *file) write(b []byte) error {
 	return nil
 }
 
-// rewrite replaces the file by one that has only lines.
+// rewrite replaces the file by one that contains only lines.
 func (h *file) rewrite(lines []line) error {
 	tmp := h.path + ".new"
 	b := h.encode(lines)
@@ -196,7 +196,7 @@ func (h *file) rewrite(lines []line) error {
 	return syncDir(h.path)
 }
 
-// syncDir makes a file's name last.
+// syncDir syncs a folder, so that a rename in it survives a crash.
 func syncDir(path string) error {
 	d, err := os.Open(filepath.Dir(path))
 	if err != nil {

@@ -21,9 +21,9 @@ type saying struct {
 	done func(seq uint64, err error)
 }
 
-// chat is the chat: rooms in memory, their lines in a file, and the keeper between them, the
-// one goroutine that numbers lines, writes them, and tells them once they are written. What
-// is said while it writes waits and is written in one go.
+// chat holds the rooms in memory and their lines in a file. One goroutine, the keeper, numbers lines,
+// writes them, and sends them to the members once they are written. Lines that arrive while it is
+// writing are written together next.
 type chat struct {
 	rooms
 	file   *file
@@ -49,7 +49,7 @@ var (
 	json = serial.JSON(serial.Limits{})
 )
 
-// newChat reads the lines that the file at path has.
+// newChat reads the lines of the file at path.
 func newChat(path string, l limits) (*chat, error) {
 	if l.rooms < 1 || l.rooms > 256 {
 		return nil, fmt.Errorf("-rooms %d: must be 1 to 256", l.rooms)
@@ -127,7 +127,7 @@ func (c *chat) keep() {
 	}
 }
 
-// write numbers what is said, writes it and answers.
+// write numbers new lines, writes them and answers their requests.
 func (c *chat) write(batch []saying) {
 	type fate struct {
 		seq uint64
@@ -191,7 +191,7 @@ var (
 	errNotWritten = &services.Error{Code: engine.CodeUnavailable, Text: "the line could not be written; try again later"}
 )
 
-// written is the last line of a room that the file has.
+// written returns the last line of a room in the file.
 func (c *chat) written(name string) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,7 +201,7 @@ func (c *chat) written(name string) uint64 {
 	return 0
 }
 
-// compact writes the file anew when most of it is lines that no room keeps any more.
+// compact rewrites the file when most of its lines are no longer kept by any room.
 func (c *chat) compact() {
 	c.mu.Lock()
 	live := int64(0)
@@ -223,7 +223,7 @@ func (c *chat) compact() {
 	}
 }
 
-// news is what the members of a room are to be told.
+// news is what is to be sent to the members of a room.
 type news struct {
 	room  *room
 	lines []line
@@ -236,9 +236,9 @@ type whoPush struct {
 	Count int      `json:"count"`
 }
 
-// tell sends the members of each room the lines that they have not been told and, with
-// who, who has come and gone. Only the keeper sends, so lines go out in their order. What a
-// full outbox refuses is sent at the next tick.
+// tell sends the members of each room the lines not sent yet and, with who, who has joined and left.
+// Only the keeper sends, so lines are sent in order. What a full outbox refuses is sent at the next
+// tick.
 func (c *chat) tell(who bool) {
 	var all []news
 	c.mu.Lock()

@@ -4,5 +4,5 @@ package main
 
 import "os"
 
-// lock does nothing where the engine does not run either.
+// lock does nothing on systems on which the engine does not run.
 func lock(*os.File) error { return nil }

@@ -1,6 +1,6 @@
-// Command chat is a chat server on package services: rooms, names, history, who is there.
-// No line that was answered is lost or doubled, whatever breaks in between; the README
-// beside it says how, and shows the commands.
+// Command chat is a chat server on package services: rooms, names, history, and who is present.
+// No line that was answered is lost or duplicated, whatever fails; the README explains how, and shows
+// the commands.
 package main
 
 import (
@@ -66,7 +66,7 @@ func (s *settings) run() error {
 	return m.Err()
 }
 
-// make makes the services: history and page are the program's own, beside the manager's.
+// make creates the manager, with two services of this program: the history and the page.
 func (s *settings) make() (*services.Manager, *chat, error) {
 	c, err := newChat(s.history, s.limits)
 	if err != nil {

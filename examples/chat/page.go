@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// pageHTML is made from the folder page by its build.mjs: one file, without any other.
+// pageHTML is built from the folder page by its build.mjs, as one self-contained file.
 //
 //go:embed page.html
 var pageHTML string
 
-// addressMark is what stands in the page for the chat's address.
+// addressMark is replaced in the page by the chat's address.
 const addressMark = "CHAT_ADDRESS"
 
 // page serves the page.
@@ -60,7 +60,7 @@ func (p *page) Stop(ctx context.Context) error { return p.srv.Shutdown(ctx) }
 // Running implements services.Service.
 func (p *page) Running() bool { return p.running.Load() }
 
-// url is where the page is, when it is there.
+// url returns the address of the page. Call it after Start.
 func (p *page) url() string {
 	if p == nil {
 		return ""
@@ -68,7 +68,7 @@ func (p *page) url() string {
 	return "http://" + p.ln.Addr().String() + "/"
 }
 
-// address is where the page finds the chat: a URL, or a port of the page's own host.
+// address returns the chat's address for the page: a URL, or a port on the page's own host.
 func (p *page) address() string {
 	if p.public != "" {
 		return p.public
@@ -93,8 +93,8 @@ func (p *page) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(strings.Replace(pageHTML, addressMark, html.EscapeString(p.address()), 1)))
 }
 
-// sameHost lets pages in that come from the host that they open a WebSocket to, whatever
-// their port: the page's is another than the chat's.
+// sameHost accepts WebSockets from pages of the same host only. The port may differ, as the page and
+// the chat have different ones.
 func sameHost(r *http.Request) error {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

@@ -11,11 +11,11 @@ import (
 	"millrace/services"
 )
 
-// limits bound what is held: rooms × lines × some 2 KB of memory at most, and at most
-// three times that in the file.
+// limits limit what is kept: at most rooms × lines × about 2 KB of memory, and three times as much in
+// the file.
 type limits struct{ rooms, lines int }
 
-// line is one that was said. The file, the pushes and the answers have it in this form.
+// line is one chat line. The file, the pushes and the answers contain it in this form.
 type line struct {
 	Room string `json:"room"`
 	Seq  uint64 `json:"seq"` // from 1 in each room, without a gap
@@ -27,7 +27,7 @@ type line struct {
 	size int // bytes of it in the file
 }
 
-// room is one room. All but told is guarded by chat.mu; only the keeper adds lines.
+// room is one room. All fields except told are guarded by chat.mu; only the keeper adds lines.
 type room struct {
 	name    string
 	lines   []line // the last ones
@@ -40,13 +40,13 @@ type room struct {
 	told    uint64             // the last line that members were told; the keeper's
 }
 
-// holder is who has a name.
+// holder is the person who uses a name.
 type holder struct {
 	id       string
 	sessions int
 }
 
-// rooms are the chat's. Its methods may be called from any goroutine.
+// rooms are all rooms of the chat. Its methods may be called from any goroutine.
 type rooms struct {
 	limits
 	log string // names the numbers: they are those of this history and of no other
@@ -57,7 +57,7 @@ type rooms struct {
 
 var errNameTaken = &services.Error{Code: engine.CodeConflict, Text: "somebody else has that name here"}
 
-// get finds a room or makes it. mu is held.
+// get returns a room, and creates it if needed. The caller holds mu.
 func (r *rooms) get(name string) (*room, error) {
 	if x := r.all[name]; x != nil {
 		return x, nil
@@ -70,7 +70,7 @@ func (r *rooms) get(name string) (*room, error) {
 	return x, nil
 }
 
-// enter makes s a member of a room, or changes its name there.
+// enter makes s a member of a room, or changes its name in it.
 func (r *rooms) enter(s *engine.Session, name string, who person) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +116,7 @@ func (x *room) remove(s *engine.Session) {
 	x.changed = true
 }
 
-// free tells whether who may have the name.
+// free reports whether who may use the name.
 func (r *rooms) free(name string, who person) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,7 +137,7 @@ type past struct {
 	Lines []line `json:"lines"` // those behind what was asked for, as many as fit one answer
 }
 
-// past returns what is behind line after of log; that of another log stands for nothing.
+// past returns the lines that follow line after of log. If log is another history, after is ignored.
 func (r *rooms) past(name, log string, after uint64) past {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,7 +162,7 @@ func (r *rooms) past(name, log string, after uint64) past {
 
 func (x *room) first() uint64 { return x.last + 1 - uint64(len(x.lines)) }
 
-// behind are the lines after one; those that are still there.
+// behind returns the kept lines that follow a given one.
 func (x *room) behind(after uint64) []line {
 	if after >= x.last {
 		return nil
@@ -170,7 +170,7 @@ func (x *room) behind(after uint64) []line {
 	return x.lines[max(after+1, x.first())-x.first():]
 }
 
-// add adds a line that the file has.
+// add adds a line that has been written to the file.
 func (x *room) add(l line, keep int) {
 	x.last = l.Seq
 	x.lines = append(x.lines, l)
@@ -189,7 +189,7 @@ func (x *room) add(l line, keep int) {
 	}
 }
 
-// who lists a room's names, each once, and counts them.
+// who returns the names in a room, each once, and their number.
 func (r *rooms) who(name string) ([]string, int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,7 +212,7 @@ func (x *room) who() ([]string, int) {
 	return names[:min(len(names), maxWho)], len(names)
 }
 
-// list lists the rooms by name.
+// list returns the rooms sorted by name.
 func (r *rooms) list() []roomInfo {
 	r.mu.Lock()
 	defer r.mu.Unlock()

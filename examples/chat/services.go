@@ -25,7 +25,7 @@ const (
 	subWho     = 7 // server to client: who is in it, when that has changed
 )
 
-// register registers the services of the chat.
+// register registers the handlers.
 func (c *chat) register(to *services.Controller) error {
 	to.OnClose(func(s *engine.Session, _ engine.Reason) {
 		if p, ok := s.Value().(*peer); ok {
@@ -43,15 +43,15 @@ func (c *chat) register(to *services.Controller) error {
 		services.Register(to, h(subRooms), services.Stages[services.None, roomsReply]{Handle: c.list}, services.Name("rooms")))
 }
 
-// peer is what is kept of a session, as its Value.
+// peer is the state of a session, stored as its Value.
 type peer struct {
 	rooms map[string]person // that it has joined
 	saved float64           // lines that it may say at once
 	at    time.Time         // when saved was right
 }
 
-// person is who somebody is in a room: the name that others see, and an ID of the client's
-// own, which nobody else is told. A name is its ID's while somebody with both is there.
+// person is a user in a room: the name that others see, and an ID chosen by the client, which others
+// don't see. While a person is in the room, nobody with another ID can use the name.
 type person struct{ name, id string }
 
 func peerOf(s *engine.Session) *peer {
@@ -63,7 +63,7 @@ func peerOf(s *engine.Session) *peer {
 	return p
 }
 
-// A session may say burst lines at once and then perSecond of them.
+// A session may send burst lines at once, and perSecond lines a second after that.
 const (
 	burst     = 100
 	perSecond = 10
@@ -98,8 +98,8 @@ func (r *joinRequest) Validate() error {
 	return errors.Join(validName("room", r.Room), validName("name", r.Name), validID("id", r.ID))
 }
 
-// join makes the session a member first and reads the lines then: one that is said between
-// these is told twice, by its number, and none is missed.
+// join makes the session a member before it reads the lines. A line that arrives in between is sent
+// twice, with the same number, and none is missed.
 func (c *chat) join(ctx *services.Context, r *joinRequest, res *joinReply) error {
 	s := ctx.Session()
 	p := peerOf(s)
@@ -157,7 +157,7 @@ func (r *sayRequest) Validate() error {
 	return err
 }
 
-// say is answered when the line is in the file: the keeper does it.
+// say passes the line to the keeper, which answers when the line is in the file.
 func (c *chat) say(ctx *services.Context, r *sayRequest, _ *sayReply) error {
 	s := ctx.Session()
 	p := peerOf(s)
@@ -244,7 +244,8 @@ const (
 	maxPage   = 40 << 10
 )
 
-// validName: what is shown can't be empty, look as if it were, or hide control characters.
+// validName checks a name that others see: it is not empty, has no space at either end, is not too
+// long, and has printable characters only.
 func validName(what, s string) error {
 	switch {
 	case s == "" || strings.TrimSpace(s) != s:

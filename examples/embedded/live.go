@@ -18,7 +18,7 @@ const (
 	subNotice = 2 // from the server
 )
 
-// live are the connections, and who they are. It is the engine's handler.
+// live is the engine's handler. It knows which user each connection belongs to.
 type live struct {
 	server *engine.Server
 
@@ -45,7 +45,8 @@ func newLive(addr string) (*live, error) {
 
 func (l *live) OnSocketAccept(*engine.Session) {}
 
-// OnSocketRead knows one request: who are you. A person's sessions are a group of his name.
+// OnSocketRead handles one request, the login with a ticket. The sessions of a user form a group that
+// has the user's name.
 func (l *live) OnSocketRead(s *engine.Session, p codec.Packet) {
 	if p.Main != 1 || p.Sub != subTicket {
 		s.ReplyError(p, engine.CodeUnknownHandle, "there is 1/1, with a ticket")
@@ -65,7 +66,7 @@ func (l *live) OnSocketRead(s *engine.Session, p codec.Packet) {
 
 func (l *live) OnSocketClose(*engine.Session, engine.Reason) {} // groups are left by themselves
 
-// issue makes a ticket, which is good once and for a minute.
+// issue creates a ticket, which can be used once, within a minute.
 func (l *live) issue(name string) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,7 +94,7 @@ func (l *live) redeem(text string) (name string, ok bool) {
 	return t.name, ok && time.Now().Before(t.till)
 }
 
-// routes are the HTTP side. Handlers of net/http call the engine as they are: Send and its kin may be
+// routes returns the HTTP handlers. They call the engine directly: Send and similar methods may be
 // called from any goroutine and never block.
 func (l *live) routes() http.Handler {
 	mux := http.NewServeMux()

@@ -27,7 +27,7 @@ func main() {
 	}
 }
 
-// run serves both until ctx ends, and then ends them: HTTP first, for it sends to the others.
+// run serves both until ctx ends, and then stops HTTP first, as its handlers send to connections.
 func run(ctx context.Context, web, live string, ready func(web, live string)) error {
 	l, err := newLive(live)
 	if err != nil {

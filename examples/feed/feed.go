@@ -25,7 +25,7 @@ const (
 // flushEvery is how long a change may wait for others of its symbol.
 const flushEvery = 5 * time.Millisecond
 
-// quote is what a symbol costs.
+// quote is the price of a symbol.
 type quote struct {
 	Symbol string `json:"symbol"`
 	Seq    uint64 `json:"seq"` // grows with each change
@@ -33,8 +33,8 @@ type quote struct {
 	Ask    int64  `json:"ask"`
 }
 
-// feed has the newest quote of each symbol, and sends what has changed to those who subscribed. The
-// source never waits: what changes faster than it can be sent is sent less often.
+// feed keeps the newest quote of each symbol and sends changes to subscribers. The source never waits:
+// a symbol that changes faster than it can be sent is sent less often.
 type feed struct {
 	server func() *engine.Server
 	pool   func() *engine.Pool
@@ -49,7 +49,7 @@ type feed struct {
 	running atomic.Bool
 }
 
-// publish takes a change. Any goroutine; it never blocks.
+// publish stores a change. It may be called from any goroutine and never blocks.
 func (f *feed) publish(symbol string, bid, ask int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -65,7 +65,7 @@ func (f *feed) publish(symbol string, bid, ask int64) {
 	}
 }
 
-// newest is what a symbol costs now.
+// newest returns the current quote of a symbol.
 func (f *feed) newest(symbol string) (q quote, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,7 +83,7 @@ func (q quote) body() []byte {
 	return b
 }
 
-// changes takes what has changed since it was called last.
+// changes returns the symbols that have changed since its last call.
 func (f *feed) changes() (all []quote) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -94,7 +94,7 @@ func (f *feed) changes() (all []quote) {
 	return all
 }
 
-// flush sends what has changed. What there is no room for now is sent by a later one.
+// flush sends the changes. Those that are refused because an outbox is full are sent by a later flush.
 func (f *feed) flush(timerwheel.Firing) {
 	changed := f.changes()
 	for i, q := range changed {
@@ -121,7 +121,7 @@ func (f *feed) again(unsent []quote) {
 	}
 }
 
-// Start has what changes sent, one flush at a time. The feed is a service of the manager's.
+// Start begins to send changes, one flush at a time. It makes the feed a services.Service.
 func (f *feed) Start(context.Context) error {
 	f.order = f.pool().Strand()
 	f.timer = f.timers().For(f.order)
@@ -167,8 +167,8 @@ type subscribed struct {
 	Symbols int `json:"symbols"` // that the session has now
 }
 
-// subscribe sends what stands, and then each change. It runs in the feed's order, as flush does: so a
-// quote that stands is never sent behind a newer one; it may come twice.
+// subscribe sends the current quote, and from then on each change. It runs on the feed's strand, as
+// flush does, so an old quote is never sent after a newer one; a quote may be sent twice.
 func (f *feed) subscribe(ctx *services.Context, req *symbols, res *subscribed) error {
 	s, reply := ctx.Session(), ctx.Defer()
 	return f.order.Submit(func() {

@@ -1,5 +1,5 @@
-// Command feed sends quotes to subscribers. One who reads slowly is sent the newest of each symbol,
-// less often; nobody waits for him, and he is not closed.
+// Command feed sends quotes to subscribers. A slow subscriber gets the newest quote of each symbol, less
+// often; nobody waits for it, and it is not disconnected.
 package main
 
 import (

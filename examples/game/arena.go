@@ -12,8 +12,8 @@ const (
 	coinsToWin    = 3
 )
 
-// arena is one game: players walk, a square for each step, and pick up the coin. It knows nothing of
-// sessions and time, and is used by one goroutine at a time: its room's.
+// arena is one game: players walk one square per step, and pick up the coin. It knows nothing of
+// sessions and time. Only its room uses it, so one goroutine at a time.
 type arena struct {
 	step    uint64
 	came    int // players so far
@@ -41,7 +41,7 @@ func newArena() *arena {
 	return a
 }
 
-// add lets a player in, under a key by which walk knows him.
+// add adds a player under a key, which walk takes.
 func (a *arena) add(key uint64, name string) *player {
 	a.came++
 	at := a.place()
@@ -50,15 +50,15 @@ func (a *arena) add(key uint64, name string) *player {
 	return p
 }
 
-// walk has a player walk to a square, which must be in the field.
+// walk sets the square that a player walks to, which must be in the field.
 func (a *arena) walk(key uint64, to square) {
 	if p := a.players[key]; p != nil {
 		p.to = to
 	}
 }
 
-// move makes one step of all players, and returns the winner of the round, if that is over: a new one
-// begins then.
+// move moves all players by one step. If that ends the round, it returns the winner and begins a new
+// round.
 func (a *arena) move() (winner *player) {
 	a.step++
 	for _, p := range a.sorted() { // of two who reach a coin at once, the one who came first
@@ -78,7 +78,7 @@ func (a *arena) move() (winner *player) {
 	return winner
 }
 
-// sorted are the players in the order in which they came.
+// sorted returns the players in the order in which they joined.
 func (a *arena) sorted() []*player {
 	all := make([]*player, 0, len(a.players))
 	for _, p := range a.players {

@@ -30,8 +30,8 @@ const hz = 20
 // room is an arena with its players' sessions as members.
 type room = services.Room[string, *arena]
 
-// lobby knows the arenas. One is made when the first player enters it, and ends when nobody has been
-// there for a while.
+// lobby manages the arenas. An arena is created when the first player enters it, and ends when it has
+// been empty for a while.
 type lobby struct {
 	arenas *services.Rooms[string, *arena]
 }
@@ -47,7 +47,7 @@ func newLobby() (*lobby, error) {
 	return &lobby{arenas}, err
 }
 
-// tick runs in the room, like all that touches its arena.
+// tick runs in the room, as does everything that uses its arena.
 func tick(r *room) {
 	if r.Len() == 0 {
 		return
@@ -60,8 +60,8 @@ func tick(r *room) {
 	}
 }
 
-// send sends the same to all in the room. Of what has the same Sub only the newest waits for a player
-// who reads slowly, so that there is no queue of old states, and nobody is closed for one.
+// send sends a message to all players in the room. For a slow client only the newest message of each
+// Sub is kept, so that no queue of old states builds up and the client is not disconnected.
 func send(r *room, sub uint16, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -133,7 +133,7 @@ type field struct {
 	Hz     int `json:"hz"`
 }
 
-// enter has the arena answer: the player is in it then.
+// enter is answered by the arena, when the player is in it.
 func (l *lobby) enter(ctx *services.Context, req *entry, _ *field) error {
 	s := ctx.Session()
 	if s.Value() != nil {
@@ -159,7 +159,7 @@ func (l *lobby) enter(ctx *services.Context, req *entry, _ *field) error {
 	return err
 }
 
-// Validate has a player stay in the field.
+// Validate checks that the square is in the field.
 func (to *square) Validate() error {
 	if to.X < 0 || to.X >= width || to.Y < 0 || to.Y >= height {
 		return fmt.Errorf("x is 0 to %d, y 0 to %d", width-1, height-1)
@@ -177,7 +177,7 @@ func (l *lobby) walk(ctx *services.Context, to *square, _ *services.None) error 
 	return l.arenas.Post(name, func(r *room) { r.State.walk(uint64(s.ID()), target) })
 }
 
-// leave answers when the player is out.
+// leave answers when the player has left.
 func (l *lobby) leave(ctx *services.Context, _, _ *services.None) error {
 	s := ctx.Session()
 	name, ok := s.Value().(string)

@@ -40,7 +40,7 @@ func main() {
 	}
 }
 
-// serve makes the services: the arenas are one of them.
+// serve creates the manager and its services, the arenas among them.
 func serve(addr string) (*services.Manager, error) {
 	l, err := newLobby()
 	if err != nil {

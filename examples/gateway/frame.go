@@ -7,12 +7,12 @@ import (
 	"millrace/codec"
 )
 
-// The device's frame, as its vendor has it:
+// The frame of the devices, as specified by their vendor:
 //
 //	0      1          3        4            4+n    4+n+2
 //	| 0x7E | length n | type   | body       | CRC16 |
 //
-// The length is little-endian and that of the body; the CRC is CCITT's, over all in front of it.
+// The length is that of the body, little-endian. The CRC is CRC-16/CCITT-FALSE over all bytes before it.
 // Types are the Sub of Main 1.
 type frame struct{}
 
@@ -46,7 +46,7 @@ func (frame) Split(b []byte, _ int) (size, missing int, err error) {
 	return size, 0, nil
 }
 
-// Packet reads the frame that fills b.
+// Packet decodes the frame b.
 func (frame) Packet(b []byte) codec.Packet {
 	return codec.Packet{Main: device, Sub: uint16(b[3]), Body: b[head : len(b)-2]}
 }
@@ -67,7 +67,7 @@ func (frame) Append(dst []byte, p codec.Packet) ([]byte, error) {
 	return binary.LittleEndian.AppendUint16(dst, crc16(dst[from:])), nil
 }
 
-// Handles: the type is one. There are no system frames all the same, as devices don't know Main 0.
+// Handles reports that frames have handles: the type. System frames are not sent, as devices don't know Main 0.
 func (frame) Handles() bool { return true }
 
 // crc16 is CRC-16/CCITT-FALSE.

@@ -19,7 +19,7 @@ const (
 	typeDone    = 4 // from a device: u8 command number, then what came of it
 )
 
-// gateway has devices on one side and commands for them on the other. It is the engine's handler.
+// gateway passes commands to devices and returns their answers. It is the engine's handler.
 type gateway struct {
 	mu      sync.Mutex
 	devices map[string]*engine.Session // guarded by mu; by serial number
@@ -99,8 +99,8 @@ func (g *gateway) find(serial string) *engine.Session {
 	return g.devices[strings.ToUpper(serial)]
 }
 
-// command sends a command to a device and waits for its answer. It is called by any goroutine that may
-// wait; what touches the device runs in its session's order.
+// command sends a command to a device and blocks until its answer arrives. It may be called from any
+// goroutine; the device's state is used in its session's order only.
 func (g *gateway) command(serial, text string) (string, error) {
 	type outcome struct {
 		answer string
@@ -138,7 +138,7 @@ func (g *gateway) command(serial, text string) (string, error) {
 	}
 }
 
-// reading is the last temperature of a device, in tenths.
+// reading returns the last temperature of a device, in tenths of a degree.
 func (g *gateway) reading(serial string) (int16, error) {
 	s := g.find(serial)
 	if s == nil {

@@ -1,5 +1,5 @@
-// Command gateway serves devices that speak a frame of their vendor's, and has an HTTP side that reads
-// them and sends them commands.
+// Command gateway serves devices that use their vendor's frame format, and an HTTP API that returns their
+// readings and sends them commands.
 package main
 
 import (

@@ -20,8 +20,8 @@ const (
 	subRun    = 3 // not over the wire: the job itself
 )
 
-// jobs are done later, by whichever process comes to it first, at least once each. What a job changes
-// stands under its key, so that a second run changes nothing.
+// jobs runs jobs later, each at least once, in whichever process claims it first. A job stores its result
+// under its key, so that a second run changes nothing.
 type jobs struct {
 	node string
 	work func(ctx context.Context, text string) (string, error)
@@ -53,7 +53,7 @@ type added struct {
 	Added bool `json:"added"` // false: a job of that key waits already
 }
 
-// add answers when the database has the job: from then on it is done, whatever becomes of this process.
+// add answers when the job is in the database. From then on it will run, even if this process ends.
 func (j *jobs) add(ctx *services.Context, req *job, _ *added) error {
 	reply := ctx.Defer()
 	_, err := services.After(ctx, req.Seconds, services.Handle(1, subRun), *req, services.Durable(req.Key, func(stored bool, err error) {
@@ -62,7 +62,7 @@ func (j *jobs) add(ctx *services.Context, req *job, _ *added) error {
 	return err
 }
 
-// run does a job, on a worker. An error has it begun again, after a pause that doubles.
+// run runs a job on a worker. After an error the job is run again, after a pause that doubles.
 func (j *jobs) run(ctx *services.Context, req *job, _ *services.None) error {
 	out, err := j.work(ctx, req.Text)
 	if err != nil {

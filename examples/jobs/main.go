@@ -61,7 +61,7 @@ func run(addr, url, node string) error {
 	return m.Stop(end)
 }
 
-// serve brings the schema up and makes the services.
+// serve migrates the schema and creates the services.
 func serve(ctx context.Context, addr, url string, cfg events.Config, j *jobs) (*services.Manager, error) {
 	if _, err := migrate.Run(ctx, url, "jobs", schema); err != nil {
 		return nil, err

@@ -23,8 +23,8 @@ const (
 
 const topWatched = 10
 
-// A score may be sent again when the connection to the database breaks before the answer: the greater
-// one stays, however often and in whatever order they come.
+// The statement may run again if the connection to the database breaks before the answer. The highest
+// score is kept, however often and in whatever order scores arrive.
 var (
 	score = dbasync.Stmt{Retry: true, SQL: `
 		insert into score (player, points) values ($1, $2)
@@ -37,13 +37,13 @@ var (
 		from score order by points desc, at limit $1`}
 )
 
-// board answers requests, and tells those who watch. What is asked of the database comes back into
-// the session's order, or the room's; nothing here waits for it.
+// board answers requests and notifies watchers. Query results are delivered in the order of the session
+// or of the room; no goroutine waits for them.
 type board struct {
 	watchers *services.Rooms[string, *watch]
 }
 
-// watch is the state of the one room that all watchers are in.
+// watch is the state of the room of all watchers.
 type watch struct {
 	asking, again bool
 }
@@ -124,7 +124,7 @@ func (b *board) top(ctx *services.Context, req *topRequest, res *standing) error
 	}, top, req.N)
 }
 
-// watch answers when the session is in the room, so that it misses no change behind its answer.
+// watch answers when the session is in the room, so that it misses no change after the answer.
 func (b *board) watch(ctx *services.Context, _ *services.None, res *standing) error {
 	reply, s, db := ctx.Defer(), ctx.Session(), events.DB(ctx)
 	return b.watchers.Post("all", func(r *room) {
@@ -142,7 +142,7 @@ func (b *board) watch(ctx *services.Context, _ *services.None, res *standing) er
 	})
 }
 
-// changed has the watchers told. However many scores come, one query is under way at a time.
+// changed notifies the watchers. However many scores arrive, one query runs at a time.
 func (b *board) changed(db *dbasync.DB) {
 	if err := b.watchers.Post("all", func(r *room) { r.State.tell(r, db) }); err != nil {
 		slog.Warn("leaderboard: watchers could not be notified", "err", err)

@@ -1,5 +1,5 @@
-// Command leaderboard keeps scores in PostgreSQL and tells who watches when the first ten change.
-// Nothing in it waits for the database.
+// Command leaderboard keeps scores in PostgreSQL and notifies watchers when the top ten change. No
+// goroutine waits for the database.
 package main
 
 import (
@@ -61,7 +61,7 @@ func run(addr, url string) error {
 	return m.Stop(end)
 }
 
-// serve brings the schema up and makes the services.
+// serve migrates the schema and creates the services.
 func serve(ctx context.Context, addr, url string) (*services.Manager, error) {
 	if _, err := migrate.Run(ctx, url, "leaderboard", schema); err != nil {
 		return nil, err

@@ -12,14 +12,14 @@ import (
 	"millrace/dbasync"
 )
 
-// accounts are names and passwords. Its methods block, for a hash and a query: they are called by
-// services that say so (services.Blocking).
+// accounts stores names and hashed passwords. Its methods block for a hash and a query, so they are called
+// by services that are declared to block (services.Blocking).
 type accounts struct {
 	hashing chan struct{} // a place for each hash under way: one takes 19 MiB and a processor
 	nobody  string        // a hash of the same cost whose password nobody knows
 }
 
-// cost is the least that OWASP recommends for argon2id.
+// cost is the minimum that OWASP recommends for argon2id.
 var cost = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
 func newAccounts() (*accounts, error) {
@@ -41,7 +41,7 @@ func (a *accounts) place(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// create makes an account: errTaken when there is one of that name.
+// create creates an account. It returns errTaken if the name has one.
 func (a *accounts) create(ctx context.Context, db *dbasync.DB, name, password string) error {
 	release, err := a.place(ctx)
 	if err != nil {
@@ -59,7 +59,8 @@ func (a *accounts) create(ctx context.Context, db *dbasync.DB, name, password st
 	return err
 }
 
-// check is nil for the right password. A name that has no account costs as much as one that has.
+// check returns nil for the right password. It takes as long for a name without an account, so that
+// its time does not tell which names exist.
 func (a *accounts) check(ctx context.Context, db *dbasync.DB, name, password string) error {
 	var hash string
 	err := db.Blocking().QueryRow(ctx, "select hash from account where name = $1", name).Scan(&hash)

@@ -19,7 +19,7 @@ const (
 	subSaid     = 4 // from the server
 )
 
-// login has a user's one session, on whichever node it is.
+// login binds each user to one session, on whichever node that is.
 type login struct {
 	accounts *accounts
 	node     *nodes.Node
@@ -35,7 +35,7 @@ func (l *login) register(to *services.Controller) error {
 		services.Register(to, h(subSay), services.Stages[line, sent]{Handle: l.say}, services.Name("say"), services.Blocking()))
 }
 
-// userOf is who has logged in; "" for nobody.
+// userOf returns the user of a session; "" before the login.
 func userOf(ctx *services.Context) string {
 	name, _ := ctx.Session().Value().(string)
 	return name
@@ -67,8 +67,8 @@ type loggedIn struct {
 	Node  string `json:"node"`
 }
 
-// login binds the user to this session. The session that had the user, on whatever node, is told
-// (ERROR 9 about this handle) and closed.
+// login binds the user to this session. The user's previous session, on whichever node, gets ERROR 9
+// about this handle and is closed.
 func (l *login) login(ctx *services.Context, req *credentials, res *loggedIn) error {
 	if user := userOf(ctx); user != "" && user != req.Name {
 		return services.Errorf(engine.CodeConflict, "this session is %s's", user)

@@ -1,5 +1,5 @@
-// Command login has accounts in PostgreSQL and one session for each user on several nodes: a login
-// elsewhere ends the session before, and what is said to a user arrives wherever he is.
+// Command login has accounts in PostgreSQL and several nodes, on which each user has at most one session:
+// a login elsewhere ends the previous session, and messages to a user reach the node of the session.
 package main
 
 import (
@@ -59,7 +59,7 @@ func (s settings) run() error {
 	return m.Stop(end)
 }
 
-// make brings the schema up and makes the services. Nodes that start at the same time take turns.
+// make migrates the schema and creates the services. Nodes that start at the same time migrate one at a time.
 func (s settings) make(ctx context.Context) (*services.Manager, error) {
 	if _, err := migrate.Run(ctx, s.db, "login", schema); err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-// Package migrate has the programs of docs/migrate: what other libraries' servers become. Each folder
-// has theirs, ours, and a test that runs one client against both. It is a module of its own, so that
-// nobody who uses the engine has to do with those libraries.
+// Package migrate contains the programs of docs/migrate, which show how servers of other libraries are
+// ported. Each folder has the original, the port, and a test that runs one client against both. It is a
+// module of its own, so that the engine does not depend on those libraries.
 package migrate

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -50,12 +52,19 @@ func NewClient(addr, token string) (*Client, error) {
 		}
 		return c, nil
 	}
-	addr = strings.TrimPrefix(addr, "http://")
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, fmt.Errorf("admin: %q: must be HOST:PORT, or unix:///PATH", addr)
+	given := addr
+	addr = strings.TrimSuffix(strings.TrimPrefix(addr, "http://"), "/")
+	if _, port, err := net.SplitHostPort(addr); err != nil || strings.Contains(addr, "/") || !validPort(port) {
+		return nil, fmt.Errorf("admin: %q: must be HOST:PORT, or unix:///PATH", given)
 	}
 	c.base = (&url.URL{Scheme: "http", Host: addr}).String()
 	return c, nil
+}
+
+// validPort tells whether a port is a number that TCP has.
+func validPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 // Get requests a path, and decodes the answer into v if that is not nil: JSON, or the unchanged
@@ -87,6 +96,10 @@ func (c *Client) do(ctx context.Context, method, path string, body, v any) error
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
+		var u *url.Error // its text repeats the URL, query and all
+		if errors.As(err, &u) {
+			err = u.Err
+		}
 		return fmt.Errorf("admin: %w", err)
 	}
 	defer res.Body.Close()

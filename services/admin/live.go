@@ -86,6 +86,13 @@ func (d *Door) look(now time.Time, watched bool) {
 	w.rec.Add(s)
 }
 
+// renew has /live show what an operator has just changed, rather than the state of up to a second
+// ago.
+func (d *Door) renew() {
+	now := time.Now()
+	d.watcher.rec.Renew(d.sample(now, now.UnixNano()-d.watcher.watched.Load() < int64(watchedFor)))
+}
+
 func (d *Door) unwatch() {
 	d.watcher.cancel()
 	d.watcher.done.Wait()

@@ -62,6 +62,28 @@ func TestLiveSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// What an operator has changed is shown at once, not with the next sample of a second.
+func TestLiveShowsAChangeAtOnce(t *testing.T) {
+	r := open(t, func(c *admin.Config, e *engine.Config) { c.Write = true })
+	seen := func() (v admin.Live) {
+		r.get("/live", &v)
+		return v
+	}
+	for range 5 { // a sample in between could show one change, but not all
+		r.post("/drain", nil, nil)
+		if v := seen(); !v.Draining || v.Ready || !has(&v, live.Down, "draining") {
+			t.Fatalf("after drain: %s", pretty(v))
+		}
+		r.post("/undrain", nil, nil)
+		if v := seen(); v.Draining || !v.Ready || has(&v, live.Down, "draining") {
+			t.Fatalf("after undrain: %s", pretty(v))
+		}
+	}
+	if v := seen(); len(v.History) > 20 {
+		t.Errorf("the history has %d points, want one a second", len(v.History))
+	}
+}
+
 func TestLiveTellsOfSessions(t *testing.T) {
 	r := open(t, func(c *admin.Config, e *engine.Config) { c.Write, e.MaxConnsPerIP = true, 5 })
 	var all []*peer

@@ -126,6 +126,9 @@ func (d *Door) route(r *request) error {
 		}
 	}
 	v, err := h(r)
+	if err == nil && r.Method == http.MethodPost {
+		d.renew()
+	}
 	if err != nil || v == nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"millrace/internal/seldom"
 )
 
 // lockProc is what is known of another process. Guarded by locks.mu.
@@ -50,6 +52,20 @@ func (l *locks) renewals() {
 	t := time.NewTicker(l.c.cfg.Lease / 3)
 	defer t.Stop()
 	again := l.n.again.next()
+	log := l.c.cfg.Logger
+	out := seldom.Outage{
+		Lost: func(n int, err error, away time.Duration, _ bool) {
+			log.Warn("cluster: the lease can't be renewed", "for", away.Round(time.Millisecond), "attempts", n, "err", err, "lease", l.c.cfg.Lease)
+		},
+		Back: func(away time.Duration, err error) {
+			if err != nil {
+				log.Warn("cluster: the lease was renewed late", "after", away.Round(time.Millisecond), "err", err)
+				return
+			}
+			log.Info("cluster: the lease is renewed again", "after", away.Round(time.Millisecond))
+		},
+	}
+	defer out.End()
 	for {
 		select {
 		case <-l.run.Done():
@@ -69,8 +85,11 @@ func (l *locks) renewals() {
 		if err == nil {
 			err = l.n.accept(l.renew(l.run))
 		}
-		if err != nil && l.run.Err() == nil {
-			l.c.cfg.Logger.Warn("cluster: lease not renewed", "err", err)
+		switch {
+		case err == nil:
+			out.Fine()
+		case l.run.Err() == nil:
+			out.Fail(err)
 		}
 		l.tidy()
 	}

@@ -11,6 +11,7 @@ import (
 
 	"millrace/dbasync"
 	"millrace/dbasync/migrate"
+	"millrace/internal/seldom"
 	"millrace/services"
 )
 
@@ -28,7 +29,8 @@ type Service struct {
 	running atomic.Int64
 	idle    chan struct{} // capacity 1; notified when an event has ended
 
-	ready atomic.Bool // the table exists
+	ready atomic.Bool   // the table exists
+	out   seldom.Outage // of the database
 
 	holding sync.Mutex
 	held    map[string]*hold // guarded by holding; events running here, by key
@@ -61,7 +63,24 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Poll < 0 || cfg.Lease < 0 || cfg.Retry < 0 || cfg.MaxRun < 0 || cfg.MaxAttempts < 0 || cfg.MaxRunning < 0 {
 		return nil, errors.New("events: a setting is negative")
 	}
-	return &Service{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1), held: map[string]*hold{}}, nil
+	d := &Service{cfg: cfg.withDefaults(), poke: make(chan struct{}, 1), idle: make(chan struct{}, 1), held: map[string]*hold{}}
+	d.logOutages()
+	return d, nil
+}
+
+// logOutages sets what the log says while the database fails.
+func (d *Service) logOutages() {
+	log := d.cfg.Logger
+	d.out.Lost = func(n int, err error, away time.Duration, _ bool) {
+		log.Warn("events: the database fails: no durable event runs", "for", away.Round(time.Millisecond), "attempts", n, "err", err, "again", d.cfg.Poll)
+	}
+	d.out.Back = func(away time.Duration, err error) {
+		if err != nil {
+			log.Warn("events: the database failed", "for", away.Round(time.Millisecond), "err", err)
+			return
+		}
+		log.Info("events: the database answers again: durable events run", "after", away.Round(time.Millisecond))
+	}
 }
 
 // Schema holds the migrations of the table, for programs that migrate all their tables in one place
@@ -92,7 +111,7 @@ func (d *Service) Start(ctx context.Context) error {
 		return err
 	}
 	if err != nil {
-		d.cfg.Logger.Warn("events: waiting for the database", "err", err)
+		d.out.Fail(err)
 	}
 	run, cancel := context.WithCancel(context.Background())
 	renewing, release := context.WithCancel(context.Background())
@@ -151,6 +170,7 @@ func (d *Service) Stop(ctx context.Context) error {
 	defer func() {
 		d.release()
 		<-d.renewed
+		d.out.End()
 	}()
 	for d.running.Load() > 0 {
 		select {
@@ -220,7 +240,7 @@ func (d *Service) loop(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(d.cfg.Poll):
 			if err := d.prepare(ctx); err != nil && ctx.Err() == nil {
-				d.cfg.Logger.Warn("events: waiting for the database", "err", err)
+				d.out.Fail(err)
 			}
 		}
 	}
@@ -233,9 +253,12 @@ func (d *Service) loop(ctx context.Context) {
 		wait := d.cfg.Poll
 		if free := int64(d.cfg.MaxRunning) - d.running.Load(); free > 0 {
 			n, err := d.claim(ctx, free)
+			if err == nil {
+				d.out.Fine()
+			}
 			switch {
 			case err != nil && ctx.Err() == nil:
-				d.cfg.Logger.Warn("events: the database fails", "err", err)
+				d.out.Fail(err)
 			case err == nil && int64(n) == free:
 				continue
 			case err == nil:

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -91,7 +92,7 @@ func (d *Service) renew(ctx context.Context) {
 	r, err := d.query(ctx, renewEvents, d.cfg.Lease.Microseconds(), keys, attempts, created)
 	if err != nil {
 		if ctx.Err() == nil {
-			d.cfg.Logger.Warn("events: leases not renewed", "events", len(keys), "err", err)
+			d.out.Fail(fmt.Errorf("%d leases not renewed: %w", len(keys), err))
 		}
 		return
 	}
@@ -149,7 +150,7 @@ func (d *Service) sweep(ctx context.Context) {
 	r, err := d.query(ctx, giveUpHung, int64(d.cfg.MaxAttempts), d.heldKeys(false))
 	if err != nil {
 		if ctx.Err() == nil {
-			d.cfg.Logger.Warn("events: the database fails", "err", err)
+			d.out.Fail(err)
 		}
 		return
 	}

@@ -214,11 +214,15 @@ func (n *Node) membership() {
 			_ = n.bus.Flush(n.run) // it fails only if the servers are unavailable, and then so is the name
 			switch err := n.join(n.run, n.cache.Lease()); {
 			case err == nil:
-				n.cfg.Logger.Info("nodes: joined", "node", n.cfg.Name)
+				if n.joining.Down() {
+					n.joining.Fine()
+				} else {
+					n.cfg.Logger.Info("nodes: joined", "node", n.cfg.Name)
+				}
 				n.greet(n.run)
 				n.users.recheck()
 			case n.run.Err() == nil:
-				n.cfg.Logger.Warn("nodes: not joined", "node", n.cfg.Name, "err", err)
+				n.joining.Fail(err)
 			}
 		}
 		if now := n.stateNow(); now != state {

@@ -59,7 +59,8 @@ type Node struct {
 
 	counts counts
 
-	gapLine, shedLine, panicLine seldom.Line // limits log lines
+	joining                      seldom.Outage // while this node can't join
+	gapLine, shedLine, panicLine seldom.Line   // limits log lines
 }
 
 // counts are the counters of Stats.
@@ -75,6 +76,12 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, cache: cfg.Cache, process: rand.Uint64(), state: Up, again: make(chan struct{}, 1),
 		beats: map[uint64]beat{}, peers: map[uint64]*outbound{}, direct: inbound{whole: true}}
+	n.joining.Lost = func(tries int, err error, away time.Duration, _ bool) {
+		n.cfg.Logger.Warn("nodes: can't join the cluster", "node", n.cfg.Name, "for", away.Round(time.Millisecond), "attempts", tries, "err", err, "again", n.cache.Lease()/3)
+	}
+	n.joining.Back = func(away time.Duration, _ error) {
+		n.cfg.Logger.Info("nodes: joined", "node", n.cfg.Name, "after", away.Round(time.Millisecond))
+	}
 	n.groups.init(n)
 	n.users.init(n)
 	n.calls.init(n)
@@ -152,7 +159,7 @@ func (n *Node) Start(ctx context.Context) error {
 		_ = n.bus.Flush(ctx) // the subscriptions must be active before others know this node
 		err = n.join(ctx, n.cfg.NameWait)
 		if err != nil && !errors.Is(err, cluster.ErrName) && ctx.Err() == nil {
-			n.cfg.Logger.Warn("nodes: not joined yet", "node", n.cfg.Name, "err", err)
+			n.joining.Fail(err)
 			err = nil
 		}
 	}
@@ -215,6 +222,7 @@ func (n *Node) leave(ctx context.Context) error {
 		err = errors.Join(err, n.bus.Stop(ctx))
 	}
 	n.bg.Wait()
+	n.joining.End()
 	n.calls.forget()
 	n.groups.stop()
 	if last := n.noMember(); last != 0 { // it was joining

@@ -86,6 +86,12 @@ func (t *Table) Inline(handle uint32, mode Mode) bool {
 	return mode == Inline || mode == Adaptive && e.kind() == kindQuick
 }
 
+// Ordered tells whether a handle is fixed on the workers.
+func (t *Table) Ordered(handle uint32) bool {
+	e, _ := t.slots.Load().get(handle)
+	return e.kind() == kindOrdered
+}
+
 // AnyInline tells whether any packet may run on a loop.
 func (t *Table) AnyInline(mode Mode) bool { return mode != Ordered || t.slots.Load().inline }
 

@@ -82,7 +82,7 @@ func (p *Pool) look(late time.Duration) bool {
 		if stood > int64(BlockedAfter+min(late, lateMost)) {
 			blocked++
 		}
-		if after := p.watch.After(); after > 0 && stood > int64(after+late) && w.told != w.at {
+		if after := p.watch.After(); after > 0 && stood > int64(after+late) && w.told != w.at && (stood > int64(BlocksFor*after) || !t.blocks()) {
 			w.told = w.at
 			p.held = append(p.held, heldUp{w, t, since, w.step, w.at})
 		}

@@ -32,6 +32,16 @@ type Staller interface {
 	Stalled(Stall)
 }
 
+// Blocker is an Owner with callbacks that are known to block. Those are reported as stalls only after
+// BlocksFor times as long.
+type Blocker interface {
+	// Blocks reports whether the callback that runs now is one of those. The pool's lock is held.
+	Blocks() bool
+}
+
+// BlocksFor times Watch.After is how long a callback may take that is known to block.
+const BlocksFor = 50
+
 // Task is embedded in its owner, and links it into the run queue. It is on the queue at most once.
 type Task struct {
 	owner Owner // set once
@@ -44,6 +54,15 @@ func (t *Task) Init(o Owner) { t.owner = o }
 // Home returns a value for Push's home that is always the same for this task, for tasks that many
 // goroutines push.
 func (t *Task) Home() uint { return uint(uintptr(unsafe.Pointer(t)) >> 6 * 0x9E3779B1 >> 8) }
+
+// blocks reports whether the callback that t runs, nil for a function, is known to block.
+func (t *Task) blocks() bool {
+	if t == nil {
+		return false
+	}
+	b, ok := t.owner.(Blocker)
+	return ok && b.Blocks()
+}
 
 // queue is a list of tasks, linked by Task.next.
 type queue struct {

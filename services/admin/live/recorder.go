@@ -16,6 +16,7 @@ type Recorder struct {
 	seq     uint64               // of the newest point
 	points  []Point              // the oldest first
 	samples []Sample             // the last window+1, the oldest first
+	renewed *Sample              // newer than all of them; nil: none
 	found   []Finding            // problems in the newest sample
 	began   map[string]time.Time // begin of each problem, by kind and what
 	near    map[string]nearness  // of limits without their own count of near misses, by flag
@@ -45,6 +46,7 @@ func (r *Recorder) Add(s Sample) {
 	}
 	r.countNear(&s)
 	r.samples = append(r.samples, s)
+	r.renewed = nil
 	n := len(r.samples)
 	if n == 1 {
 		return
@@ -56,6 +58,28 @@ func (r *Recorder) Add(s Sample) {
 	}
 	r.points = append(r.points, point(r.seq, &r.samples[n-2], &r.samples[n-1]))
 	r.judge(find(&r.samples[0], &r.samples[n-1]), s.At)
+}
+
+// Renew replaces what is shown of the present by a sample that was taken between two of Add, as
+// after a change by an operator. The history gets no point, and costs stay those of the last second.
+func (r *Recorder) Renew(s Sample) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.samples) == 0 || s.At.Before(r.newest().At) {
+		return
+	}
+	s.Costs = r.newest().Costs
+	r.countNear(&s)
+	r.renewed = &s
+	r.judge(find(&r.samples[0], &s), s.At)
+}
+
+// newest returns the newest sample; there must be one.
+func (r *Recorder) newest() *Sample {
+	if r.renewed != nil {
+		return r.renewed
+	}
+	return &r.samples[len(r.samples)-1]
 }
 
 // countNear sets the near misses of limits that don't count them.

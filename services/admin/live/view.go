@@ -124,7 +124,7 @@ func (r *Recorder) View(since, eventsSince uint64) View {
 		}
 	}
 	if len(r.samples) > 0 {
-		v.fill(span{&r.samples[0], &r.samples[len(r.samples)-1]})
+		v.fill(span{&r.samples[0], r.newest()})
 	}
 	return v
 }

@@ -43,7 +43,7 @@ type Run struct {
 	Variant []string `placeholder:"NAME=FLAGS" sep:"none" help:"Also measure this program's server with these flags. Repeatable."`
 	Server  []string `placeholder:"NAME=COMMAND" sep:"none" help:"Also measure the server started by COMMAND, which must print: ready ADDR. Repeatable."`
 	Peers   []string `placeholder:"NAME" help:"Also measure other libraries: names with commas, or all. They are built from a checkout of the repository."`
-	Target  string   `placeholder:"ADDR" help:"Measure a running server instead of this program's; may be a comma-separated list with its tls://HOST:PORT and ws://HOST:PORT/PATH addresses too."`
+	Target  *string  `placeholder:"ADDR" help:"Measure a running server instead of this program's; may be a comma-separated list with its tls://HOST:PORT and ws://HOST:PORT/PATH addresses too."`
 	PID     int      `name:"pid" placeholder:"N" help:"Process ID of --target, to measure its CPU and memory."`
 	Self    bool     `default:"true" negatable:"" help:"Measure this program's own server (${default})."`
 	Base    string   `placeholder:"NAME" help:"The target that ratios refer to (gnet, else the second)."`
@@ -77,13 +77,19 @@ func (c *Run) Run(s *Streams) error {
 		return err
 	}
 	cfg.SLO = slos
+	if err := writable(map[string]string{"report": c.Report, "svg": c.SVG}); err != nil {
+		return err
+	}
 	file, err := c.journal(&cfg)
 	if err != nil {
 		return err
 	}
 	suite, err := bench.New(cfg)
 	if err != nil {
-		return errors.Join(wrongUsage("%v", err), file.close())
+		return errors.Join(c.wrong(err), file.close())
+	}
+	if err := suite.Reach(ctx); err != nil {
+		return errors.Join(c.wrong(err), file.close())
 	}
 	p.start(suite.Total(), suite.Estimate())
 	res, runErr := suite.Run(ctx)
@@ -96,6 +102,22 @@ func (c *Run) Run(s *Streams) error {
 		return err
 	}
 	return c.judge(s, res, slos)
+}
+
+// wrong says what is wrong with a suite, on one line, and names the flag where it is about --target.
+func (c *Run) wrong(err error) error {
+	text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "bench: "), "\n", "; ")
+	switch {
+	case errors.Is(err, context.Canceled):
+		return interrupted(err)
+	case errors.Is(err, bench.ErrUnreachable):
+		return &exitError{exitNoServer, "--target " + strings.TrimPrefix(text, "unreachable: ") + "; is the server running?"}
+	case c.Target != nil && strings.HasPrefix(text, "target has no process"):
+		return wrongUsage("--pid %d: no such process on this machine", c.PID)
+	case c.Target != nil && *c.Target == "":
+		return wrongUsage("--target \"\": must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH")
+	}
+	return wrongUsage("%s", text)
 }
 
 // interrupted adds how to continue to the error.
@@ -112,7 +134,7 @@ func (c *Run) slos() ([]bench.SLO, error) {
 	for _, text := range c.SLO {
 		o, err := bench.ParseSLO(text)
 		if err != nil {
-			return nil, wrongUsage("%v", err)
+			return nil, wrongFlag("--slo", err)
 		}
 		out = append(out, o)
 	}
@@ -136,7 +158,7 @@ func (c *Run) config(ctx context.Context, p *progress) (bench.Config, error) {
 	if len(c.Case) > 0 {
 		cases, err := bench.ParseWorkloads(strings.Join(c.Case, " "))
 		if err != nil {
-			return cfg, wrongUsage("%v", err)
+			return cfg, wrongFlag("--case", err)
 		}
 		cfg.Cases = cases
 	}
@@ -161,7 +183,7 @@ func (c *Run) targets(ctx context.Context, p *progress) ([]bench.Target, error) 
 		}
 		t, err := bench.CommandTarget(name, line)
 		if err != nil {
-			return nil, wrongUsage("%v", err)
+			return nil, wrongFlag("--server", err)
 		}
 		out = append(out, t)
 	}
@@ -177,8 +199,8 @@ func (c *Run) targets(ctx context.Context, p *progress) ([]bench.Target, error) 
 
 // own returns the targets that this program serves, or the running server given instead.
 func (c *Run) own() ([]bench.Target, error) {
-	if c.Target != "" {
-		return []bench.Target{{Name: "target", Addr: c.Target, PID: c.PID}}, nil
+	if c.Target != nil {
+		return []bench.Target{{Name: "target", Addr: *c.Target, PID: c.PID}}, nil
 	}
 	if c.PID != 0 {
 		return nil, wrongUsage("--pid needs --target")
@@ -209,7 +231,7 @@ func (c *Run) peers(ctx context.Context, p *progress) ([]bench.Target, error) {
 	}
 	src, err := bench.FindPeers(c.PeersDir, "")
 	if err != nil {
-		return nil, wrongUsage("%v; run this in a checkout, or name its bench/peers with --peers-dir", err)
+		return nil, wrongUsage("--peers: %v; run this in a checkout, or name its bench/peers with --peers-dir", err)
 	}
 	all := slices.Contains(c.Peers, "all")
 	names := c.Peers
@@ -244,7 +266,7 @@ func (c *Run) ramps(cfg *bench.Config) error {
 		for _, spec := range c.Ramp {
 			r, err := bench.ParseRamp(spec, w)
 			if err != nil {
-				return wrongUsage("%v", err)
+				return wrongFlag("--ramp", err)
 			}
 			cfg.Ramps = append(cfg.Ramps, r)
 		}

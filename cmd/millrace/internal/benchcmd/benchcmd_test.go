@@ -3,6 +3,7 @@ package benchcmd
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,6 +149,15 @@ func TestWrongUsageSaysSo(t *testing.T) {
 		{"bench", "--no-self", "--server", "x=y", "--ramp", "1..5", "--case", "broadcast/5"},
 		{"bench", "--no-self", "--server", "x=y", "--resume"},
 		{"bench", "--no-self", "--server", "x=y", "--resume", "--json", "/dev/null"},
+		{"bench", "--target", ""},
+		{"bench", "--target", "127.0.0.1"},
+		{"bench", "--target", "127.0.0.1:70000"},
+		{"bench", "--target", "127.0.0.1:1", "--pid", "2147483647"},
+		{"bench", "--no-self", "--server", "x=/nonexistent"},
+		{"bench", "--json", "/nonexistent/x"},
+		{"bench", "--report", "/nonexistent/x"},
+		{"bench", "--svg", "/nonexistent/x"},
+		{"tune", "--config", "/nonexistent/x"},
 		{"tune", "--case", "idle/5"},
 		{"tune", "--case", "x"},
 		{"tune", "--try", "loops"},
@@ -155,6 +165,42 @@ func TestWrongUsageSaysSo(t *testing.T) {
 	} {
 		if out, remarks, code := execute(t, args...); code != exitUsage {
 			t.Errorf("%v: exit %d, want %d: %s %s", args, code, exitUsage, remarks, out)
+		}
+	}
+}
+
+// Where no server answers, one line says so, and nothing is measured.
+func TestAServerThatIsNotThereIsNotMeasured(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	go func() {
+		for {
+			c, err := other.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			defer c.Close()
+		}
+	}()
+	for _, c := range []struct{ addr, want string }{
+		{"127.0.0.1:1", "connection refused"},
+		{"unix:///nonexistent/socket", "no such file"},
+		{"ws://127.0.0.1:1/ws", "connection refused"},
+		{"tcp://" + mute.Addr().String(), "no answer within "},
+		{other.Addr().String(), "which is no frame"},
+	} {
+		out, remarks, code := execute(t, "bench", "--target", c.addr)
+		if code != exitNoServer || out != "" || !strings.HasPrefix(remarks, "--target "+c.addr+": ") || !strings.Contains(remarks, c.want) || strings.Contains(remarks, "\n") {
+			t.Errorf("--target %s: exit %d: %q\n%s", c.addr, code, remarks, out)
 		}
 	}
 }

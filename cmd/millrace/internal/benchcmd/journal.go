@@ -28,7 +28,7 @@ func (c *Run) journal(cfg *bench.Config) (*journal, error) {
 	}
 	f, err := newFile(c.JSON)
 	if err != nil {
-		return nil, err
+		return nil, badFile("json", c.JSON, err)
 	}
 	j := &journal{f: f}
 	cfg.Journal = f

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -20,6 +22,7 @@ type Streams struct{ Out, Err io.Writer }
 const (
 	exitVerdict   = 1
 	exitUsage     = 64
+	exitNoServer  = 69
 	exitInterrupt = 130
 )
 
@@ -40,6 +43,11 @@ func verdict(format string, args ...any) error {
 
 func wrongUsage(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Sprintf(format, args...)}
+}
+
+// wrongFlag says what package bench has against the value of a flag.
+func wrongFlag(flag string, err error) error {
+	return wrongUsage("%s: %s", flag, strings.TrimPrefix(err.Error(), "bench: "))
 }
 
 // untilInterrupt returns a context that the first SIGINT or SIGTERM cancels.
@@ -77,6 +85,37 @@ func writeFile(path string, write func(io.Writer) error) error {
 		return errors.Join(err, w.drop())
 	}
 	return w.place()
+}
+
+// writable checks that the files of these flags can be written, before they are needed: at the end
+// of a measurement it is late to learn it. Pipes and devices are not opened.
+func writable(files map[string]string) error {
+	for _, flag := range slices.Sorted(maps.Keys(files)) {
+		path := files[flag]
+		if path == "" {
+			continue
+		}
+		if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() && !st.IsDir() {
+			continue
+		}
+		f, err := newFile(path)
+		if err == nil {
+			err = f.drop()
+		}
+		if err != nil {
+			return badFile(flag, path, err)
+		}
+	}
+	return nil
+}
+
+// badFile says that the file of a flag can't be written.
+func badFile(flag, path string, err error) error {
+	var at *os.PathError
+	if errors.As(err, &at) {
+		err = at.Err
+	}
+	return wrongUsage("--%s %q: can't be written: %v", flag, path, err)
 }
 
 // replacement is a new file that will replace path. If path is not a regular file, as /dev/null or

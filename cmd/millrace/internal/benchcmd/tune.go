@@ -1,6 +1,7 @@
 package benchcmd
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -38,12 +39,18 @@ func (c *Tune) Run(s *Streams) error {
 		}
 		fmt.Fprintln(p.w, line)
 	}
+	if err := writable(map[string]string{"config": c.Config}); err != nil {
+		return err
+	}
 	tuner, err := bench.NewTuner(cfg)
 	if err != nil {
 		return wrongUsage("%v", err)
 	}
 	out, err := tuner.Run(ctx)
 	p.end()
+	if errors.Is(err, bench.ErrNothingToTry) {
+		return wrongUsage("%s", strings.TrimPrefix(err.Error(), "bench: tune: "))
+	}
 	if err != nil {
 		return interrupted(err)
 	}
@@ -67,7 +74,7 @@ func (c *Tune) config() (bench.TuneConfig, error) {
 	}
 	cases, err := bench.ParseWorkloads(strings.Join(c.Case, " "))
 	if err != nil {
-		return bench.TuneConfig{}, wrongUsage("%v", err)
+		return bench.TuneConfig{}, wrongFlag("--case", err)
 	}
 	cfg := bench.TuneConfig{
 		Binary: self, Flags: strings.Fields(c.Serve), Cases: cases, Reps: c.Reps, Window: c.Window, Pinned: c.Pinned,

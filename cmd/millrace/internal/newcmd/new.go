@@ -114,6 +114,9 @@ func (c *New) program() (*program, error) {
 
 // makeDir creates the folder, or checks that it is empty.
 func (c *New) makeDir() error {
+	if c.Dir == "" {
+		return usage("DIR %q: give the folder to write the program to", c.Dir)
+	}
 	entries, err := os.ReadDir(c.Dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

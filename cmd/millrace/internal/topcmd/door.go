@@ -1,6 +1,7 @@
 package topcmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -27,6 +28,7 @@ type doorFlags struct {
 const (
 	usage    = 64
 	noServer = 69
+	noAnswer = 75
 	protocol = 76
 )
 
@@ -49,7 +51,11 @@ func (f *doorFlags) connect() (*admin.Client, error) {
 	if f.TokenFile != "" {
 		b, err := os.ReadFile(f.TokenFile)
 		if err != nil {
-			return nil, fail(usage, "--token-file: %w", err)
+			var path *os.PathError
+			if errors.As(err, &path) {
+				err = path.Err
+			}
+			return nil, fail(usage, "--token-file %q: %w", f.TokenFile, err)
 		}
 		if f.Token = strings.TrimSpace(string(b)); f.Token == "" {
 			return nil, fail(usage, "--token-file %q: it is empty; name the file of the server's --admin-token-file", f.TokenFile)
@@ -77,6 +83,8 @@ func (f *doorFlags) connect() (*admin.Client, error) {
 func (f *doorFlags) word(err error) error {
 	var no *admin.StatusError
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fail(noAnswer, "%s: no answer within --timeout", f.Addr)
 	case !errors.As(err, &no):
 		return fail(noServer, "%s: %s; is it the server's --admin?", f.Addr, strings.TrimPrefix(err.Error(), "admin: "))
 	case no.Status == http.StatusUnauthorized && f.Token == "":
