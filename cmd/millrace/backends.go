@@ -56,6 +56,7 @@ type backendFlags struct {
 	MaxTakeovers    count      `group:"backends" default:"64" placeholder:"N" help:"With --resume and --cluster: sessions of other nodes that are on their way here at a time; the next waits, --takeover-timeout at most. Times --takeover-bytes it is about what all of them hold, here and where they are (${default})."`
 	TakeoverBytes   size       `group:"backends" default:"1MiB" placeholder:"BYTES" help:"What one of them takes along; a session with more stays where it is (${default})."`
 	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client may wait for its session from another node, requests under way included; then it gets a new one (${default})."`
+	MaxMoved        count      `group:"backends" default:"65536" placeholder:"N" help:"Sessions that other nodes have taken over and that are remembered here for as long as their clients may come with an old token; then the oldest is forgotten, and its client gets a new session (${default})."`
 	MaxRooms        count      `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
 	MaxKeys         count      `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
 	CacheBytes      size       `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
@@ -223,7 +224,7 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 	b.cache = c
 	if b.node, err = nodes.New(nodes.Config{
 		Name: f.nodeName(addrs), Cache: c, Addrs: addrs, Logger: log,
-		MaxTakeovers: int(f.MaxTakeovers), TakeoverBytes: int(f.TakeoverBytes), TakeoverTimeout: time.Duration(f.TakeoverTimeout),
+		MaxTakeovers: int(f.MaxTakeovers), TakeoverBytes: int(f.TakeoverBytes), TakeoverTimeout: time.Duration(f.TakeoverTimeout), MaxMoved: int(f.MaxMoved),
 	}); err != nil {
 		return badNode(f.Node)
 	}
