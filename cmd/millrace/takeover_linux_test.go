@@ -278,8 +278,6 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 	for _, s := range append(senders, users...) {
 		s.stop()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
 	for i, m := range all {
 		last := stops[i]()
 		if f := m.told(); f != "" {
@@ -296,9 +294,11 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 		if f := m.told(); f != "" {
 			t.Error(f)
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		if node := m.node(ctx); node != "b" {
-			t.Errorf("%s is on %q", m.user, node)
+			t.Errorf("%s is on %q: %s", m.user, node, m.told())
 		}
+		cancel()
 	}
 	t.Logf("%d sessions in %v; of %d, %d, %d group sends, %d broadcasts", clients, took, senders[0].last, senders[1].last, senders[2].last, senders[3].last)
 }
