@@ -10,6 +10,12 @@ import { connect, type Client } from "../src/node.js";
 import { Real, binary } from "./real.js";
 
 const skip = binary ? false : "TEST_SERVER names no server's executable";
+const until = async (what: string, is: () => boolean | Promise<boolean>, told = () => "") => {
+  for (const end = Date.now() + 40_000; !(await is());) {
+    assert.ok(Date.now() < end, `not in 40 s: ${what} ${told()}`);
+    await new Promise((r) => setTimeout(r, 5));
+  }
+};
 const ask = async (c: Client, handle: string, body = "") => JSON.parse(Buffer.from(await c.call(handle, body)).toString());
 
 for (const door of ["tcp", "ws"]) {
@@ -27,7 +33,7 @@ for (const door of ["tcp", "ws"]) {
       for (const r of [a, b]) r.process.kill("SIGKILL");
       rmSync(dir, { recursive: true, force: true });
     });
-    for (const x of [c, says]) while ((await ask(x, "6/1")).nodes.length < 2) await new Promise((r) => setTimeout(r, 20));
+    for (const x of [c, says]) await until("both nodes are known", async () => (await ask(x, "6/1")).nodes.length === 2);
 
     const sessions: boolean[] = []; // whether each is one that was
     c.onState((s) => s.state === "open" && sessions.push(s.resumed));
@@ -50,21 +56,22 @@ for (const door of ["tcp", "ws"]) {
       for (; on; n++) await says.call("1/7", JSON.stringify({ group: "g", data: `said ${n}` }));
       return n;
     })();
-    while (heard.length < 20) await new Promise((r) => setTimeout(r, 5));
+    const so = () => `${heard.length} heard, up to ${heard.at(-1)}; ${JSON.stringify(c.state)}; sessions ${sessions}`;
+    await until("20 pushes", () => heard.length >= 20, so);
     const exit = once(a.process, "exit");
     a.process.kill("SIGTERM");
-    while (!sessions.length) await new Promise((r) => setTimeout(r, 5));
+    await until("the move", () => sessions.length > 0, so);
     const before = heard.length;
-    while (heard.length < before + 20) await new Promise((r) => setTimeout(r, 5));
+    await until("20 pushes more", () => heard.length >= before + 20, so);
     on = false;
     assert.ok((await echoes) > 20);
     const last = await said;
-    while (heard.length < last) await new Promise((r) => setTimeout(r, 5));
+    await until(`the last of ${last} pushes`, () => heard.length >= last, so);
     assert.deepEqual(heard, Array.from({ length: last }, (_, n) => `said ${n}`));
     assert.deepEqual(sessions, [true], "a session was lost");
     assert.equal((await ask(c, "6/7")).node, "b");
     assert.deepEqual(await ask(says, "6/4", '{"user":"ann","data":"hello"}'), { sent: true });
-    while (!told.length) await new Promise((r) => setTimeout(r, 5));
+    await until("what is sent to the user", () => told.length > 0);
     assert.deepEqual(told, ["hello"]);
     assert.deepEqual(await exit, [0, null], "the drain lost something");
   });
