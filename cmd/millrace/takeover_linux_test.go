@@ -278,13 +278,18 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 	for _, s := range append(senders, users...) {
 		s.stop()
 	}
+	lasts := make([]int, clients)
+	var stopping sync.WaitGroup
+	for i, stop := range stops {
+		stopping.Go(func() { lasts[i] = stop() })
+	}
+	stopping.Wait()
 	for i, m := range all {
-		last := stops[i]()
 		if f := m.told(); f != "" {
 			t.Errorf("%s: %s", m.user, f)
 			continue
 		}
-		m.want(t, "own", last, nil)
+		m.want(t, "own", lasts[i], nil)
 		for _, s := range senders {
 			m.want(t, s.stream, s.last, func(n int) bool { return s.unsent[n] })
 		}

@@ -22,7 +22,7 @@ for (const door of ["tcp", "ws"]) {
   test(`${door}: a node drains: the session goes on at the node that GOAWAY names, with all that is its own`, { skip, timeout: 110_000 }, async (t) => {
     const dir = mkdtempSync(join(tmpdir(), "millrace-"));
     const node = (name: string, ...more: string[]) =>
-      Real.start([door + "://127.0.0.1:0"], "--cluster=embedded", "--cluster-dir=" + dir, "--node=" + name, "--resume=1m", ...more);
+      Real.start([door + "://127.0.0.1:0"], "--cluster=embedded", "--cluster-dir=" + dir, "--node=" + name, "--resume=1m", "--takeover-timeout=40s", "--handover=40s", ...more);
     const b = await node("b"); // it runs the bus
     const a = await node("a", "--drain-to=" + new URL(b.urls[0]!).host);
     const c = connect(a.urls[0]!, { WebSocket, timeout: 60_000, retry: { base: 1, max: 20 } });
