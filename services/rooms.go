@@ -123,17 +123,22 @@ type Rooms[K comparable, S any] struct {
 }
 
 const (
-	roomShards = 64
-	idleParts  = 4 // ticks of the sweeper in one Idle
-	maxReason  = 64
+	roomShards  = 64
+	recentRooms = 16 // in each shard
+	idleParts   = 4  // ticks of the sweeper in one Idle
+	maxReason   = 64
 )
 
 // roomShard holds a part of the keys.
 type roomShard[K comparable, S any] struct {
 	mu       sync.Mutex
 	rooms    map[K]*Room[K, S] // guarded by mu; the last one created for each key
-	messages uint64            // guarded by mu
-	_        [40]byte          // fills a cache line
+	messages atomic.Uint64
+	_        [40]byte // fills a cache line
+
+	// recent has rooms that had a message lately, by hash of their keys: most messages find theirs
+	// here, without the lock. Written under mu, read by anyone; none of them has ended.
+	recent [recentRooms]atomic.Pointer[Room[K, S]]
 }
 
 // The states of Rooms.
@@ -201,10 +206,7 @@ func (rs *Rooms[K, S]) Stats() RoomsStats {
 	})
 	st.Ending = max(int(rs.all.Load())-st.Rooms+closed, 0) // closed rooms that have a successor are in no shard
 	for i := range rs.shards {
-		sh := &rs.shards[i]
-		sh.mu.Lock()
-		st.Messages += sh.messages
-		sh.mu.Unlock()
+		st.Messages += rs.shards[i].messages.Load()
 	}
 	st.Messages -= min(st.Messages, rs.untaken.Load())
 	for why := range rs.ended {
@@ -255,7 +257,15 @@ func (rs *Rooms[K, S]) Close(key K) bool {
 }
 
 func (rs *Rooms[K, S]) shard(key K) *roomShard[K, S] {
-	return &rs.shards[maphash.Comparable(rs.seed, key)%roomShards]
+	sh, _ := rs.place(key)
+	return sh
+}
+
+// place returns the key's shard, and the place of its room among the recent ones.
+func (rs *Rooms[K, S]) place(key K) (sh *roomShard[K, S], recent *atomic.Pointer[Room[K, S]]) {
+	h := maphash.Comparable(rs.seed, key)
+	sh = &rs.shards[h%roomShards]
+	return sh, &sh.recent[h/roomShards%recentRooms]
 }
 
 // Post arranges for fn to be called in the key's room, which is created if there is none. It never
@@ -272,19 +282,16 @@ func (rs *Rooms[K, S]) PostOr(key K, fn func(r *Room[K, S]), lost func(error)) e
 }
 
 func (rs *Rooms[K, S]) post(key K, msg any) error {
-	sh := rs.shard(key)
+	sh, recent := rs.place(key)
 	for {
-		sh.mu.Lock()
-		r := sh.rooms[key]
-		if r == nil || r.Closed() || rs.state.Load() != roomsRunning {
+		r := recent.Load()
+		if r == nil || r.key != key || !rs.open(r) {
 			var err error
-			if r, err = rs.newRoom(sh, key, r); err != nil {
-				sh.mu.Unlock()
+			if r, err = rs.room(sh, recent, key); err != nil {
 				return err
 			}
 		}
-		sh.messages++
-		sh.mu.Unlock()
+		sh.messages.Add(1)
 		err := r.post(msg)
 		if err == nil {
 			return nil
@@ -295,6 +302,26 @@ func (rs *Rooms[K, S]) post(key K, msg any) error {
 		}
 		// It has closed meanwhile: the message goes to the next room.
 	}
+}
+
+// open reports whether a message may be posted to r.
+func (rs *Rooms[K, S]) open(r *Room[K, S]) bool {
+	return !r.Closed() && rs.state.Load() == roomsRunning
+}
+
+// room returns the key's open room, which it creates if there is none, and makes it a recent one.
+func (rs *Rooms[K, S]) room(sh *roomShard[K, S], recent *atomic.Pointer[Room[K, S]], key K) (*Room[K, S], error) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	r := sh.rooms[key]
+	if r == nil || !rs.open(r) {
+		var err error
+		if r, err = rs.newRoom(sh, key, r); err != nil {
+			return nil, err
+		}
+	}
+	recent.Store(r)
+	return r, nil
 }
 
 // newRoom creates the key's next room, to run after the closed one if there is one. sh is locked.

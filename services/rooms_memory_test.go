@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"millrace/engine"
 	"millrace/services"
@@ -57,4 +58,27 @@ func TestIdleRoomsCostLittle(t *testing.T) {
 		t.Errorf("%d bytes a room are left when they have ended", left)
 	}
 	runtime.KeepAlive(rs)
+}
+
+// The state of a room that has ended is nobody's, although no message has come to its key since.
+func TestARoomThatHasEndedIsCollected(t *testing.T) {
+	rs := open(t, config{New: func(*room) (*[]string, error) { return &[]string{"a"}, nil }})
+	collected := make(chan bool)
+	posted(t, rs, "tea", func(r *room) {
+		runtime.AddCleanup(r.State, func(int) { close(collected) }, 0)
+	})
+	rs.Close("tea")
+	eventually(t, "the end", func() bool { st := rs.Stats(); return st.Rooms == 0 && st.Ending == 0 })
+	for end := time.Now().Add(time.Minute); ; {
+		runtime.GC()
+		select {
+		case <-collected:
+			runtime.KeepAlive(rs)
+			return
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is still referred to")
+		}
+	}
 }

@@ -105,8 +105,9 @@ func (rs *Rooms[K, S]) Running() bool { return rs.state.Load() == roomsRunning }
 // forget is called when a room has ended: none of its functions will run. It starts the strand of
 // the key's next room.
 func (rs *Rooms[K, S]) forget(r *Room[K, S], why engine.Reason) {
-	sh := rs.shard(r.key)
+	sh, recent := rs.place(r.key)
 	sh.mu.Lock()
+	recent.CompareAndSwap(r, nil)
 	if sh.rooms[r.key] == r {
 		delete(sh.rooms, r.key)
 		rs.keys.Add(-1)

@@ -163,6 +163,8 @@ func (b *backends) tell(cfg *admin.Config) {
 			st := b.cache.Stats()
 			all = append(all, admin.Limit{Name: "max-keys", Used: float64(st.Entries), Max: float64(f.MaxKeys)},
 				admin.Limit{Name: "cache-bytes", Used: float64(st.Bytes), Max: float64(f.CacheBytes)})
+		} else {
+			all = append(all, admin.Limit{Name: "max-moved", Used: float64(b.node.Stats().Moved), Max: float64(f.MaxMoved)})
 		}
 		return all
 	}

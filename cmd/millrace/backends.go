@@ -56,6 +56,7 @@ type backendFlags struct {
 	MaxTakeovers    count      `group:"backends" default:"64" placeholder:"N" help:"With --resume and --cluster: limit of sessions being taken over from other nodes at a time; more wait, for --takeover-timeout at most. Together they take about this number times --takeover-bytes, on each of the two nodes (${default})."`
 	TakeoverBytes   size       `group:"backends" default:"1MiB" placeholder:"BYTES" help:"Limit of bytes transferred with such a session; one with more stays where it is (${default})."`
 	TakeoverTimeout period     `group:"backends" default:"3s" placeholder:"D" help:"How long a client waits for its session from another node, until requests in progress there have ended; after that it gets a new session (${default})."`
+	MaxMoved        count      `group:"backends" default:"65536" placeholder:"N" help:"Limit of sessions remembered here after other nodes have taken them over, while their clients may still come with an old token; beyond it the oldest is forgotten, and its client gets a new session (${default})."`
 	MaxRooms        count      `group:"backends" default:"32768" placeholder:"N" help:"Limit of rooms of 6/5 that run on this node; more get ERROR 4 (${default})."`
 	MaxKeys         count      `group:"backends" default:"1048576" placeholder:"N" help:"Limit of keys in the cache of this process (${default})."`
 	CacheBytes      size       `group:"backends" default:"256MiB" placeholder:"BYTES" help:"Limit of bytes of keys and values in the cache of this process (${default})."`
@@ -206,7 +207,7 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 	b.cache = c
 	if b.node, err = nodes.New(nodes.Config{
 		Name: f.nodeName(addrs), Cache: c, Addrs: addrs, Logger: log,
-		MaxTakeovers: int(f.MaxTakeovers), TakeoverBytes: int(f.TakeoverBytes), TakeoverTimeout: time.Duration(f.TakeoverTimeout),
+		MaxTakeovers: int(f.MaxTakeovers), TakeoverBytes: int(f.TakeoverBytes), TakeoverTimeout: time.Duration(f.TakeoverTimeout), MaxMoved: int(f.MaxMoved),
 	}); err != nil {
 		return badNode(f.Node)
 	}

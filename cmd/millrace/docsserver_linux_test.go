@@ -198,6 +198,7 @@ func TestEveryLimitShowsHowMuchIsUsed(t *testing.T) {
 		"max-cluster-work":    "there is no cluster: /cluster has it",
 		"max-rooms":           "the same",
 		"max-takeovers":       "the same; what is refused is counted as busy",
+		"max-moved":           "there is no cluster: shown in one",
 		"takeover-bytes":      "of one session: what is refused is counted as too_large",
 		"record-bodies-queue": "nothing is recorded: it has counters of its own",
 	}

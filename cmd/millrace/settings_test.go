@@ -27,7 +27,7 @@ func TestEachSettingServes(t *testing.T) {
 		"command": "main-sub-8", "seq": "true", "framing": "varint", "timer-tick": "5ms", "timer-slack": "off", "max-timers": "9", "max-session-timers": "9", "db": "postgres://127.0.0.1:1/x",
 		"db-dir": t.TempDir(), "db-lanes": "1", "db-burst": "8", "db-queue": "8", "db-slow": "2", "db-slow-queue": "8", "db-queue-bytes": "1MiB", "db-timeout": "9s", "cluster": "embedded", "cluster-dir": t.TempDir(),
 		"cluster-replicas": "2", "cluster-creds": cert, "cluster-nkey": cert, "cluster-tls-ca": cert, "cluster-tls-cert": cert, "cluster-tls-key": key,
-		"cluster-lease": "9s", "cluster-prefix": "other", "node": "a-node", "max-cluster-work": "9", "max-rooms": "9", "max-takeovers": "9", "takeover-bytes": "2MiB", "takeover-timeout": "1s",
+		"cluster-lease": "9s", "cluster-prefix": "other", "node": "a-node", "max-cluster-work": "9", "max-rooms": "9", "max-takeovers": "9", "max-moved": "9", "takeover-bytes": "2MiB", "takeover-timeout": "1s",
 		"max-keys": "9", "cache-bytes": "1MiB", "max-session-keys": "9", "max-session-locks": "9", "max-delayed": "9", "drain-timeout": "off", "drain-rate": "9", "drain-to": "127.0.0.1:1",
 		"admin": "127.0.0.1:0", "admin-token-file": tokenFile(t), "admin-write": "true", "admin-pprof": "true", "admin-trace": "1s", "admin-clients": "2",
 		"recorder": "errors", "recorder-keep": "9", "record-bodies": filepath.Join(t.TempDir(), "bodies"), "record-bodies-limit": "1MiB", "record-bodies-queue": "128KiB",

@@ -48,7 +48,7 @@ func TestHandoverIsCutShort(t *testing.T) {
 			for i := range clients {
 				all = append(all, dialMover(t, fmt.Sprint("u", i), time.Duration(i+1)*time.Second/time.Duration(clients), "tcp://"+front.Addr(), b.ready[0]))
 			}
-			toAll := send(t, b.ready[0], "all", 1, 7, func(n int) string { return fmt.Sprintf(`{"group":"all","data":"all %d"}`, n) })
+			toAll := send(t, pace(clients), b.ready[0], "all", 1, 7, func(n int) string { return fmt.Sprintf(`{"group":"all","data":"all %d"}`, n) })
 			for _, m := range all {
 				m.want(t, "all", 20, nil)
 			}

@@ -156,7 +156,7 @@ func (m *mover) want(t *testing.T, stream string, last int, gaps func(n int) boo
 	}
 }
 
-// sender sends numbers, one after the other, until it is stopped or refused.
+// sender sends numbers, one after the other with a pause between them, until it is stopped or refused.
 type sender struct {
 	stream string
 	last   int          // behind stop
@@ -165,7 +165,7 @@ type sender struct {
 }
 
 // send begins to send: body makes the request of a number.
-func send(t *testing.T, addr, stream string, main, sub uint16, body func(n int) string) *sender {
+func send(t *testing.T, every time.Duration, addr, stream string, main, sub uint16, body func(n int) string) *sender {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := client.Dial(ctx, client.Config{Addrs: []string{addr}, NoReconnect: true})
@@ -187,7 +187,7 @@ func send(t *testing.T, addr, stream string, main, sub uint16, body func(n int) 
 				return
 			}
 			s.last = n
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(every)
 		}
 	})
 	s.stop = sync.OnceFunc(func() {
@@ -199,8 +199,17 @@ func send(t *testing.T, addr, stream string, main, sub uint16, body func(n int) 
 	return s
 }
 
+// pace is how long each of what sends to clients waits between two messages, so that these take
+// what they get: 2 ms for 40 of them, and more than as many times that for more of them.
+func pace(clients int) time.Duration {
+	if clients > 100 {
+		return time.Duration(clients) * 200 * time.Microsecond
+	}
+	return time.Duration(clients) * 50 * time.Microsecond
+}
+
 // asks has a client send itself numbers, until stop is called, which returns the last.
-func (m *mover) asks() (stop func() int) {
+func (m *mover) asks(every time.Duration) (stop func() int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan int)
 	go func() {
@@ -212,7 +221,7 @@ func (m *mover) asks() (stop func() int) {
 				m.fault("%s: %q was not answered so", m.user, want)
 			}
 			cancel()
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(every)
 		}
 		done <- n - 1
 	}()
@@ -234,7 +243,7 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 	dir, _ := natsServer(t)
 	b := moveNode(t, "embedded", dir, "b")
 	c := moveNode(t, "embedded", dir, "c")
-	a := moveNode(t, "embedded", dir, "a", fmt.Sprint("--drain-rate=", clients/4), "--drain-to="+strings.TrimPrefix(b.ready[0], "tcp://"))
+	a := moveNode(t, "embedded", dir, "a", fmt.Sprint("--drain-rate=", min(clients/4, 50)), "--drain-to="+strings.TrimPrefix(b.ready[0], "tcp://"))
 	b.dial().knows("a=up b=up c=up")
 	a.dial().knows("a=up b=up c=up")
 	var all []*mover
@@ -243,19 +252,19 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 		all = append(all, dialMover(t, fmt.Sprint("u", i), time.Millisecond, a.ready[0]))
 	}
 	for _, m := range all {
-		stops = append(stops, m.asks())
+		stops = append(stops, m.asks(2*pace(clients)))
 	}
 	toAll := func(stream string) func(int) string {
 		return func(n int) string { return fmt.Sprintf(`{"group":"all","data":"%s %d"}`, stream, n) }
 	}
 	senders := []*sender{
-		send(t, b.ready[0], "group-b", 1, 7, toAll("group-b")), send(t, c.ready[0], "group-c", 1, 7, toAll("group-c")),
-		send(t, a.ready[0], "group-a", 1, 7, toAll("group-a")),
-		send(t, c.ready[0], "cast-c", 1, 2, func(n int) string { return fmt.Sprint("cast-c ", n) }),
+		send(t, pace(clients), b.ready[0], "group-b", 1, 7, toAll("group-b")), send(t, pace(clients), c.ready[0], "group-c", 1, 7, toAll("group-c")),
+		send(t, pace(clients), a.ready[0], "group-a", 1, 7, toAll("group-a")),
+		send(t, pace(clients), c.ready[0], "cast-c", 1, 2, func(n int) string { return fmt.Sprint("cast-c ", n) }),
 	}
 	users := []*sender{}
 	for i := range 4 {
-		users = append(users, send(t, c.ready[0], "user", 6, 4, func(n int) string {
+		users = append(users, send(t, pace(clients), c.ready[0], "user", 6, 4, func(n int) string {
 			return fmt.Sprintf(`{"user":"u%d","data":"user %d"}`, i, n)
 		}))
 	}
@@ -269,11 +278,18 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 	for _, s := range append(senders, users...) {
 		s.stop()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+	lasts := make([]int, clients)
+	var stopping sync.WaitGroup
+	for i, stop := range stops {
+		stopping.Go(func() { lasts[i] = stop() })
+	}
+	stopping.Wait()
 	for i, m := range all {
-		last := stops[i]()
-		m.want(t, "own", last, nil)
+		if f := m.told(); f != "" {
+			t.Errorf("%s: %s", m.user, f)
+			continue
+		}
+		m.want(t, "own", lasts[i], nil)
 		for _, s := range senders {
 			m.want(t, s.stream, s.last, func(n int) bool { return s.unsent[n] })
 		}
@@ -283,9 +299,11 @@ func TestSessionsOfADrainedNodeGoOnElsewhere(t *testing.T) {
 		if f := m.told(); f != "" {
 			t.Error(f)
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		if node := m.node(ctx); node != "b" {
-			t.Errorf("%s is on %q", m.user, node)
+			t.Errorf("%s is on %q: %s", m.user, node, m.told())
 		}
+		cancel()
 	}
 	t.Logf("%d sessions in %v; of %d, %d, %d group sends, %d broadcasts", clients, took, senders[0].last, senders[1].last, senders[2].last, senders[3].last)
 }

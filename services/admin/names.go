@@ -297,6 +297,8 @@ var helps = map[string]string{
 	"cluster_node_replaced_total":     "Sessions closed because their user logged in on a newer one.",
 	"cluster_node_taken_total":        "Sessions taken over from other nodes.",
 	"cluster_node_given_total":        "Sessions that other nodes have taken over.",
+	"cluster_node_moved":              "Sessions that other nodes have taken over, and that this one remembers.",
+	"cluster_node_forgotten_total":    "Sessions that other nodes have taken over and that were forgotten early, because of --max-moved.",
 	"cluster_node_not_taken_total":    "Sessions that clients came here with and that were not taken over, by reason: the client got a new one.",
 	"cluster_node_bus_up":             "1 while the bus is connected.",
 	"cluster_node_bus_asks":           "Requests to other nodes in progress.",

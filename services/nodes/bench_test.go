@@ -198,6 +198,12 @@ func BenchmarkRoom(b *testing.B) {
 					return err
 				})
 			})
+			b.Run(fmt.Sprintf("%s/then/flying=%d", where, n), func(b *testing.B) {
+				inFlight(b, n, func() error {
+					_, err := askThen(background, on[m.Name()].Homes, "one", []byte("1"))
+					return err
+				})
+			})
 		}
 	}
 }

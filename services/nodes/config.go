@@ -56,6 +56,10 @@ type Config struct {
 	MaxTakeovers    int
 	TakeoverBytes   int
 	TakeoverTimeout time.Duration
+	// MaxMoved is how many sessions that others have taken over are remembered, each for as long as
+	// its client may come with the old token; 65,536. Beyond that the oldest is forgotten: such a
+	// client gets a new session, and a send to its user that is on its way says that there is none.
+	MaxMoved int
 
 	// OnGap is called when messages that were sent to this node have not arrived. It runs on the
 	// goroutine that delivers messages and must not block.
@@ -88,6 +92,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxSessionUsers, 64)
 	def(&c.MaxTakeovers, 64)
 	def(&c.TakeoverBytes, 1<<20)
+	def(&c.MaxMoved, 1<<16)
 	if c.Name == "" {
 		c.Name = hostName()
 	}
@@ -137,7 +142,7 @@ func (c Config) validate() error {
 	}{
 		{"MaxInbound", c.MaxInbound}, {"MaxOutbound", c.MaxOutbound}, {"MaxAsks", c.MaxAsks}, {"MaxCalls", c.MaxCalls}, {"MaxHops", c.MaxHops},
 		{"MaxGroups", c.MaxGroups}, {"MaxUsers", c.MaxUsers}, {"MaxSessionUsers", c.MaxSessionUsers},
-		{"MaxTakeovers", c.MaxTakeovers}, {"TakeoverBytes", c.TakeoverBytes},
+		{"MaxTakeovers", c.MaxTakeovers}, {"TakeoverBytes", c.TakeoverBytes}, {"MaxMoved", c.MaxMoved},
 	} {
 		want(l.n > 0, "%s %d: must be at least 1; 0 is the default", l.name, l.n)
 	}

@@ -257,31 +257,24 @@ func (h *Homes[S]) giveUp(r *Home[S]) {
 // cluster.ErrOverloaded (with services.ErrTooManyRooms above MaxRooms): the message was not
 // handled; cluster.ErrLost and cluster.ErrNoAnswer: it may have been.
 func (h *Homes[S]) Ask(ctx context.Context, key string, body []byte) ([]byte, error) {
-	if len(key)+len(h.cfg.Name)+1 > envelope.MaxKey {
-		return nil, services.Errorf(engine.CodeBadBody, "a room's name has at most %d bytes", envelope.MaxKey-len(h.cfg.Name)-1)
+	if err := h.checkKey(key); err != nil {
+		return nil, err
 	}
 	ctx, cancel := h.n.bounded(ctx)
 	defer cancel()
-	const least, most = 5 * time.Millisecond, 100 * time.Millisecond
-	for wait := least; ; wait = min(2*wait, most) {
+	until, _ := ctx.Deadline()
+	for wait := leastWait; ; wait = min(2*wait, mostWait) {
 		answer, err := h.ask(ctx, key, body)
-		switch {
-		case err == nil, !errors.Is(err, errElsewhere) && !errors.Is(err, cluster.ErrUnavailable):
+		if !noHome(err) {
 			return answer, err
-		case h.n.bus != nil && !h.n.bus.Up():
+		}
+		if h.busDown() {
 			return nil, cluster.ErrUnavailable
 		}
-		if !sleep(ctx, wait) || almostUp(ctx) {
-			return nil, fmt.Errorf("%w: the room has no home now", cluster.ErrUnavailable)
+		if !sleep(ctx, wait) || time.Until(until) < leastLeft {
+			return nil, errNoHome
 		}
 	}
-}
-
-// almostUp reports whether so little of ctx's time is left that the outcome of a request sent now
-// would probably be unknown.
-func almostUp(ctx context.Context) bool {
-	at, ok := ctx.Deadline()
-	return ok && time.Until(at) < 20*time.Millisecond
 }
 
 // ask makes one attempt, at the room's presumed home.
@@ -293,11 +286,16 @@ func (h *Homes[S]) ask(ctx context.Context, key string, body []byte) ([]byte, er
 	case process == 0:
 		return nil, cluster.ErrUnavailable
 	}
+	return h.n.question(ctx, askSubject(process), h.envelope(key, body, free))
+}
+
+// envelope returns the envelope of a message to a room.
+func (h *Homes[S]) envelope(key string, body []byte, free bool) envelope.Envelope {
 	e := envelope.Envelope{Kind: envelope.Room, Key: h.lock(key), Body: body}
 	if free {
 		e.Flags = envelope.Take
 	}
-	return h.n.question(ctx, askSubject(process), e)
+	return e
 }
 
 // where returns the process that has the room, or, with free, the one that should get it; 0: none
@@ -335,7 +333,7 @@ func (h *Homes[S]) handle(ctx context.Context, key string, body []byte) ([]byte,
 	}
 	done := make(chan result, 1)
 	err := rooms.PostOr(key, func(room *services.Room[string, *Home[S]]) {
-		answer, err := h.message(ctx, room, body)
+		answer, err := h.message(room, body, ctx.Err() != nil)
 		done <- result{answer, err}
 	}, func(err error) { done <- result{nil, h.lostMessage(err)} })
 	if err != nil {
@@ -366,11 +364,12 @@ func (h *Homes[S]) lostMessage(err error) error {
 	return err
 }
 
-// message handles one message in the room. If the lease ends meanwhile, its effects may be lost.
-func (h *Homes[S]) message(ctx context.Context, room *services.Room[string, *Home[S]], body []byte) (answer []byte, err error) {
+// message handles one message in the room; late: nobody waits for its answer any more. If the
+// lease ends meanwhile, its effects may be lost.
+func (h *Homes[S]) message(room *services.Room[string, *Home[S]], body []byte, late bool) (answer []byte, err error) {
 	r := room.State
 	switch {
-	case ctx.Err() != nil:
+	case late:
 		return nil, fmt.Errorf("%w: it waited for its turn for too long", cluster.ErrUnavailable)
 	case r.moved || !r.Held():
 		_ = room.Close() // it fails only if it was closed before

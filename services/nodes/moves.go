@@ -37,9 +37,9 @@ type moves struct {
 	to     map[string]int             // guarded by mu; how many sessions are coming, by group
 	taking map[engine.TokenSum]bool   // guarded by mu; sessions that this node is taking over
 
-	taken, given atomic.Uint64
-	not          [untakenCount]atomic.Uint64
-	line         seldom.Line
+	taken, given, forgotten atomic.Uint64
+	not                     [untakenCount]atomic.Uint64
+	line                    seldom.Line
 }
 
 // departed is a session that another node has taken over.
@@ -78,9 +78,6 @@ func (l *load) take(bytes int) bool {
 }
 
 func (l *load) add(bytes int) { l.used.Add(int64(bytes)) }
-
-// maxGoneSessions is how many sessions that have moved away are remembered.
-const maxGoneSessions = 1 << 16
 
 // Untaken is the reason why a session was not taken over.
 type Untaken uint8
@@ -202,8 +199,9 @@ func (m *moves) went(o *offer, users []string) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.order) >= maxGoneSessions {
+	if len(m.order) >= m.n.cfg.MaxMoved {
 		m.forget()
+		m.forgotten.Add(1)
 	}
 	m.gone[o.sum], m.left[o.d.Session.ID()] = wentTo{o.to, o.d.Session.ID()}, true
 	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), to: o.to, users: users, at: now, until: now.Add(m.remembers())})
@@ -283,7 +281,10 @@ var errHere = errors.New("nodes: the session is here")
 const takenPause = 20 * time.Millisecond
 
 func (m *moves) addTo(st *Stats) {
-	st.Taken, st.Given, st.NotTaken = m.taken.Load(), m.given.Load(), map[Untaken]uint64{}
+	st.Taken, st.Given, st.Forgotten, st.NotTaken = m.taken.Load(), m.given.Load(), m.forgotten.Load(), map[Untaken]uint64{}
+	m.mu.Lock()
+	st.Moved = len(m.order)
+	m.mu.Unlock()
 	for u := range untakenCount {
 		st.NotTaken[u] = m.not[u].Load()
 	}

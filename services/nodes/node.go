@@ -311,6 +311,7 @@ type Stats struct {
 	Rooms   int // with their home here
 	Inbound int // queued messages from others
 	Calls   int // running here
+	Moved   int // sessions that other nodes have taken over, and that are remembered
 
 	Joins      uint64 // how often it has become a member
 	Lost       uint64 // how often it has lost its name
@@ -325,6 +326,7 @@ type Stats struct {
 	Replaced   uint64 // sessions that lost their user
 	Taken      uint64 // sessions taken over from other nodes
 	Given      uint64 // sessions that other nodes have taken over
+	Forgotten  uint64 // of these, those forgotten before their time because of MaxMoved
 	NotTaken   map[Untaken]uint64
 	Bus        cluster.BusStats
 }

@@ -227,15 +227,19 @@ type roomReply struct {
 }
 
 func (x *Services) room(ctx *services.Context, req *roomRequest, _ *roomReply) error {
-	name, add := req.Room, binary.BigEndian.AppendUint64(nil, uint64(req.Add))
-	return x.later(ctx, func(ctx context.Context) (any, error) {
+	if err := x.place(); err != nil {
+		return err
+	}
+	s, reply := ctx.Session(), ctx.Defer()
+	x.rooms.AskThen(s.Context(), req.Room, binary.BigEndian.AppendUint64(nil, uint64(req.Add)), func(answer []byte, err error) {
+		<-x.work
 		var res roomReply
-		answer, err := x.rooms.Ask(ctx, name, add)
 		if err == nil {
 			err = asJSON.Decode(answer, &res)
 		}
-		return res, err
+		reply.Done(res, told(err))
 	})
+	return nil
 }
 
 // addToRoom runs in the room, on the room's node.

@@ -1,0 +1,122 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"millrace/engine"
+	"millrace/services"
+	"millrace/services/cluster"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// AskThen is Ask for who does not wait: no goroutine stands behind the message, and AskThen may be
+// called on a loop, as it never blocks. then is called once, with the outcome that Ask would have
+// returned: on the calling goroutine if that is known at once, in the room if this node is its
+// home, otherwise on one of the node's goroutines. It must not block, as other messages and answers
+// wait behind it. body belongs to the room from now on.
+//
+// Of ctx only the deadline counts: that it is cancelled does not end the message.
+func (h *Homes[S]) AskThen(ctx context.Context, key string, body []byte, then func(answer []byte, err error)) {
+	if err := h.checkKey(key); err != nil {
+		then(nil, err)
+		return
+	}
+	q := &asked[S]{h: h, key: key, body: body, then: then, wait: leastWait, until: h.n.until(ctx, CallOptions{Timeout: h.n.cfg.Timeout})}
+	q.send()
+}
+
+// asked is a message of AskThen.
+type asked[S any] struct {
+	h     *Homes[S]
+	key   string
+	body  []byte
+	then  func([]byte, error)
+	until time.Time
+	wait  time.Duration // before it is sent again
+}
+
+// send makes one attempt, at the room's presumed home.
+func (q *asked[S]) send() {
+	h := q.h
+	switch process, free := h.where(q.key); process {
+	case h.n.process:
+		h.handleThen(q.until, q.key, q.body, q.outcome)
+	case 0:
+		q.outcome(nil, cluster.ErrUnavailable)
+	default:
+		h.n.questionThen(q.until, askSubject(process), h.envelope(q.key, q.body, free), q.outcome)
+	}
+}
+
+// outcome ends the message, or has it sent again.
+func (q *asked[S]) outcome(answer []byte, err error) {
+	switch {
+	case !noHome(err):
+		q.then(answer, err)
+	case q.h.busDown():
+		q.then(nil, cluster.ErrUnavailable)
+	case time.Until(q.until) < q.wait+leastLeft:
+		q.then(nil, errNoHome)
+	default:
+		time.AfterFunc(q.wait, func() { q.h.n.guard(q.send) })
+		q.wait = min(2*q.wait, mostWait)
+	}
+}
+
+// handleThen is handle for who does not wait: then is called once.
+func (h *Homes[S]) handleThen(until time.Time, key string, body []byte, then func([]byte, error)) {
+	rooms := h.here()
+	if rooms == nil {
+		then(nil, cluster.ErrUnavailable)
+		return
+	}
+	var over atomic.Bool // then has been called, or is being called
+	t := time.AfterFunc(time.Until(until), func() {
+		if !over.Swap(true) {
+			h.n.guard(func() { then(nil, cluster.ErrNoAnswer) })
+		}
+	})
+	done := func(answer []byte, err error) {
+		if !over.Swap(true) {
+			t.Stop()
+			h.n.guard(func() { then(answer, err) })
+		}
+	}
+	err := rooms.PostOr(key, func(room *services.Room[string, *Home[S]]) {
+		done(h.message(room, body, over.Load()))
+	}, func(err error) { done(nil, h.lostMessage(err)) })
+	if err != nil {
+		done(nil, untaken(err))
+	}
+}
+
+const (
+	// A message to a room without a home is sent again after leastWait, then after twice as long,
+	// mostWait at most.
+	leastWait, mostWait = 5 * time.Millisecond, 100 * time.Millisecond
+	// leastLeft is how much time a message must have left: with less, the outcome of one that is
+	// sent now would probably be unknown.
+	leastLeft = 20 * time.Millisecond
+)
+
+var errNoHome = fmt.Errorf("%w: the room has no home now", cluster.ErrUnavailable)
+
+func (h *Homes[S]) checkKey(key string) error {
+	if most := envelope.MaxKey - len(h.cfg.Name) - 1; len(key) > most {
+		return services.Errorf(engine.CodeBadBody, "a room's name has at most %d bytes", most)
+	}
+	return nil
+}
+
+// noHome reports whether an error says that the room was not where a message went, and did not
+// handle it.
+func noHome(err error) bool {
+	return errors.Is(err, errElsewhere) || errors.Is(err, cluster.ErrUnavailable)
+}
+
+// busDown reports whether there are other nodes that can't be reached now.
+func (h *Homes[S]) busDown() bool { return h.n.bus != nil && !h.n.bus.Up() }
