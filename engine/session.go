@@ -74,7 +74,8 @@ func (s *Session) Logger() *slog.Logger { return s.srv.cfg.Logger.With("session"
 // Connected reports whether the session has not begun to close.
 func (s *Session) Connected() bool { return s.closing.Load() == 0 }
 
-// RemoteAddr returns the peer's address, also after close.
+// RemoteAddr returns the peer's address, also after close. Each call may make it anew: compare
+// addresses by what they say.
 func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
 // LocalAddr returns the address that the peer connected to, also after close.
