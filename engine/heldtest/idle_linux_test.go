@@ -17,7 +17,7 @@ var (
 )
 
 // mostIdle is what a connection may take of the heap, in bytes, while nothing happens on it.
-const mostIdle = 520
+const mostIdle = 488
 
 // descriptor is the client's end of a connection: a blocking socket.
 type descriptor int

@@ -1,6 +1,10 @@
 package outbox
 
-import "millrace/engine/internal/bufpool"
+import (
+	"math/bits"
+
+	"millrace/engine/internal/bufpool"
+)
 
 // taken is what the loop has taken from a box and is writing. Its order: the log up to at and the own
 // frames up to the first seg's off; then for each seg the log up to its at, its shared frame, and the
@@ -90,7 +94,7 @@ func (o *Box) take(sh *Shared) {
 		return
 	}
 	if st != nil && !o.lent {
-		o.hint = uint16(min(len(st.B), 32<<10))
+		o.hint = uint8(bits.Len(uint(min(max(len(st.B), 1), 32<<10) - 1)))
 	}
 	t := sh.spare
 	sh.spare = nil
