@@ -17,13 +17,9 @@ const finStall = 15 * time.Second
 // sweep checks the timeouts of all sessions, in bounded steps, once for each tick.
 //
 // Deadlines are lazy: traffic only stores its time, and the sweep compares. A timeout fires late by
-// at most a tick.
-func (l *loop) sweep() {
+// at most a tick. due: a tick has come since the last sweep began.
+func (l *loop) sweep(due bool) {
 	if !l.sweeping {
-		l.mu.Lock()
-		due := l.sweepDue
-		l.sweepDue, l.late = false, 0
-		l.mu.Unlock()
 		if !due {
 			return
 		}
