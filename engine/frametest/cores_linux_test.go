@@ -92,6 +92,11 @@ func TestLocksDoNotGrowWithLoops(t *testing.T) {
 				if n := p.loops(); n > 2.4*p.loopTurns+0.02 {
 					t.Errorf("a loop's turn takes its own lock %.2f times: %s", n/p.loopTurns, p.list())
 				}
+				// For each member one to refer to the frame; for each write one to be put on the list and
+				// one to begin it, and some that find nothing to write; three of the sender's own.
+				if most := 8 + 2.4*p.writes + 2.4*p.loopTurns + 3.3; s.room > 0 && p.locks > most {
+					t.Errorf("%.2f locks for a frame to a group of 8, with %.2f writes and %.2f turns, want at most %.2f: %s", p.locks, p.writes, p.loopTurns, most, p.list())
+				}
 				if p.locks > tc.grow*first.locks+0.1 {
 					t.Errorf("%.3f locks a frame, with %d loops %.3f: %s", p.locks, counts[0], first.locks, p.list())
 				}

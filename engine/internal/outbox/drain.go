@@ -103,7 +103,7 @@ func (o *Box) take(sh *Shared) {
 	}
 	t.own, t.at, t.k, t.refOff, t.pushed, t.lent, t.keyed, t.divided = st, o.at, -1, 0, int(o.pushed), o.lent, false, false
 	if m := o.mixed; m != nil {
-		t.segs, m.segs = m.segs, nil
+		t.segs, m.segs = m.segs, t.segs // t's are none, and room for some
 		t.divided, m.divided = m.divided, false
 		if m.keys != nil {
 			m.keys.took(len(t.segs))
@@ -303,26 +303,32 @@ func (o *Box) finish(sh *Shared) {
 	o.freeSegs(sh)
 	o.taken = nil
 	if sh.spare == nil {
-		*t = taken{}
+		room := t.segs
+		if cap(room) > keepSegs {
+			room = nil
+		}
+		*t = taken{segs: room}
 		sh.spare = t
 	}
 }
 
-// freeSegs frees the segs of what was taken; a small slice is kept for the next ones.
+// freeSegs empties the segs of what was taken. Their room goes to the next box that has some, in
+// exchange for its own: so none of this takes the lock, but where there are keys.
 func (o *Box) freeSegs(sh *Shared) {
-	s := o.taken.segs
-	if len(s) == 0 {
+	t := o.taken
+	n := len(t.segs)
+	if n == 0 {
 		return
 	}
-	sh.Budget.Add(-segCost * len(s))
+	sh.Budget.Add(-segCost * n)
+	clear(t.segs)
+	t.segs = t.segs[:0]
+	if !t.keyed {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	m := o.mixed
-	if m.segs == nil && cap(s) <= keepSegs {
-		clear(s)
-		m.segs = s[:0]
-	}
-	if m.keys != nil && len(m.segs) == 0 {
+	if m := o.mixed; m.keys != nil && len(m.segs) == 0 {
 		m.keys.clear(sh)
 	}
 }

@@ -96,7 +96,7 @@ type seg struct {
 
 const (
 	segCost  = 32 // about what a seg costs, in bytes: 24, and room to grow
-	keepSegs = 8  // how many segs an empty box keeps room for
+	keepSegs = 8  // how many segs there is room kept for
 
 	// ReferCost is what one session's reference to a shared frame costs.
 	ReferCost = segCost
