@@ -266,7 +266,10 @@ func (c *conn) from(a net.Addr) {
 
 // RemoteAddr makes the address anew each time: few ask for it often.
 func (c *conn) RemoteAddr() net.Addr {
-	if c.peer != nil {
+	if u, ok := c.peer.(*net.UnixAddr); ok {
+		same := *u
+		return &same
+	} else if c.peer != nil {
 		return c.peer
 	}
 	a := &struct {

@@ -24,10 +24,10 @@ import (
 // the loop sleeps.
 //
 // It has an epoll set of its own, in which the connections are, and gnet's set as a whole.
-// gnet still listens and accepts; a connection that it has accepted it is made to forget. To give the goroutine to the reader, gnet is
-// shown a socket pair, the ring: when it has a byte in it, gnet calls OnTraffic, in which
-// the reader stays until something happens in gnet's set. Then it rings, so that it is
-// called again behind that, and returns.
+// gnet still listens and accepts, and then is made to forget the connection. To give the
+// goroutine to the reader, gnet is shown a socket pair, the ring: when it has a byte in it,
+// gnet calls OnTraffic, in which the reader stays until something happens in gnet's set.
+// Then it rings, so that it is called again behind that, and returns.
 //
 // If a reader can't be made, gnet reads; it also reads the connections that were opened before
 // the ring was registered, until begin takes them over.
