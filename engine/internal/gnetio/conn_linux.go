@@ -21,42 +21,41 @@ type conn struct {
 	ip     [16]byte   // the peer's, an IPv4 address in its IPv6 form; not used with local.peer
 	mu     sync.Mutex // held while fd changes and while RawConn.Control uses it
 	fd     int32      // -1: closed
-	place  int32      // in loop.conns; it stays there
+	place  int32      // index in loop.conns; it does not change
 	port   uint16     // the peer's
 
 	hands   hands
 	call    call
-	ends    uint8 // how it ends, plus 1, where that is known before gnet says it; 0: it is not
-	watched bool  // the watcher knows fd
+	ends    uint8 // netio.End plus 1 if end was called: then gnet's error does not say why; else 0
+	watched bool  // fd is in the watcher's epoll set
 	paused  bool
-	ending  bool // inside Sink.Closed, or behind it
+	ending  bool // Sink.Closed has been called, or is running
 }
 
-// hands says whose a connection's descriptor is, and who reads from it.
+// hands says who has a connection's descriptor, and who reads from it.
 type hands uint8
 
 const (
-	gnetReads hands = iota // gnet's
-	loopReads              // gnet's, but the loop's reader reads
-	own                    // the conn's; the loop's reader reads
-	nobodys                // the conn's, if there is one still: it is detached or closed
+	gnetReads hands = iota // gnet has it and reads
+	loopReads              // gnet has it, the loop's reader reads
+	own                    // the conn has it, the loop's reader reads
+	nobodys                // the conn is detached, and has it, or is closed; nobody reads
 )
 
-// call says whether the loop is inside a call to the Host or Sink: the connection must not be lost
-// under its hands.
+// call says whether a call of the Host or Sink is running: Close is put off until it returns.
 type call uint8
 
 const (
 	outside call = iota
 	inside
-	doomed // inside, and to be closed when the call returns
+	doomed // Close was called inside: close when that call returns
 )
 
 // local is an address that connections on l came to.
 type local struct {
 	l    *loop
 	addr net.Addr
-	peer net.Addr // where they came from; nil: each conn knows
+	peer net.Addr // the address of their peers; nil: each conn has its own
 }
 
 var (
@@ -203,7 +202,7 @@ func (c *conn) shut() {
 	_ = unix.Close(int(fd))
 }
 
-// end closes the connection, or has gnet do it.
+// end closes the connection, or makes gnet close it; closed is called before it returns.
 func (c *conn) end(how netio.End) {
 	if c.hands == own {
 		c.closed(how)
@@ -214,8 +213,8 @@ func (c *conn) end(how netio.End) {
 	_ = g.EventLoop().Close(g)
 }
 
-// closed takes leave of a connection. It closes the descriptor, if it is not gnet's, which then
-// does so next.
+// closed is called when a connection ends, by end, by gnet or by bury. It closes the descriptor
+// unless gnet has it: gnet then closes it next.
 func (c *conn) closed(how netio.End) {
 	if c.ends > 0 {
 		how = netio.End(c.ends - 1)
@@ -247,7 +246,7 @@ func (c *conn) closed(how netio.End) {
 
 func (c *conn) LocalAddr() net.Addr { return c.addr }
 
-// from notes where the connection came from.
+// from stores the peer's address.
 func (c *conn) from(a net.Addr) {
 	if t, ok := a.(*net.TCPAddr); ok && t.Zone == "" {
 		if ip := t.IP.To16(); ip != nil {
@@ -264,7 +263,7 @@ func (c *conn) from(a net.Addr) {
 	c.local = &local{c.l, c.addr, ownAddr(a)}
 }
 
-// RemoteAddr makes the address anew each time: few ask for it often.
+// RemoteAddr returns a new copy of the address each time: it is seldom needed.
 func (c *conn) RemoteAddr() net.Addr {
 	if u, ok := c.peer.(*net.UnixAddr); ok {
 		same := *u

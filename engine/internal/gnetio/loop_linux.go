@@ -23,9 +23,9 @@ type loop struct {
 	epfd   int // gnet's epoll set; -1: not found
 
 	// Loop goroutine only.
-	conns   []*conn             // nil where the place is free
-	free    []int32             // places
-	gnets   map[int32]gnet.Conn // those that are gnet's, by place
+	conns   []*conn             // by conn.place; nil: the index is free
+	free    []int32             // free indexes of conns
+	gnets   map[int32]gnet.Conn // by conn.place: the connections that gnet still has
 	buried  bool                // gnet has ended, and closed its epoll set
 	refused []*refused
 	locals  map[netip.AddrPort]*local // local addresses of its TCP connections, at most maxLocals
@@ -109,7 +109,7 @@ func (l *loop) Idle() bool {
 	return l.epfd >= 0 && idle(l.epfd)
 }
 
-// keep gives a new connection, which is g of gnet's, a place.
+// keep gives a new connection an index in conns; g is gnet's connection.
 func (l *loop) keep(c *conn, g gnet.Conn) {
 	if last := len(l.free) - 1; last >= 0 {
 		c.place = l.free[last]
@@ -140,7 +140,7 @@ func (l *loop) forget(c *conn) {
 	l.free = append(l.free, c.place)
 }
 
-// endOwn closes the connections that are not gnet's, when gnet closes its own.
+// endOwn closes the connections that gnet no longer has, when gnet closes those it has.
 func (l *loop) endOwn() {
 	for i := 0; i < len(l.conns); i++ {
 		if c := l.conns[i]; c != nil && c.hands == own {
@@ -149,8 +149,8 @@ func (l *loop) endOwn() {
 	}
 }
 
-// bury closes what is left when gnet has ended: a loop whose goroutine has died inside a
-// callback (runtime.Goexit) has closed nothing.
+// bury closes the connections that are left when gnet has ended: a loop whose goroutine was
+// ended inside a callback, by runtime.Goexit, has closed none.
 func (l *loop) bury() {
 	l.buried = true
 	for i := 0; i < len(l.conns); i++ {
@@ -217,10 +217,11 @@ func (l *loop) tcp(at netip.AddrPort) *local {
 	return p
 }
 
-// unnamed is the address of unix sockets that have no path, as those of most clients.
+// unnamed is the peer's address of unix clients that are bound to no path, as most are.
 var unnamed = &net.UnixAddr{Name: "@", Net: "unix"}
 
-// path returns what the connections to a listener's unix socket share; nil: it is none's.
+// path returns the local shared by the connections to a unix socket; nil if no listener has
+// that path.
 func (l *loop) path(name string) *local {
 	if p, ok := l.named[name]; ok {
 		return p

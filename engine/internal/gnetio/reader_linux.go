@@ -23,11 +23,11 @@ import (
 // The reader calls recvfrom(2) without either, and a turn asked for costs a write(2) only if
 // the loop sleeps.
 //
-// It has an epoll set of its own, in which the connections are, and gnet's set as a whole.
-// gnet still listens and accepts, and then is made to forget the connection. To give the
-// goroutine to the reader, gnet is shown a socket pair, the ring: when it has a byte in it,
-// gnet calls OnTraffic, in which the reader stays until something happens in gnet's set.
-// Then it rings, so that it is called again behind that, and returns.
+// Its epoll set contains the connections, and gnet's epoll set as one member. gnet still listens
+// and accepts; then own makes it drop the connection. The reader gets the goroutine through a
+// socket pair, the ring, that is registered with gnet: when a byte arrives on it, gnet calls
+// OnTraffic, and run stays in there until gnet's own set has an event. Then run writes a byte to
+// the ring, so that gnet calls it again after that event, and returns.
 //
 // If a reader can't be made, gnet reads; it also reads the connections that were opened before
 // the ring was registered, until begin takes them over.
@@ -121,13 +121,13 @@ func (rd *reader) begin(ring gnet.Conn) {
 	rd.l.reader.Store(rd)
 	for _, c := range rd.l.conns {
 		if c != nil {
-			rd.take(c, false) // gnet may be about to tell of it
+			rd.take(c, false) // gnet may have an event of it that it has not handled yet
 		}
 	}
 }
 
-// take moves a connection from gnet's set to the reader's, and out of gnet's hands if the loop may
-// own it. What is turned away stays there. Loop goroutine.
+// take makes the reader read a connection, and with mayOwn makes gnet drop it. Refused connections
+// stay gnet's. Loop goroutine.
 func (rd *reader) take(c *conn, mayOwn bool) {
 	if _, refused := c.sink.(*refused); refused || c.sink == nil || c.hands != gnetReads || c.ending {
 		return
@@ -142,9 +142,9 @@ func (rd *reader) take(c *conn, mayOwn bool) {
 	c.hands = loopReads
 }
 
-// own takes a connection away from gnet, which holds 380 bytes of each that it has: it is left with
-// a duplicate of the descriptor in the place of its own, which it closes. False: there is no file
-// left for that, or the watcher knows the descriptor; then the connection stays as it is.
+// own makes gnet drop a connection, on which gnet spends 380 bytes: the conn goes on with a
+// duplicate of the descriptor, and gnet closes the original. It returns false, and changes nothing,
+// if no descriptor is free for the duplicate or the original is in the watcher's epoll set.
 func (rd *reader) own(c *conn) bool {
 	if c.watched {
 		return false
@@ -159,18 +159,17 @@ func (rd *reader) own(c *conn) bool {
 	}
 	g := rd.l.gnets[c.place]
 	delete(rd.l.gnets, c.place)
-	g.SetContext(nil) // OnClose is nobody's
+	g.SetContext(nil) // so that OnClose does nothing
 	c.setFD(fd)
 	c.hands = own
 	_ = rd.l.el.Close(g)
 	return true
 }
 
-// mayOwn tells whether connections may be taken away from gnet: not where it counts what each loop
-// has, to choose the one with the fewest.
+// mayOwn reports whether gnet may drop the loop's connections: not if it balances by their number.
 func (l *loop) mayOwn() bool { return !l.r.single || l.n.cfg.Balance != LeastConnections }
 
-// events are what the reader's set is to tell of a connection.
+// events returns the events to register for a connection in the reader's epoll set.
 func (c *conn) events() uint32 {
 	if c.paused {
 		return 0
@@ -178,9 +177,9 @@ func (c *conn) events() uint32 {
 	return unix.EPOLLIN | unix.EPOLLPRI
 }
 
-// forget takes a connection that closes out of the reader's set, in which a duplicate of the
-// descriptor would keep it. gnet gets back what is gnet's: its error would cost more if it were not
-// there.
+// forget removes a connection that closes from the reader's set: closing the descriptor does not,
+// if somebody has a duplicate of it. One that gnet has moves back to gnet's set: gnet removes it from
+// there, and if it were not in it, would make an error, which costs more.
 func (rd *reader) forget(c *conn) {
 	_ = unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
 	if c.hands == own {
@@ -311,7 +310,7 @@ func (l *loop) read(c *conn, events uint32, buf []byte) {
 	}
 }
 
-// receive hands bytes to the Sink, and tells whether the connection is to be closed.
+// receive calls Sink.Received, and reports whether the connection must be closed now.
 func (c *conn) receive(b []byte) (ends bool) {
 	c.call = inside
 	c.sink.Received(b)

@@ -36,14 +36,14 @@ import (
 //   - OnTick first runs when all loops have been made: TestStartedMeansEveryLoopListens.
 //   - Next gives a window of the read buffer and nothing stays in gnet's own:
 //     TestReadingAllocatesNothing.
-//   - A loop's poller has a word, wakeupCall, that is not 0 from when a task is queued until
-//     all are done, and whoever makes it so wakes the poller: TestTasksOfGnetAreSeen,
-//     TestReaderLeavesTheLoopToGnet. Where there is no such word, gnet reads.
-//   - EventLoop.Close within OnOpen closes the descriptor and forgets the connection before it
-//     returns: TestGnetForgetsConnections.
-//   - A connection that is in no epoll set of gnet's is closed all the same: TestEndsAreTold.
-//   - A server's engine is in a table under its address; Stop takes it out, also when it
-//     has ended; an address may bear a #fragment, so that no two are the same:
+//   - A loop's poller has a field wakeupCall that is not 0 from when a task is queued until all are
+//     done, and whoever sets it wakes the poller: TestTasksOfGnetAreSeen,
+//     TestReaderLeavesTheLoopToGnet. If there is no such field, gnet reads.
+//   - EventLoop.Close in OnOpen closes the descriptor and removes the connection before it returns:
+//     TestGnetForgetsConnections.
+//   - A connection that was removed from gnet's epoll set can still be closed: TestEndsAreTold.
+//   - gnet keeps a table of engines by address; gnet.Stop removes an engine from it, also one that
+//     has ended; an address may have a #fragment, which makes it unique:
 //     TestStoppedNetworksAreCollected, TestStopOfOneLeavesTheOther.
 //   - gnet keeps the logger of the last engine for good: TestStoppedNetworksAreCollected.
 //   - gnet removes any file at the path of a unix address, at start and at stop, and no other file:

@@ -103,7 +103,7 @@ func (o *Box) take(sh *Shared) {
 	}
 	t.own, t.at, t.k, t.refOff, t.pushed, t.lent, t.keyed, t.divided = st, o.at, -1, 0, int(o.pushed), o.lent, false, false
 	if m := o.mixed; m != nil {
-		t.segs, m.segs = m.segs, t.segs // t's are none, and room for some
+		t.segs, m.segs = m.segs, t.segs // t.segs is empty, with capacity for some
 		t.divided, m.divided = m.divided, false
 		if m.keys != nil {
 			m.keys.took(len(t.segs))
@@ -312,8 +312,8 @@ func (o *Box) finish(sh *Shared) {
 	}
 }
 
-// freeSegs empties the segs of what was taken. Their room goes to the next box that has some, in
-// exchange for its own: so none of this takes the lock, but where there are keys.
+// freeSegs frees the segs of what was taken. The slice stays with the loop, and take exchanges it
+// for that of the next box that has segs: so the lock is needed only for keys.
 func (o *Box) freeSegs(sh *Shared) {
 	t := o.taken
 	n := len(t.segs)

@@ -53,14 +53,14 @@ type Box struct {
 	last   uint64       // guarded by mu; the log's end at the newest of them; of a closed box, at its close
 	frames uint64       // guarded by mu; ever sent, without broadcasts
 
-	// why is why the strand waits before its next packet, in bits; 0: it does not.
+	// why the strand must wait before its next packet, as bits; 0: it need not.
 	why    atomic.Uint32
 	refs   uint32 // guarded by mu; bytes of the shared frames in segs
 	pushed uint32 // guarded by mu; unsolicited bytes of stage and segs
 	queued uint32 // guarded by mu; bytes that this box counts in Shared.Queued
 	rest   uint32 // guarded by mu; bytes that the loop has taken and not written
-	lag    uint32 // guarded by mu; bytes of the log that a blocked session has not had
-	hint   uint8  // guarded by mu; the size to begin a stage with, learned: its logarithm
+	lag    uint32 // guarded by mu; bytes of the log that a blocked session has not been written
+	hint   uint8  // guarded by mu; the binary logarithm of the size of a new stage, learned from the last one
 
 	// corked: callbacks of this session run, and what they send is written after their batch.
 	// active: callbacks run; unlike corked it stays set when Uncork was called for a callback

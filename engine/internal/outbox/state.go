@@ -96,7 +96,7 @@ func (o *Box) Relieve(sh *Shared, kept int) (resumed bool) {
 	return true
 }
 
-// Full tells whether the strand has to wait until more has been sent.
+// Full reports whether the strand must wait until more has been sent.
 func (o *Box) Full() bool { return o.why.Load()&full != 0 }
 
 // Done reports whether the box is closed and everything in it has been written. Loop goroutine.
@@ -139,10 +139,10 @@ func (o *Box) stageLen() int {
 	return len(o.stage.B)
 }
 
-// Why a strand waits.
+// The bits of Box.why.
 const (
 	full   = 1 << iota // too much is unsent
-	behind             // a broadcast met a full Log
+	behind             // a broadcast of its session met a full Log
 )
 
 func (o *Box) set(why uint32) {
@@ -157,13 +157,13 @@ func (o *Box) clear(why uint32) {
 	}
 }
 
-// MustWait tells whether the strand has to wait before its next packet.
+// MustWait reports whether the strand must wait before its next packet.
 func (o *Box) MustWait() bool { return o.why.Load() != 0 }
 
-// WaitForLog has the strand wait until ResumeFromLog.
+// WaitForLog makes the strand wait until ResumeFromLog.
 func (o *Box) WaitForLog() { o.set(behind) }
 
-// WaitsForLog tells whether WaitForLog was called.
+// WaitsForLog reports whether WaitForLog was called, and not yet ResumeFromLog.
 func (o *Box) WaitsForLog() bool { return o.why.Load()&behind != 0 }
 
 // ResumeFromLog undoes WaitForLog.
