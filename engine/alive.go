@@ -10,7 +10,8 @@ const looksPerTimeout = 16
 // frame has arrived meanwhile. It is called while rd.wrote is set.
 func (l *loop) dead(s *Session, now int64) bool {
 	rd, limit := &s.rd, l.srv.cfg.UserTimeout
-	alive := max(rd.wrote, rd.heard)
+	wrote := rd.wrote.time(now)
+	alive := max(wrote, rd.heard)
 	if limit == 0 || now-max(alive, rd.looked.time(now)) < int64(limit/looksPerTimeout) && now-alive <= int64(limit) {
 		return false
 	}
@@ -20,8 +21,9 @@ func (l *loop) dead(s *Session, now int64) bool {
 		rd.wrote = 0
 		return false
 	}
-	rd.wrote = max(rd.wrote, now-int64(acks.Ago))
-	return acks.Missed && past(now, rd.wrote, limit)
+	wrote = max(wrote, now-int64(acks.Ago))
+	rd.wrote = markOf(wrote)
+	return acks.Missed && past(now, wrote, limit)
 }
 
 // lost ends a session whose peer is dead. The kernel discards its unsent data.

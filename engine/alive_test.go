@@ -117,9 +117,9 @@ func BenchmarkSweep(b *testing.B) {
 					}
 				}
 				srv.epoch = srv.epoch.Add(-2 * time.Second)
-				l.sweepDue = true
-				for l.sweepDue || l.sweeping {
-					l.sweep()
+				l.sweep(true)
+				for l.sweeping {
+					l.sweep(false)
 				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(l.sessions)), "ns/session")

@@ -31,7 +31,7 @@ func (s *Session) holdFraming() (*framing, *changes) {
 	if !f.switches {
 		return f, nil
 	}
-	c := &s.contexts().changes
+	c := &s.more().changes
 	c.mu.Lock()
 	return s.framing.Load(), c
 }
@@ -44,7 +44,7 @@ func (c *changes) release() {
 
 // written returns the framing of the next bytes to be written. Loop goroutine.
 func (s *Session) written() *framing {
-	x := s.ctx.Load()
+	x := s.extra.Load()
 	if x == nil || !s.flags.has(flagOther) {
 		return s.framing.Load()
 	}

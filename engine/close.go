@@ -81,8 +81,8 @@ func (s *Session) wakeStrand() {
 // settle closes a session that gets no more requests and has no pending answers; after a bad frame
 // the ERROR about it is sent first.
 func (s *Session) settle() {
-	if c := s.ctx.Load(); c != nil {
-		if text := c.badText.Load(); text != nil {
+	if x := s.extra.Load(); x != nil {
+		if text := x.badText.Load(); text != nil {
 			s.closeWithError(codec.Packet{}, CodeBadFrame, *text, ReasonBadFrame)
 			return
 		}
@@ -110,15 +110,16 @@ func (s *Session) Context() context.Context { return s.contexts().session }
 func (s *Session) InputContext() context.Context { return s.contexts().input }
 
 func (s *Session) contexts() *contexts {
-	if c := s.ctx.Load(); c != nil {
+	x := s.more()
+	if c := x.ctx.Load(); c != nil {
 		return c
 	}
 	c := &contexts{}
 	c.session, c.endSession = context.WithCancelCause(context.Background())
 	c.input, c.endIn = context.WithCancelCause(c.session)
-	if !s.ctx.CompareAndSwap(nil, c) {
+	if !x.ctx.CompareAndSwap(nil, c) {
 		c.endSession(ErrClosed)
-		return s.ctx.Load()
+		return x.ctx.Load()
 	}
 	if s.closed() { // it closed before c was stored
 		c.endSession(ErrClosed)
@@ -130,7 +131,11 @@ func (s *Session) contexts() *contexts {
 
 // endContexts cancels the session's contexts: the input context, or both.
 func (s *Session) endContexts(both bool) {
-	c := s.ctx.Load()
+	x := s.extra.Load()
+	if x == nil {
+		return
+	}
+	c := x.ctx.Load()
 	switch {
 	case c == nil:
 	case both:
@@ -181,7 +186,7 @@ func (s *Session) schedule() {
 	if s.srv.taps {
 		s.noteQueued()
 	}
-	s.meter.queues()
+	s.meter().queues()
 	s.srv.pool.push(s)
 }
 
@@ -224,7 +229,7 @@ func (l *loop) forget(s *Session) {
 
 // release frees the slot of a session that has ended.
 func (srv *Server) release(s *Session) {
-	s.meter.close()
+	s.meter().close()
 	srv.noteEnd(s)
 	srv.table.release(s)
 	if s.flags.has(flagOther) {

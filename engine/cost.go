@@ -275,16 +275,16 @@ func (l *loop) charge(s *Session, began int64) (now int64) {
 		return 0
 	}
 	now = l.srv.now()
-	s.meter.cost.add(&l.srv.costs.rest, now-began)
+	s.meter().cost.add(&l.srv.costs.rest, now-began)
 	return now
 }
 
 // Tag returns the tag set by SetTag; "" for none, and "..." if there were too many.
 func (s *Session) Tag() string {
-	if s.meter == nil || !s.meter.cost.costs.on {
+	if s.meter() == nil || !s.meter().cost.costs.on {
 		return ""
 	}
-	return s.meter.cost.tag.Load().tag
+	return s.meter().cost.tag.Load().tag
 }
 
 // SetTag sets a name under which the session's costs are summed from now on, together with those of
@@ -293,10 +293,10 @@ func (s *Session) Tag() string {
 // of further tags, are summed under "...". The requests of one turn and handle are charged
 // together, to the tag at that time. It has no effect without Config.Costs or SessionCPU.
 func (s *Session) SetTag(tag string) {
-	if s.meter == nil {
+	if s.meter() == nil {
 		return
 	}
-	c, m := &s.srv.costs, &s.meter.cost
+	c, m := &s.srv.costs, &s.meter().cost
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.on || m.done.Load() {

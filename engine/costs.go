@@ -147,14 +147,14 @@ func (r *CostReader) readSessions(out *Costs) {
 		known += n
 	}
 	r.srv.table.each(func(s *Session) bool {
-		if s.meter == nil || s.meter.cost.done.Load() {
+		if s.meter() == nil || s.meter().cost.done.Load() {
 			return true
 		}
-		n := s.meter.cost.spent.Load()
+		n := s.meter().cost.spent.Load()
 		sessions[s.id] = n
 		known -= r.sessions[s.id]
 		if n > r.sessions[s.id] {
-			out.Sessions = append(out.Sessions, SessionCost{s.id, s.meter.cost.tag.Load().tag, time.Duration(n - r.sessions[s.id])})
+			out.Sessions = append(out.Sessions, SessionCost{s.id, s.meter().cost.tag.Load().tag, time.Duration(n - r.sessions[s.id])})
 		}
 		return true
 	})

@@ -134,7 +134,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	for _, c := range []struct {
 		scheme string
 		most   int
-	}{{"tcp", 950}, {"ws", plain + 200}, {"tls", 11 << 10}, {"wss", 11 << 10}} {
+	}{{"tcp", 530}, {"ws", plain + 200}, {"tls", 11 << 10}, {"wss", 11 << 10}} {
 		if cost[c.scheme] > c.most {
 			t.Errorf("%s: %d bytes, want %d at most", c.scheme, cost[c.scheme], c.most)
 		}

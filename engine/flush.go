@@ -48,7 +48,7 @@ func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 	case !o.Blocked():
 		s.rd.progress = 0
 	case wrote || s.rd.progress == 0:
-		s.rd.progress = l.srv.now()
+		s.rd.progress = markOf(l.srv.now())
 	}
 	if wrote {
 		l.st.drained.Add(1)
@@ -62,7 +62,7 @@ func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 func (l *loop) write(s *Session, p []byte) (int, error) {
 	l.st.writes.Add(1) // before the write, so that a receiver of the bytes finds them counted
 	if s.rd.wrote == 0 {
-		s.rd.wrote = max(l.sweepNow, 1)
+		s.rd.wrote = markOf(l.sweepNow)
 	}
 	n, err := s.conn.Write(p)
 	s.bytesOut.Add(uint64(n))
@@ -113,7 +113,7 @@ func (l *loop) slow(s *Session) bool {
 		lag, pushed, patience = lag+pushed, 0, ackTime+slowAfter
 	}
 	return pushed >= limit || pushed+lag >= limit &&
-		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || past(l.srv.now(), s.rd.progress, patience))
+		(pushed+lag >= max(l.out.MaxQueued, 2*limit) || l.srv.spent() || s.rd.progress.past(l.srv.now(), patience))
 }
 
 // allSent ends the sending side of a closing session when everything has been sent.

@@ -198,7 +198,9 @@ func (l *loop) accept(s *Session) bool {
 		s.rd.since = max(s.rd.since-(now.UnixNano()-s.accepted), 1)
 	}
 	s.ends.Store(2)
-	s.meter = s.loop.newMeter()
+	if m := s.loop.newMeter(); m != nil {
+		s.more().meter = m
+	}
 	s.out.Open(&l.out) // its position in the log is the end
 	switch {
 	case arrives:
@@ -229,7 +231,7 @@ func (l *loop) accept(s *Session) bool {
 	}
 	now := srv.now()
 	l.beginTurn(s, now)
-	s.meter.begin(now)
+	s.meter().begin(now)
 	s.acceptInline()
 	l.turn.end()
 	l.endInline(s)

@@ -134,7 +134,7 @@ func (l *loop) inline(s *Session, b []byte) int {
 	it := &l.view
 	it.B, it.Off, it.Flag = b, 0, l.srv.late(s, now)
 	l.beginTurn(s, now)
-	s.meter.begin(now)
+	s.meter().begin(now)
 	used := s.framesInline(it, now)
 	l.turn.end()
 	done := it.Off
@@ -166,7 +166,7 @@ func (l *loop) timeTurn(s *Session, b []byte, frames int, began int64) {
 // afterwards a worker may acquire the strand and cork the outbox.
 func (l *loop) endInline(s *Session) {
 	l.flush(s, outbox.LookInline)
-	s.meter.end()
+	s.meter().end()
 	l.noted = 0
 	if s.in.Leave(s.closed()) {
 		s.schedule()
@@ -211,7 +211,7 @@ func (s *Session) framesInline(it *bufpool.Buf, began int64) (used int) {
 			if s.handle.Load() != handle {
 				s.handle.Store(handle)
 			}
-			s.meter.turnTo(handle)
+			s.meter().turnTo(handle)
 		}
 		last = off
 		off += size

@@ -174,7 +174,7 @@ func BenchmarkMeteredTurn(b *testing.B) {
 				waitFor(b, "the accept", s.in.Quiet)
 				srv.cfg.Dispatch, s.loop.mode, srv.cfg.Overload = Inline, dispatch.Inline, o
 				srv.costs.on = o.costs()
-				s.meter = s.loop.newMeter()
+				s.more().meter = s.loop.newMeter()
 				var frames []byte
 				for range n {
 					frames = codec.Packet{Main: 1, Sub: 1, Body: make([]byte, 64)}.Append(frames)

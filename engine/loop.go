@@ -34,6 +34,7 @@ type loop struct {
 	_                    [64]byte // separates fields written by all from those of the loop's goroutine
 	mu                   tally.Mutex
 	dirtyHead, dirtyTail *Session      // guarded by mu; linked by Session.dirty
+	listed               atomic.Bool   // written with mu; something is on that list
 	marks                uint64        // guarded by mu; number of sessions added so far
 	armed                bool          // guarded by mu; a flush pass is scheduled
 	sweepDue             bool          // guarded by mu
@@ -112,6 +113,7 @@ func (l *loop) markDirty(s *Session) {
 	s.dirty = nil
 	if l.dirtyTail == nil {
 		l.dirtyHead = s
+		l.listed.Store(true)
 	} else {
 		l.dirtyTail.dirty = s
 	}
@@ -179,12 +181,20 @@ func (l *loop) runPostponed() {
 	}
 }
 
-// popDirty returns the next session that has something to send. It takes the whole dirty list at a
-// time, so that the lock is taken once for many.
-func (l *loop) popDirty() *Session {
+// takeDirty takes the whole dirty list, once what it took before is done. mu is held.
+func (l *loop) takeDirty() {
 	if l.marked == nil {
-		l.mu.Lock()
 		l.marked, l.dirtyHead, l.dirtyTail = l.dirtyHead, nil, nil
+		l.listed.Store(false)
+	}
+}
+
+// popDirty returns the next session that has something to send. The lock is taken once for a list
+// of them, and not for an empty one: what is put on it meanwhile is seen by the end of the piece.
+func (l *loop) popDirty() *Session {
+	if l.marked == nil && l.listed.Load() {
+		l.mu.Lock()
+		l.takeDirty()
 		l.mu.Unlock()
 	}
 	s := l.marked

@@ -58,7 +58,7 @@ func (l *loop) newMeter() *meter {
 
 // turnBegins is called when the strand begins a turn on a worker.
 func (s *Session) turnBegins() {
-	m := s.meter
+	m := s.meter()
 	if m == nil {
 		return
 	}
@@ -88,7 +88,7 @@ func (m *meter) park() {
 // setHandle records whose packet is handled from now on; 0 for none. On the strand.
 func (s *Session) setHandle(handle uint32) {
 	s.handle.Store(handle)
-	s.meter.turnTo(handle)
+	s.meter().turnTo(handle)
 }
 
 // Throttle is a cause of delaying a session, or of refusing its requests.

@@ -116,7 +116,7 @@ func (l *loop) weigh(s *Session, now int64) {
 	}
 	switch {
 	case s.closed() || s.rd.life != lifeOpen:
-	case s.rd.progress != 0 && past(now, s.rd.progress, still), s.line().gone(),
+	case s.rd.progress.past(now, still), s.line().gone(),
 		s.rd.partial.Some() && past(now, s.rd.begun(now), still) && s.conn.Unread() == 0:
 		// Many sessions without a connection may hold little each.
 		if held := l.held(s); held >= l.srv.shareOf(budget.Tight) || l.srv.spent() || held > idleHeld && s.line().gone() {

@@ -23,7 +23,7 @@ func (l *loop) metered(s *Session, n int) {
 	if c.FrameRate == 0 && c.ByteRate == 0 && c.SessionCPU == 0 || s.rd.life != lifeOpen || s.closed() || l.srv.draining.Load() {
 		return
 	}
-	m, now := s.meter, l.srv.now()
+	m, now := s.meter(), l.srv.now()
 	var longest time.Duration
 	why := throttleCount
 	take := func(limit Throttle, wait time.Duration) {
@@ -75,13 +75,13 @@ func (l *loop) resumeSlowed() {
 	list, now, least := l.slowed, l.srv.now(), slowMost
 	l.slowed = l.slowed[:0]
 	for _, s := range list {
-		left := time.Duration(s.meter.until - now)
+		left := time.Duration(s.meter().until - now)
 		if left > 0 && s.rd.life == lifeOpen && !s.closed() && !l.srv.draining.Load() {
 			l.slowed = append(l.slowed, s)
 			least = min(least, left)
 			continue
 		}
-		s.meter.slowed = false
+		s.meter().slowed = false
 		switch paused := s.rd.paused &^ inbox.PauseRate; {
 		case paused == s.rd.paused:
 		case paused == 0:

@@ -20,7 +20,7 @@ type sink Session
 // Received processes input.
 func (k *sink) Received(b []byte) {
 	k.loop.received((*Session)(k), b)
-	if k.meter != nil {
+	if (*Session)(k).meter() != nil {
 		k.loop.metered((*Session)(k), len(b))
 	}
 }

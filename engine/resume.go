@@ -112,7 +112,8 @@ func (l *loop) attached(s *Session) {
 	s.note(flight.Back, 0, 0)
 	s.flags.clear(flagAway)
 	s.setPaused(0)
-	s.rd.heard, s.rd.last, s.rd.since, s.rd.progress, s.rd.wrote = now, now, now, 0, 0
+	s.rd.heard, s.rd.last, s.rd.since = now, now, now
+	s.rd.progress, s.rd.wrote = 0, 0
 	s.unacked = 0
 	l.srv.resumed.Add(1)
 	if h, ok := l.srv.handler().(ResumeHandler); ok {
@@ -287,7 +288,7 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		l.abort(s, ReasonResumeTimeout)
 		return true
 	default:
-		if s.rd.progress != 0 && past(now, s.rd.progress, finStall) && ln.finned {
+		if s.rd.progress.past(now, finStall) && ln.finned {
 			l.leave(s, closeCode(ReasonPeerClosed))
 		}
 		l.leaveFinned(s)
@@ -306,14 +307,14 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		// The peer's acknowledgements may be queued behind requests for which there is no room. If
 		// that has happened once it is likely to happen again, and then the kernel's information is
 		// sufficient.
-		if past(now, s.rd.progress, ackTime) || ln.hasty && v.unacked == 0 {
+		if s.rd.progress.past(now, ackTime) || ln.hasty && v.unacked == 0 {
 			ln.hasty = true
 			ln.mu.Lock()
 			ln.loose = true
 			ln.mu.Unlock()
 			s.canWrite()
 		}
-	} else if v.unacked == 0 && past(now, s.rd.progress, l.srv.adjusted.Load().FrameTimeout) {
+	} else if v.unacked == 0 && s.rd.progress.past(now, l.srv.adjusted.Load().FrameTimeout) {
 		l.timedOut(s, ReasonFrame)
 	}
 	return false

@@ -15,7 +15,7 @@ func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 	h := newResumable()
 	read := h.read
 	h.read = func(s *Session, p codec.Packet) {
-		was := s.RemoteAddr()
+		was := s.RemoteAddr().String()
 		if p.Sub == 7 {
 			inside <- struct{}{}
 			<-block
@@ -23,7 +23,7 @@ func TestTakeoverWhileACallbackBlocks(t *testing.T) {
 		read(s, p)
 		if p.Sub == 7 { // what follows may run on a worker while the loop goes on
 			s.Reply(p, p.Body)
-			if s.RemoteAddr() != was {
+			if s.RemoteAddr().String() != was {
 				moved.Add(1)
 			}
 		}

@@ -7,7 +7,7 @@ import (
 // receivedLine processes input of a link.
 func (l *loop) receivedLine(s *Session, k *link, b []byte) {
 	l.readLine(s, k, b)
-	if s.meter != nil {
+	if s.meter() != nil {
 		l.metered(s, len(b))
 	}
 }

@@ -48,14 +48,14 @@ func (s *Session) runItems() {
 		}
 		if budget <= 0 {
 			s.uncork()
-			s.meter.end()
+			s.meter().end()
 			s.in.Leave(true)
 			s.schedule()
 			return
 		}
 		if s.mustWait() {
 			s.uncork()
-			s.meter.park()
+			s.meter().park()
 			if s.park() {
 				return
 			}
@@ -65,7 +65,7 @@ func (s *Session) runItems() {
 		it := s.in.Next(s.loop.budget)
 		if it == nil {
 			s.uncork()
-			s.meter.end()
+			s.meter().end()
 			if s.in.Rest(s.closed) {
 				return
 			}
@@ -124,7 +124,7 @@ func (s *Session) runItem(it *bufpool.Buf, budget int) int {
 	case strand.Bad:
 		text := string(it.B)
 		it.Free()
-		s.contexts().badText.Store(&text)
+		s.more().badText.Store(&text)
 		s.noMoreInput()
 	}
 	return 1
@@ -255,7 +255,7 @@ func (s *Session) finish() {
 		s.drop(it)
 		it = next
 	}
-	s.meter.end()
+	s.meter().end()
 	s.end()
 }
 

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -35,7 +34,7 @@ type Session struct {
 	handle  atomic.Uint32 // handle of the running packet; stored only if it differs
 	goAway  atomic.Uint32 // milliseconds from the drain's begin to its GOAWAY, plus 1; 0 if not sent
 	unacked int32         // bytes written and not acknowledged at the last check; loop goroutine only
-	ctx     atomic.Pointer[contexts]
+	extra   atomic.Pointer[extra]
 
 	task  sched.Task
 	in    strand.Strand
@@ -47,7 +46,6 @@ type Session struct {
 	bytesIn, bytesOut atomic.Uint64
 
 	groups *membership // guarded by srv.groups.mu; a list
-	meter  *meter      // nil without measurements; does not change
 }
 
 // line returns the session's connection if it can be resumed; nil otherwise.
@@ -74,7 +72,8 @@ func (s *Session) Logger() *slog.Logger { return s.srv.cfg.Logger.With("session"
 // Connected reports whether the session has not begun to close.
 func (s *Session) Connected() bool { return s.closing.Load() == 0 }
 
-// RemoteAddr returns the peer's address, also after close.
+// RemoteAddr returns the peer's address, also after close. Each call may make it anew: compare
+// addresses by what they say.
 func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
 // LocalAddr returns the address that the peer connected to, also after close.
@@ -127,7 +126,7 @@ func (s *Session) Stats() SessionStats {
 		st.Kept = ln.ring.Bytes()
 		ln.mu.Unlock()
 	}
-	if m := s.meter; m != nil && m.cost.costs.on {
+	if m := s.meter(); m != nil && m.cost.costs.on {
 		st.Busy, st.Waited = time.Duration(m.cost.spent.Load()), m.waits(s.srv.now())
 	}
 	return st
@@ -190,32 +189,10 @@ type reading struct {
 	since    int64 // when it was accepted; later, when its present life state began
 	heard    int64 // when a complete frame was last received
 	last     int64 // the same, advanced by times that don't count as idle
-	progress int64 // when the kernel last accepted a byte after refusing some; 0 if nothing is unsent
-	wrote    int64 // since when, to a tick, acknowledgements may be missing; 0 if none
+	progress mark  // when the kernel last accepted a byte after refusing some; 0 if nothing is unsent
+	wrote    mark  // since when, to the server's tick, acknowledgements may be missing; 0 if none
 	looked   tick  // when the kernel was last queried for them
 	pinged   tick  // when the last PING was sent
-}
-
-// tick is a time on the server's clock in 32 bits, for times that need not be exact: in steps of
-// tickStep, with a range of 497 days. It keeps idle sessions small.
-type tick uint32
-
-const tickStep = int64(10 * time.Millisecond)
-
-func tickOf(now int64) tick { return tick(now / tickStep) }
-
-// time returns the time of t, relative to now.
-func (t tick) time(now int64) int64 { return now - int64(tickOf(now)-t)*tickStep }
-
-// begunStep is the logarithm of a quarter of a millisecond, in nanoseconds.
-const begunStep = 18
-
-// begin records when the first byte of partial arrived, to a quarter of a millisecond.
-func (rd *reading) begin(at int64) { rd.partial.Begun = uint32((at + 1<<(begunStep-1)) >> begunStep) }
-
-// begun returns that time, relative to now; it is valid for six days.
-func (rd *reading) begun(now int64) int64 {
-	return now - int64(int32(uint32(now>>begunStep)-rd.partial.Begun))<<begunStep
 }
 
 // How input is processed.
@@ -232,11 +209,3 @@ const (
 	lifeLinger // everything and the FIN are sent; input is discarded until the peer's FIN
 	lifeGone   // removed from the loop
 )
-
-// contexts are a session's contexts, created when first requested, and other rarely used fields.
-type contexts struct {
-	badText           atomic.Pointer[string] // text of the ERROR about a bad frame
-	session, input    context.Context
-	endSession, endIn context.CancelCauseFunc
-	changes           changes
-}

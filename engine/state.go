@@ -124,7 +124,7 @@ func (l *loop) state(s *Session) SessionState {
 		st.Main, st.Sub = codec.Split(s.handle.Load())
 	}
 	if rd.progress != 0 {
-		st.Stuck = time.Duration(now - rd.progress)
+		st.Stuck = time.Duration(max(now-rd.progress.time(now), 0))
 	}
 	return st
 }

@@ -45,7 +45,7 @@ func (s *Session) SetFramer(f codec.Framer, last bool, answers ...codec.Packet) 
 	o := &srv.others
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c := &s.contexts().changes
+	c := &s.more().changes
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := s.framing.Load()

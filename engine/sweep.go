@@ -17,13 +17,9 @@ const finStall = 15 * time.Second
 // sweep checks the timeouts of all sessions, in bounded steps, once for each tick.
 //
 // Deadlines are lazy: traffic only stores its time, and the sweep compares. A timeout fires late by
-// at most a tick.
-func (l *loop) sweep() {
+// at most a tick. due: a tick has come since the last sweep began.
+func (l *loop) sweep(due bool) {
 	if !l.sweeping {
-		l.mu.Lock()
-		due := l.sweepDue
-		l.sweepDue, l.late = false, 0
-		l.mu.Unlock()
 		if !due {
 			return
 		}
@@ -59,7 +55,7 @@ func (l *loop) inspect(s *Session, now int64) {
 	if s.line() != nil && l.inspectLine(s, now) {
 		return
 	}
-	if rd.progress != 0 && past(now, rd.progress, slowAfter) && s.out.Size() >= c.MaxOutbound {
+	if rd.progress.past(now, slowAfter) && s.out.Size() >= c.MaxOutbound {
 		l.flush(s, outbox.LookWalk) // it may have become a slow consumer
 	}
 	switch {
@@ -76,12 +72,12 @@ func (l *loop) inspect(s *Session, now int64) {
 			}
 			stall = finStall
 		}
-		if rd.progress != 0 && past(now, rd.progress, stall) {
+		if rd.progress.past(now, stall) {
 			l.abort(s, ReasonPeerReset)
 		}
 		return
 	case rd.life == lifeFin:
-		if past(now, rd.since, c.FinTimeout) || (rd.progress != 0 && past(now, rd.progress, finStall) && !l.srv.draining.Load()) {
+		if past(now, rd.since, c.FinTimeout) || rd.progress.past(now, finStall) && !l.srv.draining.Load() {
 			l.abort(s, ReasonPeerReset)
 		} else if rd.wrote != 0 && l.dead(s, now) {
 			l.lost(s)

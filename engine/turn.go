@@ -22,6 +22,11 @@ func (l *loop) piece() (more bool) {
 	l.mu.Lock()
 	jobs, levelDue := l.jobs, l.levelDue
 	l.jobs, l.levelDue = nil, false
+	l.takeDirty()
+	sweepDue := l.sweepDue && !l.sweeping
+	if sweepDue {
+		l.sweepDue, l.late = false, 0
+	}
 	l.mu.Unlock()
 	if len(l.postponed) > 0 && !l.turn.away {
 		l.runPostponed()
@@ -43,7 +48,7 @@ func (l *loop) piece() (more bool) {
 		clock = l.charge(s, clock)
 	}
 	l.walk(max(budget, (l.srv.cfg.DrainBudget+1)/2)) // also when there are always dirty sessions
-	l.sweep()
+	l.sweep(sweepDue)
 	l.wakeSenders()
 	l.mu.Lock()
 	more = l.marked != nil || l.dirtyHead != nil || l.walking || l.out.Log.End() > l.walked || l.sweepDue || l.sweeping || l.levelDue || len(l.jobs) > 0

@@ -105,7 +105,7 @@ func (s *Session) overdue(w *waits, p codec.Packet, at int64) bool {
 	if c == nil {
 		return false
 	}
-	m, now := s.meter, s.srv.now()
+	m, now := s.meter(), s.srv.now()
 	waited := now - max(at, m.floor)
 	own := m.wait.leaves(waited, c.budget, now)
 	if m.first {

@@ -200,7 +200,7 @@ func TestOnlyTheFirstOfATurnTellsOfTheQueue(t *testing.T) {
 	now := d.now()
 	q.since.Store(now - int64(time.Second))
 	q.last.Store(now)
-	s.meter.first = false
+	s.meter().first = false
 	if s.overdue(d.waits, p, d.now()) || q.since.Load() == 0 {
 		t.Error("a request within a turn has ended the overload")
 	}

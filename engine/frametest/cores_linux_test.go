@@ -26,6 +26,14 @@ func (p *price) list() string {
 	return out.String()
 }
 
+// loops is how often loops took their own locks, for each frame.
+func (p *price) loops() (n float64) {
+	for _, name := range []string{"piece", "popDirty", "sweep", "walk"} {
+		n += p.per("millrace/engine.(*loop)." + name)
+	}
+	return n
+}
+
 // forAll are beginnings of the functions whose locks there are one of for all loops.
 var forAll = []string{"millrace/engine.(*Server)", "millrace/engine.(*Group)", "millrace/engine.(*groups)", "millrace/engine.(*flow)",
 	"millrace/engine.(*others)", "millrace/engine/internal/registry", "millrace/engine/internal/perip"}
@@ -72,10 +80,22 @@ func TestLocksDoNotGrowWithLoops(t *testing.T) {
 				s := tc.shape
 				s.loops, s.conns, s.body = n, 8*n, 64
 				p := start(t, s).measure(t, rounds)
-				t.Logf("a frame: %.3f locks, %.4f that somebody else had, %.4f shared; %.3f idlers, %.3f steals, %.3f turns",
-					p.locks, p.waited, p.shared(), p.per("idlers"), p.per("steals"), p.turns)
+				t.Logf("a frame: %.3f locks, %.4f that somebody else had, %.4f shared; %.3f idlers, %.3f steals, %.3f turns, %.3f of loops with %.3f locks",
+					p.locks, p.waited, p.shared(), p.per("idlers"), p.per("steals"), p.turns, p.loopTurns, p.loops())
+				if *manyCores {
+					t.Log(p.list())
+				}
 				if first == nil {
 					first = p
+				}
+				// One when a turn begins and one when it ends, and one for what comes to send meanwhile.
+				if n := p.loops(); n > 2.4*p.loopTurns+0.02 {
+					t.Errorf("a loop's turn takes its own lock %.2f times: %s", n/p.loopTurns, p.list())
+				}
+				// For each member one to refer to the frame; for each write one to be put on the list and
+				// one to begin it, and some that find nothing to write; three of the sender's own.
+				if most := 8 + 2.4*p.writes + 2.4*p.loopTurns + 3.3; s.room > 0 && p.locks > most {
+					t.Errorf("%.2f locks for a frame to a group of 8, with %.2f writes and %.2f turns, want at most %.2f: %s", p.locks, p.writes, p.loopTurns, most, p.list())
 				}
 				if p.locks > tc.grow*first.locks+0.1 {
 					t.Errorf("%.3f locks a frame, with %d loops %.3f: %s", p.locks, counts[0], first.locks, p.list())

@@ -172,6 +172,7 @@ func (b *bench) round(k, clients int) error {
 type price struct {
 	allocs, writes float64 // of the heap; of system calls that write
 	turns          float64 // turns of workers
+	loopTurns      float64
 	locks, waited  float64 // taken; and of them those that somebody else had
 	each           map[string]tally.Count
 	frames         float64
@@ -199,6 +200,7 @@ func (b *bench) measure(t *testing.T, rounds int) *price {
 	p.allocs = float64(m1.Mallocs-m0.Mallocs) / p.frames
 	for i := range st1.Loops {
 		p.writes += float64(st1.Loops[i].Writes-st0.Loops[i].Writes) / p.frames
+		p.loopTurns += float64(st1.Loops[i].Turns-st0.Loops[i].Turns) / p.frames
 	}
 	p.turns = float64(st1.Pool.Ran-st0.Pool.Ran) / p.frames
 	for name, c := range p.each {

@@ -29,6 +29,9 @@ const (
 // childEnv makes this test binary a server instead of running tests.
 const childEnv = "MILLRACE_HELD_CHILD"
 
+// profileEnv has the child's heap profile know of every allocation.
+const profileEnv = "MILLRACE_HELD_PROFILE"
+
 // The requests that the child knows.
 const (
 	subEcho  = 1
@@ -105,6 +108,9 @@ func (h *handler) release() {
 // serve is the child: it obeys commands on its standard input, one a line, and answers
 // each with a line.
 func serve() {
+	if os.Getenv(profileEnv) != "" {
+		runtime.MemProfileRate = 1
+	}
 	h := &handler{blocked: make(chan struct{})}
 	srv, err := engine.New(engine.Config{
 		Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 2, Workers: 64, SpareWorkers: engine.Off, StallAfter: engine.Off,
@@ -133,10 +139,13 @@ func serve() {
 			runtime.ReadMemStats(&m)
 			fmt.Println(m.HeapAlloc, srv.Stats().Memory)
 			continue
-		case "profile": // an aid: go tool pprof held.prof
+		case "profile": // an aid: go tool pprof -sample_index=inuse_space held.prof
 			f, _ := os.Create("held.prof")
 			pprof.WriteHeapProfile(f)
 			f.Close()
+		case "conns":
+			fmt.Println(srv.Stats().Conns)
+			continue
 		case "broadcast":
 			for range n {
 				for srv.Broadcast(2, 1, body) != nil {

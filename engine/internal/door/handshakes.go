@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"crypto/tls"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,12 +84,25 @@ func (s *handshakes) admit(c *conn) (hold bool, wait time.Duration) {
 	}
 	hold = s.fullLocked() && !s.of.suspect(s.of.address(c.RemoteAddr()), now) // those have a queue of their own
 	if hold {
-		s.queue = append(s.queue, c)
+		s.enqueueLocked(c)
 	}
 	return hold, 0
 }
 
 func (s *handshakes) fullLocked() bool { return int(s.working.Load()) >= s.most || len(s.queue) > 0 }
+
+// queueSlack is how many closed handshakes the queue may contain beyond as many as are open.
+const queueSlack = 64
+
+// enqueueLocked adds a handshake to the queue. Those that close stay in it; when they are more than
+// all that are open, and queueSlack, they are removed, as in a flood of clients that give up the queue
+// would otherwise grow for as long as no working one ends.
+func (s *handshakes) enqueueLocked(c *conn) {
+	if len(s.queue) >= 2*len(s.open)+queueSlack {
+		s.queue = slices.DeleteFunc(s.queue, func(c *conn) bool { _, open := s.open[c]; return !open })
+	}
+	s.queue = append(s.queue, c)
+}
 
 // readShake ends the holding of a handshake for its address's rate.
 func (c *conn) readShake() {
@@ -96,7 +110,7 @@ func (c *conn) readShake() {
 	s.mu.Lock()
 	full := c.phase == handshake && s.fullLocked()
 	if full {
-		s.queue = append(s.queue, c)
+		s.enqueueLocked(c)
 	}
 	s.mu.Unlock()
 	if !full {

@@ -58,6 +58,25 @@ func runChild() {
 				}
 				held = append(held, fd)
 			}
+		case "free one":
+			unix.Close(held[0])
+			held = held[1:]
+		case "hands":
+			var sum [nobodys + 1]int
+			for _, el := range h.all() {
+				done := make(chan struct{})
+				el.do(func() {
+					for _, c := range el.n.(*loop).conns {
+						if c != nil {
+							sum[c.hands]++
+						}
+					}
+					close(done)
+				})
+				<-done
+			}
+			fmt.Println(sum)
+			continue
 		case "free":
 			for _, fd := range held {
 				unix.Close(fd)

@@ -12,32 +12,50 @@ import (
 	"millrace/engine/internal/netio"
 )
 
-// conn is one connection: a descriptor that the loop's reader or gnet reads from, unless it is
-// detached, and that the Host writes to. Loop goroutine only, but for what netio.Conn says.
-// There are many, so it is kept to 80 bytes.
+// conn is one connection: a descriptor that the loop reads from, unless it is detached, and the
+// Host writes to. Loop goroutine only, but for what netio.Conn says. There are many, so it is kept
+// to 64 bytes.
 type conn struct {
-	*local           // shared by all connections of the loop with this local address
-	c      gnet.Conn // nil once gnet has let the descriptor go
+	*local // shared by the connections of a loop to one address
 	sink   netio.Sink
-	remote net.Addr
+	ip     [16]byte   // the peer's, an IPv4 address in its IPv6 form; not used with local.peer
 	mu     sync.Mutex // held while fd changes and while RawConn.Control uses it
 	fd     int32      // -1: closed
 	place  int32      // index in loop.conns; it does not change
+	port   uint16     // the peer's
 
-	watched bool // fd is in the watcher's epoll set
-	within  bool // inside a call of the Host or Sink: Close is put off until it returns
-	doomed  bool // Close was called within: close when that call returns
-	ending  bool // Sink.Closed has been called, or is running
+	hands   hands
+	call    call
+	ends    uint8 // netio.End plus 1 if end was called: then gnet's error does not say why; else 0
+	watched bool  // fd is in the watcher's epoll set
 	paused  bool
-	read    bool // the loop's reader reads it, not gnet
-	ended   bool // closed by this package: how says why, gnet's error does not
-	how     netio.End
+	ending  bool // Sink.Closed has been called, or is running
 }
 
-// local is a local address of connections on l.
+// hands says who has a connection's descriptor, and who reads from it.
+type hands uint8
+
+const (
+	gnetReads hands = iota // gnet has it and reads
+	loopReads              // gnet has it, the loop's reader reads
+	own                    // the conn has it, the loop's reader reads
+	nobodys                // the conn is detached, and has it, or is closed; nobody reads
+)
+
+// call says whether a call of the Host or Sink is running: Close is put off until it returns.
+type call uint8
+
+const (
+	outside call = iota
+	inside
+	doomed // Close was called inside: close when that call returns
+)
+
+// local is an address that connections on l came to.
 type local struct {
 	l    *loop
 	addr net.Addr
+	peer net.Addr // the address of their peers; nil: each conn has its own
 }
 
 var (
@@ -48,8 +66,9 @@ var (
 // newConn adds a connection of gnet's to the loop. Loop goroutine.
 func (l *loop) newConn(g gnet.Conn) *conn {
 	fd := g.Fd()
-	c := &conn{local: l.localAddr(g, fd), c: g, fd: int32(fd), remote: ownAddr(g.RemoteAddr())}
-	l.keep(c)
+	c := &conn{local: l.localAddr(g, fd), fd: int32(fd)}
+	c.from(g.RemoteAddr())
+	l.keep(c, g)
 	g.SetContext(c)
 	if d := l.n.cfg.UserTimeout; d > 0 {
 		// The longest time between retransmissions or window probes. Without it, on unix
@@ -105,10 +124,10 @@ func (c *conn) unwatch() {
 }
 
 func (c *conn) PauseReading(pause bool) bool {
-	if c.c == nil {
+	if c.hands == nobodys || c.ending {
 		return true // nothing is read any more
 	}
-	if c.read {
+	if c.hands != gnetReads {
 		if c.l.reader.Load().mask(c, pause) != nil {
 			return false
 		}
@@ -136,17 +155,22 @@ func (c *conn) Abort() {
 	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
 
-// Detach takes a duplicate: gnet closes its own descriptor in any case.
+// Detach takes a duplicate of a descriptor that is gnet's, which gnet closes in any case.
 func (c *conn) Detach() bool {
-	if c.c == nil || !c.ending {
+	if c.hands == nobodys || !c.ending {
 		return false
+	}
+	if c.hands == own {
+		c.unwatch()
+		c.hands = nobodys
+		return true
 	}
 	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	c.unwatch()
-	c.c = nil
+	c.hands = nobodys
 	c.setFD(fd)
 	return true
 }
@@ -160,32 +184,43 @@ func (c *conn) setFD(fd int) {
 func (c *conn) Close() {
 	switch {
 	case c.fd < 0:
-	case c.c == nil: // detached
+	case c.hands == nobodys: // detached
 		c.unwatch()
-		fd := c.fd
-		c.setFD(-1)
-		_ = unix.Close(int(fd))
-	case c.ending: // gnet is closing it
-	case c.within:
-		c.doomed = true
+		c.shut()
+	case c.ending: // it is being closed
+	case c.call != outside:
+		c.call = doomed
 	default:
 		c.end(netio.EndReset)
 	}
 }
 
-// end makes gnet close the connection, which calls closed before it returns.
-func (c *conn) end(how netio.End) {
-	c.ended, c.how = true, how
-	_ = c.c.EventLoop().Close(c.c)
+// shut closes the descriptor.
+func (c *conn) shut() {
+	fd := c.fd
+	c.setFD(-1)
+	_ = unix.Close(int(fd))
 }
 
-// closed is called by gnet, or by bury, before the descriptor is closed.
+// end closes the connection, or makes gnet close it; closed is called before it returns.
+func (c *conn) end(how netio.End) {
+	if c.hands == own {
+		c.closed(how)
+		return
+	}
+	c.ends = uint8(how) + 1
+	g := c.l.gnets[c.place]
+	_ = g.EventLoop().Close(g)
+}
+
+// closed is called when a connection ends, by end, by gnet or by bury. It closes the descriptor
+// unless gnet has it: gnet then closes it next.
 func (c *conn) closed(how netio.End) {
-	if c.ended {
-		how = c.how
+	if c.ends > 0 {
+		how = netio.End(c.ends - 1)
 	}
 	l := c.l
-	if c.read {
+	if c.hands != gnetReads {
 		l.reader.Load().forget(c)
 	}
 	l.forget(c)
@@ -196,15 +231,56 @@ func (c *conn) closed(how netio.End) {
 	if c.sink != nil {
 		c.sink.Closed(how)
 	}
-	if c.c != nil { // not detached
+	switch c.hands {
+	case nobodys: // detached
+		return
+	case own:
 		c.unwatch()
-		c.c = nil
+		c.shut()
+	default:
+		c.unwatch()
 		c.setFD(-1)
 	}
+	c.hands = nobodys
 }
 
-func (c *conn) LocalAddr() net.Addr  { return c.addr }
-func (c *conn) RemoteAddr() net.Addr { return c.remote }
+func (c *conn) LocalAddr() net.Addr { return c.addr }
+
+// from stores the peer's address.
+func (c *conn) from(a net.Addr) {
+	if t, ok := a.(*net.TCPAddr); ok && t.Zone == "" {
+		if ip := t.IP.To16(); ip != nil {
+			c.ip, c.port = [16]byte(ip), uint16(t.Port)
+			return
+		}
+	}
+	if a == nil {
+		a = unnamed
+	}
+	if c.peer != nil && c.peer.String() == a.String() {
+		return
+	}
+	c.local = &local{c.l, c.addr, ownAddr(a)}
+}
+
+// RemoteAddr returns a new copy of the address each time: it is seldom needed.
+func (c *conn) RemoteAddr() net.Addr {
+	if u, ok := c.peer.(*net.UnixAddr); ok {
+		same := *u
+		return &same
+	} else if c.peer != nil {
+		return c.peer
+	}
+	a := &struct {
+		net.TCPAddr
+		ip [16]byte
+	}{ip: c.ip}
+	a.IP, a.Port = a.ip[:], int(c.port)
+	if v4 := a.IP.To4(); v4 != nil {
+		a.IP = v4
+	}
+	return &a.TCPAddr
+}
 
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	c.mu.Lock()

@@ -23,9 +23,10 @@ type loop struct {
 	epfd   int // gnet's epoll set; -1: not found
 
 	// Loop goroutine only.
-	conns   []*conn // by conn.place; nil: the index is free
-	free    []int32 // free indexes of conns
-	buried  bool    // gnet has ended, and closed its epoll set
+	conns   []*conn             // by conn.place; nil: the index is free
+	free    []int32             // free indexes of conns
+	gnets   map[int32]gnet.Conn // by conn.place: the connections that gnet still has
+	buried  bool                // gnet has ended, and closed its epoll set
 	refused []*refused
 	locals  map[netip.AddrPort]*local // local addresses of its TCP connections, at most maxLocals
 	named   map[string]*local         // those of unix sockets, by path
@@ -108,16 +109,17 @@ func (l *loop) Idle() bool {
 	return l.epfd >= 0 && idle(l.epfd)
 }
 
-// keep gives a new connection an index in conns.
-func (l *loop) keep(c *conn) {
+// keep gives a new connection an index in conns; g is gnet's connection.
+func (l *loop) keep(c *conn, g gnet.Conn) {
 	if last := len(l.free) - 1; last >= 0 {
 		c.place = l.free[last]
 		l.free = l.free[:last]
 		l.conns[c.place] = c
-		return
+	} else {
+		c.place = int32(len(l.conns))
+		l.conns = append(l.conns, c)
 	}
-	c.place = int32(len(l.conns))
-	l.conns = append(l.conns, c)
+	l.gnets[c.place] = g
 }
 
 // at returns the connection at an index if its descriptor is fd, else nil: an event may come
@@ -134,7 +136,17 @@ func (l *loop) at(place int, fd int32) *conn {
 // forget removes a connection that closes.
 func (l *loop) forget(c *conn) {
 	l.conns[c.place] = nil
+	delete(l.gnets, c.place)
 	l.free = append(l.free, c.place)
+}
+
+// endOwn closes the connections that gnet no longer has, when gnet closes those it has.
+func (l *loop) endOwn() {
+	for i := 0; i < len(l.conns); i++ {
+		if c := l.conns[i]; c != nil && c.hands == own {
+			c.end(netio.EndReset)
+		}
+	}
 }
 
 // bury closes the connections that are left when gnet has ended: a loop whose goroutine was
@@ -143,9 +155,11 @@ func (l *loop) bury() {
 	l.buried = true
 	for i := 0; i < len(l.conns); i++ {
 		if c := l.conns[i]; c != nil {
-			fd := c.fd
+			fd, gnets := c.fd, c.hands != own
 			c.closed(netio.EndReset)
-			_ = unix.Close(int(fd))
+			if gnets {
+				_ = unix.Close(int(fd))
+			}
 		}
 	}
 	if l.made != nil {
@@ -183,7 +197,7 @@ func (l *loop) localAddr(g gnet.Conn, fd int) *local {
 		}
 	}
 	if err != nil || !at.IsValid() {
-		return &local{l, ownAddr(g.LocalAddr())}
+		return &local{l: l, addr: ownAddr(g.LocalAddr())}
 	}
 	return l.tcp(at)
 }
@@ -193,7 +207,7 @@ func (l *loop) tcp(at netip.AddrPort) *local {
 	if p, ok := l.locals[at]; ok {
 		return p
 	}
-	p := &local{l, net.TCPAddrFromAddrPort(at)}
+	p := &local{l: l, addr: net.TCPAddrFromAddrPort(at)}
 	if l.locals == nil {
 		l.locals = map[netip.AddrPort]*local{}
 	}
@@ -202,6 +216,9 @@ func (l *loop) tcp(at netip.AddrPort) *local {
 	}
 	return p
 }
+
+// unnamed is the peer's address of unix clients that are bound to no path, as most are.
+var unnamed = &net.UnixAddr{Name: "@", Net: "unix"}
 
 // path returns the local shared by the connections to a unix socket; nil if no listener has
 // that path.
@@ -216,7 +233,7 @@ func (l *loop) path(name string) *local {
 	if l.named == nil {
 		l.named = map[string]*local{}
 	}
-	p := &local{l, a}
+	p := &local{l: l, addr: a, peer: unnamed}
 	l.named[name] = p
 	return p
 }

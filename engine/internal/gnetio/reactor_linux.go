@@ -119,18 +119,19 @@ func (r *reactor) OnOpen(g gnet.Conn) ([]byte, gnet.Action) {
 		return nil, gnet.None
 	}
 	c := l.newConn(g)
-	c.within = true
+	c.call = inside
 	sink, no := r.n.host.Open(l.turner, c, int(c.fd))
-	c.within = false
-	if sink == nil && !c.doomed {
+	ends := c.call == doomed
+	c.call = outside
+	if sink == nil && !ends {
 		return nil, l.turnAway(c, no)
 	}
 	c.sink = sink
-	if c.doomed {
+	if ends {
 		return nil, gnet.Close
 	}
 	if rd := l.reader.Load(); rd != nil {
-		rd.take(c)
+		rd.take(c, l.mayOwn())
 	}
 	return nil, gnet.None
 }
@@ -155,10 +156,7 @@ func (r *reactor) OnTraffic(g gnet.Conn) gnet.Action {
 		x.hear()
 		return gnet.Close
 	}
-	c.within = true
-	c.sink.Received(b)
-	c.within = false
-	if c.doomed {
+	if c.receive(b) {
 		return gnet.Close
 	}
 	return gnet.None
@@ -170,6 +168,7 @@ func (r *reactor) OnClose(g gnet.Conn, err error) gnet.Action {
 		x.closed(endOf(err))
 	case *reader:
 		x.ring = nil
+		x.l.endOwn()
 	}
 	return gnet.None
 }
@@ -187,7 +186,7 @@ func (r *reactor) loopOf(g gnet.Conn) *loop {
 	if l, ok := r.loops.Load(el); ok {
 		return l.(*loop)
 	}
-	l := &loop{r: r, n: r.n, el: el, epfd: -1}
+	l := &loop{r: r, n: r.n, el: el, epfd: -1, gnets: map[int32]gnet.Conn{}}
 	l.discover(g)
 	l.turner = r.n.host.NewLoop(l)
 	l.made = l.newReader()

@@ -23,11 +23,11 @@ import (
 // The reader calls recvfrom(2) without either, and a turn asked for costs a write(2) only if
 // the loop sleeps.
 //
-// Its epoll set contains the connections, and gnet's epoll set as one member. gnet still
-// listens, accepts and closes. The reader gets the goroutine through a socket pair, the ring,
-// that is registered with gnet: when a byte arrives on it, gnet calls OnTraffic, and run stays
-// in there until gnet's own set has an event. Then run writes a byte to the ring, so that gnet
-// calls it again after that event, and returns.
+// Its epoll set contains the connections, and gnet's epoll set as one member. gnet still listens
+// and accepts; then own makes it drop the connection. The reader gets the goroutine through a
+// socket pair, the ring, that is registered with gnet: when a byte arrives on it, gnet calls
+// OnTraffic, and run stays in there until gnet's own set has an event. Then run writes a byte to
+// the ring, so that gnet calls it again after that event, and returns.
 //
 // If a reader can't be made, gnet reads; it also reads the connections that were opened before
 // the ring was registered, until begin takes them over.
@@ -121,33 +121,70 @@ func (rd *reader) begin(ring gnet.Conn) {
 	rd.l.reader.Store(rd)
 	for _, c := range rd.l.conns {
 		if c != nil {
-			rd.take(c)
+			rd.take(c, false) // gnet may have an event of it that it has not handled yet
 		}
 	}
 }
 
-// take moves a connection from gnet's set to the reader's. Refused connections stay in gnet's.
-func (rd *reader) take(c *conn) {
-	if _, refused := c.sink.(*refused); refused || c.sink == nil || c.c == nil || c.ending || c.read {
+// take makes the reader read a connection, and with mayOwn makes gnet drop it. Refused connections
+// stay gnet's. Loop goroutine.
+func (rd *reader) take(c *conn, mayOwn bool) {
+	if _, refused := c.sink.(*refused); refused || c.sink == nil || c.hands != gnetReads || c.ending {
 		return
 	}
-	events := uint32(unix.EPOLLIN | unix.EPOLLPRI)
-	if c.paused {
-		events = 0
+	if mayOwn && rd.own(c) {
+		return
 	}
-	if rd.add(int(c.fd), int(c.place), events) != nil {
+	if rd.add(int(c.fd), int(c.place), c.events()) != nil {
 		return // gnet goes on with it
 	}
 	_ = unix.EpollCtl(rd.l.epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
-	c.read = true
+	c.hands = loopReads
 }
 
-// forget moves a connection that closes back to gnet's set: gnet removes it from there, and if it
-// were not in it, would make an error, which costs more. It must leave the reader's set here: if
-// Detach keeps a duplicate of the descriptor, closing the original does not remove it.
+// own makes gnet drop a connection, on which gnet spends 380 bytes: the conn goes on with a
+// duplicate of the descriptor, and gnet closes the original. It returns false, and changes nothing,
+// if no descriptor is free for the duplicate or the original is in the watcher's epoll set.
+func (rd *reader) own(c *conn) bool {
+	if c.watched {
+		return false
+	}
+	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	if rd.add(fd, int(c.place), c.events()) != nil {
+		_ = unix.Close(fd)
+		return false
+	}
+	g := rd.l.gnets[c.place]
+	delete(rd.l.gnets, c.place)
+	g.SetContext(nil) // so that OnClose does nothing
+	c.setFD(fd)
+	c.hands = own
+	_ = rd.l.el.Close(g)
+	return true
+}
+
+// mayOwn reports whether gnet may drop the loop's connections: not if it balances by their number.
+func (l *loop) mayOwn() bool { return !l.r.single || l.n.cfg.Balance != LeastConnections }
+
+// events returns the events to register for a connection in the reader's epoll set.
+func (c *conn) events() uint32 {
+	if c.paused {
+		return 0
+	}
+	return unix.EPOLLIN | unix.EPOLLPRI
+}
+
+// forget removes a connection that closes from the reader's set: closing the descriptor does not,
+// if somebody has a duplicate of it. One that gnet has moves back to gnet's set: gnet removes it from
+// there, and if it were not in it, would make an error, which costs more.
 func (rd *reader) forget(c *conn) {
-	c.read = false
 	_ = unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
+	if c.hands == own {
+		return
+	}
 	if !rd.l.buried {
 		_ = unix.EpollCtl(rd.l.epfd, unix.EPOLL_CTL_ADD, int(c.fd), &epollEvent{Fd: c.fd})
 	}
@@ -192,7 +229,7 @@ func (rd *reader) run() {
 			ev := &events[i]
 			switch place := int(ev.Pad); {
 			case place >= 0:
-				if c := rd.l.at(place, ev.Fd); c != nil && c.read {
+				if c := rd.l.at(place, ev.Fd); c != nil && c.hands != gnetReads {
 					rd.l.read(c, ev.Events, rd.buf)
 				}
 			case int(ev.Fd) == rd.l.epfd:
@@ -267,11 +304,17 @@ func (l *loop) read(c *conn, events uint32, buf []byte) {
 	case n == 0:
 		c.end(netio.EndFIN)
 	default:
-		c.within = true
-		c.sink.Received(buf[:n:n])
-		c.within = false
-		if c.doomed {
+		if c.receive(buf[:n:n]) {
 			c.end(netio.EndReset)
 		}
 	}
+}
+
+// receive calls Sink.Received, and reports whether the connection must be closed now.
+func (c *conn) receive(b []byte) (ends bool) {
+	c.call = inside
+	c.sink.Received(b)
+	ends = c.call == doomed
+	c.call = outside
+	return ends
 }

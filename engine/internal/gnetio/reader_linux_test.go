@@ -47,7 +47,7 @@ func TestLoopsReadThemselves(t *testing.T) {
 			read := func() (n int) {
 				el.wait(t, func() {
 					for _, c := range l.conns {
-						if c != nil && c.read {
+						if c != nil && c.hands != gnetReads {
 							n++
 						}
 					}

@@ -39,6 +39,8 @@ import (
 //   - A loop's poller has a field wakeupCall that is not 0 from when a task is queued until all are
 //     done, and whoever sets it wakes the poller: TestTasksOfGnetAreSeen,
 //     TestReaderLeavesTheLoopToGnet. If there is no such field, gnet reads.
+//   - EventLoop.Close in OnOpen closes the descriptor and removes the connection before it returns:
+//     TestGnetForgetsConnections.
 //   - A connection that was removed from gnet's epoll set can still be closed: TestEndsAreTold.
 //   - gnet keeps a table of engines by address; gnet.Stop removes an engine from it, also one that
 //     has ended; an address may have a #fragment, which makes it unique:

@@ -135,7 +135,7 @@ func (si *standIn) watch(fd int, none bool) error {
 // watchBusy adds the busy connection to the set for its peer's FIN or reset only: it is not read
 // meanwhile.
 func (si *standIn) watchBusy() {
-	if c := si.busy; c != nil && c.c != nil && c.sink != nil && !c.ending {
+	if c := si.busy; c != nil && c.hands != nobodys && c.sink != nil && !c.ending {
 		ev := unix.EpollEvent{Fd: c.fd, Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT}
 		_ = unix.EpollCtl(si.epfd, unix.EPOLL_CTL_ADD, int(c.fd), &ev)
 	}
@@ -143,7 +143,7 @@ func (si *standIn) watchBusy() {
 
 // add adds a connection to the set, unless it is the busy one or detached.
 func (si *standIn) add(c *conn) {
-	if c == si.busy || c.c == nil || c.ending || si.conns[int(c.fd)] != nil {
+	if c == si.busy || c.hands == nobodys || c.ending || si.conns[int(c.fd)] != nil {
 		return
 	}
 	if si.watch(int(c.fd), c.paused) == nil {

@@ -45,7 +45,8 @@ type Conn interface {
 	// method of the Sink or in Host.Open, it closes when that returns.
 	Close()
 
-	// LocalAddr and RemoteAddr return addresses that never change. Any goroutine.
+	// LocalAddr and RemoteAddr return addresses that never change; a call may return a copy. Any
+	// goroutine.
 	LocalAddr() net.Addr
 	RemoteAddr() net.Addr
 	// SyscallConn gives access to the descriptor while it is open. Any goroutine.

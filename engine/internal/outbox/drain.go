@@ -1,6 +1,10 @@
 package outbox
 
-import "millrace/engine/internal/bufpool"
+import (
+	"math/bits"
+
+	"millrace/engine/internal/bufpool"
+)
 
 // taken is what the loop has taken from a box and is writing. Its order: the log up to at and the own
 // frames up to the first seg's off; then for each seg the log up to its at, its shared frame, and the
@@ -90,7 +94,7 @@ func (o *Box) take(sh *Shared) {
 		return
 	}
 	if st != nil && !o.lent {
-		o.hint = uint16(min(len(st.B), 32<<10))
+		o.hint = uint8(bits.Len(uint(min(max(len(st.B), 1), 32<<10) - 1)))
 	}
 	t := sh.spare
 	sh.spare = nil
@@ -99,7 +103,7 @@ func (o *Box) take(sh *Shared) {
 	}
 	t.own, t.at, t.k, t.refOff, t.pushed, t.lent, t.keyed, t.divided = st, o.at, -1, 0, int(o.pushed), o.lent, false, false
 	if m := o.mixed; m != nil {
-		t.segs, m.segs = m.segs, nil
+		t.segs, m.segs = m.segs, t.segs // t.segs is empty, with capacity for some
 		t.divided, m.divided = m.divided, false
 		if m.keys != nil {
 			m.keys.took(len(t.segs))
@@ -299,26 +303,32 @@ func (o *Box) finish(sh *Shared) {
 	o.freeSegs(sh)
 	o.taken = nil
 	if sh.spare == nil {
-		*t = taken{}
+		room := t.segs
+		if cap(room) > keepSegs {
+			room = nil
+		}
+		*t = taken{segs: room}
 		sh.spare = t
 	}
 }
 
-// freeSegs frees the segs of what was taken; a small slice is kept for the next ones.
+// freeSegs frees the segs of what was taken. The slice stays with the loop, and take exchanges it
+// for that of the next box that has segs: so the lock is needed only for keys.
 func (o *Box) freeSegs(sh *Shared) {
-	s := o.taken.segs
-	if len(s) == 0 {
+	t := o.taken
+	n := len(t.segs)
+	if n == 0 {
 		return
 	}
-	sh.Budget.Add(-segCost * len(s))
+	sh.Budget.Add(-segCost * n)
+	clear(t.segs)
+	t.segs = t.segs[:0]
+	if !t.keyed {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	m := o.mixed
-	if m.segs == nil && cap(s) <= keepSegs {
-		clear(s)
-		m.segs = s[:0]
-	}
-	if m.keys != nil && len(m.segs) == 0 {
+	if m := o.mixed; m.keys != nil && len(m.segs) == 0 {
 		m.keys.clear(sh)
 	}
 }

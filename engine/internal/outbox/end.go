@@ -42,7 +42,7 @@ func (o *Box) Drop(sh *Shared) (lost int) {
 		sh.Budget.Add(-m.keys.memory())
 		m.keys = nil
 	}
-	o.full.Store(false)
+	o.clear(full)
 	o.mu.Unlock()
 	for _, t := range [2]*taken{first, second} {
 		if t == nil {

@@ -126,7 +126,7 @@ func (o *Box) replace(sh *Shared, g *seg, frame *bufpool.Buf, more int, taken bo
 		sh.Budget.Add(-held)
 	}
 	if int64(o.size()) >= sh.Share.Load() {
-		o.full.Store(true)
+		o.set(full)
 	}
 }
 

@@ -47,20 +47,20 @@ type Shared struct {
 // Box is one session's outbox. It is small, as every idle session has one.
 type Box struct {
 	mu     tally.Mutex
-	full   atomic.Bool  // too much is unsent: the strand must wait before its next packet
-	waits  atomic.Bool  // the strand must wait, as a broadcast of its session met a full Log
 	stage  *bufpool.Buf // guarded by mu; own frames that the loop has not yet taken
 	mixed  *mixed       // guarded by mu; shared frames and log positions between them; nil: there never were any
 	at     uint64       // guarded by mu; the log's end when stage and segs were begun
 	last   uint64       // guarded by mu; the log's end at the newest of them; of a closed box, at its close
 	frames uint64       // guarded by mu; ever sent, without broadcasts
 
+	// why the strand must wait before its next packet, as bits; 0: it need not.
+	why    atomic.Uint32
 	refs   uint32 // guarded by mu; bytes of the shared frames in segs
 	pushed uint32 // guarded by mu; unsolicited bytes of stage and segs
 	queued uint32 // guarded by mu; bytes that this box counts in Shared.Queued
 	rest   uint32 // guarded by mu; bytes that the loop has taken and not written
 	lag    uint32 // guarded by mu; bytes of the log that a blocked session has not been written
-	hint   uint16 // guarded by mu; the size of a new stage, learned from the last one
+	hint   uint8  // guarded by mu; the binary logarithm of the size of a new stage, learned from the last one
 
 	// corked: callbacks of this session run, and what they send is written after their batch.
 	// active: callbacks run; unlike corked it stays set when Uncork was called for a callback
@@ -96,7 +96,7 @@ type seg struct {
 
 const (
 	segCost  = 32 // about what a seg costs, in bytes: 24, and room to grow
-	keepSegs = 8  // how many segs an empty box keeps room for
+	keepSegs = 8  // how many segs there is room kept for
 
 	// ReferCost is what one session's reference to a shared frame costs.
 	ReferCost = segCost
@@ -256,7 +256,7 @@ func (o *Box) admit(sh *Shared, n int, kind Kind) Result {
 func (o *Box) reserve(sh *Shared, n int) {
 	switch st := o.stage; {
 	case st == nil:
-		o.stage = bufpool.Get(max(n, int(o.hint)))
+		o.stage = bufpool.Get(max(n, 1<<o.hint))
 		sh.Budget.Add(o.stage.Held())
 	case st.Spare() >= n:
 	case o.lent:
@@ -306,7 +306,7 @@ func (o *Box) count(sh *Shared, n, cost int) {
 func (o *Box) staged(sh *Shared) Result {
 	o.frames++
 	if int64(o.size()) >= sh.Share.Load() {
-		o.full.Store(true)
+		o.set(full)
 	}
 	if !o.corked && o.mark() {
 		return Wake

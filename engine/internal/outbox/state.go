@@ -20,7 +20,7 @@ func (o *Box) Lagging(sh *Shared) (pushed, lag int) {
 	defer o.mu.Unlock()
 	o.lag = o.lagNow(sh)
 	if int64(o.size()) >= sh.Share.Load() {
-		o.full.Store(true)
+		o.set(full)
 	}
 	if o.taken != nil {
 		pushed = o.taken.pushed
@@ -73,7 +73,7 @@ func (o *Box) Keep(sh *Shared, kept int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if int64(o.size()+kept) >= sh.Share.Load() {
-		o.full.Store(true)
+		o.set(full)
 	}
 }
 
@@ -84,7 +84,7 @@ func (o *Box) Pushed(sh *Shared) int { return sh.pushed }
 // Relieve ends the strand's wait (Full) when at most half of Share is used, and reports whether it
 // did. kept is as in Keep.
 func (o *Box) Relieve(sh *Shared, kept int) (resumed bool) {
-	if !o.full.Load() {
+	if !o.Full() {
 		return false
 	}
 	o.mu.Lock()
@@ -92,12 +92,12 @@ func (o *Box) Relieve(sh *Shared, kept int) (resumed bool) {
 	if int64(o.size()+kept) > sh.Share.Load()/2 {
 		return false
 	}
-	o.full.Store(false)
+	o.clear(full)
 	return true
 }
 
 // Full reports whether the strand must wait until more has been sent.
-func (o *Box) Full() bool { return o.full.Load() }
+func (o *Box) Full() bool { return o.why.Load()&full != 0 }
 
 // Done reports whether the box is closed and everything in it has been written. Loop goroutine.
 func (o *Box) Done() bool {
@@ -139,14 +139,32 @@ func (o *Box) stageLen() int {
 	return len(o.stage.B)
 }
 
+// The bits of Box.why.
+const (
+	full   = 1 << iota // too much is unsent
+	behind             // a broadcast of its session met a full Log
+)
+
+func (o *Box) set(why uint32) {
+	if o.why.Load()&why == 0 {
+		o.why.Or(why)
+	}
+}
+
+func (o *Box) clear(why uint32) {
+	if o.why.Load()&why != 0 {
+		o.why.And(^why)
+	}
+}
+
 // MustWait reports whether the strand must wait before its next packet.
-func (o *Box) MustWait() bool { return o.full.Load() || o.waits.Load() }
+func (o *Box) MustWait() bool { return o.why.Load() != 0 }
 
 // WaitForLog makes the strand wait until ResumeFromLog.
-func (o *Box) WaitForLog() { o.waits.Store(true) }
+func (o *Box) WaitForLog() { o.set(behind) }
 
 // WaitsForLog reports whether WaitForLog was called, and not yet ResumeFromLog.
-func (o *Box) WaitsForLog() bool { return o.waits.Load() }
+func (o *Box) WaitsForLog() bool { return o.why.Load()&behind != 0 }
 
 // ResumeFromLog undoes WaitForLog.
-func (o *Box) ResumeFromLog() { o.waits.Store(false) }
+func (o *Box) ResumeFromLog() { o.clear(behind) }

@@ -12,7 +12,8 @@ import (
 // maxPlaces bounds how many places in the code a log remembers.
 const maxPlaces = 256
 
-// Panics logs the stack of a panic once for each place, and counts all of them.
+// Panics logs the stack of a panic once for each place, of maxPlaces at a time, and counts all of
+// them.
 type Panics struct {
 	log   *slog.Logger
 	total atomic.Uint64
@@ -45,12 +46,16 @@ func (l *Panics) Report(callback, session string, handle uint32, v any) {
 		"panic", text, "place", place, "stack", string(stack))
 }
 
-// first tells whether a place is new, as long as there is room to remember it.
+// first reports whether a place is new. If there are too many to remember it forgets all, so that
+// what is new is still logged.
 func (l *Panics) first(place string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.places[place] || len(l.places) >= maxPlaces {
+	if l.places[place] {
 		return false
+	}
+	if len(l.places) >= maxPlaces {
+		clear(l.places)
 	}
 	l.places[place] = true
 	return true

@@ -1,0 +1,204 @@
+package gnetio
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"millrace/engine/internal/netio"
+)
+
+var longEnds = flag.Bool("long-ends", false, "end 10,000 connections of each kind of network")
+
+// However connections end, at once or after some bytes, by whom and at which moment, none leaves a
+// descriptor behind, is forgotten or is told of its end twice.
+func TestEndsLeaveNoDescriptor(t *testing.T) {
+	each := 120
+	if *longEnds {
+		each = 10_000
+	}
+	for _, cfg := range []Config{
+		{Loops: 1},
+		{Single: true},
+		{Single: true, Balance: LeastConnections},
+		{ReadByGnet: true},
+		{Addrs: []string{"tcp://[::1]:0"}},
+		{Addrs: []string{"unix://" + t.TempDir() + "/s"}},
+	} {
+		t.Run(fmt.Sprint(cfg.Loops, cfg.Single, cfg.Balance, cfg.ReadByGnet, cfg.Addrs), func(t *testing.T) {
+			var mu sync.Mutex
+			opened, ended := 0, map[*echo]int{}
+			h := &echoHost{
+				open: func(e *echo) *netio.Refusal {
+					mu.Lock()
+					defer mu.Unlock()
+					opened++
+					if opened%13 == 0 {
+						e.Close() // within Open
+					}
+					return nil
+				},
+				received: func(e *echo, b []byte) bool {
+					switch b[0] {
+					case 'C':
+						e.Close()
+					case 'A':
+						e.Abort()
+						e.Close()
+					case 'P':
+						e.PauseReading(true)
+						e.Close()
+					default:
+						return false
+					}
+					return true
+				},
+				closed: func(e *echo, _ netio.End) {
+					mu.Lock()
+					defer mu.Unlock()
+					ended[e]++
+				},
+			}
+			n := listen(t, cfg, h)
+			for range 8 {
+				dial(t, n.Addrs()[0]).Close()
+			}
+			waitFor(t, "the first to end", func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return opened == 8 && len(ended) == 8
+			})
+			before := openFiles(t)
+			a := n.Addrs()[0]
+			var wg sync.WaitGroup
+			for w := range 4 {
+				wg.Go(func() {
+					for i := w; i < each; i += 4 {
+						c, err := net.DialTimeout(a.Network(), a.String(), 10*time.Second)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						endAs(c, i)
+						c.Close()
+					}
+				})
+			}
+			wg.Wait()
+			waitFor(t, "the descriptors to be closed", func() bool { return openFiles(t) == before })
+			waitFor(t, "all ends to be told", func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(ended) == opened
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			for _, times := range ended {
+				if times != 1 {
+					t.Errorf("an end was told %d times", times)
+				}
+			}
+		})
+	}
+}
+
+// endAs ends a connection in the i-th of ten ways.
+func endAs(c net.Conn, i int) {
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	reset := func() {
+		if t, ok := c.(*net.TCPConn); ok {
+			t.SetLinger(0)
+		}
+	}
+	half := func() { c.(interface{ CloseWrite() error }).CloseWrite() }
+	b := make([]byte, 8)
+	switch i % 10 {
+	case 0: // FIN at once
+	case 1:
+		reset()
+	case 2: // bytes and FIN at once
+		c.Write([]byte("x"))
+	case 3:
+		c.Write([]byte("x"))
+		reset()
+	case 4: // half-close, then what is owed
+		c.Write([]byte("x"))
+		half()
+		c.Read(b)
+		c.Read(b)
+	case 5:
+		half()
+		c.Read(b)
+	case 6:
+		c.Write([]byte("x"))
+		c.Read(b)
+	case 7:
+		c.Write([]byte("C"))
+		c.Read(b)
+	case 8:
+		c.Write([]byte("A"))
+		c.Read(b)
+	case 9:
+		c.Write([]byte("P"))
+		c.Read(b)
+	}
+}
+
+// A Stop while connections come leaves none open, whoever accepts.
+func TestStopWhileConnectionsCome(t *testing.T) {
+	before := openFiles(t)
+	for _, cfg := range []Config{{}, {Single: true}, {Addrs: []string{"unix://" + t.TempDir() + "/s"}}} {
+		h := &echoHost{}
+		n, err := tryListen(t, cfg, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := n.Addrs()[0]
+		var wg sync.WaitGroup
+		gone := make(chan bool)
+		for range 4 {
+			wg.Go(func() {
+				for {
+					select {
+					case <-gone:
+						return
+					default:
+					}
+					if c, err := net.DialTimeout(a.Network(), a.String(), 10*time.Second); err == nil {
+						c.Write([]byte("x"))
+						c.Close()
+					}
+				}
+			})
+		}
+		waitFor(t, "connections to come", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return h.next > 20 })
+		halt(t, n, h)
+		close(gone)
+		wg.Wait()
+		waitFor(t, "the descriptors to be closed", func() bool { return openFiles(t) <= before })
+	}
+}
+
+// An Abort resets the peer, although the descriptor is not the one that was accepted.
+func TestAbortOfOwnResets(t *testing.T) {
+	h := &echoHost{received: func(e *echo, _ []byte) bool {
+		if e.Conn.(*conn).hands != own {
+			t.Error("the connection is not the loop's")
+		}
+		e.Abort()
+		e.Close()
+		return true
+	}}
+	n := listen(t, Config{Loops: 1}, h)
+	c := dial(t, n.Addrs()[0])
+	c.send("x")
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("got %v, want a reset", err)
+	}
+}
