@@ -208,7 +208,7 @@ func TestFailingCutHidesNoSession(t *testing.T) {
 			n := 0
 			for i, d := range all {
 				ds <- d
-				for range i { // so that it meets every moment of Cut
+				for range 100 * i { // so that it meets every moment of Cut
 					d.state.Load()
 				}
 				if !l.takeBack(d) {
