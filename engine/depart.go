@@ -35,7 +35,7 @@ type Departure struct {
 
 const (
 	departingOpen = iota // not decided
-	departingCut         // it moves, or Cut is finding out whether it can
+	departingCut         // it moves, or it is closing: it does not stay
 	departingBack        // it stays
 )
 
@@ -246,15 +246,20 @@ func (d *Departure) Groups() (names []string) {
 // not block. Any goroutine.
 func (d *Departure) Cut() bool {
 	s := d.ln.s
-	if !d.state.CompareAndSwap(departingOpen, departingCut) {
+	if d.state.Load() != departingOpen {
 		return false
 	}
-	claimed := false
-	ended := s.in.End(true, func() bool { return false }, s.closed, func() {
-		claimed = s.held.Load() <= 0 && s.closing.CompareAndSwap(0, uint32(ReasonMoved))
+	// The state changes only when nothing else keeps the session here: a client that comes back
+	// meanwhile either gets it, and Cut fails, or is told that it has gone, and then it has.
+	moves, claimed := false, false
+	s.in.End(true, func() bool { return false }, s.closed, func() {
+		moves = s.held.Load() <= 0 && d.state.CompareAndSwap(departingOpen, departingCut)
+		claimed = moves && s.closing.CompareAndSwap(0, uint32(ReasonMoved))
 	})
-	if !ended || !claimed {
-		d.state.Store(departingBack)
+	if !claimed {
+		if moves { // it is closing
+			d.state.Store(departingBack)
+		}
 		d.Cancel()
 		return false
 	}

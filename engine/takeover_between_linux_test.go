@@ -182,3 +182,50 @@ func TestFramesThatDoNotFitAreNotTaken(t *testing.T) {
 		})
 	}
 }
+
+// While a Cut fails, because something of the session is in progress, a client that comes back gets
+// the session: nobody finds that it has gone.
+func TestFailingCutHidesNoSession(t *testing.T) {
+	srv, token, _ := leftBehind(t)
+	release := departureOf(t, srv, token).Session.Hold()
+	defer release()
+	const rounds, batch = 100, 200
+	hidden := 0
+	for range rounds {
+		ds := make(chan *Departure)
+		cuts := make(chan bool, batch)
+		go func() {
+			for d := range ds {
+				cuts <- d.Cut()
+			}
+		}()
+		said := make(chan int)
+		var all [batch]*Departure
+		for i := range all {
+			all[i] = departureOf(t, srv, token)
+		}
+		all[0].ln.home.onLoop(func(l *loop) {
+			n := 0
+			for i, d := range all {
+				ds <- d
+				for range 100 * i { // so that it meets every moment of Cut
+					d.state.Load()
+				}
+				if !l.takeBack(d) {
+					n++
+				}
+			}
+			said <- n
+		})
+		hidden += <-said
+		close(ds)
+		for range batch {
+			if <-cuts {
+				t.Fatal("a session that owes an answer goes")
+			}
+		}
+	}
+	if hidden > 0 {
+		t.Errorf("%d of %d that came back did not find a session that stayed", hidden, rounds*batch)
+	}
+}

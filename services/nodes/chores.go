@@ -196,6 +196,8 @@ func (u *users) settle(ctx context.Context, user string) error {
 			u.note(s, user, epoch)
 		}
 		return nil
+	case ours && u.n.moves.hasGone(id.Session):
+		return nil // its new node tells the store; if that dies, see moves.sweeper
 	case ours:
 		return u.unbind(ctx, user, e, b)
 	}

@@ -90,3 +90,6 @@ func (n *Node) Went(s *engine.Session, to uint64, user string) {
 
 // Sweep is what the node does from time to time with those.
 func (n *Node) Sweep(now time.Time) { n.moves.sweep(now) }
+
+// Settle has the node compare a user with the store.
+func (n *Node) Settle(user string) error { return n.users.settle(n.run, user) }

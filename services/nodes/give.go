@@ -2,7 +2,6 @@ package nodes
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,7 +16,7 @@ import (
 
 // offer is a suspended session that another node is taking over.
 type offer struct {
-	id  uint64
+	key offerKey
 	sum engine.TokenSum
 	to  uint64 // the process that takes it
 	d   *engine.Departure
@@ -27,6 +26,7 @@ type offer struct {
 	held  int         // guarded by moves.mu; bytes that it counts in moves.out
 	bytes []byte      // guarded by mu; the encoded carry.State, or, after the cut, the carry.Tail
 	cut   bool        // guarded by mu; the session has been given away
+	tail  *carry.Tail // guarded by mu; after the cut, while its frames are not known yet
 	end   *time.Timer // drops the offer
 }
 
@@ -51,12 +51,19 @@ func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 		m.n.answer(msg.AnswerLater, notGiven(cluster.ErrOverloaded))
 		return
 	}
+	var op *opening
+	if e.Flags == envelope.TakeBegin {
+		op = m.open(keyOf(e)) // here, so that a TakeBack that follows finds it
+	}
 	m.n.bg.Go(func() {
 		defer m.serving.Add(-1)
+		if op != nil {
+			defer m.opened(keyOf(e), op)
+		}
 		left := min(time.Duration(e.Left)*time.Millisecond, m.n.cfg.TakeoverTimeout)
 		ctx, cancel := context.WithTimeout(m.n.run, left)
 		defer cancel()
-		a, err := m.give(ctx, e)
+		a, err := m.give(ctx, e, op)
 		if err != nil {
 			a = notGiven(err)
 		}
@@ -70,30 +77,38 @@ func notGiven(err error) envelope.Envelope {
 }
 
 // give returns the answer to a question.
-func (m *moves) give(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
-	if e.Flags == envelope.TakeBegin {
-		return m.begin(ctx, e)
+func (m *moves) give(ctx context.Context, e envelope.Envelope, op *opening) (envelope.Envelope, error) {
+	if op != nil {
+		return m.begin(ctx, e, op)
 	}
 	m.mu.Lock()
-	o := m.offers[e.Session]
+	o := m.offers[keyOf(e)]
 	m.mu.Unlock()
-	if o == nil || o.to != e.Source {
+	if o == nil {
 		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: the session has been taken back, as nothing was asked about it in time, or has moved")}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.end.Reset(m.n.cfg.TakeoverTimeout)
-	at := e.Epoch
+	o.end.Stop()
+	defer o.end.Reset(m.n.cfg.TakeoverTimeout) // if it was dropped meanwhile, that does nothing
+	var err error
 	switch {
-	case e.Flags == envelope.TakeCommit && !o.cut:
-		if err := m.commit(ctx, o, e.Body); err != nil {
-			return envelope.Envelope{}, err
-		}
-		at = 0
 	case e.Flags != envelope.TakeMore && e.Flags != envelope.TakeCommit:
-		return envelope.Envelope{}, fmt.Errorf("nodes: step %d of a takeover is unknown: run one version on all nodes", e.Flags)
+		err = fmt.Errorf("nodes: step %d of a takeover is unknown: run one version on all nodes", e.Flags)
+	case e.Flags == envelope.TakeCommit && !o.cut:
+		err = m.commit(ctx, o, e.Body)
+	case o.tail != nil:
+		err = m.finish(ctx, o)
 	}
-	return m.part(o, at), nil
+	if err != nil && o.tail != nil && !errors.Is(err, engine.ErrClosed) {
+		a := notGiven(&whyNot{UntakenBusy, err})
+		a.Session = o.key.id // the offer stands: ask again
+		return a, nil
+	}
+	if err != nil {
+		return envelope.Envelope{}, err
+	}
+	return m.part(o, e.Epoch), nil
 }
 
 // partMost is how many bytes of a session one message has at most.
@@ -104,54 +119,7 @@ const partMost = 256 << 10
 func (m *moves) part(o *offer, at uint64) envelope.Envelope {
 	most := max(1<<10, min(partMost, m.n.bus.MaxMessage()-envelope.HeaderLen-64))
 	b := o.bytes[min(at, uint64(len(o.bytes))):]
-	return envelope.Envelope{Kind: envelope.Answer, Session: o.id, Epoch: uint64(len(o.bytes)), Body: b[:min(len(b), most)]}
-}
-
-// begin suspends a session, and offers it to the node that asks.
-func (m *moves) begin(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
-	srv := m.n.server()
-	if len(e.Body) != len(engine.TokenSum{})+8 || srv == nil {
-		return envelope.Envelope{}, engine.ErrUnknownToken
-	}
-	sum := engine.TokenSum(e.Body[:32])
-	most := m.n.cfg.TakeoverBytes
-	if !m.out.take(most) {
-		return envelope.Envelope{}, cluster.ErrOverloaded
-	}
-	counted := most
-	defer func() { m.out.add(-counted) }()
-	moving := m.moving(sum)
-	d, err := srv.Depart(ctx, sum, binary.BigEndian.Uint64(e.Body[32:]), most)
-	if errors.Is(err, engine.ErrUnknownToken) { // with any other error it is here, even if m.gone has it from before
-		m.mu.Lock()
-		to, gone := m.gone[sum]
-		m.mu.Unlock()
-		if gone {
-			return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Elsewhere, Epoch: to.process}, nil
-		}
-		if moving {
-			err = engine.ErrBeingTaken
-		}
-	}
-	if err != nil {
-		return envelope.Envelope{}, err
-	}
-	o := &offer{sum: sum, to: e.Source, d: d, in: slices.Sorted(slices.Values(d.Groups()))}
-	o.bytes = carry.State{
-		Session: uint64(d.Session.ID()), Received: d.Received, First: d.First, Most: d.Most, Accepted: d.Accepted.UnixMicro(),
-		Frames: d.Frames, User: d.State, Groups: o.in,
-	}.Append(nil)
-	d.Frames, d.State = nil, nil
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	m.mu.Lock()
-	o.held, counted = len(o.bytes), most-len(o.bytes)
-	m.last++
-	o.id = m.last
-	o.end = time.AfterFunc(m.n.cfg.TakeoverTimeout, func() { m.drop(o) })
-	m.offers[o.id] = o
-	m.mu.Unlock()
-	return m.part(o, 0), nil
+	return envelope.Envelope{Kind: envelope.Answer, Session: o.key.id, Epoch: uint64(len(o.bytes)), Body: b[:min(len(b), most)]}
 }
 
 // moving reports whether a session is coming to this node, or has been offered to another: then it may
@@ -173,7 +141,9 @@ func (m *moves) moving(sum engine.TokenSum) bool {
 // drop ends an offer. The session continues here unless it has been given away.
 func (m *moves) drop(o *offer) {
 	m.mu.Lock()
-	delete(m.offers, o.id)
+	if m.offers[o.key] == o {
+		delete(m.offers, o.key)
+	}
 	m.out.add(-o.held)
 	o.held = 0
 	m.mu.Unlock()
@@ -184,9 +154,12 @@ func (m *moves) drop(o *offer) {
 // takeBack handles the message that there are no more questions about a session.
 func (m *moves) takeBack(e envelope.Envelope) {
 	m.mu.Lock()
-	o := m.offers[e.Session]
+	o := m.offers[keyOf(e)]
+	if op := m.opens[keyOf(e)]; op != nil {
+		op.cancel()
+	}
 	m.mu.Unlock()
-	if o != nil && o.to == e.Source {
+	if o != nil {
 		m.drop(o)
 	}
 }
@@ -211,9 +184,11 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	}
 	t := carry.Tail{Streams: cs.seen()}
 	t.Users, t.Handle, t.Seq = n.users.going(o.d.Session)
+	m.goes(o.d.Session.ID(), true)
 	cut := o.d.Cut()
 	cs.unlock()
 	if !cut {
+		m.goes(o.d.Session.ID(), false)
 		n.users.stays(o.d.Session)
 		m.drop(o)
 		if o.d.Session.Connected() { // something of it is under way again
@@ -223,12 +198,21 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	}
 	n.users.gone(o.d.Session, t.Users)
 	m.went(o, t.Users)
-	if t.Frames, err = o.d.Rest(ctx); err != nil {
+	o.cut, o.tail = true, &t
+	return m.finish(ctx, o)
+}
+
+// finish completes the tail of a session that has been given away. After an error of ctx it is called
+// again, when the commit is repeated; engine.ErrClosed: the session is lost. o.mu is held.
+func (m *moves) finish(ctx context.Context, o *offer) error {
+	frames, err := o.d.Rest(ctx)
+	if err != nil {
 		return err
 	}
-	o.cut, o.bytes = true, t.Append(nil)
+	o.tail.Frames = frames
+	o.bytes, o.tail = o.tail.Append(nil), nil
 	m.mu.Lock()
-	if m.offers[o.id] == o { // else it has been given up
+	if m.offers[o.key] == o { // else it has been given up
 		m.out.add(len(o.bytes) - o.held)
 		o.held = len(o.bytes)
 	}

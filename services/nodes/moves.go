@@ -29,8 +29,8 @@ type moves struct {
 	in, out load          // bytes of sessions that are coming and going
 
 	mu     sync.Mutex
-	offers map[uint64]*offer          // guarded by mu; by id
-	last   uint64                     // guarded by mu; the id of the last offer
+	offers map[offerKey]*offer        // guarded by mu
+	opens  map[offerKey]*opening      // guarded by mu; those that are being made
 	gone   map[engine.TokenSum]wentTo // guarded by mu; where a session went last, by its token's sum
 	left   map[engine.ID]bool         // guarded by mu; sessions of this node that have moved away
 	order  []departed                 // guarded by mu; the entries of gone and left, oldest first
@@ -135,7 +135,8 @@ func (m *moves) init(n *Node) {
 	m.in.most = int64(n.cfg.MaxTakeovers) * int64(n.cfg.TakeoverBytes)
 	m.out.most = m.in.most
 	m.places = make(chan struct{}, n.cfg.MaxTakeovers)
-	m.offers, m.gone, m.left = map[uint64]*offer{}, map[engine.TokenSum]wentTo{}, map[engine.ID]bool{}
+	m.offers, m.opens = map[offerKey]*offer{}, map[offerKey]*opening{}
+	m.gone, m.left = map[engine.TokenSum]wentTo{}, map[engine.ID]bool{}
 	m.to, m.taking = map[string]int{}, map[engine.TokenSum]bool{}
 }
 
@@ -186,11 +187,23 @@ func (m *moves) comingTo(group string) int {
 	return m.to[group]
 }
 
-// hasGone reports whether a session of this node has been taken over by another recently.
+// hasGone reports whether a session of this node has been taken over by another recently, or is about
+// to be: that one is about to tell the store of its users.
 func (m *moves) hasGone(id engine.ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.left[id]
+}
+
+// goes records that a session is about to move, or that it does not.
+func (m *moves) goes(id engine.ID, goes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if goes {
+		m.left[id] = true
+	} else {
+		delete(m.left, id)
+	}
 }
 
 // went records that a session has moved to another process.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -39,10 +40,15 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 	if !ok {
 		return &whyNot{UntakenDead, cluster.ErrUnavailable}
 	}
+	t := &taking{m: m, id: rand.Uint64()}
 	body := binary.BigEndian.AppendUint64(sum[:], a.Received())
 	var busy error
 	for hops := 0; hops < maxMoves; {
-		got, err := m.ask(ctx, from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeBegin, Body: body})
+		t.from, t.asked = from, false
+		got, err := t.insist(ctx, envelope.Envelope{Flags: envelope.TakeBegin, Body: body})
+		if err != nil && got.Kind == 0 && t.asked {
+			t.back() // it may have been offered
+		}
 		if errors.Is(err, errElsewhere) {
 			if from = got.Epoch; from == m.n.process {
 				return errHere
@@ -64,7 +70,8 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 		if err != nil {
 			return err
 		}
-		return m.carry(ctx, a, &taking{m: m, from: from, id: got.Session, first: got})
+		t.first = got
+		return m.carry(ctx, a, t)
 	}
 	return engine.ErrUnknownToken
 }
@@ -73,8 +80,9 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 const maxMoves = 8
 
 // ask sends a question about a session to a process, and returns its answer. errElsewhere: the
-// answer's Epoch is the process that has the session. Other errors are a whyNot, or ones of sealing
-// the question.
+// answer's Epoch is the process that has the session. Other errors are a whyNot, with the answer if
+// there is one, or ones of sealing the question. It waits for a part of TakeoverTimeout, but the other
+// node may work at the answer until ctx ends.
 func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (envelope.Envelope, error) {
 	until, _ := ctx.Deadline()
 	left := time.Until(until)
@@ -90,7 +98,7 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 	if err != nil {
 		return envelope.Envelope{}, err
 	}
-	got, err := m.n.bus.Ask(ctx, askSubject(process), b)
+	got, err := m.n.bus.AskUntil(ctx, time.Now().Add(m.n.cfg.TakeoverTimeout/askedTimes), askSubject(process), b)
 	if err != nil {
 		return envelope.Envelope{}, &whyNot{UntakenDead, err}
 	}
@@ -110,9 +118,39 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 type taking struct {
 	m     *moves
 	from  uint64            // the process that has it
-	id    uint64            // of the offer there
+	id    uint64            // of the offer there; this node chooses it
 	first envelope.Envelope // the answer with the first part of the state
 	held  int               // bytes that it counts in moves.in
+	asked bool              // the process may have received a question
+	final bool              // it may have received the commit
+}
+
+// askedTimes is how many times a question without an answer is asked at most, with connections that
+// stand.
+const askedTimes = 4
+
+// insist asks until there is an answer, as any message may be lost. The other node answers a question
+// again as it did the first time. It gives up when ctx ends; and, before the commit, if the other node
+// is dead or can't have received anything.
+func (t *taking) insist(ctx context.Context, e envelope.Envelope) (envelope.Envelope, error) {
+	e.Kind, e.Session = envelope.Takeover, t.id
+	for {
+		got, err := t.m.ask(ctx, t.from, e)
+		switch {
+		case err == nil || errors.Is(err, errElsewhere):
+			return got, err
+		case got.Kind != 0 && got.Session != t.id: // refused
+			return got, err
+		case got.Kind != 0: // not yet
+		case errors.Is(err, cluster.ErrLost), errors.Is(err, cluster.ErrNoAnswer):
+			t.asked = true
+		case !errors.Is(err, cluster.ErrUnavailable):
+			return got, err
+		}
+		if !t.final && !(t.asked && t.m.n.lives(t.from)) || !sleep(ctx, 50*time.Millisecond) {
+			return got, err
+		}
+	}
 }
 
 // rest returns the whole answer whose first part is e, and asks for the other parts.
@@ -129,7 +167,7 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 	t.held += int(total)
 	b := slices.Clone(e.Body)
 	for uint64(len(b)) < total {
-		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeMore, Session: t.id, Epoch: uint64(len(b))})
+		e, err := t.insist(ctx, envelope.Envelope{Flags: envelope.TakeMore, Epoch: uint64(len(b))})
 		if err != nil {
 			return nil, err
 		}
@@ -142,24 +180,18 @@ func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) 
 }
 
 // commit makes the other node give the session away, and returns its tail. here is how far this node
-// has received the streams of messages. A commit without an answer is sent again: the other node
-// answers it as it did the first time.
+// has received the streams of messages.
 func (t *taking) commit(ctx context.Context, here []carry.Stream) (carry.Tail, error) {
-	at := carry.Tail{Streams: here}.Append(nil)
-	for {
-		e, err := t.m.ask(ctx, t.from, envelope.Envelope{Kind: envelope.Takeover, Flags: envelope.TakeCommit, Session: t.id, Body: at})
-		if err == nil {
-			b, err := t.rest(ctx, e)
-			if err != nil {
-				return carry.Tail{}, err
-			}
-			return carry.ParseTail(b)
-		}
-		var u *whyNot
-		if errors.As(err, &u) && !errors.Is(err, cluster.ErrLost) && !errors.Is(err, cluster.ErrUnavailable) || !sleep(ctx, 50*time.Millisecond) {
-			return carry.Tail{}, err
-		}
+	t.final = true
+	e, err := t.insist(ctx, envelope.Envelope{Flags: envelope.TakeCommit, Body: carry.Tail{Streams: here}.Append(nil)})
+	if err != nil {
+		return carry.Tail{}, err
 	}
+	b, err := t.rest(ctx, e)
+	if err != nil {
+		return carry.Tail{}, err
+	}
+	return carry.ParseTail(b)
 }
 
 // back tells the other node that there are no more questions about the session: it stays there, unless
@@ -349,8 +381,10 @@ func (u *users) adoption(user string) (adoption, bool) {
 	return ad, ok
 }
 
-// adopt replaces the old ID of a session that has come from another node in the store. After an error,
-// because the store can't be reached or its answer was lost, the result is not known.
+// adopt replaces the old ID of a session that has come from another node in the store. If the store has
+// another session of the user, or none, this one has lost him, as in settle: a newer login may have
+// begun and ended meanwhile. The old node does not unbind him before that, see moves.hasGone. After an
+// error, because the store can't be reached or its answer was lost, the result is not known.
 func (u *users) adopt(ctx context.Context, user string, ad adoption) error {
 	ctx, cancel := u.n.bounded(ctx)
 	defer cancel()

@@ -21,6 +21,15 @@ type given struct {
 	come     func()
 	most     int       // Config.MaxOutbound
 	counting func(int) // see Counting
+	dispatch engine.Dispatch
+	read     func(*engine.Session, codec.Packet) // called before the echo
+}
+
+func (g *given) OnSocketRead(s *engine.Session, p codec.Packet) {
+	if g.read != nil {
+		g.read(s, p)
+	}
+	g.echoes.OnSocketRead(s, p)
 }
 
 func (*given) MarshalSession(*engine.Session) ([]byte, error) { return nil, nil }
@@ -34,7 +43,7 @@ func (g *given) UnmarshalSession(*engine.Session, []byte) error {
 // startMoving starts a node with a server of its own, whose sessions can be taken over.
 func startMoving(t *testing.T, url, name string, h *given, change ...func(*settings)) (*member, *engine.Server) {
 	t.Helper()
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most},
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Dispatch: h.dispatch, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most},
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
 	if err != nil {
 		t.Fatal(err)
@@ -256,6 +265,9 @@ func TestUserOfASessionThatWentWaitsForItsNode(t *testing.T) {
 		return ok || err != nil
 	}
 	na.Went(s, na.Others()[0].Process, "user")
+	if err := na.Settle("user"); err != nil { // as after a lost message
+		t.Fatal(err)
+	}
 	na.Sweep(time.Now().Add(10 * time.Second))
 	time.Sleep(100 * time.Millisecond) // nothing is to happen
 	if !bound() {

@@ -55,7 +55,7 @@ const (
 	Room                      // a message to the room Key; it is answered
 	Answer                    // to what was asked
 	Who                       // which are the members of the group Key? It is answered, Epoch is how many they are
-	Takeover                  // a session is to be taken over; Flags say which step, Session which offer. It is answered, but for TakeBack
+	Takeover                  // a session is to be taken over; Flags say which step, Session which offer, by an id of the source's. It is answered, but for TakeBack
 
 	kinds
 )

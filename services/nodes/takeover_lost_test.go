@@ -1,0 +1,106 @@
+package nodes_test
+
+import (
+	"bytes"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/codec"
+	"millrace/engine"
+	"millrace/internal/proctest"
+	"millrace/services/nodes/internal/envelope"
+)
+
+// isAnswer reports whether a message of a NATS server to a node is an answer of another node.
+func isAnswer(message []byte) bool {
+	_, b, _ := bytes.Cut(message, []byte("\r\n"))
+	return len(b) > envelope.HeaderLen && b[0] == envelope.Version && envelope.Kind(b[1]) == envelope.Answer
+}
+
+// Any one answer about a session that moves may be lost: the question is asked again, and the session
+// comes with all of its frames.
+func TestLostAnswersLoseNoSession(t *testing.T) {
+	url := servers(t)
+	for name, c := range map[string]struct {
+		come   bool  // count from the moment when b has the state
+		lost   int64 // which answer, from 1
+		pushes int   // of 10 KiB, meanwhile
+	}{"the offer": {false, 1, 8}, "the commit": {true, 1, 8}} {
+		t.Run(name, func(t *testing.T) {
+			proxy, cut := through(t, url)
+			proxy.Messages(proctest.NATSMessage)
+			long := func(s *settings) { s.TakeoverTimeout = 8 * time.Second }
+			na, a := startMoving(t, url, "a", &given{most: 1 << 20}, long)
+			hb := &given{most: 1 << 20}
+			nb, b := startMoving(t, cut, "b", hb, long)
+			na.knows("a=up b=up")
+			nb.knows("a=up b=up")
+			token, _ := hello(t, a, nil)
+			var s *engine.Session
+			a.Sessions(func(x *engine.Session) bool { s = x; return true })
+			var answers atomic.Int64
+			drop := func() {
+				proxy.Drop(func(m []byte) bool { return isAnswer(m) && answers.Add(1) == c.lost })
+			}
+			hb.come = func() {
+				for range c.pushes {
+					if err := s.Push(1, 1, make([]byte, 10<<10)); err != nil {
+						t.Error(err)
+					}
+				}
+				if c.come {
+					drop()
+				}
+			}
+			if !c.come {
+				drop()
+			}
+			if _, resumed := hello(t, b, token); !resumed || nb.Stats().Taken != 1 || na.Stats().Given != 1 {
+				t.Errorf("resumed %v, %d taken, %d given, not taken %v", resumed, nb.Stats().Taken, na.Stats().Given, nb.Stats().NotTaken)
+			}
+			if answers.Load() <= c.lost {
+				t.Errorf("%d answers, so none was lost", answers.Load())
+			}
+			eventually(t, "nothing is on its way", func() bool {
+				in, _ := nb.OnTheWay()
+				_, out := na.OnTheWay()
+				return in == 0 && out == 0
+			})
+		})
+	}
+}
+
+// A node that has given a session away, but can't read its last frames in time, gives them when it is
+// asked again.
+func TestCommitIsFinishedWhenItIsAskedAgain(t *testing.T) {
+	url := servers(t)
+	busy, free := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	ha := &given{dispatch: engine.Inline, read: func(*engine.Session, codec.Packet) {
+		once.Do(func() { close(busy); <-free })
+	}}
+	na, a := startMoving(t, url, "a", ha, func(s *settings) { s.TakeoverTimeout = 300 * time.Millisecond })
+	hb := &given{}
+	nb, b := startMoving(t, url, "b", hb, func(s *settings) { s.TakeoverTimeout = patience })
+	na.knows("a=up b=up")
+	nb.knows("a=up b=up")
+	token, _ := hello(t, a, nil)
+	conn, err := net.Dial("tcp", a.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hb.come = func() { // a's loop stands still from before the commit on
+		if _, err := conn.Write(codec.Packet{Main: 5, Sub: 5}.Append(nil)); err != nil {
+			t.Error(err)
+		}
+		<-busy
+		time.AfterFunc(900*time.Millisecond, func() { close(free) })
+	}
+	if _, resumed := hello(t, b, token); !resumed || na.Stats().Given != 1 {
+		t.Errorf("resumed %v, %d given, not taken %v", resumed, na.Stats().Given, nb.Stats().NotTaken)
+	}
+}
