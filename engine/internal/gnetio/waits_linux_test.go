@@ -1,0 +1,145 @@
+package gnetio
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// onOne runs fn on one processor, with readers whose waits are all long.
+func onOne(t *testing.T, fn func()) {
+	procs, long := runtime.GOMAXPROCS(1), longWait
+	longWait = -1
+	defer func() { runtime.GOMAXPROCS(procs); longWait = long }()
+	fn()
+}
+
+// A reader that waits in the runtime's poller misses nothing either, and leaves nothing.
+func TestReadersThatPark(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"every asked turn":      TestEveryAskedTurnComes,
+		"detached":              TestReaderForgetsWhatIsDetached,
+		"left to gnet":          TestReaderLeavesTheLoopToGnet,
+		"events of what went":   TestEventsOfWhatHasGoneArePassedOver,
+		"closed":                TestReadersAreClosed,
+		"nothing keeps awake":   TestNothingKeepsALoopAwake,
+		"beside tasks":          TestReaderLooksOnceBesideTasks,
+		"stop behind the first": TestStopBehindTheFirstConnection,
+	} {
+		t.Run(name, func(t *testing.T) { onOne(t, func() { t.Run("parked", test) }) })
+	}
+}
+
+// It parks where there is one processor and waits are long, and not otherwise; and while it is
+// parked, what comes is read and a turn comes.
+func TestReadersParkOnOneProcessor(t *testing.T) {
+	parks := func(t *testing.T) (parks bool) {
+		h := &echoHost{}
+		n := listen(t, Config{Loops: 1}, h)
+		c := dial(t, n.Addrs()[0])
+		for range 2 * waitsAsked {
+			c.says("hello")
+			h.all()[0].wait(t, func() {})
+		}
+		el := h.all()[0]
+		rd := el.n.(*loop).reader.Load()
+		el.wait(t, func() { parks = rd.waits.long && rd.waits.set != nil })
+		return parks
+	}
+	onOne(t, func() {
+		if !parks(t) {
+			t.Error("a reader on one processor does not wait in the runtime's poller")
+		}
+		runtime.GOMAXPROCS(2)
+		if parks(t) {
+			t.Error("one of two does")
+		}
+	})
+}
+
+// Waits that are short in the mean are not taken for long ones because of a pause between
+// them; long ones are soon seen, and so is that they have become short.
+func TestLongWaits(t *testing.T) {
+	var w waits
+	note := func(n int, d time.Duration) {
+		for range n {
+			w.end(d)
+		}
+	}
+	note(1000, 60*time.Microsecond)
+	for range 20 {
+		note(1, time.Hour)
+		if w.long {
+			t.Fatalf("a pause between short waits makes them long: mean %v", w.mean)
+		}
+		note(100, 60*time.Microsecond)
+	}
+	note(4*waitsMeant, 300*time.Microsecond)
+	if !w.long {
+		t.Errorf("waits of 300 µs are not long: mean %v", w.mean)
+	}
+	note(1000, 100*time.Microsecond)
+	if !w.long {
+		t.Errorf("between the bounds it changes: mean %v", w.mean)
+	}
+	note(1, time.Hour)
+	note(4*waitsMeant, 60*time.Microsecond)
+	if w.long {
+		t.Errorf("waits of 60 µs are long: mean %v", w.mean)
+	}
+}
+
+// switches is how often the threads of a process have gone to sleep.
+func switches(t *testing.T, pid int) (n int) {
+	t.Helper()
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, name := range tasks {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+				k, _ := strconv.Atoi(strings.TrimSpace(v))
+				n += k
+			}
+		}
+	}
+	return n
+}
+
+// A server on one processor that waits for long between frames wakes for each frame, and not
+// the runtime's monitor every few microseconds too.
+func TestLongWaitsWakeNobody(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "1")
+	srv := prepare(t, childConfig{Addrs: []string{"tcp://127.0.0.1:0"}})
+	if err := srv.start(); err != "" {
+		t.Fatal(err)
+	}
+	at, err := net.ResolveTCPAddr("tcp", srv.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, at)
+	frames := func(n int) {
+		for range n {
+			c.says("hello")
+			time.Sleep(700 * time.Microsecond) // the wait itself
+		}
+	}
+	frames(2 * waitsAsked)
+	const n = 400
+	before := switches(t, srv.cmd.Process.Pid)
+	frames(n)
+	got := float64(switches(t, srv.cmd.Process.Pid)-before) / n
+	t.Logf("%.2f switches a frame", got)
+	if got > 3 {
+		t.Errorf("threads went to sleep %.1f times for each frame, want 1 or 2", got)
+	}
+}
