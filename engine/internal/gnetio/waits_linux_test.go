@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // onOne runs fn on one processor, with readers whose waits are all long.
@@ -141,5 +143,51 @@ func TestLongWaitsWakeNobody(t *testing.T) {
 	t.Logf("%.2f switches a frame", got)
 	if got > 3 {
 		t.Errorf("threads went to sleep %.1f times for each frame, want 1 or 2", got)
+	}
+}
+
+// What is ready when it begins to park ends that, although the runtime's poller has told of it
+// before and does not tell again.
+func TestParkSeesWhatCameBefore(t *testing.T) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rd := &reader{epfd: epfd, bell: -1, wakefd: -1, events: make([]epollEvent, 4)}
+	defer rd.release()
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := rd.add(fd, 7, unix.EPOLLIN); err != nil {
+		t.Fatal(err)
+	}
+	parked := make(chan int)
+	park := func() {
+		if !rd.park() {
+			t.Error("the runtime's poller does not take an epoll set")
+		}
+		parked <- rd.waits.n
+	}
+	go park()
+	select {
+	case n := <-parked:
+		t.Fatalf("it has %d events of nothing", n)
+	case <-time.After(20 * time.Millisecond):
+	}
+	_, _ = unix.Write(fd, next)
+	for i := range 3 {
+		select {
+		case n := <-parked:
+			if n != 1 || rd.events[0].Fd != int32(fd) || rd.events[0].Pad != 7 {
+				t.Fatalf("%d events, of descriptor %d and place %d; want one of %d and 7", n, rd.events[0].Fd, rd.events[0].Pad, fd)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("park %d does not see what is ready", i)
+		}
+		if i < 2 {
+			go park()
+		}
 	}
 }
