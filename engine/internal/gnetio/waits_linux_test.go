@@ -41,26 +41,25 @@ func TestReadersThatPark(t *testing.T) {
 // It parks where there is one processor and waits are long, and not otherwise; and while it is
 // parked, what comes is read and a turn comes.
 func TestReadersParkOnOneProcessor(t *testing.T) {
-	parks := func(t *testing.T) (parks bool) {
-		h := &echoHost{}
-		n := listen(t, Config{Loops: 1}, h)
-		c := dial(t, n.Addrs()[0])
-		for range 2 * waitsAsked {
-			c.says("hello")
-			h.all()[0].wait(t, func() {})
-		}
-		el := h.all()[0]
-		rd := el.n.(*loop).reader.Load()
-		el.wait(t, func() { parks = rd.waits.long && rd.waits.set != nil })
-		return parks
-	}
 	onOne(t, func() {
-		if !parks(t) {
-			t.Error("a reader on one processor does not wait in the runtime's poller")
-		}
-		runtime.GOMAXPROCS(2)
-		if parks(t) {
-			t.Error("one of two does")
+		for _, procs := range []int{1, 2} {
+			t.Run(fmt.Sprint(procs), func(t *testing.T) {
+				runtime.GOMAXPROCS(procs)
+				h := &echoHost{}
+				n := listen(t, Config{Loops: 1}, h)
+				c := dial(t, n.Addrs()[0])
+				for range 2 * waitsAsked {
+					c.says("hello")
+					h.all()[0].wait(t, func() {})
+				}
+				el := h.all()[0]
+				rd := el.n.(*loop).reader.Load()
+				el.wait(t, func() {
+					if parks := rd.waits.long && rd.waits.set != nil; parks != (procs == 1) {
+						t.Errorf("a reader on %d processors waits in the runtime's poller: %v", procs, parks)
+					}
+				})
+			})
 		}
 	})
 }
