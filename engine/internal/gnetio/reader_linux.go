@@ -38,9 +38,10 @@ type reader struct {
 	tasks  *int32       // gnet's wakeupCall: not 0 while tasks wait for its loop
 	buf    []byte       // for recvfrom
 	events []epollEvent // for epoll_wait
+	waits  waits
 
 	asked  atomic.Bool // a turn has been asked for
-	asleep atomic.Bool // run is about to enter, or in, an epoll_wait without timeout
+	asleep atomic.Bool // run is about to enter, or in, a wait without timeout
 
 	mu     sync.Mutex
 	wakefd int // guarded by mu; an eventfd in epfd, edge-triggered; -1: closed
@@ -259,7 +260,7 @@ func (rd *reader) wait(only bool) []epollEvent {
 		rd.asleep.Store(false)
 		return nil
 	}
-	n, _ := unix.EpollWait(rd.epfd, rd.events, -1)
+	n := rd.sleep()
 	rd.asleep.Store(false)
 	return rd.events[:max(n, 0)]
 }
@@ -277,6 +278,10 @@ func (rd *reader) look() int {
 func (rd *reader) release() {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
+	if rd.waits.set != nil {
+		_ = rd.waits.set.Close()
+		rd.epfd = -1
+	}
 	for _, fd := range []*int{&rd.wakefd, &rd.epfd, &rd.bell} {
 		if *fd >= 0 {
 			_ = unix.Close(*fd)
