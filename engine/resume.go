@@ -303,10 +303,9 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		return false
 	}
 	if v := ln.view(); v.unread > 0 && s.rd.paused != 0 {
-		// The peer's acknowledgements may be queued behind requests for which there is no room. If
-		// that has happened once it is likely to happen again, and then the kernel's information is
-		// sufficient.
-		if past(now, s.rd.progress, ackTime) || ln.hasty && v.unacked == 0 {
+		// The peer's acknowledgements may be queued behind requests for which there is no room, if
+		// it has received everything. If that has happened once it is likely to happen again.
+		if v.unacked == 0 && (ln.hasty || past(now, s.rd.progress, ackTime)) {
 			ln.hasty = true
 			ln.mu.Lock()
 			ln.loose = true
