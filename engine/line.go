@@ -49,6 +49,7 @@ type line struct {
 	drainWish bool        // guarded by mu; the session must be notified when everything is written
 	fin       bool        // guarded by mu; the FIN follows what is left
 	ended     bool        // guarded by mu; Close has been called
+	waits     bool        // guarded by mu; as of the last Write: without a link, no more is accepted than with one
 	hold      bool        // guarded by mu; nothing is accepted while there is no link
 	embryo    bool        // written by home with mu; the session is to come from another server, and nothing is taken yet
 	loose     bool        // guarded by mu; sent data may be dropped without acknowledgement
@@ -99,13 +100,15 @@ func newLine(k *link) *line {
 func (srv *Server) mostKept() int { return max(srv.cfg.ResumeBytes, srv.cfg.MaxOutbound) }
 
 // Write stores frames and arranges for them to be written. What it does not accept must be written
-// again when the peer has acknowledged some frames, or the kernel has accepted them. Without a link
-// everything is accepted; for a session with keyed pushes nothing, so that these can be replaced
-// where they are.
+// again when the peer has acknowledged some frames, or the kernel has accepted them. A session that
+// waits for its peer is no different: what the ring does not accept waits in the outbox, and behind
+// it the strand. Of one with keyed pushes nothing is accepted then, so that these can be replaced
+// where they are. Of one that ends or moves to another server everything is.
 func (ln *line) Write(p []byte) (n int, err error) {
-	hold := ln.cur == nil && ln.depart == nil && !ln.s.closed() && ln.s.out.Keyed()
+	waits := ln.cur == nil && ln.depart == nil && !ln.s.closed()
+	hold := waits && ln.s.out.Keyed()
 	ln.mu.Lock()
-	ln.hold = hold
+	ln.waits, ln.hold = waits, hold
 	for n < len(p) {
 		m := ln.takeFrame(p[n:], n == 0)
 		if m == 0 {
@@ -170,13 +173,13 @@ func (ln *line) takeFrame(p []byte, first bool) int {
 func (ln *line) room(n int) bool {
 	r, most := &ln.ring, ln.srv.cfg.ResumeBytes
 	switch {
-	case ln.link == nil:
+	case ln.link == nil && (ln.hold || !ln.waits):
 		return !ln.hold
 	case r.Bytes() == 0:
 		return true
 	case r.Unsent() >= aheadMost:
 		return false
-	case r.Bytes()+n > most && ln.loose:
+	case r.Bytes()+n > most && ln.loose && ln.link != nil:
 		r.Forget(max(most-n, 0))
 	}
 	return r.Bytes()+n <= most || r.Bytes() == 0

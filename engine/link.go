@@ -134,10 +134,9 @@ func (k *link) Closed(how netio.End) {
 		return
 	case linkJoined, linkJoining:
 		if how == netio.EndHangup {
+			// What is unread stays so: the session has no room for it, or it would be read. The
+			// peer sends it again.
 			how = netio.EndReset
-			if k.paused && state == linkJoined && k.c.ReadRest(k.deliver) {
-				how = netio.EndFIN
-			}
 		}
 		if how == netio.EndFIN && k.c.Detach() {
 			k.fin = true

@@ -304,10 +304,9 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		return false
 	}
 	if v := ln.view(); v.unread > 0 && s.rd.paused != 0 {
-		// The peer's acknowledgements may be queued behind requests for which there is no room. If
-		// that has happened once it is likely to happen again, and then the kernel's information is
-		// sufficient.
-		if s.rd.progress.past(now, ackTime) || ln.hasty && v.unacked == 0 {
+		// The peer's acknowledgements may be queued behind requests for which there is no room, if
+		// it has received everything. If that has happened once it is likely to happen again.
+		if v.unacked == 0 && (ln.hasty || s.rd.progress.past(now, ackTime)) {
 			ln.hasty = true
 			ln.mu.Lock()
 			ln.loose = true

@@ -41,9 +41,13 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 // reports whether they exceed what is kept for its peer.
 func (l *loop) overruns(s *Session) bool {
 	ln := s.line()
-	if s.out.Blocked() && s.out.Keyed() { // waiting pushes may be replaced, see Write
+	if s.out.Blocked() { // see Write
+		most := l.srv.cfg.ResumeBytes
+		if s.out.Keyed() { // waiting pushes may be replaced
+			most = l.srv.mostKept()
+		}
 		pushed, lag := s.out.Lagging(&l.out)
-		return ln.unasked+pushed+lag > l.srv.mostKept()
+		return ln.unasked+pushed+lag > most
 	}
 	ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
 	ln.logPos = s.out.Pos()
