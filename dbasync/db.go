@@ -48,9 +48,8 @@ type DB struct {
 	requests sync.Pool
 	groups   sync.Pool
 
-	outstanding atomic.Int64  // accepted, completion not begun
-	bytes       atomic.Int64  // of their arguments
-	idle        chan struct{} // signalled when outstanding falls to 0 while stopping
+	quota quota         // of what is accepted and its completion not begun
+	idle  chan struct{} // signalled by each completion while stopping
 
 	mu      sync.Mutex
 	state   dbState // guarded by mu
@@ -103,6 +102,7 @@ func New(cfg Config) (*DB, error) {
 		db.lanes[i] = l
 	}
 	db.q.init(db, db.lanes)
+	db.quota.init(len(db.q.inboxes), cfg.MaxQueue, cfg.MaxQueueBytes)
 	db.rows.init(db)
 	db.watches.init()
 	db.late.db, db.late.kick = db, make(chan struct{}, 1)
@@ -238,7 +238,7 @@ func (db *DB) shutdown(ctx context.Context) error {
 // drain waits until nothing is outstanding, or returns how much was when ctx ended.
 func (db *DB) drain(ctx context.Context) int64 {
 	for {
-		n := db.outstanding.Load()
+		n, _ := db.quota.used()
 		if n == 0 {
 			return 0
 		}
@@ -250,15 +250,16 @@ func (db *DB) drain(ctx context.Context) int64 {
 	}
 }
 
-// settled stops counting r as outstanding: its completion begins.
-func (db *DB) settled(r *request) {
-	db.bytes.Add(-int64(r.bytes))
+// settled stops counting r as outstanding: its completion begins. p is the caller's part of
+// the quota.
+func (db *DB) settled(r *request, p *quotaPart) {
 	if r.share != nil {
 		db.q.lock()
 		r.share.settled()
 		db.q.unlock()
 	}
-	if db.outstanding.Add(-1) == 0 && !db.running.Load() {
+	db.quota.give(p, r.bytes)
+	if !db.running.Load() {
 		select {
 		case db.idle <- struct{}{}:
 		default:

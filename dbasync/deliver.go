@@ -54,9 +54,10 @@ func (g *group) deliver() {
 // deliver calls r's callback and the observer, and ends r. It runs on r's submitter, or on the DB's
 // pool. The caller must not keep a reference to r.
 func (r *request) deliver() {
-	r.db.rows.begin(r)
+	p := r.db.quota.part()
+	r.db.rows.begin(r, p)
 	db, res, done, qctx := r.db, r.res, r.done, r.qctx
-	db.settled(r)
+	db.settled(r, p)
 	if r.watched {
 		db.watches.remove(r)
 	}

@@ -122,10 +122,12 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 	}
 	r.deadline = r.start + limit
 	r.bytes = size
-	n, bytes := db.outstanding.Add(1), db.bytes.Add(int64(size))
-	if n > int64(db.cfg.MaxQueue) || bytes > int64(db.cfg.MaxQueueBytes) {
-		db.settled(r)
+	if !db.quota.take(size) {
 		return ErrQueueFull
+	}
+	if !db.running.Load() { // Stop may have looked for what is outstanding already
+		db.settled(r, db.quota.part())
+		return ErrClosed
 	}
 	if ctx.Done() != nil {
 		r.watched = true
@@ -148,6 +150,6 @@ func (db *DB) accept(r *request, size int, ctx context.Context) error {
 		db.watches.remove(r)
 	}
 	r.release() // the claim's
-	db.settled(r)
+	db.settled(r, db.quota.part())
 	return err
 }

@@ -90,7 +90,8 @@ func (q *queue) init(db *DB, lanes []*lane) {
 // may be sent by its caller, which saves a wake-up: in that case lend is the lane, its burst
 // filled, and the caller must call lend.sendLent.
 func (q *queue) push(r *request, sh *shape) (lend *lane, err error) {
-	alone := q.db.outstanding.Load() == 1
+	// Where no lane sleeps, or one is on its way, nothing is lent: it need not be counted.
+	alone := q.wanted.Load() == 1 && q.db.quota.alone()
 	if r.desc != nil && !alone && !sh.runsSlow(r) {
 		return nil, q.post(r)
 	}

@@ -51,14 +51,15 @@ func (db *DB) Stats() Stats {
 	c := &db.stats
 	s := Stats{
 		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Ended: make(map[Outcome]uint64),
-		Outstanding: db.outstanding.Load(), UndeliveredBytes: db.rows.bytes.Load(), Pauses: c.pauses.Load(), Undelivered: db.late.waiting.Load(),
+		UndeliveredBytes: db.rows.count(), Pauses: c.pauses.Load(), Undelivered: db.late.waiting.Load(),
 		Bursts: c.bursts.Load(), Skipped: c.skipped.Load(), Slow: c.slow.Load(), Learned: c.learned.Load(),
 		Shapes: db.shapes.len(), Connects: c.connects.Load(), ConnectFailures: c.connectFailures.Load(),
 		SubmitterFull: c.submitterFull.Load(), Stale: c.stale.Load(), ResultsDropped: c.dropped.Load(),
 		EventsLost: c.eventsLost.Load(), Notifications: c.notifications.Load(), NotificationsLost: c.notificationsLost.Load(),
 		TxRetries: c.txRetries.Load(), SlowRefused: c.slowRefused.Load(),
 	}
-	s.OutstandingBytes = db.bytes.Load() + s.UndeliveredBytes
+	s.Outstanding, s.OutstandingBytes = db.quota.used()
+	s.OutstandingBytes += s.UndeliveredBytes
 	for o := range c.ended {
 		s.Ended[Outcome(o)] = c.ended[o].Load()
 	}

@@ -16,7 +16,8 @@ import (
 type undelivered struct {
 	db    *DB
 	limit int64
-	bytes atomic.Int64
+	bytes atomic.Int64 // with what parts of the quota keep back
+	slack int64        // what each part may keep back
 
 	// least: results of fewer bytes can't reach the limit even all together. They are counted, but
 	// not on the list, and keep their rows.
@@ -31,8 +32,13 @@ type undelivered struct {
 	since time.Duration // since when seen has had its value; used by the sweeper only
 }
 
+// rowsSlack: of the limit, the parts of the quota together keep back a 64th at most, while it
+// is not reached.
+const rowsSlack = 64
+
 func (u *undelivered) init(db *DB) {
 	u.db, u.limit, u.stuck = db, int64(db.cfg.MaxQueueBytes), make(map[any]int)
+	u.slack = u.limit / rowsSlack / int64(len(db.quota.parts))
 	u.least = max(1, db.cfg.MaxQueueBytes/db.cfg.MaxQueue)
 }
 
@@ -131,8 +137,8 @@ func (u *undelivered) full(r *request) {
 }
 
 // begin removes r: its rows now belong to its completion. It is called immediately before the
-// completion, on the same goroutine.
-func (u *undelivered) begin(r *request) {
+// completion, on the same goroutine. p is its part of the quota.
+func (u *undelivered) begin(r *request, p *quotaPart) {
 	if r.listed {
 		u.mu.Lock()
 		if !r.stripped {
@@ -143,8 +149,26 @@ func (u *undelivered) begin(r *request) {
 		u.mu.Unlock()
 	}
 	if n := r.rowBytes; n > 0 {
-		u.free(n)
+		u.leave(p, n)
 	}
+}
+
+// leave is free for a completion. p keeps back small amounts, so that completions on different
+// processors don't write to the same memory for each query; while nothing more is read, it
+// does not.
+func (u *undelivered) leave(p *quotaPart, n int) {
+	if p.rows.Add(int64(n)) > u.slack || u.over() {
+		u.free(int(p.rows.Swap(0)))
+	}
+}
+
+// count is how many bytes wait, without what parts keep back.
+func (u *undelivered) count() int64 {
+	n := u.bytes.Load()
+	for i := range u.db.quota.parts {
+		n -= u.db.quota.parts[i].rows.Load()
+	}
+	return max(n, 0)
 }
 
 // free subtracts n bytes, and wakes those that wait for room.
