@@ -184,8 +184,8 @@ func (c Config) validate() error {
 	}
 	bad(c.URL != "", "URL is empty")
 	bad(c.Lanes >= 1 && c.Lanes <= 64, "Lanes %d is not 1 to 64", c.Lanes)
-	bad(c.SlowConns >= 1, "SlowConns %d is below 1", c.SlowConns)
-	bad(c.TxConns >= 1, "TxConns %d is below 1", c.TxConns)
+	bad(c.SlowConns >= 1 && c.SlowConns <= 1<<16, "SlowConns %d is not 1 to 65536", c.SlowConns)
+	bad(c.TxConns >= 1 && c.TxConns <= 1<<16, "TxConns %d is not 1 to 65536", c.TxConns)
 	bad(c.MaxSlowRunning >= 0, "MaxSlowRunning %d is below 0", c.MaxSlowRunning)
 	bad(c.MaxSlowQueue >= 1, "MaxSlowQueue %d is below 1", c.MaxSlowQueue)
 	bad(c.Window >= 1 && c.Window <= 1<<16, "Window %d is not 1 to 65536", c.Window)

@@ -295,6 +295,9 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("engine: %s = %v: %s", e.Field, e.Value, e.Why)
 }
 
+// maxKeepAlive is the longest time that Linux takes for TCP_KEEPIDLE and TCP_KEEPINTVL.
+const maxKeepAlive = 32767 * time.Second
+
 // validate reports every fault of a config returned by inUse.
 func (c Config) validate() error {
 	var errs []error
@@ -360,6 +363,12 @@ func (c Config) validate() error {
 		if d.v != 0 && d.v < d.least {
 			bad(d.field, d.v, fmt.Sprintf("must be at least %v, or off", d.least))
 		}
+	}
+	if c.KeepAlive > maxKeepAlive {
+		bad("KeepAlive", c.KeepAlive, fmt.Sprintf("must be at most %v, or off", maxKeepAlive))
+	}
+	if c.KeepAliveEvery > maxKeepAlive {
+		bad("KeepAliveEvery", c.KeepAliveEvery, fmt.Sprintf("must be at most %v", maxKeepAlive))
 	}
 	if len(c.DrainTo) > maxDrainTo || len(c.DrainTo) > 0 && !utf8.ValidString(c.DrainTo) {
 		bad("DrainTo", c.DrainTo, fmt.Sprintf("must be text of at most %d bytes", maxDrainTo))

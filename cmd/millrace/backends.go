@@ -225,9 +225,19 @@ func elsewhere(err error, flag string) string {
 func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logger, schemas map[string]fs.FS) error {
 	b.ready = func() bool { return false }
 	url := f.DB
-	switch url {
-	case "":
+	if url == "" {
 		return nil
+	}
+	for _, n := range []struct {
+		flag string
+		got  count
+		most count
+	}{{"db-lanes", f.DBLanes, 64}, {"db-burst", f.DBBurst, 256}, {"db-slow", f.DBSlow, 1 << 16}} {
+		if n.got > n.most {
+			return exitf(exitUsage, "--%s %d: must be 1 to %d", n.flag, n.got, n.most)
+		}
+	}
+	switch url {
 	case "embedded":
 		dir, err := dataDir(f.DBDir, "db")
 		if err != nil {
