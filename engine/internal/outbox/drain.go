@@ -333,7 +333,8 @@ func (o *Box) freeSegs(sh *Shared) {
 	}
 }
 
-// settle updates rest and lag.
+// settle updates rest and lag, and which pushes can be replaced. After a write that did not take all
+// bytes that is up to Loosen.
 func (o *Box) settle(sh *Shared) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -350,6 +351,9 @@ func (o *Box) settle(sh *Shared) {
 			o.shrink(sh)
 		}
 		t.pushed = min(t.pushed, left)
+		if t.keyed && !o.blocked {
+			o.fix(0) // what begins where the write ended can be replaced until Next
+		}
 	}
 	o.rest = uint32(left)
 	o.lag = o.lagNow(sh)

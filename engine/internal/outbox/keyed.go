@@ -164,7 +164,7 @@ func (o *Box) collectKeyed(sh *Shared) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	b := o.collect(sh, keyedGather)
-	o.fix(len(b) + 1) // + 1: a push that begins exactly where b ends is fixed too, as the next write begins with it
+	o.fix(len(b) + 1) // + 1: a push that begins exactly where b ends too, as advance looks at it without the lock
 	return b
 }
 

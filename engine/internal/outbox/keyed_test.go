@@ -99,6 +99,12 @@ func TestKeyedPushesTakeTheirPlaces(t *testing.T) {
 				key.ID = key.ID%uint64(keys) + 1
 			}
 		}
+		send := func(r *reader, size int) {
+			pk := codec.Packet{Main: 1, Sub: 2, Body: m.body(size)}
+			if s := r.Send(m.sh, plain, pk.Handle(), pk.Seq, pk.Body, System); s == Staged || s == Wake {
+				r.list = append(r.list, unread{frame: pk.Append(nil)})
+			}
+		}
 		write := func(t *rapid.T, r *reader, room int, shown func(most int) int) {
 			meanwhile := func() { keyed(t, r, rapid.SampledFrom([]int{0, 0, 1, 10}).Draw(t, "meanwhile")) }
 			_, unfinished := r.Begin(m.sh, LookAsked)
@@ -131,11 +137,14 @@ func TestKeyedPushesTakeTheirPlaces(t *testing.T) {
 				keyed(t, pick(), rapid.SampledFrom([]int{1, 1, 50}).Draw(t, "times"))
 			},
 			"send": func(t *rapid.T) {
+				send(pick(), size.Draw(t, "size"))
+			},
+			"fill": func(t *rapid.T) { // so that a push begins where a write ends
 				r := pick()
-				pk := codec.Packet{Main: 1, Sub: 2, Body: m.body(size.Draw(t, "size"))}
-				if s := r.Send(m.sh, plain, pk.Handle(), pk.Seq, pk.Body, System); s == Staged || s == Wake {
-					r.list = append(r.list, unread{frame: pk.Append(nil)})
+				if n := keyedGather - r.size()%keyedGather - plain.Overhead(); n >= 4 {
+					send(r, n)
 				}
+				keyed(t, r, 1)
 			},
 			"broadcast": func(t *rapid.T) {
 				f := codec.Packet{Main: 1, Sub: 3, Body: m.body(size.Draw(t, "size"))}.Append(nil)
@@ -270,44 +279,5 @@ func BenchmarkPushKeyed(b *testing.B) {
 				}
 			})
 		}
-	}
-}
-
-// What the loop has taken, and is writing the beginning of, is counted as it is when a push
-// behind that is replaced.
-func TestAPushReplacedWhileItWaitsIsCounted(t *testing.T) {
-	m := newModel(1)
-	p := m.boxes[0]
-	push := func(key, size int) Result {
-		f := bufpool.GetSmall(size)
-		f.Share()
-		f.B = append(f.B, make([]byte, size)...)
-		m.sh.Budget.Add(f.Held())
-		defer func() {
-			if held, last := f.Release(); last {
-				m.sh.Budget.Add(-held)
-			}
-		}()
-		return p.PushKeyed(m.sh, f, size, nil, false, Key{ID: uint64(key)})
-	}
-	const keys, size = 100, 2000
-	for key := range keys {
-		push(key, size)
-	}
-	p.Begin(m.sh, LookAsked)
-	b := p.Next(m.sh)
-	if r := push(keys-1, 10); r != Replaced || p.Size() != keys*size-size+10 {
-		t.Errorf("%v, %d bytes are unsent, want %d", r, p.Size(), keys*size-size+10)
-	}
-	if r := push(0, 10); r == Replaced {
-		t.Error("a push was replaced that is being written")
-	}
-	p.Wrote(m.sh, len(b), true)
-	if want := keys*size - size + 10 - len(b) + 10; p.Size() != want {
-		t.Errorf("%d bytes are unsent, want %d", p.Size(), want)
-	}
-	p.Drop(m.sh)
-	if n := m.sh.Budget.Used(); n != 0 {
-		t.Errorf("%d bytes are still counted", n)
 	}
 }

@@ -48,10 +48,7 @@ func (m *model) open() {
 // body is a body of n bytes that no other has.
 func (m *model) body(n int) []byte {
 	m.n++
-	b := make([]byte, max(n, 4))
-	for i := range b {
-		b[i] = byte(m.n)
-	}
+	b := bytes.Repeat([]byte{byte(m.n)}, max(n, 4))
 	binary.BigEndian.PutUint32(b, m.n)
 	return b
 }
