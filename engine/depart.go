@@ -279,7 +279,11 @@ func (d *Departure) Rest(ctx context.Context) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-d.ln.srv.quit:
-		return nil, ErrClosed
+		select {
+		case <-d.done: // the server has stopped because this was its last session
+		default:
+			return nil, ErrClosed
+		}
 	}
 	if !d.ok {
 		return nil, ErrClosed

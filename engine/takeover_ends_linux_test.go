@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -131,6 +133,34 @@ func TestOneOfTwoTakesTheSession(t *testing.T) {
 		p.close()
 		if won.Load() != 1 {
 			t.Fatalf("%d of two go on with the session", won.Load())
+		}
+	}
+}
+
+// The last frames of a session that has been given away can be had when its server has stopped, which
+// it may do as soon as that session has ended.
+func TestRestOutlivesItsServer(t *testing.T) {
+	srv, token, p := leftBehind(t)
+	ctx := context.Background()
+	d, err := srv.Depart(ctx, SumOf(token), p.received, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Session.Push(1, 1, []byte("last")); err != nil || !d.Cut() {
+		t.Fatalf("it does not go: %v", err)
+	}
+	said := make(chan error, 1)
+	go func() { _, err := d.Rest(ctx); said <- err }()
+	if err := srv.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-said; err != nil {
+		t.Errorf("while it stops: %v", err)
+	}
+	for range 64 {
+		rest, err := d.Rest(ctx)
+		if err != nil || !bytes.Contains(rest, []byte("last")) {
+			t.Fatalf("when it has stopped: %q, %v", rest, err)
 		}
 	}
 }
