@@ -68,7 +68,7 @@ func TestAnOutageIsOneLine(t *testing.T) {
 		}
 	}
 	p.Heal()
-	got = append(got, log.take(t, "is connected again")...)
+	got = append(got, log.take(t, "dbasync: the database is connected again")...)
 	notes()
 	var lanes, other []string
 	for _, line := range got {

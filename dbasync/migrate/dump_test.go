@@ -84,8 +84,8 @@ func TestFilesAsTheyComeFromElsewhere(t *testing.T) {
 	t.Run("settings end with their file", func(t *testing.T) {
 		url := d.next(t)
 		run(t, url, "create role nobody_here")
-		up(t, url, 2, "001_set.sql", "create schema s; set search_path = s; set role nobody_here; set statement_timeout = '1ms'",
-			"002_after.sql", "create table here(); select pg_sleep(0.01)")
+		up(t, url, 2, "001_set.sql", "create schema s; set search_path = s; set role nobody_here; set statement_timeout = '200ms'",
+			"002_after.sql", "create table here(); select pg_sleep(0.4)")
 		if one[bool](t, url, "select to_regclass('public.here') is null") {
 			t.Error("the second file ran with the search_path of the first")
 		}

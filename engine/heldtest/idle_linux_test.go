@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -23,7 +22,7 @@ const mostIdle = 488
 type descriptor int
 
 func (d descriptor) Read(b []byte) (int, error) {
-	n, err := unix.Read(int(d), b)
+	n, err := syscall.Read(int(d), b)
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
@@ -36,13 +35,13 @@ func (c *child) dialBare(n int) []descriptor {
 	at := netip.MustParseAddrPort(c.addr)
 	all := make([]descriptor, n)
 	for i := range all {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 		if err != nil {
 			c.Fatal(err)
 		}
-		c.Cleanup(func() { unix.Close(fd) })
-		_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30})
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err != nil {
+		c.Cleanup(func() { syscall.Close(fd) })
+		_ = syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 30})
+		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err != nil {
 			c.Fatal(err)
 		}
 		all[i] = descriptor(fd)
@@ -71,7 +70,7 @@ func (c *child) echo(all []descriptor) {
 	c.Helper()
 	request := frame(nil, subEcho, 64)
 	for _, d := range all {
-		if _, err := unix.Write(int(d), request); err != nil {
+		if _, err := syscall.Write(int(d), request); err != nil {
 			c.Fatal(err)
 		}
 	}

@@ -62,8 +62,9 @@ func (q *asked[S]) outcome(answer []byte, err error) {
 	case time.Until(q.until) < q.wait+leastLeft:
 		q.then(nil, errNoHome)
 	default:
-		time.AfterFunc(q.wait, func() { q.h.n.guard(q.send) })
-		q.wait = min(2*q.wait, mostWait)
+		wait := q.wait
+		q.wait = min(2*wait, mostWait) // before the timer runs: it is the next attempt's
+		time.AfterFunc(wait, func() { q.h.n.guard(q.send) })
 	}
 }
 
