@@ -59,7 +59,7 @@ func TestLostAnswersLoseNoSession(t *testing.T) {
 				drop()
 			}
 			if _, resumed := hello(t, b, token); !resumed || na.Stats().Given != 1 {
-				t.Errorf("resumed %v, %d given, not taken %v", resumed, na.Stats().Given, nb.Stats().NotTaken)
+				t.Fatalf("resumed %v, %d given, not taken %v", resumed, na.Stats().Given, nb.Stats().NotTaken)
 			}
 			eventually(t, "b counts it", func() bool { return nb.Stats().Taken == 1 }) // its client may know first
 			if answers.Load() <= c.lost {
