@@ -232,7 +232,7 @@ func (s *server) start(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	args := []string{"serve", "--addr", "tcp://" + s.addr, "--admin", s.admin, "--admin-write", "--loops", "2", "--workers", "8", "--max-conns", strconv.Itoa(maxConns),
-		"--costs", "--max-outbound", "64KiB", "--socket-send-buffer", "16KiB", "--log-level", "error"}
+		"--costs", "--stall-after", "10ms", "--max-outbound", "64KiB", "--socket-send-buffer", "16KiB", "--log-level", "error"}
 	if token != "" {
 		file := filepath.Join(s.dir, "token")
 		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {

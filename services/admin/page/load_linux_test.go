@@ -39,7 +39,7 @@ func startLoad(t *testing.T, addr string) *load {
 		l.run(1, func(c *conn) error { return c.echoes() })
 	}
 	for range 4 {
-		l.run(1, func(c *conn) error { return c.asks(1, 4, []byte(`{"ms":150}`)) })
+		l.run(1, func(c *conn) error { return c.asks(1, 4, []byte(`{"ms":600}`)) })
 	}
 	for range 3 {
 		l.run(1, (*conn).readsNothing)
