@@ -24,6 +24,7 @@ type offer struct {
 
 	mu    sync.Mutex  // held while a question about it is answered
 	held  int         // guarded by moves.mu; bytes that it counts in moves.out
+	given bool        // guarded by moves.mu; as cut
 	bytes []byte      // guarded by mu; the encoded carry.State, or, after the cut, the carry.Tail
 	cut   bool        // guarded by mu; the session has been given away
 	tail  *carry.Tail // guarded by mu; after the cut, while its frames are not known yet
@@ -43,7 +44,7 @@ func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 	switch {
 	case m.n.expired(e.Expires):
 		return // the other node has stopped waiting
-	case m.n.calls.stopping.Load():
+	case m.n.calls.stopping.Load() && e.Flags == envelope.TakeBegin: // what has begun is finished, see settle
 		m.n.answer(msg.AnswerLater, notGiven(&whyNot{UntakenUnknown, engine.ErrClosed}))
 		return
 	case m.serving.Add(1) > int64(askedMost*m.n.cfg.MaxTakeovers):
@@ -200,6 +201,26 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	m.went(o, t.Users)
 	o.cut, o.tail = true, &t
 	return m.finish(ctx, o)
+}
+
+// settle waits until the nodes that have been given sessions have asked everything about them, as
+// otherwise the sessions are lost with this node; or until they have not asked for
+// Config.TakeoverTimeout, or ctx ends.
+func (m *moves) settle(ctx context.Context) {
+	for m.owes() && sleep(ctx, takenPause) {
+	}
+}
+
+// owes reports whether a node may still ask about a session that it has been given.
+func (m *moves) owes() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, o := range m.offers {
+		if o.given {
+			return true
+		}
+	}
+	return false
 }
 
 // finish completes the tail of a session that has been given away. After an error of ctx it is called

@@ -206,7 +206,7 @@ func (m *moves) goes(id engine.ID, goes bool) {
 	}
 }
 
-// went records that a session has moved to another process.
+// went records that a session has been given to another process.
 func (m *moves) went(o *offer, users []string) {
 	m.given.Add(1)
 	now := time.Now()
@@ -216,6 +216,7 @@ func (m *moves) went(o *offer, users []string) {
 		m.forget()
 		m.forgotten.Add(1)
 	}
+	o.given = true
 	m.gone[o.sum], m.left[o.d.Session.ID()] = wentTo{o.to, o.d.Session.ID()}, true
 	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), to: o.to, users: users, at: now, until: now.Add(m.remembers())})
 }

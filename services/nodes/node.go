@@ -215,6 +215,7 @@ func (n *Node) leave(ctx context.Context) error {
 	token := n.noMember()
 	n.beat()
 	n.calls.finish(ctx)
+	n.moves.settle(ctx)
 	err := errors.Join(n.homes.stop(ctx), n.users.stop(ctx), n.calls.stop(ctx))
 	n.end()
 	n.end = nil

@@ -106,3 +106,41 @@ func TestCommitIsFinishedWhenItIsAskedAgain(t *testing.T) {
 	}
 	eventually(t, "it is counted", func() bool { return na.Stats().Given == 1 })
 }
+
+// A node that stops as soon as its last session has been given away still answers the node that has
+// it, whose first answer was lost.
+func TestNodeThatStopsFinishesWhatItHasGiven(t *testing.T) {
+	url := servers(t)
+	proxy, cut := through(t, url)
+	proxy.Messages(proctest.NATSMessage)
+	long := func(s *settings) { s.TakeoverTimeout = 8 * time.Second }
+	na, a := startMoving(t, url, "a", &given{}, long)
+	hb := &given{}
+	nb, b := startMoving(t, cut, "b", hb, long)
+	na.knows("a=up b=up")
+	nb.knows("a=up b=up")
+	token, _ := hello(t, a, nil)
+	var answers atomic.Int64
+	hb.come = func() {
+		proxy.Drop(func(m []byte) bool { return isAnswer(m) && answers.Add(1) == 1 })
+	}
+	ended := make(chan error, 2)
+	go func() {
+		for end := time.Now().Add(patience); na.Stats().Given == 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		ended <- a.Stop(background)
+		ended <- na.Stop(background)
+	}()
+	if _, resumed := hello(t, b, token); !resumed {
+		t.Errorf("not resumed; given %d, not taken %v", na.Stats().Given, nb.Stats().NotTaken)
+	}
+	if answers.Load() < 2 {
+		t.Errorf("%d answers, so none was lost", answers.Load())
+	}
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
