@@ -88,13 +88,14 @@ func TestLocksDoNotGrowWithLoops(t *testing.T) {
 				if first == nil {
 					first = p
 				}
-				// One when a turn begins and one when it ends, and one for what comes to send meanwhile.
-				if n := p.loops(); n > 2.4*p.loopTurns+0.02 {
+				// One when a turn begins and one when it ends, and one each time that something to send
+				// has come meanwhile: other loops run beside it, where there are processors for them.
+				if n := p.loops(); n > 3.5*p.loopTurns+0.02 {
 					t.Errorf("a loop's turn takes its own lock %.2f times: %s", n/p.loopTurns, p.list())
 				}
 				// For each member one to refer to the frame; for each write one to be put on the list and
 				// one to begin it, and some that find nothing to write; three of the sender's own.
-				if most := 8 + 2.4*p.writes + 2.4*p.loopTurns + 3.3; s.room > 0 && p.locks > most {
+				if most := 8 + 2.4*p.writes + 3.5*p.loopTurns + 3.3; s.room > 0 && p.locks > most {
 					t.Errorf("%.2f locks for a frame to a group of 8, with %.2f writes and %.2f turns, want at most %.2f: %s", p.locks, p.writes, p.loopTurns, most, p.list())
 				}
 				if p.locks > tc.grow*first.locks+0.1 {
