@@ -95,10 +95,6 @@ func newLine(k *link) *line {
 	return ln
 }
 
-// mostKept returns how much the ring may hold for a session without a link, in bytes: unread
-// answers count once, in the larger of the two limits.
-func (srv *Server) mostKept() int { return max(srv.cfg.ResumeBytes, srv.cfg.MaxOutbound) }
-
 // Write stores frames and arranges for them to be written. What it does not accept must be written
 // again when the peer has acknowledged some frames, or the kernel has accepted them. A session that
 // waits for its peer is no different: what the ring does not accept waits in the outbox, and behind

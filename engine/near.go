@@ -2,7 +2,6 @@ package engine
 
 import (
 	"encoding/json"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -113,13 +112,11 @@ func isNear(used, most int) bool { return used >= most-most/10 }
 // connected; it may be nil.
 func (srv *Server) near(what Limit, s *Session, used, most int) {
 	now, key := srv.now(), nearKey{what: what}
-	var remote net.Addr
 	if s != nil {
-		remote = s.RemoteAddr()
 		switch what {
 		case LimitConns, LimitFiles:
 		case LimitConnsPerIP:
-			key.ip, _ = srv.perIP.Key(remote)
+			key.ip, _ = srv.perIP.Key(s.RemoteAddr())
 		default:
 			key.id = s.id
 		}
@@ -128,9 +125,9 @@ func (srv *Server) near(what Limit, s *Session, used, most int) {
 		return
 	}
 	srv.nearCount[what].Add(1)
-	n := NearMiss{Limit: what, At: srv.clock(now), Remote: addrText(remote), Used: used, Most: most}
+	n := NearMiss{Limit: what, At: srv.clock(now), Used: used, Most: most}
 	if s != nil {
-		n.Session = s.id
+		n.Session, n.Remote = s.id, addrText(s.RemoteAddr())
 		s.note(flight.Near, uint32(what), uint32(min(int64(used)*100/int64(max(most, 1)), maxUint32)))
 	}
 	srv.nears.last.add(n)

@@ -110,6 +110,18 @@ func TestNearMissesNameTheSession(t *testing.T) {
 	of(LimitFrame, large, s)
 }
 
+// A near miss that is told already, as for each frame of a session that stays near its limit, takes
+// no memory.
+func TestNearMissesToldAlreadyAllocateNothing(t *testing.T) {
+	sessions := make(chan *Session, 1)
+	srv := serve(t, Config{}, &funcs{accept: func(s *Session) { sessions <- s }})
+	dial(t, srv)
+	s := <-sessions
+	if n := testing.AllocsPerRun(100, func() { srv.near(LimitPending, s, 9, 10) }); n > 0 {
+		t.Errorf("%v allocations each", n)
+	}
+}
+
 // The limits that are nobody's are told too: with who has come where somebody has.
 func TestNearMissesOfTheServer(t *testing.T) {
 	pool, err := NewPool(PoolConfig{Workers: 1, Spare: Off, MaxQueue: 10, Logger: quiet})

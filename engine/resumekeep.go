@@ -91,3 +91,7 @@ func (srv *Server) dropKept() {
 		}
 	}
 }
+
+// mostKept returns how much the ring may hold for a session without a link, in bytes: unread
+// answers count once, in the larger of the two limits.
+func (srv *Server) mostKept() int { return max(srv.cfg.ResumeBytes, srv.cfg.MaxOutbound) }

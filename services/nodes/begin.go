@@ -69,6 +69,9 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope, op *opening) (en
 	if len(e.Body) != len(engine.TokenSum{})+8 || srv == nil {
 		return envelope.Envelope{}, engine.ErrUnknownToken
 	}
+	if e.Session == 0 {
+		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: a takeover without an id: run one version on all nodes")}
+	}
 	sum := engine.TokenSum(e.Body[:32])
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
