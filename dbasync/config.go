@@ -19,6 +19,13 @@ import (
 // error if it is full now and may be tried again later.
 type Submitter interface{ Submit(fn func()) error }
 
+// Limits of fields of Config.
+const (
+	MostLanes     = 64      // of Lanes
+	MostSlowConns = 1 << 16 // of SlowConns, and of TxConns
+	DefaultWindow = 256     // of Window; MaxBurst is Window at most
+)
+
 // Config configures a DB. A zero field means the default given at the field.
 type Config struct {
 	// URL is a PostgreSQL connection string (URL or key=value), as pgx reads it,
@@ -46,10 +53,10 @@ type Config struct {
 	// types of its own. nil: pgtype.NewMap. Each map is used by one goroutine at a time.
 	NewTypeMap func() *pgtype.Map
 
-	// Lanes is the number of connections shared by all queries. 0: 4. At most 64.
+	// Lanes is the number of connections shared by all queries. 0: 4. At most MostLanes.
 	Lanes int
 	// SlowConns is the maximum number of ordinary connections for slow statements. They are opened
-	// when there is work for them. 0: 4.
+	// when there is work for them. 0: 4. At most MostSlowConns.
 	SlowConns int
 	// TxConns is the maximum number of further ordinary connections, for Tx, SendBatch, Stream, Do
 	// and the copies, so that slow statements don't delay these. 0: as SlowConns.
@@ -61,9 +68,9 @@ type Config struct {
 	// MaxSlowQueue is how many slow statements, and how many transactions, one Submitter may have
 	// outstanding; more get ErrQueueFull. 0: a quarter of MaxQueue.
 	MaxSlowQueue int
-	// Window is the maximum number of queries in flight on one lane. 0: 256.
+	// Window is the maximum number of queries in flight on one lane. 0: DefaultWindow.
 	Window int
-	// MaxBurst is the maximum number of queries in one write, under one Sync. 0: 64.
+	// MaxBurst is the maximum number of queries in one write, under one Sync. 0: 64. At most Window.
 	MaxBurst int
 	// LaneBytes is the maximum number of bytes of queries in flight on one lane. 0: 1 MiB.
 	LaneBytes int
@@ -140,7 +147,7 @@ func (c Config) withDefaults() Config {
 	setInt(&c.Lanes, 4)
 	setInt(&c.SlowConns, 4)
 	setInt(&c.TxConns, c.SlowConns)
-	setInt(&c.Window, 256)
+	setInt(&c.Window, DefaultWindow)
 	setInt(&c.MaxBurst, 64)
 	setInt(&c.LaneBytes, 1<<20)
 	setInt(&c.MaxQueue, 1<<16)
@@ -183,9 +190,9 @@ func (c Config) validate() error {
 		}
 	}
 	bad(c.URL != "", "URL is empty")
-	bad(c.Lanes >= 1 && c.Lanes <= 64, "Lanes %d is not 1 to 64", c.Lanes)
-	bad(c.SlowConns >= 1 && c.SlowConns <= 1<<16, "SlowConns %d is not 1 to 65536", c.SlowConns)
-	bad(c.TxConns >= 1 && c.TxConns <= 1<<16, "TxConns %d is not 1 to 65536", c.TxConns)
+	bad(c.Lanes >= 1 && c.Lanes <= MostLanes, "Lanes %d is not 1 to %d", c.Lanes, MostLanes)
+	bad(c.SlowConns >= 1 && c.SlowConns <= MostSlowConns, "SlowConns %d is not 1 to %d", c.SlowConns, MostSlowConns)
+	bad(c.TxConns >= 1 && c.TxConns <= MostSlowConns, "TxConns %d is not 1 to %d", c.TxConns, MostSlowConns)
 	bad(c.MaxSlowRunning >= 0, "MaxSlowRunning %d is below 0", c.MaxSlowRunning)
 	bad(c.MaxSlowQueue >= 1, "MaxSlowQueue %d is below 1", c.MaxSlowQueue)
 	bad(c.Window >= 1 && c.Window <= 1<<16, "Window %d is not 1 to 65536", c.Window)

@@ -232,7 +232,7 @@ func (b *backends) startDB(ctx context.Context, f *backendFlags, log *slog.Logge
 		flag string
 		got  count
 		most count
-	}{{"db-lanes", f.DBLanes, 64}, {"db-burst", f.DBBurst, 256}, {"db-slow", f.DBSlow, 1 << 16}} {
+	}{{"db-lanes", f.DBLanes, dbasync.MostLanes}, {"db-burst", f.DBBurst, dbasync.DefaultWindow}, {"db-slow", f.DBSlow, dbasync.MostSlowConns}} {
 		if n.got > n.most {
 			return exitf(exitUsage, "--%s %d: must be 1 to %d", n.flag, n.got, n.most)
 		}
