@@ -3,7 +3,6 @@ package nodes_test
 import (
 	"bytes"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,15 +73,30 @@ func TestLostAnswersLoseNoSession(t *testing.T) {
 	}
 }
 
+// holdUp is the default framing, whose next frame, once it is armed, holds the loop up until free is
+// closed. Nobody stands in for a loop there, as for one in a callback.
+type holdUp struct {
+	*codec.Codec
+	armed      atomic.Bool
+	busy, free chan struct{}
+}
+
+func (h *holdUp) Split(b []byte, _ int) (size, missing int, err error) {
+	if h.armed.Swap(false) {
+		close(h.busy)
+		<-h.free
+	}
+	return h.Frame(b)
+}
+
+func (*holdUp) Handles() bool { return true }
+
 // A node that has given a session away, but can't read its last frames in time, gives them when it is
 // asked again.
 func TestCommitIsFinishedWhenItIsAskedAgain(t *testing.T) {
 	url := servers(t)
-	busy, free := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	ha := &given{dispatch: engine.Inline, read: func(*engine.Session, codec.Packet) {
-		once.Do(func() { close(busy); <-free })
-	}}
+	stuck := &holdUp{Codec: codec.Default(), busy: make(chan struct{}), free: make(chan struct{})}
+	ha := &given{framer: stuck}
 	na, a := startMoving(t, url, "a", ha, func(s *settings) { s.TakeoverTimeout = 300 * time.Millisecond })
 	hb := &given{}
 	nb, b := startMoving(t, url, "b", hb, func(s *settings) { s.TakeoverTimeout = patience })
@@ -95,11 +109,12 @@ func TestCommitIsFinishedWhenItIsAskedAgain(t *testing.T) {
 	}
 	defer conn.Close()
 	hb.come = func() { // a's loop stands still from before the commit on
+		stuck.armed.Store(true)
 		if _, err := conn.Write(codec.Packet{Main: 5, Sub: 5}.Append(nil)); err != nil {
 			t.Error(err)
 		}
-		<-busy
-		time.AfterFunc(900*time.Millisecond, func() { close(free) })
+		<-stuck.busy
+		time.AfterFunc(900*time.Millisecond, func() { close(stuck.free) })
 	}
 	if _, resumed := hello(t, b, token); !resumed {
 		t.Fatalf("not resumed: %v", nb.Stats().NotTaken)

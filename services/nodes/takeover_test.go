@@ -19,17 +19,9 @@ import (
 type given struct {
 	echoes
 	come     func()
-	most     int       // Config.MaxOutbound
-	counting func(int) // see Counting
-	dispatch engine.Dispatch
-	read     func(*engine.Session, codec.Packet) // called before the echo
-}
-
-func (g *given) OnSocketRead(s *engine.Session, p codec.Packet) {
-	if g.read != nil {
-		g.read(s, p)
-	}
-	g.echoes.OnSocketRead(s, p)
+	most     int          // Config.MaxOutbound
+	counting func(int)    // see Counting
+	framer   codec.Framer // Config.Framer
 }
 
 func (*given) MarshalSession(*engine.Session) ([]byte, error) { return nil, nil }
@@ -43,7 +35,7 @@ func (g *given) UnmarshalSession(*engine.Session, []byte) error {
 // startMoving starts a node with a server of its own, whose sessions can be taken over.
 func startMoving(t *testing.T, url, name string, h *given, change ...func(*settings)) (*member, *engine.Server) {
 	t.Helper()
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Dispatch: h.dispatch, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most},
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Framer: h.framer, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most},
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
 	if err != nil {
 		t.Fatal(err)
