@@ -205,7 +205,7 @@ func TestEveryLayoutThroughAServer(t *testing.T) {
 							}})
 							cl := dial(t, srv)
 							r := codec.NewReader(cl, c)
-							cl.SetDeadline(time.Now().Add(10 * time.Second))
+							cl.SetDeadline(time.Now().Add(time.Minute))
 							next := func() codec.Packet {
 								p, err := r.Next()
 								if err != nil {
