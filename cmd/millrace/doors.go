@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -88,21 +86,17 @@ func (f *doorFlags) store(src *sources) (*certs.Store, error) {
 // certificatesEvery is how often the files are checked for changed certificates.
 const certificatesEvery = 2 * time.Second
 
-// watchCertificates reloads certificates on SIGHUP and when their files change, until stop is
-// called.
-func watchCertificates(store *certs.Store, log *slog.Logger) (stop func()) {
+// watchCertificates reloads certificates on hup and when their files change, until stop is called.
+func watchCertificates(store *certs.Store, hup <-chan os.Signal, log *slog.Logger) (stop func()) {
 	if store == nil {
-		return func() {}
+		store = new(certs.Store)
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		store.Watch(certificatesEvery, hup, done, log)
 	}()
 	return func() {
-		signal.Stop(hup)
 		close(done)
 		<-ended
 	}
