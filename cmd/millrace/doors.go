@@ -59,6 +59,18 @@ func (f *doorFlags) doors(src *sources) (engine.Doors, *certs.Store, error) {
 	return d, store, nil
 }
 
+// onlyWithTLS refuses certificates that no address uses: clients would not be encrypted.
+func (f *doorFlags) onlyWithTLS(a addrs, src *sources) error {
+	flag := "tls-cert"
+	if f.TLSSelfSigned {
+		flag = "tls-self-signed"
+	}
+	if a.secure() || !f.TLSSelfSigned && len(f.TLSCert) == 0 {
+		return nil
+	}
+	return exitf(exitUsage, "--%s: no --addr uses it; give one of tls://, wss:// or auto://, or leave this out%s", flag, src.from(flag))
+}
+
 func (f *doorFlags) store(src *sources) (*certs.Store, error) {
 	switch {
 	case len(f.TLSCert) != len(f.TLSKey):

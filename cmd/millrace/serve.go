@@ -69,6 +69,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if a, ok := c.Addr.twice(); ok {
 		return exitf(exitUsage, "--addr %q: given twice; leave one out%s", a, src.from("addr"))
 	}
+	if err := c.onlyWithTLS(c.Addr, src); err != nil {
+		return err
+	}
 	token, err := c.token(src, log)
 	if err != nil {
 		return err
