@@ -30,7 +30,7 @@ type adminFlags struct {
 	AdminWrite     bool    `group:"admin" help:"Allow changes by POST: drain, kick, set (false)."`
 	AdminPprof     bool    `group:"admin" help:"Also serve /debug/pprof (false)."`
 	AdminTrace     timeout `group:"admin" default:"off" placeholder:"D" help:"Keep the last D of the runtime's execution trace for /trace, which costs a few percent of CPU; off: /trace records only while it is requested (${default})."`
-	AdminClients   count   `group:"admin" default:"16" placeholder:"N" help:"Connections of --admin served at a time; more wait (${default})."`
+	AdminClients   count   `group:"admin" default:"16" placeholder:"N" help:"Limit of open connections of --admin: for a further one, the one that has waited longest for a request is closed (${default})."`
 }
 
 // token checks the flags, and reads the token.
