@@ -158,12 +158,14 @@ func (l *loop) inline(s *Session, b []byte) int {
 	return done
 }
 
-// endTurn ends an inline turn of some frames that began at began. It returns when, and for how long
-// the turn has held up the loop, if handles.timed.
+// endTurn ends an inline turn of some frames that began at began. It returns when, if handles.timed,
+// and for how long the turn has held up the loop, if handles.learns.
 func (l *loop) endTurn(frames int, began int64) (now int64, held time.Duration) {
 	if l.srv.handles.timed {
 		now = l.srv.now()
-		held = l.doubt.end(frames, time.Duration(now-began)) // before the loop's work is returned, for which it waits
+	}
+	if l.srv.handles.learns { // before the end, which may wait
+		held = l.doubt.end(frames, time.Duration(now-began))
 	}
 	l.turn.end()
 	return now, held
