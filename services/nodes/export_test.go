@@ -85,7 +85,9 @@ func (n *Node) OnTheWay() (in, out int64) { return n.moves.in.used.Load(), n.mov
 // told the store of yet.
 func (n *Node) Went(s *engine.Session, to uint64, user string) {
 	n.users.gone(s, []string{user})
-	n.moves.went(&offer{to: to, d: &engine.Departure{Session: s}}, []string{user})
+	o := &offer{to: to, d: &engine.Departure{Session: s}}
+	n.moves.goes(o)
+	n.moves.went(o, []string{user})
 }
 
 // Sweep is what the node does from time to time with those.
