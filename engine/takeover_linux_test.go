@@ -93,7 +93,7 @@ func (q quarter) TakeOver(a *Arrival) {
 }
 
 func (t *town) takeOver(to int, a *Arrival) error {
-	ctx, cancel := context.WithTimeout(a.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(a.Context(), time.Minute)
 	defer cancel()
 	tok := a.Token()
 	sum, from := SumOf(tok), int(tok[3])
