@@ -268,6 +268,9 @@ func (d *Departure) Cut() bool {
 	return true
 }
 
+// cut reports whether the session has been given away; d may be nil.
+func (d *Departure) cut() bool { return d != nil && d.state.Load() == departingCut }
+
 // Rest returns the frames that were sent to the session between Depart and Cut, which follow Frames;
 // the caller owns them. It must be called after Cut has returned true, as it also ends the session
 // here, and may be called again. ErrClosed: they are incomplete, and the session is lost; an error of
