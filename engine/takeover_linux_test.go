@@ -61,7 +61,7 @@ type town struct {
 
 	mu      sync.Mutex
 	most    int                // guarded by mu
-	between func(d *Departure) // guarded by mu; called between Depart and Cut; nil: nothing is
+	between func(d *Departure) // guarded by mu; called between Depart and Commit; nil: nothing is
 	moved   map[TokenSum]int
 	errs    []error
 }
@@ -124,7 +124,7 @@ func (t *town) carry(ctx context.Context, to int, a *Arrival, d *Departure, sum 
 		between(d)
 	}
 	a.Begin()
-	if !d.Cut() {
+	if !d.Commit() {
 		return ErrClosed
 	}
 	t.mu.Lock()
@@ -134,7 +134,7 @@ func (t *town) carry(ctx context.Context, to int, a *Arrival, d *Departure, sum 
 	if err != nil {
 		return err
 	}
-	c := d.Carried
+	c := d.Transfer
 	c.Frames = append(c.Frames, rest...)
 	return a.Take(c)
 }
@@ -152,7 +152,7 @@ func newTown(t *testing.T, n int, cfg Config, h Handler) *town {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv.SetElsewhere(quarter{w, i})
+		srv.SetOtherServers(quarter{w, i})
 		if err := srv.Start(context.Background()); err != nil {
 			t.Fatal(err)
 		}

@@ -218,8 +218,8 @@ func TestRecordingsPlayTheSame(t *testing.T) {
 		t.Fatalf("%d sessions, %d requests, %d answers, dropped %d, cut %v; want %d and %d", len(rec.Sessions), rec.Requests, rec.Answers, rec.Dropped, rec.Cut, sessions, requests)
 	}
 	for _, s := range rec.Sessions {
-		if s.unsure || s.end != endPeer || !strings.HasPrefix(s.Name, "session ") {
-			t.Errorf("%q: unsure %v, end %d", s.Name, s.unsure, s.end)
+		if s.incomplete || s.end != endPeer || !strings.HasPrefix(s.Name, "session ") {
+			t.Errorf("%q: incomplete %v, end %d", s.Name, s.incomplete, s.end)
 		}
 	}
 	lists, err := rec.Scripts(f)
@@ -237,7 +237,7 @@ func TestRecordingsPlayTheSame(t *testing.T) {
 	}
 	for _, speed := range []float64{1, 20, 0} {
 		r := play(t, path, serve(t, engine.Config{}, refuse), PlayConfig{Speed: speed, Sessions: 4})
-		if !r.Same() || r.Sessions != sessions || r.Requests != requests || r.Want != requests || r.Got != requests || r.Unsure != 0 {
+		if !r.Same() || r.Sessions != sessions || r.Requests != requests || r.Want != requests || r.Got != requests || r.Incomplete != 0 {
 			t.Errorf("speed %v: %+v", speed, r)
 		}
 	}

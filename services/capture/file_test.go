@@ -106,11 +106,11 @@ func TestSessionsWithoutABeginningAreNotCompared(t *testing.T) {
 			break
 		}
 	}
-	if len(rec.Sessions) != 1 || !rec.Sessions[0].unsure || rec.Requests == 0 || rec.Requests >= 60 {
+	if len(rec.Sessions) != 1 || !rec.Sessions[0].incomplete || rec.Requests == 0 || rec.Requests >= 60 {
 		t.Fatalf("%+v", rec)
 	}
 	r := play(t, path, serve(t, engine.Config{}, &handler{}), PlayConfig{})
-	if !r.Same() || r.Unsure != 1 || r.Requests != rec.Requests {
+	if !r.Same() || r.Incomplete != 1 || r.Requests != rec.Requests {
 		t.Errorf("%+v", r)
 	}
 }
