@@ -256,8 +256,8 @@ func TestRecordingsPlayTheSame(t *testing.T) {
 	}
 }
 
-// A server that answers otherwise is found out: fewer answers, more, an ERROR for an answer,
-// a connection that it closes.
+// A server that answers differently is detected: fewer answers, more answers, an ERROR instead of an
+// answer, a connection that it closes.
 func TestPlayNamesWhatDiffers(t *testing.T) {
 	path := record(t, Config{}, engine.Config{}, &handler{}, func(srv *engine.Server) {
 		for range 3 {
@@ -315,7 +315,7 @@ func TestPlayNamesWhatDiffers(t *testing.T) {
 	}
 }
 
-// What is played keeps its times, divided by the speed.
+// Replay keeps the recorded times, divided by the speed.
 func TestPlayKeepsTimes(t *testing.T) {
 	const gap = 200 * time.Millisecond
 	path := record(t, Config{}, engine.Config{}, &handler{}, func(srv *engine.Server) {

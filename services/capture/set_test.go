@@ -151,7 +151,7 @@ func TestRunsAreToldApart(t *testing.T) {
 	}
 }
 
-// What can't be one recording is refused, with the file's name.
+// Files that don't belong to one recording are refused, with the name of the file.
 func TestSetsThatAreNone(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, b []byte) string {
@@ -206,7 +206,7 @@ func TestSetsThatAreNone(t *testing.T) {
 	}
 }
 
-// A set is read as its files one behind another.
+// A set is read as the concatenation of its files.
 func TestASetIsReadAsOneFile(t *testing.T) {
 	dir := t.TempDir()
 	var paths []string
