@@ -45,7 +45,7 @@ func TestAFreezeOverTheEndOfTheWindowShows(t *testing.T) {
 	}
 }
 
-// What is never answered counts with its age.
+// A request that is never answered counts with its age.
 func TestWhatIsOwedAtTheEndCounts(t *testing.T) {
 	const shut, end = int64(time.Second), int64(3 * time.Second)
 	l := &loop{phase: draining, now: end}

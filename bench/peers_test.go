@@ -165,7 +165,7 @@ func runSuite(t *testing.T, cfg Config) *Results {
 	}
 }
 
-// TestALockDuringWriteIsSeen plants the subtler mistake. It needs many runs: the lock costs a fifth.
+// TestALockDuringWriteIsSeen plants a smaller regression. It needs many runs: the lock costs a fifth.
 func TestALockDuringWriteIsSeen(t *testing.T) {
 	if !*long {
 		t.Skip("measures for a minute: -long")
@@ -192,7 +192,8 @@ func TestALockDuringWriteIsSeen(t *testing.T) {
 	}
 }
 
-// TestTenRunsOfOneBuildCryNoWolf compares one server with itself ten times, interleaved and as two files.
+// TestTenRunsOfOneBuildCryNoWolf: comparing a server with itself ten times, interleaved and as two
+// files, reports no regression.
 func TestTenRunsOfOneBuildCryNoWolf(t *testing.T) {
 	if !*long {
 		t.Skip("measures for minutes: -long")

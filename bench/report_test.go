@@ -96,7 +96,7 @@ func writeReport(t *testing.T, r *Results) string {
 	return b.String()
 }
 
-// outside finds what would make a browser load something.
+// outside finds references that would make a browser load something.
 var outside = regexp.MustCompile(`(?i)(src|href|action|data)\s*=|url\(|@import|<link|<iframe|fetch\(|import\(`)
 
 func TestReportStandsAlone(t *testing.T) {

@@ -298,8 +298,8 @@ func TestBadLayoutsAreRefusedWithEveryFault(t *testing.T) {
 	}
 }
 
-// The layout's limits, field by field: what is one past them is refused and leaves dst
-// alone, what stands at them is read back as it was.
+// The limits of each field of a layout: a value at the limit is encoded and decoded unchanged; a
+// value one above it is refused, and dst is not changed.
 func TestWhatALayoutCannotSayIsRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

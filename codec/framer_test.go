@@ -269,7 +269,7 @@ func TestWhatAFramingCannotSayIsRefused(t *testing.T) {
 	}
 }
 
-// A user's function that counts wrong ends the stream; nothing hangs or reads beyond b.
+// A Splitter function that returns impossible counts ends the stream: nothing hangs or reads beyond b.
 func TestAFramerThatCountsWrongEndsTheStream(t *testing.T) {
 	for _, tt := range []struct{ size, missing int }{{0, 0}, {-1, 0}, {5, 0}, {2, 1}, {0, -1}, {5, 2}, {-3, 1}} {
 		f := mustFramer(t, func() (Framer, error) {

@@ -244,8 +244,7 @@ func makeVectors(t testing.TB) vectors {
 	return v
 }
 
-// The file says what the codec does, and the codec, split at every byte and in every
-// framing, does what the file says.
+// The file of test vectors and the codec agree, in every framing and with the stream split at every byte.
 func TestVectors(t *testing.T) {
 	path := filepath.Join("testdata", "vectors.json")
 	if *update {

@@ -94,7 +94,7 @@ func TestWriterOverAStreamThatCountsWrong(t *testing.T) {
 	}
 }
 
-// A refused packet is the caller's fault, not the stream's: others still go out.
+// A packet that is refused does not break the stream: later packets are still written.
 func TestARefusedPacketDoesNotEndAWriter(t *testing.T) {
 	var wire bytes.Buffer
 	w := NewWriter(&wire, mustNew(t, Layout{Command: MainSub8}, 0))

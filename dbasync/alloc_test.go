@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestQueryAllocations: what hooks, NamedArgs and own types cost a query that has none of
-// them is nothing. One query at a time, the result's bytes and its tag included.
+// TestQueryAllocations: a query without hooks, NamedArgs and custom types allocates nothing for
+// them. One query at a time; the result's bytes and its tag are included.
 func TestQueryAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

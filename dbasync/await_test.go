@@ -76,7 +76,7 @@ func TestBlockingIsAPool(t *testing.T) {
 	}
 }
 
-// TestPgxCollectorsReadResults: everything of pgx that reads pgx.Rows reads ours.
+// TestPgxCollectorsReadResults: the functions of pgx that read a pgx.Rows can read a result's Rows.
 func TestPgxCollectorsReadResults(t *testing.T) {
 	r := ask(t, open(t, nil), Stmt{SQL: "select g as id, 'n' || g as name, array[g, g] as pair from generate_series(1, 3) g"})
 	type row struct {

@@ -108,7 +108,7 @@ func TestBatchRefusesWhatEndsItsTransaction(t *testing.T) {
 	}
 }
 
-// TestBatchGoesInOneWrite: a latency of the network counts once a unit, not once a statement.
+// TestBatchGoesInOneWrite: the latency of the network delays a batch once, not once for each statement.
 func TestBatchGoesInOneWrite(t *testing.T) {
 	p := newCountingProxy(t, server(t).URL())
 	db := openOn(t, p.url, func(c *Config) { c.SlowConns, c.Lanes = 1, 1 })
@@ -145,7 +145,7 @@ func TestBatchSurvivesAlteredTables(t *testing.T) {
 	}
 }
 
-// TestBatchBoundsItsRows: what its limits drop, it says.
+// TestBatchBoundsItsRows: rows dropped because of a limit are reported.
 func TestBatchBoundsItsRows(t *testing.T) {
 	db := open(t, func(c *Config) { c.MaxResultRows = 100 })
 	r := send(t, db, batchOf("select generate_series(1,60)", "select generate_series(1,60)", "select generate_series(1,10)"), TxOptions{})
@@ -155,7 +155,7 @@ func TestBatchBoundsItsRows(t *testing.T) {
 }
 
 // TestBatchOutcomesAreExact cuts connections under units of two inserts each and counts
-// what is in the table: both or none, and as told.
+// the rows in the table: both inserts or none, as the outcome says.
 func TestBatchOutcomesAreExact(t *testing.T) {
 	db := open(t, func(c *Config) { c.SlowConns = 4 })
 	name := table(t, "id int, half int")

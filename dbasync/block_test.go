@@ -41,8 +41,8 @@ func writerSleeps(db *DB) bool {
 	return l.open && l.waiting && !l.woken && l.inflight == 0
 }
 
-// TestQueryNeverBlocksItsCaller: the peer reads nothing, and the text has to be prepared
-// anew, or its description fills the buffers first.
+// TestQueryNeverBlocksItsCaller: the server reads nothing, and the statement has to be prepared
+// first, or its description fills the buffers.
 func TestQueryNeverBlocksItsCaller(t *testing.T) {
 	long := "select 1 /* " + strings.Repeat("x", 32<<20) + " */"
 	const stall = 20 * time.Second // the write would block until the lane is dropped

@@ -184,7 +184,7 @@ func TestStopWaitsForWhatWasAccepted(t *testing.T) {
 	}
 }
 
-// TestCompletionsSurviveAGonePool: the last resort is Stop's goroutine.
+// TestCompletionsSurviveAGonePool: if the pool has stopped, completions run on Stop's goroutine.
 func TestCompletionsSurviveAGonePool(t *testing.T) {
 	srv := server(t)
 	for _, err := range []error{gone{}, errFull} {

@@ -120,7 +120,7 @@ func TestAlteredColumnsHealAtTheSecondTry(t *testing.T) {
 	}
 }
 
-// TestEnumMadeAgain: the type's number is another one, its name the same.
+// TestEnumMadeAgain: a type that was dropped and created again has the same name and another OID.
 func TestEnumMadeAgain(t *testing.T) {
 	db := open(t, func(c *Config) { c.Lanes = 2 })
 	for _, slow := range []bool{false, true} {

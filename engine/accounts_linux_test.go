@@ -8,7 +8,7 @@ import (
 	"millrace/codec"
 )
 
-// Handles and tags without end have no account without end.
+// The number of accounts is limited, however many handles and tags there are.
 func TestAccountsAreBounded(t *testing.T) {
 	srv := serve(t, Config{Overload: Overload{Costs: true}}, &funcs{read: func(s *Session, p codec.Packet) {
 		s.SetTag(fmt.Sprint(p.Sub))
@@ -50,8 +50,8 @@ func (*knower) Knows(handle uint32) bool {
 	return main == 1 && sub < 10
 }
 
-// Handles that peers invent have no account, however many come first: the ones that are
-// served keep theirs, what the others cost is said together, and nothing is lost.
+// Handles that peers invent get no account, however many come first. Handles that are served keep
+// theirs, the cost of the others is reported as one sum, and nothing is lost.
 func TestInventedHandlesTakeNoAccount(t *testing.T) {
 	for _, d := range dispatches {
 		t.Run(d.String(), func(t *testing.T) {
@@ -158,8 +158,8 @@ func TestASessionSaysWhatItCostAndWaited(t *testing.T) {
 	})
 }
 
-// Tags that no session has any more give way to new ones, so that whoever makes many up takes
-// no name away from those that are in use; nothing is lost or counted twice.
+// Tags that no session uses are replaced by new ones, so inventing many tags does not displace those
+// in use; nothing is lost or counted twice.
 func TestTagsThatNobodyHasGiveWay(t *testing.T) {
 	srv := serve(t, Config{Dispatch: Ordered, Overload: Overload{Costs: true}}, &funcs{read: func(s *Session, p codec.Packet) {
 		s.SetTag(string(p.Body))

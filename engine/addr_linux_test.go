@@ -13,7 +13,7 @@ import (
 	"millrace/codec"
 )
 
-// An address in use is an error that says so and names it; what isn't a socket is left.
+// An address in use is an error that names it; a file that isn't a socket is not removed.
 func TestAddressesThatCannotBe(t *testing.T) {
 	first := serve(t, Config{}, &funcs{})
 	dir := t.TempDir()
@@ -126,8 +126,8 @@ func TestSessionKnowsItsSocket(t *testing.T) {
 	}
 }
 
-// UnixMode is the socket's mode; what is no permission is an error of the field. Addresses
-// that overlap are one of Addrs, which names both.
+// UnixMode is the socket's mode; a value that is not a permission is an error of the field. Addresses
+// that overlap are an error of Addrs that names both.
 func TestAddressSettings(t *testing.T) {
 	path := t.TempDir() + "/s"
 	serve(t, Config{Addrs: []string{"unix://" + path}, Limits: Limits{MaxConns: 10}, Socket: Socket{UnixMode: 0o620}}, &funcs{})

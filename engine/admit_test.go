@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Whom Admit refuses is told so, is no session, counts in no limit and is counted.
+// A client that Admit refuses is told so, gets no session, does not count towards limits, and is counted
+// as refused.
 func TestAdmitRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, text string

@@ -56,8 +56,8 @@ func die(t testing.TB, c net.Conn) {
 	}
 }
 
-// A peer that has died without a word is seen within UserTimeout and a second, whether
-// its window is open, is full, or had long been full before.
+// A peer that has died without a FIN or RST is detected within UserTimeout and a second, whether its
+// window is open, is full, or was full long before.
 func TestDeathIsSeen(t *testing.T) {
 	t.Parallel()
 	const limit = 2 * time.Second
@@ -111,7 +111,7 @@ func TestDeathIsSeen(t *testing.T) {
 	}
 }
 
-// The same over a link that is taken down, in networks of the test's own.
+// The same over a link that is taken down, in network namespaces of the test's own.
 func TestDeadLinkIsSeen(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to make a network")

@@ -13,7 +13,7 @@ import (
 )
 
 // Arrival is a client that has sent the token of a session of another server. Its methods are called
-// on the goroutine that runs Elsewhere.TakeOver, in this order: Open, Unmarshal, Begin, Take. After
+// on the goroutine that runs OtherServers.TakeOver, in this order: Open, Unmarshal, Begin, Take. After
 // an error of one of them TakeOver must return.
 type Arrival struct {
 	k    *link
@@ -39,7 +39,7 @@ func (a *Arrival) Server() *Server { return a.k.srv }
 
 // arrive asks other servers for the session of a token. Meanwhile the client's input is kept. Called
 // on the link's loop goroutine.
-func (k *link) arrive(e Elsewhere, h codec.Hello, seq uint32, rest []byte) {
+func (k *link) arrive(e OtherServers, h codec.Hello, seq uint32, rest []byte) {
 	k.state = linkJoining
 	k.keep(rest)
 	srv := k.srv
@@ -64,11 +64,11 @@ func (k *link) arrive(e Elsewhere, h codec.Hello, seq uint32, rest []byte) {
 }
 
 // run calls TakeOver. A panic in it is reported.
-func (a *Arrival) run(e Elsewhere) {
+func (a *Arrival) run(e OtherServers) {
 	ok := false
 	defer func() {
 		if !ok {
-			a.k.srv.panics.Report("Elsewhere.TakeOver", "", 0, recover())
+			a.k.srv.panics.Report("OtherServers.TakeOver", "", 0, recover())
 		}
 	}()
 	e.TakeOver(a)
@@ -153,7 +153,7 @@ func (a *Arrival) Begin() { a.pos = a.ln.home.out.Log.End() }
 // Take makes the session continue here for its client, or wait for the client if it has
 // disconnected meanwhile, as any session that can be resumed. After an error the session does not
 // continue here; if Cut has succeeded on the other server, it is lost.
-func (a *Arrival) Take(c Carried) error {
+func (a *Arrival) Take(c Transfer) error {
 	if c.First != a.h.Received || !a.k.srv.onlyFrames(c.Frames) {
 		return errors.New("engine: the frames of a session from another server are incomplete, or do not follow what its client has received")
 	}
@@ -171,7 +171,7 @@ func (a *Arrival) Take(c Carried) error {
 
 // adopt makes a session that came from another server continue. Called on the goroutine of the link's
 // loop, which is the session's home.
-func (l *loop) adopt(a *Arrival, c Carried) {
+func (l *loop) adopt(a *Arrival, c Transfer) {
 	ln, s, k := a.ln, a.ln.s, a.k
 	now := l.srv.now()
 	s.rd.heard, s.rd.last, s.rd.since = now, now, now

@@ -195,7 +195,7 @@ type Timeouts struct {
 	Resume time.Duration
 	// Handover is how long a draining server keeps a session whose connection has ended, and
 	// that can be resumed, for another server to take it over; 5 s, Off for not at all. It
-	// counts only while there is another: see Server.SetElsewhere.
+	// counts only while there is another: see Server.SetOtherServers.
 	Handover time.Duration
 	Linger   time.Duration // to send what is unsent at close, then to wait for the peer's FIN; 2 s
 }

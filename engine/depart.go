@@ -15,9 +15,9 @@ import (
 )
 
 // Departure is a session that another server is taking over. Its callbacks are suspended, while
-// frames sent to it are still accepted, until Cut gives it away or Cancel makes it stay.
+// frames sent to it are still accepted, until Commit gives it away or Cancel makes it stay.
 type Departure struct {
-	Carried
+	Transfer
 	Session *Session
 
 	ln    *line
@@ -47,7 +47,7 @@ var errAgain = errors.New("engine: not settled")
 // connection, if there is one, and waits until nothing of the session is in progress: all requests
 // read are answered, also those whose answers come later (Session.Hold). most limits Frames and
 // State together, in bytes. After an error the session stays here: ErrUnknownToken, ErrBeingTaken,
-// ErrUnsettled, ErrCarriedTooLarge, ErrNoHandoff, an error of MarshalSession, or ErrClosed. It
+// ErrUnsettled, ErrTransferTooLarge, ErrNoHandoff, an error of MarshalSession, or ErrClosed. It
 // blocks until ctx ends at most, and must not be called on a loop or by a callback of the session.
 func (srv *Server) Depart(ctx context.Context, sum TokenSum, received uint64, most int) (*Departure, error) {
 	token, ln, ok := srv.tokens.FindSum(sum)
@@ -141,7 +141,7 @@ func (l *loop) depart(d *Departure, token codec.Token, received uint64) error {
 }
 
 // hold runs MarshalSession if nothing of the session is in progress, after which the strand runs
-// nothing more, and fills in Carried. errAgain: something is in progress.
+// nothing more, and fills in Transfer. errAgain: something is in progress.
 func (d *Departure) hold(ctx context.Context) error {
 	s := d.ln.s
 	if !s.in.Quiet() || s.held.Load() > 0 {
@@ -201,7 +201,7 @@ func (d *Departure) release() {
 	d.ln.s.wakeStrand()
 }
 
-// snapshot fills in Carried for a suspended session. Home loop's goroutine.
+// snapshot fills in Transfer for a suspended session. Home loop's goroutine.
 func (l *loop) snapshot(d *Departure) error {
 	ln, s := d.ln, d.ln.s
 	if d.state.Load() != departingOpen || s.closed() || s.rd.life != lifeOpen {
@@ -219,9 +219,9 @@ func (l *loop) snapshot(d *Departure) error {
 	case s.held.Load() > 0 || s.out.Size() > 0 || r.Open() > 0:
 		return errAgain
 	case r.First() != d.First:
-		return ErrCarriedTooLarge // some frames that the peer lacks are no longer kept
+		return ErrTransferTooLarge // some frames that the peer lacks are no longer kept
 	case r.Bytes()+len(d.State) > d.most:
-		return fmt.Errorf("%w: %d bytes of frames, %d of state", ErrCarriedTooLarge, r.Bytes(), len(d.State))
+		return fmt.Errorf("%w: %d bytes of frames, %d of state", ErrTransferTooLarge, r.Bytes(), len(d.State))
 	}
 	d.Received, d.Most, d.upTo = ln.received, r.Most(), r.End()
 	d.Frames = r.AppendFrom(make([]byte, 0, r.Bytes()), d.First)
@@ -240,17 +240,17 @@ func (d *Departure) Groups() (names []string) {
 	return names
 }
 
-// Cut gives the session away: from then on frames sent to it are refused. False: the session stays,
-// because Cancel was called, or it has closed, or because since Depart a function was submitted to
-// it or a Hold was taken, whose effects would be lost. After true the caller must call Rest. It does
-// not block. Any goroutine.
-func (d *Departure) Cut() bool {
+// Commit gives the session away: from then on frames sent to it are refused. It returns false if the
+// session stays, because Cancel was called, or it has closed, or because since Depart a function was
+// submitted to it or a Hold was taken, whose effects would be lost. After true the caller must call
+// Rest. It does not block. Any goroutine.
+func (d *Departure) Commit() bool {
 	s := d.ln.s
 	if d.state.Load() != departingOpen {
 		return false
 	}
 	// The state changes only when nothing else keeps the session here: a client that comes back
-	// meanwhile either gets it, and Cut fails, or is told that it has gone, and then it has.
+	// meanwhile either gets it, and Commit fails, or is told that it has gone, and then it has.
 	moves, claimed := false, false
 	s.in.End(true, func() bool { return false }, s.closed, func() {
 		moves = s.held.Load() <= 0 && d.state.CompareAndSwap(departingOpen, departingCut)
@@ -271,9 +271,9 @@ func (d *Departure) Cut() bool {
 // cut reports whether the session has been given away; d may be nil.
 func (d *Departure) cut() bool { return d != nil && d.state.Load() == departingCut }
 
-// Rest returns the frames that were sent to the session between Depart and Cut, which follow Frames;
-// the caller owns them. It must be called after Cut has returned true, as it also ends the session
-// here, and may be called again. ErrClosed: they are incomplete, and the session is lost; an error of
+// Rest returns the frames that were sent to the session between Depart and Commit, which follow
+// Frames; the caller owns them. It must be called after Commit has returned true, as it also ends the
+// session here, and may be called again. ErrClosed: they are incomplete, and the session is lost; an error of
 // ctx: try again.
 func (d *Departure) Rest(ctx context.Context) ([]byte, error) {
 	d.once.Do(func() { d.ln.s.afterClose(d.wake) })
@@ -309,7 +309,7 @@ func (d *Departure) end(ln *line) {
 	close(d.done)
 }
 
-// Cancel makes the session stay, unless Cut has returned true; then it does nothing. It does not
+// Cancel makes the session stay, unless Commit has returned true; then it does nothing. It does not
 // block, and may be called several times, from any goroutine.
 func (d *Departure) Cancel() {
 	if d.state.Load() != departingCut {
@@ -318,7 +318,7 @@ func (d *Departure) Cancel() {
 	}
 }
 
-// takeBack makes a session that was to depart continue here; false if it has been cut. Home loop's
+// takeBack makes a session that was to depart continue here; false if it was given away. Home loop's
 // goroutine.
 func (l *loop) takeBack(d *Departure) bool {
 	if d.state.Load() == departingCut || !d.state.CompareAndSwap(departingOpen, departingBack) && d.state.Load() == departingCut {

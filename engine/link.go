@@ -304,7 +304,7 @@ func (k *link) fresh(seq uint32, rest []byte) {
 func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 	ln, ok := k.srv.tokens.Find(h.Token)
 	if !ok {
-		if e := k.srv.elsewhere(); e != nil && e.Lives(h.Token) {
+		if e := k.srv.otherServers(); e != nil && e.Lives(h.Token) {
 			k.arrive(e, h, seq, rest)
 			return
 		}
@@ -318,7 +318,7 @@ func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 
 // follow is called when the session is moving to another server, which is asked for it.
 func (k *link) follow(h codec.Hello, seq uint32) {
-	if e := k.srv.elsewhere(); e != nil && k.state == linkJoining && e.Lives(h.Token) {
+	if e := k.srv.otherServers(); e != nil && k.state == linkJoining && e.Lives(h.Token) {
 		k.arrive(e, h, seq, nil)
 		return
 	}

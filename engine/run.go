@@ -339,7 +339,7 @@ func (t *strandTask) Running() (session string, main, sub uint16) {
 // with a callback. It never blocks: it returns ErrTasksFull, which is ErrBusy, when MaxTasks
 // functions are waiting, and ErrClosed after the session has closed. An accepted function runs
 // exactly once, before OnSocketClose. One that comes while another server takes the session over
-// keeps it here: see Departure.Cut.
+// keeps it here: see Departure.Commit.
 func (s *Session) Submit(fn func()) error { return s.submit(fn, flight.Task) }
 
 func (s *Session) submit(fn func(), what flight.Kind) error {

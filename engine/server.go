@@ -73,11 +73,11 @@ type Server struct {
 	waiting     atomic.Int64 // sessions waiting to be resumed
 	closes      [reasonCount]atomic.Uint64
 	refused     [refusalCount]atomic.Uint64
-	carrier     atomic.Pointer[Elsewhere] // nil: sessions stay here
-	detaches    atomic.Uint64             // connections that broke of sessions that can be resumed
-	resumed     atomic.Uint64             // and sessions that went on
-	takenOver   atomic.Uint64             // sessions that came from other servers
-	goAways     atomic.Uint64             // sessions told that the server drains
+	carrier     atomic.Pointer[OtherServers] // nil: sessions stay here
+	detaches    atomic.Uint64                // connections that broke of sessions that can be resumed
+	resumed     atomic.Uint64                // and sessions that went on
+	takenOver   atomic.Uint64                // sessions that came from other servers
+	goAways     atomic.Uint64                // sessions told that the server drains
 
 	_      [64]byte // for each broadcast, group send, join and leave
 	groups groups

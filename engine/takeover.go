@@ -24,9 +24,9 @@ type Handoff interface {
 	UnmarshalSession(s *Session, state []byte) error
 }
 
-// Elsewhere gives access to the other servers, whose clients may come to this one with the token of
-// a session that began there. Its methods are called from any goroutine.
-type Elsewhere interface {
+// OtherServers gives access to the other servers, whose clients may come to this one with the token
+// of a session that began there. Its methods are called from any goroutine.
+type OtherServers interface {
 	// Mark returns the first bytes of the tokens of this server's sessions, by which other servers
 	// find this one. It never changes.
 	Mark() [MarkLen]byte
@@ -45,8 +45,8 @@ type Elsewhere interface {
 // MarkLen is how many bytes of a token are its server's mark, 4 of 16. The others are random.
 const MarkLen = 4
 
-// Carried is what moves with a session from one server to another.
-type Carried struct {
+// Transfer is what moves with a session from one server to another.
+type Transfer struct {
 	Received uint64    // how many of the peer's frames have been handled, ever
 	First    uint64    // the number, from 0, of the first of Frames among all frames sent to the peer
 	Most     uint64    // the number after the last frame that the peer may have received
@@ -63,16 +63,16 @@ var (
 	ErrBeingTaken = errors.New("engine: another server is taking the session")
 	// ErrUnsettled: requests of the session were still in progress when the context ended.
 	ErrUnsettled = errors.New("engine: requests of the session are in progress")
-	// ErrCarriedTooLarge: the session's unsent frames and state are larger than the limit, or frames
+	// ErrTransferTooLarge: the session's unsent frames and state are larger than the limit, or frames
 	// that the peer lacks are no longer kept.
-	ErrCarriedTooLarge = errors.New("engine: the frames and state of the session are too large to move")
+	ErrTransferTooLarge = errors.New("engine: the frames and state of the session are too large to move")
 	// ErrNoHandoff: the Handler does not implement Handoff.
 	ErrNoHandoff = errors.New("engine: the handler does not implement Handoff, so its sessions stay")
 )
 
-// SetElsewhere sets the other servers that sessions may come from and go to. It must be called
+// SetOtherServers sets the other servers that sessions may come from and go to. It must be called
 // before Start. With nil, or without Config.Resume, sessions stay here.
-func (srv *Server) SetElsewhere(e Elsewhere) {
+func (srv *Server) SetOtherServers(e OtherServers) {
 	if e == nil {
 		srv.carrier.Store(nil)
 		return
@@ -80,8 +80,8 @@ func (srv *Server) SetElsewhere(e Elsewhere) {
 	srv.carrier.Store(&e)
 }
 
-// elsewhere returns what SetElsewhere was given; nil without Config.Resume.
-func (srv *Server) elsewhere() Elsewhere {
+// otherServers returns what SetOtherServers was given; nil without Config.Resume.
+func (srv *Server) otherServers() OtherServers {
 	if e := srv.carrier.Load(); e != nil && srv.resumes() {
 		return *e
 	}
@@ -90,7 +90,7 @@ func (srv *Server) elsewhere() Elsewhere {
 
 // evacuates reports whether a draining server keeps its sessions for others to take over.
 func (srv *Server) evacuates() bool {
-	e := srv.elsewhere()
+	e := srv.otherServers()
 	if e == nil || srv.cfg.Handover <= 0 {
 		return false
 	}
@@ -101,7 +101,7 @@ func (srv *Server) evacuates() bool {
 // newToken returns a new token for a session of this server, with its mark.
 func (srv *Server) newToken() codec.Token {
 	t := replay.NewToken()
-	if e := srv.elsewhere(); e != nil {
+	if e := srv.otherServers(); e != nil {
 		mark := e.Mark()
 		copy(t[:], mark[:])
 	}

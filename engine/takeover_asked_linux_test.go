@@ -91,7 +91,7 @@ func TestSessionStandsStillForOne(t *testing.T) {
 	})
 }
 
-// What comes to a session between MarshalSession and Cut, and is not in what it takes along,
+// What comes to a session between MarshalSession and Commit, and is not in what it takes along,
 // keeps it: a function that was taken runs, and changes the session where it stays.
 func TestSessionStaysWithWhatIsUnderWay(t *testing.T) {
 	ctx := context.Background()
@@ -111,7 +111,7 @@ func TestSessionStaysWithWhatIsUnderWay(t *testing.T) {
 			}
 			ran := make(chan struct{})
 			c(d.Session, ran)
-			if d.Cut() {
+			if d.Commit() {
 				t.Fatal("the session goes")
 			}
 			select {

@@ -50,7 +50,7 @@ func TestSessionThatOwesAgainDoesNotGo(t *testing.T) {
 		if !paid.Load() || h.marshalled.Load() < 2 {
 			t.Errorf("answered %v, marshalled %d times", paid.Load(), h.marshalled.Load())
 		}
-		if !d.Cut() {
+		if !d.Commit() {
 			t.Error("it does not go")
 		}
 	})
@@ -160,10 +160,10 @@ func hasNoLinks(srv *Server) bool {
 
 // Frames that don't begin where the client is are refused, and what is no frame.
 func TestFramesThatDoNotFitAreNotTaken(t *testing.T) {
-	for name, spoil := range map[string]func(c *Carried){
-		"behind":   func(c *Carried) { c.First++ },
-		"before":   func(c *Carried) { c.First-- },
-		"no whole": func(c *Carried) { c.Frames = append(c.Frames, 0, 0) },
+	for name, spoil := range map[string]func(c *Transfer){
+		"behind":   func(c *Transfer) { c.First++ },
+		"before":   func(c *Transfer) { c.First-- },
+		"no whole": func(c *Transfer) { c.Frames = append(c.Frames, 0, 0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newTown(t, 2, resumeConfig("tcp://127.0.0.1:0"), newHanded())
@@ -175,7 +175,7 @@ func TestFramesThatDoNotFitAreNotTaken(t *testing.T) {
 			p.want(t, 2)
 			p.close()
 			w.mu.Lock()
-			w.between = func(d *Departure) { spoil(&d.Carried) }
+			w.between = func(d *Departure) { spoil(&d.Transfer) }
 			w.mu.Unlock()
 			if err := p.connect(-1, -1); !errors.Is(err, errLost) {
 				t.Errorf("got %v, want a new session", err)
@@ -185,9 +185,9 @@ func TestFramesThatDoNotFitAreNotTaken(t *testing.T) {
 	}
 }
 
-// While a Cut fails, because something of the session is in progress, a client that comes back gets
+// While a Commit fails, because something of the session is in progress, a client that comes back gets
 // the session: nobody finds that it has gone.
-func TestFailingCutHidesNoSession(t *testing.T) {
+func TestFailingCommitHidesNoSession(t *testing.T) {
 	srv, token, _ := leftBehind(t)
 	release := departureOf(t, srv, token).Session.Hold()
 	defer release()
@@ -198,7 +198,7 @@ func TestFailingCutHidesNoSession(t *testing.T) {
 		cuts := make(chan bool, batch)
 		go func() {
 			for d := range ds {
-				cuts <- d.Cut()
+				cuts <- d.Commit()
 			}
 		}()
 		said := make(chan int)
@@ -210,7 +210,7 @@ func TestFailingCutHidesNoSession(t *testing.T) {
 			n := 0
 			for i, d := range all {
 				ds <- d
-				for range 100 * i { // so that it meets every moment of Cut
+				for range 100 * i { // so that it meets every moment of Commit
 					d.state.Load()
 				}
 				if !l.takeBack(d) {

@@ -21,7 +21,7 @@ func TestSessionThatDoesNotCome(t *testing.T) {
 		do   func(w *town, h *handed)
 		want error
 	}{
-		"too large":   {func(w *town, h *handed) { w.most = 4 }, ErrCarriedTooLarge},
+		"too large":   {func(w *town, h *handed) { w.most = 4 }, ErrTransferTooLarge},
 		"not taken":   {func(w *town, h *handed) { h.refuse.Store(true) }, nil},
 		"no handler":  {func(w *town, h *handed) { w.servers[0].SetHandler(h.resumable) }, ErrNoHandoff},
 		"taken back":  {func(w *town, h *handed) { w.between = (*Departure).Cancel }, ErrClosed},
@@ -146,7 +146,7 @@ func TestRestOutlivesItsServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Session.Push(1, 1, []byte("last")); err != nil || !d.Cut() {
+	if err := d.Session.Push(1, 1, []byte("last")); err != nil || !d.Commit() {
 		t.Fatalf("it does not go: %v", err)
 	}
 	said := make(chan error, 1)

@@ -61,9 +61,9 @@ type town struct {
 
 	mu      sync.Mutex
 	most    int                // guarded by mu
-	between func(d *Departure) // guarded by mu; called between Depart and Cut; nil: nothing is
+	between func(d *Departure) // guarded by mu; called between Depart and Commit; nil: nothing is
 	asked   func(to int)       // guarded by mu; called at the start of each TakeOver; nil: nothing is
-	cut     func()             // guarded by mu; called between Cut and Rest; nil: nothing is
+	cut     func()             // guarded by mu; called between Commit and Rest; nil: nothing is
 	moved   map[TokenSum]int
 	errs    []error
 }
@@ -132,7 +132,7 @@ func (t *town) carry(ctx context.Context, to int, a *Arrival, d *Departure, sum 
 		between(d)
 	}
 	a.Begin()
-	if !d.Cut() {
+	if !d.Commit() {
 		return ErrClosed
 	}
 	t.mu.Lock()
@@ -146,7 +146,7 @@ func (t *town) carry(ctx context.Context, to int, a *Arrival, d *Departure, sum 
 	if err != nil {
 		return err
 	}
-	c := d.Carried
+	c := d.Transfer
 	c.Frames = append(c.Frames, rest...)
 	return a.Take(c)
 }
@@ -164,7 +164,7 @@ func newTown(t *testing.T, n int, cfg Config, h Handler) *town {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv.SetElsewhere(quarter{w, i})
+		srv.SetOtherServers(quarter{w, i})
 		if err := srv.Start(context.Background()); err != nil {
 			t.Fatal(err)
 		}

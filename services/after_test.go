@@ -178,8 +178,8 @@ func TestDelayEventsOfNoSession(t *testing.T) {
 	}
 }
 
-// 1,000 sessions ask for an event, go, and others come into their slots: none
-// of them gets what was meant for another.
+// 1,000 sessions request a delay event and close, and others get their slots: none of them gets an
+// event that was meant for another.
 func TestDelayEventsAreFenced(t *testing.T) {
 	n := 1000
 	if testing.Short() {

@@ -14,8 +14,8 @@ import (
 
 type userKey struct{}
 
-// What middleware sets is there for the stages, for calls in line, and after Defer, and
-// never for another request.
+// Values set by middleware are visible to the stages, to inline calls and after Defer, and never to
+// another request.
 func TestMiddlewarePassesValuesOn(t *testing.T) {
 	hInner := hOther + 1
 	r := serve(t, nil, func(c *services.Controller) {

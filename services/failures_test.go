@@ -33,8 +33,8 @@ func (l *logText) String() string {
 	return l.b.String()
 }
 
-// Requests and delay events that fail are answered and counted, each of them; the log has a line a
-// second for each handle, which says how many it stands for.
+// Each request and delay event that fails is answered and counted. The log has at most one line a
+// second for each handle, with the number of failures that were not logged.
 func TestFailuresAreALineASecond(t *testing.T) {
 	var log logText
 	broken := errors.New("it is broken")

@@ -8,7 +8,7 @@ import (
 	"millrace/services"
 )
 
-// OnLost is told once when a lock ends by itself, and not to who gave it up.
+// OnLost is called once when a lock expires or the cache stops, and not when its holder released it.
 func TestMemoryTellsOfALostLock(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -57,7 +57,7 @@ func TestMemoryTellsOfALostLock(t *testing.T) {
 	}
 }
 
-// Who waits gets the lock only after the one before has been told.
+// A waiting caller gets the lock only after OnLost was called for the previous holder.
 func TestMemoryTellsOfALossBeforeTheNextHasTheLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, services.MemoryConfig{})

@@ -10,7 +10,7 @@ import (
 	"millrace/services"
 )
 
-// A part that can't be made is told of once: that other services need it is no second fault.
+// A part that can't be created is reported once; that other services need it is not a second error.
 func TestAManagerTellsAPartThatCantBeMadeOnce(t *testing.T) {
 	needs := func(name string) []services.Spec {
 		return []services.Spec{{Name: "mine", Service: &mine{j: &journal{}}, After: []string{name}}}

@@ -33,8 +33,8 @@ func becomes(t *testing.T, s *Service, together bool) {
 	}
 }
 
-// TestWheelGetsSlotsBack: the wheel is asked for what was set while ticks were
-// coalesced, when that ends. The watchdog comes too seldom here to find it.
+// TestWheelGetsSlotsBack: when coalescing of ticks ends, the wheel gets the slots that were set
+// meanwhile. The watchdog runs too rarely here to find them.
 func TestWheelGetsSlotsBack(t *testing.T) {
 	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
 	crowd(t, s)
@@ -86,7 +86,7 @@ func TestShortPeriodsAreNotTakenTogether(t *testing.T) {
 	}
 }
 
-// TestStopEndsCoalescing: a service stopped meanwhile starts anew without it.
+// TestStopEndsCoalescing: a service that is stopped while it coalesces ticks starts without coalescing.
 func TestStopEndsCoalescing(t *testing.T) {
 	s := started(t, Config{}, newWorkers(t, 2))
 	crowd(t, s)
@@ -142,8 +142,8 @@ func TestCoalescedTicksAreByCountOrSlack(t *testing.T) {
 	}
 }
 
-// TestPassedTickWhileCoalescing: a timer may be put on a tick that has been looked
-// at, when its goroutine lost the CPU between the clock and the shard's lock.
+// TestPassedTickWhileCoalescing: a timer may be set for a tick that was processed already, if its
+// goroutine was preempted between reading the clock and taking the shard's lock.
 func TestPassedTickWhileCoalescing(t *testing.T) {
 	s := started(t, Config{Watchdog: 10 * time.Second}, newWorkers(t, 2))
 	crowd(t, s)

@@ -46,8 +46,8 @@ func TestNeverEarly(t *testing.T) {
 	}
 }
 
-// TestLargeSlotDoesNotHoldUpTheNextTick has a million timers in one coarse
-// slot cascade while a timer of one tick goes on.
+// TestLargeSlotDoesNotHoldUpTheNextTick moves a million timers of one coarse slot to finer slots
+// while a timer with a period of one tick keeps firing.
 func TestLargeSlotDoesNotHoldUpTheNextTick(t *testing.T) {
 	fine, ticks, n := 0, 0, 1
 	for ahead := int64(12); (fine < n || ticks == 0) && ahead <= 12*9; ahead *= 3 { // the machine may be slow, or stand still just then
@@ -103,8 +103,8 @@ func largeSlot(t *testing.T, ahead int64) (fine, ticks, n int) {
 	return fine, fired, n
 }
 
-// TestCascadingGoesInSteps: one step moves a bounded number of entries, however
-// many are on the slot, and what is due is looked at between two.
+// TestCascadingGoesInSteps: one step moves a bounded number of entries, however many are in the
+// slot, and timers that are due fire between two steps.
 func TestCascadingGoesInSteps(t *testing.T) {
 	const most = cascadeStep * moveLen
 	const n = 5 * most

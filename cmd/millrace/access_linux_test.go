@@ -81,8 +81,8 @@ const askNATS = `import socket, sys
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20); s.recv(4096)
 s.sendall(b'CONNECT {"verbose":false%s}\r\nPING\r\n' % sys.argv[3].encode()); print(s.recv(4096).decode())`
 
-// Of the embedded NATS server another user gets nothing without the token, which he can't
-// read, nor what it stores, also where the directory was there and is open to all.
+// Another user can't use the embedded NATS server, since its token is not readable, nor read what it
+// stores, even in a directory that existed and is open to all.
 func TestAnotherUserAndTheEmbeddedCluster(t *testing.T) {
 	needOutsider(t)
 	dir := publicDir(t)
@@ -169,7 +169,7 @@ func listeners(t *testing.T, pid int) (all []string) {
 	return all
 }
 
-// A file of settings that holds a secret and that others can read is warned of.
+// A settings file with a secret that others can read causes a warning.
 func TestAnOpenFileOfSecretsIsWarnedOf(t *testing.T) {
 	for _, tc := range []struct {
 		text string
@@ -195,7 +195,7 @@ func TestAnOpenFileOfSecretsIsWarnedOf(t *testing.T) {
 	}
 }
 
-// A folder that can't be made is named, with the flag that gives another.
+// The error about a folder that can't be created names it, and the flag that sets another.
 func TestAStateFolderThatCannotBe(t *testing.T) {
 	for flag, args := range map[string][]string{
 		"--cluster-dir": {"--cluster=embedded", "--cluster-dir=/proc/none"},

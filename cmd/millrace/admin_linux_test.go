@@ -37,7 +37,7 @@ func (p *process) admin(code int, args ...string) string {
 	return out + errs
 }
 
-// The whole door from outside: what an operator asks and does, on the real server.
+// The whole admin server from outside, as an operator uses it, on the real server.
 func TestAdminOfAServer(t *testing.T) {
 	s := serve(t, "--admin=127.0.0.1:0", "--admin-write", "--drain-to=elsewhere:7", "--max-conns=100", "--linger=100ms")
 	c := s.dial()
@@ -96,7 +96,7 @@ func TestAdminOfAServer(t *testing.T) {
 	s.stop() // a drain by SIGTERM takes it over
 }
 
-// What is wrong with the flags is said in one line, with the right exit code.
+// Errors in the flags are reported in one line, with the right exit code.
 func TestAdminFlagsThatAreWrong(t *testing.T) {
 	dir := t.TempDir()
 	empty, two := filepath.Join(dir, "empty"), filepath.Join(dir, "two")
@@ -136,7 +136,7 @@ func TestAdminFlagsThatAreWrong(t *testing.T) {
 	}
 }
 
-// Nothing of a secret is in /config, in the log or where all users see a process's arguments.
+// No part of a secret is in /config, in the log, or in the process's arguments, which all users see.
 func TestTheDoorAndTheProcessListShowNoSecrets(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(token, []byte("s3cretToken\n"), 0o600); err != nil {

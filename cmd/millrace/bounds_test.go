@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A text arrives as long as it was sent: no byte of it becomes six.
+// Text is sent without escapes: <, > and & stay one byte each.
 func TestGroupSendKeepsMarkup(t *testing.T) {
 	s := serve(t)
 	c := s.dial()

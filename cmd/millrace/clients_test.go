@@ -158,7 +158,7 @@ func TestCall(t *testing.T) {
 	}
 }
 
-// What comes in front of the answer is printed too, and isn't taken for it.
+// Frames before the answer are printed too, and not mistaken for it.
 func TestCallWaitsForItsOwnAnswer(t *testing.T) {
 	s := serve(t)
 	c := s.dial()
@@ -187,7 +187,7 @@ func TestCallWaitsForItsOwnAnswer(t *testing.T) {
 	}
 }
 
-// A server that has been started just before has its time to listen.
+// call waits for a server that was started just before it and does not listen yet.
 func TestCallWaitsForAServerThatStarts(t *testing.T) {
 	defer func(d time.Duration) { startWait = d }(startWait)
 	startWait = 30 * time.Second

@@ -138,7 +138,7 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 	}
 }
 
-// What only the system can refuse is refused at start.
+// Settings that only the system can refuse are refused at start.
 func TestAnAddressThatCannotBeUsedIsOneLine(t *testing.T) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "file")
@@ -267,8 +267,7 @@ func TestEveryFieldOfConfigHasItsFlag(t *testing.T) {
 	}
 }
 
-// What serve runs with when nothing is said is what the engine runs with when nothing
-// is set.
+// The defaults of serve's flags are the engine's defaults.
 func TestDefaultsAreTheEngines(t *testing.T) {
 	got := parse(t).WithDefaults()
 	want := engine.Config{Addrs: []string{"tcp://127.0.0.1:7000"}}.WithDefaults()

@@ -113,8 +113,8 @@ func (c *replayCmd) print(w io.Writer, set *capture.Set, rec *capture.Recording,
 	if files := set.Files(); len(files) > 1 || set.Left() > 0 {
 		fmt.Fprintf(w, "%d files, the first %s, the last %s; other files skipped: %d\n", len(files), files[0], files[len(files)-1], set.Left())
 	}
-	if rec.Dropped > 0 || rec.Cut || r.Unsure > 0 {
-		fmt.Fprintf(w, "the recording lacks %d records; truncated at its end: %v; %d sessions were not compared\n", rec.Dropped, rec.Cut, r.Unsure)
+	if rec.Dropped > 0 || rec.Cut || r.Incomplete > 0 {
+		fmt.Fprintf(w, "the recording lacks %d records; truncated at its end: %v; %d sessions were not compared\n", rec.Dropped, rec.Cut, r.Incomplete)
 	}
 	fmt.Fprintf(w, "answers: %d recorded, %d received; sessions that differ: %d, that failed: %d\n", r.Want, r.Got, r.Differ, r.Failed)
 	for _, d := range r.Differences {

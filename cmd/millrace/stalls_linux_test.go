@@ -9,7 +9,7 @@ import (
 // A handler that was declared to block is no stall when it does, but one that was not is, and so is
 // one that blocks for 50 times as long.
 func TestADeclaredBlockerIsNoStall(t *testing.T) {
-	const stall = "a callback holds its goroutine up"
+	const stall = "a callback blocks its goroutine"
 	calls := func(s *process, ms string) {
 		c := s.dial()
 		c.send(1, 4, `{"ms":`+ms+`}`)

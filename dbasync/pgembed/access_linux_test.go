@@ -80,7 +80,7 @@ func TestAnotherUserGetsNothing(t *testing.T) {
 	}
 }
 
-// Another server's folder is left as it is, and one line says whose it is.
+// A folder that another server uses is not changed, and the error says in one line which server it is.
 func TestAFolderInUseIsRefused(t *testing.T) {
 	dir := openDir(t)
 	first := ForTest(t, Config{Dir: dir, NoSync: true})

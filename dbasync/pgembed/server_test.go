@@ -84,7 +84,7 @@ func TestDataPersistsInItsDirectory(t *testing.T) {
 	}
 }
 
-// What PostgreSQL says becomes one line.
+// The output of PostgreSQL's programs becomes an error text of one line.
 func TestItsWordsAreOneLine(t *testing.T) {
 	for _, tt := range []struct{ name, said, want string }{
 		{"nothing", "", ""},

@@ -49,8 +49,8 @@ func (d *door) OnSocketRead(s *engine.Session, p codec.Packet) {
 
 func (d *door) OnSocketClose(*engine.Session, engine.Reason) {}
 
-// A client leaves while the database still thinks about its login; the next client has the
-// same slot, and is never told the other's answer.
+// A client disconnects while the database still works on its login. The next client has the same
+// slot, and never gets the answer of the other.
 func TestLateLoginFindsNobody(t *testing.T) {
 	enginetest.Run(t, enginetest.Options{Seeds: 50}, func(w *enginetest.World) {
 		d := &door{db: w.Database(), ids: map[string]byte{"ann": 1, "bob": 2}}

@@ -81,9 +81,9 @@ func (r *relay) again() {
 	}
 }
 
-// Two servers have one room, on a bus that loses messages and doubles them; the way between
-// them is cut and one of them stands still for a while. Everybody hears each word once, and
-// those of one speaker in their order.
+// Two servers share a room over a bus that loses and duplicates messages. The connection between
+// them is cut, and one of them is suspended for a while. Every member gets each message once, and
+// those of one sender in order.
 func TestRoomOnTwoServers(t *testing.T) {
 	enginetest.Run(t, enginetest.Options{Seeds: 50}, func(w *enginetest.World) {
 		bus := w.Bus()

@@ -33,8 +33,7 @@ func (r *room) OnSocketClose(s *engine.Session, _ engine.Reason) {
 	}
 }
 
-// Whoever is in a room hears of those whose connections break, in whatever order things
-// happen.
+// The members of a room are told when the connection of another breaks, in every order of events.
 func TestRoomHearsOfAReset(t *testing.T) {
 	enginetest.Run(t, enginetest.Options{Seeds: 50}, func(w *enginetest.World) {
 		h := &room{}

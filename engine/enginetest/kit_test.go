@@ -42,8 +42,8 @@ func deafWorld(w *World) {
 	}
 }
 
-// A run that fails is told with its seed, how to repeat it, and a simpler run that fails in
-// the same way; playing that again fails again.
+// The report of a failing run has its seed, the command that repeats it, and a simpler run that
+// fails in the same way; repeating that one fails again.
 func TestAFailureIsToldAndShrunk(t *testing.T) {
 	o, err := Options{}.withDefaults()
 	if err != nil {
@@ -76,7 +76,7 @@ func TestAFailureIsToldAndShrunk(t *testing.T) {
 	}
 }
 
-// Each of these breaks a promise that the kit holds every run to.
+// Each case breaks a guarantee that enginetest checks in every run.
 func TestWhatAHandlerBreaksIsFound(t *testing.T) {
 	o, err := Options{Patience: 20 * time.Second}.withDefaults()
 	if err != nil {
@@ -142,7 +142,7 @@ type knower struct{ does }
 
 func (knower) Knows(handle uint32) bool { return handle == 1<<16|1 }
 
-// The engine hears which handles a handler knows.
+// The engine learns which handles a handler knows.
 func TestAHandlerIsAskedWhatItKnows(t *testing.T) {
 	Run(t, Options{Seeds: 1}, func(w *World) {
 		srv := w.Server(engine.Config{Overload: engine.Overload{Costs: true}}, knower{does{read: func(*engine.Session) { time.Sleep(time.Millisecond) }}})
@@ -163,7 +163,7 @@ func TestAHandlerIsAskedWhatItKnows(t *testing.T) {
 	})
 }
 
-// Ten thousand simulated seconds with open connections are soon over.
+// Ten thousand simulated seconds with open connections take little real time.
 func TestIdleTimeIsCheap(t *testing.T) {
 	Run(t, Options{Seeds: 1}, func(w *World) {
 		srv := w.Server(engine.Config{Heartbeat: 100 * time.Second}, echo{})

@@ -65,7 +65,7 @@ func (m mutant) apply(root, dir string) (overlay string, err error) {
 
 var failedSeed = regexp.MustCompile(`enginetest: seed (\d+): (.*)`)
 
-// Each mutant still fits the code: what it replaces stands there once.
+// Each mutant still fits the code: the text that it replaces occurs exactly once.
 func TestMutantsFit(t *testing.T) {
 	for _, m := range mutants(t) {
 		if _, err := m.apply("../..", t.TempDir()); err != nil {
@@ -99,8 +99,8 @@ func (m mutant) kit() kit {
 	return kits()[1]
 }
 
-// Each mutant is found by the scenarios, in so many seeds; with -long. -run TestMutants/NAME
-// is one of them alone.
+// With -long: the scenarios find each mutant within a number of seeds. -run TestMutants/NAME runs
+// one of them.
 func TestMutants(t *testing.T) {
 	if !*long {
 		t.Skip("builds the module once for each: use -long, or make mutants")

@@ -97,7 +97,7 @@ func diff(t *testing.T, what, got, want string) {
 	}
 }
 
-// The race detector changes nothing either. It takes a build of its own, so only -long asks.
+// The race detector does not change a run either. It needs a separate build, so only with -long.
 func TestSameSeedSameRunWithRace(t *testing.T) {
 	if os.Getenv("ENGINETEST_HASHES") != "" {
 		fmt.Print(hashes(t, 6))

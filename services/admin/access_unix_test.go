@@ -48,7 +48,7 @@ func openDir(t *testing.T) string {
 	return dir
 }
 
-// The socket is its owner's alone whatever the umask, and another user gets nothing.
+// Only the owner can use the socket, whatever the umask is.
 func TestUnixSocketIsItsOwnersAlone(t *testing.T) {
 	path := filepath.Join(openDir(t), "admin.sock")
 	old := syscall.Umask(0)
@@ -75,7 +75,7 @@ func TestUnixSocketIsItsOwnersAlone(t *testing.T) {
 	})
 }
 
-// The mode is there before anybody can connect: a listener that is not yet accepted from has it.
+// The socket has mode 0600 from the moment it appears in its folder, also with umask 0.
 func TestUnixSocketsModeIsThereFromTheStart(t *testing.T) {
 	old := syscall.Umask(0)
 	defer syscall.Umask(old)
@@ -131,7 +131,7 @@ func (noHandler) OnSocketAccept(*engine.Session)               {}
 func (noHandler) OnSocketRead(*engine.Session, packet)         {}
 func (noHandler) OnSocketClose(*engine.Session, engine.Reason) {}
 
-// A dead socket is replaced, a living one is not taken, and what is no socket is left alone.
+// A stale socket is replaced; one that is in use, and a file that is not a socket, are not.
 func TestUnixSocketsPath(t *testing.T) {
 	dir := openDir(t)
 	path := filepath.Join(dir, "s")
@@ -168,7 +168,7 @@ func TestUnixSocketsPath(t *testing.T) {
 	}
 }
 
-// Over loopback another user of the machine may look, and change nothing.
+// Over loopback another user of the machine may read, but not change anything.
 func TestAnotherUserMayLookAndNotChange(t *testing.T) {
 	t.Parallel()
 	r := open(t, func(c *admin.Config, _ *engine.Config) { c.Write, c.Pprof = true, true })
@@ -202,7 +202,7 @@ func TestAnotherUserMayLookAndNotChange(t *testing.T) {
 	eventually(t, "the drain", r.srv.Draining)
 }
 
-// With a token whoever has it may change things, whatever user he is.
+// With a token, any user who has it may make changes.
 func TestTheTokenIsForEverybody(t *testing.T) {
 	t.Parallel()
 	r := open(t, func(c *admin.Config, _ *engine.Config) { c.Write, c.Token = true, "secret" })

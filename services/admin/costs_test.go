@@ -60,8 +60,8 @@ func (r *rig) spender(tag string) *peer {
 	return p
 }
 
-// Who costs most is named: session, handle and tag, in /costs, in /live, by ?sort=cpu, and in
-// the metrics; handles that peers invent are other, and known ones keep their names.
+// The most expensive session, handle and tag are listed in /costs, in /live, by ?sort=cpu and in the
+// metrics. Handles that peers invent are counted as other; known ones keep their names.
 func TestWhoCostsWhatIsTold(t *testing.T) {
 	t.Parallel()
 	r := spend(t, nil)
@@ -166,7 +166,7 @@ func TestTagsAreBounded(t *testing.T) {
 	r.get("/costs?seconds=0.05", &c)
 }
 
-// Without an account everything is there and says so.
+// Without costs everything is served, and says that they are off.
 func TestCostsThatNobodyCounts(t *testing.T) {
 	r := open(t, nil)
 	r.dial().echo("x")
@@ -196,8 +196,7 @@ func TestCostsThatNobodyCounts(t *testing.T) {
 	}
 }
 
-// Stalls and near misses stand in the log and in the state one by one: who, when, how long or
-// how near.
+// The log and the state list each stall and each near miss: which session, when, how long or how near.
 func TestStallsAndNearMissesAreListed(t *testing.T) {
 	t.Parallel()
 	r := open(t, func(_ *admin.Config, e *engine.Config) {

@@ -70,8 +70,8 @@ func TestRefusalsComeInTheirOrder(t *testing.T) {
 	}
 }
 
-// Only the door's own names are taken for its Host, and only its own pages for an Origin:
-// a name that an attacker's DNS server has pointed at loopback is neither.
+// Only the server's own names are accepted as Host, and only its own pages as Origin: a name that
+// an attacker's DNS server resolves to loopback is refused as both.
 func TestForeignHostsAndOriginsAreRefused(t *testing.T) {
 	r := open(t, nil)
 	port := r.port()
@@ -108,7 +108,7 @@ func TestForeignHostsAndOriginsAreRefused(t *testing.T) {
 	}
 }
 
-// With a token other addresses than loopback are served; without, they can't be told.
+// With a token addresses other than loopback are served; without one New refuses them.
 func TestOtherAddressesNeedAToken(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:0"} {
 		if _, err := admin.New(admin.Config{Addr: addr, Server: new(engine.Server)}); err == nil || !strings.Contains(err.Error(), "token") {
@@ -129,7 +129,8 @@ func TestOtherAddressesNeedAToken(t *testing.T) {
 	}
 }
 
-// The limit of clients holds, and who sends no request or reads no answer loses his place in time.
+// No more than MaxClients connections are served; one that sends no request gives way to one that asks, or
+// is closed after a timeout, as is one that does not read the answer.
 func TestClientsAreBounded(t *testing.T) {
 	t.Parallel()
 	r := open(t, func(c *admin.Config, _ *engine.Config) { c.MaxClients, c.Timeout = 2, 400*time.Millisecond })
@@ -270,7 +271,7 @@ func TestStopAndStart(t *testing.T) {
 	}
 }
 
-// Nobody who serves http.DefaultServeMux serves profiles because of this package.
+// This package does not register profiles with http.DefaultServeMux.
 func TestNothingIsOnTheDefaultMux(t *testing.T) {
 	req, _ := http.NewRequest("GET", "http://localhost/debug/pprof/heap", nil)
 	if _, pattern := http.DefaultServeMux.Handler(req); pattern != "" {

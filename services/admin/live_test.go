@@ -62,7 +62,7 @@ func TestLiveSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What an operator has changed is shown at once, not with the next sample of a second.
+// An operator's change is shown at once, not only with the next sample, which is up to a second later.
 func TestLiveShowsAChangeAtOnce(t *testing.T) {
 	r := open(t, func(c *admin.Config, e *engine.Config) { c.Write = true })
 	seen := func() (v admin.Live) {

@@ -218,8 +218,8 @@ func TestRecordingsPlayTheSame(t *testing.T) {
 		t.Fatalf("%d sessions, %d requests, %d answers, dropped %d, cut %v; want %d and %d", len(rec.Sessions), rec.Requests, rec.Answers, rec.Dropped, rec.Cut, sessions, requests)
 	}
 	for _, s := range rec.Sessions {
-		if s.unsure || s.end != endPeer || !strings.HasPrefix(s.Name, "session ") {
-			t.Errorf("%q: unsure %v, end %d", s.Name, s.unsure, s.end)
+		if s.incomplete || s.end != endPeer || !strings.HasPrefix(s.Name, "session ") {
+			t.Errorf("%q: incomplete %v, end %d", s.Name, s.incomplete, s.end)
 		}
 	}
 	lists, err := rec.Scripts(f)
@@ -237,7 +237,7 @@ func TestRecordingsPlayTheSame(t *testing.T) {
 	}
 	for _, speed := range []float64{1, 20, 0} {
 		r := play(t, path, serve(t, engine.Config{}, refuse), PlayConfig{Speed: speed, Sessions: 4})
-		if !r.Same() || r.Sessions != sessions || r.Requests != requests || r.Want != requests || r.Got != requests || r.Unsure != 0 {
+		if !r.Same() || r.Sessions != sessions || r.Requests != requests || r.Want != requests || r.Got != requests || r.Incomplete != 0 {
 			t.Errorf("speed %v: %+v", speed, r)
 		}
 	}
@@ -256,8 +256,8 @@ func TestRecordingsPlayTheSame(t *testing.T) {
 	}
 }
 
-// A server that answers otherwise is found out: fewer answers, more, an ERROR for an answer,
-// a connection that it closes.
+// A server that answers differently is detected: fewer answers, more answers, an ERROR instead of an
+// answer, a connection that it closes.
 func TestPlayNamesWhatDiffers(t *testing.T) {
 	path := record(t, Config{}, engine.Config{}, &handler{}, func(srv *engine.Server) {
 		for range 3 {
@@ -315,7 +315,7 @@ func TestPlayNamesWhatDiffers(t *testing.T) {
 	}
 }
 
-// What is played keeps its times, divided by the speed.
+// Replay keeps the recorded times, divided by the speed.
 func TestPlayKeepsTimes(t *testing.T) {
 	const gap = 200 * time.Millisecond
 	path := record(t, Config{}, engine.Config{}, &handler{}, func(srv *engine.Server) {

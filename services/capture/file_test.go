@@ -15,8 +15,8 @@ import (
 	"millrace/engine"
 )
 
-// Files are their owner's, no longer than half of Limit, and what was there before is kept
-// if it is a recording and untouched if it is not.
+// Files are readable by their owner only and not larger than half of Limit. A file that existed
+// before is kept if it is a recording, and not touched if it is not.
 func TestFilesAreBoundedAndPrivate(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "r.pcapng")
@@ -89,8 +89,8 @@ func TestFilesAreBoundedAndPrivate(t *testing.T) {
 	}
 }
 
-// In a recording whose beginning has been rotated away sessions are not compared, and what
-// is whole of them is played.
+// Sessions whose beginning was rotated away are played as far as they were recorded completely, and
+// not compared.
 func TestSessionsWithoutABeginningAreNotCompared(t *testing.T) {
 	var path string
 	var rec *Recording
@@ -106,16 +106,16 @@ func TestSessionsWithoutABeginningAreNotCompared(t *testing.T) {
 			break
 		}
 	}
-	if len(rec.Sessions) != 1 || !rec.Sessions[0].unsure || rec.Requests == 0 || rec.Requests >= 60 {
+	if len(rec.Sessions) != 1 || !rec.Sessions[0].incomplete || rec.Requests == 0 || rec.Requests >= 60 {
 		t.Fatalf("%+v", rec)
 	}
 	r := play(t, path, serve(t, engine.Config{}, &handler{}), PlayConfig{})
-	if !r.Same() || r.Unsure != 1 || r.Requests != rec.Requests {
+	if !r.Same() || r.Incomplete != 1 || r.Requests != rec.Requests {
 		t.Errorf("%+v", r)
 	}
 }
 
-// When the queue is full records are left out, counted, and seen as gaps; nobody waits.
+// When the queue is full, records are dropped and counted, and the recording has a gap; no session waits.
 func TestAFullQueueLeavesOut(t *testing.T) {
 	srv := serve(t, engine.Config{}, &handler{})
 	for range 3 {
@@ -192,7 +192,7 @@ func TestAFullQueueLeavesOut(t *testing.T) {
 	}
 }
 
-// A file that can't be written ends the recording, says so once, and holds nobody up.
+// If a file can't be written, the recording ends and this is logged once; no session waits.
 func TestAFileThatFailsEndsTheRecording(t *testing.T) {
 	cfg := Config{Path: filepath.Join(t.TempDir(), "r"), Logger: quiet}
 	w, err := Create(cfg)
@@ -214,7 +214,7 @@ func TestAFileThatFailsEndsTheRecording(t *testing.T) {
 	}
 }
 
-// A file that was cut is good up to there.
+// A truncated file can be read up to the point where it was cut.
 func TestACutFileIsGoodUpToThere(t *testing.T) {
 	path := record(t, Config{}, engine.Config{}, &handler{}, func(srv *engine.Server) { dial(t, srv, 0).ask(1, 1, "x") })
 	whole, err := os.ReadFile(path)

@@ -23,16 +23,16 @@ type Recording struct {
 
 // Session is one session of a recording.
 type Session struct {
-	Name     string // "" where its beginning is not in the file
-	pieces   []piece
-	opened   time.Duration // from the recording's first record, as is closed
-	closed   time.Duration
-	end      ending
-	requests int
-	asked    map[Answer]int
-	want     map[Answer]int
-	answers  int
-	unsure   bool // some of its answers are not in the recording, or it is cut
+	Name       string // "" where its beginning is not in the file
+	pieces     []piece
+	opened     time.Duration // from the recording's first record, as is closed
+	closed     time.Duration
+	end        ending
+	requests   int
+	asked      map[Answer]int
+	want       map[Answer]int
+	answers    int
+	incomplete bool // some of its answers are not in the recording, or it is cut
 }
 
 // piece is what was read of a peer at once.
@@ -101,7 +101,7 @@ func (in *indexer) read() (first, newest time.Time, err error) {
 		at := max(e.At.Sub(in.first), 0)
 		rec.Length = max(rec.Length, at)
 		if e.Session == len(rec.Sessions) {
-			rec.Sessions = append(rec.Sessions, Session{opened: at, closed: -1, unsure: e.Kind != Opened})
+			rec.Sessions = append(rec.Sessions, Session{opened: at, closed: -1, incomplete: e.Kind != Opened})
 			in.counts[e.Session] = newCounts(rec.Codec)
 		}
 		if rec.Sessions[e.Session].take(e, at, in.counts[e.Session]) {
@@ -133,7 +133,7 @@ func (s *Session) take(e Record, at time.Duration, c *counts) (last bool) {
 	case FromPeer:
 		if e.Gap {
 			c.in.gap(e.Whole)
-			s.unsure = true
+			s.incomplete = true
 		}
 		if c.in.lost { // the rest of a frame whose beginning is not there
 			return false
@@ -144,14 +144,14 @@ func (s *Session) take(e Record, at time.Duration, c *counts) (last bool) {
 	case FromServer:
 		if c.out.lost || e.Gap {
 			c.out.gap(e.Whole)
-			s.unsure = true
+			s.incomplete = true
 		}
 		if c.out.add(e.Bytes) != nil {
-			s.unsure = true
+			s.incomplete = true
 		}
 	case Closed:
 		s.closed = at
-		s.unsure = s.unsure || e.Gap
+		s.incomplete = s.incomplete || e.Gap
 		switch {
 		case e.Reset:
 			s.end = endReset

@@ -32,14 +32,14 @@ func (c PlayConfig) withDefaults() PlayConfig {
 	return c
 }
 
-// Report is what playing a recording has come to.
+// Report is the result of playing a recording.
 type Report struct {
 	Sessions    int           `json:"sessions"`
-	Failed      int           `json:"failed"`   // could not be opened, or broke before all was sent
-	Requests    int           `json:"requests"` // sent
-	Want        int           `json:"want"`     // answers in the recording, of the sessions that can be compared
-	Got         int           `json:"got"`      // answers of the same
-	Unsure      int           `json:"unsure"`   // sessions of which the recording has not all: they are not compared
+	Failed      int           `json:"failed"`     // could not be opened, or broke before all was sent
+	Requests    int           `json:"requests"`   // sent
+	Want        int           `json:"want"`       // answers in the recording, of the sessions that can be compared
+	Got         int           `json:"got"`        // answers received by the same sessions
+	Incomplete  int           `json:"incomplete"` // sessions that are not all in the recording: they are not compared
 	Took        time.Duration `json:"took_ns"`
 	Late        time.Duration `json:"late_ns"` // how much later than its time something was sent, at most
 	Differ      int           `json:"differ"`  // sessions whose answers differ
@@ -47,7 +47,7 @@ type Report struct {
 	Errors      []string      `json:"errors"` // the first few
 }
 
-// Same tells whether every session was played and got the answers that it had.
+// Same reports whether every session was played and got the answers in the recording.
 func (r *Report) Same() bool { return r.Differ == 0 && r.Failed == 0 }
 
 // Difference is a number of answers that is another than in the recording. There is a line
@@ -154,8 +154,8 @@ func (p *player) session(ctx context.Context, s *Session) {
 			r.Errors = append(r.Errors, fmt.Sprintf("%s: %v", s.Name, err))
 		}
 	}
-	if s.unsure {
-		r.Unsure++
+	if s.incomplete {
+		r.Incomplete++
 		return
 	}
 	r.Want += s.answers

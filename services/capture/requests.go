@@ -66,7 +66,7 @@ func (rec *Recording) answered() map[uint32]bool {
 	asked, got := map[uint32]int{}, map[uint32]int{}
 	for i := range rec.Sessions {
 		s := &rec.Sessions[i]
-		if s.unsure {
+		if s.incomplete {
 			continue
 		}
 		for a, n := range s.asked {

@@ -73,7 +73,7 @@ func TestARotatedRecordingIsOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	one, _ := index(t, path)
-	if !slices.ContainsFunc(one.Sessions, func(s Session) bool { return s.unsure }) {
+	if !slices.ContainsFunc(one.Sessions, func(s Session) bool { return s.incomplete }) {
 		t.Fatal("the second file alone has all of its sessions: there is nothing to test")
 	}
 	srv := serve(t, engine.Config{}, &handler{})
@@ -85,7 +85,7 @@ func TestARotatedRecordingIsOne(t *testing.T) {
 			t.Errorf("%s: %d sessions, %d requests, %d answers: %+v", name, len(rec.Sessions), rec.Requests, rec.Answers, rec.Cut)
 		}
 		for _, s := range rec.Sessions {
-			if s.unsure || s.end != endPeer || s.Name == "" {
+			if s.incomplete || s.end != endPeer || s.Name == "" {
 				t.Errorf("%s: %q is cut", name, s.Name)
 			}
 		}
@@ -96,7 +96,7 @@ func TestARotatedRecordingIsOne(t *testing.T) {
 			t.Errorf("%d files left out, want 2", set.Left())
 		}
 		r, err := Play(t.Context(), set, rec, PlayConfig{Dial: dialer(srv), Speed: 0})
-		if err != nil || !r.Same() || r.Unsure != 0 || r.Requests != each*long+short || r.Got != r.Want {
+		if err != nil || !r.Same() || r.Incomplete != 0 || r.Requests != each*long+short || r.Got != r.Want {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 		if lists, err := rec.Scripts(set); err != nil || len(lists) != long+short {
@@ -151,7 +151,7 @@ func TestRunsAreToldApart(t *testing.T) {
 	}
 }
 
-// What can't be one recording is refused, with the file's name.
+// Files that don't belong to one recording are refused, with the name of the file.
 func TestSetsThatAreNone(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, b []byte) string {
@@ -206,7 +206,7 @@ func TestSetsThatAreNone(t *testing.T) {
 	}
 }
 
-// A set is read as its files one behind another.
+// A set is read as the concatenation of its files.
 func TestASetIsReadAsOneFile(t *testing.T) {
 	dir := t.TempDir()
 	var paths []string

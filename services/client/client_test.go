@@ -371,7 +371,7 @@ func TestABodyThatIsTooLarge(t *testing.T) {
 	}
 }
 
-// A handle that the layout can't say is refused before anything is written, and the
+// A handle that the layout has no room for is refused before anything is written, and the
 // connection goes on. Without sequence numbers in the layout the client sends none.
 func TestAHandleThatTheLayoutCannotSay(t *testing.T) {
 	layout := codec.Layout{Command: codec.MainSub8}

@@ -28,8 +28,8 @@ func holder(f *atomic.Pointer[codec.Packet]) func(*peer, codec.Packet) {
 	}
 }
 
-// The late answer of a call that was given up goes to nobody, and the call's place among
-// MaxCalls is free at once.
+// The late answer of an abandoned call is discarded, and the call's place among MaxCalls is free at
+// once.
 func TestALateAnswerGoesToNobody(t *testing.T) {
 	for name, layout := range map[string]codec.Layout{"by order": {}, "by sequence number": {Seq: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestALateAnswerGoesToNobody(t *testing.T) {
 	}
 }
 
-// An answer that never comes must not take the handle's later answers for good.
+// A call that is never answered must not block the later answers of its handle for ever.
 func TestAnAnswerThatNeverComesEndsTheConnection(t *testing.T) {
 	var first atomic.Bool
 	f := listen(t, codec.Layout{}, func(p *peer, pk codec.Packet) {
@@ -94,8 +94,8 @@ func TestAnAnswerThatNeverComesEndsTheConnection(t *testing.T) {
 	t.Error("never answered")
 }
 
-// Two answers to one call: by order the second could be the next call's, so that the
-// connection ends; by number it is nobody's.
+// Two answers to one call: matched by order, the second could belong to the next call, so the
+// connection is closed; matched by sequence number, it is discarded.
 func TestAnAnswerTooManyReachesNobody(t *testing.T) {
 	for name, layout := range map[string]codec.Layout{"by order": {}, "by sequence number": {Seq: true}} {
 		t.Run(name, func(t *testing.T) {

@@ -207,8 +207,8 @@ func TestANewSessionIsTold(t *testing.T) {
 	}
 }
 
-// A token is used up only when the server has had a frame behind its HELLO. A client whose
-// connection breaks in front of that has two, and the older one is the right one.
+// A token becomes invalid only when the server has received a frame after the HELLO. A client whose
+// connection breaks before that has two tokens, and the older one is valid.
 func TestTheOlderTokenWorksUntilTheNewerIsConfirmed(t *testing.T) {
 	s := newResumer(t, "tcp", cut{}, cut{down: 33}) // the WELCOME, and nothing behind it
 	c := s.dial(nil)

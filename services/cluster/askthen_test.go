@@ -106,8 +106,8 @@ func TestWhoDoesNotWaitIsToldOnce(t *testing.T) {
 	}
 }
 
-// Deadlines that pass while the answers come: questions are used again, and a timer of an
-// earlier one must not end a later one.
+// Deadlines that expire while answers arrive: questions are reused, and the timer of an earlier one
+// must not end a later one.
 func TestOneQuestionsTimeDoesNotEndAnother(t *testing.T) {
 	url := embedded(t).URL()
 	a, _ := bus(t, url, cluster.BusConfig{})

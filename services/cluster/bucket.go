@@ -288,7 +288,7 @@ var errConflict = errors.New("cluster: changed by another")
 
 // notSent are errors that mean that nothing was sent, or no one was there to receive it.
 var notSent = []error{
-	nats.ErrReconnectBufExceeded, nats.ErrConnectionReconnecting, nats.ErrConnectionClosed,
+	nats.ErrConnectionReconnecting, nats.ErrConnectionClosed,
 	nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound,
 }
 
@@ -302,6 +302,9 @@ func translate(err error) error {
 		case codeStoreFailed:
 			return fmt.Errorf("%w: %w", services.ErrCacheFull, err)
 		}
+	}
+	if errors.Is(err, nats.ErrReconnectBufExceeded) { // the client library keeps nothing: see Cache.options
+		err = nats.ErrConnectionReconnecting
 	}
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return fmt.Errorf("%w: %w", services.ErrCacheKey, err)

@@ -43,7 +43,7 @@ func soon(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// What OnUp does has been done when Start returns: else it comes in the middle of what follows.
+// OnUp has returned when Start returns; otherwise it would run during what follows.
 func TestStartReturnsBehindOnUp(t *testing.T) {
 	var done atomic.Bool
 	b, _ := bus(t, embedded(t).URL(), cluster.BusConfig{OnUp: func() {
@@ -223,7 +223,7 @@ func TestPublishDoesNotWaitForAWrite(t *testing.T) {
 	}
 }
 
-// What clients name is not what the nodes name.
+// The keys of clients and the names of users and nodes are in separate key spaces.
 func TestSpacesAreApart(t *testing.T) {
 	c := open(t, embedded(t).URL(), steady)
 	if _, err := c.Set(background, "ann", []byte("a client's"), 0); err != nil {
@@ -257,7 +257,7 @@ func TestSpacesAreApart(t *testing.T) {
 	}
 }
 
-// What finds the queue full and is written all the same was not refused.
+// A message that finds the queue full and is written nevertheless must not be reported as refused.
 func TestWhatIsWrittenIsNotRefused(t *testing.T) {
 	url := embedded(t).URL()
 	a, _ := bus(t, url, cluster.BusConfig{MaxOutbound: 1})

@@ -54,7 +54,7 @@ func heard(t *testing.T, srv *cluster.Embedded) func(prefix string) {
 
 func patient(cfg *cluster.Config) { cfg.Timeout = 5 * time.Minute }
 
-// Who waits for an answer is told when its connection is lost, not when the time for it is up.
+// A caller that waits for an answer gets an error when the connection is lost, not only at its deadline.
 func TestAnExchangeEndsWithItsConnection(t *testing.T) {
 	srv := embedded(t)
 	p, url := proxied(t, srv)
@@ -91,7 +91,7 @@ func TestAnExchangeEndsWithItsConnection(t *testing.T) {
 	mustLock(t, open(t, srv.URL(), steady), "l", services.LockOptions{TTL: time.Hour, Wait: within})
 }
 
-// A cut in the middle of a renewal, healed at once, costs no lock.
+// A connection that breaks during a renewal and is back at once loses no lock.
 func TestACutRenewalIsMadeAgain(t *testing.T) {
 	srv := embedded(t)
 	p, url := proxied(t, srv)

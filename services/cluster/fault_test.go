@@ -50,8 +50,8 @@ func mustLock(tb testing.TB, c services.Cache, key string, o services.LockOption
 	return token
 }
 
-// A process that is cut off, hears nothing, or is told of no changes while all it
-// asks is answered, takes nobody for dead.
+// A process that is cut off, receives nothing, or gets no notifications of changes while its requests
+// are answered, does not consider others dead.
 func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 	srv := embedded(t)
 	holder := open(t, srv.URL(), lease)
@@ -108,8 +108,8 @@ func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 	}
 }
 
-// The holder unlocks right after a restart of the server: the waiter hears of it
-// although its watch broke.
+// The holder unlocks right after a restart of the server: the waiter notices, although its watch
+// broke.
 func TestAWaiterIsWokenAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	start := func() *cluster.Embedded {
@@ -169,7 +169,7 @@ func TestAWaiterIsWokenAfterARestart(t *testing.T) {
 	}
 }
 
-// A write that failed because the process was cut off is not made up for later.
+// A write that failed because the process was cut off is not executed later.
 func TestAWriteThatFailedDoesNotHappenLater(t *testing.T) {
 	srv := embedded(t)
 	p, url := proxied(t, srv)

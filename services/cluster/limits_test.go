@@ -110,7 +110,7 @@ func TestTheEmbeddedServerAsksForItsToken(t *testing.T) {
 	}
 }
 
-// A holder that can't renew is told before anybody else has its lock.
+// A holder that can't renew its lock is notified before anybody else gets it.
 func TestAHolderHearsOfItsLoss(t *testing.T) {
 	srv := embedded(t)
 	p, url := proxied(t, srv)

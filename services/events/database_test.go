@@ -11,7 +11,7 @@ import (
 	"millrace/services/events"
 )
 
-// services knows no database, and yet tells peers what kind of failure it was.
+// The package services does not depend on the database, and still reports the kind of failure to clients.
 func TestPeersAreToldWhatKindOfFailureADatabaseHad(t *testing.T) {
 	for err, want := range map[error]engine.ErrorCode{
 		dbasync.ErrQueueFull:   engine.CodeOverloaded,

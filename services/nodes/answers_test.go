@@ -12,7 +12,7 @@ import (
 	"millrace/services/nodes"
 )
 
-// Who calls is told of an answer that the servers don't take, in place of waiting for it in vain.
+// A caller gets an error at once if NATS does not accept the answer, instead of waiting for it.
 func TestAnAnswerTooLargeIsTold(t *testing.T) {
 	url := servers(t)
 	a, gate := start(t, url, "a"), start(t, url, "gate")

@@ -56,7 +56,7 @@ func (m *moves) again(o *offer, sum engine.TokenSum) (envelope.Envelope, error) 
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.sum != sum || o.cut {
-		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: the id of the takeover is in use: each has its own")}
+		return envelope.Envelope{}, &whyNot{NotTakenDead, errors.New("nodes: the id of the takeover is in use: each has its own")}
 	}
 	o.end.Reset(m.n.cfg.TakeoverTimeout)
 	return m.part(o, 0), nil
@@ -70,7 +70,7 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope, op *opening) (en
 		return envelope.Envelope{}, engine.ErrUnknownToken
 	}
 	if e.Session == 0 {
-		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: a takeover without an id: run one version on all nodes")}
+		return envelope.Envelope{}, &whyNot{NotTakenDead, errors.New("nodes: a takeover without an id: run one version on all nodes")}
 	}
 	sum := engine.TokenSum(e.Body[:32])
 	ctx, cancel := context.WithCancel(ctx)

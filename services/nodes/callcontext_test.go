@@ -12,7 +12,7 @@ import (
 	"millrace/services/nodes"
 )
 
-// The context of a call is as the standard library's would be, whoever waits and when.
+// The context of a call behaves like one of the standard library, whoever waits for it and when.
 func TestTheContextOfACallEnds(t *testing.T) {
 	cause := map[string]struct {
 		end  func(*nodes.CallContext, context.CancelFunc)

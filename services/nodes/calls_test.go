@@ -317,7 +317,7 @@ func TestCallsInACircleEnd(t *testing.T) {
 	}
 }
 
-// What has come to a node that stood still does not run when its caller has given up.
+// A call that reaches a node while it is suspended does not run if its caller has given up meanwhile.
 func TestACallThatNobodyWaitsForDoesNotRun(t *testing.T) {
 	srv := servers(t)
 	proxy, cut := through(t, srv)

@@ -22,7 +22,7 @@ type chores struct {
 	wake    *sync.Cond
 	queue   []string        // guarded by mu
 	in      map[string]bool // guarded by mu; those in queue
-	busy    int             // guarded by mu
+	busy    map[string]int  // guarded by mu; how many workers check each user
 	all     bool            // guarded by mu; every user must be checked
 	ended   bool            // guarded by mu
 	workers sync.WaitGroup
@@ -31,7 +31,7 @@ type chores struct {
 const choreWorkers = 4
 
 func newChores(n *Node) *chores {
-	c := &chores{n: n, in: map[string]bool{}}
+	c := &chores{n: n, in: map[string]bool{}, busy: map[string]int{}}
 	c.wake = sync.NewCond(&c.mu)
 	return c
 }
@@ -59,7 +59,7 @@ func (u *users) stop(ctx context.Context) error {
 	}
 	left := u.todo.finish(ctx)
 	if left > 0 {
-		return fmt.Errorf("nodes: %d users are still bound in the store, to closed sessions", left)
+		return fmt.Errorf("nodes: users that are still bound in the store, to closed sessions: %d", left)
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ func (c *chores) add(user string) {
 }
 
 // finish waits until everything is done, ctx ends, or the store is unavailable; then the workers
-// end. It returns how many are left.
+// end. It returns how many users are left.
 func (c *chores) finish(ctx context.Context) int {
 	stop := context.AfterFunc(ctx, func() {
 		c.mu.Lock()
@@ -93,10 +93,15 @@ func (c *chores) finish(ctx context.Context) int {
 	})
 	defer stop()
 	c.mu.Lock()
-	for (len(c.queue) > 0 || c.busy > 0) && ctx.Err() == nil && (c.n.cache == nil || c.n.cache.Running()) {
+	for (len(c.queue) > 0 || len(c.busy) > 0) && ctx.Err() == nil && (c.n.cache == nil || c.n.cache.Running()) {
 		c.wake.Wait()
 	}
-	left := len(c.queue) + c.busy
+	left := len(c.queue)
+	for user := range c.busy {
+		if !c.in[user] {
+			left++
+		}
+	}
 	c.ended = true
 	c.wake.Broadcast()
 	c.mu.Unlock()
@@ -129,15 +134,17 @@ func (c *chores) work() {
 		user := c.queue[0]
 		c.queue = c.queue[1:]
 		delete(c.in, user)
-		c.busy++
+		c.busy[user]++
 		c.mu.Unlock()
 		err := c.n.users.settle(c.n.run, user)
 		if err != nil {
-			c.add(user)
 			sleep(c.n.run, 100*time.Millisecond) // the store is unavailable
+			c.add(user)
 		}
 		c.mu.Lock()
-		c.busy--
+		if c.busy[user]--; c.busy[user] == 0 {
+			delete(c.busy, user)
+		}
 		c.wake.Broadcast()
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"millrace/services/nodes"
 )
 
-// What a node was asked that stands still ends when its lease does, as what may have been
-// done, and not only when its own time is up.
+// A call to a suspended node ends when the node's lease ends, with an error that says that it may have
+// run, and not only at its own deadline.
 func TestWhatADeadNodeWasAskedEndsWithItsLease(t *testing.T) {
 	srv := servers(t)
 	proxy, cut := through(t, srv)

@@ -10,8 +10,8 @@ import (
 	"millrace/services/nodes"
 )
 
-// An operator's drain of the server is one of the node: the others know, rooms go, calls of
-// any node go elsewhere. Taken back, all of it comes again.
+// When an operator drains the server, the node drains: the other nodes know, its rooms move, and calls
+// to any node go to others. Undrain reverses all of this.
 func TestADrainOfTheServerIsTakenBack(t *testing.T) {
 	on := map[string]*counters{}
 	all := together(t, servers(t), "a b", withCounters(t, on, true))
@@ -70,7 +70,7 @@ func TestADrainOfTheServerIsTakenBack(t *testing.T) {
 	})
 }
 
-// Rooms that have not gone yet stay when a drain is taken back.
+// Rooms that have not moved yet stay after an undrain.
 func TestADrainIsTakenBackHalfWay(t *testing.T) {
 	const rooms = 60
 	saving, release := make(chan struct{}, rooms), make(chan struct{})

@@ -45,7 +45,7 @@ func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 	case m.n.expired(e.Expires):
 		return // the other node has stopped waiting
 	case m.n.calls.stopping.Load() && e.Flags == envelope.TakeBegin: // what has begun is finished, see settle
-		m.n.answer(msg.AnswerLater, notGiven(&whyNot{UntakenUnknown, engine.ErrClosed}))
+		m.n.answer(msg.AnswerLater, notGiven(&whyNot{NotTakenUnknown, engine.ErrClosed}))
 		return
 	case m.serving.Add(1) > int64(askedMost*m.n.cfg.MaxTakeovers):
 		m.serving.Add(-1)
@@ -74,7 +74,7 @@ func (m *moves) serve(msg cluster.Message, e envelope.Envelope) {
 
 // notGiven returns the answer that refuses a question with an error.
 func notGiven(err error) envelope.Envelope {
-	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(untakenBy(err)), Body: []byte(err.Error())}
+	return envelope.Envelope{Kind: envelope.Answer, Flags: envelope.Refused, Handle: uint32(notTakenBy(err)), Body: []byte(err.Error())}
 }
 
 // give returns the answer to a question.
@@ -86,7 +86,7 @@ func (m *moves) give(ctx context.Context, e envelope.Envelope, op *opening) (env
 	o := m.offers[keyOf(e)]
 	m.mu.Unlock()
 	if o == nil {
-		return envelope.Envelope{}, &whyNot{UntakenDead, errors.New("nodes: the session has been taken back, as nothing was asked about it in time, or has moved")}
+		return envelope.Envelope{}, &whyNot{NotTakenDead, errors.New("nodes: the session has been taken back, as nothing was asked about it in time, or has moved")}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -102,7 +102,7 @@ func (m *moves) give(ctx context.Context, e envelope.Envelope, op *opening) (env
 		err = m.finish(ctx, o)
 	}
 	if err != nil && o.tail != nil && !errors.Is(err, engine.ErrClosed) {
-		a := notGiven(&whyNot{UntakenBusy, err})
+		a := notGiven(&whyNot{NotTakenBusy, err})
 		a.Session = o.key.id // the offer stands: ask again
 		return a, nil
 	}
@@ -181,12 +181,12 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	if now := o.d.Groups(); !slices.Equal(slices.Sorted(slices.Values(now)), o.in) {
 		cs.unlock()
 		m.drop(o)
-		return &whyNot{UntakenBusy, errors.New("nodes: the groups of the session have changed meanwhile")}
+		return &whyNot{NotTakenBusy, errors.New("nodes: the groups of the session have changed meanwhile")}
 	}
 	t := carry.Tail{Streams: cs.seen()}
 	t.Users, t.Handle, t.Seq = n.users.going(o.d.Session)
 	m.goes(o)
-	cut := o.d.Cut()
+	cut := o.d.Commit()
 	cs.unlock()
 	if !cut {
 		m.stays(o)

@@ -77,8 +77,8 @@ func TestBroadcastReachesEverySession(t *testing.T) {
 	}
 }
 
-// A send that begins when the answer to a join has come reaches the new member: of a group
-// that the other node has never heard of, and of one that it has just found empty.
+// A send that begins after a join was answered reaches the new member: of a group that the sending
+// node did not know, and of one that it has just found to be empty.
 func TestAJoinIsInForceWhenItsAnswerComes(t *testing.T) {
 	all := together(t, servers(t), "a b")
 	a, b := all[0], all[1]
@@ -139,8 +139,8 @@ func TestMembersAreCountedOverAllNodes(t *testing.T) {
 	}
 }
 
-// Many senders on all nodes, members on all: each member has each sender's frames once and
-// in order.
+// Many senders and members on all nodes: each member receives each sender's frames once and in
+// order.
 func TestGroupFramesComeOnceAndInOrder(t *testing.T) {
 	each := 300
 	if *long {
@@ -259,7 +259,7 @@ func TestWhatAnEarlierCutHasSwallowedIsTold(t *testing.T) {
 	late.want("1/2 after", "1/8 hello")
 }
 
-// What a node has found empty may have got members while it was cut off.
+// A group that a node has found to be empty may have got members while the node was cut off.
 func TestAJoinElsewhereIsKnownAfterACut(t *testing.T) {
 	srv := servers(t)
 	proxy, cut := through(t, srv)
@@ -342,7 +342,7 @@ func TestWhatIsSentHereDoesNotWaitForTheServers(t *testing.T) {
 	wait.Wait()
 }
 
-// A group that is not used for a while is let go, and one that is used again works on.
+// A node forgets a group that is not used for a while; one that is used again works as before.
 func TestAGroupThatIsLetGoWorksAgain(t *testing.T) {
 	all := together(t, servers(t), "a b", func(s *settings) { s.GroupIdle = 20 * time.Millisecond })
 	a, b := all[0], all[1]

@@ -14,7 +14,7 @@ import (
 	"millrace/services/cluster"
 )
 
-// moves moves sessions from node to node. It implements engine.Elsewhere.
+// moves moves sessions from node to node. It implements engine.OtherServers.
 //
 // A client connects to node B with a token whose mark says that node A began its session. B asks
 // A, which suspends the session when its requests are answered, and sends its state in parts.
@@ -38,7 +38,7 @@ type moves struct {
 	taking map[engine.TokenSum]bool   // guarded by mu; sessions that this node is taking over
 
 	taken, given, forgotten atomic.Uint64
-	not                     [untakenCount]atomic.Uint64
+	not                     [notTakenCount]atomic.Uint64
 	line                    seldom.Line
 }
 
@@ -79,55 +79,55 @@ func (l *load) take(bytes int) bool {
 
 func (l *load) add(bytes int) { l.used.Add(int64(bytes)) }
 
-// Untaken is the reason why a session was not taken over.
-type Untaken uint8
+// NotTaken is the reason why a session was not taken over.
+type NotTaken uint8
 
 // The reasons.
 const (
-	UntakenDead     Untaken = iota // its node is dead, can't be reached, or did not answer in time
-	UntakenUnknown                 // its node does not know the token, or the session has closed
-	UntakenBusy                    // its requests are in progress, too many sessions are moving, or another node is taking it
-	UntakenTooLarge                // its frames and state exceed TakeoverBytes
-	UntakenKept                    // its handler does not implement Handoff, or MarshalSession failed
-	UntakenHere                    // this server, or its handler's UnmarshalSession, refused it
-	untakenCount
+	NotTakenDead     NotTaken = iota // its node is dead, can't be reached, or did not answer in time
+	NotTakenUnknown                  // its node does not know the token, or the session has closed
+	NotTakenBusy                     // its requests are in progress, too many sessions are moving, or another node is taking it
+	NotTakenTooLarge                 // its frames and state exceed TakeoverBytes
+	NotTakenKept                     // its handler does not implement Handoff, or MarshalSession failed
+	NotTakenHere                     // this server, or its handler's UnmarshalSession, refused it
+	notTakenCount
 )
 
-var untakenNames = [untakenCount]string{"dead", "unknown", "busy", "too_large", "kept", "refused"}
+var notTakenNames = [notTakenCount]string{"dead", "unknown", "busy", "too_large", "kept", "refused"}
 
-func (u Untaken) String() string {
-	if u < untakenCount {
-		return untakenNames[u]
+func (u NotTaken) String() string {
+	if u < notTakenCount {
+		return notTakenNames[u]
 	}
 	return "unknown"
 }
 
-// MarshalText makes Untaken usable as a key in JSON.
-func (u Untaken) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+// MarshalText makes NotTaken usable as a key in JSON.
+func (u NotTaken) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // whyNot is an error with the reason that it counts as.
 type whyNot struct {
-	why Untaken
+	why NotTaken
 	err error
 }
 
 func (e *whyNot) Error() string { return e.err.Error() }
 func (e *whyNot) Unwrap() error { return e.err }
 
-// untakenBy returns the reason that an error of a takeover counts as.
-func untakenBy(err error) Untaken {
+// notTakenBy returns the reason that an error of a takeover counts as.
+func notTakenBy(err error) NotTaken {
 	var u *whyNot
 	switch {
 	case errors.As(err, &u):
 		return u.why
 	case errors.Is(err, engine.ErrUnknownToken), errors.Is(err, engine.ErrClosed):
-		return UntakenUnknown
+		return NotTakenUnknown
 	case errors.Is(err, engine.ErrUnsettled), errors.Is(err, engine.ErrBeingTaken), errors.Is(err, cluster.ErrOverloaded):
-		return UntakenBusy
-	case errors.Is(err, engine.ErrCarriedTooLarge), errors.Is(err, cluster.ErrTooLarge):
-		return UntakenTooLarge
+		return NotTakenBusy
+	case errors.Is(err, engine.ErrTransferTooLarge), errors.Is(err, cluster.ErrTooLarge):
+		return NotTakenTooLarge
 	}
-	return UntakenKept
+	return NotTakenKept
 }
 
 func (m *moves) init(n *Node) {
@@ -140,7 +140,7 @@ func (m *moves) init(n *Node) {
 	m.to, m.taking = map[string]int{}, map[engine.TokenSum]bool{}
 }
 
-var _ engine.Elsewhere = (*moves)(nil)
+var _ engine.OtherServers = (*moves)(nil)
 
 // markOf returns the first bytes of the tokens of a process.
 func markOf(process uint64) (b [engine.MarkLen]byte) {
@@ -148,13 +148,13 @@ func markOf(process uint64) (b [engine.MarkLen]byte) {
 	return b
 }
 
-// Mark implements engine.Elsewhere.
+// Mark implements engine.OtherServers.
 func (m *moves) Mark() [engine.MarkLen]byte { return markOf(m.n.process) }
 
-// Others implements engine.Elsewhere.
+// Others implements engine.OtherServers.
 func (m *moves) Others() bool { return len(m.n.ups()) > 0 }
 
-// Lives implements engine.Elsewhere. It may be true for a token of this process too, whose session
+// Lives implements engine.OtherServers. It may be true for a token of this process too, whose session
 // another node has taken over.
 func (m *moves) Lives(token codec.Token) bool {
 	_, ok := m.holder(token)
@@ -300,16 +300,16 @@ var errHere = errors.New("nodes: the session is here")
 const takenPause = 20 * time.Millisecond
 
 func (m *moves) addTo(st *Stats) {
-	st.Taken, st.Given, st.Forgotten, st.NotTaken = m.taken.Load(), m.given.Load(), m.forgotten.Load(), map[Untaken]uint64{}
+	st.Taken, st.Given, st.Forgotten, st.NotTaken = m.taken.Load(), m.given.Load(), m.forgotten.Load(), map[NotTaken]uint64{}
 	m.mu.Lock()
 	st.Moved = len(m.order)
 	m.mu.Unlock()
-	for u := range untakenCount {
+	for u := range notTakenCount {
 		st.NotTaken[u] = m.not[u].Load()
 	}
 }
 
-// TakeOver implements engine.Elsewhere.
+// TakeOver implements engine.OtherServers.
 func (m *moves) TakeOver(a *engine.Arrival) {
 	ctx, cancel := context.WithTimeout(a.Context(), m.n.cfg.TakeoverTimeout)
 	defer cancel()
@@ -321,7 +321,7 @@ func (m *moves) TakeOver(a *engine.Arrival) {
 	if errors.Is(err, errHere) {
 		return
 	}
-	why := untakenBy(err)
+	why := notTakenBy(err)
 	m.not[why].Add(1)
 	if held, ok := m.line.Due(); ok {
 		m.n.cfg.Logger.Info("nodes: a session of another node is not taken over", "why", why.String(), "err", err, "held back", held)

@@ -106,7 +106,7 @@ func (n *Node) Attach(srv *engine.Server, pool *engine.Pool) {
 	}
 	n.srv.Store(srv)
 	if srv != nil && n.bus != nil {
-		srv.SetElsewhere(&n.moves)
+		srv.SetOtherServers(&n.moves)
 	}
 	n.pool.Store(pool)
 }
@@ -328,7 +328,7 @@ type Stats struct {
 	Taken      uint64 // sessions taken over from other nodes
 	Given      uint64 // sessions that other nodes have taken over
 	Forgotten  uint64 // of these, those forgotten before their time because of MaxMoved
-	NotTaken   map[Untaken]uint64
+	NotTaken   map[NotTaken]uint64
 	Bus        cluster.BusStats
 }
 

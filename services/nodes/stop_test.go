@@ -115,6 +115,28 @@ func TestStopTellsOfCallsThatDoNotEnd(t *testing.T) {
 	}
 }
 
+// A node that stops while the servers are gone reports each user that it leaves bound once, however
+// often its workers have tried to unbind it.
+func TestStopCountsEachUserThatStaysBoundOnce(t *testing.T) {
+	e, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Stop)
+	a := start(t, e.URL(), "a")
+	x := a.dial()
+	a.bind(x, "ann")
+	e.Stop()
+	eventually(t, "the servers are gone", func() bool { return !a.cache.Running() })
+	x.Close()
+	<-time.After(time.Second) // the workers try every 100 ms
+	ctx, cancel := context.WithTimeout(background, 20*time.Second)
+	defer cancel()
+	if err := a.Node.Stop(ctx); err == nil || !strings.Contains(err.Error(), "to closed sessions: 1") {
+		t.Errorf("got %v, want an error that counts one user", err)
+	}
+}
+
 // Why a message to a room was not taken is told by the right error, on the room's node and
 // on others.
 func TestWhyARoomTakesNoMessageIsTold(t *testing.T) {

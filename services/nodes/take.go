@@ -37,7 +37,7 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 	}()
 	from, ok := m.holder(a.Token())
 	if !ok {
-		return &whyNot{UntakenDead, cluster.ErrUnavailable}
+		return &whyNot{NotTakenDead, cluster.ErrUnavailable}
 	}
 	t := &taking{m: m, id: max(rand.Uint64(), 1)}
 	body := binary.BigEndian.AppendUint64(sum[:], a.Received())
@@ -53,12 +53,12 @@ func (m *moves) take(ctx context.Context, a *engine.Arrival) error {
 				return errHere
 			}
 			if _, ok := m.n.byProcess(from); !ok {
-				return &whyNot{UntakenDead, cluster.ErrUnavailable}
+				return &whyNot{NotTakenDead, cluster.ErrUnavailable}
 			}
 			hops++
 			continue
 		}
-		if err != nil && untakenBy(err) == UntakenBusy {
+		if err != nil && notTakenBy(err) == NotTakenBusy {
 			if busy = err; sleep(ctx, takenPause) {
 				continue // it may be moving to another node, which its client tried before
 			}
@@ -94,10 +94,10 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	}
 	s, err := a.Open(time.UnixMicro(st.Accepted))
 	if err != nil {
-		return &whyNot{UntakenHere, err}
+		return &whyNot{NotTakenHere, err}
 	}
 	if err := a.Unmarshal(st.User); err != nil {
-		return &whyNot{UntakenHere, err}
+		return &whyNot{NotTakenHere, err}
 	}
 	x := &coming{most: min(m.n.cfg.TakeoverBytes, a.Server().Config().MaxOutbound), in: &m.in}
 	defer x.release()
@@ -111,22 +111,22 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 	here := cs.seen()
 	cs.unlock()
 	if !x.hasRoom() {
-		return engine.ErrCarriedTooLarge
+		return engine.ErrTransferTooLarge
 	}
 	tail, err := t.commit(ctx, here)
 	if err != nil {
 		return err
 	}
 	if err := m.cross(ctx, a, s, x, cs, tail.Streams); err != nil {
-		return &whyNot{UntakenHere, err}
+		return &whyNot{NotTakenHere, err}
 	}
 	main, sub := codec.Split(tail.Handle)
 	then := m.n.users.come(ctx, s, SessionID{t.from, engine.ID(st.Session)}, codec.Packet{Main: main, Sub: sub, Seq: tail.Seq}, tail.Users)
-	err = a.Take(engine.Carried{
+	err = a.Take(engine.Transfer{
 		Received: st.Received, First: st.First, Most: st.Most, Frames: slices.Concat(st.Frames, tail.Frames),
 	})
 	if err != nil {
-		return &whyNot{UntakenHere, err}
+		return &whyNot{NotTakenHere, err}
 	}
 	for _, fn := range then {
 		fn()
@@ -144,7 +144,7 @@ func (m *moves) expect(ctx context.Context, x *coming, names []string) (list []*
 	for _, name := range names {
 		g, err := n.groups.get(name)
 		if err != nil {
-			return list, &whyNot{UntakenHere, err}
+			return list, &whyNot{NotTakenHere, err}
 		}
 		g.cross.mu.Lock()
 		g.cross.coming = append(g.cross.coming, x)
@@ -203,7 +203,7 @@ func (m *moves) cross(ctx context.Context, a *engine.Arrival, s *engine.Session,
 	a.Begin()
 	kept, ok := x.take()
 	if !ok {
-		return engine.ErrCarriedTooLarge
+		return engine.ErrTransferTooLarge
 	}
 	for _, e := range kept {
 		if e.Number != 0 && e.Number <= had[streamOf(e.Kind, e.Key)][e.Source] {

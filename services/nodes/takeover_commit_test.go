@@ -53,7 +53,7 @@ func TestCommitThatCantBeSent(t *testing.T) {
 				eventually(t, "it is at b alone", func() bool { return a.Conns() == 0 && b.Conns() == 1 && na.Stats().Given == 1 })
 				return
 			}
-			eventually(t, "b has given up", func() bool { return nb.Stats().NotTaken[nodes.UntakenDead] == 1 })
+			eventually(t, "b has given up", func() bool { return nb.Stats().NotTaken[nodes.NotTakenDead] == 1 })
 			if n := na.Stats().Given; n != 0 {
 				t.Errorf("%d given, want none", n)
 			}

@@ -115,7 +115,7 @@ func TestGroupsThatChangeKeepTheSession(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, resumed := hello(t, b, token); resumed || !s.Connected() || nb.Stats().NotTaken[nodes.UntakenBusy] != 1 {
+	if _, resumed := hello(t, b, token); resumed || !s.Connected() || nb.Stats().NotTaken[nodes.NotTakenBusy] != 1 {
 		t.Fatalf("resumed %v, connected %v, not taken %v", resumed, s.Connected(), nb.Stats().NotTaken)
 	}
 	hb.come = nil
@@ -147,7 +147,7 @@ func TestSessionsOnTheirWayHoldNoMoreThanMay(t *testing.T) {
 		done <- resumed
 	}()
 	<-come
-	if _, resumed := hello(t, c, second); resumed || nc.Stats().NotTaken[nodes.UntakenBusy] != 1 {
+	if _, resumed := hello(t, c, second); resumed || nc.Stats().NotTaken[nodes.NotTakenBusy] != 1 {
 		t.Errorf("resumed %v, not taken %v; want it to be busy", resumed, nc.Stats().NotTaken)
 	}
 	close(free)
@@ -246,7 +246,7 @@ func TestMoreThanAnOutboxTakesKeepsTheSession(t *testing.T) {
 	if _, err := na.Join(background, s, "group"); err != nil { // B counts it when it begins to keep what is sent
 		t.Fatal(err)
 	}
-	if _, resumed := hello(t, b, token); resumed || nb.Stats().NotTaken[nodes.UntakenTooLarge] != 1 {
+	if _, resumed := hello(t, b, token); resumed || nb.Stats().NotTaken[nodes.NotTakenTooLarge] != 1 {
 		t.Errorf("resumed %v, not taken %v", resumed, nb.Stats().NotTaken)
 	}
 	if _, resumed := hello(t, a, token); !resumed || !s.Connected() {

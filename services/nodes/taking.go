@@ -22,7 +22,7 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 	left := time.Until(until)
 	if left < time.Millisecond {
 		<-ctx.Done()
-		return envelope.Envelope{}, &whyNot{UntakenDead, cluster.ErrNoAnswer}
+		return envelope.Envelope{}, &whyNot{NotTakenDead, cluster.ErrNoAnswer}
 	}
 	e.Left = uint32(min(left.Milliseconds(), 1<<32-1))
 	if now := m.n.cache.ServerTime(); !now.IsZero() {
@@ -34,16 +34,16 @@ func (m *moves) ask(ctx context.Context, process uint64, e envelope.Envelope) (e
 	}
 	got, err := m.n.bus.AskUntil(ctx, time.Now().Add(m.n.cfg.TakeoverTimeout/askedTimes), askSubject(process), b)
 	if err != nil {
-		return envelope.Envelope{}, &whyNot{UntakenDead, err}
+		return envelope.Envelope{}, &whyNot{NotTakenDead, err}
 	}
 	x, err := envelope.Parse(got)
 	switch {
 	case err != nil || x.Kind != envelope.Answer:
-		return envelope.Envelope{}, &whyNot{UntakenDead, cluster.ErrLost}
+		return envelope.Envelope{}, &whyNot{NotTakenDead, cluster.ErrLost}
 	case x.Flags == envelope.Elsewhere:
 		return x, errElsewhere
 	case x.Flags != envelope.OK:
-		return x, &whyNot{Untaken(min(x.Handle, uint32(untakenCount)-1)), fmt.Errorf("nodes: its node says: %s", x.Body)}
+		return x, &whyNot{NotTaken(min(x.Handle, uint32(notTakenCount)-1)), fmt.Errorf("nodes: its node says: %s", x.Body)}
 	}
 	return x, nil
 }
@@ -91,7 +91,7 @@ func (t *taking) insist(ctx context.Context, e envelope.Envelope) (envelope.Enve
 func (t *taking) rest(ctx context.Context, e envelope.Envelope) ([]byte, error) {
 	total, most := e.Epoch, uint64(2*t.m.n.cfg.TakeoverBytes+1<<20) // plus the encoding, groups and users
 	if total > most {
-		return nil, engine.ErrCarriedTooLarge
+		return nil, engine.ErrTransferTooLarge
 	}
 	if t.held == 0 && !t.m.in.take(int(total)) {
 		return nil, cluster.ErrOverloaded

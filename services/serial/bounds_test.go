@@ -13,7 +13,7 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// Every number into every type: what arrives is what was sent, or an error.
+// Every number is decoded into every type: the result is the value that was sent, or an error.
 func TestMessagePackNumbersAreKeptOrRefused(t *testing.T) {
 	values := []any{nil, true, "1", 0.5, float32(0.5), math.MaxFloat64, math.Inf(1), int64(math.MinInt64), uint64(math.MaxUint64), int64(1<<53 + 1), int64(1<<24 + 1)}
 	for _, n := range []int64{0, 1, 127, 128, 255, 256, 300, 32767, 32768, 65535, 65536, math.MaxInt32, math.MaxInt32 + 1, math.MaxUint32, math.MaxUint32 + 1, math.MaxInt64} {

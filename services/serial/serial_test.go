@@ -216,7 +216,7 @@ func TestJSONStrings(t *testing.T) {
 	}
 }
 
-// What the strict reader takes, encoding/json takes, with the same result.
+// Whatever the strict reader accepts, encoding/json accepts with the same result.
 func TestJSONAgreesWithTheStandardLibrary(t *testing.T) {
 	gen := rapid.Custom(func(t *rapid.T) wide {
 		w := sample()
@@ -348,8 +348,8 @@ func TestRawHandsBytesThrough(t *testing.T) {
 	}
 }
 
-// A bomb is small and claims, or becomes, much. Each is refused in little time
-// and memory.
+// A small input that claims to be, or expands to, a large value is refused quickly and with little
+// memory.
 func TestBombsAreRefusedCheaply(t *testing.T) {
 	lim := serial.Limits{MaxItems: 10000}
 	nested := func(n int, unit ...byte) []byte { return bytes.Repeat(unit, n) }

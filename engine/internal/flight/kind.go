@@ -28,7 +28,7 @@ const (
 	Back                    // the peer has come back
 	GoAway                  // the peer was told that the server drains: its grace in b, in milliseconds
 	Error                   // an ERROR was sent: the handle that it is about, its code
-	Stall                   // a callback holds its goroutine up: the packet's handle, milliseconds so far
+	Stall                   // a callback blocks its goroutine: the packet's handle, milliseconds so far
 	Panic                   // a callback panicked: the packet's handle
 	Near                    // a limit came near: which, percent of it
 	Close                   // the session began to close: the reason in a

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A manual pool runs what it is told, in the order in which it is told, and nothing else.
+// A manual pool runs what it is given, in that order, and nothing else.
 func TestManualPoolRunsWhatItIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hand := make(chan struct{}, 1)

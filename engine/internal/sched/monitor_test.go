@@ -53,7 +53,7 @@ func TestBlockedIsOneStepThatTakesLong(t *testing.T) {
 	}
 }
 
-// After the whole process has stood still nothing looks as if it had stalled.
+// After the whole process was suspended, no callback is reported as stalled.
 func TestStallIsNotTimeThatStoodStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := New(Config{Workers: 1, MaxQueue: 1, StallAfter: 100 * time.Millisecond, Logger: (&logText{}).logger()})

@@ -206,7 +206,7 @@ func TestBaseWorkersAreNeverRetired(t *testing.T) {
 	}
 }
 
-// A callback that panics or ends its goroutine takes no worker with it, also while the
+// A callback that panics or ends its goroutine does not end a worker, also while the
 // pool stops; the stack is logged once for each place.
 func TestGoexitTakesNoWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestGoexitTakesNoWorker(t *testing.T) {
 	})
 }
 
-// Submit tells a pool that isn't running yet from one that never will again.
+// Submit distinguishes a pool that isn't running yet from one that has stopped.
 func TestSubmitOutsideOfALife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := New(Config{Workers: 1, MaxQueue: 1, Logger: slog.New(slog.DiscardHandler)})

@@ -29,7 +29,7 @@ func TestRingKeepsItsOrder(t *testing.T) {
 	}
 }
 
-// A ring gives the memory of a burst back, and does not do so back and forth.
+// A ring releases the memory of a burst, without growing and shrinking repeatedly.
 func TestRingShrinksAfterABurst(t *testing.T) {
 	r := ring{max: 1 << 20}
 	fn := func() {}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Stall is a callback that holds its goroutine up.
+// Stall is a callback that blocks its goroutine.
 type Stall struct {
 	Where     string    // what the goroutine is: "worker" or "loop"
 	Session   string    // "" for a function that belongs to none
@@ -192,7 +192,7 @@ func (w *Watch) tell(s Suspect, all []byte) {
 	}
 	place := StackPlace(st.Stack)
 	if held, ok := w.mayLog(place); ok {
-		w.log.Warn("a callback holds its goroutine up", "where", st.Where, "session", st.Session, "main", st.Main, "sub", st.Sub,
+		w.log.Warn("a callback blocks its goroutine", "where", st.Where, "session", st.Session, "main", st.Main, "sub", st.Sub,
 			"for", st.For, "place", place, "held back", held, "stack", st.Stack)
 	}
 	if s.Told != nil {

@@ -1,15 +1,16 @@
 import type { Settings } from "./options.js";
 
-/** How long to wait for the next attempt to connect. */
+/** Chooses how long to wait before the next attempt to connect. */
 export class Backoff {
   #attempt = 0;
-  /** The server has ordered the wait: nothing cuts it short. */
+  /** Whether the server asked for the wait: then nothing shortens it. */
   ordered = false;
   constructor(readonly o: Settings["retry"]) {}
 
   /**
-   * After a connection that was open for lived milliseconds and ended with code; full: the
-   * server has no room. Undefined: that was the last attempt.
+   * Returns the wait in milliseconds, or undefined if no attempt is left. The last connection
+   * was open for lived milliseconds and ended with this close code; full means that the server
+   * refused it because it has no room.
    */
   next(lived: number, code: number, full: boolean): number | undefined {
     const { base, max, restart, attempts } = this.o;

@@ -14,9 +14,9 @@ export type { Options, Serial } from "./options.js";
 export type State = "connecting" | "open" | "reconnecting" | "closed";
 export interface StateChange {
   state: State;
-  /** Of open: the session before it goes on. If not, groups, timers and locks are gone. */
+  /** For "open": whether the previous session continues. If not, its groups, timers and locks are gone. */
   resumed: boolean;
-  /** Why the connection or an attempt has ended; "" if it has not. */
+  /** Why the connection, or an attempt to connect, ended; otherwise "". */
   reason: string;
 }
 export interface CallOptions {
@@ -30,7 +30,7 @@ interface Out {
   call?: Call;
 }
 
-/** Begins to connect and returns at once. A TypeError tells of a URL that can't be. */
+/** Begins to connect and returns at once. Throws a TypeError if a URL is invalid or its scheme is not supported. */
 export function connect(url: string | string[], options: Options = {}): Client {
   return new Client([url].flat(), options);
 }
@@ -40,14 +40,14 @@ export class Client {
   readonly #codec: Codec;
   readonly #dials: Record<string, Dial>;
   readonly #urls: URL[];
-  #next = 0; // of urls
-  #told: URL | undefined; // by GOAWAY
-  #at: URL | undefined; // of the connection
+  #next = 0; // index into #urls
+  #told: URL | undefined; // the address in a GOAWAY
+  #at: URL | undefined; // the address of the connection
   #state: StateChange = { state: "connecting", resumed: false, reason: "" };
 
   #conn: Connection | undefined;
-  #leaving = false; // GOAWAY
-  #full = false; // the server has no room for us
+  #leaving = false; // a GOAWAY has come
+  #full = false; // the server refused the connection because it has no room
   readonly #backoff: Backoff;
 
   readonly #ring = new Ring();
@@ -65,7 +65,7 @@ export class Client {
   readonly #onDrain = new Set<() => void>();
 
   #retry: ReturnType<typeof setTimeout> | undefined;
-  #later: ReturnType<typeof setTimeout> | undefined; // looks for room again
+  #later: ReturnType<typeof setTimeout> | undefined; // flushes again when the network may have room
 
   constructor(urls: string[], options: Options) {
     this.#o = withDefaults(options);
@@ -81,15 +81,15 @@ export class Client {
   }
 
   get state(): State { return this.#state.state; }
-  /** False: what is sent waits here for the network or the server. */
+  /** False while frames wait here for the network or the server. */
   get writable(): boolean { return this.#queue.size === 0; }
 
-  /** fn hears each change of state, and an attempt that failed. Returns what ends that. */
+  /** Calls fn on each change of state, and on each failed attempt to connect. Returns a function that ends this. */
   onState(fn: (c: StateChange) => void): () => void { return subscribe(this.#onState, fn); }
-  /** fn hears ERRORs that answer no call, and protocol errors. */
+  /** Calls fn with each ERROR that answers no call, and with protocol errors. Returns a function that ends this. */
   onError(fn: (e: Error) => void): () => void { return subscribe(this.#onError, fn); }
 
-  /** When it is open; rejects with a ClosedError when it is closed instead. */
+  /** Resolves when the state is "open"; rejects with a ClosedError if the client is closed. */
   ready(): Promise<void> {
     return new Promise((resolve, reject) => {
       const look = () => {
@@ -104,14 +104,15 @@ export class Client {
     });
   }
 
-  /** When nothing waits here to be written. */
+  /** Resolves when no frame waits here to be written. */
   async drained(): Promise<void> {
     if (!this.writable) await new Promise<void>((r) => this.#onDrain.add(r));
   }
 
   /**
-   * fn hears each frame of this handle that the server sends by itself. A handle is called or
-   * listened to, not both: an answer and a push could not be told apart. Returns the end of it.
+   * Calls fn with each frame of this handle that the server pushes. Use a handle either for
+   * calls or for listening, not both: an answer could not be distinguished from a push. Returns
+   * a function that ends this.
    */
   on(handle: Handle, fn: (body: Uint8Array, p: Packet) => void): () => void {
     const h = handleOf(handle);
@@ -126,7 +127,7 @@ export class Client {
     };
   }
 
-  /** on, with values. A body that can't be read goes to onError. */
+  /** Like on, with decoded values. If a body can't be decoded, the error goes to onError. */
   subscribe<T>(handle: Handle, fn: (value: T) => void): () => void {
     return this.on(handle, (body) => {
       let v: T;
@@ -139,14 +140,15 @@ export class Client {
     });
   }
 
-  /** call, with values. */
+  /** Like call, with values. */
   method<Req, Res>(handle: Handle): (req: Req, options?: CallOptions) => Promise<Res> {
     return async (req, options) => this.#o.serial.decode(await this.call(handle, this.#o.serial.encode(req), options)) as Res;
   }
 
   /**
-   * Sends a frame and expects no answer. False: it waits, and drained() tells until when.
-   * Throws BusyError when the queue is full, ClosedError, RangeError.
+   * Sends a frame that has no answer. Returns false if it has to wait here; drained() resolves
+   * when it has been written. Throws BusyError if the queue is full, ClosedError, or RangeError
+   * if the layout has no room for the handle or the body.
    */
   send(handle: Handle, body: Uint8Array | string = ""): boolean {
     const h = handleOf(handle);
@@ -194,7 +196,7 @@ export class Client {
     });
   }
 
-  /** Ends the session and the connection. Calls under way reject with ClosedError. */
+  /** Ends the session and the connection. Calls in progress reject with ClosedError. */
   close(reason = ""): void {
     if (this.state === "closed") return;
     const c = this.#conn;
@@ -218,7 +220,7 @@ export class Client {
     g.document?.[how]?.("visibilitychange", this.#wake);
   }
 
-  // The page is seen again or the network is back: what was so may not be so any more.
+  // The page is visible again or the network is back: connect now, or check the connection.
   readonly #wake = (): void => {
     if (this.#retry) this.#backoff.ordered || this.#dial();
     else this.#conn?.probe();
@@ -235,7 +237,7 @@ export class Client {
     this.#queue.add(out);
     this.#queued += out.frame.length;
     if (this.#flushing) return;
-    this.#flushing = true; // what is sent in one turn of the program travels in one write
+    this.#flushing = true; // frames sent in one turn of the event loop leave in one write
     queueMicrotask(() => {
       this.#flushing = false;
       this.#flush();
@@ -317,21 +319,21 @@ export class Client {
     if (err?.code === 12 && !handle) this.#full = true;
     const call = this.#codec.seq && !p.seq ? undefined : this.#calls.next(p.seq || handle);
     if (call) {
-      if (c.resuming) this.#ring.ack(call.pos); // the server has had it, and so all in front of it
+      if (c.resuming) this.#ring.ack(call.pos); // the server has received the request, and every frame before it
       call.finish(err ? undefined : p.body, err);
     } else if (err) emit(this.#onError, err);
     else if (this.#called.has(handle) && !this.#codec.seq) c.broken(new Error(`millrace: ${name(handle)} answers what was not asked: whose an answer is can't be known`));
     else emit(this.#listeners.get(handle), p);
   }
 
-  // After a GOAWAY: go when nothing is outstanding.
+  // After a GOAWAY: leave when nothing is outstanding.
   #left(): void {
     const c = this.#conn;
     if (this.#leaving && c?.opened && !this.#calls.size && !(c.resuming && this.#ring.frames.length)) this.#lost(0, "the server drains", "close");
   }
 
-  // Where a GOAWAY sends us, a bare HOST:PORT with our scheme and path: never from an encrypted
-  // connection to one that is not.
+  // Returns the URL of a GOAWAY's address. A bare HOST:PORT gets the scheme and path of this
+  // connection. An encrypted connection is never followed by a plain one.
   #where(address: string): URL | undefined {
     const safe = (u: URL) => u.protocol === "wss:" || u.protocol === "tls:";
     const at = this.#at!;
@@ -343,7 +345,7 @@ export class Client {
       }
       if (address && this.#dials[url.protocol] && (safe(url) || !safe(at))) return url;
     } catch {
-      // an address that is none
+      // not an address
     }
     return undefined;
   }

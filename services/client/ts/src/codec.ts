@@ -1,21 +1,21 @@
-// Frames to bytes and back. It knows nothing of connections.
+// Encodes and decodes frames; independent of connections.
 
-/** What a frame looks like. All fields are as in Go's codec.Layout; none given is the default frame. */
+/** The layout of a frame, as in Go's codec.Layout. An empty one is the default frame. */
 export interface Layout {
-  /** Magic bytes in front of the length, verified when read. */
+  /** Magic bytes before the length, verified when read. */
   prefix?: Uint8Array;
   /** Bytes of the length field: 4 (default) or 2. */
   lengthWidth?: 2 | 4;
-  /** Length field + lengthAdjust = bytes behind the field. */
+  /** Length field + lengthAdjust = number of bytes after the length field. */
   lengthAdjust?: number;
-  /** How Main and Sub stand in a frame: two 16-bit fields (default), two bytes, or one 32-bit handle. */
+  /** How Main and Sub are encoded: two 16-bit fields (default), two bytes, or one 32-bit handle. */
   command?: "mainsub16" | "mainsub8" | "handle32";
   /** A 32-bit sequence number follows Sub: answers are matched by it. */
   seq?: boolean;
   littleEndian?: boolean;
 }
 
-/** One frame's content. A body that was read is the reader's to keep. */
+/** The content of a frame. The body of a packet that was read is a copy. */
 export interface Packet {
   /** Main << 16 | Sub, as an unsigned number. */
   handle: number;
@@ -23,7 +23,7 @@ export interface Packet {
   body: Uint8Array;
 }
 
-/** A header that no frame of the layout has: the stream can't be read any further. */
+/** A header is not valid in this layout; the rest of the stream can't be decoded. */
 export class FrameError extends Error {
   override name = "FrameError";
 }
@@ -40,7 +40,7 @@ export class Codec {
   readonly #little: boolean;
   readonly #adjust: number;
 
-  /** maxFrame: the most bytes behind the length field; 0 is 64 KiB, or what the field can say if that is less. */
+  /** maxFrame is the largest number of bytes after the length field; 0 means 64 KiB, or the largest that the field can hold if that is less. */
   constructor(layout: Layout = {}, maxFrame = 0) {
     this.layout = layout;
     this.#prefix = layout.prefix ?? new Uint8Array(0);
@@ -57,7 +57,7 @@ export class Codec {
     }
   }
 
-  /** Throws a RangeError for what the layout can't say. Keeps nothing of body. */
+  /** Throws a RangeError if the layout has no room for the handle, the body or the sequence number. Copies body. */
   encode(handle: number, body: Uint8Array, seq = 0): Uint8Array {
     const n = this.#fields + body.length;
     if (n > this.maxFrame) {
@@ -86,9 +86,9 @@ export class Codec {
   }
 
   /**
-   * The frame at the start of b and its size; size 0: it is not all there, and want says how
-   * many bytes the frame has as far as is known. A bad header throws a FrameError as soon as
-   * it can be seen.
+   * Returns the frame at the start of b and its size. If the frame is not complete, size is 0
+   * and want is the number of bytes that it has at least. An invalid header throws a FrameError
+   * as soon as it can be recognized.
    */
   decode(b: Uint8Array): { size: number; want: number; packet?: Packet } {
     for (let i = 0; i < this.#prefix.length && i < b.length; i++) {
@@ -113,13 +113,13 @@ export class Codec {
   }
 }
 
-/** Cuts a stream that comes in pieces into frames. Holds less than one frame between two pieces. */
+/** Splits a stream, received in chunks, into frames. Between chunks it holds less than one frame. */
 export class Decoder {
-  #rest = new Uint8Array(0); // grown as bytes come, not as a header claims
+  #rest = new Uint8Array(0); // grows with the bytes received, not to what a header claims
   #held = 0;
   constructor(readonly codec: Codec) {}
 
-  /** Each whole frame, in order; a FrameError is thrown behind the frames in front of it, and is final. */
+  /** Yields each complete frame, in order. A FrameError is thrown after the frames before it; nothing can be decoded after that. */
   *push(b: Uint8Array): Generator<Packet> {
     if (this.#held) {
       const n = this.#held + b.length;

@@ -1,5 +1,5 @@
 // One connection, from dialling to its end: HELLO and WELCOME, heartbeats, acknowledgements.
-// What outlives it is the client's.
+// State that outlives a connection belongs to Client.
 import { concat, Decoder, type Codec, type Packet } from "./codec.js";
 import { Heartbeat } from "./heartbeat.js";
 import type { Settings } from "./options.js";
@@ -9,38 +9,38 @@ import type { Dial, Link } from "./transport.js";
 
 const now = () => performance.now();
 
-/** What a connection tells. After lost, again and an end from outside nothing comes. */
+/** Callbacks of a connection. None is called after lost, after again, or after Connection.end. */
 export interface Events {
-  /** Frames may be written. Not resumed: the session before is gone, and with it what it was asked. */
+  /** Frames may be written. If resumed is false, the previous session and its unanswered requests are lost. */
   open(resumed: boolean): void;
   /** A frame for the program, or an ERROR. */
   packet(p: Packet, err: sys.ServerError | undefined): void;
   goAway(address: string): void;
-  /** Bytes have come and were handled: there may be room to write, or nothing left to wait for. */
+  /** Received bytes were handled: there may be room to write, or nothing left to wait for. */
   idle(): void;
   lost(code: number, reason: string): void;
-  /** What came can't be; lost follows. */
+  /** The server broke the protocol; lost follows. */
   broken(e: Error): void;
-  /** Another connection is to be made at once. */
+  /** Connect again at once. */
   again(): void;
 }
 
 export class Connection {
-  /** When frames could first be written; 0: not yet. */
+  /** When frames could first be written; 0 if not yet. */
   opened = 0;
-  /** Frames are counted: the session may outlive the connection. */
+  /** Whether frames are counted, so that the session can be resumed. */
   resuming = false;
   #over = false;
-  #hello = false; // sent, and not answered
+  #hello = false; // a HELLO was sent and is not answered yet
   #link: Link | undefined;
-  #held: Packet[] = []; // came in front of the answer to HELLO
+  #held: Packet[] = []; // received before the answer to HELLO
   #batch: Uint8Array[] = [];
   #batched = 0; // bytes
   #beat: Heartbeat | undefined;
   #connecting: ReturnType<typeof setTimeout> | undefined;
   #acking: ReturnType<typeof setTimeout> | undefined;
   #ackSince = 0;
-  #unacked = 0; // bytes of bodies that no ACK has told of
+  #unacked = 0; // bytes of the bodies received since the last ACK
 
   readonly #o: Settings;
   readonly #codec: Codec;
@@ -84,12 +84,12 @@ export class Connection {
     }
   }
 
-  /** The network has as much as it is to be given. */
+  /** The network holds highWater bytes or more. */
   get congested(): boolean { return this.#batched + (this.#link?.buffered ?? 0) >= this.#o.highWater; }
-  /** Nothing more is to be put. */
+  /** No frame may be added with put. */
   get full(): boolean { return this.congested || (this.resuming && this.#ring.bytes >= this.#o.resumeBytes); }
 
-  /** Adds a frame to what flush writes. */
+  /** Adds a frame to the next flush. */
   put(frame: Uint8Array): void {
     this.#batch.push(frame);
     this.#batched += frame.length;
@@ -102,7 +102,7 @@ export class Connection {
     this.#batched = 0;
   }
 
-  /** Sends a frame of Main 0. */
+  /** Sends a system frame (Main 0). */
   control(sub: number, body: Uint8Array = new Uint8Array(0)): void {
     this.#link?.send(this.#codec.encode(sub, body));
   }
@@ -110,14 +110,14 @@ export class Connection {
   /** Asks whether the server is still there. */
   probe(): void { this.#beat?.probe(); }
 
-  /** The stream means nothing any more: whatever comes next would be anybody's. */
+  /** The protocol was broken, so the rest of the stream can't be trusted: ends the connection. */
   broken(e: Error): void {
     this.end("abort");
     this.#up.broken(e);
     this.#up.lost(0, e.message);
   }
 
-  /** Nobody hears of this connection again. */
+  /** Ends the connection. No callback is called after it. */
   end(how: "close" | "abort"): void {
     if (this.#over) return;
     this.#over = true;
@@ -131,7 +131,8 @@ export class Connection {
   #lost(code: number, reason: string): void {
     if (this.#over) return;
     this.end("abort");
-    // One that has no room, say, has some for a session that it knows. After 1012 it has ordered a wait.
+    // The other token may still find the session: a server that is full accepts a session that it
+    // knows. Close code 1012 asks for a wait.
     if (this.#hello && this.#ring.turn() && code !== 1012) this.#up.again();
     else this.#up.lost(code, reason);
   }
@@ -155,7 +156,7 @@ export class Connection {
     if (!w || !this.#hello || this.#held.length) return this.broken(new Error("millrace: a WELCOME that can't be"));
     const tried = ring.tokens[0];
     if (tried && !w.resumed && ring.tokens.length > 1) {
-      ring.tokens.shift(); // this one finds nothing: the other one is to
+      ring.tokens.shift(); // no session has this token: try the other one
       this.control(sys.BYE);
       this.end("close");
       return this.#up.again();
@@ -175,7 +176,7 @@ export class Connection {
       ring.reset();
       ring.tokens = [w.token];
     }
-    this.control(sys.PING); // its PONG tells that the older token is used up
+    this.control(sys.PING); // its PONG means that the older token is no longer valid
     if (ring.frames.length) this.#link?.send(concat(ring.frames));
     this.#open(resumed);
   }
@@ -201,7 +202,7 @@ export class Connection {
     const err = p.handle === sys.ERROR ? sys.readError(p.body, little) : undefined;
     if (this.#hello) {
       if (err?.handle === sys.HELLO) {
-        ring.reset(); // the server resumes nothing
+        ring.reset(); // the server does not support resume
         return this.#open(false);
       }
       if (err?.handle !== 0) {
@@ -213,8 +214,8 @@ export class Connection {
     this.#up.packet(p, err);
   }
 
-  // Acknowledges after 64 frames, 64 KiB or a second: a server sends no further than what its
-  // ring holds. By the clock too, where timers are throttled.
+  // Acknowledges after 64 frames, 64 KiB or a second: a server stops sending when its buffer of
+  // unacknowledged frames is full. The clock is read as well, since timers may be throttled.
   #count(bytes: number): void {
     const r = this.#ring;
     if (r.received++ === r.told) this.#ackSince = now();

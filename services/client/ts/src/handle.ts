@@ -1,7 +1,7 @@
-/** 0x00040003, "4/3" or [4, 3]. */
+/** Main and Sub: 0x00040003, "4/3" or [4, 3]. */
 export type Handle = number | string | readonly [number, number];
 
-/** Throws a TypeError for what is no handle, and for Main 0, which is the client's own. */
+/** Throws a TypeError if h is not a handle, or has Main 0, which is reserved for the protocol. */
 export function handleOf(h: Handle): number {
   const [main, sub] = typeof h === "number" ? [h / 65536 | 0, h & 65535] : typeof h === "string" ? h.split("/").map(Number) : h;
   const n = typeof h === "number" ? h : main! * 65536 + sub!;

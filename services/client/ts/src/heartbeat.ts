@@ -1,9 +1,9 @@
 const now = () => performance.now();
 
-/** Tells by time stamps whether the other side is there. Times are milliseconds. */
+/** Detects by timestamps that the server no longer answers. Times are milliseconds. */
 export class Heartbeat {
-  #heard = now(); // the last byte
-  #pinged = 0; // since when a PING waits for a byte, or 0
+  #heard = now(); // when the last byte arrived
+  #pinged = 0; // when the PING was sent after which nothing has arrived yet, or 0
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   readonly #interval: number;
@@ -19,13 +19,13 @@ export class Heartbeat {
     this.#beat(interval);
   }
 
-  /** Something came. */
+  /** Call it whenever bytes arrive. */
   heard(): void {
     this.#heard = now();
     this.#pinged = 0;
   }
 
-  /** Asks now. */
+  /** Sends a PING now, unless one is unanswered. */
   probe(): void {
     if (this.#pinged) return;
     this.#pinged = now();
@@ -35,8 +35,8 @@ export class Heartbeat {
 
   stop(): void { clearTimeout(this.#timer); }
 
-  // A timer that comes late has slept, and bytes may lie unread behind it: then the server
-  // gets its time once more.
+  // A timer that fires late means that the program was suspended, and received bytes may not
+  // have been read yet. The server then gets the full timeout again.
   #beat(wait: number): void {
     const due = now() + wait;
     this.stop();

@@ -1,11 +1,11 @@
-/** Adds fn to set and returns what takes it out again. */
+/** Adds fn to set and returns a function that removes it. */
 export function subscribe<T>(set: Set<(v: T) => void>, fn: (v: T) => void): () => void {
   const each = (v: T) => fn(v);
   set.add(each);
   return () => void set.delete(each);
 }
 
-/** Calls each. One that throws harms no other, and is reported as an uncaught error is. */
+/** Calls each function of the set. If one throws, the others are still called, and the error is reported as uncaught. */
 export function emit<T>(set: Iterable<(v: T) => void> | undefined, v: T): void {
   for (const fn of [...(set ?? [])]) {
     try {

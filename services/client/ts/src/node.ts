@@ -1,4 +1,4 @@
-// The entry for Node: the same client, through tcp://, tls:// and unix:// too.
+// The entry point for Node: the same client, with tcp://, tls:// and unix:// as well.
 import * as net from "node:net";
 import * as tls from "node:tls";
 import { connect as connectAny, type Client, type Options as AnyOptions } from "./client.js";
@@ -7,7 +7,7 @@ import type { Dial } from "./transport.js";
 export * from "./exports.js";
 
 export interface Options extends AnyOptions {
-  /** For tls://: ca, cert, key, servername and whatever tls.connect takes. */
+  /** For tls://: ca, cert, key, servername and the other options of tls.connect. */
   tls?: tls.ConnectionOptions;
 }
 
@@ -17,7 +17,7 @@ const dialStream = (make: (url: URL) => net.Socket, opened: string): Dial => (ur
   let live = true;
   s.setNoDelay(true);
   s.once(opened, () => live && on.open());
-  // Not as a Buffer: that one's slice is no copy.
+  // As a Uint8Array, since Buffer's slice does not copy.
   s.on("data", (b: Buffer) => live && on.data(new Uint8Array(b.buffer, b.byteOffset, b.length)));
   s.on("error", (e) => (why = e.message));
   s.on("close", () => live && on.end(0, why));
@@ -41,7 +41,7 @@ const dialStream = (make: (url: URL) => net.Socket, opened: string): Dial => (ur
 
 const host = (url: URL) => url.hostname.replace(/^\[|\]$/g, "");
 
-/** As in the browser's entry, and also tcp://HOST:PORT, tls://HOST:PORT and unix:///PATH. */
+/** As in the browser's entry point, and also tcp://HOST:PORT, tls://HOST:PORT and unix:///PATH. */
 export function connect(url: string | string[], options: Options = {}): Client {
   return connectAny(url, {
     ...options,

@@ -1,7 +1,7 @@
 import type { Codec, Layout } from "./codec.js";
 import type { Dial, SocketConstructor } from "./transport.js";
 
-/** Values to bodies and back. */
+/** Encodes values as bodies and decodes them. */
 export interface Serial {
   encode(v: unknown): Uint8Array;
   decode(b: Uint8Array): unknown;
@@ -9,39 +9,41 @@ export interface Serial {
 
 /** Times are milliseconds. */
 export interface Options {
-  /** Where there is no global WebSocket: that of the package ws, for example. */
+  /** The WebSocket constructor where there is no global one, such as that of the package ws. */
   WebSocket?: SocketConstructor;
-  /** Own transports, by URL scheme with its colon. */
+  /** Custom transports, by URL scheme including the colon. */
   dial?: Record<string, Dial>;
   layout?: Layout;
   /** Instead of a layout and maxFrame, such as a Varint of "millrace-client/varint". */
   codec?: Codec;
-  /** The most bytes behind a frame's length, 64 KiB. */
+  /** The largest number of bytes after a frame's length field; default 64 KiB. */
   maxFrame?: number;
-  /** For method and subscribe; JSON. */
+  /** The serializer of method and subscribe; default JSON. */
   serial?: Serial;
-  /** How long a call may take, 10,000; 0 is for ever. */
+  /** How long a call may take; default 10,000, 0 for no limit. */
   timeout?: number;
-  /** From dialling to the first frame, 10,000. */
+  /** How long connecting may take, from dialling until frames may be sent; default 10,000. */
   connectTimeout?: number;
-  /** Ask for a session that outlives its connection (true). A server without resume is served without. */
+  /** Request a session that survives its connection; default true. With a server that has no resume it has no effect. */
   resume?: boolean;
   /** False for a server with --system-frames=false: no heartbeats, no resume. */
   systemFrames?: boolean;
-  /** A PING after so long a silence (15,000), and how long its answer may take (10,000). False: none. */
+  /** Send a PING when nothing has arrived for interval (15,000), and give up when nothing arrives within timeout (10,000). False for none. */
   heartbeat?: { interval?: number; timeout?: number } | false;
   /**
-   * The n-th attempt waits a random time up to base (250) times 2^n, at most max (30,000).
-   * n starts anew only after a connection that has lived (10,000). restart: the random
-   * wait after close code 1012, [5000, 30000]. attempts: then the client closes; no limit.
+   * Attempt n, counted from 0, waits a random time up to base (250) times 2^n, at most max
+   * (30,000). n starts again only after a connection that was open for lived (10,000). restart is
+   * the range of the random wait after close code 1012, [5000, 30000]. After this number of
+   * attempts the client closes; no limit by default.
    */
   retry?: { base?: number; max?: number; lived?: number; restart?: [number, number]; attempts?: number };
-  /** Bytes that may wait to be written (1 MiB), and calls that may be under way (10,000). */
+  /** How many bytes may wait to be written; default 1 MiB. */
   maxQueue?: number;
+  /** How many calls may be in progress; default 10,000. */
   maxCalls?: number;
-  /** Bytes given to the connection that the network has not taken, before frames wait here: 256 KiB. */
+  /** How many written bytes the network may hold before frames wait here; default 256 KiB. */
   highWater?: number;
-  /** Bytes written that the server has not acknowledged, before frames wait here: 256 KiB. */
+  /** How many written bytes may be unacknowledged before frames wait here; default 256 KiB. */
   resumeBytes?: number;
 }
 

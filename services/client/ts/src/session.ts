@@ -1,16 +1,16 @@
-// What outlives a connection: calls that wait for answers, and what resume counts.
+// State that survives a connection: calls that wait for answers, and the counters of resume.
 
 export interface Call {
   handle: number;
   seq: number;
-  /** Settled for its caller. It stays in line as a tombstone: its answer is still to come. */
+  /** Its caller has a result. It keeps its place in the order if its answer has not arrived yet. */
   over: boolean;
-  /** Its frame is the pos-th that the session has sent; only with resume. */
+  /** With resume: how many frames the session had sent with this one. */
   pos: number;
   finish(body: Uint8Array | undefined, err?: unknown): void;
 }
 
-/** Calls that were written, in the order of their answers: by handle, or by sequence number. */
+/** Calls that were written, by handle or sequence number, each in the order of their answers. */
 export class Calls {
   readonly #queues = new Map<number, Call[]>();
   size = 0;
@@ -22,7 +22,7 @@ export class Calls {
     this.size++;
   }
 
-  /** The call that is answered next, if any waits. */
+  /** Removes and returns the call that the next answer belongs to, if any. */
   next(key: number): Call | undefined {
     const q = this.#queues.get(key);
     const c = q?.shift();
@@ -40,36 +40,36 @@ export class Calls {
 }
 
 /**
- * Both ends count frames. A frame is kept from when it is written until the server says that
- * it has had it.
+ * The state of resume. Both ends count frames; a frame is kept until the server has
+ * acknowledged it.
  */
 export class Ring {
   readonly frames: Uint8Array[] = [];
   bytes = 0;
-  acked = 0; // frames that the server has had
-  received = 0; // frames of the server that we have had
-  told = 0; // of these, what our last ACK said
+  acked = 0; // frames that the server has received
+  received = 0; // frames received from the server
+  told = 0; // the count in our last ACK
   /**
-   * Tokens that may find the session, the likeliest first. Two while it is not known whether
-   * the server has had a frame behind the HELLO: until then it takes the old one, afterwards
-   * the new one.
+   * Tokens that may find the session, the likelier one first. There are two while it is not
+   * known whether the server has received a frame after the last HELLO: until then it accepts
+   * the old one, afterwards the new one.
    */
   tokens: Uint8Array[] = [];
   turned = false;
 
-  /** Has the other token tried next. True: at once, as it is the first of the two that was tried in vain. */
+  /** Puts the other token first. Returns true if it should be tried at once: the one before has failed and this one was not tried since. */
   turn(): boolean {
     this.tokens.reverse();
     return (this.turned = !this.turned && this.tokens.length > 1);
   }
 
-  /** The session is gone. */
+  /** Forgets the session, which is gone. */
   reset(): void {
     this.frames.length = this.bytes = this.acked = this.received = this.told = 0;
     this.tokens = [];
   }
 
-  /** Frames that were sent since the session began. */
+  /** The number of frames sent since the session began. */
   get sent(): number { return this.acked + this.frames.length; }
 
   push(frame: Uint8Array): void {
@@ -77,7 +77,7 @@ export class Ring {
     this.bytes += frame.length;
   }
 
-  /** False if the server counts what was never sent. One that counts less than before is ignored. */
+  /** Returns false if the server counts more frames than were sent. A lower count than before is ignored. */
   ack(n: number): boolean {
     if (!(n <= this.sent)) return false;
     for (const f of this.frames.splice(0, Math.max(0, n - this.acked))) this.bytes -= f.length;

@@ -1,12 +1,12 @@
-// Frames of Main 0 and their bodies. Counters are 64 bits on the wire and exact up to 2^53 here.
+// System frames (Main 0) and their bodies. Counters have 64 bits on the wire and are exact up to 2^53 here.
 import { view } from "./codec.js";
 
 export const PING = 1, PONG = 2, ERROR = 3, GOAWAY = 4, HELLO = 5, WELCOME = 6, ACK = 7, BYE = 8;
 
-/** A frame of the server that says that a request was refused or has failed. */
+/** An ERROR of the server: a request was refused or has failed. */
 export class ServerError extends Error {
   override name = "ServerError";
-  /** code as in the protocol, for example 4 overloaded; handle is the request's, 0 where there is none. */
+  /** code is one of the protocol's, such as 4, overloaded; handle is the request's, or 0 if it is about none. */
   constructor(readonly code: number, readonly handle: number, text: string) {
     super(text);
   }
@@ -20,7 +20,7 @@ export function readError(b: Uint8Array, little = false): ServerError {
   return new ServerError(v.getUint16(0, little), v.getUint32(2, little), text.decode(b.subarray(6)));
 }
 
-/** Grace in milliseconds, and where to go ("" if not said). */
+/** Returns the grace period in milliseconds, and the address to connect to, or "". */
 export function readGoAway(b: Uint8Array, little = false): { grace: number; address: string } {
   return { grace: b.length < 4 ? 0 : view(b).getUint32(0, little), address: text.decode(b.subarray(4)) };
 }
@@ -48,7 +48,7 @@ export function count(n: number, little = false): Uint8Array {
   return b;
 }
 
-/** NaN for a body that is no count. */
+/** Returns NaN if the body is not a count. */
 export function readCount(b: Uint8Array, little = false): number {
   if (b.length !== 8) return NaN;
   const v = view(b);

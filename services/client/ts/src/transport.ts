@@ -1,17 +1,17 @@
-// What a connection is to the client, and the one that browsers have.
+// The interface of a transport, and the WebSocket transport.
 
-/** Bytes to a server. All methods may be called at any time and throw nothing. */
+/** A stream of bytes to a server. All methods may be called at any time and never throw. */
 export interface Link {
   send(b: Uint8Array): void;
-  /** Sends what is left, then ends. No event comes after it. */
+  /** Closes after everything given to send is sent. No event follows. */
   close(): void;
-  /** Ends at once. No event comes after it. */
+  /** Closes at once. No event follows. */
   abort(): void;
-  /** Bytes given to send that the network has not taken. */
+  /** The number of bytes given to send that the network has not accepted yet. */
   readonly buffered: number;
 }
 
-/** What a Link tells: open once, then data, and end once, also if it never opened. */
+/** Events of a Link: open once, then data, and end once, even if it was never open. */
 export interface LinkEvents {
   open(): void;
   data(b: Uint8Array): void;
@@ -20,7 +20,7 @@ export interface LinkEvents {
 
 export type Dial = (url: URL, on: LinkEvents) => Link;
 
-/** The part of a WebSocket that is used: a browser's, Node 22's, or that of the package ws. */
+/** The part of a WebSocket that is used: that of a browser, of Node 22, or of the package ws. */
 export interface Socket {
   binaryType: string;
   readonly bufferedAmount: number;
@@ -52,7 +52,7 @@ export const dialWebSocket = (constructor?: SocketConstructor): Dial => (url, on
   s.onclose = (e) => on.end(e.code, e.reason || why);
   const leave = (hard?: boolean) => {
     s.onopen = s.onmessage = s.onclose = null;
-    s.onerror = () => {}; // ws throws where nobody listens
+    s.onerror = () => {}; // without a listener, the package ws throws
     if (hard && s.terminate) s.terminate();
     else s.close();
   };
@@ -61,7 +61,7 @@ export const dialWebSocket = (constructor?: SocketConstructor): Dial => (url, on
       try {
         s.send(b);
       } catch {
-        // closing: its end is told by onclose
+        // it is closing: onclose reports that
       }
     },
     close: () => leave(),

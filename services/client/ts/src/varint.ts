@@ -1,8 +1,8 @@
 // The framing of servers with --framing varint, and of protobuf's delimited streams with a
-// handle: a varint says how many bytes follow, which are Main, Sub and the body.
+// handle: a varint with the number of bytes that follow, then Main, Sub and the body.
 import { Codec, FrameError, view, type Packet } from "./codec.js";
 
-/** For options.codec. maxFrame as in Codec: the most bytes behind the length. */
+/** For options.codec. maxFrame is as in Codec: the largest number of bytes after the length. */
 export class Varint extends Codec {
   constructor(maxFrame = 0) {
     super({}, maxFrame);
@@ -10,7 +10,7 @@ export class Varint extends Codec {
   }
 
   override encode(handle: number, body: Uint8Array, seq = 0): Uint8Array {
-    const b = super.encode(handle, body, seq); // four bytes of length, and what follows
+    const b = super.encode(handle, body, seq); // a four-byte length, and the rest
     const head: number[] = [];
     let n = b.length - 4;
     for (; n >= 0x80; n >>>= 7) head.push((n & 0x7f) | 0x80);

@@ -1,4 +1,4 @@
-// Against the real server, through each of its doors.
+// Tests against the real server, over each of its transports.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -13,14 +13,14 @@ import { binary, Real } from "./real.js";
 import { scripted } from "./scripted.js";
 
 const skip = binary ? false : "TEST_SERVER names no server's executable";
-const certs = process.env["TEST_CERTS"]; // ca.pem, cert.pem and key.pem, which it has signed for localhost
+const certs = process.env["TEST_CERTS"]; // ca.pem, and cert.pem and key.pem, signed by it for localhost
 const text = (b: Uint8Array) => Buffer.from(b).toString();
 const later = <T>(start: (done: (v: T) => void) => void) => new Promise<T>(start);
 
 const serve = Real.start;
 
 const ca = certs ? readFileSync(join(certs, "ca.pem")) : undefined;
-/** The WebSocket of ws, with the authority that signed the server's certificate. */
+/** The WebSocket of the package ws, which trusts the CA of the server's certificate. */
 class Trusting extends WebSocket {
   constructor(url: string, protocols: string) { super(url, protocols, ca ? { ca } : {}); }
 }
@@ -114,7 +114,7 @@ for (const { door } of doors) {
     await c.ready();
     await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
     const lost = assert.rejects(c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":30000}'), LostError);
-    await c.call("1/1"); // the server has read what is in front of it
+    await c.call("1/1"); // its answer means that the server has read everything before it
     first.process.kill("SIGKILL");
     await lost;
     const waits = c.call("1/1", "for the next");
@@ -133,7 +133,7 @@ for (const { door } of doors) {
     await c.ready();
     await c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":0}');
     const under = c.call("5/4", '{"key":"k","ttl_ms":60000,"wait_ms":700}');
-    await c.call("1/1"); // the server has read what is in front of it
+    await c.call("1/1"); // its answer means that the server has read everything before it
     a.process.kill("SIGTERM");
     const moved = later<void>((done) => c.onState((s) => s.state === "open" && done()));
     assert.deepEqual(JSON.parse(text(await under)), { locked: false, token: 0 });
@@ -268,7 +268,7 @@ test("GOAWAY: calls under way are finished, then the address that it tells is go
   c.onState((s) => s.state === "reconnecting" && reconnects++);
   const under = c.call("1/1", "go");
   await told;
-  const next = c.call("1/1", "next"); // not written to the one that drains
+  const next = c.call("1/1", "next"); // not written to the draining server
   await new Promise((r) => setTimeout(r, 50));
   assert.equal(reconnects, 0, "left with a call under way");
   finish();
@@ -331,8 +331,8 @@ test("a server that says nothing is left, one that is only late to a sleeper is 
   assert.equal(reason, "no sign of life");
   silent = false;
   await c.ready();
-  // The program stands still with a PING under way, as a frozen tab does, for longer than any
-  // heartbeat allows: its timers are due before the PONG, which lies unread, is looked at.
+  // The program blocks with a PING unanswered, as a frozen tab does, for longer than the heartbeat
+  // allows. Its timers are then due before it reads the PONG, which has arrived meanwhile.
   const before = connections;
   freeze = 3;
   while (freeze) await new Promise((r) => setTimeout(r, 20));
@@ -349,7 +349,7 @@ test("what may wait is bounded", async () => {
   assert.throws(() => c.send("1/2", new Uint8Array(200)), BusyError);
   assert.equal(c.writable, false);
   await waits;
-  await c.drained(); // a call that has ended waits no more
+  await c.drained(); // a call that has ended no longer waits
   assert.equal(c.send("1/2", new Uint8Array(200)), false);
   c.close();
   await assert.rejects(c.ready(), ClosedError);
@@ -375,7 +375,7 @@ test("close codes 1012 and 1013 are waited for, others are not; a page that is s
     if (code === 1001) await twice;
     else {
       await later<void>((done) => c.onState((s) => s.reason && done()));
-      page.dispatchEvent(new Event("visibilitychange")); // the server's word counts more
+      page.dispatchEvent(new Event("visibilitychange")); // must not shorten a wait that the server asked for
       await new Promise((r) => setTimeout(r, 150));
       assert.equal(seen, start + 1, "code " + code);
     }
@@ -383,7 +383,7 @@ test("close codes 1012 and 1013 are waited for, others are not; a page that is s
   }
   code = 0;
   for (const s of wss.clients) s.terminate();
-  // A long wait of our own is cut short.
+  // A long wait that the server did not ask for is shortened.
   const c = connect("ws://127.0.0.1:1", { WebSocket, resume: false, retry: { base: 1e6, max: 1e6 } });
   let tries = 0;
   c.onState((s) => s.reason && tries++);

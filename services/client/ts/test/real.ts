@@ -1,15 +1,15 @@
-// The real server.
+// Starts the real server.
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 
-/** An executable. */
+/** The path of its executable. */
 export const binary = process.env["TEST_SERVER"];
 
 export class Real {
   private constructor(readonly process: ChildProcess, readonly urls: string[]) {}
 
-  /** urls are those that it says, in the order of addrs. */
+  /** urls are the addresses that it prints, in the order of addrs. */
   static async start(addrs = ["tcp://127.0.0.1:0"], ...flags: string[]): Promise<Real> {
     const p = spawn(binary!, ["serve", ...addrs.flatMap((a) => ["--addr", a]), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
     const [line] = await Promise.race([

@@ -10,7 +10,7 @@ import { scripted } from "./scripted.js";
 import { ResumeServer, type Cuts } from "./server.js";
 import * as sys from "../src/system.js";
 
-// One exchange; what the caller saw and what the server ran, in order.
+// Runs one exchange. Returns what the caller saw and what the server ran, in order.
 async function exchange(cuts: Cuts) {
   const server = await ResumeServer.start(cuts);
   const c = connect(server.url, { timeout: 20_000, retry: { base: 1, max: 2 } });
@@ -43,14 +43,14 @@ test("cut at every byte, the exchange is that of an unbroken run", { timeout: 12
   let breaks = 0;
   const check = async (cuts: Cuts) => {
     const got = await exchange(cuts);
-    // A cut in front of the first WELCOME's end begins the session anew: the first is nobody's.
+    // After a cut before the end of the first WELCOME the client has no token and starts a new session.
     assert.deepEqual({ ...got.result, sessions: 1 }, { ...whole.result, sessions: 1 }, JSON.stringify(cuts));
     breaks += got.connections - 1;
   };
   const runs: Cuts[] = [];
   for (let n = 1; n < whole.down; n++) runs.push([{ down: n }]);
   for (let n = 1; n < whole.up; n++) runs.push([{ up: n }]);
-  // And then the connection that resumes breaks too: inside its HELLO, its WELCOME and behind.
+  // Then the connection that resumes breaks as well: within its HELLO, within its WELCOME and after it.
   for (let n = 1; n < 100; n++) runs.push([{ down: 80 }, { down: n }], [{ down: 80 }, { up: n }]);
   for (let n = 30; n < 60; n++) runs.push([{ down: 80 }, { up: 43 }, { down: n }, { up: n }]);
   for (let i = 0; i < runs.length; i += 8) await Promise.all(runs.slice(i, i + 8).map(check));
@@ -81,21 +81,21 @@ test("a server without resume is served without", async () => {
 
 for (const how of ["ERROR 12", "end"] as const) {
   test(`${how} without a WELCOME: the other of two tokens is tried at once, then both in turn`, { timeout: 60_000 }, async () => {
-    const server = await ResumeServer.start([{}, { down: 33 }]); // the second WELCOME, and nothing behind it
-    // Waits are a tenth of a second and more after ERROR 12, and none after an end.
+    const server = await ResumeServer.start([{}, { down: 33 }]); // breaks after the second WELCOME
+    // Waits are at least 100 ms after ERROR 12, and none after a close.
     const c = connect(server.url, { timeout: 0, heartbeat: false, retry: { base: 1, max: how === "end" ? 2 : 200 } });
     const resumed: boolean[] = [];
     c.onState((s) => s.state === "open" && resumed.push(s.resumed));
     await c.call("1/1");
-    server.refuse = (known) => known ? undefined : how; // no room but for a session that it has
+    server.refuse = (known) => known ? undefined : how; // has room only for sessions that it knows
     const { token } = server.sessions[0]!;
     server.sessions[0]!.conn!.destroy();
     assert.equal(Buffer.from(await c.call("1/1", "x")).toString(), "x");
     const next = () => server.tried.splice(0).map((t) => t === token.toString("hex") ? "older" : "newer");
-    server.tried.shift(); // the first HELLO has none
+    server.tried.shift(); // the first HELLO has no token
     assert.deepEqual([next(), resumed], [["older", "newer", "older"], [false, true, true]]);
 
-    // Once more, and the older one is refused three times too.
+    // Again, and the older token is refused three times as well.
     const was = server.sessions[0]!;
     server.cuts[server.connections] = { down: 33 };
     let times = 7;
@@ -155,17 +155,17 @@ test("an answer acknowledges its request: what waits for room does not wait for 
   const ran: string[] = [];
   const s = await scripted((h, b, send) => {
     if (h === sys.HELLO) send(sys.WELCOME, new Uint8Array(25));
-    if (h >>> 16) ran.push(Buffer.from(b).toString()); // and no ACK, ever
+    if (h >>> 16) ran.push(Buffer.from(b).toString()); // never sends an ACK
     if (h === 0x10001) send(h, b);
     else if (h === 0x30001) send(sys.ERROR, Buffer.from([0, 6, 0, 3, 0, 1]));
   });
-  const c = connect(s.url, { heartbeat: false, resumeBytes: 1, timeout: 0 }); // one frame
+  const c = connect(s.url, { heartbeat: false, resumeBytes: 1, timeout: 0 }); // one unacknowledged frame at a time
   const want = Array.from({ length: 50 }, (_, n) => "call " + n);
   const answers = await Promise.all(want.map((b, n) => c.call(n % 5 ? "1/1" : "3/1", b).catch((e) => e)));
   answers.forEach((a, n) => n % 5 ? assert.equal(Buffer.from(a).toString(), want[n]) : assert.equal(a.code, 6));
   assert.deepEqual(ran, want);
   c.send("2/9", "said");
-  c.send("2/9", "waits"); // what has no answer does wait for an ACK
+  c.send("2/9", "waits"); // a frame without an answer waits for an ACK
   await new Promise((r) => setTimeout(r, 50));
   assert.deepEqual([ran.slice(50), c.writable], [["said"], false]);
   c.close();

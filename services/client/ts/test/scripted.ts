@@ -2,7 +2,7 @@ import { once } from "node:events";
 import * as net from "node:net";
 import { Codec, Decoder } from "../src/codec.js";
 
-// A server of one behaviour, over tcp: what it does with each frame is the test's.
+// A TCP server that calls the test's function with each frame.
 export async function scripted(on: (handle: number, body: Uint8Array, send: (handle: number, body: Uint8Array) => void) => unknown) {
   const codec = new Codec();
   const server = net.createServer((s) => {

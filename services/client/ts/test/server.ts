@@ -1,5 +1,5 @@
-// A server in part of the protocol, for what a real one can't be made to do on demand: its
-// connections break at a given byte. It counts, keeps and sends again as a server with resume.
+// A server with a part of the protocol, for what a real one does not do on demand: its
+// connections break at a given byte. It counts, keeps and resends frames as a server with resume does.
 import { randomBytes } from "node:crypto";
 import * as net from "node:net";
 import { Codec, Decoder, type Packet } from "../src/codec.js";
@@ -15,7 +15,7 @@ const error = (code: number, handle: number) => {
 
 class Session {
   token: Buffer = randomBytes(16);
-  next: Buffer | undefined; // not confirmed
+  next: Buffer | undefined; // the new token, until the client has confirmed it
   conn: net.Socket | undefined;
   received = 0;
   acked = 0;
@@ -23,17 +23,17 @@ class Session {
   told = 0;
 }
 
-/** After so many bytes, of the n-th connection, it breaks. */
+/** After how many bytes a connection breaks. */
 export type Cuts = { up?: number; down?: number }[];
 
 export class ResumeServer {
-  readonly ran: string[] = []; // each request that was run
+  readonly ran: string[] = []; // each request that it ran
   readonly sessions: Session[] = [];
   connections = 0;
-  readonly tried: string[] = []; // the token of each HELLO
-  /** What a HELLO gets instead of a WELCOME. */
+  readonly tried: string[] = []; // the token in each HELLO
+  /** Returns what a HELLO is answered with instead of a WELCOME, if anything. */
   refuse: (known: boolean) => "ERROR 12" | "end" | undefined = () => undefined;
-  up: number[] = []; // bytes of each connection
+  up: number[] = []; // bytes received on each connection
   down: number[] = [];
   #server: net.Server;
 
@@ -82,7 +82,7 @@ export class ResumeServer {
     };
     const packet = (p: Packet): unknown => {
       if (session && frames++ === 0 && session.next) {
-        session.token = session.next; // a frame behind the HELLO
+        session.token = session.next; // a frame after the HELLO confirms it
         session.next = undefined;
       }
       switch (p.handle) {
