@@ -42,6 +42,7 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 	var list []*Session
 	credit := 0.0
 	rate := 0.0
+	pace := newPace(srv, grace, end)
 	for first := true; ; first = false {
 		if len(list) == 0 { // initially, and to find sessions that were just accepted
 			srv.table.each(func(s *Session) bool {
@@ -57,16 +58,21 @@ func (srv *Server) tellAll(ctx context.Context, grace time.Duration, end time.Ti
 				rate = srv.drainRate(perSecond, len(list), grace)
 			}
 		}
-		credit += rate * drainTick.Seconds()
-		n := min(int(credit), len(list))
+		credit += pace.next(rate, len(list))
 		if grace != forever && time.Until(end) < min(time.Second, grace/2) {
-			n = len(list) // notify the rest while there is still time to react
+			credit = float64(len(list)) // notify the rest while there is still time to react
 		}
-		credit = max(credit-float64(n), 0)
-		for _, s := range list[:n] {
+		for len(list) > 0 {
+			s := list[0]
+			if !s.closed() && !s.Detached() { // else nobody hears of it
+				if credit < 1 {
+					break
+				}
+				credit--
+			}
+			list = list[1:]
 			s.loop.onLoop(func(l *loop) { l.tell(s, grace, end) })
 		}
-		list = list[n:]
 		select {
 		case <-every.C:
 		case <-ctx.Done():

@@ -158,7 +158,9 @@ func newTown(t *testing.T, n int, cfg Config, h Handler) *town {
 	for range n {
 		w.servers = append(w.servers, nil)
 	}
-	cfg.Handover = Off // so that the end waits for nobody
+	if cfg.Handover == 0 {
+		cfg.Handover = Off // so that the end waits for nobody
+	}
 	for i := range n {
 		srv, err := New(cfg, h)
 		if err != nil {
@@ -308,5 +310,47 @@ func TestPushesWhileTheSessionIsCarried(t *testing.T) {
 	}
 	if h.accepted.Load() != 1 || h.unmarshalled.Load() != 1 {
 		t.Errorf("%d sessions were accepted and %d came, want one each", h.accepted.Load(), h.unmarshalled.Load())
+	}
+}
+
+// A drain sends no more GOAWAYs than other servers take sessions over, once many wait for that: those that
+// wait for too long would be lost.
+func TestADrainWaitsForThoseThatTakeItsSessions(t *testing.T) {
+	cfg := resumeConfig("tcp://127.0.0.1:0")
+	cfg.Handover = time.Hour
+	w := newTown(t, 2, cfg, newHanded())
+	srv := w.servers[0]
+	const away, here, taken = 200, 200, 20
+	clients := make([]*resumer, away+here)
+	for i := range clients {
+		p := &resumer{urls: w.urls[:1], ackEvery: 1}
+		if err := p.connect(-1, -1); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.close)
+		p.urls = w.urls[1:]
+		clients[i] = p
+	}
+	gone := clients[:away]
+	for _, p := range gone {
+		p.close()
+	}
+	waiting(t, srv, away)
+	if err := srv.Drain(10*time.Hour, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range gone[:taken] {
+		if err := p.connect(-1, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "as many to be told as have been taken over", func() bool { return srv.goAways.Load() > away-taken })
+	if n := srv.goAways.Load(); n > away+here/2 {
+		t.Errorf("%d sessions were told to go, of which %d were away; %d were taken over", n, away, taken)
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, srv := range w.servers {
+		_ = srv.Stop(over) // else it waits for those that are away
 	}
 }

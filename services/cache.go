@@ -94,8 +94,8 @@ type Cache interface {
 	CompareAndSetRevision(ctx context.Context, key string, rev uint64, val []byte, ttl time.Duration) (bool, Entry, error)
 
 	// Lock acquires the lock named key (locks and values have separate names) and
-	// calls done once: with the lock's fencing token, with 0 when Wait has passed,
-	// or with an error. The token of a key only increases, also across restarts,
+	// calls done once: with the lock's fencing token, with 0 when Wait has passed
+	// and others had the lock, or with an error. The token of a key only increases, also across restarts,
 	// and stays below 2^53. Locks are not re-entrant; the waiters of one process
 	// are served in order of arrival. Waiting blocks no goroutine. When Lock
 	// returns an error, done is not called. cancel ends the wait; true means that

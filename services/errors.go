@@ -86,12 +86,13 @@ var failures = map[string]engine.ErrorCode{
 	"overloaded":  engine.CodeOverloaded,
 	"timeout":     engine.CodeTimeout,
 	"unavailable": engine.CodeUnavailable,
+	"limit":       engine.CodeLimit,
 }
 
 // ErrorOf returns the Error sent to a peer for err: an Error itself (an internal one without the
 // error it wraps); for the known errors of this project's packages, and for errors with a method
-// FailureKind() string that returns "overloaded", "timeout" or "unavailable", one with the matching
-// code; otherwise an internal error without err's text.
+// FailureKind() string that returns "overloaded", "timeout", "unavailable" or "limit", one with the
+// matching code; otherwise an internal error without err's text.
 func ErrorOf(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {

@@ -169,6 +169,26 @@ func TestAWaiterIsWokenAfterARestart(t *testing.T) {
 	}
 }
 
+// Who has waited for a lock in vain learns whether somebody else had it, or the servers could not be asked.
+func TestAWaitThatEndsInAnOutageIsAnError(t *testing.T) {
+	srv := embedded(t)
+	p, url := proxied(t, srv)
+	a, b := open(t, url, steady), open(t, srv.URL(), steady)
+	mustLock(t, b, "held", services.LockOptions{TTL: time.Hour})
+	wait := services.LockOptions{TTL: time.Hour, Wait: 300 * time.Millisecond}
+	if token, err := services.LockAndWait(background, a, "held", wait); token != 0 || err != nil {
+		t.Errorf("a lock of somebody else's: got %d, %v, want neither", token, err)
+	}
+	p.Cut()
+	eventually(t, "the cut is noticed", func() bool { return !a.Running() })
+	if token, err := services.LockAndWait(background, a, "free", wait); token != 0 || !isDown(err) {
+		t.Errorf("a free lock while cut off: got %d, %v, want ErrCacheDown", token, err)
+	}
+	p.Heal()
+	wait.Wait = within
+	mustLock(t, a, "free", wait)
+}
+
 // A write that failed because the process was cut off is not executed later.
 func TestAWriteThatFailedDoesNotHappenLater(t *testing.T) {
 	srv := embedded(t)

@@ -80,6 +80,7 @@ type lockKey struct {
 
 	held  *lockItem   // ours; its token is rev
 	waits []*lockItem // oldest first
+	fault error       // why the last attempt to take it failed; nil: it did not, or others have it
 	busy  bool        // a worker is processing it, or it is in work
 	again bool        // process it again afterwards
 	timer *time.Timer

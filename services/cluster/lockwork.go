@@ -99,8 +99,10 @@ func (l *locks) advance(k *lockKey) time.Duration {
 	for {
 		now := timeNow()
 		l.expire(k, now)
+		k.fault = nil
 		if k.held == nil && !l.free(k, now) && !now.Before(l.silent(k)) {
 			if err := l.bury(k); err != nil {
+				k.fault = err
 				l.refuse(k, err)
 				return retryDelay
 			}
@@ -144,7 +146,7 @@ func (l *locks) expire(k *lockKey, now time.Time) {
 			continue
 		}
 		l.c.expired.Add(1)
-		l.answer(it, 0, nil)
+		l.answer(it, 0, k.fault)
 	}
 }
 
@@ -301,5 +303,6 @@ func (l *locks) fail(k *lockKey, it *lockItem, err error) (time.Duration, bool) 
 		l.answer(it, 0, err)
 		return 0, true
 	}
+	k.fault = err
 	return retryDelay, false
 }

@@ -22,5 +22,5 @@ var (
 	// will not be.
 	ErrOverloaded error = &outcome{"cluster: too much waits; it has not been done", "overloaded"}
 	// ErrTooLarge: the servers do not accept messages of that size (their max_payload).
-	ErrTooLarge error = &outcome{"cluster: larger than the servers take; it has not been done", "unavailable"}
+	ErrTooLarge error = &outcome{"cluster: larger than the servers take; it has not been done", "limit"}
 )

@@ -53,6 +53,9 @@ func Serves(m Member, handle uint32) bool { return m.serves(handle) }
 // Others are the living nodes beside this one.
 func (n *Node) Others() []Member { return n.others() }
 
+// MayGive tells whether there are nodes that sessions may move to.
+func (n *Node) MayGive() bool { return n.moves.Others() }
+
 // CallContext is the context of a call.
 type CallContext = callContext
 

@@ -288,6 +288,9 @@ func (n *Node) hear(e envelope.Envelope) {
 		n.counts.bad.Add(1)
 		return
 	}
+	if b.State == Up {
+		n.heardUp.Store(time.Now().UnixNano())
+	}
 	n.counts.beats.Add(1)
 	living := n.living()
 	n.mu.Lock()

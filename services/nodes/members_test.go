@@ -116,3 +116,25 @@ func TestTheListOfOthersIsMadeWhenItChanges(t *testing.T) {
 		a.knows("a=up b=up c=up")
 	}
 }
+
+// A node that can't be reached for a moment may take sessions over as soon as it can: a drain does not end
+// them meanwhile.
+func TestSessionsMayMoveToANodeThatIsCutOffForAMoment(t *testing.T) {
+	srv := servers(t)
+	proxy, cut := through(t, srv)
+	a := start(t, cut, "a") // its lease is a minute
+	if a.MayGive() {
+		t.Error("sessions of the only node may move")
+	}
+	b := start(t, srv, "b")
+	a.knows("a=up b=up")
+	b.knows("a=up b=up")
+	eventually(t, "a heartbeat of b's", func() bool { return a.Stats().Beats > 0 })
+	proxy.Cut()
+	a.knows("a=up")
+	if !a.MayGive() {
+		t.Error("no session may move, now that the other node can't be reached for a moment")
+	}
+	proxy.Heal()
+	a.knows("a=up b=up")
+}

@@ -151,8 +151,12 @@ func markOf(process uint64) (b [engine.MarkLen]byte) {
 // Mark implements engine.OtherServers.
 func (m *moves) Mark() [engine.MarkLen]byte { return markOf(m.n.process) }
 
-// Others implements engine.OtherServers.
-func (m *moves) Others() bool { return len(m.n.ups()) > 0 }
+// Others implements engine.OtherServers. A node that is not on the list for a moment, because this one can't
+// reach it, counts as long as its lease may last.
+func (m *moves) Others() bool {
+	heard := m.n.heardUp.Load()
+	return len(m.n.ups()) > 0 || heard != 0 && time.Since(time.Unix(0, heard)) < m.n.cache.Lease()
+}
 
 // Lives implements engine.OtherServers. It may be true for a token of this process too, whose session
 // another node has taken over.

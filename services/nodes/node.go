@@ -49,6 +49,7 @@ type Node struct {
 	direct inbound  // to this node
 
 	heardBeats atomic.Uint64        // heartbeats of others received
+	heardUp    atomic.Int64         // when the last one of a node that did not drain came, in nanoseconds since 1970; 0: none has
 	viewed     atomic.Pointer[view] // the most recent one
 
 	groups groups

@@ -1,7 +1,6 @@
 package nodes
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"sync"
@@ -114,24 +113,18 @@ func (x *numbers) set(process, number uint64, living func() map[uint64]bool) {
 	x.recent[process] = number
 }
 
-// ask is publish for a message that is answered.
-func (o *outbound) ask(ctx context.Context, n *Node, subject string, e envelope.Envelope) ([]byte, error) {
+// post is publish for a message that is answered.
+func (o *outbound) post(n *Node, subject string, e envelope.Envelope) (cluster.Question, error) {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	e.Number = o.last + 1
 	b, err := n.seal(e)
 	if err != nil {
-		o.mu.Unlock()
-		return nil, err
+		return cluster.Question{}, err
 	}
 	q, err := n.bus.Post(subject, b, 1)
 	if err == nil {
 		o.last++
 	}
-	o.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	var got []byte
-	err = q.Wait(ctx, func(b []byte) { got = b })
-	return got, err
+	return q, err
 }

@@ -28,10 +28,12 @@ type users struct {
 	sessions map[*engine.Session]*tenure // guarded by mu; those that have users, until their peers' FIN
 	adopting map[string]adoption         // guarded by mu; users whose session came from another node, until the store has the new one
 	doubts   map[string][]byte           // guarded by mu; what the store had before a bind whose outcome is unknown
+	sending  map[string][]*userFrame     // guarded by mu; frames of SendUserThen that wait; an entry for each user whose are being sent
 	replaced atomic.Uint64
 	alone    uint64 // guarded by mu; the last epoch of a node without a cluster
 
-	todo *chores
+	binds turns // users being bound: two binds of one would only make each other try again
+	todo  *chores
 }
 
 // tenure is the users of a session.
@@ -50,6 +52,7 @@ type binding struct {
 func (u *users) init(n *Node) {
 	u.n, u.bound, u.sessions = n, map[string]binding{}, map[*engine.Session]*tenure{}
 	u.doubts, u.adopting = map[string][]byte{}, map[string]adoption{}
+	u.sending, u.binds.waiting = map[string][]*userFrame{}, map[string][]chan struct{}{}
 	u.alone = uint64(time.Now().UnixMicro())
 	u.todo = newChores(n)
 }
@@ -78,6 +81,11 @@ func (n *Node) Bind(ctx context.Context, s *engine.Session, p codec.Packet, user
 	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
+	if !n.users.binds.take(ctx, user) {
+		n.users.release(s, user)
+		return 0, fmt.Errorf("%w: other sessions were being bound to the user", services.ErrCacheDown)
+	}
+	defer n.users.binds.leave(user)
 	id := n.ID(s)
 	for {
 		e, err := n.cache.Users().Get(ctx, user)
@@ -251,10 +259,10 @@ const (
 func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body []byte) (bool, error) {
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
-	for {
+	for gone := uint64(0); ; {
 		id, epoch, ok, err := n.Bound(ctx, user)
 		if err != nil || !ok {
-			return false, err
+			return false, unsent(err)
 		}
 		e := envelope.Envelope{Kind: envelope.User, Session: uint64(id.Session), Key: user, Epoch: epoch, Handle: handle(main, sub), Body: body}
 		flags := uint8(0)
@@ -263,11 +271,16 @@ func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body
 		} else if flags, err = n.askUser(ctx, id.Process, e); err != nil {
 			return false, err
 		}
-		switch flags {
-		case userTaken, userGone:
-			return flags == userTaken, nil
-		case userBusy:
+		switch {
+		case flags == userTaken:
+			return true, nil
+		case flags == userGone && epoch == gone:
+			return false, nil
+		case flags == userBusy:
 			return false, cluster.ErrOverloaded
+		case flags == userGone:
+			gone = epoch // maybe another session has replaced it since the store was read
+			continue
 		}
 		// Stale: another bind happened in between, so the store has a newer binding.
 		if !sleep(ctx, time.Millisecond) {
@@ -276,9 +289,26 @@ func (n *Node) SendUser(ctx context.Context, user string, main, sub uint16, body
 	}
 }
 
-func (n *Node) askUser(ctx context.Context, process uint64, e envelope.Envelope) (uint8, error) {
-	got, err := n.to(process).ask(ctx, n, nodeSubject(process), e)
+// unsent adds to an error of the store that nothing was sent.
+func unsent(err error) error {
 	if err != nil {
+		err = fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
+	}
+	return err
+}
+
+func (n *Node) askUser(ctx context.Context, process uint64, e envelope.Envelope) (uint8, error) {
+	q, err := n.to(process).post(n, nodeSubject(process), e)
+	if err != nil {
+		return 0, err
+	}
+	return userAnswer(ctx, q)
+}
+
+// userAnswer waits for the flags of the answer to a frame for a user.
+func userAnswer(ctx context.Context, q cluster.Question) (flags uint8, err error) {
+	var got []byte
+	if err := q.Wait(ctx, func(b []byte) { got = b }); err != nil {
 		return 0, err
 	}
 	a, err := envelope.Parse(got)

@@ -266,3 +266,81 @@ func TestNothingIsKeptOfProcessesThatAreNoMore(t *testing.T) {
 	all[1].SetState(nodes.Up) // a sign of life
 	eventually(t, "they are forgotten", func() bool { return a.Streams() <= 20 })
 }
+
+// patient has requests to other nodes and to the store take as long as they need on a busy machine.
+func patient(s *settings) { s.Timeout = patience }
+
+// Frames for a user arrive in the order of the calls, though nobody waits between them, also while the user
+// moves from session to session.
+func TestFramesForAUserThatNobodyWaitsForArriveInOrder(t *testing.T) {
+	all := together(t, servers(t), "a b", patient)
+	a, b := all[0], all[1]
+	const frames, logins = 400, 4
+	for _, from := range all { // as its own node and as another's
+		sessions := []*client{b.dial()}
+		b.bind(sessions[0], "ann")
+		outcomes := make(chan error, frames)
+		for i := range frames {
+			if i%(frames/logins) == frames/logins/2 {
+				next := b.dial()
+				b.bind(next, "ann")
+				sessions = append(sessions, next)
+			}
+			from.SendUserThen(background, "ann", 6, 6, fmt.Appendf(nil, "%03d", i), func(sent bool, err error) {
+				if !sent && err == nil {
+					err = errors.New("not sent")
+				}
+				outcomes <- err
+			})
+		}
+		for range frames {
+			if err := <-outcomes; err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		for _, c := range sessions[:len(sessions)-1] {
+			for f := c.next(); f != "error 9"; f = c.next() {
+				got = append(got, f)
+			}
+		}
+		got = append(got, sessions[len(sessions)-1].barrier()...)
+		for i, f := range got {
+			if want := fmt.Sprintf("6/6 %03d", i); f != want {
+				t.Fatalf("%s: frame %d is %q, want %q", from.Name(), i, f, want)
+			}
+		}
+		if len(got) != frames {
+			t.Errorf("%s: got %d frames, want %d", from.Name(), len(got), frames)
+		}
+	}
+	a.sendUser("nobody", "", false)
+}
+
+// Many logins of one user at a time each succeed: they don't make each other try again until their time is
+// over.
+func TestManyLoginsOfOneUserAtATime(t *testing.T) {
+	a := start(t, servers(t), "a", patient)
+	c := a.dial()
+	const logins = 2000
+	epochs := make(chan uint64, logins)
+	for range logins {
+		go func() {
+			epoch, err := a.Bind(background, c.s, about, "ann")
+			if err != nil {
+				t.Error(err)
+			}
+			epochs <- epoch
+		}()
+	}
+	had := map[uint64]bool{}
+	for range logins {
+		if e := <-epochs; had[e] {
+			t.Errorf("epoch %d twice", e)
+		} else {
+			had[e] = true
+		}
+	}
+	a.sendUser("ann", "1", true)
+	c.want("6/6 1")
+}

@@ -9,12 +9,12 @@ import (
 
 // Stall is a callback that blocks its goroutine.
 type Stall struct {
-	Where     string    // what the goroutine is: "worker" or "loop"
-	Session   string    // "" for a function that belongs to none
-	Main, Sub uint16    // the packet's handle; 0/0 when no packet is handled
-	At        time.Time // when it was reported
-	For       time.Duration
-	Stack     string // of the goroutine; "" when the callback ended before it was taken
+	Where     string        // what the goroutine is: "worker" or "loop"
+	Session   string        // "" for a function that belongs to none
+	Main, Sub uint16        // the packet's handle; 0/0 when no packet is handled
+	At        time.Time     // when it was reported
+	For       time.Duration // until then; of a callback that had ended by then, until it was noticed
+	Stack     string        // of the goroutine; "" when the callback ended before it was taken
 }
 
 // Suspect is a goroutine that has been inside one callback for longer than Watch.After.
@@ -26,6 +26,8 @@ type Suspect struct {
 	Goroutine uint64      // see GoroutineID
 	Still     func() bool // whether it is in that callback now; any goroutine
 	Told      func(Stall) // is told of the report as the hook is, and before it; may be nil
+
+	at time.Time // when it was given to Report
 }
 
 const (
@@ -105,6 +107,7 @@ func (w *Watch) Report(s Suspect) {
 	if w.closed || len(w.pending) >= maxPending {
 		return
 	}
+	s.at = time.Now()
 	w.pending = append(w.pending, s)
 	if !w.reporting {
 		w.reporting = true
@@ -186,8 +189,9 @@ func (w *Watch) pause() {
 
 func (w *Watch) tell(s Suspect, all []byte) {
 	now := time.Now()
-	st := Stall{Where: s.Where, Session: s.Session, Main: s.Main, Sub: s.Sub, At: now, For: now.Sub(s.Since)}
+	st := Stall{Where: s.Where, Session: s.Session, Main: s.Main, Sub: s.Sub, At: now, For: s.at.Sub(s.Since)}
 	if s.Still() { // also after the stack was taken, so it is this callback's
+		st.For = now.Sub(s.Since)
 		st.Stack = stackOf(all, s.Goroutine)
 	}
 	place := StackPlace(st.Stack)

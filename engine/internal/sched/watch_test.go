@@ -254,6 +254,24 @@ func TestWatchReportsAnyGoroutine(t *testing.T) {
 	})
 }
 
+// A report that waits, as taking stacks has cost much, does not count that as time of a callback that has
+// ended meanwhile.
+func TestAStallIsNotTheTimeUntilItsReport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got seen
+		w := NewWatch(tenth, slog.New(slog.DiscardHandler), got.hook, NewPanics(slog.New(slog.DiscardHandler)))
+		w.next = time.Now().Add(10 * time.Second)
+		began := time.Now()
+		time.Sleep(200 * time.Millisecond)
+		w.Report(Suspect{Since: began, Still: func() bool { return time.Since(began) < time.Second }})
+		time.Sleep(20 * time.Second)
+		w.Close()
+		if list := got.all(); len(list) != 1 || list[0].For != 200*time.Millisecond {
+			t.Errorf("got %+v, want one of 200ms", list)
+		}
+	})
+}
+
 // A stack is found among all by its goroutine's whole number, and its place is the
 // innermost function that isn't the library's.
 func TestStackOfAndItsPlace(t *testing.T) {

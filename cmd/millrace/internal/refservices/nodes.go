@@ -90,6 +90,8 @@ func told(err error) error {
 	switch {
 	case errors.Is(err, cluster.ErrOverloaded):
 		return &services.Error{Code: engine.CodeOverloaded, Text: cluster.ErrOverloaded.Error(), Err: err}
+	case errors.Is(err, cluster.ErrTooLarge):
+		return &services.Error{Code: engine.CodeLimit, Text: cluster.ErrTooLarge.Error(), Err: err}
 	case errors.Is(err, cluster.ErrUnavailable):
 		return &services.Error{Code: engine.CodeUnavailable, Text: cluster.ErrUnavailable.Error(), Err: err}
 	case errors.Is(err, cluster.ErrLost):
@@ -200,11 +202,15 @@ func (x *Services) sendUser(ctx *services.Context, req *toUserRequest, _ *toUser
 	if most := ctx.Session().Server().Config().MaxFrame - eventFrame; len(body) > most {
 		return services.Errorf(engine.CodeLimit, "the message does not fit a frame")
 	}
-	user := req.User
-	return x.later(ctx, func(ctx context.Context) (any, error) {
-		sent, err := x.cfg.Node.SendUser(ctx, user, pushMain, pushSub, body)
-		return toUserReply{sent}, err
+	if err := x.place(); err != nil {
+		return err
+	}
+	s, reply := ctx.Session(), ctx.Defer()
+	x.cfg.Node.SendUserThen(s.Context(), req.User, pushMain, pushSub, body, func(sent bool, err error) {
+		<-x.work
+		reply.Done(toUserReply{sent}, told(err))
 	})
+	return nil
 }
 
 type roomRequest struct {
