@@ -222,6 +222,15 @@ func (k *link) attach(ln *line, h codec.Hello, seq uint32, moves func()) {
 	})
 }
 
+// follow is called when the session is moving to another server, which is asked for it.
+func (k *link) follow(h codec.Hello, seq uint32) {
+	if e := k.srv.otherServers(); e != nil && k.state == linkJoining && e.Lives(h.Token) {
+		k.arrive(e, h, seq, nil)
+		return
+	}
+	k.strange(seq)
+}
+
 // missed is called when TakeOver has failed. The client gets a new session, unless the requested one
 // has come to this server meanwhile, through another of its connections. Called on the link's loop
 // goroutine.

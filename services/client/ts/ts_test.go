@@ -53,7 +53,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{TB: t, ctx: ctx, dir: filepath.Join(dir, "ts"), server: filepath.Join(dir, "millrace")}
 	if out, err := exec.Command("go", "build", "-o", r.server, "millrace/cmd/millrace").CombinedOutput(); err != nil {
