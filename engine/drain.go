@@ -127,15 +127,17 @@ func (srv *Server) late(s *Session, now int64) bool {
 
 // drainStep closes a session of a draining server that has nothing outstanding and has been quiet.
 // Requests sent after the GOAWAY are still served; only a request that crosses the FIN gets no
-// answer. A client that keeps sending requests although they are refused is closed after
-// insistAfter; one in the middle of a frame is not waited for longer than requests are served.
+// answer, not one that a loop which was held up has not read yet. A client that keeps sending
+// requests although they are refused is closed after insistAfter; one in the middle of a frame is
+// not waited for longer than requests are served.
 func (l *loop) drainStep(s *Session, now int64) bool {
 	told := l.srv.toldAt(s)
 	quiet, late := told, l.srv.late(s, now)
-	if !late || now-told < int64(insistAfter) {
+	heard := !late || now-told < int64(insistAfter)
+	if heard {
 		quiet = max(quiet, s.rd.heard)
 	}
-	if now-quiet < int64(drainQuiet) || s.rd.partial.Some() && !late || s.rd.paused != 0 || l.busy(s) || s.conn.Unread() > 0 && !late {
+	if now-quiet < int64(drainQuiet) || s.rd.partial.Some() && !late || s.rd.paused != 0 || l.busy(s) || heard && s.conn.Unread() > 0 {
 		return false
 	}
 	if ln := s.line(); ln != nil && ln.cur != nil && l.survives(s) && l.srv.evacuates() {

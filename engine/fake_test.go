@@ -147,6 +147,7 @@ type fakeWire struct {
 	blind   bool // got stays empty
 	nofiles bool // Detach fails
 
+	unread   int        // what Unread says
 	unacked  int        // what Unacked says
 	acks     netio.Acks // what Acks says
 	looks    int        // calls of Acks
@@ -177,7 +178,7 @@ func (w *fakeWire) PauseReading(stop bool) bool {
 	return true
 }
 func (w *fakeWire) CloseWrite()                { w.finned = true }
-func (w *fakeWire) Unread() int                { return 0 }
+func (w *fakeWire) Unread() int                { return w.unread }
 func (w *fakeWire) Unacked() int               { return w.unacked }
 func (w *fakeWire) ReadRest(func([]byte)) bool { return true }
 func (w *fakeWire) Detach() bool               { return !w.nofiles }

@@ -174,6 +174,39 @@ func TestDrainStillTimesHalfAFrame(t *testing.T) {
 	})
 }
 
+// A request that has come before the FIN has an outcome, also where a loop that was held up has not
+// read it yet and it will be refused: until the client has insisted for too long.
+func TestDrainReadsWhatHasCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, Config{}, &funcs{})
+		read, wire := d.open(-1)
+		insists, other := d.open(-1)
+		d.settleAll()
+		d.refuseAfter.Store(int64(time.Second))
+		d.drainFrom.Store(d.now())
+		d.draining.Store(true)
+		for _, s := range []*Session{read, insists} {
+			s.goAway.Store(1)
+		}
+		wire.unread, other.unread = 100, 100
+		d.pass(1500*time.Millisecond, 50*time.Millisecond)
+		if !read.Connected() {
+			t.Error("closed with a request unread")
+		}
+		wire.unread = 0
+		d.pass(100*time.Millisecond, 50*time.Millisecond)
+		d.settleAll()
+		if read.Connected() || !insists.Connected() {
+			t.Errorf("connected %v and %v, want false and true", read.Connected(), insists.Connected())
+		}
+		d.pass(insistAfter, 50*time.Millisecond)
+		d.settleAll()
+		if got := Reason(insists.closing.Load()); got != ReasonDrain {
+			t.Errorf("who insists: got %v", got)
+		}
+	})
+}
+
 // A peer that has sent its FIN may take its time to read what it is owed.
 func TestHalfClosedPeerMayReadLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -275,6 +275,7 @@ func TestADrainUnderLoadLeavesNoRequestInSilence(t *testing.T) {
 func pipeline(c *peer, rude bool, started func(), served, refused *atomic.Int64) (sent int, err error) {
 	var mu sync.Mutex  // guards sent and stop
 	var stop time.Time // not zero: no more requests from then on
+	var wrote time.Time
 	room := make(chan struct{}, 8)
 	writing := make(chan struct{})
 	go func() {
@@ -282,7 +283,8 @@ func pipeline(c *peer, rude bool, started func(), served, refused *atomic.Int64)
 		for i := 0; ; i++ {
 			room <- struct{}{}
 			mu.Lock()
-			if !stop.IsZero() && time.Now().After(stop) {
+			// Who was silent for as long as a drain waits, 100 ms, may meet its FIN.
+			if !stop.IsZero() && (time.Now().After(stop) || time.Since(wrote) > 80*time.Millisecond) {
 				mu.Unlock()
 				return
 			}
@@ -292,6 +294,7 @@ func pipeline(c *peer, rude bool, started func(), served, refused *atomic.Int64)
 				return
 			}
 			sent++
+			wrote = time.Now()
 			mu.Unlock()
 		}
 	}()

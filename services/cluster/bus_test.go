@@ -195,21 +195,27 @@ func TestPublishDoesNotWaitForAWrite(t *testing.T) {
 	proxy := faultproxy.New(t, host)
 	a, _ := bus(t, strings.Replace(srv.URL(), host, proxy.Addr(), 1), cluster.BusConfig{},
 		func(cfg *cluster.Config) { cfg.Timeout = 2 * time.Minute })
-	proxy.Stall(faultproxy.Both)
 	defer proxy.Heal()
 	data := make([]byte, 1<<20)
-	for range 64 { // more than the sockets in between hold
-		if err := a.Publish("x", data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	was := a.Stats()
 	soon(t, "a write waits", func() bool {
-		time.Sleep(100 * time.Millisecond)
-		now := a.Stats()
-		same := now == was && now.Outbound > 0
-		was = now
-		return same
+		proxy.Heal()
+		soon(t, "the bus is up", a.Up)
+		proxy.Stall(faultproxy.Both)
+		for range 64 { // more than the sockets in between hold
+			if err := a.Publish("x", data); err != nil && !errors.Is(err, cluster.ErrUnavailable) {
+				t.Fatal(err)
+			}
+		}
+		for was, since := a.Stats(), time.Now(); time.Since(since) < 300*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+			now := a.Stats()
+			if !now.Up { // it took some seconds, and PINGs were not answered meanwhile
+				return false
+			}
+			if now != was || now.Outbound == 0 {
+				was, since = now, time.Now()
+			}
+		}
+		return true
 	})
 	published := make(chan error, 1)
 	go func() { published <- a.Publish("x", data) }()
@@ -221,6 +227,35 @@ func TestPublishDoesNotWaitForAWrite(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("it waits")
 	}
+}
+
+// Whoever asks whether the servers are reachable, as each message to another node does, does not
+// wait while the library connects to servers that take a connection and say nothing.
+func TestRunningDoesNotWaitForAConnect(t *testing.T) {
+	srv := embedded(t)
+	host := srv.URL()[strings.Index(srv.URL(), "@")+1:]
+	proxy := faultproxy.New(t, host)
+	c := open(t, strings.Replace(srv.URL(), host, proxy.Addr(), 1), steady, func(cfg *cluster.Config) { cfg.Timeout = 2 * time.Minute })
+	defer proxy.Heal()
+	proxy.Stall(faultproxy.Both)
+	told := make(chan bool)
+	go func() {
+		defer close(told)
+		for c.Running() {
+			time.Sleep(5 * time.Millisecond)
+		}
+		for since := time.Now(); time.Since(since) < 3*time.Second; time.Sleep(5 * time.Millisecond) { // it connects again meanwhile
+			c.Running()
+		}
+	}()
+	select {
+	case <-told:
+	case <-time.After(time.Minute):
+		t.Error("it waits")
+	}
+	proxy.Heal()
+	<-told
+	soon(t, "they are reachable again", c.Running)
 }
 
 // The keys of clients and the names of users and nodes are in separate key spaces.

@@ -151,6 +151,7 @@ type connection struct {
 	values *bucket
 	locks  *locks
 
+	up      atomic.Bool           // as last told: nats.Conn.IsConnected may wait for a connect, for Config.Timeout
 	line    atomic.Pointer[line]  // the current connection
 	again   *signal               // fires for a new connection, and when a watch misses changes
 	checked atomic.Uint64         // number (see nth) of the connection on which the store was verified
@@ -231,14 +232,21 @@ func (c *Cache) Start(ctx context.Context) error {
 	}
 	l := &connection{again: newSignal()}
 	l.line.Store(newLine())
+	l.up.Store(true)
 	var denied atomic.Pointer[error]
 	options, err := c.options("store")
 	if err != nil {
 		return err
 	}
 	l.nc, err = nats.Connect(c.cfg.URL, append(options,
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { l.cut() }),
-		nats.ReconnectHandler(func(*nats.Conn) { l.again.fire() }),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) {
+			l.up.Store(false)
+			l.cut()
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			l.up.Store(true)
+			l.again.fire()
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				denied.CompareAndSwap(nil, &err)
@@ -301,10 +309,10 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 	return l.locks.start(ctx)
 }
 
-// Running reports whether it is started and connected.
+// Running reports whether it is started and connected, as far as is known. It never blocks.
 func (c *Cache) Running() bool {
 	l := c.live.Load()
-	return l != nil && l.nc.IsConnected() && l.lost.Load() == nil
+	return l != nil && l.up.Load() && l.lost.Load() == nil
 }
 
 // Stop releases this process's locks and disconnects. Waits end with services.ErrCacheClosed.

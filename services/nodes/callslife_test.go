@@ -17,18 +17,8 @@ func TestCallsHereDoNotWaitForTheServers(t *testing.T) {
 	host := url[strings.Index(url, "@")+1:]
 	proxy := faultproxy.New(t, host)
 	a := start(t, strings.Replace(url, host, proxy.Addr(), 1), "a", sums(t), func(s *settings) { s.timeout = time.Minute })
-	proxy.Stall(faultproxy.Both)
-	defer proxy.Heal()
 	body := make([]byte, 32<<10)
-	full := func() bool { // more than the sockets in between hold: then a write waits
-		for range 16 {
-			if err := a.Broadcast(nil, 1, 1, body); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return a.Stats().Bus.Outbound > 256
-	}
-	eventually(t, "messages wait", full)
+	a.clog(proxy, 2048, func() error { return a.Broadcast(nil, 1, 1, body) })
 	serving := make(chan error, 1)
 	go func() {
 		serving <- nodes.Serve(a.Node, hOther, func(context.Context, *sum) (total, error) { return total{}, nil })

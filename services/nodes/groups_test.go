@@ -300,20 +300,8 @@ func TestWhatIsSentHereDoesNotWaitForTheServers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	proxy.Stall(faultproxy.Both)
-	for range 64 { // more than the sockets in between hold
-		if err := a.Send(b.ID(far.s), 1, 1, make([]byte, 1000<<10)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	was := a.Stats().Bus
-	eventually(t, "a write waits", func() bool {
-		time.Sleep(100 * time.Millisecond)
-		now := a.Stats().Bus
-		same := now == was && now.Outbound > 0
-		was = now
-		return same
-	})
+	body := make([]byte, 1000<<10)
+	a.clog(proxy, 64, func() error { return a.Send(b.ID(far.s), 1, 1, body) })
 	var wait sync.WaitGroup
 	wait.Go(func() { _, _ = a.Join(background, other.s, "new") })
 	wait.Go(func() { _, _ = a.SendGroup(background, nil, "new", 1, 8, nil) })
@@ -340,6 +328,34 @@ func TestWhatIsSentHereDoesNotWaitForTheServers(t *testing.T) {
 	}
 	proxy.Heal()
 	wait.Wait()
+}
+
+// clog stalls the proxy and sends until a write of the bus waits: n messages are more than the
+// sockets in between hold. Who takes some seconds for it has lost the connection, whose PINGs are
+// not answered either, and does it again.
+func (m *member) clog(proxy *faultproxy.Proxy, n int, send func() error) {
+	m.t.Helper()
+	m.t.Cleanup(proxy.Heal)
+	eventually(m.t, "a write waits", func() bool {
+		proxy.Heal()
+		eventually(m.t, "the bus is up", func() bool { return m.Stats().Bus.Up })
+		proxy.Stall(faultproxy.Both)
+		for range n {
+			if err := send(); err != nil && !errors.Is(err, cluster.ErrUnavailable) {
+				m.t.Fatal(err)
+			}
+		}
+		for was, since := m.Stats().Bus, time.Now(); time.Since(since) < 300*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+			now := m.Stats().Bus
+			if !now.Up {
+				return false
+			}
+			if now != was || now.Outbound == 0 {
+				was, since = now, time.Now()
+			}
+		}
+		return true
+	})
 }
 
 // A node forgets a group that is not used for a while; one that is used again works as before.
