@@ -66,7 +66,15 @@ func New(l Layout, maxFrame int) (*Codec, error) {
 		fields += 4
 	}
 	field := int64(1)<<(8*l.LengthWidth) - 1
-	top := min(field+int64(l.LengthAdjust), maxFrameLimit)
+	top := int64(maxFrameLimit)
+	switch adjust := int64(l.LengthAdjust); {
+	case adjust > int64(fields):
+		errs = append(errs, fmt.Errorf("codec: LengthAdjust %d: an empty body's length would be negative", l.LengthAdjust))
+	case adjust < int64(fields)-field:
+		errs = append(errs, fmt.Errorf("codec: LengthAdjust %d: no length would leave room for a frame, which has at least %d bytes after its length", l.LengthAdjust, fields))
+	default:
+		top = min(field+adjust, maxFrameLimit)
+	}
 	switch {
 	case maxFrame == 0:
 		maxFrame = int(min(DefaultMaxFrame, top))
@@ -75,9 +83,6 @@ func New(l Layout, maxFrame int) (*Codec, error) {
 	}
 	if maxFrame < fields {
 		errs = append(errs, fmt.Errorf("codec: frame limit %d: a frame has at least %d bytes after its length", maxFrame, fields))
-	}
-	if int64(fields)-int64(l.LengthAdjust) < 0 {
-		errs = append(errs, fmt.Errorf("codec: LengthAdjust %d: an empty body's length would be negative", l.LengthAdjust))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

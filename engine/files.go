@@ -28,7 +28,7 @@ func (srv *Server) fitFiles() error {
 		srv.cfg.MaxConns = min(10_000, most)
 		srv.mu.Unlock()
 		if most < 1 {
-			return &ConfigError{"MaxConns", 0, fmt.Sprintf("the open-file limit of %d leaves no room (%d kept, %d for the backlog): raise it (ulimit -n), or use reuseport accepting", limit, kept, backlog)}
+			return &ConfigError{"MaxConns", "auto", fmt.Sprintf("the open-file limit of %d leaves no room (%d kept, %d for the backlog): raise it above %d (ulimit -n)", limit, kept, backlog, kept+backlog)}
 		}
 	case srv.cfg.MaxConns > most:
 		return &ConfigError{"MaxConns", srv.cfg.MaxConns, fmt.Sprintf("the open-file limit of %d holds at most %d (%d kept, %d for the backlog): lower it, or raise the limit (ulimit -n)", limit, max(most, 0), kept, backlog)}

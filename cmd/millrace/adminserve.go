@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
@@ -69,9 +71,12 @@ func (f *adminFlags) onlyWithAdmin(src *sources) error {
 	return nil
 }
 
+// maxToken is how long a file with a token may be, in bytes: a request must hold it.
+const maxToken = 4 << 10
+
 // readToken reads a token from a file. open reports whether other users can read the file.
 func readToken(name string) (token string, open bool, err error) {
-	b, err := os.ReadFile(name)
+	b, err := readFile(name, maxToken)
 	if err != nil {
 		var path *os.PathError
 		if errors.As(err, &path) {
@@ -83,8 +88,10 @@ func readToken(name string) (token string, open bool, err error) {
 	switch {
 	case token == "":
 		return "", false, errors.New("the file is empty; put a token into it")
-	case strings.ContainsAny(token, " \t\r\n"):
+	case strings.ContainsFunc(token, unicode.IsSpace):
 		return "", false, errors.New("a token is one word")
+	case !utf8.ValidString(token) || strings.ContainsFunc(token, func(r rune) bool { return !unicode.IsGraphic(r) }):
+		return "", false, errors.New("a token has only characters that can be seen; is it text in UTF-8, without a byte order mark?")
 	}
 	info, err := os.Stat(name)
 	return token, err == nil && info.Mode().Perm()&0o077 != 0, err

@@ -27,6 +27,10 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 	if err := os.WriteFile(plain, []byte("keep me"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	marked := filepath.Join(t.TempDir(), "marked")
+	if err := os.WriteFile(marked, []byte("\ufefftoken\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		args string // of serve, split at spaces
@@ -76,6 +80,16 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "profiles of nothing", env: "MILLRACE_ADMIN_PPROF=true", want: `--admin-pprof: needs --admin; give it, or leave this out (from MILLRACE_ADMIN_PPROF)`},
 		{name: "traces of nothing", file: "admin-trace = \"1s\"\n", want: `--admin-trace: needs --admin; give it, or leave this out (from FILE)`},
 		{name: "TLS for nobody", args: "--tls-self-signed --addr ws://127.0.0.1:0", want: `--tls-self-signed: no --addr uses it; give one of tls://, wss:// or auto://, or leave this out`},
+		{name: "a wrong file", args: "--config /dev/zero", want: `--config "/dev/zero": longer than 256KiB; is it the right file?`},
+		{name: "a file of brackets", file: "loops = " + strings.Repeat("[", 2_000_000), want: `--config "FILE": longer than 256KiB; is it the right file?`},
+		{name: "colours in a key", file: "\"lo\\u001b[31mops\" = 1\n", want: `--config "FILE": lo\x1b[31mops: no setting has this name; see millrace serve --help`},
+		{name: "a variable named like a secret", env: "MILLRACE_TOKEN=x", want: `no setting has the name MILLRACE_TOKEN; see millrace serve --help`},
+		{name: "a wrong token file", args: "--admin 127.0.0.1:0 --admin-token-file /dev/zero", want: `--admin-token-file "/dev/zero": longer than 4KiB; is it the right file?`},
+		{name: "a token that can't be sent", args: "--admin 127.0.0.1:0 --admin-token-file " + marked, want: `--admin-token-file "` + marked + `": a token has only characters that can be seen; is it text in UTF-8, without a byte order mark?`},
+		{name: "a path too long", args: "--admin unix:///" + strings.Repeat("p", 107), want: `--admin "unix:///` + strings.Repeat("p", 107) + `": a unix socket's path has at most 107 bytes`},
+		{name: "a place on two lines", file: "drain-to = \"a\\nb:1\"\n", want: `--drain-to "a\nb:1": must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH (from FILE)`},
+		{name: "adjust far upward", args: "--length-adjust=9223372036854775807", want: `--length-adjust 9223372036854775807: an empty body's length would be negative`},
+		{name: "adjust downward", args: "--length-adjust=-99999999999", want: `--length-adjust -99999999999: no length would leave room for a frame, which has at least 4 bytes after its length`},
 		{name: "no cluster", args: "--cluster garbage", want: `--cluster "garbage": cluster: a URL must be nats://host:port`},
 		{name: "another scheme", args: "--cluster nats://127.0.0.1:4222,http://127.0.0.1:1", want: `--cluster "nats://127.0.0.1:4222,http://127.0.0.1:1": cluster: a URL must be nats://host:port`},
 		{name: "udp", args: "--addr udp://127.0.0.1:1", want: `--addr "udp://127.0.0.1:1": UDP has no sessions; only tcp:// and unix:// are served`},
@@ -106,8 +120,8 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 
 		{name: "variable", env: "MILLRACE_LOOPS=x", want: `--loops "x": must be a whole number, 1 or more (from MILLRACE_LOOPS)`},
 		{name: "variable out of range", env: "MILLRACE_LOOPS=5000", want: `--loops 5000: must be 1 to 1024 (from MILLRACE_LOOPS)`},
-		{name: "misspelt variable", env: "MILLRACE_LOPS=1", want: `MILLRACE_LOPS: no setting has this name; did you mean MILLRACE_LOOPS?`},
-		{name: "strange variable", env: "MILLRACE_COLOUR=1", want: `MILLRACE_COLOUR: no setting has this name; see millrace serve --help`},
+		{name: "misspelt variable", env: "MILLRACE_LOPS=1", want: `no setting has the name MILLRACE_LOPS; did you mean MILLRACE_LOOPS?`},
+		{name: "strange variable", env: "MILLRACE_COLOUR=1", want: `no setting has the name MILLRACE_COLOUR; see millrace serve --help`},
 
 		{name: "key's value", file: "loops = \"x\"\n", want: `--loops "x": must be a whole number, 1 or more (from FILE)`},
 		{name: "key's type", file: "loops = 1.5\n", want: `--loops "1.5": must be a string, a whole number or true or false (from FILE)`},

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // The exit codes. Those above 63 follow sysexits.h.
@@ -48,5 +50,16 @@ func exitCode(err error) int {
 	}
 }
 
-// oneLine puts the lines of an errors.Join onto one line.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+// oneLine puts the lines of an errors.Join onto one line, and escapes other control characters.
+func oneLine(err error) string {
+	var b strings.Builder
+	for _, r := range strings.ReplaceAll(err.Error(), "\n", "; ") {
+		if unicode.IsControl(r) {
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}

@@ -129,6 +129,16 @@ func TestMoreConnectionsThanOpenFilesIsRefusedAtStart(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no room for any", func(t *testing.T) {
+		cmd := limited(60, "--addr", "tcp://127.0.0.1:0")
+		cmd.Env = environ()
+		out, err := cmd.CombinedOutput()
+		const want = "millrace: --max-conns \"auto\": the open-file limit of 60 leaves no room (64 kept, 0 for the backlog): raise it above 64 (ulimit -n)\n"
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != exitUsage || string(out) != want {
+			t.Errorf("%v, %q; want exit code 64 and %q", err, out, want)
+		}
+	})
 	t.Run("the default is fitted", func(t *testing.T) {
 		s := launch(t, limited(160, "--addr", "tcp://127.0.0.1:0"))
 		s.dial().echo("in")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -97,7 +98,7 @@ func (s *sources) loadEnv(names []string) error {
 		}
 		i := slices.IndexFunc(names, func(n string) bool { return envName(n) == k })
 		if i < 0 {
-			return &sourceError{fmt.Sprintf("%s: no setting has this name%s", k, hint(k, names, envName))}
+			return &sourceError{fmt.Sprintf("no setting has the name %s%s", k, hint(k, names, envName))}
 		}
 		s.env[names[i]] = v
 	}
@@ -105,7 +106,7 @@ func (s *sources) loadEnv(names []string) error {
 }
 
 func (s *sources) loadFile(names []string) error {
-	b, err := os.ReadFile(s.path)
+	b, err := readFile(s.path, maxConfig)
 	if err != nil {
 		return &sourceError{fmt.Sprintf("--config %q: %v", s.path, err)}
 	}
@@ -123,6 +124,23 @@ func (s *sources) loadFile(names []string) error {
 		}
 	}
 	return nil
+}
+
+// maxConfig is how long a config file may be, in bytes.
+const maxConfig = 256 << 10
+
+// readFile reads a file that an operator has named, which may be any other than was meant.
+func readFile(name string, most int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		return nil, fmt.Errorf("longer than %v; is it the right file?", size(most))
+	}
+	return b, err
 }
 
 // sourceError is an error in the environment or the file that concerns no single flag.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/alecthomas/kong"
 
@@ -114,11 +115,15 @@ type place string
 func (p *place) Decode(ctx *kong.DecodeContext) error {
 	return decode(ctx, func(s string) error {
 		*p = place(s)
+		const want = "must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH"
+		if strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+			return errors.New(want)
+		}
 		if u, err := url.Parse(s); s == "" || err == nil && u.Host != "" && u.Scheme != "" {
 			return nil
 		}
 		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" || strings.Contains(s, "/") {
-			return errors.New("must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH")
+			return errors.New(want)
 		}
 		return nil
 	})

@@ -52,7 +52,7 @@ func (s *Server) setPassword(ctx context.Context) error {
 		err = fmt.Errorf("the statement failed")
 	}
 	if err != nil {
-		return fmt.Errorf("pgembed: password: %w: %s", err, strings.ReplaceAll(oneLine(out), s.word, "***"))
+		return fmt.Errorf("pgembed: the password can't be set: %w: %s", err, strings.ReplaceAll(oneLine(out), s.word, "***"))
 	}
 	s.fresh = true
 	return nil

@@ -28,12 +28,18 @@ func (a address) String() string {
 	return net.JoinHostPort(a.host, a.port)
 }
 
+// maxPath is the longest path that the kernel takes for a unix socket, in bytes.
+const maxPath = 107
+
 // parseAddr parses HOST:PORT or unix:///PATH. Without a token only loopback addresses are allowed.
 func parseAddr(s string, token bool) (address, error) {
 	bad := func(why string) (address, error) { return address{}, fmt.Errorf("admin: Addr = %q: %s", s, why) }
 	if rest, ok := strings.CutPrefix(s, "unix://"); ok {
 		if !strings.HasPrefix(rest, "/") || strings.HasSuffix(rest, "/") {
 			return bad("must be unix:///PATH, the path of a socket")
+		}
+		if len(rest) > maxPath {
+			return bad(fmt.Sprintf("a unix socket's path has at most %d bytes", maxPath))
 		}
 		return address{path: rest, loopback: true}, nil
 	}

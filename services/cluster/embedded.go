@@ -126,7 +126,7 @@ func (e *Embedded) serve(cfg EmbeddedConfig, address string) error {
 	}
 	token, err := ownToken(cfg.Dir)
 	if err != nil {
-		return fmt.Errorf("cluster: embedded server: token: %w", err)
+		return fmt.Errorf("cluster: embedded server: its token can't be stored: %w", err)
 	}
 	if err := afterReboot(cfg.Dir, bootID); err != nil {
 		return fmt.Errorf("cluster: embedded server: %w", err)
