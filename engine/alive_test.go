@@ -12,7 +12,7 @@ import (
 // else tells that the peer lives.
 func TestDeadPeers(t *testing.T) {
 	const limit = time.Second
-	open := func() (*desk, *Session, *fakeWire) {
+	open := func(t *testing.T) (*desk, *Session, *fakeWire) {
 		d := newDesk(t, Config{Socket: Socket{UserTimeout: limit}, Dispatch: Inline}, &funcs{read: echo})
 		s, w := d.open(-1)
 		d.pass(100*time.Millisecond, 50*time.Millisecond)
@@ -22,8 +22,8 @@ func TestDeadPeers(t *testing.T) {
 		s.Send(1, 1, nil)
 		d.turns()
 	}
-	t.Run("in vain", func(t *testing.T) {
-		d, s, w := open()
+	still(t, "in vain", func(t *testing.T) {
+		d, s, w := open(t)
 		w.acks.Owed, w.acks.Missed, w.acks.Ago = true, true, time.Hour // the last acknowledgement was for something earlier
 		send(d, s)
 		d.pass(900*time.Millisecond, 50*time.Millisecond)
@@ -35,8 +35,8 @@ func TestDeadPeers(t *testing.T) {
 			t.Errorf("closed %v, reset %v, %v", w.closed, w.wasReset, Reason(s.closing.Load()))
 		}
 	})
-	t.Run("an acknowledgement counts", func(t *testing.T) {
-		d, s, w := open()
+	still(t, "an acknowledgement counts", func(t *testing.T) {
+		d, s, w := open(t)
 		w.acks.Owed, w.acks.Missed = true, true
 		send(d, s)
 		d.pass(5*limit, 10*time.Millisecond)
@@ -47,8 +47,8 @@ func TestDeadPeers(t *testing.T) {
 			t.Errorf("%d looks in five times UserTimeout", w.looks)
 		}
 	})
-	t.Run("slow is not dead", func(t *testing.T) {
-		d, s, w := open()
+	still(t, "slow is not dead", func(t *testing.T) {
+		d, s, w := open(t)
 		w.acks.Owed, w.acks.Ago = true, time.Hour
 		send(d, s)
 		d.pass(5*limit, 50*time.Millisecond)
@@ -56,8 +56,8 @@ func TestDeadPeers(t *testing.T) {
 			t.Error("closed, though nothing was asked for in vain")
 		}
 	})
-	t.Run("idle ones are not looked at", func(t *testing.T) {
-		d, s, w := open()
+	still(t, "idle ones are not looked at", func(t *testing.T) {
+		d, s, w := open(t)
 		d.pass(5*limit, 50*time.Millisecond)
 		if w.looks != 0 {
 			t.Errorf("%d looks at a session that was sent nothing", w.looks)
@@ -68,8 +68,8 @@ func TestDeadPeers(t *testing.T) {
 			t.Errorf("%d looks, want 1: then all was acknowledged", w.looks)
 		}
 	})
-	t.Run("who sends lives", func(t *testing.T) {
-		d, s, w := open()
+	still(t, "who sends lives", func(t *testing.T) {
+		d, s, w := open(t)
 		w.acks.Owed, w.acks.Missed, w.acks.Ago = true, true, time.Hour
 		for range 100 {
 			d.l.received(s, frame(1, 1, ""))
@@ -79,8 +79,8 @@ func TestDeadPeers(t *testing.T) {
 			t.Errorf("%d looks, closed %v", w.looks, w.closed)
 		}
 	})
-	t.Run("behind its FIN", func(t *testing.T) {
-		d, s, w := open()
+	still(t, "behind its FIN", func(t *testing.T) {
+		d, s, w := open(t)
 		w.acks.Owed, w.acks.Missed, w.acks.Ago = true, true, time.Hour
 		release := s.Hold() // an answer is still owed
 		send(d, s)

@@ -152,7 +152,7 @@ func (a *Arrival) Begin() { a.pos = a.ln.home.out.Log.End() }
 
 // Take makes the session continue here for its client, or wait for the client if it has
 // disconnected meanwhile, as any session that can be resumed. After an error the session does not
-// continue here; if Cut has succeeded on the other server, it is lost.
+// continue here; if Commit has succeeded on the other server, it is lost.
 func (a *Arrival) Take(c Transfer) error {
 	if c.First != a.h.Received || !a.k.srv.onlyFrames(c.Frames) {
 		return errors.New("engine: the frames of a session from another server are incomplete, or do not follow what its client has received")
@@ -206,15 +206,19 @@ func (l *loop) adopt(a *Arrival, c Transfer) {
 	k.joined(ln)
 }
 
-// attach makes a session continue with this connection, or begins a new one if that is not possible.
-// Called on the link's loop goroutine.
-func (k *link) attach(ln *line, h codec.Hello, seq uint32) {
+// attach makes a session continue with this connection. If that is not possible it begins a new one, or
+// calls moves if the session has been given to another server. Called on the link's loop goroutine, as
+// moves is.
+func (k *link) attach(ln *line, h codec.Hello, seq uint32, moves func()) {
 	ln.home.with(ln.s, k.loop, func() {
-		if !ln.attach(k, h, seq) {
-			k.loop.run(ln.home, func() { k.strange(seq) })
-			return
+		then := func() { k.strange(seq) }
+		switch {
+		case ln.attach(k, h, seq):
+			then = func() { k.joined(ln) }
+		case ln.depart.cut():
+			then = moves
 		}
-		k.loop.run(ln.home, func() { k.joined(ln) })
+		k.loop.run(ln.home, then)
 	})
 }
 
@@ -231,7 +235,7 @@ func (a *Arrival) missed() {
 		ln.s.wakeStrand()
 	}
 	if ln, ok := a.k.srv.tokens.Find(a.h.Token); ok && a.k.state == linkJoining {
-		a.k.attach(ln, a.h, a.seq)
+		a.k.attach(ln, a.h, a.seq, func() { a.k.strange(a.seq) })
 		return
 	}
 	a.k.strange(a.seq)

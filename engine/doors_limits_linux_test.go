@@ -303,6 +303,15 @@ func TestTheFirstFaultIsTold(t *testing.T) {
 		{"GET /other HTTP/1.1\r\n" + asks + v8 + key, "400"}, // no Host
 		{"GET /other HTTP/1.1\r\nHost: a\r\n" + asks + v8 + key + evil, "426"},
 		{"PUT /other HTTP/1.1\r\nHost: a\r\n" + asks + v13 + key + evil, "426"},
+		// What may be there once is there twice, as two lines or as one.
+		{"GET /chat HTTP/1.1\r\nHost: a\r\nHost: a\r\n" + asks + v13 + key, "400"},
+		{"GET /chat HTTP/1.1\r\nHost: a\r\n" + asks + v13 + key + key, "400"},
+		{"GET /chat HTTP/1.1\r\nHost: a\r\n" + asks + v13 + v8 + key, "426"},
+		{"GET /chat HTTP/1.1\r\nHost: a\r\n" + asks + v13 + v13 + key, "426"},
+		{"GET /chat HTTP/1.1\r\nHost: a\r\n" + asks + "Sec-WebSocket-Version: 13, 8\r\n" + key, "426"},
+		{"GET /chat HTTP/1.1\r\nHost: a\r\n" + asks + v13 + key + "Origin: http://a\r\nOrigin: http://a\r\n", "403"},
+		// What is a list may come in several lines.
+		{"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: WebSocket\r\n" + v13 + key, "101"},
 		{"GET /other HTTP/1.1\r\nHost: a\r\n" + evil, "426"},                                      // asks for nothing
 		{"GET /other HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n" + v13 + evil, "426"},          // nor here
 		{"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n" + v13, "426"}, // for something else

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -223,7 +224,13 @@ func (d *desk) turns() {
 	}
 }
 
-// pass lets time go by, in ticks with a sweep each.
+// still runs a subtest whose clock goes on in pass alone.
+func still(t *testing.T, name string, f func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+// pass lets time go by, in ticks with a sweep each. The machine has its own go by too, unless the
+// test is in a bubble of synctest.
 func (d *desk) pass(total, tick time.Duration) {
 	for ; total > 0; total -= tick {
 		d.epoch = d.epoch.Add(-tick)

@@ -37,13 +37,13 @@ func TestBurstBeyondTheOpenFiles(t *testing.T) {
 				defer wg.Done()
 				once := sync.OnceFunc(answered.Done)
 				defer once()
-				c, err := net.DialTimeout("tcp", srv.addr, 10*time.Second)
+				c, err := net.DialTimeout("tcp", srv.addr, time.Minute)
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
+				c.SetDeadline(time.Now().Add(time.Minute))
 				c.Write(frame(1, 1, "x"))
 				p, err := codec.NewReader(c, nil).Next()
 				switch {

@@ -313,7 +313,16 @@ func (k *link) join(h codec.Hello, seq uint32, rest []byte) {
 	}
 	k.state = linkJoining
 	k.keep(rest)
-	k.attach(ln, h, seq)
+	k.attach(ln, h, seq, func() { k.follow(h, seq) })
+}
+
+// follow is called when the session is moving to another server, which is asked for it.
+func (k *link) follow(h codec.Hello, seq uint32) {
+	if e := k.srv.otherServers(); e != nil && k.state == linkJoining && e.Lives(h.Token) {
+		k.arrive(e, h, seq, nil)
+		return
+	}
+	k.strange(seq)
 }
 
 // stashMost is how many bytes may follow a HELLO before its session was found.

@@ -23,6 +23,9 @@ import (
 // errCut is what a connection that cutConn has cut returns.
 var errCut = errors.New("cut")
 
+// silence is how long a connection of a resumer may bring nothing.
+const silence = 30 * time.Second
+
 // cutConn breaks when so many bytes have been written to it or read from it; -1: never.
 type cutConn struct {
 	net.Conn
@@ -72,6 +75,9 @@ func (c *cutConn) Read(b []byte) (int, error) {
 		return 0, c.fire()
 	}
 	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.Conn.SetDeadline(time.Now().Add(silence))
+	}
 	c.mu.Lock()
 	c.gotDown += n
 	c.mu.Unlock()
@@ -93,7 +99,7 @@ func dialCut(url, preamble string, up, down int) (net.Conn, *cutConn, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	raw.SetDeadline(time.Now().Add(30 * time.Second))
+	raw.SetDeadline(time.Now().Add(silence))
 	if preamble != "" {
 		io.WriteString(raw, preamble)
 	}

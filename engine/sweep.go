@@ -77,9 +77,10 @@ func (l *loop) inspect(s *Session, now int64) {
 		}
 		return
 	case rd.life == lifeFin:
-		if past(now, rd.since, c.FinTimeout) || rd.progress.past(now, finStall) && !l.srv.draining.Load() {
+		switch {
+		case past(now, rd.since, c.FinTimeout) || rd.progress.past(now, finStall) && !l.srv.draining.Load():
 			l.abort(s, ReasonPeerReset)
-		} else if rd.wrote != 0 && l.dead(s, now) {
+		case s.conn.Acks().Reset || rd.wrote != 0 && l.dead(s, now):
 			l.lost(s)
 		}
 		return

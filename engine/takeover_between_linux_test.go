@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -227,5 +229,65 @@ func TestFailingCommitHidesNoSession(t *testing.T) {
 	}
 	if hidden > 0 {
 		t.Errorf("%d of %d that came back did not find a session that stayed", hidden, rounds*batch)
+	}
+}
+
+// A client that comes back to the server that has just given its session away, and still has it, is waited
+// for where the session goes to.
+func TestClientThatComesBackBehindTheCut(t *testing.T) {
+	w := newTown(t, 2, resumeConfig("tcp://127.0.0.1:0"), newHanded())
+	p := &resumer{url: w.urls[0], ackEvery: 1}
+	if err := p.connect(-1, -1); err != nil {
+		t.Fatal(err)
+	}
+	p.ask(1, 1, "one")
+	p.want(t, 1)
+	p.close()
+	waiting(t, w.servers[0], 1)
+	back := &resumer{url: w.urls[0], ackEvery: 1, tokens: slices.Clone(p.tokens), received: p.received, sent: slices.Clone(p.sent)}
+	began, taken, came := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	w.mu.Lock()
+	w.cut = sync.OnceFunc(func() {
+		go func() { came <- back.connect(-1, -1) }()
+		select {
+		case <-began:
+		case err := <-came:
+			t.Errorf("it is not waited for: %v", err)
+			came <- err
+		}
+	})
+	w.asked = func(to int) {
+		if to == 0 {
+			close(began)
+			<-taken
+		}
+	}
+	w.mu.Unlock()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(w.urls[1], "tcp://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hello := binary.BigEndian.AppendUint64(append([]byte{1, 0}, p.tokens[0]...), p.received)
+	frame, err := codec.Default().Append(nil, codec.Packet{Sub: SubHello, Body: hello})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	welcome, err := codec.NewReader(conn, nil).Next() // its client does not get it
+	close(taken)
+	if err != nil || welcome.Sub != SubWelcome || welcome.Body[0] != 1 {
+		t.Fatalf("got %v, %v, want a WELCOME", welcome, err)
+	}
+	if err := <-came; err != nil {
+		t.Fatalf("the client that has come back: %v", err)
+	}
+	back.ask(1, 1, "two")
+	back.want(t, 1)
+	if back.resumed != 1 || w.servers[0].Stats().TakenOver != 1 || w.servers[1].Stats().TakenOver != 1 {
+		t.Errorf("resumed %d times, %d and %d taken over", back.resumed, w.servers[0].Stats().TakenOver, w.servers[1].Stats().TakenOver)
 	}
 }

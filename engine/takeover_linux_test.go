@@ -62,6 +62,8 @@ type town struct {
 	mu      sync.Mutex
 	most    int                // guarded by mu
 	between func(d *Departure) // guarded by mu; called between Depart and Commit; nil: nothing is
+	asked   func(to int)       // guarded by mu; called at the start of each TakeOver; nil: nothing is
+	cut     func()             // guarded by mu; called between Commit and Rest; nil: nothing is
 	moved   map[TokenSum]int
 	errs    []error
 }
@@ -77,6 +79,12 @@ func (q quarter) Others() bool               { return len(q.t.servers) > 1 }
 func (q quarter) Lives(tok codec.Token) bool { return tok[0] == 'q' && int(tok[3]) < len(q.t.servers) }
 
 func (q quarter) TakeOver(a *Arrival) {
+	q.t.mu.Lock()
+	asked := q.t.asked
+	q.t.mu.Unlock()
+	if asked != nil {
+		asked(q.i)
+	}
 	if err := q.t.takeOver(q.i, a); err != nil {
 		q.t.mu.Lock()
 		q.t.errs = append(q.t.errs, err)
@@ -85,7 +93,7 @@ func (q quarter) TakeOver(a *Arrival) {
 }
 
 func (t *town) takeOver(to int, a *Arrival) error {
-	ctx, cancel := context.WithTimeout(a.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(a.Context(), time.Minute)
 	defer cancel()
 	tok := a.Token()
 	sum, from := SumOf(tok), int(tok[3])
@@ -129,7 +137,11 @@ func (t *town) carry(ctx context.Context, to int, a *Arrival, d *Departure, sum 
 	}
 	t.mu.Lock()
 	t.moved[sum] = to
+	cut := t.cut
 	t.mu.Unlock()
+	if cut != nil {
+		cut()
+	}
 	rest, err := d.Rest(ctx)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/codec"
@@ -15,7 +16,7 @@ import (
 func TestClocksStandStillWhileTheServerOwes(t *testing.T) {
 	const tick, idle = 50 * time.Millisecond, time.Second
 	for _, how := range []string{"handler", "hold", "unread", "paused"} {
-		t.Run(how, func(t *testing.T) {
+		still(t, how, func(t *testing.T) {
 			step := make(chan bool)
 			var release func()
 			d := newDesk(t, Config{Dispatch: Ordered, Timeouts: Timeouts{IdleTimeout: idle, FirstFrameTimeout: Off}}, &funcs{read: func(s *Session, p codec.Packet) {
@@ -154,105 +155,113 @@ func TestHeartbeat(t *testing.T) {
 
 // A drain does not wait for the rest of a frame longer than the frame has.
 func TestDrainStillTimesHalfAFrame(t *testing.T) {
-	d := newDesk(t, Config{Timeouts: Timeouts{FrameTimeout: time.Second}}, &funcs{})
-	s, w := d.open(-1)
-	d.settleAll()
-	d.l.received(s, []byte{0, 0})
-	d.drainFrom.Store(d.now())
-	s.goAway.Store(1)
-	d.pass(900*time.Millisecond, 100*time.Millisecond)
-	if !s.Connected() {
-		t.Error("closed with half a frame before its time")
-	}
-	d.pass(300*time.Millisecond, 100*time.Millisecond)
-	d.settleAll()
-	if got := Reason(s.closing.Load()); got != ReasonFrame || !w.finned {
-		t.Errorf("got %v, FIN %v", got, w.finned)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, Config{Timeouts: Timeouts{FrameTimeout: time.Second}}, &funcs{})
+		s, w := d.open(-1)
+		d.settleAll()
+		d.l.received(s, []byte{0, 0})
+		d.drainFrom.Store(d.now())
+		s.goAway.Store(1)
+		d.pass(900*time.Millisecond, 100*time.Millisecond)
+		if !s.Connected() {
+			t.Error("closed with half a frame before its time")
+		}
+		d.pass(300*time.Millisecond, 100*time.Millisecond)
+		d.settleAll()
+		if got := Reason(s.closing.Load()); got != ReasonFrame || !w.finned {
+			t.Errorf("got %v, FIN %v", got, w.finned)
+		}
+	})
 }
 
 // A peer that has sent its FIN may take its time to read what it is owed.
 func TestHalfClosedPeerMayReadLate(t *testing.T) {
-	d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{read: echo})
-	s, w := d.open(10)
-	d.settleAll()
-	body := string(bytes.Repeat([]byte("x"), 1000))
-	d.l.received(s, frame(1, 1, body))
-	d.l.disconnected(s, netio.EndFIN)
-	d.settleAll()
-	if s.Connected() || w.closed {
-		t.Fatalf("connected %v, closed %v: want it to close and wait for the peer", s.Connected(), w.closed)
-	}
-	d.pass(10*time.Second, 250*time.Millisecond)
-	if w.closed {
-		t.Fatal("cut off while the peer did not read")
-	}
-	w.give(2000)
-	d.settleAll()
-	if want := frame(1, 1, body); !bytes.Equal(w.got, want) || !w.closed {
-		t.Errorf("got %d of %d bytes, closed %v", len(w.got), len(want), w.closed)
-	}
-	s, w = d.open(10)
-	d.settleAll()
-	d.l.received(s, frame(1, 1, body))
-	d.l.disconnected(s, netio.EndFIN)
-	d.settleAll()
-	d.pass(finStall+time.Second, 250*time.Millisecond)
-	if !w.closed {
-		t.Error("a peer that never reads was not cut off")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{read: echo})
+		s, w := d.open(10)
+		d.settleAll()
+		body := string(bytes.Repeat([]byte("x"), 1000))
+		d.l.received(s, frame(1, 1, body))
+		d.l.disconnected(s, netio.EndFIN)
+		d.settleAll()
+		if s.Connected() || w.closed {
+			t.Fatalf("connected %v, closed %v: want it to close and wait for the peer", s.Connected(), w.closed)
+		}
+		d.pass(10*time.Second, 250*time.Millisecond)
+		if w.closed {
+			t.Fatal("cut off while the peer did not read")
+		}
+		w.give(2000)
+		d.settleAll()
+		if want := frame(1, 1, body); !bytes.Equal(w.got, want) || !w.closed {
+			t.Errorf("got %d of %d bytes, closed %v", len(w.got), len(want), w.closed)
+		}
+		s, w = d.open(10)
+		d.settleAll()
+		d.l.received(s, frame(1, 1, body))
+		d.l.disconnected(s, netio.EndFIN)
+		d.settleAll()
+		d.pass(finStall+time.Second, 250*time.Millisecond)
+		if !w.closed {
+			t.Error("a peer that never reads was not cut off")
+		}
+	})
 }
 
 // A close waits for what is unsent as long as the peer takes something, and Linger after.
 func TestCloseWaitsLingerForWhatIsUnsent(t *testing.T) {
-	d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{})
-	s, w := d.open(0)
-	d.settleAll()
-	s.Send(1, 1, make([]byte, 10_000))
-	s.Close()
-	d.settleAll()
-	for range 5 {
-		d.pass(800*time.Millisecond, 100*time.Millisecond)
-		w.give(1000)
-		d.turns()
-	}
-	if w.closed || w.finned {
-		t.Fatal("cut off while the peer read")
-	}
-	d.pass(1200*time.Millisecond, 100*time.Millisecond)
-	if !w.closed || len(w.got) != 5000 {
-		t.Errorf("closed %v after %d bytes, want true and 5000", w.closed, len(w.got))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{})
+		s, w := d.open(0)
+		d.settleAll()
+		s.Send(1, 1, make([]byte, 10_000))
+		s.Close()
+		d.settleAll()
+		for range 5 {
+			d.pass(800*time.Millisecond, 100*time.Millisecond)
+			w.give(1000)
+			d.turns()
+		}
+		if w.closed || w.finned {
+			t.Fatal("cut off while the peer read")
+		}
+		d.pass(1200*time.Millisecond, 100*time.Millisecond)
+		if !w.closed || len(w.got) != 5000 {
+			t.Errorf("closed %v after %d bytes, want true and 5000", w.closed, len(w.got))
+		}
+	})
 }
 
 // After the FIN a megabyte of input is thrown away; behind that the peer is not read
 // from, and not reset either, until Linger has gone.
 func TestLingerThrowsAwayAMegabyteAndResetsNobody(t *testing.T) {
-	for _, pausable := range []bool{true, false} {
-		d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{})
-		s, w := d.open(-1)
-		w.nomask = !pausable
-		d.settleAll()
-		d.l.received(s, []byte{0, 0, 0, 0}) // a bad frame
-		d.settleAll()
-		if !w.finned || w.closed {
-			t.Fatalf("FIN %v, closed %v", w.finned, w.closed)
-		}
-		for range lingerExcess / (64 << 10) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, pausable := range []bool{true, false} {
+			d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{})
+			s, w := d.open(-1)
+			w.nomask = !pausable
+			d.settleAll()
+			d.l.received(s, []byte{0, 0, 0, 0}) // a bad frame
+			d.settleAll()
+			if !w.finned || w.closed {
+				t.Fatalf("FIN %v, closed %v", w.finned, w.closed)
+			}
+			for range lingerExcess / (64 << 10) {
+				d.l.received(s, make([]byte, 64<<10))
+			}
+			if w.masked || w.closed {
+				t.Errorf("masked %v, closed %v within the megabyte", w.masked, w.closed)
+			}
 			d.l.received(s, make([]byte, 64<<10))
+			if pausable && (!w.masked || w.closed) || !pausable && !w.closed {
+				t.Errorf("pausable %v: masked %v, closed %v", pausable, w.masked, w.closed)
+			}
+			d.pass(1200*time.Millisecond, 100*time.Millisecond)
+			if !w.closed {
+				t.Error("still there after Linger")
+			}
 		}
-		if w.masked || w.closed {
-			t.Errorf("masked %v, closed %v within the megabyte", w.masked, w.closed)
-		}
-		d.l.received(s, make([]byte, 64<<10))
-		if pausable && (!w.masked || w.closed) || !pausable && !w.closed {
-			t.Errorf("pausable %v: masked %v, closed %v", pausable, w.masked, w.closed)
-		}
-		d.pass(1200*time.Millisecond, 100*time.Millisecond)
-		if !w.closed {
-			t.Error("still there after Linger")
-		}
-	}
+	})
 }
 
 // A session that was paused for the memory budget reads again once it holds nothing,
@@ -281,24 +290,26 @@ func TestStarvedSessionReadsAgain(t *testing.T) {
 // A drain waits until its end for a half-closed peer that does not read: what it loses
 // then is counted.
 func TestDrainWaitsForAHalfClosedPeerThatPauses(t *testing.T) {
-	d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{read: echo})
-	s, w := d.open(10)
-	d.settleAll()
-	body := string(bytes.Repeat([]byte("x"), 1000))
-	d.l.received(s, frame(1, 1, body))
-	d.l.disconnected(s, netio.EndFIN)
-	d.settleAll()
-	d.draining.Store(true)
-	d.pass(2*finStall, 250*time.Millisecond)
-	if w.closed {
-		t.Fatal("cut off in the drain")
-	}
-	if _, n := s.outstanding(); n != len(frame(1, 1, body))-10 {
-		t.Errorf("%d bytes are outstanding", n)
-	}
-	w.give(2000)
-	d.settleAll()
-	if want := frame(1, 1, body); !bytes.Equal(w.got, want) || !w.closed {
-		t.Errorf("got %d of %d bytes, closed %v", len(w.got), len(want), w.closed)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, Config{Timeouts: Timeouts{Linger: time.Second}}, &funcs{read: echo})
+		s, w := d.open(10)
+		d.settleAll()
+		body := string(bytes.Repeat([]byte("x"), 1000))
+		d.l.received(s, frame(1, 1, body))
+		d.l.disconnected(s, netio.EndFIN)
+		d.settleAll()
+		d.draining.Store(true)
+		d.pass(2*finStall, 250*time.Millisecond)
+		if w.closed {
+			t.Fatal("cut off in the drain")
+		}
+		if _, n := s.outstanding(); n != len(frame(1, 1, body))-10 {
+			t.Errorf("%d bytes are outstanding", n)
+		}
+		w.give(2000)
+		d.settleAll()
+		if want := frame(1, 1, body); !bytes.Equal(w.got, want) || !w.closed {
+			t.Errorf("got %d of %d bytes, closed %v", len(w.got), len(want), w.closed)
+		}
+	})
 }

@@ -30,13 +30,13 @@ type adminFlags struct {
 	AdminWrite     bool    `group:"admin" help:"Allow changes by POST: drain, kick, set (false)."`
 	AdminPprof     bool    `group:"admin" help:"Also serve /debug/pprof (false)."`
 	AdminTrace     timeout `group:"admin" default:"off" placeholder:"D" help:"Keep the last D of the runtime's execution trace for /trace, which costs a few percent of CPU; off: /trace records only while it is requested (${default})."`
-	AdminClients   count   `group:"admin" default:"16" placeholder:"N" help:"Connections of --admin served at a time; more wait (${default})."`
+	AdminClients   count   `group:"admin" default:"16" placeholder:"N" help:"Limit of open connections of --admin: for a further one, the one that has waited longest for a request is closed (${default})."`
 }
 
 // token checks the flags, and reads the token.
 func (f *adminFlags) token(src *sources, log *slog.Logger) (string, error) {
 	if f.Admin == "" {
-		return "", nil
+		return "", f.onlyWithAdmin(src)
 	}
 	token := ""
 	if f.AdminTokenFile != "" {
@@ -54,6 +54,19 @@ func (f *adminFlags) token(src *sources, log *slog.Logger) (string, error) {
 		return "", exitf(exitUsage, "--admin %q: %s%s", f.Admin, strings.Replace(why, "give a token", "give --admin-token-file", 1), src.from("admin"))
 	}
 	return token, nil
+}
+
+// onlyWithAdmin refuses settings of an admin server that does not exist.
+func (f *adminFlags) onlyWithAdmin(src *sources) error {
+	for _, x := range []struct {
+		flag  string
+		given bool
+	}{{"admin-token-file", f.AdminTokenFile != ""}, {"admin-write", f.AdminWrite}, {"admin-pprof", f.AdminPprof}, {"admin-trace", f.AdminTrace != 0}} {
+		if x.given {
+			return exitf(exitUsage, "--%s: needs --admin; give it, or leave this out%s", x.flag, src.from(x.flag))
+		}
+	}
+	return nil
 }
 
 // readToken reads a token from a file. open reports whether other users can read the file.

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -61,6 +59,18 @@ func (f *doorFlags) doors(src *sources) (engine.Doors, *certs.Store, error) {
 	return d, store, nil
 }
 
+// onlyWithTLS refuses certificates that no address uses: clients would not be encrypted.
+func (f *doorFlags) onlyWithTLS(a addrs, src *sources) error {
+	flag := "tls-cert"
+	if f.TLSSelfSigned {
+		flag = "tls-self-signed"
+	}
+	if a.secure() || !f.TLSSelfSigned && len(f.TLSCert) == 0 {
+		return nil
+	}
+	return exitf(exitUsage, "--%s: no --addr uses it; give one of tls://, wss:// or auto://, or leave this out%s", flag, src.from(flag))
+}
+
 func (f *doorFlags) store(src *sources) (*certs.Store, error) {
 	switch {
 	case len(f.TLSCert) != len(f.TLSKey):
@@ -88,21 +98,17 @@ func (f *doorFlags) store(src *sources) (*certs.Store, error) {
 // certificatesEvery is how often the files are checked for changed certificates.
 const certificatesEvery = 2 * time.Second
 
-// watchCertificates reloads certificates on SIGHUP and when their files change, until stop is
-// called.
-func watchCertificates(store *certs.Store, log *slog.Logger) (stop func()) {
+// watchCertificates reloads certificates on hup and when their files change, until stop is called.
+func watchCertificates(store *certs.Store, hup <-chan os.Signal, log *slog.Logger) (stop func()) {
 	if store == nil {
-		return func() {}
+		store = new(certs.Store)
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		store.Watch(certificatesEvery, hup, done, log)
 	}()
 	return func() {
-		signal.Stop(hup)
 		close(done)
 		<-ended
 	}

@@ -45,7 +45,7 @@ func main() {
 	hideArguments()
 	err := run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "millrace: "+mask.Text(oneLine(err)))
+		sayLast(os.Stderr, "millrace: "+mask.Text(oneLine(err)))
 	}
 	os.Exit(exitCode(err))
 }

@@ -200,6 +200,16 @@ func (p *process) log() string {
 	return p.stderr.String()
 }
 
+// says waits for a text in its log, which comes through a pipe.
+func (p *process) says(text string) bool {
+	for end := time.Now().Add(patience); !strings.Contains(p.log(), text); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
 func (p *process) signal(sig os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(sig); err != nil {

@@ -132,7 +132,7 @@ func (o *outage) judge() {
 		of[l.user] = l
 	}
 	for i, n := range missed {
-		if n > 0 && !strings.Contains(o.nodes[i].log(), "messages from another node were lost") {
+		if n > 0 && !o.nodes[i].says("messages from another node were lost") {
 			t.Errorf("a client of %s has missed %d messages, and %s does not tell", o.names[i], n, o.names[i])
 		}
 	}

@@ -770,6 +770,7 @@ func TestAPanicClosesItsSessionOnly(t *testing.T) {
 			c.wantEnd()
 		}
 		other.echo("lives")
+		s.stop()
 		if n := strings.Count(s.log(), "a panic on purpose"); n < 1 || n > 2 {
 			t.Errorf("the panic was logged %d times, want once per place", n)
 		}

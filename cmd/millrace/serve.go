@@ -43,7 +43,16 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer) (err error) {
-	log, level := newLogger(stderr, c.LogFormat, c.LogLevel)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE) // ignored: the reader of stdout or stderr may end before the server
+	defer signal.Stop(broken)
+	out := newLogWriter(stderr)
+	defer out.close()
+	log, level := newLogger(out, c.LogFormat, c.LogLevel)
+	out.lost = func(lines int) { log.Warn("lines of the log are missing here, as nobody read it", "lines", lines) }
 	framer, err := c.framer(c.maxFrame(), src)
 	if err != nil {
 		return err
@@ -59,6 +68,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	}
 	if a, ok := c.Addr.twice(); ok {
 		return exitf(exitUsage, "--addr %q: given twice; leave one out%s", a, src.from("addr"))
+	}
+	if err := c.onlyWithTLS(c.Addr, src); err != nil {
+		return err
 	}
 	token, err := c.token(src, log)
 	if err != nil {
@@ -115,7 +127,7 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if err := srv.Start(context.Background()); err != nil {
 		return startError(err, src)
 	}
-	defer watchCertificates(store, log)()
+	defer watchCertificates(store, hup, log)()
 	defer limitMemory(srv, behind, cfg.MemoryBudget)()
 	settings := &serveSettings{flags: ctx.Selected().Flags, srv: srv, level: level}
 	stopDoor, err := c.open(token, srv, behind, settings, time.Duration(c.DrainTimeout), log)
@@ -135,6 +147,10 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	return err
 }
 
+// oneHand is how far apart two signals may be that one hand has sent: timeout(1) and others signal a
+// process and then its group.
+const oneHand = 200 * time.Millisecond
+
 // drain stops srv, waiting for up to d for its sessions. A second signal ends the process at once.
 func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan os.Signal) error {
 	ctx := context.Background()
@@ -148,21 +164,30 @@ func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan
 		behind.leaveNode(ctx, d)
 		stopped <- srv.Stop(ctx)
 	}()
-	select {
-	case err := <-stopped:
-		var loss *engine.LossError
-		switch {
-		case errors.As(err, &loss):
-			return exitf(exitLoss, "drained with losses at --drain-timeout: %d sessions cut off, %d requests not answered, %d bytes not sent",
-				loss.Sessions, loss.Frames, loss.Bytes)
-		case err != nil:
-			return exitf(exitFailed, "stop: %w", err)
+	for begun := time.Now(); ; {
+		select {
+		case err := <-stopped:
+			return stopError(err)
+		case sig := <-signals:
+			if time.Since(begun) < oneHand {
+				continue
+			}
+			n, _ := sig.(syscall.Signal)
+			return exitf(exitSignal+int(n), "stopped at once by a second signal (%v)", sig)
 		}
-		return nil
-	case sig := <-signals:
-		n, _ := sig.(syscall.Signal)
-		return exitf(exitSignal+int(n), "stopped at once by a second signal (%v)", sig)
 	}
+}
+
+func stopError(err error) error {
+	var loss *engine.LossError
+	switch {
+	case errors.As(err, &loss):
+		return exitf(exitLoss, "drained with losses at --drain-timeout: %d sessions cut off, %d requests not answered, %d bytes not sent",
+			loss.Sessions, loss.Frames, loss.Bytes)
+	case err != nil:
+		return exitf(exitFailed, "stop: %w", err)
+	}
+	return nil
 }
 
 // startError translates an error of engine.New or Start from field names to flags.

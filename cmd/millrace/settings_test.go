@@ -66,7 +66,13 @@ func TestEachSettingServes(t *testing.T) {
 		case "cluster-creds", "cluster-nkey", "cluster-tls-ca", "cluster-tls-cert", "cluster-tls-key": // servers that ask for these are in a test of their own
 			continue
 		case "tls-cert":
-			together = append([][]string{{arg, "--tls-key=" + key, "--tls-client-ca=" + cert}}, together...)
+			together = append([][]string{{arg, "--tls-key=" + key, "--tls-client-ca=" + cert, "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0"}}, together...)
+			continue
+		case "tls-self-signed":
+			together = append([][]string{{arg, "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0"}}, together...)
+			continue
+		case "admin-token-file", "admin-write", "admin-pprof", "admin-trace":
+			together = append([][]string{{arg, "--admin=127.0.0.1:0"}}, together...)
 			continue
 		}
 		if alone[name] != "" {

@@ -303,6 +303,14 @@ func (a addrs) twice() (string, bool) {
 	return "", false
 }
 
+// secure reports whether TLS is spoken at one of the addresses.
+func (a addrs) secure() bool {
+	return slices.ContainsFunc(a, func(s string) bool {
+		scheme, _, _ := strings.Cut(s, "://")
+		return slices.Contains([]string{"tls", "wss", "auto"}, strings.TrimSuffix(scheme, "+unix"))
+	})
+}
+
 // route sets where one handle runs: MAIN/SUB=MODE.
 type route struct {
 	handle handle

@@ -57,7 +57,9 @@ type Config struct {
 	// DrainTimeout limits a drain; remaining sessions are closed then. 0 means no limit.
 	DrainTimeout time.Duration
 
-	MaxClients int           // connections served at a time; default 16
+	// MaxClients is how many connections are open at a time: for a further one, the one that has
+	// waited longest for a request is closed. The default is 16.
+	MaxClients int
 	Timeout    time.Duration // to read a request, to wait for the next one, and to write an answer; default 5 s
 	MaxList    int           // sessions in one answer; default 1,000
 	MaxClosed  int           // closed sessions that are remembered; default 256
@@ -193,7 +195,7 @@ func (d *Door) Start(ctx context.Context) error {
 	d.ln = newClientLimit(ln, d.cfg.MaxClients, &d.clients)
 	d.http = &http.Server{
 		Handler: d, ReadTimeout: d.cfg.Timeout, IdleTimeout: d.cfg.Timeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelDebug),
+		ConnContext: withClient, ErrorLog: slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	d.running = true
 	d.watch()

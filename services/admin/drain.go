@@ -11,11 +11,25 @@ import (
 // maxRate is the highest rate of a drain that may be requested, in sessions per second.
 const maxRate = 1 << 24
 
-// drain is POST /drain?rate=N.
+// drain is POST /drain, with ?rate=N or {"rate":N}.
 func drain(r *request) (any, error) {
 	rate, err := r.number("rate", 0)
 	if err != nil {
 		return nil, err
+	}
+	var body struct {
+		Rate *int `json:"rate"`
+	}
+	if err := r.object(&body); err != nil {
+		return nil, err
+	}
+	if body.Rate != nil {
+		if rate != 0 {
+			return nil, badRequest("rate: given twice")
+		}
+		if rate = *body.Rate; rate < 1 {
+			return nil, badRequest("rate=%d: must be a whole number, 1 or more", rate)
+		}
 	}
 	if rate > maxRate {
 		return nil, badRequest("rate=%d: must be at most %d", rate, maxRate)
@@ -33,6 +47,9 @@ func drain(r *request) (any, error) {
 
 // undrain is POST /undrain.
 func undrain(r *request) (any, error) {
+	if err := r.object(new(struct{})); err != nil {
+		return nil, err
+	}
 	srv := r.d.cfg.Server
 	was := srv.Draining()
 	if err := srv.Undrain(); err != nil {

@@ -26,6 +26,7 @@ func (e *refusal) Error() string { return e.text }
 // Origin (403), an unknown path (404), a wrong method (405), or because changes are not allowed
 // (403), checked in this order.
 func (d *Door) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	defer serving(req)()
 	r := &request{d: d, w: &limitedWriter{ResponseWriter: w, timeout: d.cfg.Timeout}, Request: req}
 	if err := d.admit(r); err != nil {
 		var no *refusal

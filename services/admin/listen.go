@@ -10,8 +10,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -122,54 +120,4 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		return nil, err
 	}
 	return ln, nil
-}
-
-// clientLimit is a listener that keeps at most max connections open: further ones are not accepted
-// until one closes.
-type clientLimit struct {
-	net.Listener
-	slots  chan struct{}
-	open   *atomic.Int64
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newClientLimit(ln net.Listener, max int, open *atomic.Int64) *clientLimit {
-	return &clientLimit{Listener: ln, slots: make(chan struct{}, max), open: open, closed: make(chan struct{})}
-}
-
-func (l *clientLimit) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	l.open.Add(1)
-	return &client{Conn: c, l: l}, nil
-}
-
-func (l *clientLimit) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// client is one connection.
-type client struct {
-	net.Conn
-	l    *clientLimit
-	once sync.Once
-}
-
-func (c *client) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() {
-		c.l.open.Add(-1)
-		<-c.l.slots
-	})
-	return err
 }

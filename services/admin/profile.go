@@ -26,9 +26,9 @@ func profileOf(name string) (endpoint, bool) {
 	case name == "":
 		return endpoint{get: listProfiles}, true
 	case name == "profile":
-		return endpoint{get: cpuProfile}, true
+		return endpoint{get: cpuProfile, takes: []string{"seconds"}}, true
 	case pprof.Lookup(name) != nil:
-		return endpoint{get: func(r *request) (any, error) { return nil, r.writeProfile(pprof.Lookup(name)) }}, true
+		return endpoint{get: func(r *request) (any, error) { return nil, r.writeProfile(pprof.Lookup(name)) }, takes: []string{"debug", "gc"}}, true
 	}
 	return endpoint{}, false
 }
@@ -59,7 +59,11 @@ func (r *request) writeProfile(p *pprof.Profile) error {
 		}
 		debug = n
 	}
-	if r.URL.Query().Get("gc") == "1" {
+	gc, err := r.flag("gc")
+	if err != nil {
+		return err
+	}
+	if gc {
 		runtime.GC()
 	}
 	var b bytes.Buffer // the time to make it is not the client's time to read it
@@ -67,7 +71,7 @@ func (r *request) writeProfile(p *pprof.Profile) error {
 		return err
 	}
 	r.file(p.Name(), debug > 0)
-	_, err := b.WriteTo(r.w)
+	_, err = b.WriteTo(r.w)
 	return err
 }
 

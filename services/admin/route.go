@@ -1,11 +1,15 @@
 package admin
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,20 +29,21 @@ type handler func(r *request) (any, error)
 
 // endpoint is what a path has.
 type endpoint struct {
-	get  handler // for HEAD too; nil: 405
-	post handler // changes something; nil: 405
+	get   handler  // for HEAD too; nil: 405
+	post  handler  // changes something; nil: 405
+	takes []string // parameters of the query; nil: any, which get ignores
 }
 
 // endpoints returns the endpoints with fixed paths.
 func endpoints() map[string]endpoint {
 	return map[string]endpoint{
 		"/":         {get: getPage},
-		"/live":     {get: getLive},
+		"/live":     {get: getLive, takes: []string{"events", "limit", "open", "q", "since", "sort"}},
 		"/healthz":  {get: healthz},
 		"/readyz":   {get: readyz},
 		"/metrics":  {get: metrics},
 		"/stats":    {get: stats},
-		"/sessions": {get: sessions},
+		"/sessions": {get: sessions, takes: []string{"closed", "limit", "q", "sort"}},
 		"/loops":    {get: loops},
 		"/handles":  {get: handles},
 		"/pool":     {get: pool},
@@ -47,13 +52,13 @@ func endpoints() map[string]endpoint {
 		"/cache":    {get: cache},
 		"/cluster":  {get: clusterStats},
 		"/limits":   {get: limits},
-		"/costs":    {get: costs},
+		"/costs":    {get: costs, takes: []string{"limit", "seconds"}},
 		"/stalls":   {get: stalls},
 		"/near":     {get: near},
 		"/config":   {get: config, post: setConfig},
-		"/drain":    {post: drain},
-		"/undrain":  {post: undrain},
-		"/trace":    {get: trace},
+		"/drain":    {post: drain, takes: []string{"rate"}},
+		"/undrain":  {post: undrain, takes: []string{}},
+		"/trace":    {get: trace, takes: []string{"seconds"}},
 	}
 }
 
@@ -71,7 +76,7 @@ func (r *request) find() (endpoint, bool) {
 		case rest == id:
 			return endpoint{get: session}, true
 		case verb == "kick":
-			return endpoint{post: kick}, true
+			return endpoint{post: kick, takes: []string{"reason"}}, true
 		}
 		return endpoint{}, false
 	}
@@ -122,6 +127,11 @@ func (d *Door) route(r *request) error {
 	}
 	if r.Method == http.MethodPost {
 		if err := d.mayChange(r); err != nil {
+			return err
+		}
+	}
+	if r.Method == http.MethodPost || e.takes != nil {
+		if err := r.parameters(e.takes); err != nil {
 			return err
 		}
 	}
@@ -182,17 +192,60 @@ func (r *request) number(name string, def int) (int, error) {
 // maxBody is how long a request's body may be, in bytes.
 const maxBody = 64 << 10
 
-// object decodes a body that is a JSON object, or empty.
+// parameters checks the query: what is misspelt or given twice is an error, not ignored.
+func (r *request) parameters(takes []string) error {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return badRequest("the query: %v", err)
+	}
+	for _, name := range sorted(q) {
+		switch {
+		case len(q[name]) > 1:
+			return badRequest("%.40s: given twice", name)
+		case takes != nil && len(takes) == 0:
+			return badRequest("%.40s: no parameters are taken here", name)
+		case takes != nil && !slices.Contains(takes, name):
+			return badRequest("%.40s: no such parameter; these are taken here: %s", name, strings.Join(takes, ", "))
+		}
+	}
+	return nil
+}
+
+// flag reads a parameter that is 0 or 1; false if absent.
+func (r *request) flag(name string) (bool, error) {
+	q := r.URL.Query()
+	if !q.Has(name) {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(q.Get(name))
+	if err != nil {
+		return false, badRequest("%s=%q: must be 0 or 1", name, q.Get(name))
+	}
+	return on, nil
+}
+
+// object decodes a body that is a JSON object without unknown names, or empty.
 func (r *request) object(v any) error {
 	b, err := io.ReadAll(http.MaxBytesReader(r.w, r.Body, maxBody))
+	var long *http.MaxBytesError
 	switch {
+	case errors.As(err, &long):
+		return &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body: must be at most %d bytes", maxBody)}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &refusal{http.StatusRequestTimeout, fmt.Sprintf("the body: did not come within %v", r.d.cfg.Timeout)}
 	case err != nil:
 		return badRequest("the body: %v", err)
 	case len(b) == 0:
 		return nil
 	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return badRequest("the body is not the expected JSON: %v", err)
+	in := json.NewDecoder(bytes.NewReader(b))
+	in.DisallowUnknownFields()
+	err = in.Decode(v)
+	if err == nil && in.More() {
+		err = errors.New("more than one value")
+	}
+	if err != nil {
+		return badRequest("the body is not the expected JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return nil
 }

@@ -130,7 +130,11 @@ func sessions(r *request) (any, error) {
 		return nil, err
 	}
 	limit = min(limit, r.d.cfg.MaxList)
-	if closed := q.Get("closed"); closed != "" && closed != "0" {
+	closed, err := r.flag("closed")
+	if err != nil {
+		return nil, err
+	}
+	if closed {
 		return r.d.closed.last(limit, q.Get("q")), nil
 	}
 	by := q.Get("sort")
@@ -227,16 +231,20 @@ const maxReason = 256
 
 // kick is POST /sessions/INDEX.ROUND/kick, with ?reason= or {"reason":"…"}.
 func kick(r *request) (any, error) {
-	body := struct {
+	var body struct {
 		Reason string `json:"reason"`
-	}{r.URL.Query().Get("reason")}
+	}
 	if err := r.object(&body); err != nil {
 		return nil, err
 	}
-	if len(body.Reason) > maxReason || !utf8.ValidString(body.Reason) {
+	query := r.URL.Query().Get("reason")
+	if body.Reason != "" && query != "" {
+		return nil, badRequest("reason: given twice")
+	}
+	text := cmp.Or(body.Reason, query, "kicked")
+	if len(text) > maxReason || !utf8.ValidString(text) {
 		return nil, badRequest("reason: must be text of at most %d bytes", maxReason)
 	}
-	text := cmp.Or(body.Reason, "kicked")
 	if err := r.session.Kick(text); err != nil {
 		return nil, &refusal{http.StatusNotFound, "the session has closed"}
 	}

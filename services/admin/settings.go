@@ -33,7 +33,10 @@ func setConfig(r *request) (any, error) {
 		}
 	}
 	for name, v := range r.URL.Query() {
-		values[name] = v[len(v)-1]
+		if _, twice := values[name]; twice {
+			return nil, badRequest("%.40s: given twice", name)
+		}
+		values[name] = v[0]
 	}
 	if len(values) == 0 {
 		return nil, badRequest("no setting: send a JSON object of names and values")

@@ -172,7 +172,11 @@ func (u *users) settle(ctx context.Context, user string) error {
 	open := b.s != nil && u.sessions[b.s] != nil
 	u.mu.Unlock()
 	if ad, ok := u.adoption(user); ok {
-		return u.adopt(ctx, user, ad)
+		lost, err := u.adopt(ctx, user, ad)
+		if lost != nil {
+			lost()
+		}
+		return err
 	}
 	if u.n.cache == nil {
 		if !open {

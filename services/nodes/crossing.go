@@ -27,7 +27,7 @@ type crossing struct {
 	mu sync.RWMutex
 	// at is the number of the last message given here, by process. Only the delivering goroutine
 	// writes it, with mu read-locked; others read it with mu locked.
-	at     map[uint64]uint64
+	at     numbers
 	coming []*coming // guarded by mu
 }
 
@@ -55,14 +55,7 @@ func (n *Node) cross(c *crossing, e envelope.Envelope, send func() error) {
 // given notes that a message of another node has been given to the sessions here, and keeps it for
 // those that are coming. mu is read-locked.
 func (c *crossing) given(n *Node, e envelope.Envelope) {
-	if c.at == nil {
-		c.at = map[uint64]uint64{}
-	}
-	if len(c.at) >= maxStreams {
-		living := n.living()
-		maps.DeleteFunc(c.at, func(p uint64, _ uint64) bool { return !living[p] })
-	}
-	c.at[e.Source] = e.Number
+	c.at.set(e.Source, e.Number, n.living)
 	c.pass(e)
 }
 
@@ -78,20 +71,18 @@ func (c *crossing) pass(e envelope.Envelope) {
 
 // past notes that all messages of a process up to a number have been received or are lost. Called by
 // the delivering goroutine.
-func (c *crossing) past(from, number uint64) {
+func (c *crossing) past(n *Node, from, number uint64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if c.at == nil {
-		c.at = map[uint64]uint64{}
-	}
-	c.at[from] = max(c.at[from], number)
+	at, _ := c.at.of(from)
+	c.at.set(from, max(at, number), n.living)
 }
 
 // reached reports whether the messages of all living processes have been given here up to the numbers
 // in want. mu is locked.
 func (c *crossing) reached(n *Node, want map[uint64]uint64) bool {
 	for process, number := range want {
-		if c.at[process] >= number || process == n.process {
+		if at, _ := c.at.of(process); at >= number || process == n.process {
 			continue
 		}
 		if _, lives := n.byProcess(process); lives {
@@ -164,10 +155,9 @@ func (cs crossings) meet(ctx context.Context, at []carry.Stream) {
 // seen returns the numbers up to which messages have been given to the sessions here, by process; own
 // is that of this node's own messages. mu is locked.
 func (c *crossing) seen(self, own uint64) map[uint64]uint64 {
-	at := maps.Clone(c.at)
-	if at == nil {
-		at = map[uint64]uint64{}
-	}
+	at := map[uint64]uint64{}
+	maps.Copy(at, c.at.older)
+	maps.Copy(at, c.at.recent)
 	at[self] = own
 	return at
 }

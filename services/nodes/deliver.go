@@ -45,9 +45,8 @@ func (n *Node) deliver(m cluster.Message) {
 		n.groups.learn(e)
 		n.groups.counted(e)
 	case envelope.Alive:
-		n.heard.trim(n)
-		n.missed(e.Source, subjectAll, n.heard.at(e.Source, e.Epoch))
-		n.casts.past(e.Source, e.Epoch)
+		n.missed(e.Source, subjectAll, n.heard.at(n, e.Source, e.Epoch))
+		n.casts.past(n, e.Source, e.Epoch)
 		n.hear(e)
 		if m.Asks() {
 			n.all.mu.Lock()
@@ -65,8 +64,7 @@ func (n *Node) deliver(m cluster.Message) {
 
 // fresh reports whether e is new in its stream, and reports missing messages before it.
 func (n *Node) fresh(in *inbound, e envelope.Envelope, stream string) bool {
-	in.trim(n)
-	fresh, missed := in.take(e.Source, e.Number)
+	fresh, missed := in.take(n, e.Source, e.Number)
 	n.missed(e.Source, stream, missed)
 	if !fresh {
 		n.counts.doubled.Add(1)

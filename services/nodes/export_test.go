@@ -85,7 +85,9 @@ func (n *Node) OnTheWay() (in, out int64) { return n.moves.in.used.Load(), n.mov
 // told the store of yet.
 func (n *Node) Went(s *engine.Session, to uint64, user string) {
 	n.users.gone(s, []string{user})
-	n.moves.went(&offer{to: to, d: &engine.Departure{Session: s}}, []string{user})
+	o := &offer{to: to, d: &engine.Departure{Session: s}}
+	n.moves.goes(o)
+	n.moves.went(o, []string{user})
 }
 
 // Sweep is what the node does from time to time with those.
@@ -93,3 +95,20 @@ func (n *Node) Sweep(now time.Time) { n.moves.sweep(now) }
 
 // Settle has the node compare a user with the store.
 func (n *Node) Settle(user string) error { return n.users.settle(n.run, user) }
+
+// Numbers has the last numbers of streams.
+type Numbers = numbers
+
+// MaxStreams is how many recent ones they have besides those of living processes.
+const MaxStreams = maxStreams
+
+// Of is a process's number; false: there is none.
+func (x *numbers) Of(process uint64) (uint64, bool) { return x.of(process) }
+
+// Set notes a process's number.
+func (x *numbers) Set(process, number uint64, living func() map[uint64]bool) {
+	x.set(process, number, living)
+}
+
+// Len is how many processes they have.
+func (x *numbers) Len() int { return len(x.recent) + len(x.older) }

@@ -185,11 +185,11 @@ func (m *moves) commit(ctx context.Context, o *offer, at []byte) error {
 	}
 	t := carry.Tail{Streams: cs.seen()}
 	t.Users, t.Handle, t.Seq = n.users.going(o.d.Session)
-	m.goes(o.d.Session.ID(), true)
+	m.goes(o)
 	cut := o.d.Commit()
 	cs.unlock()
 	if !cut {
-		m.goes(o.d.Session.ID(), false)
+		m.stays(o)
 		n.users.stays(o.d.Session)
 		m.drop(o)
 		if o.d.Session.Connected() { // something of it is under way again

@@ -208,7 +208,7 @@ func (gs *groups) learn(e envelope.Envelope) {
 		return
 	}
 	if e.Kind == envelope.Members && e.Session > 0 {
-		g.cross.past(e.Source, e.Session)
+		g.cross.past(gs.n, e.Source, e.Session)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

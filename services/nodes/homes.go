@@ -263,15 +263,13 @@ func (h *Homes[S]) Ask(ctx context.Context, key string, body []byte) ([]byte, er
 	ctx, cancel := h.n.bounded(ctx)
 	defer cancel()
 	until, _ := ctx.Deadline()
-	for wait := leastWait; ; wait = min(2*wait, mostWait) {
+	for tries := (attempts{until: until}); ; {
 		answer, err := h.ask(ctx, key, body)
-		if !noHome(err) {
+		wait, err := tries.next(h.n, err)
+		if wait == 0 {
 			return answer, err
 		}
-		if h.busDown() {
-			return nil, cluster.ErrUnavailable
-		}
-		if !sleep(ctx, wait) || time.Until(until) < leastLeft {
+		if !sleep(ctx, wait) {
 			return nil, errNoHome
 		}
 	}

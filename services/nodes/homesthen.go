@@ -25,18 +25,17 @@ func (h *Homes[S]) AskThen(ctx context.Context, key string, body []byte, then fu
 		then(nil, err)
 		return
 	}
-	q := &asked[S]{h: h, key: key, body: body, then: then, wait: leastWait, until: h.n.until(ctx, CallOptions{Timeout: h.n.cfg.Timeout})}
+	q := &asked[S]{h: h, key: key, body: body, then: then, attempts: attempts{until: h.n.until(ctx, CallOptions{Timeout: h.n.cfg.Timeout})}}
 	q.send()
 }
 
 // asked is a message of AskThen.
 type asked[S any] struct {
-	h     *Homes[S]
-	key   string
-	body  []byte
-	then  func([]byte, error)
-	until time.Time
-	wait  time.Duration // before it is sent again
+	h    *Homes[S]
+	key  string
+	body []byte
+	then func([]byte, error)
+	attempts
 }
 
 // send makes one attempt, at the room's presumed home.
@@ -54,18 +53,12 @@ func (q *asked[S]) send() {
 
 // outcome ends the message, or has it sent again.
 func (q *asked[S]) outcome(answer []byte, err error) {
-	switch {
-	case !noHome(err):
+	wait, err := q.next(q.h.n, err)
+	if wait == 0 {
 		q.then(answer, err)
-	case q.h.busDown():
-		q.then(nil, cluster.ErrUnavailable)
-	case time.Until(q.until) < q.wait+leastLeft:
-		q.then(nil, errNoHome)
-	default:
-		wait := q.wait
-		q.wait = min(2*wait, mostWait) // before the timer runs: it is the next attempt's
-		time.AfterFunc(wait, func() { q.h.n.guard(q.send) })
+		return
 	}
+	time.AfterFunc(wait, func() { q.h.n.guard(q.send) })
 }
 
 // handleThen is handle for who does not wait: then is called once.
@@ -95,6 +88,27 @@ func (h *Homes[S]) handleThen(until time.Time, key string, body []byte, then fun
 	}
 }
 
+// attempts are the attempts to send one message to its room.
+type attempts struct {
+	until time.Time     // the last ends then
+	wait  time.Duration // before the last; 0: it was the first
+}
+
+// next returns how long to wait before the next attempt, when the last has ended with err; or 0 and the
+// message's outcome.
+func (a *attempts) next(n *Node, err error) (wait time.Duration, outcome error) {
+	a.wait = min(max(leastWait, 2*a.wait), mostWait)
+	switch {
+	case !noHome(err):
+		return 0, err
+	case n.bus != nil && !n.bus.Up(): // there are other nodes, which can't be reached now
+		return 0, cluster.ErrUnavailable
+	case time.Until(a.until) < a.wait+leastLeft:
+		return 0, errNoHome
+	}
+	return a.wait, nil
+}
+
 const (
 	// A message to a room without a home is sent again after leastWait, then after twice as long,
 	// mostWait at most.
@@ -118,6 +132,3 @@ func (h *Homes[S]) checkKey(key string) error {
 func noHome(err error) bool {
 	return errors.Is(err, errElsewhere) || errors.Is(err, cluster.ErrUnavailable)
 }
-
-// busDown reports whether there are other nodes that can't be reached now.
-func (h *Homes[S]) busDown() bool { return h.n.bus != nil && !h.n.bus.Up() }

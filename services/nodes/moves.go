@@ -195,18 +195,24 @@ func (m *moves) hasGone(id engine.ID) bool {
 	return m.left[id]
 }
 
-// goes records that a session is about to move, or that it does not.
-func (m *moves) goes(id engine.ID, goes bool) {
+// goes records that a session is about to move: whoever comes with its token, or sends to its user, is
+// to wait for it from then on.
+func (m *moves) goes(o *offer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if goes {
-		m.left[id] = true
-	} else {
-		delete(m.left, id)
-	}
+	id := o.d.Session.ID()
+	m.gone[o.sum], m.left[id] = wentTo{o.to, id}, true
 }
 
-// went records that a session has been given to another process.
+// stays undoes goes.
+func (m *moves) stays(o *offer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.gone, o.sum)
+	delete(m.left, o.d.Session.ID())
+}
+
+// went records that a session, of which goes was called, has been given to another process.
 func (m *moves) went(o *offer, users []string) {
 	m.given.Add(1)
 	now := time.Now()
@@ -217,7 +223,6 @@ func (m *moves) went(o *offer, users []string) {
 		m.forgotten.Add(1)
 	}
 	o.given = true
-	m.gone[o.sum], m.left[o.d.Session.ID()] = wentTo{o.to, o.d.Session.ID()}, true
 	m.order = append(m.order, departed{sum: o.sum, id: o.d.Session.ID(), to: o.to, users: users, at: now, until: now.Add(m.remembers())})
 }
 

@@ -3,6 +3,7 @@ package nodes
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 
 	"millrace/services/cluster"
@@ -45,18 +46,17 @@ func (o *outbound) at() uint64 {
 	return o.last
 }
 
-// inbound are the streams of one kind from others to this node: the last number of each process.
-// Only the delivering goroutine uses it.
+// inbound are the streams of one kind from others to this node. Only the delivering goroutine uses it.
 type inbound struct {
-	last map[uint64]uint64
+	last numbers
 	// whole: the streams begin with 1 for this process, so messages missed before the first
 	// received one are known.
 	whole bool
 }
 
 // take reports whether a message is new, and how many before it have not arrived.
-func (in *inbound) take(from, number uint64) (fresh bool, missed uint64) {
-	last, known := in.last[from]
+func (in *inbound) take(n *Node, from, number uint64) (fresh bool, missed uint64) {
+	last, known := in.last.of(from)
 	switch {
 	case number == 0:
 		return true, 0
@@ -67,43 +67,51 @@ func (in *inbound) take(from, number uint64) (fresh bool, missed uint64) {
 	default:
 		missed = number - last - 1
 	}
-	in.set(from, number)
+	in.last.set(from, number, n.living)
 	return true, missed
 }
 
 // at records that a stream is at a number, and returns how many messages up to it have not arrived.
-func (in *inbound) at(from, number uint64) (missed uint64) {
-	last, known := in.last[from]
+func (in *inbound) at(n *Node, from, number uint64) (missed uint64) {
+	last, known := in.last.of(from)
 	if known && number > last {
 		missed = number - last
 	}
-	if !known || number > last {
-		in.set(from, number)
-	}
+	in.last.set(from, max(last, number), n.living)
 	return missed
 }
 
-func (in *inbound) set(from, number uint64) {
-	if in.last == nil {
-		in.last = map[uint64]uint64{}
-	}
-	in.last[from] = number
+// numbers has the number of the last message of each process, in streams of one kind.
+//
+// When recent is full it becomes older, and of older those processes are left that live. So a process that
+// has ended is forgotten, and one that has lost its name for a moment is not.
+type numbers struct {
+	recent, older map[uint64]uint64 // no process is in both
+	full          int               // how many recent has at most
 }
 
-// maxStreams is how many processes are kept before ended ones are removed.
+// maxStreams is how many recent processes are kept besides those that live.
 const maxStreams = 4096
 
-// trim removes processes that don't live, if there are many.
-func (in *inbound) trim(n *Node) {
-	if len(in.last) <= maxStreams {
-		return
+func (x *numbers) of(process uint64) (number uint64, known bool) {
+	number, known = x.recent[process]
+	if !known {
+		number, known = x.older[process]
 	}
-	living := n.living()
-	for p := range in.last {
-		if !living[p] {
-			delete(in.last, p)
-		}
+	return number, known
+}
+
+func (x *numbers) set(process, number uint64, living func() map[uint64]bool) {
+	switch {
+	case x.recent == nil:
+		x.recent, x.older, x.full = map[uint64]uint64{}, map[uint64]uint64{}, maxStreams
+	case len(x.recent) >= x.full:
+		lives := living()
+		maps.DeleteFunc(x.older, func(p, _ uint64) bool { return !lives[p] })
+		x.recent, x.older, x.full = x.older, x.recent, maxStreams+2*len(lives)
 	}
+	delete(x.older, process)
+	x.recent[process] = number
 }
 
 // ask is publish for a message that is answered.

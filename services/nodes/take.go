@@ -121,12 +121,15 @@ func (m *moves) carry(ctx context.Context, a *engine.Arrival, t *taking) error {
 		return &whyNot{NotTakenHere, err}
 	}
 	main, sub := codec.Split(tail.Handle)
-	m.n.users.come(ctx, s, SessionID{t.from, engine.ID(st.Session)}, codec.Packet{Main: main, Sub: sub, Seq: tail.Seq}, tail.Users)
+	then := m.n.users.come(ctx, s, SessionID{t.from, engine.ID(st.Session)}, codec.Packet{Main: main, Sub: sub, Seq: tail.Seq}, tail.Users)
 	err = a.Take(engine.Transfer{
 		Received: st.Received, First: st.First, Most: st.Most, Frames: slices.Concat(st.Frames, tail.Frames),
 	})
 	if err != nil {
 		return &whyNot{NotTakenHere, err}
+	}
+	for _, fn := range then {
+		fn()
 	}
 	return nil
 }
@@ -230,22 +233,29 @@ type adoption struct {
 }
 
 // come binds the users of a session that has come from another node: now, or, if the store can't be
-// reached, when it can. If a user has been bound to a newer session meanwhile, this session loses him
-// and is told so.
-func (u *users) come(ctx context.Context, s *engine.Session, old SessionID, about codec.Packet, list []string) {
+// reached, when it can. It returns what must be done when the session continues here: one that has lost a
+// user, to a newer session for example, is told so and closed.
+func (u *users) come(ctx context.Context, s *engine.Session, old SessionID, about codec.Packet, list []string) (then []func()) {
 	for _, user := range list {
 		if err := u.reserve(s, about, user); err != nil {
 			u.n.cfg.Logger.Warn("nodes: a session that was taken over is closed, as its user can't be bound here", "err", err)
-			_ = s.CloseWithError(about, engine.CodeLimit, "the user can't be bound here", engine.ReasonServerClosed)
-			return
+			return append(then, func() {
+				_ = s.CloseWithError(about, engine.CodeLimit, "the user can't be bound here", engine.ReasonServerClosed)
+			})
 		}
+		ad := adoption{s, old}
 		u.mu.Lock()
-		u.adopting[user] = adoption{s, old}
+		u.adopting[user] = ad
 		u.mu.Unlock()
-		if err := u.settle(ctx, user); err != nil {
-			u.todo.add(user)
+		lost, err := u.adopt(ctx, user, ad)
+		if err != nil {
+			lost = func() { u.todo.add(user) }
+		}
+		if lost != nil {
+			then = append(then, lost)
 		}
 	}
+	return then
 }
 
 func (u *users) adoption(user string) (adoption, bool) {
@@ -257,27 +267,28 @@ func (u *users) adoption(user string) (adoption, bool) {
 
 // adopt replaces the old ID of a session that has come from another node in the store. If the store has
 // another session of the user, or none, this one has lost him, as in settle: a newer login may have
-// begun and ended meanwhile. The old node does not unbind him before that, see moves.hasGone. After an
-// error, because the store can't be reached or its answer was lost, the result is not known.
-func (u *users) adopt(ctx context.Context, user string, ad adoption) error {
+// begun and ended meanwhile. Then lost closes it; otherwise lost is nil. The old node does not unbind him
+// before that, see moves.hasGone. After an error, because the store can't be reached or its answer was
+// lost, the result is not known.
+func (u *users) adopt(ctx context.Context, user string, ad adoption) (lost func(), err error) {
 	ctx, cancel := u.n.bounded(ctx)
 	defer cancel()
 	id := u.n.ID(ad.s)
 	for {
 		if !u.holds(ad.s.ID(), user) { // it has ended; its old node checks the binding, see sweeper
 			u.adopted(user, ad)
-			return nil
+			return nil, nil
 		}
 		e, err := u.n.cache.Users().Get(ctx, user)
 		if err != nil && !errors.Is(err, services.ErrNotFound) {
-			return err
+			return nil, err
 		}
 		epoch := cluster.Epoch(e.Revision)
 		switch at, err := sessionID(e.Value); {
 		case err == nil && at == ad.old:
 			swapped, now, err := u.n.cache.Users().CompareAndSetRevision(ctx, user, e.Revision, id.bytes(), 0)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if !swapped {
 				continue
@@ -286,12 +297,11 @@ func (u *users) adopt(ctx context.Context, user string, ad adoption) error {
 		case err == nil && at == id: // an earlier attempt, whose answer was lost, has stored it
 		default:
 			u.adopted(user, ad)
-			u.replace(ad.s.ID(), user, epoch)
-			return nil
+			return func() { u.replace(ad.s.ID(), user, epoch) }, nil
 		}
 		u.note(ad.s, user, epoch)
 		u.adopted(user, ad)
-		return nil
+		return nil, nil
 	}
 }
 

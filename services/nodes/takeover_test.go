@@ -1,7 +1,9 @@
 package nodes_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -22,10 +24,14 @@ type given struct {
 	most     int          // Config.MaxOutbound
 	counting func(int)    // see Counting
 	framer   codec.Framer // Config.Framer
+	state    []byte       // of each session
 }
 
-func (*given) MarshalSession(*engine.Session) ([]byte, error) { return nil, nil }
-func (g *given) UnmarshalSession(*engine.Session, []byte) error {
+func (g *given) MarshalSession(*engine.Session) ([]byte, error) { return slices.Clone(g.state), nil }
+func (g *given) UnmarshalSession(_ *engine.Session, state []byte) error {
+	if !bytes.Equal(state, g.state) {
+		return errors.New("the state is another's")
+	}
 	if g.come != nil {
 		g.come()
 	}
@@ -35,7 +41,7 @@ func (g *given) UnmarshalSession(*engine.Session, []byte) error {
 // startMoving starts a node with a server of its own, whose sessions can be taken over.
 func startMoving(t *testing.T, url, name string, h *given, change ...func(*settings)) (*member, *engine.Server) {
 	t.Helper()
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Framer: h.framer, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most},
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Framer: h.framer, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most, ResumeBytes: max(h.most, 256<<10)},
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +62,19 @@ func startMoving(t *testing.T, url, name string, h *given, change ...func(*setti
 // hello connects with a token, or none, and returns the next one.
 func hello(t *testing.T, srv *engine.Server, token []byte) (next []byte, resumed bool) {
 	t.Helper()
+	next, resumed, conn, _ := helloes(t, srv, token)
+	conn.Close()
+	return next, resumed
+}
+
+// helloes is hello for a client that stays, and reads on.
+func helloes(t *testing.T, srv *engine.Server, token []byte) (next []byte, resumed bool, conn net.Conn, r *codec.Reader) {
+	t.Helper()
 	conn, err := net.Dial("tcp", srv.Addrs()[0].String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	body := []byte{1, 0}
 	if token != nil {
@@ -73,11 +87,12 @@ func hello(t *testing.T, srv *engine.Server, token []byte) (next []byte, resumed
 	if _, err := conn.Write(frame); err != nil {
 		t.Fatal(err)
 	}
-	p, err := codec.NewReader(conn, nil).Next()
+	r = codec.NewReader(conn, nil)
+	p, err := r.Next()
 	if err != nil || p.Main != 0 || p.Sub != 6 || len(p.Body) != 25 {
 		t.Fatalf("got %v, %v, want a WELCOME", p, err)
 	}
-	return slices.Clone(p.Body[1:17]), p.Body[0] == 1
+	return slices.Clone(p.Body[1:17]), p.Body[0] == 1, conn, r
 }
 
 // A session whose groups change while it is carried stays: the other node was told of those

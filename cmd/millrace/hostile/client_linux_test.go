@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The clients write and read frames by hand, from the wire contract and not from package
@@ -180,6 +182,23 @@ func (c *client) reset() {
 		t.SetLinger(0)
 	}
 	c.Close()
+}
+
+// quiet returns for how long the kernel has received no bytes, however late they are read.
+func (c *client) quiet() time.Duration {
+	c.Helper()
+	raw, err := c.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		c.Error(err)
+		return 0
+	}
+	var info *unix.TCPInfo
+	raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	if err != nil {
+		c.Error(err)
+		return 0
+	}
+	return time.Duration(info.Last_data_recv) * time.Millisecond
 }
 
 // fin says that there are no more requests.

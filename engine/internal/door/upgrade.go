@@ -93,7 +93,7 @@ func readRequest(head []byte) (*http.Request, *refusal) {
 // checkUpgrade says what is wrong with a request, the first of its faults; nil: nothing.
 func checkUpgrade(r *http.Request, path string, origins []string, secure bool) *refusal {
 	asks := r.ProtoAtLeast(1, 1) && hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
-	keys := r.Header["Sec-Websocket-Key"]
+	keys, versions := r.Header["Sec-Websocket-Key"], r.Header["Sec-Websocket-Version"] // each once: RFC 6455, sections 11.3.1 and 11.3.5
 	switch {
 	case asks && (len(keys) != 1 || !validKey(keys[0])):
 		return &refusal{http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"}
@@ -101,7 +101,7 @@ func checkUpgrade(r *http.Request, path string, origins []string, secure bool) *
 		return &refusal{http.StatusBadRequest, "a request for a WebSocket has no body"}
 	case !asks || r.Method != http.MethodGet:
 		return &refusal{http.StatusUpgradeRequired, "this address speaks WebSocket"}
-	case r.Header.Get("Sec-Websocket-Version") != "13":
+	case len(versions) != 1 || versions[0] != "13":
 		return &refusal{http.StatusUpgradeRequired, "the WebSocket version must be 13"}
 	case r.URL.Path != path:
 		return &refusal{http.StatusNotFound, "no such path"}

@@ -66,6 +66,7 @@ func acks(fd int) netio.Acks {
 		Owed:   i.Unacked > 0 || i.Notsent_bytes > 0,
 		Missed: i.Probes >= 2 || i.Unacked > 0 && i.Retransmits > 0 && late,
 		Ago:    ago,
+		Reset:  i.State == unix.BPF_TCP_CLOSE,
 	}
 }
 

@@ -36,7 +36,7 @@ type Conn interface {
 	// CloseWrite sends the FIN after what was written.
 	CloseWrite()
 	// Detach, called in Sink.Closed, keeps the descriptor open after it, so that pending answers
-	// can be written. Nothing is read any more. A NotifyWritable in progress is cancelled and must
+	// can be written. Nothing is read any more: only Write and Acks tell of a reset. A NotifyWritable in progress is cancelled and must
 	// be called again. False: it can't be kept.
 	Detach() bool
 	// Abort makes Close send a reset and drop what the kernel has not sent (SO_LINGER 0).
@@ -90,6 +90,7 @@ type Acks struct {
 	Owed   bool          // something written is not acknowledged
 	Missed bool          // the peer did not answer retransmissions or window probes
 	Ago    time.Duration // time since the last acknowledgement
+	Reset  bool          // the connection has ended with a reset or a timeout
 }
 
 // End is how a connection ended.

@@ -130,7 +130,7 @@ const probeAfter = 300 * time.Millisecond
 func (c *Conn) Acks() netio.Acks {
 	c.n.mu.Lock()
 	defer c.n.mu.Unlock()
-	a := netio.Acks{Owed: c.out.unacked() > 0, Ago: time.Since(c.out.acked)}
+	a := netio.Acks{Owed: c.out.unacked() > 0, Ago: time.Since(c.out.acked), Reset: c.in.rst}
 	a.Missed = a.Owed && c.out.silent && a.Ago > probeAfter
 	if !c.out.silent {
 		a.Ago = min(a.Ago, probeAfter) // a closed window is probed, and the peer answers

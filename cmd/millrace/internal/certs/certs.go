@@ -132,6 +132,7 @@ func (s *Store) outOfDate(log *slog.Logger) {
 // whenever now receives a signal. It returns when done is closed.
 func (s *Store) Watch(every time.Duration, now <-chan os.Signal, done <-chan struct{}, log *slog.Logger) {
 	if len(s.pairs) == 0 {
+		s.ignore(now, done, log)
 		return
 	}
 	s.outOfDate(log)
@@ -154,6 +155,18 @@ func (s *Store) Watch(every time.Duration, now <-chan os.Signal, done <-chan str
 		}
 		log.Info("certificates reloaded", "pairs", len(s.pairs))
 		s.outOfDate(log)
+	}
+}
+
+// ignore says of each signal that there is nothing to reload, until done is closed.
+func (s *Store) ignore(now <-chan os.Signal, done <-chan struct{}, log *slog.Logger) {
+	for {
+		select {
+		case <-done:
+			return
+		case sig := <-now:
+			log.Info("nothing to reload: no certificate is from a file", "signal", sig.String())
+		}
 	}
 }
 

@@ -1,0 +1,168 @@
+package engine
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"millrace/codec"
+	"millrace/engine/internal/cputime"
+)
+
+// onOneProcessor runs start, on a thread that may use one processor only, as then may the processes
+// that start begins.
+func onOneProcessor(t *testing.T, start func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SchedSetaffinity(0, &all)
+	start()
+}
+
+// A handler that only computes a little stays on the loop, although the machine's other programs
+// have the loop's thread put aside for long in the middle of it.
+func TestATurnPutAsideIsNotHeldAgainstItsHandle(t *testing.T) {
+	var c *child
+	onOneProcessor(t, func() {
+		c = spawn(t, childConfig{Config: Config{Loops: 1}})
+		for range 4 {
+			cmd := exec.Command("sh", "-c", "while :; do :; done")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		}
+	})
+	cl := c.dial()
+	var batch []byte
+	for range 64 {
+		batch = append(batch, frame(1, 6, "")...)
+	}
+	run := func() (long int) {
+		cl.Write(batch)
+		for range 64 {
+			p, err := cl.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(p.Body) == "true" {
+				long++
+			}
+		}
+		return long
+	}
+	waitFor(t, "the handle to go inline", func() bool {
+		before := c.stats().Loops[0].Inline
+		run()
+		return c.stats().Loops[0].Inline > before
+	})
+	long := 0
+	for began := time.Now(); long < 8; long += run() {
+		if time.Since(began) > 2*time.Minute {
+			t.Fatalf("put aside %d times in two minutes", long)
+		}
+	}
+	st := c.stats()
+	t.Logf("put aside %d times, %d of %d inline, handed over %d times", long, st.Loops[0].Inline, st.Loops[0].FramesIn, st.Loops[0].HandOver)
+	if st.Demoted != 0 {
+		t.Errorf("%d demoted, having been put aside %d times", st.Demoted, long)
+	}
+}
+
+// A handler that holds up its loop goes to the workers after a few calls, whatever it waits for; or
+// if it computes.
+func TestWhatHoldsUpALoopGoesToTheWorkers(t *testing.T) {
+	const long = 5 * time.Millisecond
+	var mu sync.Mutex
+	ch := make(chan bool)
+	fifo := t.TempDir() + "/fifo"
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	later := func(f func()) { time.AfterFunc(long, f) }
+	for name, hold := range map[string]func(){
+		"sleep":   func() { time.Sleep(long) },
+		"channel": func() { later(func() { ch <- true }); <-ch },
+		"lock":    func() { mu.Lock(); later(mu.Unlock); mu.Lock(); mu.Unlock() },
+		"file": func() { // its open waits for a writer
+			later(func() { os.WriteFile(fifo, []byte("x"), 0) })
+			os.ReadFile(fifo)
+		},
+		"system call": func() { unix.Nanosleep(&unix.Timespec{Nsec: int64(long)}, nil) },
+		"computes": func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			for from := cputime.Thread(); cputime.Thread()-from < long; {
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var on atomic.Bool
+			srv := serve(t, Config{Loops: 1}, &funcs{read: func(s *Session, p codec.Packet) {
+				if on.Load() {
+					hold()
+				}
+				echo(s, p)
+			}})
+			c := dial(t, srv)
+			learn(t, srv, c, 1, 1)
+			on.Store(true)
+			calls := 0
+			for ; srv.Stats().Demoted == 0; calls++ {
+				if calls == 50 {
+					t.Fatal("still inline after 50 calls")
+				}
+				c.send(1, 1, "x")
+				c.expect(1, 1, "x")
+			}
+			t.Logf("moved after %d calls", calls)
+		})
+	}
+}
+
+// A handler that does not return goes to the workers while it runs, once.
+func TestAHandlerThatDoesNotReturnIsMoved(t *testing.T) {
+	gate, inside := make(chan bool), make(chan bool, 1)
+	srv := serve(t, Config{Loops: 1}, &funcs{read: func(s *Session, p codec.Packet) {
+		if string(p.Body) == "stay" {
+			inside <- true
+			<-gate
+		}
+		echo(s, p)
+	}})
+	a, b := dial(t, srv), dial(t, srv)
+	learn(t, srv, a, 1, 1)
+	a.send(1, 1, "stay")
+	<-inside
+	waitFor(t, "the handle to be moved", func() bool { return srv.Stats().Demoted > 0 })
+	waitFor(t, "the handle to be learned anew", func() bool {
+		b.send(1, 1, "x")
+		b.expect(1, 1, "x")
+		return srv.RunsInline(1<<16 | 1)
+	})
+	time.Sleep(5 * standInAfter) // it is not moved again for the same call
+	close(gate)
+	a.expect(1, 1, "stay")
+	if n := srv.Stats().Demoted; n != 1 {
+		t.Errorf("moved %d times", n)
+	}
+}
