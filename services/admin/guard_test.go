@@ -129,8 +129,8 @@ func TestOtherAddressesNeedAToken(t *testing.T) {
 	}
 }
 
-// No more than MaxClients connections are served; one that sends no request or does not read its
-// answer is closed after a timeout.
+// No more than MaxClients connections are served; one that sends no request gives way to one that asks, or
+// is closed after a timeout, as is one that does not read the answer.
 func TestClientsAreBounded(t *testing.T) {
 	t.Parallel()
 	r := open(t, func(c *admin.Config, _ *engine.Config) { c.MaxClients, c.Timeout = 2, 400*time.Millisecond })
