@@ -80,7 +80,7 @@ root() {
 install() {
 	command -v apt-get >/dev/null || return 0
 	root true || return 0
-	say "installing $*"
+	say "installing, which takes some minutes: $*"
 	root apt-get update -qq || true
 	local policy=/usr/sbin/policy-rc.d
 	if [ -e $policy ]; then policy=""; else

@@ -152,7 +152,7 @@ func (a *Arrival) Begin() { a.pos = a.ln.home.out.Log.End() }
 
 // Take makes the session continue here for its client, or wait for the client if it has
 // disconnected meanwhile, as any session that can be resumed. After an error the session does not
-// continue here; if Cut has succeeded on the other server, it is lost.
+// continue here; if Commit has succeeded on the other server, it is lost.
 func (a *Arrival) Take(c Transfer) error {
 	if c.First != a.h.Received || !a.k.srv.onlyFrames(c.Frames) {
 		return errors.New("engine: the frames of a session from another server are incomplete, or do not follow what its client has received")

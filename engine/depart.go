@@ -273,8 +273,8 @@ func (d *Departure) cut() bool { return d != nil && d.state.Load() == departingC
 
 // Rest returns the frames that were sent to the session between Depart and Commit, which follow
 // Frames; the caller owns them. It must be called after Commit has returned true, as it also ends the
-// session here, and may be called again. ErrClosed: they are incomplete, and the session is lost; an error of
-// ctx: try again.
+// session here, and may be called again. ErrClosed: they are incomplete, and the session is lost; an
+// error of ctx: try again.
 func (d *Departure) Rest(ctx context.Context) ([]byte, error) {
 	d.once.Do(func() { d.ln.s.afterClose(d.wake) })
 	select {
