@@ -12,8 +12,8 @@ import (
 const doubted = 1024
 
 // doubt tells whether long inline turns of a loop have held it up, or the system has put its thread
-// aside for others. That takes a reading of the thread's counters before the turn, about a third of
-// a microsecond. So they are read only for a while after a long turn, which itself is not judged.
+// aside for others. That takes a reading of the thread's counters before the turn, two system
+// calls. So they are read only for a while after a long turn, which itself is not judged.
 //
 // It is not exact: a goroutine that the runtime has put aside, for a garbage collection or after
 // 10 ms, may seem to have waited.
