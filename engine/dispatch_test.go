@@ -318,3 +318,33 @@ func TestALongTurnIsOneStrikeForEachOfItsHandles(t *testing.T) {
 		t.Errorf("%d inline, %d demoted after two long turns, want 0 and 2", inline(), srv.demoted.Load())
 	}
 }
+
+// Of what one read brings a loop handles no more than it may in one turn, however quick the frames
+// are, and leaves the rest to the workers: other sessions of the loop must not wait for it.
+func TestALongReadIsShared(t *testing.T) {
+	const frames = 20 * inlinePackets
+	began, sent := make(chan *Session), make(chan bool)
+	srv := serve(t, Config{Dispatch: Inline, Loops: 1}, &funcs{read: func(s *Session, p codec.Packet) {
+		if p.Sub == 2 { // until all that follows is there, so that the next read brings it
+			began <- s
+			<-sent
+		} else if p.Sub == 1 { // so many of these take longer than a turn may
+			for from := time.Now(); time.Since(from) < 2*inlineMost/inlinePackets; {
+			}
+		}
+		s.Reply(p, p.Body)
+	}})
+	c := dial(t, srv)
+	c.send(1, 2, "hold")
+	s := <-began
+	c.Write(bytes.Repeat(frame(1, 1, ""), frames))
+	waitFor(t, "the kernel to have it", func() bool { return s.conn.Unread() == frames*len(frame(1, 1, "")) })
+	close(sent)
+	c.expect(1, 2, "hold")
+	for range frames {
+		c.expect(1, 1, "")
+	}
+	if n := inlined(srv); n > 1+inlinePackets {
+		t.Errorf("%d frames were handled on the loop, want at most %d in front of the %d that follow", n, 1+inlinePackets, frames-inlinePackets)
+	}
+}

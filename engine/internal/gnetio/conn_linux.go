@@ -26,7 +26,7 @@ type conn struct {
 
 	hands   hands
 	call    call
-	ends    uint8 // netio.End plus 1 if end was called: then gnet's error does not say why; else 0
+	ends    uint8 // netio.End plus 1 if end was called: then gnet's error does not say why; shutWrite if CloseWrite was; else 0
 	watched bool  // fd is in the watcher's epoll set
 	paused  bool
 	ending  bool // Sink.Closed has been called, or is running
@@ -50,6 +50,9 @@ const (
 	inside
 	doomed // Close was called inside: close when that call returns
 )
+
+// shutWrite is conn.ends after CloseWrite.
+const shutWrite = 255
 
 // local is an address that connections on l came to.
 type local struct {
@@ -149,7 +152,12 @@ func (c *conn) Unread() int                     { return queued(int(c.fd), unix.
 func (c *conn) Unacked() int     { return queued(int(c.fd), unix.TIOCOUTQ) }
 func (c *conn) Acks() netio.Acks { return acks(int(c.fd)) }
 
-func (c *conn) CloseWrite() { _ = unix.Shutdown(int(c.fd), unix.SHUT_WR) }
+func (c *conn) CloseWrite() {
+	if c.ends == 0 {
+		c.ends = shutWrite
+	}
+	_ = unix.Shutdown(int(c.fd), unix.SHUT_WR)
+}
 
 func (c *conn) Abort() {
 	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
@@ -216,7 +224,7 @@ func (c *conn) end(how netio.End) {
 // closed is called when a connection ends, by end, by gnet or by bury. It closes the descriptor
 // unless gnet has it: gnet then closes it next.
 func (c *conn) closed(how netio.End) {
-	if c.ends > 0 {
+	if c.ends != 0 && c.ends != shutWrite {
 		how = netio.End(c.ends - 1)
 	}
 	l := c.l

@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -201,4 +203,85 @@ func TestAbortOfOwnResets(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("got %v, want a reset", err)
 	}
+}
+
+// The close of a unix peer is as its FIN: while reading is paused nothing is read and nothing told,
+// and then all it has sent, and the end behind it. The loop has nothing to do with it meanwhile.
+func TestAUnixCloseWaitsForAPause(t *testing.T) {
+	for _, under := range []string{"the loop", "a stand-in"} {
+		t.Run("under "+under, func(t *testing.T) {
+			var got strings.Builder // loop goroutine, or its stand-in's
+			paused, ends := make(chan *echo, 1), make(chan netio.End, 1)
+			h := newStuck(func(gate chan bool) { <-gate })
+			block := h.received
+			h.received = func(e *echo, b []byte) bool {
+				switch b[0] {
+				case 'P':
+					e.PauseReading(true)
+					paused <- e
+				case 'S':
+					return block(e, b)
+				default:
+					got.Write(b)
+				}
+				return true
+			}
+			h.closed = func(e *echo, how netio.End) {
+				if e.tag == 'P' {
+					ends <- how
+				}
+			}
+			n := listen(t, Config{Loops: 1, Addrs: []string{"unix://" + t.TempDir() + "/s"}}, &h.echoHost)
+			c, busy := dial(t, n.Addrs()[0]), dial(t, n.Addrs()[0])
+			c.send("P")
+			e := <-paused
+			l := e.l.n.(*loop)
+			waitFor(t, "the reader to read", func() bool { return l.reader.Load() != nil })
+			giveBack := func() {}
+			if under == "a stand-in" {
+				busy.send("S")
+				var ok bool
+				if giveBack, ok = e.l.n.StandIn((<-h.in).Conn, e.l.each()); !ok {
+					t.Fatal("no stand-in")
+				}
+			}
+			c.send("the rest")
+			c.Close()
+			waitFor(t, "the loop to be done with it", func() (done bool) {
+				e.l.wait(t, func() { done = !polled(l, int(e.Conn.(*conn).fd)) })
+				return done
+			})
+			if under == "a stand-in" { // it is gone from the set of the loop too
+				giveBack()
+				h.gate <- true
+			}
+			e.l.wait(t, func() {
+				if got.Len() > 0 || len(ends) > 0 {
+					t.Errorf("%q was read of a paused connection, and %d ends told", got.String(), len(ends))
+				}
+				e.PauseReading(false)
+			})
+			if how := <-ends; how != netio.EndFIN {
+				t.Errorf("ended as %v, want a FIN", how)
+			}
+			e.l.wait(t, func() {
+				if got.String() != "the rest" {
+					t.Errorf("read %q, want the rest", got.String())
+				}
+			})
+		})
+	}
+}
+
+// polled reports whether a descriptor is in an epoll set of the loop, or of its stand-in.
+func polled(l *loop, fd int) (is bool) {
+	sets := []int{l.reader.Load().epfd}
+	if si := l.standIn.Load(); si != nil {
+		sets = append(sets, si.epfd)
+	}
+	eachEpoll(func(epfd int, members []int) bool {
+		is = is || slices.Contains(sets, epfd) && slices.Contains(members, fd)
+		return true
+	})
+	return is
 }

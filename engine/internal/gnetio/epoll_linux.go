@@ -18,6 +18,15 @@ func setEvents(epfd, fd int, none bool) error {
 	return unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, fd, &ev)
 }
 
+// arm sets the event of fd in an epoll set, to which it adds fd if it is not there.
+func arm(epfd, fd int, ev *unix.EpollEvent) error {
+	err := unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, fd, ev)
+	if err == unix.ENOENT {
+		err = unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, ev)
+	}
+	return err
+}
+
 // idle reports whether an epoll set has no event ready. It consumes none.
 func idle(epfd int) bool {
 	set := [1]unix.PollFd{{Fd: int32(epfd), Events: unix.POLLIN}}

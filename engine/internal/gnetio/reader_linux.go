@@ -197,7 +197,7 @@ func (rd *reader) mask(c *conn, stop bool) error {
 	if !stop {
 		ev.Events = unix.EPOLLIN | unix.EPOLLPRI
 	}
-	return unix.EpollCtl(rd.epfd, unix.EPOLL_CTL_MOD, int(c.fd), &ev)
+	return arm(rd.epfd, int(c.fd), &ev)
 }
 
 // ask makes run call Turn. Any goroutine.
@@ -297,7 +297,15 @@ func (rd *reader) release() {
 // read handles a connection's events: it reads once, and calls the Sink or closes. Loop
 // goroutine, or its stand-in's.
 func (l *loop) read(c *conn, events uint32, buf []byte) {
-	if events&(unix.EPOLLIN|unix.EPOLLPRI) == 0 {
+	switch {
+	case events&(unix.EPOLLIN|unix.EPOLLPRI) != 0:
+	case events&unix.EPOLLERR != 0:
+		c.end(netio.EndReset)
+		return
+	case c.paused && l.r.unix && c.hands != gnetReads && c.ends != shutWrite:
+		l.ignore(c)
+		return
+	case c.paused:
 		c.end(netio.EndHangup)
 		return
 	}
@@ -312,6 +320,16 @@ func (l *loop) read(c *conn, events uint32, buf []byte) {
 		if c.receive(buf[:n:n]) {
 			c.end(netio.EndReset)
 		}
+	}
+}
+
+// ignore removes a paused connection from the epoll sets, until reading resumes. The close of a unix
+// peer is a hang-up, which is reported also while reading is paused; but like a FIN it is behind
+// what the peer has sent, for which there is no room now. (Behind CloseWrite there is no more to do.)
+func (l *loop) ignore(c *conn) {
+	_ = unix.EpollCtl(l.reader.Load().epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
+	if si := l.standIn.Load(); si != nil {
+		_ = unix.EpollCtl(si.epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
 	}
 }
 

@@ -83,7 +83,7 @@ func TestNothingKeepsALoopAwake(t *testing.T) {
 				urgent()
 				urgent()
 			case "hello, urgent":
-				c.send("hello")
+				c.send("Hello")
 				urgent()
 			case "paused, urgent":
 				pause()
@@ -109,7 +109,11 @@ func TestNothingKeepsALoopAwake(t *testing.T) {
 				time.Sleep(2 * time.Millisecond)
 			}
 		}
-		waitFor(t, "the two that have ended to be closed", func() bool { return h.count() == 5 })
+		left := 5
+		if network == "unix" {
+			left = 6 // a close there is no reset, and is told when reading resumes
+		}
+		waitFor(t, "those that have ended to be closed", func() bool { return h.count() == left })
 	}
 }
 

@@ -154,7 +154,7 @@ func (si *standIn) add(c *conn) {
 // mask applies c.paused.
 func (si *standIn) mask(c *conn) {
 	if si.conns[int(c.fd)] == c {
-		_ = setEvents(si.epfd, int(c.fd), c.paused)
+		_ = arm(si.epfd, int(c.fd), &unix.EpollEvent{Fd: c.fd, Events: c.events()})
 	}
 }
 

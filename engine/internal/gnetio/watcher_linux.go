@@ -77,11 +77,7 @@ func (w *watcher) watch(fd int, id uint64) error {
 		return net.ErrClosed
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLONESHOT, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
-	err := unix.EpollCtl(w.epfd, unix.EPOLL_CTL_MOD, fd, &ev)
-	if err == unix.ENOENT {
-		err = unix.EpollCtl(w.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
-	}
-	return err
+	return arm(w.epfd, fd, &ev)
 }
 
 func (w *watcher) forget(fd int) {
