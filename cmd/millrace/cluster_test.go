@@ -29,7 +29,7 @@ func TestAClusterMayComeLater(t *testing.T) {
 	c.echo("x")
 	c.send(5, 2, `{"key":"k"}`)
 	c.wantError(11, 5, 2)
-	c.send(5, 4, `{"key":"k","ttl_ms":1000,"wait_ms":10}`)
+	c.send(5, 4, `{"key":"k","ttl_ms":1000,"wait_ms":600000}`) // not waited for
 	c.wantError(11, 5, 4)
 	n, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir, Port: addr.Port})
 	if err != nil {

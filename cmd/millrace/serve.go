@@ -147,9 +147,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	return err
 }
 
-// oneHand is how far apart two signals may be that one hand has sent: timeout(1) and others signal a
-// process and then its group.
-const oneHand = 200 * time.Millisecond
+// Signals less than sameSignal apart count as one: timeout(1) and others signal a process, and then its
+// group.
+const sameSignal = 50 * time.Millisecond
 
 // drain stops srv, waiting for up to d for its sessions. A second signal ends the process at once.
 func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan os.Signal) error {
@@ -169,7 +169,7 @@ func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan
 		case err := <-stopped:
 			return stopError(err)
 		case sig := <-signals:
-			if time.Since(begun) < oneHand {
+			if time.Since(begun) < sameSignal {
 				continue
 			}
 			n, _ := sig.(syscall.Signal)

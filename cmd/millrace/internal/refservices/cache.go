@@ -162,6 +162,9 @@ func (x *Services) lock(ctx *services.Context, req *lockRequest, res *lockReply)
 		*res = answerLock(token)
 		return err
 	}
+	if !x.Cache.Running() {
+		return services.ErrCacheDown // now, not when the wait ends
+	}
 	call := &lockCall{}
 	cancel, err := x.Cache.Lock(req.Key, o, call.finish)
 	if err != nil {
