@@ -102,7 +102,12 @@ func TestWhatHoldsUpALoopGoesToTheWorkers(t *testing.T) {
 	for name, hold := range map[string]func(){
 		"sleep":   func() { time.Sleep(long) },
 		"channel": func() { later(func() { ch <- true }); <-ch },
-		"lock":    func() { mu.Lock(); later(mu.Unlock); mu.Lock(); mu.Unlock() },
+		"lock": func() {
+			mu.Lock()
+			later(mu.Unlock)
+			mu.Lock()
+			defer mu.Unlock()
+		},
 		"file": func() { // its open waits for a writer
 			later(func() { os.WriteFile(fifo, []byte("x"), 0) })
 			os.ReadFile(fifo)
