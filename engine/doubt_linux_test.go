@@ -112,7 +112,10 @@ func TestWhatHoldsUpALoopGoesToTheWorkers(t *testing.T) {
 			later(func() { os.WriteFile(fifo, []byte("x"), 0) })
 			os.ReadFile(fifo)
 		},
-		"system call": func() { unix.Nanosleep(&unix.Timespec{Nsec: int64(long)}, nil) },
+		"system call": func() {
+			ts := unix.NsecToTimespec(int64(long))
+			unix.Nanosleep(&ts, nil)
+		},
 		"computes": func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
