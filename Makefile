@@ -95,10 +95,13 @@ cross:
 	for t in $(CROSS); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet '-gcflags=all=-N -l' ./...; done; \
 	for t in $(ARM); do echo "vet $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet '-gcflags=all=-N -l' ./engine/...; done
 
-# Where an int has 32 bits: the tests of what counts and measures, run as linux/386.
+# Where an int has 32 bits: the tests of what counts and measures, run as linux/386. Not every system
+# runs such programs: there they are only compiled.
 narrow:
-	CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -short -timeout $(TIMEOUT) $(NARROW)
-	CGO_ENABLED=0 GOOS=linux GOARCH=386 $(GO) test -short -run '$(COUNTS)' -timeout $(TIMEOUT) ./engine
+	@set -e; export CGO_ENABLED=0 GOOS=linux GOARCH=386; with=; \
+	$(GO) test -run '^$$' ./internal/modpath >/dev/null 2>&1 || { with='-exec true'; echo "linux/386 does not run here: its tests are only compiled"; }; \
+	set -x; $(GO) test $$with -short -timeout $(TIMEOUT) $(NARROW); \
+	$(GO) test $$with -short -run '$(COUNTS)' -timeout $(TIMEOUT) ./engine
 
 # The competitors are a module of their own.
 peers:
