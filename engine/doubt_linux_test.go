@@ -10,39 +10,16 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"millrace/codec"
 	"millrace/engine/internal/cputime"
+	"millrace/internal/proctest"
 )
-
-// onOneProcessor runs start, on a thread that may use one processor only, as then may the processes
-// that start begins.
-func onOneProcessor(t *testing.T, start func()) {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var all, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &all); err != nil {
-		t.Fatal(err)
-	}
-	for cpu := 0; one.Count() == 0; cpu++ {
-		if all.IsSet(cpu) {
-			one.Set(cpu)
-		}
-	}
-	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.SchedSetaffinity(0, &all)
-	start()
-}
 
 // A handler that only computes a little stays on the loop, although the machine's other programs
 // have the loop's thread put aside for long in the middle of it.
 func TestATurnPutAsideIsNotHeldAgainstItsHandle(t *testing.T) {
 	var c *child
-	onOneProcessor(t, func() {
+	proctest.OnOneProcessor(t, func() {
 		c = spawn(t, childConfig{Config: Config{Loops: 1}})
 		for range 4 {
 			cmd := exec.Command("sh", "-c", "while :; do :; done")
@@ -113,8 +90,8 @@ func TestWhatHoldsUpALoopGoesToTheWorkers(t *testing.T) {
 			os.ReadFile(fifo)
 		},
 		"system call": func() {
-			ts := unix.NsecToTimespec(int64(long))
-			unix.Nanosleep(&ts, nil)
+			ts := syscall.NsecToTimespec(int64(long))
+			syscall.Nanosleep(&ts, nil)
 		},
 		"computes": func() {
 			runtime.LockOSThread()

@@ -342,7 +342,9 @@ func TestSessionsEndPastGraceAndRing(t *testing.T) {
 		x.Push(2, 4, make([]byte, 1<<10))
 	}
 	lost(p, ReasonResumeOverrun)
+	s.Store(nil)
 	p = hello(t, srv)
+	waitFor(t, "OnSocketAccept", func() bool { return s.Load() != nil }) // no broadcast reaches it before
 	p.close()
 	linkless(t, srv, 1)
 	for range 9 {

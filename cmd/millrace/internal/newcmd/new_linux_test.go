@@ -34,7 +34,7 @@ func create(t *testing.T, c New) string {
 	if err := c.Run(&out); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.String(), "go run .") || strings.Contains(out.String(), "tidy") {
+	if !strings.Contains(out.String(), "go run .") {
 		t.Errorf("it says\n%s", out.String())
 	}
 	return c.Dir
