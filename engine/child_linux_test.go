@@ -33,7 +33,7 @@ type childConfig struct {
 }
 
 // child is a server in a process of its own, so that its memory and its files can be
-// looked at. It echoes; 1/2 broadcasts ten times, 1/4 sleeps before it echoes, 1/6 computes.
+// looked at. It echoes; 1/2 broadcasts ten times, 1/4 sleeps before it echoes.
 type child struct {
 	t    testing.TB
 	cmd  *exec.Cmd
@@ -78,11 +78,6 @@ func runChild(string) {
 		case 5: // so that an answer does not weigh what its request did
 			time.Sleep(cc.Sleep)
 			s.Reply(p, p.Body[:8])
-		case 6: // computes a little, and says whether that took long
-			began := time.Now()
-			for range 5000 {
-			}
-			s.Reply(p, strconv.AppendBool(nil, time.Since(began) > 2*time.Millisecond))
 		default:
 			echo(s, p)
 		}

@@ -8,7 +8,6 @@ import (
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
-	"millrace/engine/internal/cputime"
 	"millrace/engine/internal/dispatch"
 	"millrace/engine/internal/netio"
 	"millrace/engine/internal/sched"
@@ -257,9 +256,6 @@ func newLoop(srv *Server, index int, io netio.Loop) *loop {
 		// A quick handle might one day wait for a client that has not connected yet, and whose
 		// connection waits for this loop. Only handles that the user has set to Inline run here.
 		l.mode = dispatch.Ordered
-	}
-	if srv.machine == nil {
-		l.doubt.here = cputime.Here
 	}
 	l.out.MaxOutbound, l.out.MaxQueued, l.out.MaxFrame = srv.cfg.MaxOutbound, srv.maxOutbox(), srv.cfg.MaxFrame
 	l.budget = srv.budget.Part()

@@ -21,10 +21,6 @@ const (
 	// standInAfter is how long an inline turn may take before another goroutine takes over the work
 	// of its loop. So any callback may wait for any other session.
 	standInAfter = 20 * time.Millisecond
-
-	// demoteAfter is how long one may take before its handle is moved to the workers while it still
-	// runs. One that ends earlier is judged then.
-	demoteAfter = time.Second
 )
 
 func (t *inlineTurn) begin(s *Session, now int64) {
@@ -81,6 +77,7 @@ func (l *loop) handOver(since int64) bool {
 	t.giveBack = giveBack
 	l.st.handedOver.Add(1)
 	s.flushBlocked()
+	l.srv.handles.demote(s.handle.Load(), standInAfter)
 	return true
 }
 
@@ -138,37 +135,31 @@ func (l *loop) inline(s *Session, b []byte) int {
 	it.B, it.Off, it.Flag = b, 0, l.srv.late(s, now)
 	l.beginTurn(s, now)
 	s.meter().begin(now)
-	l.doubt.begin()
 	used := s.framesInline(it, now)
-	ended, held := l.endTurn(used, now)
+	l.turn.end()
 	done := it.Off
 	it.B = nil
 	if used > 0 {
 		l.saw(s, used, now)
 		l.st.inline.Add(uint64(used))
-		if l.srv.handles.learns {
-			l.srv.handles.judge(s.framing.Load().codec, b[:done], used, held)
-		}
-		if t := s.tap(); t != nil {
-			t.ring.Sum(ended, flight.Inline, s.handle.Load(), uint32(min((ended-now)/1000, maxUint32)), used)
-			l.noted = ended
+		if l.srv.handles.timed {
+			l.timeTurn(s, b[:done], used, now)
 		}
 	}
 	l.endInline(s)
 	return done
 }
 
-// endTurn ends an inline turn of some frames that began at began. It returns when, if handles.timed,
-// and for how long the turn has held up the loop, if handles.learns.
-func (l *loop) endTurn(frames int, began int64) (now int64, held time.Duration) {
-	if l.srv.handles.timed {
-		now = l.srv.now()
+// timeTurn evaluates the time of an inline turn that began at began, of some frames, those in b.
+func (l *loop) timeTurn(s *Session, b []byte, frames int, began int64) {
+	now := l.srv.now()
+	if l.srv.handles.learns {
+		l.srv.handles.judge(s.framing.Load().codec, b, frames, time.Duration(now-began))
 	}
-	if l.srv.handles.learns { // before the end, which may wait
-		held = l.doubt.end(frames, time.Duration(now-began))
+	if t := s.tap(); t != nil {
+		t.ring.Sum(now, flight.Inline, s.handle.Load(), uint32(min((now-began)/1000, maxUint32)), frames)
+		l.noted = now
 	}
-	l.turn.end()
-	return now, held
 }
 
 // endInline writes what an inline turn has staged and releases the strand, in this order:
@@ -307,19 +298,13 @@ func (srv *Server) lookAtLoops(late time.Duration) (some bool) {
 // watchTurn checks a turn that began at since, or -since if its loop's work has been handed over.
 func (l *loop) watchTurn(since, now int64, late time.Duration) {
 	began := max(since, -since)
-	still := func() bool { is := l.turn.since.Load(); return is == began || is == -began }
 	if since > 0 && now-began > int64(standInAfter+late) {
 		l.handOver(since)
-	}
-	if now-began > int64(demoteAfter+late) && l.turn.judged != began {
-		l.turn.judged = began
-		if handle := l.turn.s.Load().handle.Load(); still() {
-			l.srv.handles.demote(handle, time.Duration(now-began))
-		}
 	}
 	if w := l.srv.stalls; w != nil && now-began > int64(w.After()) && l.turn.reported != began {
 		l.turn.reported = began
 		s := l.turn.s.Load()
+		still := func() bool { is := l.turn.since.Load(); return is == began || is == -began }
 		if !still() {
 			return
 		}

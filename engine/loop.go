@@ -65,7 +65,6 @@ type loop struct {
 	recent    replay.Recent // large frames that lines keep
 	slowed    []*Session    // reading paused because of a rate
 	slowTimer bool          // a timer will check them
-	doubt     doubt         // of its inline turns
 	postponed []postponed   // jobs of a session whose inline turn is blocked
 	noted     int64         // the time for events recorded now; 0 if the clock must be read
 
@@ -253,8 +252,7 @@ type inlineTurn struct {
 
 	mu       sync.Mutex
 	giveBack func() // guarded by mu; ends the other goroutine's work
-	reported int64  // start of the reported stall; used by the watcher
-	judged   int64  // start of the turn whose handle the watcher has moved to the workers
+	reported int64  // since of the reported stall; used by the watcher
 	dead     bool   // guarded by mu; the loop's goroutine has ended
 }
 

@@ -28,25 +28,3 @@ func TestThreadCountsItsOwnWork(t *testing.T) {
 		t.Errorf("the process used %v, one thread more", d)
 	}
 }
-
-// A mark tells who has computed from who has waited.
-func TestAMarkKnowsWhoHasWaited(t *testing.T) {
-	for try := 0; ; try++ { // the runtime may put this goroutine aside
-		from, mark := Thread(), Here()
-		for Thread()-from < 2*time.Millisecond {
-		}
-		if ran, ok := mark.Ran(); ok && ran >= 2*time.Millisecond {
-			break
-		}
-		if try == 1000 {
-			t.Fatal("it never only computed")
-		}
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	mark := Here()
-	time.Sleep(time.Millisecond)
-	if ran, ok := mark.Ran(); ok {
-		t.Errorf("ran for %v, and never slept", ran)
-	}
-}

@@ -13,12 +13,3 @@ func Thread() time.Duration { return 0 }
 
 // Process is 0 here.
 func Process() time.Duration { return 0 }
-
-// Mark is a point in the run of a thread.
-type Mark struct{}
-
-// Here returns a mark that tells nothing.
-func Here() Mark { return Mark{} }
-
-// Ran is false here.
-func (Mark) Ran() (time.Duration, bool) { return 0, false }

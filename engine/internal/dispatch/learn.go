@@ -16,8 +16,8 @@ const (
 	slowTime  = 2 * quickTime // a packet of an inline turn takes more on the average: that turn is slow
 	slowTurns = 16            // so many more slow turns than others, and the handle goes back
 
-	stallTime  = time.Millisecond // a slow turn of this length or more has held the loop up: a strike
-	maxStrikes = 2                // strikes before the handle goes back
+	stallTime  = time.Millisecond // a slow turn longer than this has held the loop up: a strike
+	maxStrikes = 3                // strikes before the handle goes back
 	strikeFade = time.Minute      // without a strike they are forgotten
 )
 
@@ -59,12 +59,10 @@ func Slow(frames int, took time.Duration) bool {
 	return took > slowTime*time.Duration(max(frames, 1))
 }
 
-// Long reports whether such a turn is a strike.
-func Long(frames int, took time.Duration) bool { return took >= stallTime && Slow(frames, took) }
-
 // Judge is called for each handle of an inline turn of frames packets that took took together. It
-// demotes the handle, and returns true, after maxStrikes long turns, each within strikeFade of the
-// last, or when the slow turns outnumber the others by slowTurns.
+// demotes the handle, and returns true, after maxStrikes turns longer than stallTime, each within
+// strikeFade of the last, of which one of ten times stallTime counts twice; or when the slow turns
+// outnumber the others by slowTurns.
 func (t *Table) Judge(handle uint32, frames int, took time.Duration) (demoted bool) {
 	s := t.slots.Load()
 	e, at := s.get(handle)
@@ -78,12 +76,15 @@ func (t *Table) Judge(handle uint32, frames int, took time.Duration) (demoted bo
 		return false
 	}
 	strikes, slow, last := e.strikes(), e.slow()+1, e.runs()
-	if Long(frames, took) {
+	if took >= stallTime {
 		now := t.second()
 		if now-last >= uint16(strikeFade/time.Second) {
 			strikes = 0
 		}
 		strikes, last = strikes+1, now
+		if took > 10*stallTime {
+			strikes++
+		}
 	}
 	if strikes >= maxStrikes || slow >= slowTurns {
 		return t.Demote(handle)

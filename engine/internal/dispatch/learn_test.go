@@ -93,7 +93,8 @@ func TestSlowMostOfTheTimeGoesBack(t *testing.T) {
 	}
 }
 
-// Stalls far apart don't take a handle from its loop; stalls together do.
+// Stalls far apart don't take a handle from its loop; stalls together do, long ones
+// sooner.
 func TestStrikesFade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tab := New(nil)
@@ -113,6 +114,10 @@ func TestStrikesFade(t *testing.T) {
 			if got := tab.Judge(1, 1, stallTime); got != (i == maxStrikes-1) {
 				t.Errorf("stall %d: demoted %v", i, got)
 			}
+		}
+		quick(tab, 2, quickRuns)
+		if tab.Judge(2, 1, 11*stallTime) || !tab.Judge(2, 1, 11*stallTime) {
+			t.Error("want two long stalls to do")
 		}
 	})
 }
@@ -205,6 +210,9 @@ func (m *modelEntry) judge(now time.Duration, frames int, took time.Duration) bo
 			m.strikes = 0
 		}
 		m.strikes, m.lastStrike = m.strikes+1, now
+		if took > 10*stallTime {
+			m.strikes++
+		}
 	}
 	if m.strikes >= maxStrikes || m.slow >= slowTurns {
 		return m.demote()
