@@ -15,14 +15,16 @@ import (
 // the node from now on.
 //
 // Of ctx only the deadline counts: that it is cancelled does not end the message. At most
-// Config.MaxAsks frames wait for one user; more get cluster.ErrOverloaded.
+// Config.MaxAsks frames of all users are on their way; for more, then is called with
+// cluster.ErrOverloaded before SendUserThen returns.
 func (n *Node) SendUserThen(ctx context.Context, user string, main, sub uint16, body []byte, then func(sent bool, err error)) {
 	u, f := &n.users, &userFrame{handle: handle(main, sub), body: body, then: then}
 	f.until = n.until(ctx, CallOptions{Timeout: n.cfg.Timeout})
 	u.mu.Lock()
 	list, busy := u.sending[user]
-	full := len(list) >= n.cfg.MaxAsks
+	full := u.frames >= n.cfg.MaxAsks
 	if !full {
+		u.frames++
 		u.sending[user] = append(list, f)
 	}
 	u.mu.Unlock()
@@ -45,6 +47,9 @@ type userFrame struct {
 
 func (f *userFrame) outcome(n *Node, sent bool, err error) {
 	n.guard(func() { f.then(sent, err) })
+	n.users.mu.Lock()
+	n.users.frames--
+	n.users.mu.Unlock()
 }
 
 // sendAll sends the frames that wait for a user, and those that come up meanwhile.

@@ -29,6 +29,7 @@ type users struct {
 	adopting map[string]adoption         // guarded by mu; users whose session came from another node, until the store has the new one
 	doubts   map[string][]byte           // guarded by mu; what the store had before a bind whose outcome is unknown
 	sending  map[string][]*userFrame     // guarded by mu; frames of SendUserThen that wait; an entry for each user whose are being sent
+	frames   int                         // guarded by mu; frames of SendUserThen whose then has not returned
 	replaced atomic.Uint64
 	alone    uint64 // guarded by mu; the last epoch of a node without a cluster
 

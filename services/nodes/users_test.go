@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"millrace/codec"
 	"millrace/engine"
 	"millrace/services"
+	"millrace/services/cluster"
 	"millrace/services/nodes"
 )
 
@@ -315,6 +317,44 @@ func TestFramesForAUserThatNobodyWaitsForArriveInOrder(t *testing.T) {
 		}
 	}
 	a.sendUser("nobody", "", false)
+}
+
+// MaxAsks limits the frames that nobody waits for, and with them their goroutines, however many users they
+// are for.
+func TestFramesThatNobodyWaitsForAreLimited(t *testing.T) {
+	const most, more = 20, 100
+	a := together(t, servers(t), "a", patient, func(s *settings) { s.MaxAsks = most })[0]
+	gate, outcomes := make(chan bool), make(chan error, most+more)
+	send := func(i int) {
+		a.SendUserThen(background, fmt.Sprint("nobody", i), 6, 6, nil, func(_ bool, err error) {
+			if err == nil {
+				<-gate
+			}
+			outcomes <- err
+		})
+	}
+	before := runtime.NumGoroutine()
+	for i := range most + more {
+		send(i)
+	}
+	if n := runtime.NumGoroutine() - before; n > most+more/2 {
+		t.Errorf("%d goroutines for %d frames at a limit of %d", n, most+more, most)
+	}
+	for range more {
+		if err := <-outcomes; !errors.Is(err, cluster.ErrOverloaded) {
+			t.Fatalf("got %v over the limit, want ErrOverloaded", err)
+		}
+	}
+	close(gate)
+	for range most {
+		if err := <-outcomes; err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "a frame has room again", func() bool {
+		send(0)
+		return <-outcomes == nil
+	})
 }
 
 // Many logins of one user at a time each succeed: they don't make each other try again until their time is
