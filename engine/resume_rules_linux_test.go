@@ -342,16 +342,35 @@ func TestSessionsEndPastGraceAndRing(t *testing.T) {
 		x.Push(2, 4, make([]byte, 1<<10))
 	}
 	lost(p, ReasonResumeOverrun)
-	s.Store(nil)
-	p = hello(t, srv)
-	waitFor(t, "OnSocketAccept", func() bool { return s.Load() != nil }) // no broadcast reaches it before
-	p.close()
-	linkless(t, srv, 1)
-	for range 9 {
-		srv.Broadcast(2, 4, make([]byte, 1<<10))
+	sends := map[string]func(){
+		"push":      func() { s.Load().Push(2, 4, make([]byte, 1<<10)) },
+		"broadcast": func() { srv.Broadcast(2, 4, make([]byte, 1<<10)) },
 	}
-	lost(p, ReasonResumeOverrun)
-	if n := srv.Stats().Closes[ReasonResumeOverrun]; n != 2 {
+	for name, send := range sends {
+		for _, atOnce := range []bool{false, true} {
+			s.Store(nil)
+			p = hello(t, srv)
+			waitFor(t, "OnSocketAccept", func() bool { return s.Load() != nil }) // no broadcast reaches it before
+			p.close()
+			linkless(t, srv, 1)
+			nine := func() {
+				for range 9 {
+					send()
+				}
+			}
+			if atOnce { // for the session's loop
+				done := make(chan bool)
+				s.Load().loop.onLoop(func(*loop) { nine(); close(done) })
+				<-done
+			} else {
+				nine()
+			}
+			if lost(p, ReasonResumeOverrun); t.Failed() {
+				t.Fatalf("nine of %s, at once: %v", name, atOnce)
+			}
+		}
+	}
+	if n := srv.Stats().Closes[ReasonResumeOverrun]; n != 5 {
 		t.Errorf("%d closed for what was to be kept", n)
 	}
 }

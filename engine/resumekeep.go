@@ -40,18 +40,17 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 // overruns counts the unsolicited bytes sent to a session without a link since the last check, and
 // reports whether they exceed what is kept for its peer.
 func (l *loop) overruns(s *Session) bool {
-	ln := s.line()
+	ln, most, wait := s.line(), l.srv.cfg.ResumeBytes, 0
+	ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
+	ln.logPos = s.out.Pos()
 	if s.out.Blocked() { // see Write
-		most := l.srv.cfg.ResumeBytes
 		if s.out.Keyed() { // waiting pushes may be replaced
 			most = l.srv.mostKept()
 		}
 		pushed, lag := s.out.Lagging(&l.out)
-		return ln.unasked+pushed+lag > most
+		wait = pushed + lag
 	}
-	ln.unasked += s.out.Pushed(&l.out) + int(s.out.Pos()-ln.logPos)
-	ln.logPos = s.out.Pos()
-	return ln.unasked > l.srv.cfg.ResumeBytes
+	return ln.unasked+wait > most
 }
 
 // mayPause returns the part of why that applies to a session whose acknowledgements are queued

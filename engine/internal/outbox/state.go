@@ -78,8 +78,15 @@ func (o *Box) Keep(sh *Shared, kept int) {
 }
 
 // Pushed returns how many unsolicited bytes were taken for writing since the last Begin, which must
-// have been this box's, without those of the log. Loop goroutine.
-func (o *Box) Pushed(sh *Shared) int { return sh.pushed }
+// have been this box's, and written, without those of the log. Loop goroutine.
+func (o *Box) Pushed(sh *Shared) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.taken == nil {
+		return sh.pushed
+	}
+	return max(0, sh.pushed-o.taken.pushed)
+}
 
 // Relieve ends the strand's wait (Full) when at most half of Share is used, and reports whether it
 // did. kept is as in Keep.
