@@ -35,7 +35,6 @@ type link struct {
 
 	blocked bool         // the kernel did not accept everything; wait for Writable
 	ctl     []byte       // system frames being written, not counted and not kept
-	left    int          // bytes of the ring that were offered and not accepted: they come first
 	finSent bool         // CloseWrite has been called
 	paused  bool         // the session has paused reading
 	crowded bool         // too much is queued for the session's loop

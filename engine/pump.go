@@ -59,16 +59,13 @@ func (k *link) pump() {
 			ln.mu.Unlock()
 			return
 		}
-		if len(k.ctl) == 0 && k.left == 0 {
+		if len(k.ctl) == 0 && ln.ring.Left() == 0 {
 			k.ctl, ln.ctl = ln.ctl, k.ctl
 			ln.ctlOut = len(k.ctl)
 		}
 		b, buf := k.ctl, (*bufpool.Buf)(nil)
 		if len(b) == 0 {
 			if b, buf = ln.ring.Next(); buf != nil {
-				if k.left > 0 {
-					b = b[:k.left]
-				}
 				buf.Retain()
 			}
 		}
@@ -99,7 +96,6 @@ func (k *link) pump() {
 			if ln.link == k {
 				ln.ring.Wrote(n)
 			}
-			k.left = len(b) - n
 			ln.ring.Release(buf)
 		}
 		room := ln.takeWish()

@@ -30,7 +30,8 @@ type Ring struct {
 	first  uint64 // the first frame kept
 	end    uint64 // behind the last whole frame
 	most   uint64 // behind the last frame that any connection was written whole
-	under  uint64 // behind the last frame that Next has returned while Wrote has not been called; 0: none
+	left   int    // bytes that Next has returned and Wrote has not counted
+	under  uint64 // behind the last frame of those: the peer may have received them; 0: there are none
 	might  uint64 // behind the last frame that was being written when its connection was given up
 	acked  uint64 // an acknowledgement that came before Wrote was called for its frames
 
@@ -171,8 +172,9 @@ func (r *Ring) push(p piece) *piece {
 }
 
 // Next returns the bytes to be written next, up to the end of a whole frame; none if there are none.
-// The caller writes what it can and then calls Wrote. The bytes do not change; if the caller retains
-// buf, they stay valid after it has released its lock.
+// The caller writes what it can and then calls Wrote; what was not written Next returns again, and
+// nothing behind it. The bytes do not change; if the caller retains buf, they stay valid after it has
+// released its lock.
 func (r *Ring) Next() (b []byte, buf *bufpool.Buf) {
 	if r.parked {
 		return nil, nil
@@ -183,8 +185,10 @@ func (r *Ring) Next() (b []byte, buf *bufpool.Buf) {
 			if r.open > 0 && r.at == len(r.pieces)-1 {
 				return nil, nil
 			}
-			r.under = p.last
-			return p.buf.B[r.off:], p.buf
+			if r.left == 0 {
+				r.left, r.under = len(p.buf.B)-r.off, p.last
+			}
+			return p.buf.B[r.off : r.off+r.left], p.buf
 		}
 		if r.at == len(r.pieces)-1 {
 			return nil, nil // more may be appended to it
@@ -204,23 +208,28 @@ func (r *Ring) enter(at int) {
 	r.mark = r.off
 }
 
+// Left returns how many bytes the last write has left of what Next returned.
+func (r *Ring) Left() int { return r.left }
+
 // Wrote is called when n of the bytes that Next returned have been written. The peer may have received
-// and acknowledged them before this call, on this connection or another.
+// and acknowledged them before this call, on this connection or another; and those that are left as
+// well, as a connection that encrypts may send them before it is given them again.
 func (r *Ring) Wrote(n int) {
 	r.off += n
 	r.unsent -= n
-	r.under = 0
+	if r.left -= n; r.left == 0 {
+		r.under = 0
+	}
 	if r.acked > r.first {
 		r.free(min(r.acked, r.Sent()))
 	}
 }
 
-// leave is called when a connection is given up. If Wrote was not called for the last Next, the peer
-// may have received all of its bytes.
+// leave is called when a connection is given up. The peer may have received all that Next returned.
 func (r *Ring) leave() {
 	r.Sent()
 	r.might = max(r.might, r.under)
-	r.under, r.acked = 0, 0
+	r.left, r.under, r.acked = 0, 0, 0
 }
 
 // Sent returns the number after the last frame that was written completely to the present connection.

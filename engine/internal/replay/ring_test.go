@@ -49,8 +49,9 @@ func TestRingAgainstAModel(t *testing.T) {
 		r, recent := newRing(bud), &Recent{}
 		var all [][]byte // every frame ever
 		first, most, from := 0, 0, 0
-		var wire []byte // what the present connection was written, from frame from on
-		parked := false
+		var wire []byte           // what the present connection was written, from frame from on
+		under, might := 0, 0      // what a write has left ends there: of this connection, of those before
+		acked, parked := 0, false // before it was written whole
 		kept := func() (n int) {
 			for _, f := range all[first:] {
 				n += len(f)
@@ -75,6 +76,15 @@ func TestRingAgainstAModel(t *testing.T) {
 				t.Fatalf("a connection from %d on was written %d wrong bytes", from, len(wire))
 			}
 			most = max(most, whole())
+			first = max(first, min(acked, whole()))
+			under = from
+			for left := len(wire) + r.Left(); under < len(all) && left >= len(all[under]); under++ {
+				left -= len(all[under])
+			}
+		}
+		leave := func() {
+			might = max(might, under)
+			under, acked, parked = 0, 0, true
 		}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch rapid.IntRange(0, 7).Draw(t, "step") {
@@ -100,20 +110,22 @@ func TestRingAgainstAModel(t *testing.T) {
 					continue
 				}
 				n := rapid.IntRange(0, len(all)+1).Draw(t, "acknowledged")
-				if ok := r.Ack(uint64(n)); ok != (n <= whole()) {
-					t.Fatalf("Ack(%d) = %v, and %d were written", n, ok, whole())
+				if ok := r.Ack(uint64(n)); ok != (n <= max(whole(), under)) {
+					t.Fatalf("Ack(%d) = %v, and %d were written, %d begun", n, ok, whole(), under)
 				} else if ok {
-					first = max(first, n)
+					first = max(first, min(n, whole()))
+					acked = max(acked, n)
 				}
 			case 5:
 				r.Park()
-				parked = true
+				leave()
 			case 6:
 				n := rapid.IntRange(0, len(all)+1).Draw(t, "received")
-				if ok := r.Rewind(uint64(n)); ok != (n >= first && n <= most) {
-					t.Fatalf("Rewind(%d) = %v, with %d to %d", n, ok, first, most)
+				if ok := r.Rewind(uint64(n)); ok != (n >= first && n <= max(most, might, under)) {
+					t.Fatalf("Rewind(%d) = %v, with %d to %d, %d begun", n, ok, first, most, max(might, under))
 				} else if ok {
-					first, from, wire, parked = n, n, nil, false
+					leave()
+					first, most, from, wire, parked = n, max(most, n), n, nil, false
 				}
 			case 7:
 				limit := rapid.IntRange(0, 50000).Draw(t, "kept at most")
@@ -148,46 +160,58 @@ func TestRingAgainstAModel(t *testing.T) {
 	})
 }
 
-// A peer may have, and tell of, what a write brings it before who writes has been told.
+// A peer may have, and tell of, what a write brings it before who writes has been told, and what a
+// write has left: a connection that encrypts sends that before it is given it again.
 func TestPeersKnowOfAWriteBeforeItReturns(t *testing.T) {
 	for name, tell := range map[string]func(r *Ring) bool{
-		"acknowledged":             func(r *Ring) bool { return r.Ack(3) && r.First() == 0 },
+		"acknowledged":             func(r *Ring) bool { return r.Ack(3) && r.First() < 3 },
 		"acknowledged bit by bit":  func(r *Ring) bool { return r.Ack(3) && r.Ack(1) },
 		"on the next connection":   func(r *Ring) bool { return r.Rewind(3) },
 		"when this one has ended":  func(r *Ring) bool { r.Park(); return r.Rewind(3) },
 		"later, on the one behind": func(r *Ring) bool { return r.Rewind(1) && r.Rewind(3) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			bud := budget.New(1<<30, nil)
-			r := newRing(bud)
-			for n := range 3 {
-				r.Append(text(n, 10), nil)
-			}
-			b, _ := r.Next()
-			r.Append(text(3, 10), nil)
-			if r.Ack(4) || r.Rewind(4) {
-				t.Fatal("a frame is known that was not under way")
-			}
-			if !tell(r) {
-				t.Fatal("what the write brought is not known")
-			}
-			if r.at == 0 && r.off == 0 && r.First() < 3 {
-				r.Wrote(len(b)) // the same connection
-			}
-			if r.First() != 3 {
-				t.Fatalf("frames from %d on are kept, want 3", r.First())
-			}
-			if got := write(r, 100); !bytes.Equal(got, text(3, 10)) {
-				t.Fatalf("then %d bytes are written", len(got))
-			}
-			if !r.Ack(4) || r.Bytes() != 0 {
-				t.Fatalf("%d bytes are kept", r.Bytes())
-			}
-			r.Close()
-			if n := bud.Used(); n != 0 {
-				t.Fatalf("%d bytes still counted", n)
-			}
-		})
+		for _, wrote := range []int{-1, 0, 5, 11, 13} { // of 36 bytes; -1: not told yet
+			t.Run(fmt.Sprint(name, "/", wrote), func(t *testing.T) {
+				bud := budget.New(1<<30, nil)
+				r := newRing(bud)
+				for n := range 3 {
+					r.Append(text(n, 10), nil)
+				}
+				b, _ := r.Next()
+				r.Append(text(3, 10), nil)
+				if wrote >= 0 {
+					r.Wrote(wrote)
+				}
+				if r.Ack(4) || r.Rewind(4) {
+					t.Fatal("a frame is known that was not under way")
+				}
+				if !tell(r) {
+					t.Fatal("what the write brought is not known")
+				}
+				if r.First() < 3 { // the same connection
+					if wrote >= 0 {
+						left := b[wrote:]
+						if b, _ = r.Next(); !bytes.Equal(b, left) {
+							t.Fatalf("%d bytes are left to write, want %d", len(b), len(left))
+						}
+					}
+					r.Wrote(len(b))
+				}
+				if r.First() != 3 {
+					t.Fatalf("frames from %d on are kept, want 3", r.First())
+				}
+				if got := write(r, 100); !bytes.Equal(got, text(3, 10)) {
+					t.Fatalf("then %d bytes are written", len(got))
+				}
+				if !r.Ack(4) || r.Bytes() != 0 {
+					t.Fatalf("%d bytes are kept", r.Bytes())
+				}
+				r.Close()
+				if n := bud.Used(); n != 0 {
+					t.Fatalf("%d bytes still counted", n)
+				}
+			})
+		}
 	}
 }
 
