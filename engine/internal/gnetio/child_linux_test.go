@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,9 +49,23 @@ func runChild() {
 	}
 	fmt.Println("ready", n.Addrs()[0])
 	var held []int
+	var ticks sync.Mutex // held from hog to free: accepting is to fail, and not to be paused before
+	ticking := false
+	ticks.Lock()
+	go func() {
+		for range time.Tick(20 * time.Millisecond) {
+			ticks.Lock()
+			n.Guard()
+			ticks.Unlock()
+		}
+	}()
 	for in.Scan() {
 		switch in.Text() {
 		case "hog":
+			if held == nil && ticking {
+				ticks.Lock()
+				ticking = false
+			}
 			for {
 				fd, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
 				if err != nil {
@@ -82,7 +97,10 @@ func runChild() {
 				unix.Close(fd)
 			}
 			held = nil
-			n.Guard()
+			if !ticking {
+				ticks.Unlock()
+				ticking = true
+			}
 		case "stop":
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			n.Stop(ctx)

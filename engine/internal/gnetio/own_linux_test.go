@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -28,6 +30,27 @@ func inHands(t testing.TB, el *echoLoop) (n [nobodys + 1]int) {
 	return n
 }
 
+// duplicated reports whether two descriptors are of one socket.
+func duplicated(t testing.TB) bool {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, f := range all {
+		of, _ := os.Readlink("/proc/self/fd/" + f.Name())
+		if !strings.HasPrefix(of, "socket:") {
+			continue
+		}
+		if seen[of] {
+			return true
+		}
+		seen[of] = true
+	}
+	return false
+}
+
 // Of a connection that the loop has taken over gnet knows nothing any more; but where it counts
 // what each loop has it keeps them.
 func TestGnetForgetsConnections(t *testing.T) {
@@ -46,6 +69,7 @@ func TestGnetForgetsConnections(t *testing.T) {
 			el := h.all()[0]
 			l := el.n.(*loop)
 			waitFor(t, "the loop to read by itself", func() bool { return l.reader.Load() != nil })
+			waitFor(t, "gnet to close its descriptor of it", func() bool { return !duplicated(t) })
 			gnets, files := inHands(t, el), openFiles(t)
 			set := len(setOf(t, l.epfd))
 			var cs []*client
