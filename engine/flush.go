@@ -46,7 +46,9 @@ func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 	}
 	switch {
 	case !o.Blocked():
-		s.rd.progress = 0
+		if s.rd.progress != 0 {
+			s.rd.progress, s.unacked = 0, 0
+		}
 	case wrote || s.rd.progress == 0:
 		s.rd.progress = markOf(l.srv.now())
 	}

@@ -189,7 +189,7 @@ type reading struct {
 	since    int64 // when it was accepted; later, when its present life state began
 	heard    int64 // when a complete frame was last received
 	last     int64 // the same, advanced by times that don't count as idle
-	progress mark  // when the kernel last accepted a byte after refusing some; 0 if nothing is unsent
+	progress mark  // when the peer last took something, as far as is known, while something is unsent; 0 if nothing is
 	wrote    mark  // since when, to the server's tick, acknowledgements may be missing; 0 if none
 	looked   tick  // when the kernel was last queried for them
 	pinged   tick  // when the last PING was sent

@@ -52,6 +52,9 @@ func (l *loop) sweep(due bool) {
 // has pending answers, to the precision of a tick.
 func (l *loop) inspect(s *Session, now int64) {
 	rd, c, a := &s.rd, &l.srv.cfg, l.srv.adjusted.Load()
+	if rd.progress != 0 {
+		l.noteTaken(s, now)
+	}
 	if s.line() != nil && l.inspectLine(s, now) {
 		return
 	}
@@ -115,6 +118,17 @@ func (l *loop) inspect(s *Session, now int64) {
 		}
 		l.timedOut(s, why)
 	}
+}
+
+// noteTaken notes that the peer of a session with something unsent has taken bytes since the last
+// sweep. To one that reads slowly nothing may be written for long, as the kernel has much for it, and
+// a door what it has encrypted.
+func (l *loop) noteTaken(s *Session, now int64) {
+	n := int32(s.conn.Unacked())
+	if n < s.unacked && s.rd.progress.time(now)-tickStep < l.sweepFrom { // else the last sweep did not look
+		s.rd.progress = markOf(now)
+	}
+	s.unacked = n
 }
 
 // isOwed reports whether the unsent data of a closing session are answers that must be sent: it
