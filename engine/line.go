@@ -275,7 +275,9 @@ func (ln *line) view() kernelView {
 				v = kernelView{k.c.Unread(), k.c.Unacked(), k.c.Acks()}
 			}
 			ln.mu.Lock()
-			ln.seen = v
+			if ln.link == k {
+				ln.seen = v
+			}
 			ln.mu.Unlock()
 			ln.asked.Store(false)
 		})
@@ -284,15 +286,6 @@ func (ln *line) view() kernelView {
 	defer ln.mu.Unlock()
 	return ln.seen
 }
-
-// Unread returns how many received bytes are in the kernel's buffer.
-func (ln *line) Unread() int { return ln.view().unread }
-
-// Unacked returns how many bytes are unwritten or unacknowledged.
-func (ln *line) Unacked() int { return ln.view().unacked + ln.unsent() }
-
-// Acks returns what the kernel knows of the peer's acknowledgements.
-func (ln *line) Acks() netio.Acks { return ln.view().acks }
 
 // unsent returns how many bytes of the link are unwritten.
 func (ln *line) unsent() int {

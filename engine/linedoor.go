@@ -27,6 +27,19 @@ func (ln *line) TLS() *tls.ConnectionState { return ln.at.Load().tls }
 // Since returns when the session's first connection was accepted.
 func (ln *line) Since() time.Time { return time.Unix(0, ln.s.accepted) }
 
+// Unread returns how many received bytes are in the kernel's buffer.
+func (ln *line) Unread() int { return ln.view().unread }
+
+// Unacked returns how many bytes are unwritten or unacknowledged.
+func (ln *line) Unacked() int { return ln.view().unacked + ln.unsent() }
+
+// Acks returns what the kernel knows of the peer's acknowledgements.
+func (ln *line) Acks() netio.Acks {
+	a := ln.view().acks
+	a.Owed = a.Owed || ln.unsent() > 0
+	return a
+}
+
 // Owed and Finish do nothing: a line completes what it has begun by itself.
 func (ln *line) Owed() int     { return 0 }
 func (ln *line) Shown() int    { return 0 } // accepted parts of a frame are kept

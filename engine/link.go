@@ -188,6 +188,9 @@ func (k *link) finish(code uint16) {
 	}
 	k.passed()
 	if d, ok := k.c.(netio.Door); ok {
+		if rest := k.owed(d.Owed()); len(rest) > 0 {
+			d.Finish(rest)
+		}
 		d.SetCloseCode(code)
 	}
 	k.state, k.since = linkClosing, k.srv.now()

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bytes"
+
 	"millrace/engine/internal/bufpool"
 )
 
@@ -87,6 +89,9 @@ func (k *link) pump() {
 		}
 		n, err := k.c.Write(b)
 		ln.mu.Lock()
+		if ln.link == k && n > 0 { // until the next look
+			ln.seen.unacked, ln.seen.acks.Owed = max(ln.seen.unacked, n), true
+		}
 		if buf == nil {
 			k.ctl = append(k.ctl[:0], k.ctl[n:]...)
 			if ln.link == k {
@@ -119,6 +124,25 @@ func (k *link) pump() {
 			}
 		}
 	}
+}
+
+// owed returns a copy of the next n bytes, which belong to a message that has begun; none if they are
+// another link's now.
+func (k *link) owed(n int) []byte {
+	ln := k.line
+	if n == 0 || ln == nil {
+		return nil
+	}
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	b := k.ctl
+	if len(b) == 0 && ln.link == k {
+		b, _ = ln.ring.Next()
+	}
+	if len(b) < n {
+		return nil
+	}
+	return bytes.Clone(b[:n])
 }
 
 // broke ends a connection that can no longer be written to, but not at once, as its caller may be

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"time"
 
 	"millrace/codec"
 	"millrace/engine/internal/bufpool"
@@ -74,7 +75,7 @@ func (ln *line) attach(k *link, h codec.Hello, seq uint32) bool {
 		}
 		ln.next, ln.unproven = ln.srv.newToken(), true
 		ln.srv.tokens.Put(ln.next, ln)
-		ln.link, ln.wish, ln.loose, ln.ctlOut = k, true, false, 0
+		ln.link, ln.wish, ln.loose, ln.ctlOut, ln.seen = k, true, false, 0, kernelView{}
 		ln.welcome(true, seq)
 		k.line = ln
 	}
@@ -113,8 +114,7 @@ func (l *loop) attached(s *Session) {
 	s.flags.clear(flagAway)
 	s.setPaused(0)
 	s.rd.heard, s.rd.last, s.rd.since = now, now, now
-	s.rd.progress, s.rd.wrote = 0, 0
-	s.unacked = 0
+	s.rd.progress, s.rd.wrote, s.unacked = 0, 0, 0
 	l.srv.resumed.Add(1)
 	if h, ok := l.srv.handler().(ResumeHandler); ok {
 		s.tell("OnSocketResume", func() { h.OnSocketResume(s) })
@@ -185,7 +185,7 @@ func (l *loop) detached(s *Session) {
 	ln := s.line()
 	l.dropPartial(s)
 	s.setPaused(0)
-	s.rd.progress, s.rd.wrote = 0, 0
+	s.rd.progress, s.rd.wrote, s.unacked = 0, 0, 0
 	if ln.away == 0 {
 		ln.away = l.srv.now()
 		l.srv.waiting.Add(1)
@@ -313,10 +313,19 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 			ln.mu.Unlock()
 			s.canWrite()
 		}
-	} else if v.unacked == 0 && s.rd.progress.past(now, l.srv.adjusted.Load().FrameTimeout) {
+	} else if v.unread == 0 && v.unacked == 0 && s.rd.progress.past(now, l.srv.ackTimeout()) {
 		l.timedOut(s, ReasonFrame)
 	}
 	return false
+}
+
+// ackTimeout returns how long a peer that has received everything may acknowledge nothing: FrameTimeout,
+// but longer than it may wait by the protocol. 0 is no limit.
+func (srv *Server) ackTimeout() time.Duration {
+	if d := srv.adjusted.Load().FrameTimeout; d > 0 {
+		return max(d, ackTime+slowAfter)
+	}
+	return 0
 }
 
 // awaited tells whether a session of a draining server whose peer is away may still be taken

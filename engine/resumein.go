@@ -144,14 +144,19 @@ func (ln *line) control(p codec.Packet) bool {
 		return false
 	}
 	ln.mu.Lock()
+	before := ln.ring.First()
 	ok = ln.ring.Ack(n)
 	if ok {
 		ln.loose = false
 	}
+	more := ln.ring.First() > before
 	wake := ok && ln.takeWish()
 	ln.mu.Unlock()
 	if ok {
 		ln.keep()
+	}
+	if more && ln.s.rd.progress != 0 { // even if there is no room yet for what waits
+		ln.s.rd.progress = markOf(ln.srv.now())
 	}
 	if wake {
 		ln.s.canWrite()

@@ -24,7 +24,11 @@ func (c *conn) Write(p []byte) (n int, err error) {
 func (c *conn) send(p []byte) (n int, err error) {
 	switch {
 	case !c.ws.on:
-		return c.lower(p)
+		n, err = c.lower(p)
+		if c.stuffed && err == nil {
+			err = c.flush() // the layers may have sent all of their own
+		}
+		return n, err
 	case c.x == nil && c.ws.left == 0 && !c.ws.closed && !c.stuffed && len(p) > 0 && len(p) <= gatherMost:
 		if j, ok := c.joins(p); ok {
 			head := appendHeader(c.l.gather[:0], ws.OpBinary, len(p))
@@ -147,7 +151,7 @@ func (c *conn) flush() error {
 	}
 	switch {
 	case c.waits() || c.tail() > 0:
-		if c.x == nil || c.x.notify == 0 || !c.up {
+		if c.x == nil || c.x.notify == 0 || !c.up || c.finWait { // the session writes nothing more
 			c.l.h.wait(c)
 		}
 	case c.finWait:
@@ -252,10 +256,25 @@ func (c *conn) Unread() int {
 }
 
 // Unacked counts what the layers hold back too.
-func (c *conn) Unacked() int {
-	n := c.Conn.Unacked()
+func (c *conn) Unacked() int { return c.Conn.Unacked() + c.withheld() }
+
+// Acks says that they do.
+func (c *conn) Acks() netio.Acks {
+	a := c.Conn.Acks()
+	a.Owed = a.Owed || c.withheld() > 0
+	return a
+}
+
+// withheld is how many bytes the layers hold that the kernel did not take.
+func (c *conn) withheld() (n int) {
 	if c.tls != nil {
-		n += len(c.tls.out)
+		n = len(c.tls.out)
+	}
+	if x := c.x; x != nil {
+		n += len(x.pre) + len(x.ctl)
+		if x.z != nil {
+			n += len(x.z.out)
+		}
 	}
 	return n
 }
