@@ -160,7 +160,7 @@ func (c *conn) flush() error {
 	default:
 		c.less()
 	}
-	stuffed := c.x != nil && len(c.x.ctl)+len(c.x.pre) > maxControl || c.tls != nil && c.tls.ahead == 0 && len(c.tls.out) > maxCiphertext
+	stuffed := c.x != nil && len(c.x.ctl)+len(c.x.pre) > maxControl || c.tls != nil && len(c.tls.out)-c.tls.ahead > maxCiphertext
 	if stuffed != c.stuffed && !c.ended {
 		c.stuffed = stuffed
 		c.mask()
