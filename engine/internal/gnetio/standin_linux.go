@@ -115,7 +115,7 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 			case c != nil:
 				si.l.read(c, ev.Events, buf)
 			case si.busy != nil && fd == int(si.busy.fd):
-				si.busy.sink.HungUp(ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0)
+				si.busy.sink.HungUp(ev.Events&unix.EPOLLERR != 0 && isReset(fd))
 			case slices.Contains(si.hearing, fd):
 				si.accept(fd)
 			} // else its connection was closed by an earlier event of this batch
