@@ -102,7 +102,7 @@ func (rd *reader) open() (err error) {
 	}
 	rd.buf = make([]byte, max(rd.l.n.cfg.ReadBuffer, 1<<10))
 	rd.events = make([]epollEvent, maxEvents)
-	rd.begun, err = rd.l.enroll(gnet.NewContext(context.Background(), rd), conn)
+	rd.begun, err = rd.l.enroll(gnet.NewContext(context.Background(), rd), conn, nil)
 	return err
 }
 
