@@ -54,3 +54,60 @@ func TestAResetBehindAFinEndsTheSession(t *testing.T) {
 		})
 	}
 }
+
+// The requests that a client sends before it closes are all run, although the answers to the first
+// find nobody: what is lost is told, and the session ends as at a FIN.
+func TestRequestsInFrontOfACloseAreRun(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		for _, how := range []Dispatch{Ordered, Inline} {
+			t.Run(network+"/"+how.String(), func(t *testing.T) {
+				const n = 300
+				run, closed, gone := 0, make(chan Reason, 1), make(chan bool)
+				var srv *Server
+				cfg := Config{Dispatch: how, Addrs: []string{"tcp://127.0.0.1:0"}}
+				if network == "unix" {
+					cfg.Addrs[0] = "unix://" + t.TempDir() + "/s"
+				}
+				srv = serve(t, cfg, &funcs{
+					read: func(s *Session, p codec.Packet) {
+						switch run++; run {
+						case 1:
+							<-gone
+						case 10, 20, 30: // over TCP the first answer still seems to arrive, and brings a reset
+							sent := srv.Stats()
+							s.Reply(p, p.Body)
+							for s.Connected() {
+								if now := srv.Stats(); now.BytesOut > sent.BytesOut || now.LostBytes > sent.LostBytes {
+									break
+								}
+								time.Sleep(time.Millisecond)
+							}
+							return
+						}
+						s.Reply(p, p.Body)
+					},
+					close: func(_ *Session, why Reason) { closed <- why },
+				})
+				c, err := net.Dial(network, srv.Addrs()[0].String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				var b []byte
+				for range n {
+					b = append(b, frame(1, 1, "as one pleases")...)
+				}
+				if _, err := c.Write(b); err != nil {
+					t.Fatal(err)
+				}
+				c.Close()
+				close(gone)
+				if why := <-closed; why != ReasonPeerClosed || run != n {
+					t.Errorf("closed: %v, %d of %d requests run", why, run, n)
+				}
+				if srv.Stats().LostBytes == 0 {
+					t.Error("no answer was lost, so nothing was tried")
+				}
+			})
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"syscall"
 	"time"
 
 	"millrace/engine/internal/outbox"
@@ -61,7 +62,14 @@ func (l *loop) flushOnce(s *Session, why outbox.Look, retry bool) {
 	}
 }
 
+// write gives bytes to the kernel. After EPIPE it drops them: the peer has closed, and what it sent
+// before that, up to its FIN, is still read and handled. After its reset, which it sends instead if it
+// has left answers unread, nothing is.
 func (l *loop) write(s *Session, p []byte) (int, error) {
+	if s.rd.deaf {
+		l.sum.lostBytes.Add(uint64(len(p)))
+		return len(p), nil
+	}
 	l.st.writes.Add(1) // before the write, so that a receiver of the bytes finds them counted
 	if s.rd.wrote == 0 {
 		s.rd.wrote = markOf(l.sweepNow)
@@ -69,6 +77,11 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 	n, err := s.conn.Write(p)
 	s.bytesOut.Add(uint64(n))
 	l.st.bytesOut.Add(uint64(n))
+	if err == syscall.EPIPE {
+		s.rd.deaf = true
+		l.sum.lostBytes.Add(uint64(len(p) - n))
+		return len(p), nil
+	}
 	return n, err
 }
 

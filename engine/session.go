@@ -184,6 +184,7 @@ type reading struct {
 	lagging  bool  // on loop.lagging
 	input    uint8 // how input is processed
 	opened   bool  // a complete frame has been received
+	deaf     bool  // the peer has closed, and what is sent is dropped
 	excess   int32 // bytes discarded
 	partial  inbox.Partial
 	since    int64 // when it was accepted; later, when its present life state began

@@ -83,7 +83,9 @@ func (l *loop) inspect(s *Session, now int64) {
 		switch {
 		case past(now, rd.since, c.FinTimeout) || rd.progress.past(now, finStall) && !l.srv.draining.Load():
 			l.abort(s, ReasonPeerReset)
-		case s.conn.Acks().Reset || rd.wrote != 0 && l.dead(s, now):
+		case rd.wrote != 0 && l.dead(s, now):
+			l.lost(s)
+		case s.flags.has(flagFin) && (rd.deaf || s.conn.Acks().Reset): // no request waits
 			l.lost(s)
 		}
 		return

@@ -9,8 +9,9 @@ import (
 )
 
 // enroll registers a connection with the loop, and owns it from the call on, also if it returns
-// an error. done is closed when gnet has registered it or failed to. Any goroutine.
-func (l *loop) enroll(ctx context.Context, conn net.Conn) (done <-chan struct{}, err error) {
+// an error. done is closed when gnet has registered it or failed to; then failed, if it is not nil, is
+// called first. Any goroutine.
+func (l *loop) enroll(ctx context.Context, conn net.Conn, failed func(error)) (done <-chan struct{}, err error) {
 	n := l.n
 	n.mu.Lock()
 	stopped := n.stopped
@@ -33,7 +34,10 @@ func (l *loop) enroll(ctx context.Context, conn net.Conn) (done <-chan struct{},
 		defer n.enrolling.Done()
 		defer close(taken)
 		select {
-		case <-result:
+		case x := <-result:
+			if x.Err != nil && failed != nil {
+				failed(x.Err)
+			}
 		case <-l.r.ended:
 		}
 	}()

@@ -102,7 +102,7 @@ func (rd *reader) open() (err error) {
 	}
 	rd.buf = make([]byte, max(rd.l.n.cfg.ReadBuffer, 1<<10))
 	rd.events = make([]epollEvent, maxEvents)
-	rd.begun, err = rd.l.enroll(gnet.NewContext(context.Background(), rd), conn)
+	rd.begun, err = rd.l.enroll(gnet.NewContext(context.Background(), rd), conn, nil)
 	return err
 }
 
@@ -299,10 +299,10 @@ func (rd *reader) release() {
 func (l *loop) read(c *conn, events uint32, buf []byte) {
 	switch {
 	case events&(unix.EPOLLIN|unix.EPOLLPRI) != 0:
-	case events&unix.EPOLLERR != 0:
+	case events&unix.EPOLLERR != 0 && isReset(int(c.fd)):
 		c.end(netio.EndReset)
 		return
-	case c.paused && l.r.unix && c.hands != gnetReads && c.ends != shutWrite:
+	case c.paused && c.hands != gnetReads && c.ends != shutWrite:
 		l.ignore(c)
 		return
 	case c.paused:
@@ -324,8 +324,9 @@ func (l *loop) read(c *conn, events uint32, buf []byte) {
 }
 
 // ignore removes a paused connection from the epoll sets, until reading resumes. The close of a unix
-// peer is a hang-up, which is reported also while reading is paused; but like a FIN it is behind
-// what the peer has sent, for which there is no room now. (Behind CloseWrite there is no more to do.)
+// peer is a hang-up, and so is the reset behind the FIN of a TCP peer: they are reported also while
+// reading is paused, but are behind what the peer has sent, for which there is no room now. (Behind
+// CloseWrite there is no more to do.)
 func (l *loop) ignore(c *conn) {
 	_ = unix.EpollCtl(l.reader.Load().epfd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
 	if si := l.standIn.Load(); si != nil {

@@ -79,6 +79,13 @@ func queued(fd int, which uint) int {
 	return n
 }
 
+// isReset tells whether a socket's error is the peer's reset or another that ends it at once. EPIPE is
+// not: the peer's FIN came before its reset. The socket has no error any more then.
+func isReset(fd int) bool {
+	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	return err != nil || errno != 0 && errno != int(unix.EPIPE)
+}
+
 // readRest reads until the FIN, giving take each piece; false if it ends with an error, such as
 // EAGAIN.
 func readRest(fd int, take func([]byte)) bool {

@@ -2,6 +2,7 @@ package gnetio
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"net"
 	"os"
@@ -115,7 +116,7 @@ func (si *standIn) run(conns iter.Seq[netio.Conn]) {
 			case c != nil:
 				si.l.read(c, ev.Events, buf)
 			case si.busy != nil && fd == int(si.busy.fd):
-				si.busy.sink.HungUp(ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0)
+				si.busy.sink.HungUp(ev.Events&unix.EPOLLERR != 0 && isReset(fd))
 			case slices.Contains(si.hearing, fd):
 				si.accept(fd)
 			} // else its connection was closed by an earlier event of this batch
@@ -204,12 +205,21 @@ func (si *standIn) other() (best *loop) {
 
 // accept accepts a connection from a listener of the loop and gives it to another loop. If there
 // is none any more the connection stays in the backlog, and listen removes the listeners.
+//
+// Giving it takes a second descriptor for a moment: without one the connection would be accepted only
+// to be closed, so one must be free before.
 func (si *standIn) accept(fd int) {
 	to := si.other()
 	if to == nil {
 		return
 	}
+	second, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		si.l.n.acceptFailed(si.l.r)
+		return
+	}
 	nfd, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	_ = unix.Close(second)
 	switch err {
 	case nil:
 	case unix.EAGAIN, unix.EINTR, unix.ECONNABORTED, unix.ECONNRESET:
@@ -219,11 +229,19 @@ func (si *standIn) accept(fd int) {
 		return
 	}
 	c, err := si.l.n.netConn(nfd)
-	if err != nil {
-		return
+	if err == nil {
+		to.given.Add(1)
+		_, err = to.enroll(context.Background(), c, si.gaveUp)
 	}
-	to.given.Add(1)
-	_, _ = to.enroll(context.Background(), c)
+	si.gaveUp(err)
+}
+
+// gaveUp counts a connection that was accepted and then closed, as somebody else took the descriptor
+// that was free.
+func (si *standIn) gaveUp(err error) {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		si.l.n.acceptFailed(si.l.r)
+	}
 }
 
 // netConn makes a net.Conn of an accepted descriptor, as Enroll needs one, and sets its socket

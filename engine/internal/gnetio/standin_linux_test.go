@@ -435,3 +435,85 @@ func TestRefusedAreSweptBehindAStandIn(t *testing.T) {
 	first.gets("L")
 	waitFor(t, "the refused to be let go", func() bool { n.Guard(); return x.refusals.Load() == 0 })
 }
+
+// A stand-in that lacks descriptors leaves a connection in the backlog and counts a failed accept, as
+// everybody who accepts: it closes none that it has accepted.
+func TestAStandInWithoutDescriptorsLosesNobody(t *testing.T) {
+	for free := range 3 {
+		t.Run(fmt.Sprint(free, " free"), func(t *testing.T) {
+			h := newStuck(func(gate chan bool) { <-gate })
+			n := listen(t, Config{Loops: 2}, &h.echoHost)
+			busy := dial(t, n.Addrs()[0])
+			busy.send("S")
+			l := (<-h.in).l.n.(*loop)
+			fds, _ := n.listeners(l.epfd)
+			var c *client
+			for c == nil { // until one comes to the listener of the loop held up
+				x := dial(t, n.Addrs()[0])
+				set := []unix.PollFd{{Fd: int32(fds[0]), Events: unix.POLLIN}}
+				if got, err := unix.Poll(set, 0); err != nil {
+					t.Fatal(err)
+				} else if got > 0 {
+					c = x
+				} else {
+					x.says("other") // so nothing of it takes descriptors later
+				}
+			}
+			si := &standIn{l: l}
+			giveBack := leaveFree(t, free)
+			si.accept(fds[0])
+			giveBack()
+			if free < 2 {
+				if got := h.acceptErrs.Load(); got != 1 {
+					t.Errorf("%d failed accepts are counted, want 1", got)
+				}
+				if _, deaf := n.listeners(l.epfd); !deaf {
+					t.Error("accepting goes on")
+				}
+				n.Guard()
+				si.accept(fds[0])
+			}
+			c.says("at last")
+			close(h.gate)
+			busy.gets("S")
+		})
+	}
+}
+
+// leaveFree takes all of the process's descriptors but n, until giveBack is called.
+func leaveFree(t *testing.T, n int) (giveBack func()) {
+	t.Helper()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(openFiles(t) + 64), Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	var taken []int
+	giveBack = func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		taken = nil
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	}
+	for {
+		fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+		if err == unix.EMFILE && len(taken) >= n {
+			break
+		} else if err != nil {
+			giveBack()
+			t.Fatal(err)
+		}
+		taken = append(taken, fd)
+	}
+	for range n {
+		last := len(taken) - 1
+		unix.Close(taken[last])
+		taken = taken[:last]
+	}
+	return giveBack
+}
