@@ -60,12 +60,13 @@ type Node struct {
 
 	counts counts
 
-	joining                      seldom.Outage // while this node can't join
-	gapLine, shedLine, panicLine seldom.Line   // limits log lines
+	joining seldom.Outage // while this node can't join
+
+	gapLine, shedLine, unfitLine, panicLine seldom.Line // limits log lines
 }
 
 // counts are the counters of Stats.
-type counts struct{ joins, beats, bad, gaps, missed, doubled, shed, unsent, lostName atomic.Uint64 }
+type counts struct{ joins, beats, bad, gaps, missed, doubled, shed, unfit, unsent, lostName atomic.Uint64 }
 
 var _ services.Service = (*Node)(nil)
 
@@ -323,6 +324,7 @@ type Stats struct {
 	Missed     uint64 // messages, in all gaps
 	Doubled    uint64 // messages received twice, or too late
 	Shed       uint64 // messages dropped after Patience
+	Unfit      uint64 // frames of others that no frame of this node holds, because of its MaxFrame for example
 	Unsent     uint64 // messages that could not be sent, without an error to a caller
 	Overloaded uint64 // calls refused because of MaxCalls
 	Replaced   uint64 // sessions that lost their user
@@ -339,7 +341,7 @@ func (n *Node) Stats() Stats {
 	st := Stats{
 		Members: len(n.List()), Groups: n.groups.len(), Users: n.users.len(), Rooms: n.homes.len(), Calls: int(n.calls.running.Load()),
 		Joins: c.joins.Load(), Lost: c.lostName.Load(), Beats: c.beats.Load(), Bad: c.bad.Load(), Gaps: c.gaps.Load(), Missed: c.missed.Load(),
-		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
+		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unfit: c.unfit.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
 	}
 	n.moves.addTo(&st)
 	if n.bus != nil {

@@ -210,7 +210,7 @@ func (m *moves) cross(ctx context.Context, a *engine.Arrival, s *engine.Session,
 			continue
 		}
 		main, sub := split(e.Handle)
-		if err := s.Push(main, sub, e.Body); err != nil {
+		if err := s.Push(main, sub, e.Body); err != nil && !n.unfit(e, err) {
 			return err
 		}
 	}
