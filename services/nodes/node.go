@@ -39,10 +39,10 @@ type Node struct {
 	in, asked atomic.Pointer[cluster.Inbox] // made by Start
 
 	mu     sync.Mutex
-	token  uint64               // guarded by mu; 0: no member
-	state  State                // guarded by mu
-	beats  map[uint64]beat      // guarded by mu; by process
-	peers  map[uint64]*outbound // guarded by mu; streams to other nodes
+	token  uint64                     // guarded by mu; 0: no member
+	state  State                      // guarded by mu
+	beats  map[uint64]beat            // guarded by mu; by process
+	peers  recents[uint64, *outbound] // guarded by mu; streams to other processes
 	all    outbound
 	casts  crossing // of broadcasts with sessions that come and go
 	heard  inbound  // of broadcasts
@@ -77,7 +77,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, cache: cfg.Cache, process: rand.Uint64(), state: Up, again: make(chan struct{}, 1),
-		beats: map[uint64]beat{}, peers: map[uint64]*outbound{}, direct: inbound{whole: true}}
+		beats: map[uint64]beat{}, direct: inbound{whole: true}}
 	n.joining.Lost = func(tries int, err error, away time.Duration, _ bool) {
 		n.cfg.Logger.Warn("nodes: can't join the cluster", "node", n.cfg.Name, "for", away.Round(time.Millisecond), "attempts", tries, "err", err, "again", n.cache.Lease()/3)
 	}
@@ -282,14 +282,16 @@ func keep(b *[]byte) {
 	}
 }
 
-// to returns the stream to another node.
+// to returns the stream to another process.
 func (n *Node) to(process uint64) *outbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	o := n.peers[process]
+	o := n.peers.recent[process]
 	if o == nil {
-		o = &outbound{}
-		n.peers[process] = o
+		if o, _ = n.peers.of(process); o == nil {
+			o = &outbound{}
+		}
+		n.peers.set(process, o, n.living)
 	}
 	return o
 }
