@@ -265,6 +265,21 @@ func (u *users) adoption(user string) (adoption, bool) {
 	return ad, ok
 }
 
+// unsettled reports whether the store may not know yet that a session has come here. Then it can't move
+// on: the node after this one does not know the ID that the store has.
+func (u *users) unsettled(s *engine.Session) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if of := u.sessions[s]; of != nil {
+		for user := range of.users {
+			if u.adopting[user].s == s {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // adopt replaces the old ID of a session that has come from another node in the store. If the store has
 // another session of the user, or none, this one has lost him, as in settle: a newer login may have
 // begun and ended meanwhile. Then lost closes it; otherwise lost is nil. The old node does not unbind him
