@@ -292,6 +292,7 @@ var helps = map[string]string{
 	"cluster_node_missed_total":       "Messages missing, in all gaps.",
 	"cluster_node_doubled_total":      "Duplicate or late messages, which were dropped.",
 	"cluster_node_shed_total":         "Messages dropped because sessions' queues stayed full for too long.",
+	"cluster_node_unfit_total":        "Frames from other nodes dropped because they do not fit into this node's frames: over its --max-frame, for example.",
 	"cluster_node_unsent_total":       "Messages to other nodes that could not be sent and whose failure was not returned to a caller.",
 	"cluster_node_overloaded_total":   "Calls from other nodes refused because too many were running.",
 	"cluster_node_replaced_total":     "Sessions closed because their user logged in on a newer one.",

@@ -229,9 +229,9 @@ func TestPublishDoesNotWaitForAWrite(t *testing.T) {
 	}
 }
 
-// Whoever asks whether the servers are reachable, as each message to another node does, does not
-// wait while the library connects to servers that take a connection and say nothing.
-func TestRunningDoesNotWaitForAConnect(t *testing.T) {
+// Nothing that a loop may call, and no exchange, waits while the library connects to servers that take
+// a connection and say nothing.
+func TestNothingWaitsForAConnect(t *testing.T) {
 	srv := embedded(t)
 	host := srv.URL()[strings.Index(srv.URL(), "@")+1:]
 	proxy := faultproxy.New(t, host)
@@ -244,8 +244,18 @@ func TestRunningDoesNotWaitForAConnect(t *testing.T) {
 		for c.Running() {
 			time.Sleep(5 * time.Millisecond)
 		}
+		if _, err := c.Lock("free", services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(uint64, error) {}); err != nil { // tried again and again
+			t.Error(err)
+		}
 		for since := time.Now(); time.Since(since) < 3*time.Second; time.Sleep(5 * time.Millisecond) { // it connects again meanwhile
-			c.Running()
+			if c.Running() || c.Rooms().Held("room", 1) {
+				t.Error("it is up, and holds a room")
+			}
+			c.Members()
+			c.Stats()
+			if _, err := c.Get(background, "key"); !isDown(err) {
+				t.Errorf("get: %v, want ErrCacheDown", err)
+			}
 		}
 	}()
 	select {

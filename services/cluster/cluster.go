@@ -151,8 +151,7 @@ type connection struct {
 	values *bucket
 	locks  *locks
 
-	up      atomic.Bool           // as last told: nats.Conn.IsConnected may wait for a connect, for Config.Timeout
-	line    atomic.Pointer[line]  // the current connection
+	*lines
 	again   *signal               // fires for a new connection, and when a watch misses changes
 	checked atomic.Uint64         // number (see nth) of the connection on which the store was verified
 	lost    atomic.Pointer[error] // set for good when the store is not the one that was opened
@@ -160,6 +159,9 @@ type connection struct {
 
 // check verifies that the store is still the one that was opened, and otherwise refuses it.
 func (l *connection) check(ctx context.Context) error {
+	if !l.up() {
+		return errAway
+	}
 	nth := l.nth()
 	for _, b := range []*bucket{l.values, l.locks.b} {
 		if err := l.accept(b.same(ctx)); err != nil {
@@ -170,10 +172,6 @@ func (l *connection) check(ctx context.Context) error {
 	return nil
 }
 
-// nth returns the number of the current connection, from 1. The library's callbacks are too late
-// for this: calls are answered on a new connection before they run.
-func (l *connection) nth() uint64 { return l.nc.Stats().Reconnects + 1 }
-
 // whole reports whether the store was verified on the current connection.
 func (l *connection) whole() bool { return l.checked.Load() == l.nth() }
 
@@ -181,11 +179,11 @@ func (l *connection) whole() bool { return l.checked.Load() == l.nth() }
 // number.
 func (l *connection) sure(ctx context.Context) (uint64, error) {
 	nth := l.nth()
-	if l.checked.Load() == nth {
+	if l.checked.Load() == nth && l.up() {
 		return nth, nil
 	}
 	err := l.check(ctx)
-	if err != nil && !errors.Is(err, errReplaced) {
+	if err != nil && !errors.Is(err, errReplaced) && !errors.Is(err, errAway) {
 		err = fmt.Errorf("%w: the store is not known to be whole: %v", services.ErrCacheDown, err) // nothing was requested from it
 	}
 	return nth, err
@@ -230,21 +228,16 @@ func (c *Cache) Start(ctx context.Context) error {
 		c.cfg.Logger.Warn("cluster: the lease is shorter than an election of the servers may take: names, rooms and locks are lost then; use 15s or more",
 			"lease", c.cfg.Lease, "replicas", c.cfg.Replicas)
 	}
-	l := &connection{again: newSignal()}
-	l.line.Store(newLine())
-	l.up.Store(true)
+	l := &connection{lines: newLines(c.cfg.Timeout), again: newSignal()}
 	var denied atomic.Pointer[error]
 	options, err := c.options("store")
 	if err != nil {
 		return err
 	}
 	l.nc, err = nats.Connect(c.cfg.URL, append(options,
-		nats.DisconnectErrHandler(func(*nats.Conn, error) {
-			l.up.Store(false)
-			l.cut()
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) {
-			l.up.Store(true)
+		nats.SetCustomDialer(l.lines), nats.SkipHostLookup(), // the dialer tries each address of a name, within Timeout
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			l.accepted(nc)
 			l.again.fire()
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -259,6 +252,7 @@ func (c *Cache) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cluster: connect to %s: %w: %w", mask.Conn(c.cfg.URL), services.ErrCacheDown, mask.Error(err))
 	}
+	l.accepted(l.nc)
 	if err := c.begin(ctx, l); err != nil {
 		l.nc.Close()
 		if why := denied.Load(); why != nil { // the missing answers were refused
@@ -312,7 +306,7 @@ func (c *Cache) begin(ctx context.Context, l *connection) (err error) {
 // Running reports whether it is started and connected, as far as is known. It never blocks.
 func (c *Cache) Running() bool {
 	l := c.live.Load()
-	return l != nil && l.up.Load() && l.lost.Load() == nil
+	return l != nil && l.up() && l.lost.Load() == nil
 }
 
 // Stop releases this process's locks and disconnects. Waits end with services.ErrCacheClosed.

@@ -71,7 +71,7 @@ func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {
 	}
 	for _, w := range waiters {
 		proxy, url := proxied(t, srv)
-		c := open(t, url, lease)
+		c := open(t, url, lease, patient) // a wait outlasts the fault
 		w.proxy, w.got = proxy, make(chan uint64, 1)
 		w.token = mustLock(t, holder, w.name, services.LockOptions{TTL: time.Hour, Wait: time.Minute, OnLost: func() { w.lost.Store(true) }})
 		if _, err := c.Lock(w.name, services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(token uint64, _ error) { w.got <- token }); err != nil {
@@ -121,7 +121,7 @@ func TestAWaiterIsWokenAfterARestart(t *testing.T) {
 		return e
 	}
 	srv := start()
-	holder, waiter := open(t, srv.URL(), steady), open(t, srv.URL(), steady)
+	holder, waiter := open(t, srv.URL(), steady), open(t, srv.URL(), steady, patient) // a wait outlasts the restart
 	seen := make(chan services.Event, 16)
 	if _, err := waiter.Watch("v", nil, func(e services.Event) { seen <- e }); err != nil {
 		t.Fatal(err)
@@ -187,6 +187,65 @@ func TestAWaitThatEndsInAnOutageIsAnError(t *testing.T) {
 	p.Heal()
 	wait.Wait = within
 	mustLock(t, a, "free", wait)
+}
+
+// A wait ends when the servers have been away for Config.Timeout, whoever has the lock, and none begins
+// until they are back. An outage that is shorter than that costs no wait its place.
+func TestAWaitEndsInALongOutage(t *testing.T) {
+	srv := embedded(t)
+	b := open(t, srv.URL(), steady)
+	held := mustLock(t, b, "held", services.LockOptions{TTL: time.Hour})
+	long := services.LockOptions{TTL: time.Hour, Wait: time.Hour}
+	type result struct {
+		token uint64
+		err   error
+	}
+	wait := func(c *cluster.Cache) chan result {
+		got := make(chan result, 1)
+		if _, err := c.Lock("held", long, func(token uint64, err error) { got <- result{token, err} }); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	p, url := proxied(t, srv)
+	a := open(t, url, steady, func(cfg *cluster.Config) { cfg.Timeout = time.Second })
+	kept := open(t, url, steady, patient)
+	ends, stays := wait(a), wait(kept)
+	p.Cut()
+	select {
+	case got := <-ends:
+		if got.token != 0 || !isDown(got.err) || errors.Is(got.err, services.ErrCacheUnknown) {
+			t.Errorf("the wait: got %d, %v, want ErrCacheDown", got.token, got.err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the wait goes on")
+	}
+	if _, err := a.Lock("held", long, func(uint64, error) {}); !isDown(err) {
+		t.Errorf("a new wait: got %v, want ErrCacheDown", err)
+	}
+	if s := a.Stats(); s.Waits != 0 {
+		t.Errorf("%d waits are left", s.Waits)
+	}
+	p.Heal()
+	eventually(t, "both are back", func() bool { return a.Running() && kept.Running() })
+	again := wait(a)
+	if ok, err := b.Unlock(background, "held", held); !ok || err != nil {
+		t.Fatalf("unlock: got %v, %v", ok, err)
+	}
+	for range 2 {
+		c, got := kept, result{}
+		select {
+		case got = <-stays:
+		case got = <-again:
+			c = a
+		case <-time.After(time.Minute):
+			t.Fatal("a waiter was not woken")
+		}
+		if got.token == 0 || got.err != nil {
+			t.Fatalf("got %d, %v, want the lock", got.token, got.err)
+		}
+		eventually(t, "unlock", func() bool { ok, _ := c.Unlock(background, "held", got.token); return ok })
+	}
 }
 
 // A write that failed because the process was cut off is not executed later.

@@ -100,7 +100,7 @@ func (l *locks) listen() {
 	l.mu.Lock()
 	deaf := l.echo < l.own
 	l.mu.Unlock()
-	if deaf && l.n.nc.IsConnected() {
+	if deaf && l.n.up() {
 		l.n.again.fire()
 	}
 }

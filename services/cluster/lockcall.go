@@ -36,6 +36,8 @@ func (l *locks) lock(subject string, o services.LockOptions, done func(uint64, e
 	switch {
 	case l.closed:
 		return nil, services.ErrCacheClosed
+	case l.n.unreachable():
+		return nil, errAway
 	case l.held+l.waits >= int64(l.c.cfg.MaxLocks), o.Owner != nil && len(set) >= l.c.cfg.MaxPerOwner:
 		l.c.refused.Add(1)
 		return nil, services.ErrCacheFull

@@ -31,7 +31,7 @@ import (
 // Gray and D. Cheriton, 1989.)
 
 // locks is this process's part. follow's goroutine watches, one goroutine renews, one calls OnLost,
-// and a few exchange writes with the servers for all locks.
+// one ends the waits in an outage, and a few exchange writes with the servers for all locks.
 type locks struct {
 	c *Cache
 	n *connection
@@ -143,6 +143,7 @@ func (l *locks) start(ctx context.Context) error {
 	l.waitOut()
 	l.running.Go(l.renewals)
 	l.running.Go(l.tellLosses)
+	l.running.Go(l.outages)
 	for range lockWorkers {
 		l.running.Go(l.worker)
 	}
@@ -183,15 +184,51 @@ func (l *locks) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// endWaits ends all waits with err. l.mu is held; their functions run later.
+// endWaits ends all waits with err, in no order. l.mu is held; their functions run later.
 func (l *locks) endWaits(err error) {
+	var ended []*lockItem
 	for _, k := range l.keys {
 		for _, it := range k.waits {
 			l.waits--
 			l.end(it)
-			go services.Deliver(it.o.On, func() { it.done(0, err) }, nil)
+			ended = append(ended, it)
 		}
 		k.waits = nil
+	}
+	go func() {
+		for _, it := range ended {
+			services.Deliver(it.o.On, func() { it.done(0, err) }, nil)
+		}
+	}()
+}
+
+// outages ends the waits once the servers have been unreachable for Config.Timeout. A shorter outage
+// costs no wait its place.
+func (l *locks) outages() {
+	for {
+		again, stood := l.n.again.next(), l.n.stood.Load() // in this order: it fires behind a new connection
+		select {
+		case <-l.run.Done():
+			return
+		case <-stood.ctx.Done():
+		}
+		select {
+		case <-l.run.Done():
+			return
+		case <-again:
+			continue
+		case <-time.After(l.c.cfg.Timeout - l.n.away()):
+		}
+		l.mu.Lock()
+		if l.n.unreachable() && !l.closed {
+			l.endWaits(errAway)
+		}
+		l.mu.Unlock()
+		select {
+		case <-l.run.Done():
+			return
+		case <-again:
+		}
 	}
 }
 

@@ -111,6 +111,10 @@ func (m *moves) begin(ctx context.Context, e envelope.Envelope, op *opening) (en
 	if err != nil {
 		return envelope.Envelope{}, err
 	}
+	if m.n.users.unsettled(d.Session) {
+		d.Cancel()
+		return envelope.Envelope{}, engine.ErrUnsettled
+	}
 	o := &offer{key: key, sum: sum, to: e.Source, d: d, in: slices.Sorted(slices.Values(d.Groups()))}
 	o.bytes = carry.State{
 		Session: uint64(d.Session.ID()), Received: d.Received, First: d.First, Most: d.Most, Accepted: d.Accepted.UnixMicro(),

@@ -35,7 +35,7 @@ type crossing struct {
 // the delivering goroutine.
 func (n *Node) cross(c *crossing, e envelope.Envelope, send func() error) {
 	given := false
-	n.patiently(func() error {
+	n.patiently(e, func() error {
 		c.mu.RLock()
 		defer c.mu.RUnlock()
 		err := send()

@@ -96,18 +96,19 @@ func (n *Node) deliverSend(e envelope.Envelope) {
 		return // it has closed: the message reaches nobody
 	}
 	main, sub := split(e.Handle)
-	n.patiently(func() error { return s.Push(main, sub, e.Body) })
+	n.patiently(e, func() error { return s.Push(main, sub, e.Body) })
 }
 
-// patiently gives a frame to the engine, and retries while its outboxes are full; later messages
-// wait meanwhile.
-func (n *Node) patiently(send func() error) {
+// patiently gives a frame of another node to the engine, and retries while its outboxes are full;
+// later messages wait meanwhile.
+func (n *Node) patiently(e envelope.Envelope, send func() error) {
 	const least, most = time.Millisecond, 20 * time.Millisecond
 	until := time.Now().Add(n.cfg.Patience)
 	for wait := least; ; wait = min(2*wait, most) {
 		err := send()
 		if !errors.Is(err, engine.ErrOutboxFull) && !errors.Is(err, engine.ErrMemory) {
-			return // it is sent, or its receiver has closed or does not read
+			n.unfit(e, err)
+			return // otherwise it is sent, or its receiver has closed or does not read
 		}
 		if time.Now().After(until) || !sleep(n.run, wait) {
 			n.counts.shed.Add(1)
@@ -117,6 +118,21 @@ func (n *Node) patiently(send func() error) {
 			return
 		}
 	}
+}
+
+// unfit reports whether the engine has refused a frame of another node because no frame of this one
+// holds it. That is counted and logged, as neither the sender nor the receivers notice.
+func (n *Node) unfit(e envelope.Envelope, err error) bool {
+	if err == nil || errors.Is(err, engine.ErrClosed) || errors.Is(err, engine.ErrBusy) {
+		return false
+	}
+	n.counts.unfit.Add(1)
+	if held, ok := n.unfitLine.Due(); ok {
+		main, sub := split(e.Handle)
+		n.cfg.Logger.Warn("nodes: frame from another node dropped: it does not fit into the frames of this node, which have to be as on all others",
+			"from", n.known(e.Source), "handle", fmt.Sprintf("%d/%d", main, sub), "bytes", len(e.Body), "err", err, "held back", held)
+	}
+	return true
 }
 
 // answer sends the answer of a request with to.

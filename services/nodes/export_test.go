@@ -21,13 +21,6 @@ func (n *Node) Tenures() int {
 	return len(n.users.sessions)
 }
 
-// Streams is to how many processes the node keeps a stream.
-func (n *Node) Streams() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return len(n.peers)
-}
-
 // Counted is of how many other processes the node keeps a count of the group's members.
 func (n *Node) Counted(group string) int {
 	g := n.groups.find(group)
@@ -106,12 +99,10 @@ type Numbers = numbers
 const MaxStreams = maxStreams
 
 // Of is a process's number; false: there is none.
-func (x *numbers) Of(process uint64) (uint64, bool) { return x.of(process) }
+func (x *recents[K, V]) Of(key K) (V, bool) { return x.of(key) }
 
 // Set notes a process's number.
-func (x *numbers) Set(process, number uint64, living func() map[uint64]bool) {
-	x.set(process, number, living)
-}
+func (x *recents[K, V]) Set(key K, value V, living func() map[K]bool) { x.set(key, value, living) }
 
-// Len is how many processes they have.
-func (x *numbers) Len() int { return len(x.recent) + len(x.older) }
+// Len is how many there are.
+func (x *recents[K, V]) Len() int { return len(x.recent) + len(x.older) }

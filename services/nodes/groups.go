@@ -19,6 +19,8 @@ type groups struct {
 	mu  sync.Mutex
 	all map[string]*group // guarded by mu
 
+	ended recents[string, uint64] // guarded by mu; the numbers of the last messages sent to groups that were removed, by name
+
 	gone map[uint64]time.Time // guarded by mu; processes that have members but are not known to live, since when
 
 	asked atomic.Uint64 // the number of the last request for member counts
@@ -104,6 +106,7 @@ func (gs *groups) get(name string) (*group, error) {
 			return nil, fmt.Errorf("%w: %d groups on this node", engine.ErrLimit, len(gs.all))
 		}
 		g = &group{name: name, counts: map[uint64]int{}}
+		g.out.last, _ = gs.ended.of(name) // the stream goes on, or a message lost at its end would not be missed
 		gs.all[name] = g
 	}
 	g.pins.Add(1)

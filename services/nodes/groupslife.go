@@ -54,7 +54,15 @@ func (gs *groups) letGo(g *group, before time.Time) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	if gs.idle(g, before) {
-		delete(gs.all, g.name)
+		gs.remove(g)
+	}
+}
+
+// remove removes a group. mu is held.
+func (gs *groups) remove(g *group) {
+	delete(gs.all, g.name)
+	if last := g.out.at(); last > 0 {
+		gs.ended.set(g.name, last, func() map[string]bool { return nil })
 	}
 }
 
@@ -137,6 +145,8 @@ func (gs *groups) forget(lives func(process uint64) bool) {
 func (gs *groups) stop() {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	clear(gs.all)
+	for _, g := range gs.all {
+		gs.remove(g)
+	}
 	clear(gs.gone)
 }

@@ -70,7 +70,8 @@ type settings struct {
 	lease   time.Duration
 	timeout time.Duration // of the cache and the bus
 	nodes.Config
-	before func(*nodes.Node) // Start
+	before   func(*nodes.Node) // Start
+	maxFrame int
 }
 
 // start starts a node.
@@ -114,7 +115,7 @@ func tryStart(t testing.TB, url, name string, change ...func(*settings)) (*membe
 	}
 	m.Node, err = nodes.New(s.Config)
 	fatal(err)
-	m.srv, err = engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Pool: m.pool, Logger: quiet,
+	m.srv, err = engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1, Pool: m.pool, MaxFrame: s.maxFrame, Logger: quiet,
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off}}, &echoes{})
 	fatal(err)
 	m.Attach(m.srv, m.pool)

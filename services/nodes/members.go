@@ -295,12 +295,9 @@ func (n *Node) hear(e envelope.Envelope) {
 	living := n.living()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	most := 2*len(living) + 16 // both are limited by the number of living nodes
+	most := 2*len(living) + 16
 	if len(n.beats) > most {
 		maps.DeleteFunc(n.beats, func(p uint64, _ beat) bool { return !living[p] })
-	}
-	if len(n.peers) > most { // the store may name processes that never sent a heartbeat
-		maps.DeleteFunc(n.peers, func(p uint64, _ *outbound) bool { return !living[p] })
 	}
 	if len(n.beats) <= most {
 		n.beats[e.Source] = b

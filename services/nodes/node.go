@@ -39,10 +39,10 @@ type Node struct {
 	in, asked atomic.Pointer[cluster.Inbox] // made by Start
 
 	mu     sync.Mutex
-	token  uint64               // guarded by mu; 0: no member
-	state  State                // guarded by mu
-	beats  map[uint64]beat      // guarded by mu; by process
-	peers  map[uint64]*outbound // guarded by mu; streams to other nodes
+	token  uint64                     // guarded by mu; 0: no member
+	state  State                      // guarded by mu
+	beats  map[uint64]beat            // guarded by mu; by process
+	peers  recents[uint64, *outbound] // guarded by mu; streams to other processes
 	all    outbound
 	casts  crossing // of broadcasts with sessions that come and go
 	heard  inbound  // of broadcasts
@@ -60,12 +60,13 @@ type Node struct {
 
 	counts counts
 
-	joining                      seldom.Outage // while this node can't join
-	gapLine, shedLine, panicLine seldom.Line   // limits log lines
+	joining seldom.Outage // while this node can't join
+
+	gapLine, shedLine, unfitLine, panicLine seldom.Line // limits log lines
 }
 
 // counts are the counters of Stats.
-type counts struct{ joins, beats, bad, gaps, missed, doubled, shed, unsent, lostName atomic.Uint64 }
+type counts struct{ joins, beats, bad, gaps, missed, doubled, shed, unfit, unsent, lostName atomic.Uint64 }
 
 var _ services.Service = (*Node)(nil)
 
@@ -76,7 +77,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, cache: cfg.Cache, process: rand.Uint64(), state: Up, again: make(chan struct{}, 1),
-		beats: map[uint64]beat{}, peers: map[uint64]*outbound{}, direct: inbound{whole: true}}
+		beats: map[uint64]beat{}, direct: inbound{whole: true}}
 	n.joining.Lost = func(tries int, err error, away time.Duration, _ bool) {
 		n.cfg.Logger.Warn("nodes: can't join the cluster", "node", n.cfg.Name, "for", away.Round(time.Millisecond), "attempts", tries, "err", err, "again", n.cache.Lease()/3)
 	}
@@ -281,14 +282,16 @@ func keep(b *[]byte) {
 	}
 }
 
-// to returns the stream to another node.
+// to returns the stream to another process.
 func (n *Node) to(process uint64) *outbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	o := n.peers[process]
+	o := n.peers.recent[process]
 	if o == nil {
-		o = &outbound{}
-		n.peers[process] = o
+		if o, _ = n.peers.of(process); o == nil {
+			o = &outbound{}
+		}
+		n.peers.set(process, o, n.living)
 	}
 	return o
 }
@@ -323,6 +326,7 @@ type Stats struct {
 	Missed     uint64 // messages, in all gaps
 	Doubled    uint64 // messages received twice, or too late
 	Shed       uint64 // messages dropped after Patience
+	Unfit      uint64 // frames of others that no frame of this node holds, because of its MaxFrame for example
 	Unsent     uint64 // messages that could not be sent, without an error to a caller
 	Overloaded uint64 // calls refused because of MaxCalls
 	Replaced   uint64 // sessions that lost their user
@@ -339,7 +343,7 @@ func (n *Node) Stats() Stats {
 	st := Stats{
 		Members: len(n.List()), Groups: n.groups.len(), Users: n.users.len(), Rooms: n.homes.len(), Calls: int(n.calls.running.Load()),
 		Joins: c.joins.Load(), Lost: c.lostName.Load(), Beats: c.beats.Load(), Bad: c.bad.Load(), Gaps: c.gaps.Load(), Missed: c.missed.Load(),
-		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
+		Doubled: c.doubled.Load(), Shed: c.shed.Load(), Unfit: c.unfit.Load(), Unsent: c.unsent.Load(), Overloaded: n.calls.refused.Load(), Replaced: n.users.replaced.Load(),
 	}
 	n.moves.addTo(&st)
 	if n.bus != nil {

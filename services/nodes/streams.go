@@ -59,7 +59,7 @@ func (in *inbound) take(n *Node, from, number uint64) (fresh bool, missed uint64
 	switch {
 	case number == 0:
 		return true, 0
-	case number == 1: // it begins, again if the sender had removed the group
+	case number == 1: // it begins, again if the sender had forgotten it: see recents
 	case !known && !in.whole:
 	case number <= last:
 		return false, 0
@@ -81,36 +81,39 @@ func (in *inbound) at(n *Node, from, number uint64) (missed uint64) {
 }
 
 // numbers has the number of the last message of each process, in streams of one kind.
+type numbers = recents[uint64, uint64]
+
+// recents keeps what is known of those that were used recently, and of those that live.
 //
-// When recent is full it becomes older, and of older those processes are left that live. So a process that
-// has ended is forgotten, and one that has lost its name for a moment is not.
-type numbers struct {
-	recent, older map[uint64]uint64 // no process is in both
-	full          int               // how many recent has at most
+// When recent is full it becomes older, and of older those are left that live. So a process that has ended
+// is forgotten, and one that has lost its name for a moment is not.
+type recents[K comparable, V any] struct {
+	recent, older map[K]V // none is in both
+	full          int     // how many recent has at most
 }
 
-// maxStreams is how many recent processes are kept besides those that live.
+// maxStreams is how many recent ones are kept besides those that live.
 const maxStreams = 4096
 
-func (x *numbers) of(process uint64) (number uint64, known bool) {
-	number, known = x.recent[process]
+func (x *recents[K, V]) of(key K) (value V, known bool) {
+	value, known = x.recent[key]
 	if !known {
-		number, known = x.older[process]
+		value, known = x.older[key]
 	}
-	return number, known
+	return value, known
 }
 
-func (x *numbers) set(process, number uint64, living func() map[uint64]bool) {
+func (x *recents[K, V]) set(key K, value V, living func() map[K]bool) {
 	switch {
 	case x.recent == nil:
-		x.recent, x.older, x.full = map[uint64]uint64{}, map[uint64]uint64{}, maxStreams
+		x.recent, x.older, x.full = map[K]V{}, map[K]V{}, maxStreams
 	case len(x.recent) >= x.full:
 		lives := living()
-		maps.DeleteFunc(x.older, func(p, _ uint64) bool { return !lives[p] })
+		maps.DeleteFunc(x.older, func(k K, _ V) bool { return !lives[k] })
 		x.recent, x.older, x.full = x.older, x.recent, maxStreams+2*len(lives)
 	}
-	delete(x.older, process)
-	x.recent[process] = number
+	delete(x.older, key)
+	x.recent[key] = value
 }
 
 // post is publish for a message that is answered.

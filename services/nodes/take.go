@@ -210,7 +210,7 @@ func (m *moves) cross(ctx context.Context, a *engine.Arrival, s *engine.Session,
 			continue
 		}
 		main, sub := split(e.Handle)
-		if err := s.Push(main, sub, e.Body); err != nil {
+		if err := s.Push(main, sub, e.Body); err != nil && !n.unfit(e, err) {
 			return err
 		}
 	}
@@ -263,6 +263,21 @@ func (u *users) adoption(user string) (adoption, bool) {
 	defer u.mu.Unlock()
 	ad, ok := u.adopting[user]
 	return ad, ok
+}
+
+// unsettled reports whether the store may not know yet that a session has come here. Then it can't move
+// on: the node after this one does not know the ID that the store has.
+func (u *users) unsettled(s *engine.Session) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if of := u.sessions[s]; of != nil {
+		for user := range of.users {
+			if u.adopting[user].s == s {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // adopt replaces the old ID of a session that has come from another node in the store. If the store has

@@ -14,9 +14,12 @@ import (
 )
 
 // isAnswer reports whether a message of a NATS server to a node is an answer of another node.
-func isAnswer(message []byte) bool {
+func isAnswer(message []byte) bool { return isOf(envelope.Answer, message) }
+
+// isOf reports whether a message of a NATS server to a node is of that kind.
+func isOf(kind envelope.Kind, message []byte) bool {
 	_, b, _ := bytes.Cut(message, []byte("\r\n"))
-	return len(b) > envelope.HeaderLen && b[0] == envelope.Version && envelope.Kind(b[1]) == envelope.Answer
+	return len(b) > envelope.HeaderLen && b[0] == envelope.Version && envelope.Kind(b[1]) == kind
 }
 
 // Any one answer about a session that moves may be lost: the question is asked again, and the session

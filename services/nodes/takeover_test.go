@@ -25,6 +25,7 @@ type given struct {
 	counting func(int)    // see Counting
 	framer   codec.Framer // Config.Framer
 	state    []byte       // of each session
+	maxFrame int          // Config.MaxFrame
 }
 
 func (g *given) MarshalSession(*engine.Session) ([]byte, error) { return slices.Clone(g.state), nil }
@@ -41,7 +42,7 @@ func (g *given) UnmarshalSession(_ *engine.Session, state []byte) error {
 // startMoving starts a node with a server of its own, whose sessions can be taken over.
 func startMoving(t *testing.T, url, name string, h *given, change ...func(*settings)) (*member, *engine.Server) {
 	t.Helper()
-	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Framer: h.framer, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most, ResumeBytes: max(h.most, 256<<10)},
+	srv, err := engine.New(engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Framer: h.framer, MaxFrame: h.maxFrame, Loops: 1, Logger: quiet, Limits: engine.Limits{MaxOutbound: h.most, ResumeBytes: max(h.most, 256<<10)},
 		Timeouts: engine.Timeouts{FirstFrameTimeout: engine.Off, Resume: time.Minute, Handover: engine.Off}}, h)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"millrace/codec"
 	"millrace/engine"
+	"millrace/internal/proctest"
 	"millrace/services"
 )
 
@@ -96,5 +97,50 @@ func TestSessionWhoseUserTheStoreHasLost(t *testing.T) {
 	}
 	if _, _, ok, err := nb.Bound(background, "user"); ok || err != nil {
 		t.Errorf("the user is bound: %v, %v", ok, err)
+	}
+}
+
+// A session whose last move the store does not know yet moves on when it does, with its user.
+func TestSessionMovesOnWithItsUser(t *testing.T) {
+	url := servers(t)
+	proxy, deaf := through(t, url)
+	proxy.Messages(proctest.NATSMessage)
+	long := func(s *settings) { s.TakeoverTimeout = patience }
+	na, a := startMoving(t, url, "a", &given{}, long)
+	hb := &given{come: func() {
+		proxy.Drop(func(m []byte) bool { // what the store says
+			return bytes.HasPrefix(m, []byte("MSG _INBOX.")) || bytes.HasPrefix(m, []byte("HMSG _INBOX."))
+		})
+	}}
+	nb, b := startMoving(t, deaf, "b", hb, long, func(s *settings) { s.Timeout = 300 * time.Millisecond })
+	nc, c := startMoving(t, url, "c", &given{}, long)
+	for _, n := range []*member{na, nb, nc} {
+		n.knows("a=up b=up c=up")
+	}
+	token, _ := hello(t, a, nil)
+	if _, err := na.Bind(background, onlySession(a), codec.Packet{}, "user"); err != nil {
+		t.Fatal(err)
+	}
+	if _, resumed := hello(t, b, token); !resumed {
+		t.Fatalf("not resumed at b: %v", nb.Stats().NotTaken)
+	}
+	if id, _, _, err := na.Bound(background, "user"); err != nil || id.Process != na.ID(onlySession(b)).Process {
+		t.Fatalf("the store has %v, %v; want a's session still", id, err)
+	}
+	time.AfterFunc(500*time.Millisecond, proxy.Heal) // c asks before that
+	_, resumed, _, r := helloes(t, c, token)         // which is good until the client has confirmed the next one
+	if !resumed {
+		t.Fatalf("not resumed at c: %v", nc.Stats().NotTaken)
+	}
+	id := nc.ID(onlySession(c))
+	eventually(t, "the user is at c", func() bool {
+		at, _, ok, err := na.Bound(background, "user")
+		return at == id && ok && err == nil
+	})
+	if sent, err := na.SendUser(background, "user", 6, 6, []byte("text")); !sent || err != nil {
+		t.Errorf("sent %v, %v", sent, err)
+	}
+	if p, err := r.Next(); err != nil || p.Main != 6 || p.Sub != 6 {
+		t.Errorf("got %d/%d, %v", p.Main, p.Sub, err)
 	}
 }

@@ -347,6 +347,8 @@ func (u *users) deliver(e envelope.Envelope) envelope.Envelope {
 		a.Flags = userTaken
 	case errors.Is(err, engine.ErrBusy):
 		a.Flags = userBusy
+	case e.Source != 0: // of another node
+		u.n.unfit(e, err)
 	}
 	return a
 }

@@ -1,7 +1,6 @@
 package nodes_test
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"millrace/engine"
 	"millrace/services"
 	"millrace/services/cluster"
-	"millrace/services/nodes"
 )
 
 var about = codec.Packet{Main: 6, Sub: 3}
@@ -250,23 +248,6 @@ func TestABindBehindTheFINLeavesNothing(t *testing.T) {
 	eventually(t, "nothing is kept", func() bool { return a.Tenures() == 0 && a.Stats().Users == 0 })
 	release()
 	x.want("end")
-}
-
-// Who had a user before may be any number of processes that are no more.
-func TestNothingIsKeptOfProcessesThatAreNoMore(t *testing.T) {
-	all := together(t, servers(t), "a b")
-	a := all[0]
-	x := a.dial()
-	for i := range 60 {
-		id := nodes.SessionID{Process: uint64(i + 1), Session: 1}
-		raw, _ := hex.DecodeString(id.String())
-		if ok, _, err := a.cache.Users().CompareAndSetRevision(background, fmt.Sprint(i), 0, raw, 0); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-		a.bind(x, fmt.Sprint(i))
-	}
-	all[1].SetState(nodes.Up) // a sign of life
-	eventually(t, "they are forgotten", func() bool { return a.Streams() <= 20 })
 }
 
 // patient has requests to other nodes and to the store take as long as they need on a busy machine.
