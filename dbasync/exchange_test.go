@@ -294,7 +294,7 @@ func playRetriedTx(p *play) {
 					return err
 				}
 				if tries == 1 {
-					ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+					ctx, cancel := context.WithTimeout(ctx, time.Minute)
 					defer cancel()
 					if _, err := p.direct.Exec(ctx, "update counted set v = v + 1 where k = $1", p.base); err != nil {
 						return err

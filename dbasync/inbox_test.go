@@ -161,7 +161,7 @@ func TestShapeWithoutLock(t *testing.T) {
 			t.Error("another shape is found")
 		}
 		c.mu.Unlock()
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		c.mu.Unlock()
 		t.Error("it waits for the lock")
 	}

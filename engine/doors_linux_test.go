@@ -197,7 +197,7 @@ func TestSleepersBehindDoorsGetEverything(t *testing.T) {
 				}
 			}
 		}()
-		for end := time.Now().Add(15 * time.Second); srv.Stats().Loops[0].Pauses+srv.Stats().Loops[1%len(srv.Stats().Loops)].Pauses == 0; {
+		for end := time.Now().Add(time.Minute); srv.Stats().Loops[0].Pauses+srv.Stats().Loops[1%len(srv.Stats().Loops)].Pauses == 0; {
 			if time.Now().After(end) {
 				t.Fatal("reading was never paused")
 			}

@@ -128,7 +128,7 @@ func dial(t testing.TB, srv *Server) *client {
 }
 
 func dialAddr(t testing.TB, a net.Addr) (*client, error) {
-	nc, err := net.DialTimeout(a.Network(), a.String(), 5*time.Second)
+	nc, err := net.DialTimeout(a.Network(), a.String(), time.Minute)
 	if err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ func (d *desk) turn() bool {
 // settleAll runs turns until none is asked for and the pool is idle.
 func (d *desk) settleAll() {
 	d.t.Helper()
-	for calm, end := 0, time.Now().Add(10*time.Second); calm < 3; {
+	for calm, end := 0, time.Now().Add(time.Minute); calm < 3; {
 		if time.Now().After(end) {
 			d.t.Fatal("the loop does not come to rest")
 		}

@@ -142,7 +142,7 @@ func TestAcceptWithoutFilesEndsNothing(t *testing.T) {
 				network = "unix"
 			}
 			dial := func() (*client, error) {
-				c, err := net.DialTimeout(network, srv.addr, 5*time.Second)
+				c, err := net.DialTimeout(network, srv.addr, time.Minute)
 				if err != nil {
 					return nil, err
 				}

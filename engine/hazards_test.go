@@ -68,7 +68,7 @@ func TestWhoeverFindsASessionEarlyFindsItWhole(t *testing.T) {
 							t.Error(err)
 							return
 						}
-						c.SetReadDeadline(time.Now().Add(10 * time.Second))
+						c.SetReadDeadline(time.Now().Add(time.Minute))
 						if _, err := c.Read(make([]byte, 1)); err == nil {
 							t.Error("got a byte")
 						}

@@ -31,7 +31,7 @@ func TestPoolOutsideOfItsLife(t *testing.T) {
 	if err := p.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Stop(within(t, 5*time.Second)); err != nil {
+	if err := p.Stop(within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 	if err := p.Submit(func() {}); !errors.Is(err, ErrClosed) || !errors.Is(err, net.ErrClosed) {
@@ -56,7 +56,7 @@ func TestServerStartHonoursItsContext(t *testing.T) {
 	if err := srv.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if err := srv.Stop(within(t, 5*time.Second)); err != nil {
+	if err := srv.Stop(within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 }
@@ -182,7 +182,7 @@ func TestStallNamesSessionAndPacket(t *testing.T) {
 	if n := srv.Stats().Pool.Stalls; n != 3 {
 		t.Errorf("%d counted, want 3", n)
 	}
-	srv.Stop(within(t, 3*time.Second))
+	srv.Stop(within(t, time.Minute))
 	if text := log.String(); !strings.Contains(text, "level=WARN") || !strings.Contains(text, "TestStallNamesSessionAndPacket") {
 		t.Errorf("logged %s", text)
 	}

@@ -95,7 +95,7 @@ func (c *cutConn) state() (wrote, read int, fired bool) {
 // front of all, and is not counted.
 func dialCut(url, preamble string, up, down int) (net.Conn, *cutConn, error) {
 	scheme, rest, _ := strings.Cut(url, "://")
-	raw, err := net.DialTimeout("tcp", rest, 10*time.Second)
+	raw, err := net.DialTimeout("tcp", rest, time.Minute)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -35,12 +35,12 @@ func TestAskedWhileItStarts(t *testing.T) {
 			}
 		}
 	}()
-	if err := srv.Start(within(t, 5*time.Second)); err != nil {
+	if err := srv.Start(within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 	close(stop)
 	<-asked
-	if err := srv.Stop(within(t, 5*time.Second)); err != nil {
+	if err := srv.Stop(within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 }
@@ -62,7 +62,7 @@ func TestBroadcastsOutsideOfTheServersLife(t *testing.T) {
 		}
 	}
 	check("before Start", ErrClosed)
-	if err := srv.Start(within(t, 5*time.Second)); err != nil {
+	if err := srv.Start(within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	c := dial(t, srv)
@@ -70,7 +70,7 @@ func TestBroadcastsOutsideOfTheServersLife(t *testing.T) {
 	c.expect(1, 9, "x")
 	check("while it runs", nil)
 	c.expect(1, 1, "")
-	if err := srv.Stop(within(t, 5*time.Second)); err != nil {
+	if err := srv.Stop(within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 	check("after Stop", ErrClosed)

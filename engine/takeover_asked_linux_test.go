@@ -45,7 +45,7 @@ func stands(t *testing.T, d *Departure) {
 	d.Cancel()
 	select {
 	case <-ran:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the session does not go on")
 	}
 }
@@ -116,7 +116,7 @@ func TestSessionStaysWithWhatIsUnderWay(t *testing.T) {
 			}
 			select {
 			case <-ran:
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the session does not go on")
 			}
 			if err := d.Session.Push(3, 1, []byte("here")); err != nil {

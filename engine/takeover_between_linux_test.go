@@ -144,7 +144,7 @@ func TestCarriedSessionKnowsWhatItsPeerMayHave(t *testing.T) {
 
 // hasNoLinks waits until no connection of a server is without a session.
 func hasNoLinks(srv *Server) bool {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		n := 0
 		for _, l := range *srv.loops.Load() {
 			links := make(chan int)

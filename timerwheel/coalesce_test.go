@@ -55,7 +55,7 @@ func TestWheelGetsSlotsBack(t *testing.T) {
 			if d > 5*time.Second {
 				t.Fatalf("a timer came %v late", d)
 			}
-		case <-time.After(8 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("a timer was lost")
 		}
 	}
@@ -101,7 +101,7 @@ func TestStopEndsCoalescing(t *testing.T) {
 	must(t, err)
 	select {
 	case <-done:
-	case <-time.After(time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a timer of the second start was lost")
 	}
 }

@@ -127,7 +127,7 @@ func TestOwnTimersOutliveTheirPool(t *testing.T) {
 		}
 		pool.open()
 		seen := map[TimerID]int{}
-		for end := time.After(10 * time.Second); len(seen) < 2 || seen[1] < 3; {
+		for end := time.After(time.Minute); len(seen) < 2 || seen[1] < 3; {
 			select {
 			case f := <-fired:
 				seen[f.ID]++

@@ -76,7 +76,7 @@ func TestStopInACallbackWaitsForNothing(t *testing.T) {
 			if err != nil || s.Running() {
 				t.Errorf("%T: got %v, Running %v; want nil, false", sub, err, s.Running())
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%T: Stop waits for its own callback", sub)
 		}
 		stopped(t, s)

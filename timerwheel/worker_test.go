@@ -64,7 +64,7 @@ func TestWorkersDoNotWaitToTidy(t *testing.T) {
 	}
 	sh.lockBusy()
 	close(gate)
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for i := range n {
 		select {
 		case <-ran:
@@ -74,7 +74,7 @@ func TestWorkersDoNotWaitToTidy(t *testing.T) {
 		}
 	}
 	sh.unlockBusy()
-	for end := time.Now().Add(10 * time.Second); s.Len() > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); s.Len() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d ended timers are left", s.Len())
 		}

@@ -54,7 +54,7 @@ func serve(t testing.TB, cfg engine.Config, h *handler) *engine.Server {
 }
 
 func stop(srv *engine.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	srv.Stop(ctx)
 }

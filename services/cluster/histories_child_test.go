@@ -56,7 +56,7 @@ func init() {
 
 func serverRole() {
 	port, _ := strconv.Atoi(os.Getenv("NATS_PORT"))
-	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: os.Getenv("NATS_DIR"), Port: port, ReadyTimeout: 10 * time.Second})
+	srv, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: os.Getenv("NATS_DIR"), Port: port, ReadyTimeout: time.Minute})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

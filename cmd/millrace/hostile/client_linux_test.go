@@ -62,7 +62,7 @@ type client struct {
 // dialer connects with a receive buffer so small that the server feels at once that its
 // client doesn't read.
 func dialer(receive int) *net.Dialer {
-	return &net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+	return &net.Dialer{Timeout: time.Minute, Control: func(_, _ string, c syscall.RawConn) error {
 		if receive == 0 {
 			return nil
 		}
@@ -159,7 +159,7 @@ func (c *client) call(within time.Duration, main, sub uint16, body string) (fram
 // want calls and fails unless the answer has the request's handle and contains text.
 func (c *client) want(main, sub uint16, body, text string) {
 	c.Helper()
-	f, err := c.call(10*time.Second, main, sub, body)
+	f, err := c.call(time.Minute, main, sub, body)
 	if err != nil || !f.is(main, sub) || !strings.Contains(f.body, text) {
 		c.Fatalf("%d/%d %.80q: got %v, %v, want %.80q", main, sub, body, f, err, text)
 	}

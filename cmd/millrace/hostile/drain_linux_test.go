@@ -58,10 +58,10 @@ func downloadInDrain(t *testing.T, body int, downloads time.Duration, args []str
 	const requests = 20
 	s := serve(t, args...)
 	c := s.dialSmall(16 * kib)
-	if err := c.put(repeat(requests, 1, 1, strings.Repeat("d", body)), 10*time.Second); err != nil {
+	if err := c.put(repeat(requests, 1, 1, strings.Repeat("d", body)), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.next(5 * time.Second); err != nil {
+	if _, err := c.next(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	s.term()
@@ -74,7 +74,7 @@ func downloadInDrain(t *testing.T, body int, downloads time.Duration, args []str
 	var end error
 	for end == nil {
 		var f frame
-		if f, end = c.next(10 * time.Second); end != nil {
+		if f, end = c.next(time.Minute); end != nil {
 			break
 		}
 		switch code, _ := f.errorCode(); {
@@ -288,7 +288,7 @@ func pipelineUntilEnd(c *client) error {
 				return fmt.Errorf("write %d: %w", next, err)
 			}
 		}
-		f, err := c.next(5 * time.Second)
+		f, err := c.next(time.Minute)
 		if err != nil && late {
 			return fmt.Errorf("%w: %d of %d have an outcome, then %v", errLate, due, next, err)
 		}

@@ -125,13 +125,13 @@ func (h *hostile) pipeline(c *client) {
 			for i := range 100 {
 				b = wire(b, 1, 1, fmt.Sprint(n+i))
 			}
-			if c.put(b, 10*time.Second) != nil {
+			if c.put(b, time.Minute) != nil {
 				return
 			}
 		}
 	}()
 	for n := 0; ; {
-		f, err := c.next(10 * time.Second)
+		f, err := c.next(time.Minute)
 		if err != nil {
 			h.fault("pipelining: %v", err)
 			return

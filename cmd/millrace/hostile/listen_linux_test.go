@@ -12,14 +12,14 @@ import (
 
 // answers says whether someone serves at an address.
 func answers(network, address string) error {
-	conn, err := net.DialTimeout(network, address, 2*time.Second)
+	conn, err := net.DialTimeout(network, address, time.Minute)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	c := &client{Conn: conn}
 	c.r = newReader(conn)
-	if f, err := c.call(2*time.Second, 1, 1, "x"); err != nil || f.body != "x" {
+	if f, err := c.call(time.Minute, 1, 1, "x"); err != nil || f.body != "x" {
 		return fmt.Errorf("echo: got %v, %v", f, err)
 	}
 	return nil
@@ -85,8 +85,8 @@ func race(t *testing.T, network, address string) (verdict string) {
 		}
 	}
 	// Each becomes ready or ends.
-	if !poll(10*time.Second, func() bool { return (up(a) || !a.alive()) && (up(b) || !b.alive()) }) {
-		return "neither ready nor ended after 10 s"
+	if !poll(time.Minute, func() bool { return (up(a) || !a.alive()) && (up(b) || !b.alive()) }) {
+		return "neither ready nor ended after a minute"
 	}
 	switch {
 	case a.alive() && b.alive():
@@ -224,8 +224,8 @@ func TestWildcardOfOneFamilyIsFreeWhileTheOtherIsTaken(t *testing.T) {
 		case <-s.ready:
 		case <-s.ended:
 			t.Errorf("%s while [::1] has the port: exit code %d: %s", addr, s.code, s.log.String())
-		case <-time.After(10 * time.Second):
-			t.Errorf("%s: not ready after 10 s", addr)
+		case <-time.After(time.Minute):
+			t.Errorf("%s: not ready after a minute", addr)
 		}
 		s.cmd.Process.Kill()
 		<-s.ended
@@ -245,8 +245,8 @@ func TestOverlappingAddressesAreNamed(t *testing.T) {
 			t.Logf("--accept=%s serves both", accept)
 			continue
 		case <-s.ended:
-		case <-time.After(10 * time.Second):
-			t.Fatalf("--accept=%s: neither ready nor ended after 10 s", accept)
+		case <-time.After(time.Minute):
+			t.Fatalf("--accept=%s: neither ready nor ended after a minute", accept)
 		}
 		text := s.log.String()
 		t.Logf("--accept=%s: exit code %d: %s", accept, s.code, strings.TrimSpace(text))

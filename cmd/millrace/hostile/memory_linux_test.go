@@ -124,7 +124,7 @@ func partialFrames(t *testing.T, attackers, part int) {
 		from := time.Now()
 		good.want(1, 1, "still", "still")
 		slowest = max(slowest, time.Since(from))
-		if f, err := good.call(5*time.Second, 1, 2, "to all"); err != nil {
+		if f, err := good.call(time.Minute, 1, 2, "to all"); err != nil {
 			t.Fatalf("broadcast: %v", err)
 		} else if code, _ := f.errorCode(); code != 0 {
 			refused++
@@ -138,7 +138,7 @@ func partialFrames(t *testing.T, attackers, part int) {
 	if refused > 0 {
 		t.Errorf("%d broadcasts of a client that does no harm were refused", refused)
 	}
-	if slowest > 2*time.Second {
+	if slowest > 8*time.Second {
 		t.Errorf("an echo took %v", slowest)
 	}
 }
@@ -268,7 +268,7 @@ func deafReceivers(t *testing.T, clients, budget, sends, body int) {
 		t.Errorf("%d of %d sends were refused: those who read wait for those who don't", refused, sends)
 	}
 	for i, r := range good {
-		if !poll(10*time.Second, func() bool { return r.seen() >= sends-refused }) || r.err() != nil {
+		if !poll(time.Minute, func() bool { return r.seen() >= sends-refused }) || r.err() != nil {
 			t.Errorf("receiver %d got %d of %d: %v, %v", i, r.seen(), sends-refused, r.err(), r.end())
 		}
 		r.Close()
@@ -287,14 +287,14 @@ func TestReceiverThatCatchesUpIsNotClosed(t *testing.T) {
 	for from := time.Now(); time.Since(from) < 12*time.Second; {
 		for range 350 { // a third of what it may leave unread
 			pushes++
-			f, err := sender.call(5*time.Second, 1, 7, fmt.Sprintf(`{"group":"g","data":"%06d%s"}`, pushes, strings.Repeat("c", 1000)))
+			f, err := sender.call(time.Minute, 1, 7, fmt.Sprintf(`{"group":"g","data":"%06d%s"}`, pushes, strings.Repeat("c", 1000)))
 			if err != nil || !f.is(1, 7) {
 				t.Fatalf("send %d: got %v, %v", pushes, f, err)
 			}
 		}
 		<-time.After(900 * time.Millisecond)
 		for last := 0; last < pushes; {
-			f, err := slow.next(5 * time.Second)
+			f, err := slow.next(time.Minute)
 			if err != nil {
 				t.Fatalf("after %v and push %d of %d: %v", time.Since(from).Round(time.Millisecond), last, pushes, err)
 			}
@@ -370,7 +370,7 @@ func TestMemoryIsGivenBackAfterALoad(t *testing.T) {
 	}
 	good := s.dial()
 	for i := range 900 {
-		if _, err := good.call(5*time.Second, 1, 2, strings.Repeat("p", kib)); err != nil {
+		if _, err := good.call(time.Minute, 1, 2, strings.Repeat("p", kib)); err != nil {
 			t.Fatalf("broadcast %d: %v", i, err)
 		}
 	}

@@ -245,14 +245,14 @@ func idleDownload(t *testing.T, args []string) {
 	// 2 MiB in 4 s, in small reads: never a second without progress.
 	from, slow, left := time.Now(), make([]byte, 8*kib), requests*(8+body)
 	for left > 0 {
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := c.r.Read(slow)
 		if left -= n; err != nil {
 			t.Fatalf("cut after %v with %d of %d bytes to come: %v", time.Since(from).Round(time.Millisecond), left, requests*(8+body), err)
 		}
 		<-time.After(time.Duration(n) * 4 * time.Second / (requests * body))
 	}
-	if f, err := c.call(5*time.Second, 1, 1, "next"); err != nil || f.body != "next" {
+	if f, err := c.call(time.Minute, 1, 1, "next"); err != nil || f.body != "next" {
 		t.Fatalf("the request after a download of %v: got %v, %v", time.Since(from).Round(time.Millisecond), f, err)
 	}
 }

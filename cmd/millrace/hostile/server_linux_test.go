@@ -117,8 +117,8 @@ func serve(t testing.TB, args ...string) *server {
 	case <-s.ready:
 	case <-s.ended:
 		t.Fatalf("serve %v ended with code %d: %s", args, s.code, tail(s.log.String(), 500))
-	case <-time.After(15 * time.Second):
-		t.Fatalf("serve %v is not ready after 15 s", args)
+	case <-time.After(time.Minute):
+		t.Fatalf("serve %v is not ready after a minute", args)
 	}
 	return s
 }

@@ -36,7 +36,7 @@ func TestDripsEndWhenTheirTimeIsOver(t *testing.T) {
 			}
 			defer c.Close()
 			if i%2 == 0 { // the second frame, not the first
-				if _, err := c.call(10*time.Second, 1, 1, "whole"); err != nil {
+				if _, err := c.call(time.Minute, 1, 1, "whole"); err != nil {
 					t.Errorf("echo: %v", err)
 					return
 				}
@@ -101,7 +101,7 @@ func TestStormOfConnectionsDisturbsNobody(t *testing.T) {
 					t.Errorf("dial: %v", err)
 					continue
 				}
-				f, err := c.call(30*time.Second, 1, 1, "storm")
+				f, err := c.call(time.Minute, 1, 1, "storm")
 				switch code, _ := f.errorCode(); {
 				case err == nil && code == 12:
 					told.Add(1)

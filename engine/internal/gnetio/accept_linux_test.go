@@ -48,7 +48,7 @@ func TestStopClosesWhatWasAccepted(t *testing.T) {
 				}
 				dialers.Wait()
 				for i, c := range all {
-					c.SetReadDeadline(time.Now().Add(10 * time.Second))
+					c.SetReadDeadline(time.Now().Add(time.Minute))
 					if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Fatalf("connection %d of %d is open behind Stop", i, len(all))
 					}

@@ -142,7 +142,7 @@ func (l *echoLoop) wait(t testing.TB, fn func()) {
 	l.do(func() { fn(); close(done) })
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no turn came")
 	}
 }
@@ -261,7 +261,7 @@ func tryListen(t testing.TB, cfg Config, h *echoHost) (*Network, error) {
 	}
 	cfg.KeepAlive, cfg.KeepAliveEvery, cfg.KeepAliveCount = 30*time.Second, 10*time.Second, 3
 	n := New(cfg, h)
-	if err := n.Start(within(t, 10*time.Second)); err != nil {
+	if err := n.Start(within(t, time.Minute)); err != nil {
 		return n, err
 	}
 	t.Cleanup(func() { halt(t, n, h) })
@@ -307,12 +307,12 @@ type client struct {
 
 func dial(t testing.TB, a net.Addr) *client {
 	t.Helper()
-	c, err := net.DialTimeout(a.Network(), a.String(), 5*time.Second)
+	c, err := net.DialTimeout(a.Network(), a.String(), time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	return &client{c, t}
 }
 

@@ -82,7 +82,7 @@ func TestEndsLeaveNoDescriptor(t *testing.T) {
 			for w := range 4 {
 				wg.Go(func() {
 					for i := w; i < each; i += 4 {
-						c, err := net.DialTimeout(a.Network(), a.String(), 10*time.Second)
+						c, err := net.DialTimeout(a.Network(), a.String(), time.Minute)
 						if err != nil {
 							t.Error(err)
 							return
@@ -112,7 +112,7 @@ func TestEndsLeaveNoDescriptor(t *testing.T) {
 
 // endAs ends a connection in the i-th of ten ways.
 func endAs(c net.Conn, i int) {
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	reset := func() {
 		if t, ok := c.(*net.TCPConn); ok {
 			t.SetLinger(0)

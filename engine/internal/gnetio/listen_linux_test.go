@@ -213,7 +213,7 @@ func TestClientsOfAServerThatStarts(t *testing.T) {
 						return
 					default:
 					}
-					c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)
+					c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Minute)
 					if errors.Is(err, syscall.ECONNREFUSED) {
 						continue
 					}
@@ -221,7 +221,7 @@ func TestClientsOfAServerThatStarts(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					c.SetDeadline(time.Now().Add(5 * time.Second))
+					c.SetDeadline(time.Now().Add(time.Minute))
 					(&client{c, t}).says("x")
 					c.Close()
 				}

@@ -211,7 +211,7 @@ func TestBusyConnectionIsClosedWhenItReturns(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil || err.Error() == "EOF" {
 		t.Errorf("got %v while its callback runs", err)
 	}
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	giveBack()
 	close(h.gate)
 	c.getsEOF()

@@ -53,7 +53,7 @@ func start(t testing.TB, cfg Config) *Pool {
 // stop stops a pool that has nothing that blocks.
 func stop(t testing.TB, p *Pool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := p.Stop(ctx); err != nil {
 		t.Error(err)

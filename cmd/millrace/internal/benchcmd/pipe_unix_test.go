@@ -25,7 +25,7 @@ func TestWhatIsNoFileIsNotReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make([]byte, 5)
-	_ = pipe.SetReadDeadline(time.Now().Add(time.Second)) // a pipe has deadlines; without one the read would only last
+	_ = pipe.SetReadDeadline(time.Now().Add(time.Minute)) // a pipe has deadlines; without one the read would only last
 	if _, err := io.ReadFull(pipe, got); err != nil || string(got) != "hello" {
 		t.Errorf("the reader of the pipe got %q, %v", got, err)
 	}
