@@ -86,12 +86,16 @@ install() {
 	if [ -e $policy ]; then policy=""; else
 		printf '#!/bin/sh\nexit 101\n' | root tee $policy >/dev/null
 		root chmod 755 $policy
+		trap 'root rm -f /usr/sbin/policy-rc.d' EXIT # by ^C too
 	fi
 	if ! apt "$@"; then
 		local p
 		for p in "$@"; do apt "$p" || say "can't install $p"; done
 	fi
-	if [ -n "$policy" ]; then root rm -f "$policy"; fi
+	if [ -n "$policy" ]; then
+		root rm -f "$policy"
+		trap - EXIT
+	fi
 }
 # apt installs packages. What it says is shown when it fails.
 apt() {

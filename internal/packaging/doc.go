@@ -1,3 +1,3 @@
-// Package packaging has only tests, which check the files for building and installing: test.sh, the
-// Makefile's install and release, the Dockerfile and the systemd unit.
+// Package packaging has only tests, which check the files for running, building and installing: run.sh,
+// test.sh, the Makefile's install and release, the Dockerfile and the systemd unit.
 package packaging

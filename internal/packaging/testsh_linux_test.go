@@ -5,7 +5,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"millrace/internal/proctest"
 )
@@ -27,7 +29,7 @@ func newMachine(t *testing.T) *machine {
 	if err := os.Mkdir(m.bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"bash", "sh", "dirname", "env", "tail"} {
+	for _, name := range []string{"bash", "sh", "dirname", "env", "tail", "tee", "chmod", "rm", "true"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			proctest.Missing(t, err)
@@ -52,15 +54,7 @@ func (m *machine) program(name, script string) {
 // run runs test.sh with args.
 func (m *machine) run(args ...string) (stderr string, code int) {
 	m.t.Helper()
-	script, err := filepath.Abs(filepath.Join(root, "test.sh"))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	if _, err := os.ReadFile(script); err != nil { // so that go test runs it anew when it has changed
-		m.t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(m.bin, "bash"), append([]string{script}, args...)...)
-	cmd.Env = []string{"PATH=" + m.bin}
+	cmd := m.script("test.sh", args...)
 	var b strings.Builder
 	cmd.Stderr = &b
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -68,6 +62,25 @@ func (m *machine) run(args ...string) (stderr string, code int) {
 	}
 	return b.String(), cmd.ProcessState.ExitCode()
 }
+
+// script is a command that runs a copy of one of the repository's, whose policy is the machine's.
+func (m *machine) script(name string, args ...string) *exec.Cmd {
+	m.t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	script := filepath.Join(m.bin, "..", name)
+	if err := os.WriteFile(script, []byte(strings.ReplaceAll(string(text), "/usr/sbin/policy-rc.d", m.policy())), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(m.bin, "bash"), append([]string{script}, args...)...)
+	cmd.Env = []string{"PATH=" + m.bin}
+	return cmd
+}
+
+// policy is the file that keeps servers from being started while they are installed.
+func (m *machine) policy() string { return filepath.Join(m.bin, "policy-rc.d") }
 
 func (m *machine) calls() string {
 	b, _ := os.ReadFile(m.log)
@@ -116,10 +129,7 @@ func TestWhatIsMissingIsInstalled(t *testing.T) {
 			if tt.id != "0" {
 				m.program("sudo", `[ "$1" != -n ] || shift; exec "$@"`)
 			}
-			for _, name := range []string{"true", "tee", "chmod", "rm"} { // the machine's policy is left alone
-				m.program(name, "")
-			}
-			m.program("apt-get", `case "$*" in *chromium*) exit 100;; *gcc*) for p in gcc make; do echo '#!/bin/sh' >`+m.bin+`/$p; chmod=/bin/chmod; $chmod 755 `+m.bin+`/$p; done;; esac`)
+			m.program("apt-get", `case "$*" in install*) [ -x `+m.policy()+` ] || echo no policy >>`+m.log+`;; esac; case "$*" in *chromium*) exit 100;; *gcc*) for p in gcc make; do echo '#!/bin/sh' >`+m.bin+`/$p; chmod=/bin/chmod; $chmod 755 `+m.bin+`/$p; done;; esac`)
 			out, code := m.run("setup")
 			calls := m.calls()
 			if code != 0 || !strings.Contains(out, "can't install chromium-headless-shell") || strings.Contains(out, "can't install gcc") {
@@ -131,10 +141,62 @@ func TestWhatIsMissingIsInstalled(t *testing.T) {
 			if strings.Contains(calls, "\nmake ") {
 				t.Errorf("setup ran make:\n%s", calls)
 			}
-			if _, err := os.Stat("/usr/sbin/policy-rc.d"); err != nil && !strings.Contains(calls, "rm -f /usr/sbin/policy-rc.d\n") {
-				t.Errorf("its policy stays:\n%s", calls)
+			if _, err := os.Stat(m.policy()); err == nil || strings.Contains(calls, "\nno policy\n") {
+				t.Errorf("its policy: %v, called\n%s", err, calls)
 			}
 		})
+	}
+}
+
+// An install that is stopped, as by ^C, leaves no policy behind: it would keep each server that
+// is installed later from being started.
+func TestAStoppedInstallLeavesNoPolicy(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			m := newMachine(t)
+			m.program("id", "echo 0")
+			at := filepath.Join(m.bin, "..", "at it")
+			m.program("apt-get", `case "$*" in install*) echo >"`+at+`"; read -r _;; esac`)
+			cmd := m.script("test.sh", "setup")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			in, err := cmd.StdinPipe() // never written to: apt-get waits
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+				if _, err := os.Stat(at); err == nil {
+					break
+				} else if time.Since(start) > 2*time.Minute {
+					t.Fatal(err)
+				}
+			}
+			if err := syscall.Kill(-cmd.Process.Pid, sig); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err == nil {
+				t.Error("it says that it has installed all")
+			}
+			if _, err := os.Stat(m.policy()); err == nil {
+				t.Error("its policy stays")
+			}
+		})
+	}
+}
+
+// The README's first command says that it is at work before Go is, which may compile for minutes.
+func TestTheRunCommandSpeaksFirst(t *testing.T) {
+	m := newMachine(t)
+	m.program("go", "echo go")
+	out, err := m.script("run.sh").CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "run.sh: ") || !strings.HasSuffix(string(out), "\ngo\n") {
+		t.Errorf("%v, %q", err, out)
+	}
+	if got := m.calls(); got != "go run -v ./cmd/millrace bench --quick\n" {
+		t.Errorf("called\n%s", got)
 	}
 }
 
@@ -148,7 +210,7 @@ func TestCIAndTheREADMERunTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasSuffix(string(ci), "/../test.sh\"\n") || !strings.Contains(string(readme), "\n    ./test.sh\n") {
-		t.Errorf("%s; the README's test command is another", ci)
+	if !strings.HasSuffix(string(ci), "/../test.sh\"\n") || !strings.Contains(string(readme), "\n    ./test.sh\n") || !strings.Contains(string(readme), "\n    ./run.sh\n") {
+		t.Errorf("%s; the README's commands are others", ci)
 	}
 }
