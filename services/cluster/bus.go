@@ -118,7 +118,7 @@ func (b *Bus) Start(ctx context.Context) error {
 		}
 		once.Do(func() { close(first) }) // last: what OnUp does must not come in the middle of what follows Start
 	}
-	options, err := b.c.options("bus")
+	options, err := b.c.options("bus", newLines(b.c.cfg.Timeout))
 	if err != nil {
 		b.end()
 		return err

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -266,6 +269,41 @@ func TestNothingWaitsForAConnect(t *testing.T) {
 	proxy.Heal()
 	<-told
 	soon(t, "they are reachable again", c.Running)
+}
+
+// Attempts to connect to servers that take a connection and say nothing leave none open.
+func TestNoConnectionIsLeftOpen(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close them, some time
+	srv := embedded(t)
+	c := open(t, srv.URL(), steady, func(cfg *cluster.Config) { cfg.Timeout = 200 * time.Millisecond })
+	bus, err := c.NewBus(cluster.BusConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Start(background); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = bus.Stop(background) }() // nobody is there
+	srv.Stop()
+	ln, err := net.Listen("tcp", srv.URL()[strings.Index(srv.URL(), "@")+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var ended atomic.Int64
+	const some = 4 // two of each
+	for range some {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go func() {
+			_, _ = io.Copy(io.Discard, conn)
+			ended.Add(1)
+		}()
+	}
+	soon(t, "they are closed", func() bool { return ended.Load() == some })
 }
 
 // The keys of clients and the names of users and nodes are in separate key spaces.

@@ -230,12 +230,11 @@ func (c *Cache) Start(ctx context.Context) error {
 	}
 	l := &connection{lines: newLines(c.cfg.Timeout), again: newSignal()}
 	var denied atomic.Pointer[error]
-	options, err := c.options("store")
+	options, err := c.options("store", l.lines)
 	if err != nil {
 		return err
 	}
 	l.nc, err = nats.Connect(c.cfg.URL, append(options,
-		nats.SetCustomDialer(l.lines), nats.SkipHostLookup(), // the dialer tries each address of a name, within Timeout
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			l.accepted(nc)
 			l.again.fire()
@@ -265,11 +264,12 @@ func (c *Cache) Start(ctx context.Context) error {
 }
 
 // options returns the options of every connection of this process.
-func (c *Cache) options(what string) ([]nats.Option, error) {
+func (c *Cache) options(what string, dialer *lines) ([]nats.Option, error) {
 	secure, err := c.cfg.secure()
 	return append(secure,
 		nats.Name("millrace "+c.proc+" "+what), nats.Timeout(c.cfg.Timeout), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		nats.SetCustomDialer(dialer), nats.SkipHostLookup(), // the dialer tries each address of a name, within Timeout
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(-1),   // what can't be sent fails at once, and is not sent later
 		nats.IgnoreAuthErrorAbort(), // refused credentials may become valid again

@@ -248,6 +248,30 @@ func TestAWaitEndsInALongOutage(t *testing.T) {
 	}
 }
 
+// A wait ends too when the servers are connected and the store does not answer, as with a full disk.
+func TestAWaitEndsWhenTheStoreDoesNotAnswer(t *testing.T) {
+	srv := embedded(t)
+	p, url := proxied(t, srv)
+	a, b := open(t, url, lease, func(cfg *cluster.Config) { cfg.Timeout = time.Second }), open(t, srv.URL(), steady)
+	mustLock(t, b, "held", services.LockOptions{TTL: time.Hour})
+	got := make(chan error, 1)
+	if _, err := a.Lock("held", services.LockOptions{TTL: time.Hour, Wait: time.Hour}, func(_ uint64, err error) { got <- err }); err != nil {
+		t.Fatal(err)
+	}
+	p.Drop(func(m []byte) bool {
+		return strings.HasPrefix(string(m), "MSG _INBOX.") || strings.HasPrefix(string(m), "HMSG _INBOX.")
+	})
+	select {
+	case err := <-got:
+		if !isDown(err) {
+			t.Errorf("got %v, want ErrCacheDown", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the wait goes on")
+	}
+	p.Heal()
+}
+
 // A write that failed because the process was cut off is not executed later.
 func TestAWriteThatFailedDoesNotHappenLater(t *testing.T) {
 	srv := embedded(t)

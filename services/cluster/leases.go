@@ -46,8 +46,8 @@ func (l *locks) waitOut() {
 // margin is the additional time that other processes wait, compared with the holder.
 func margin(d time.Duration) time.Duration { return d / 10 }
 
-// renewals renews this process's locks, verifies the store on each new connection, and removes
-// unused keys.
+// renewals renews this process's locks, verifies the store on each new connection, removes unused
+// keys, and ends the waits when the store does not answer.
 func (l *locks) renewals() {
 	t := time.NewTicker(l.c.cfg.Lease / 3)
 	defer t.Stop()
@@ -66,6 +66,7 @@ func (l *locks) renewals() {
 		},
 	}
 	defer out.End()
+	var failing time.Time // the start of the first of the renewals that failed; zero: the last one did not
 	for {
 		select {
 		case <-l.run.Done():
@@ -78,7 +79,7 @@ func (l *locks) renewals() {
 		if l.n.lost.Load() != nil {
 			continue
 		}
-		err := error(nil)
+		start, err := timeNow(), error(nil)
 		if !l.n.whole() {
 			err = l.n.check(l.run)
 		}
@@ -88,8 +89,17 @@ func (l *locks) renewals() {
 		switch {
 		case err == nil:
 			out.Fine()
+			failing = time.Time{}
 		case l.run.Err() == nil:
 			out.Fail(err)
+			if failing.IsZero() {
+				failing = start
+			}
+			if timeNow().Sub(failing) >= l.c.cfg.Timeout { // the servers are connected, and the store is away: see outages
+				l.mu.Lock()
+				l.endWaits(errAway)
+				l.mu.Unlock()
+			}
 		}
 		l.tidy()
 	}

@@ -34,6 +34,7 @@ func (x *line) lose() {
 // Config.Timeout and more. It is a nats.CustomDialer.
 type lines struct {
 	dialer net.Dialer
+	before net.Conn             // the last one made; used by Dial only
 	last   atomic.Pointer[line] // the last one made
 	stood  atomic.Pointer[line] // the last one that the servers have accepted
 }
@@ -48,15 +49,20 @@ func newLines(timeout time.Duration) *lines {
 }
 
 // Dial implements nats.CustomDialer. It is called by one goroutine at a time, before anything is
-// sent on the connection, and after the one before has been closed or has failed.
+// sent on the connection, and after the one before has been closed or has failed: the library leaves
+// one open on which a server did not answer.
 func (x *lines) Dial(network, address string) (net.Conn, error) {
+	if x.before != nil {
+		_ = x.before.Close()
+	}
 	c, err := x.dialer.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}
 	next := newLine(x.last.Load().nth + 1)
-	x.last.Swap(next).lose()
-	return &wire{c, next}, nil
+	x.last.Store(next)
+	x.before = &wire{c, next}
+	return x.before, nil
 }
 
 // wire is the connection of a line, which it ends when the library closes it.

@@ -62,7 +62,7 @@ type Node struct {
 
 	joining seldom.Outage // while this node can't join
 
-	gapLine, shedLine, unfitLine, panicLine seldom.Line // limits log lines
+	gapLine, shedLine, unfitLine, largeLine, panicLine seldom.Line // limits log lines
 }
 
 // counts are the counters of Stats.
@@ -296,10 +296,18 @@ func (n *Node) to(process uint64) *outbound {
 	return o
 }
 
-// lose counts a message that could not be sent, if its sender gets no error.
+// lose counts a message that could not be sent, if its sender gets no error. One that the servers would
+// never take is logged.
 func (n *Node) lose(err error) {
-	if err != nil {
-		n.counts.unsent.Add(1)
+	if err == nil {
+		return
+	}
+	n.counts.unsent.Add(1)
+	if !errors.Is(err, cluster.ErrTooLarge) {
+		return
+	}
+	if held, ok := n.largeLine.Due(); ok {
+		n.cfg.Logger.Warn("nodes: message to other nodes dropped: it is larger than the servers' max_payload", "max_payload", n.bus.MaxMessage(), "held back", held)
 	}
 }
 

@@ -113,3 +113,29 @@ func TestSessionComesThoughAFrameDoesNotFit(t *testing.T) {
 		t.Errorf("%d counted, want 2: for those that were here, and for the one that came", n)
 	}
 }
+
+// A frame that the servers don't take is told where it is sent.
+func TestFramesThatTheServersDoNotTakeAreTold(t *testing.T) {
+	url := servers(t)
+	log := &lockedText{}
+	a := start(t, url, "a", func(s *settings) {
+		s.maxFrame, s.Logger = 8<<20, slog.New(slog.NewTextHandler(log, nil))
+	})
+	b := start(t, url, "b", func(s *settings) { s.maxFrame = 8 << 20 })
+	a.knows("a=up b=up")
+	b.knows("a=up b=up")
+	there := b.dial()
+	if err := a.Broadcast(nil, 1, 2, make([]byte, 2<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Broadcast(nil, 1, 2, []byte("short")); err != nil {
+		t.Fatal(err)
+	}
+	there.want("1/2 short")
+	if text := log.String(); strings.Count(text, "level=WARN msg=\"nodes: message to other nodes dropped") != 1 || !strings.Contains(text, "max_payload=1048576") {
+		t.Errorf("logged: %s", text)
+	}
+	if n := a.Stats().Unsent; n == 0 {
+		t.Error("nothing is counted")
+	}
+}
