@@ -303,7 +303,7 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 	if s.rd.progress == 0 || !ln.starved() {
 		return false
 	}
-	if v := ln.view(); v.unread > 0 && s.rd.paused != 0 {
+	if v := ln.view(); v.unread > 0 && s.rd.paused&^inbox.PauseRate != 0 { // the pause for a rate ends by itself
 		// The peer's acknowledgements may be queued behind requests for which there is no room, if
 		// it has received everything. If that has happened once it is likely to happen again.
 		if v.unacked == 0 && (ln.hasty || s.rd.progress.past(now, ackTime)) {

@@ -258,3 +258,34 @@ func TestADeadPeerOnAnotherLoopIsSeen(t *testing.T) {
 		}
 	}
 }
+
+// A peer that is read slowly, for its rate, acknowledges late. What it has not acknowledged is kept
+// meanwhile, as its connection may break before it has read that.
+func TestARateIsNoReasonToForget(t *testing.T) {
+	t.Parallel()
+	h := newResumable()
+	h.read = func(*Session, codec.Packet) {}
+	var s atomic.Pointer[Session]
+	h.accept = func(x *Session) { s.Store(x) }
+	cfg := resumeConfig("tcp://127.0.0.1:0")
+	cfg.Loops, cfg.ResumeBytes, cfg.ByteRate, cfg.SocketRecvBuffer = 1, 32<<10, 8<<10, 64<<10
+	srv := serve(t, cfg, h)
+	p := hello(t, srv)
+	waitFor(t, "a session", func() bool { return s.Load() != nil })
+	conn := p.cut.Conn
+	go conn.Write(bytes.Repeat(frame(1, 1, "a request without an answer"), 20_000))
+	until(t, "a pause", func() bool { return srv.Stats().Loops[0].Pauses > 0 })
+	const n = 55 // more than the ring holds, but not twice as much
+	for range n {
+		if err := s.Load().Push(2, 4, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(4 * time.Second) // reading nothing, which has all arrived
+	p.close()
+	waiting(t, srv, 1)
+	p.sent = make([][]byte, 20_000) // some of them have arrived; none is sent again
+	p.reconnect(t)
+	p.ackEvery = 8
+	p.want(t, n)
+}
