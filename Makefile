@@ -5,7 +5,7 @@ BINARY     ?= millrace
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
 FUZZTIME   ?= 1s
-TIMEOUT    ?= 10m
+TIMEOUT    ?= 20m
 PKGS       ?= ./...
 BENCH      ?= .
 COUNT      ?= 6
@@ -29,20 +29,27 @@ BENCHSTAT  := golang.org/x/perf/cmd/benchstat@v0.0.0-20250813145418-2f7363a06fe1
 build:
 	$(GO) build -trimpath -o $(BINARY) ./cmd/millrace
 
-# The race tests come last, so that their summary is what a run ends with.
-test: build lint cross narrow held counts norace peers fuzz race
+# The race tests come last, so that their summary is what a run ends with. They wait more than they
+# work, so what is only compiled is compiled beside them, with what they leave of the processors.
+# All is compiled as build compiles it, nothing twice, and go test does not vet what lint has vetted.
+test: export GOFLAGS := $(GOFLAGS) -trimpath
+test: export NOVET := -vet=off
+test: build lint narrow held counts norace fuzz
+	@out=$$(mktemp) || exit 1; nice -n 19 $(MAKE) --no-print-directory cross peers >$$out 2>&1 & beside=$$!; \
+	$(MAKE) --no-print-directory race; rc=$$?; \
+	wait $$beside || { rc=1; echo "make cross peers failed:"; cat $$out; }; rm -f $$out; exit $$rc
 
 # What a server says that it holds beside its heap, which the race detector changes, and the
 # simulation from 200 seeds of each scenario, which it makes eight times as slow.
 held:
-	$(GO) test ./engine/heldtest
-	$(GO) test ./engine/enginetest -run '^TestSim$$'
-	$(GO) test ./services/servicestest -run '^TestTown$$'
+	$(GO) test $(NOVET) ./engine/heldtest
+	$(GO) test $(NOVET) ./engine/enginetest -run '^TestSim$$'
+	$(GO) test $(NOVET) ./services/servicestest -run '^TestTown$$'
 
 # What a frame costs in allocations, system calls and locks, which have to be counted.
 counts:
-	$(GO) test ./engine/frametest
-	$(GO) test -tags tally ./engine/frametest
+	$(GO) test $(NOVET) ./engine/frametest
+	$(GO) test $(NOVET) -tags tally ./engine/frametest
 
 # The tests that skip where the race detector runs, as it changes what they count. They are
 # found by that, so that none is run nowhere.
@@ -50,7 +57,7 @@ norace:
 	@set -e; for dir in $$(git ls-files '*_test.go' | xargs grep -lE 'if (underRace|raceEnabled|slack > 1) \{|^//go:build .*!race' | xargs -n 1 dirname | sort -u); do \
 		names=$$(awk 'FNR == 1 { all = 0 } /^\/\/go:build .*!race/ { all = 1 } /^func Test/ { name = $$2; sub(/\(.*/, "", name); if (all) print name } \
 			/if (underRace|raceEnabled|slack > 1) \{/ { print name }' $$dir/*_test.go | sort -u | paste -sd'|'); \
-		test -z "$$names" || { echo "$(GO) test ./$$dir -run '^($$names)\$$'"; $(GO) test ./$$dir -timeout $(TIMEOUT) -run "^($$names)\$$"; }; \
+		test -z "$$names" || { echo "$(GO) test ./$$dir -run '^($$names)\$$'"; $(GO) test $(NOVET) ./$$dir -timeout $(TIMEOUT) -run "^($$names)\$$"; }; \
 	done
 
 # The counts of a frame with 2 to 32 processors and loops, whatever the machine has: the tables of
@@ -74,7 +81,7 @@ bench-guard: build
 race:
 	$(GO) build -race $(PKGS)
 	@pkgs=$$($(GO) list $(PKGS)) && out=$$(mktemp) || exit 1; \
-	tests() { test -z "$$2" || $(GO) test -race -p $$1 -timeout $(TIMEOUT) $$2; }; \
+	tests() { test -z "$$2" || $(GO) test $(NOVET) -race -p $$1 -timeout $(TIMEOUT) $$2; }; \
 	{ tests 2 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
 	tests 1 "$$(echo "$$pkgs" | grep -E '/($(ALONE))$$')" 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
 	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
@@ -85,6 +92,7 @@ race:
 lint:
 	@files=$$(git ls-files '*.go'); out=$$(gofmt -l $${files:-.}) || exit 1; test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -race -tags tally ./internal/tally ./engine/internal/bufpool
 	$(GO) run $(STATIC) ./...
 
 # What can't work on another system says so when it starts; it compiles everywhere, the tests
@@ -100,8 +108,8 @@ cross:
 narrow:
 	@set -e; export CGO_ENABLED=0 GOOS=linux GOARCH=386; with=; \
 	$(GO) test -run '^$$' ./internal/modpath >/dev/null 2>&1 || { with='-exec true'; echo "linux/386 does not run here: its tests are only compiled"; }; \
-	set -x; $(GO) test $$with -short -timeout $(TIMEOUT) $(NARROW); \
-	$(GO) test $$with -short -run '$(COUNTS)' -timeout $(TIMEOUT) ./engine
+	set -x; $(GO) test $(NOVET) $$with -short -timeout $(TIMEOUT) $(NARROW); \
+	$(GO) test $(NOVET) $$with -short -run '$(COUNTS)' -timeout $(TIMEOUT) ./engine
 
 # The competitors are a module of their own.
 peers:

@@ -140,7 +140,7 @@ func measureShortly(t *testing.T, target Target, w Workload, tm timing, generato
 	t.Helper()
 	for range 4 {
 		r = measure(t.Context(), target, w, tm, false, generators)
-		if !strings.Contains(r.Error, "no message in ") && !strings.Contains(r.Error, "no connection in ") {
+		if !strings.Contains(r.Error, "no "+w.Unit()+" in ") {
 			return r
 		}
 		t.Log(r.Error)

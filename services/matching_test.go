@@ -21,11 +21,12 @@ import (
 // error, and the connection goes on.
 func TestManyCallsAtOnceToADeferringService(t *testing.T) {
 	for name, layout := range map[string]codec.Layout{"by order": {}, "by sequence number": {Seq: true}} {
-		for _, n := range []int{6000, 100000} {
+		sizes := []int{6000} // 4,096 may be owed
+		if *long {
+			sizes = append(sizes, 100_000)
+		}
+		for _, n := range sizes {
 			t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
-				if n > 6000 && !*long {
-					n = 20000
-				}
 				var mu sync.Mutex
 				var replies []*services.Reply
 				var open bool
@@ -148,7 +149,7 @@ func TestNoHistoryHasAnotherCallersAnswer(t *testing.T) {
 					}
 				}
 			})
-			calls := 300
+			calls := 150
 			if *long {
 				calls = 20000
 			}

@@ -23,7 +23,7 @@ func newMemory(tb testing.TB, cfg services.MemoryConfig) *services.Memory {
 }
 
 func TestMemory(t *testing.T) {
-	increments := 200_000
+	increments := 50_000
 	if *long {
 		increments = 1_000_000
 	}

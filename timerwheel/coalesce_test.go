@@ -25,7 +25,7 @@ func crowd(t *testing.T, s *Service) {
 // becomes waits until the service coalesces ticks, or no longer does.
 func becomes(t *testing.T, s *Service, together bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); s.drive.coalescing.Load() != together; {
+	for end := time.Now().Add(3 * time.Minute); s.drive.coalescing.Load() != together; {
 		if time.Now().After(end) {
 			t.Fatalf("coalescing: got %v, want %v", !together, together)
 		}
@@ -79,11 +79,9 @@ func TestShortPeriodsAreNotTakenTogether(t *testing.T) {
 	if again > looks/2 {
 		t.Errorf("coalescing again: %d of %d looks", again, looks)
 	}
+	within(t, time.Minute, "it has fired", func() bool { return n.Load() > 0 })
 	s.KillTimer(1 << 20)
 	becomes(t, s, true)
-	if n.Load() == 0 {
-		t.Error("nothing fired")
-	}
 }
 
 // TestStopEndsCoalescing: a service that is stopped while it coalesces ticks starts without coalescing.

@@ -20,7 +20,7 @@ func heap() float64 {
 // TestMemoryIsGivenBack: a service with some timers that go on holds as much
 // after a load of many as before, however that ends.
 func TestMemoryIsGivenBack(t *testing.T) {
-	n := shorter(1_000_000, 300_000)
+	n := shorter(1_000_000, 100_000)
 	pool := newWorkers(t, 2)
 	for _, c := range []struct {
 		name string
@@ -94,7 +94,7 @@ func (w *workers) forget() {
 
 // TestMemoryOfATimer: what one takes while it waits, and while its firing does.
 func TestMemoryOfATimer(t *testing.T) {
-	const n = 200_000
+	const n = 50_000
 	full := newDoorway(newWorkers(t, 1), errors.New("full"))
 	for _, c := range []struct {
 		name string

@@ -3,4 +3,6 @@
 package enginetest
 
 // simSeeds is from how many seeds TestSim runs each scenario.
-const simSeeds = 30
+const simSeeds = 10
+
+const underRace = true

@@ -67,6 +67,9 @@ func hashes(t *testing.T, seeds int) string {
 // The same seed is the same run, whatever the number of processors, and playing its choices
 // again is too.
 func TestSameSeedSameRun(t *testing.T) {
+	if underRace {
+		t.Skip("runs without the race detector, in an eighth of the time")
+	}
 	const seeds = 4
 	want := hashes(t, seeds)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))

@@ -170,7 +170,7 @@ func (p *process) locked() (token uint64) {
 }
 
 func TestTwoProcessesIncrementWithoutLoss(t *testing.T) {
-	total := 4000
+	total := 1000
 	if *long {
 		total = 20000
 	}

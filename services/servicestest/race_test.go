@@ -3,4 +3,4 @@
 package servicestest_test
 
 // seeds is from how many seeds the town is run.
-const seeds = 30
+const seeds = 10

@@ -212,14 +212,18 @@ func TestWhatCannotBeIsNamed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(full, "x"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	source, err := (&New{}).source(modulePath()) // with -trimpath it is found from here only
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name string
 		cmd  New
 		want string
 	}{
-		{"a folder with something", New{Dir: full}, "is not empty"},
-		{"a folder that is a file", New{Dir: filepath.Join(full, "x")}, "DIR"},
-		{"a folder that can't be made", New{Dir: "/proc/none/x"}, `DIR "/proc/none/x"`},
+		{"a folder with something", New{Dir: full, Millrace: source}, "is not empty"},
+		{"a folder that is a file", New{Dir: filepath.Join(full, "x"), Millrace: source}, "DIR"},
+		{"a folder that can't be made", New{Dir: "/proc/none/x", Millrace: source}, `DIR "/proc/none/x"`},
 		{"a module with a space", New{Dir: "new", Module: "a b"}, `--module "a b"`},
 		{"a module without a word", New{Dir: "new", Module: "a//b"}, `--module "a//b"`},
 		{"a module that climbs", New{Dir: "new", Module: "../b"}, `--module "../b"`},
