@@ -123,7 +123,9 @@ func (b *Bus) Start(ctx context.Context) error {
 		b.end()
 		return err
 	}
-	nc, err := nats.Connect(b.c.cfg.URL, append(options,
+	d := newDialer(ctx, b.c.cfg.Timeout)
+	defer d.begun()
+	nc, err := nats.Connect(b.c.cfg.URL, append(options, nats.SetCustomDialer(d),
 		nats.NoEcho(), nats.RetryOnFailedConnect(true), nats.FlusherTimeout(b.c.cfg.Timeout),
 		nats.ConnectHandler(up), nats.ReconnectHandler(up),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { b.down() }),

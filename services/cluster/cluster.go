@@ -238,7 +238,9 @@ func (c *Cache) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.nc, err = nats.Connect(c.cfg.URL, append(options,
+	d := newDialer(ctx, c.cfg.Timeout)
+	defer d.begun()
+	l.nc, err = nats.Connect(c.cfg.URL, append(options, nats.SetCustomDialer(d),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) {
 			l.up.Store(false)
 			l.cut()
