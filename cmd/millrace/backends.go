@@ -134,12 +134,6 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	if f.Node != "" && !nodes.IsName(f.Node) {
 		return badNode(f.Node)
 	}
-	if !shared {
-		err = f.onlyWithServers()
-	}
-	if err != nil {
-		return err
-	}
 	if shared {
 		err = b.joinCluster(ctx, f, cfg.Addrs, log)
 	} else {
@@ -182,9 +176,6 @@ func (b *backends) serve(unsafe bool) error {
 
 func (b *backends) joinCluster(ctx context.Context, f *backendFlags, addrs []string, log *slog.Logger) (err error) {
 	url := f.Cluster
-	if err := f.onlyWithServers(); err != nil {
-		return err
-	}
 	if url == "embedded" {
 		dir, err := dataDir(f.ClusterDir, "cluster")
 		if err != nil {

@@ -75,6 +75,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if err := c.onlyWithTLS(c.Addr, src); err != nil {
 		return err
 	}
+	if err := c.onlyWith(ctx.Selected().Flags, src); err != nil {
+		return err
+	}
 	token, err := c.token(src, log)
 	if err != nil {
 		return err
