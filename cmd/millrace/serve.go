@@ -61,6 +61,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		return err
 	}
 	cfg := c.config(&c.frameFlags, framer, nil, log)
+	if err := c.onlyFiles(src); err != nil {
+		return err
+	}
 	doors, store, err := c.doors(src)
 	if err != nil {
 		return err
