@@ -38,7 +38,7 @@ type adminFlags struct {
 // token checks the flags, and reads the token.
 func (f *adminFlags) token(src *sources, log *slog.Logger) (string, error) {
 	if f.Admin == "" {
-		return "", f.onlyWithAdmin(src)
+		return "", nil
 	}
 	token := ""
 	if f.AdminTokenFile != "" {
@@ -56,19 +56,6 @@ func (f *adminFlags) token(src *sources, log *slog.Logger) (string, error) {
 		return "", exitf(exitUsage, "--admin %q: %s%s", f.Admin, strings.Replace(why, "give a token", "give --admin-token-file", 1), src.from("admin"))
 	}
 	return token, nil
-}
-
-// onlyWithAdmin refuses settings of an admin server that does not exist.
-func (f *adminFlags) onlyWithAdmin(src *sources) error {
-	for _, x := range []struct {
-		flag  string
-		given bool
-	}{{"admin-token-file", f.AdminTokenFile != ""}, {"admin-write", f.AdminWrite}, {"admin-pprof", f.AdminPprof}, {"admin-trace", f.AdminTrace != 0}} {
-		if x.given {
-			return exitf(exitUsage, "--%s: needs --admin; give it, or leave this out%s", x.flag, src.from(x.flag))
-		}
-	}
-	return nil
 }
 
 // maxToken is how long a file with a token may be, in bytes: a request must hold it.

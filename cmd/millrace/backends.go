@@ -90,7 +90,7 @@ func startBackends(ctx context.Context, f *backendFlags, cfg engine.Config, meas
 	ctx, b.cancel = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
-			b.stop(context.Background())
+			b.stop()
 		}
 	}()
 	b.pool, err = engine.NewPool(engine.PoolConfig{
@@ -134,14 +134,8 @@ func (b *backends) startServices(ctx context.Context, f *backendFlags, cfg engin
 	if f.Node != "" && !nodes.IsName(f.Node) {
 		return badNode(f.Node)
 	}
-	if !shared {
-		err = f.onlyWithServers()
-	}
-	if err != nil {
-		return err
-	}
 	if shared {
-		err = b.joinCluster(f, cfg.Addrs, log)
+		err = b.joinCluster(ctx, f, cfg.Addrs, log)
 	} else {
 		b.cache, err = services.NewMemory(services.MemoryConfig{
 			MaxEntries: int(f.MaxKeys), MaxBytes: int64(f.CacheBytes), MaxPerOwner: int(f.MaxSessionLocks),
@@ -180,17 +174,14 @@ func (b *backends) serve(unsafe bool) error {
 	return errors.Join(reference.Basics(c, unsafe, b.reach()), reference.Timers(c, b.timers), reference.Queries(c, b.db, b.ready))
 }
 
-func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger) (err error) {
+func (b *backends) joinCluster(ctx context.Context, f *backendFlags, addrs []string, log *slog.Logger) (err error) {
 	url := f.Cluster
-	if err := f.onlyWithServers(); err != nil {
-		return err
-	}
 	if url == "embedded" {
 		dir, err := dataDir(f.ClusterDir, "cluster")
 		if err != nil {
 			return err
 		}
-		b.nats, err = cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		b.nats, err = startNATS(ctx, dir)
 		if err != nil {
 			return exitf(exitFailed, "--cluster embedded in %s: %w%s", dir, err, elsewhere(err, "cluster-dir"))
 		}
@@ -212,6 +203,26 @@ func (b *backends) joinCluster(f *backendFlags, addrs []string, log *slog.Logger
 		return badNode(f.Node)
 	}
 	return nil
+}
+
+// startNATS starts the server of --cluster=embedded. If ctx ends first, the start is left to itself: it ends
+// with the process.
+func startNATS(ctx context.Context, dir string) (*cluster.Embedded, error) {
+	type result struct {
+		e   *cluster.Embedded
+		err error
+	}
+	started := make(chan result, 1)
+	go func() {
+		e, err := cluster.StartEmbedded(cluster.EmbeddedConfig{Dir: dir})
+		started <- result{e, err}
+	}()
+	select {
+	case r := <-started:
+		return r.e, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // elsewhere is the way out where a file or folder can't be had.
@@ -320,8 +331,13 @@ func dataDir(dir, what string) (string, error) {
 	return filepath.Join(home, ".local", "state", "millrace", what), nil
 }
 
-// stop stops the node, the timers, the cache, the database and the pool, in this order, within ctx.
-func (b *backends) stop(ctx context.Context) {
+// stopTime is how long the backends may take to stop.
+const stopTime = 5 * time.Second
+
+// stop stops the node, the timers, the cache, the database and the pool, in this order.
+func (b *backends) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
 	b.cancel()
 	b.bg.Wait()
 	if b.node != nil {

@@ -18,22 +18,6 @@ var clusterFlags = map[string]string{
 // inClusterFlags replaces the field names in errors of package cluster by flags.
 var inClusterFlags = strings.NewReplacer("Creds are", "--cluster-creds is", "TLSCert", "--cluster-tls-cert", "TLSKey", "--cluster-tls-key")
 
-// onlyWithServers refuses settings for NATS servers when none are used.
-func (f *backendFlags) onlyWithServers() error {
-	if f.Cluster != "" && f.Cluster != "embedded" {
-		return nil
-	}
-	for _, x := range []struct{ flag, value string }{
-		{"cluster-creds", f.ClusterCreds}, {"cluster-nkey", f.ClusterNKey}, {"cluster-tls-ca", f.ClusterTLSCA},
-		{"cluster-tls-cert", f.ClusterTLSCert}, {"cluster-tls-key", f.ClusterTLSKey},
-	} {
-		if x.value != "" {
-			return exitf(exitUsage, "--%s %q: is for servers of your own; give --cluster nats://HOST:PORT, or leave it out", x.flag, x.value)
-		}
-	}
-	return nil
-}
-
 // badCluster reports invalid settings of the cluster.
 func (f *backendFlags) badCluster(err error) error {
 	if text := fieldsText(err); text != "" {

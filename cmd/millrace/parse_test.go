@@ -104,7 +104,7 @@ func TestUnixModeIsOctal(t *testing.T) {
 		}
 	}
 	for given, want := range map[string]string{"660": "0660", "0600": "0600", "umask": "umask"} {
-		if out, _, code := millrace(t, nil, "", "serve", "--unix-mode="+given, "--print-config"); code != 0 || !strings.Contains(out, `unix-mode = "`+want+`"`) {
+		if out, _, code := millrace(t, nil, "", "serve", "--addr=unix:///tmp/x", "--unix-mode="+given, "--print-config"); code != 0 || !strings.Contains(out, `unix-mode = "`+want+`"`) {
 			t.Errorf("%s: exit code %d, %s", given, code, out)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -16,8 +17,10 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/alecthomas/kong"
 
+	"millrace/cmd/millrace/internal/certs"
 	"millrace/cmd/millrace/internal/reference"
 	"millrace/cmd/millrace/internal/refservices"
+	"millrace/codec"
 	"millrace/engine"
 	"millrace/internal/mask"
 	"millrace/services"
@@ -58,6 +61,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 		return err
 	}
 	cfg := c.config(&c.frameFlags, framer, nil, log)
+	if err := c.onlyFiles(src); err != nil {
+		return err
+	}
 	doors, store, err := c.doors(src)
 	if err != nil {
 		return err
@@ -72,6 +78,9 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if err := c.onlyWithTLS(c.Addr, src); err != nil {
 		return err
 	}
+	if err := c.onlyWith(ctx.Selected().Flags, src); err != nil {
+		return err
+	}
 	token, err := c.token(src, log)
 	if err != nil {
 		return err
@@ -82,112 +91,89 @@ func (c *serveCmd) run(ctx *kong.Context, src *sources, stdout, stderr io.Writer
 	if name := src.open(); name != "" {
 		log.Warn("others can read this file of passwords, as it is not of mode 0600", "config", name)
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	return untilSignals(func(stop context.Context) error {
+		return c.serve(stop, hup, &checked{cfg, framer, store, token, src, ctx.Selected().Flags, log, level}, stdout)
+	})
+}
+
+// checked is what the flags say, before anything is started.
+type checked struct {
+	cfg    engine.Config
+	framer codec.Framer
+	store  *certs.Store
+	token  string // of the admin server
+	src    *sources
+	flags  []*kong.Flag
+	log    *slog.Logger
+	level  *slog.LevelVar
+}
+
+// serve starts the server, and drains it when stop ends. A start in which stop ends is undone, which is
+// no error.
+func (c *serveCmd) serve(stop context.Context, hup <-chan os.Signal, x *checked, stdout io.Writer) (err error) {
+	ctx, cancel := context.WithCancel(context.Background()) // of the start; what it has started goes on in a drain
+	defer cancel()
+	begun, up := context.AfterFunc(stop, cancel), false
+	defer func() {
+		if !up && ctx.Err() != nil {
+			x.log.Info("stopped before it was ready", "err", err)
+			err = nil
+		}
+	}()
 	manager := newNotifier(os.Environ())
-	behind, err := startBackends(context.Background(), &c.backendFlags, cfg, c.Admin != "", map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
+	behind, err := startBackends(ctx, &c.backendFlags, x.cfg, c.Admin != "", map[string]fs.FS{"reference": reference.Schema, "users": refservices.Schema})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if exitCode(err) > exitSignal {
-			return // at once: the backends end with the process
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		behind.stop(ctx)
-	}()
+	defer behind.stop()
 	if err := behind.serve(c.UnsafeDemo); err != nil {
 		return exitf(exitFailed, "%w", err)
 	}
 	controller := behind.services.Controller
 	var handler engine.Handler = controller
-	if framer != nil && !framer.Handles() {
+	if x.framer != nil && !x.framer.Handles() {
 		handler = reference.Echo{}
 	}
-	cfg = c.config(&c.frameFlags, framer, controller.Dispatch(), log)
-	cfg.Pool, cfg.Doors = behind.pool, doors
-	tap, stopTap, err := c.tap(&c.frameFlags, cfg.MaxFrame, src, log)
+	cfg := c.config(&c.frameFlags, x.framer, controller.Dispatch(), x.log)
+	cfg.Pool, cfg.Doors = behind.pool, x.cfg.Doors
+	tap, stopTap, err := c.tap(&c.frameFlags, cfg.MaxFrame, x.src, x.log)
 	if err != nil {
 		return err
 	}
 	defer stopTap()
 	cfg.Tap = tap
 	if cfg.Recorder != engine.RecorderOff {
-		cfg.OnFlight = logFlights(log)
+		cfg.OnFlight = logFlights(x.log)
 	}
 	srv, err := engine.New(cfg, handler)
 	if err != nil {
-		return startError(err, src)
+		return startError(err, x.src)
 	}
-	if err := behind.startNode(context.Background(), srv); err != nil {
+	if err := behind.startNode(ctx, srv); err != nil {
 		return err
 	}
-	if err := srv.Start(context.Background()); err != nil {
-		return startError(err, src)
+	if err := srv.Start(ctx); err != nil {
+		return startError(err, x.src)
 	}
-	defer watchCertificates(store, hup, log)()
+	defer watchCertificates(x.store, hup, x.log)()
 	defer limitMemory(srv, behind, cfg.MemoryBudget)()
-	settings := &serveSettings{flags: ctx.Selected().Flags, srv: srv, level: level}
-	stopDoor, err := c.open(token, srv, behind, settings, time.Duration(c.DrainTimeout), log)
+	settings := &serveSettings{flags: x.flags, srv: srv, level: x.level}
+	stopDoor, err := c.open(x.token, srv, behind, settings, time.Duration(c.DrainTimeout), x.log)
 	if err != nil {
 		return errors.Join(err, srv.Stop(context.Background()))
 	}
 	defer stopDoor()
+	begun()
+	up = true
 	fmt.Fprintln(stdout, "ready "+strings.Join(srv.URLs(), " "))
 	defer manager.ready(func() bool { return lives(srv) })()
 	select {
 	case <-srv.Done():
 		return exitf(exitFailed, "the engine failed: %w", srv.Err())
-	case <-signals:
+	case <-stop.Done():
 	}
 	manager.say("STOPPING=1")
-	err = drain(srv, behind, time.Duration(c.DrainTimeout), signals)
-	return err
-}
-
-// Signals less than sameSignal apart count as one: timeout(1) and others signal a process, and then its
-// group.
-const sameSignal = 50 * time.Millisecond
-
-// drain stops srv, waiting for up to d for its sessions. A second signal ends the process at once.
-func drain(srv *engine.Server, behind *backends, d time.Duration, signals <-chan os.Signal) error {
-	ctx := context.Background()
-	if d > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
-	}
-	stopped := make(chan error, 1)
-	go func() {
-		behind.leaveNode(ctx, d)
-		stopped <- srv.Stop(ctx)
-	}()
-	for begun := time.Now(); ; {
-		select {
-		case err := <-stopped:
-			return stopError(err)
-		case sig := <-signals:
-			if time.Since(begun) < sameSignal {
-				continue
-			}
-			n, _ := sig.(syscall.Signal)
-			return exitf(exitSignal+int(n), "stopped at once by a second signal (%v)", sig)
-		}
-	}
-}
-
-func stopError(err error) error {
-	var loss *engine.LossError
-	switch {
-	case errors.As(err, &loss):
-		return exitf(exitLoss, "drained with losses at --drain-timeout: %d sessions cut off, %d requests not answered, %d bytes not sent",
-			loss.Sessions, loss.Frames, loss.Bytes)
-	case err != nil:
-		return exitf(exitFailed, "stop: %w", err)
-	}
-	return nil
+	return drain(srv, behind, time.Duration(c.DrainTimeout))
 }
 
 // startError translates an error of engine.New or Start from field names to flags.

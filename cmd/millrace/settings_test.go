@@ -5,14 +5,16 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// A server starts and answers with each setting off its default.
-func TestEachSettingServes(t *testing.T) {
+// otherValues returns a value for each setting that is not its default.
+func otherValues(t *testing.T) map[string]string {
+	t.Helper()
 	cert, key := certificate(t, "localhost")
-	other := map[string]string{
+	return map[string]string{
 		"addr": "tcp://localhost:0", "accept": "single", "balance": "source-hash", "loops": "1", "workers": "1", "spare-workers": "1", "stall-after": "off",
 		"dispatch": "inline", "handle-dispatch": "1/1=ordered", "max-frame": "1KiB", "max-conns": "9", "max-conns-per-ip": "9", "ipv6-prefix": "56", "max-outbound": "64KiB",
 		"max-pending": "64KiB", "memory-budget": "8MiB", "max-outbox": "1MiB", "max-queue": "64", "max-tasks": "64", "max-groups": "2", "max-refused": "9",
@@ -33,6 +35,12 @@ func TestEachSettingServes(t *testing.T) {
 		"recorder": "errors", "recorder-keep": "9", "record-bodies": filepath.Join(t.TempDir(), "bodies"), "record-bodies-limit": "1MiB", "record-bodies-queue": "128KiB",
 		"unsafe-demo": "true", "log-level": "debug", "log-format": "json",
 	}
+}
+
+// A server starts and answers with each setting off its default.
+func TestEachSettingServes(t *testing.T) {
+	other := otherValues(t)
+	cert, key := other["tls-cert"], other["tls-key"]
 	alone := map[string]string{ // these change the frame, or what others may be; the echo that they make
 		"byte-order":    "\x09\x00\x00\x00\x01\x00\x01\x00hello",
 		"length-width":  "\x00\x09\x00\x01\x00\x01hello",
@@ -48,6 +56,7 @@ func TestEachSettingServes(t *testing.T) {
 		t.Fatalf("--print-config: exit code %d", code)
 	}
 	var together [][]string // settings that one server is given
+	features := make([][]string, len(belongings))
 	n := 0
 	for line := range strings.Lines(printed) {
 		name, was, _ := strings.Cut(line, " = ")
@@ -60,10 +69,7 @@ func TestEachSettingServes(t *testing.T) {
 		switch name {
 		case "tls-key", "tls-client-ca": // they come with tls-cert
 			continue
-		case "cluster-replicas": // it takes a cluster of NATS servers, which nobody waits for here
-			together = append([][]string{{arg, "--cluster=nats://127.0.0.1:1"}}, together...)
-			continue
-		case "cluster-creds", "cluster-nkey", "cluster-tls-ca", "cluster-tls-cert", "cluster-tls-key": // servers that ask for these are in a test of their own
+		case "cluster": // it comes with cluster-dir
 			continue
 		case "tls-cert":
 			together = append([][]string{{arg, "--tls-key=" + key, "--tls-client-ca=" + cert, "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0"}}, together...)
@@ -71,8 +77,9 @@ func TestEachSettingServes(t *testing.T) {
 		case "tls-self-signed":
 			together = append([][]string{{arg, "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0"}}, together...)
 			continue
-		case "admin-token-file", "admin-write", "admin-pprof", "admin-trace":
-			together = append([][]string{{arg, "--admin=127.0.0.1:0"}}, together...)
+		}
+		if b := belongingOf(name); b >= 0 {
+			features[b] = append(features[b], arg)
 			continue
 		}
 		if alone[name] != "" {
@@ -86,6 +93,12 @@ func TestEachSettingServes(t *testing.T) {
 		last := &together[len(together)-1]
 		*last = append(*last, arg)
 	}
+	for i, args := range features {
+		with := enabling(t, belongings[i].needs)
+		if len(args) > 0 && with != nil {
+			together = append(together, append(args, with...))
+		}
+	}
 	for _, args := range together {
 		t.Run(args[0], func(t *testing.T) {
 			t.Parallel()
@@ -98,6 +111,78 @@ func TestEachSettingServes(t *testing.T) {
 				t.Errorf("%v: got %q, %v, want %q", args, got, err, echoed)
 			}
 		})
+	}
+}
+
+// belongingOf returns the index of the feature that a flag belongs to; -1 for none.
+func belongingOf(flag string) int {
+	return slices.IndexFunc(belongings, func(b belonging) bool { return slices.Contains(b.flags, flag) })
+}
+
+// enabling returns flags that turn a feature on; nil if it takes servers that a test of its own has.
+func enabling(t *testing.T, needs string) []string {
+	t.Helper()
+	with, ok := map[string][]string{
+		"--admin":                                {"--admin=127.0.0.1:0"},
+		"an --addr of tls://, wss:// or auto://": {"--tls-self-signed", "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0"},
+		"an --addr of ws://, wss:// or auto://":  {"--addr=tcp://127.0.0.1:0", "--addr=ws://127.0.0.1:0"},
+		"--resume and --cluster":                 {"--resume=9s", "--cluster=nats://127.0.0.1:1"},
+		"--db":                                   {"--db=postgres://127.0.0.1:1/x"},
+		"--cluster":                              {"--cluster=nats://127.0.0.1:1"},
+		"--cluster=nats://…":                     nil,
+		"--record-bodies":                        {"--record-bodies=" + filepath.Join(t.TempDir(), "bodies")},
+	}[needs]
+	if !ok {
+		t.Errorf("nothing is known to turn on %s", needs)
+	}
+	return with
+}
+
+// A flag without its feature is refused in one line, wherever it comes from; with it, or with its default,
+// it is not.
+func TestAFlagWithoutItsFeatureIsRefused(t *testing.T) {
+	other := otherValues(t)
+	printed, _, code := millrace(t, nil, "", "serve", "--print-config")
+	if code != exitOK {
+		t.Fatalf("--print-config: exit code %d", code)
+	}
+	for _, b := range belongings {
+		for _, flag := range b.flags {
+			t.Run(flag+" of "+b.needs, func(t *testing.T) {
+				t.Parallel()
+				value := other[flag]
+				name := filepath.Join(t.TempDir(), "config")
+				if err := os.WriteFile(name, []byte(flag+" = \""+value+"\"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				want := "millrace: --" + flag + ": needs " + b.needs + "; give it, or leave this out"
+				for _, from := range []struct {
+					env  []string
+					args []string
+					want string
+				}{
+					{nil, []string{"--" + flag + "=" + value}, want},
+					{[]string{envName(flag) + "=" + value}, nil, want + " (from " + envName(flag) + ")"},
+					{nil, []string{"--config=" + name}, want + " (from " + name + ")"},
+				} {
+					args := append([]string{"serve", "--print-config"}, from.args...)
+					stdout, stderr, code := millrace(t, from.env, "", args...)
+					if code != exitUsage || stdout != "" || stderr != from.want+"\n" {
+						t.Errorf("%v: exit code %d, stdout %.100q, stderr %q, want %q", args, code, stdout, stderr, from.want)
+					}
+				}
+				for line := range strings.Lines(printed) {
+					if n, was, _ := strings.Cut(strings.TrimSpace(line), " = "); n == flag {
+						if err := os.WriteFile(name, []byte(flag+" = "+was+"\n"), 0o600); err != nil {
+							t.Fatal(err)
+						}
+						if _, stderr, code := millrace(t, nil, "", "serve", "--print-config", "--config="+name); code != exitOK {
+							t.Errorf("its default, %s: exit code %d, stderr %q", was, code, stderr)
+						}
+					}
+				}
+			})
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -110,6 +109,9 @@ func (s *sources) loadFile(names []string) error {
 	if err != nil {
 		return &sourceError{fmt.Sprintf("--config %q: %v", s.path, err)}
 	}
+	if deep.Match(b) {
+		return &sourceError{fmt.Sprintf("--config %q: a key of more than %d parts; is it the right file?", s.path, maxParts)}
+	}
 	if err := toml.Unmarshal(b, &s.file); err != nil {
 		return &sourceError{fmt.Sprintf("--config %q: %s", s.path, strings.TrimPrefix(err.Error(), "toml: "))}
 	}
@@ -124,23 +126,6 @@ func (s *sources) loadFile(names []string) error {
 		}
 	}
 	return nil
-}
-
-// maxConfig is how long a config file may be, in bytes.
-const maxConfig = 256 << 10
-
-// readFile reads a file that an operator has named, which may be any other than was meant.
-func readFile(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
-		return nil, fmt.Errorf("longer than %v; is it the right file?", size(most))
-	}
-	return b, err
 }
 
 // sourceError is an error in the environment or the file that concerns no single flag.

@@ -308,13 +308,16 @@ func (a addrs) twice() (string, bool) {
 	return "", false
 }
 
-// secure reports whether TLS is spoken at one of the addresses.
-func (a addrs) secure() bool {
+// speaks reports whether one of the addresses has one of these protocols.
+func (a addrs) speaks(protocols ...string) bool {
 	return slices.ContainsFunc(a, func(s string) bool {
 		scheme, _, _ := strings.Cut(s, "://")
-		return slices.Contains([]string{"tls", "wss", "auto"}, strings.TrimSuffix(scheme, "+unix"))
+		return slices.Contains(protocols, strings.TrimSuffix(scheme, "+unix"))
 	})
 }
+
+// secure reports whether TLS is spoken at one of the addresses.
+func (a addrs) secure() bool { return a.speaks("tls", "wss", "auto") }
 
 // route sets where one handle runs: MAIN/SUB=MODE.
 type route struct {

@@ -22,5 +22,8 @@ func serverAttr(a account) *syscall.SysProcAttr {
 	return attr
 }
 
+// endGroup asks initdb and its children to end.
+func endGroup(pid int) error { return syscall.Kill(-pid, syscall.SIGTERM) }
+
 // killGroup kills the server and its children.
 func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) }

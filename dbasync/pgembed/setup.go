@@ -9,8 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"time"
 )
+
+// endTime is how long initdb may take to undo what it has done.
+const endTime = 10 * time.Second
 
 // prepare finds the binaries and creates the directories.
 func prepare(cfg Config) (*Server, error) {
@@ -132,8 +137,12 @@ func (s *Server) initdb(ctx context.Context) error {
 	if !s.cfg.sync() {
 		args = append(args, "--no-sync")
 	}
+	runtime.LockOSThread() // as for wait
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), args...)
-	cmd.SysProcAttr = asAccount(s.acct)
+	cmd.SysProcAttr = serverAttr(s.acct)
+	cmd.Cancel = func() error { return endGroup(cmd.Process.Pid) } // it empties the directory, in which PG_VERSION is by now
+	cmd.WaitDelay = endTime
 	cmd.Dir = s.base
 	cmd.Env = environ()
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -50,13 +50,7 @@ func Text(s string) string {
 		}
 		return m[:1] + name + "=" + Hidden
 	})
-	s = keyword.ReplaceAllStringFunc(s, func(m string) string {
-		if strings.HasSuffix(m, "="+Hidden) || strings.Contains(m, "="+Hidden+"&") || strings.Contains(m, "="+Hidden+"#") {
-			return m // done as a URL's parameter
-		}
-		parts := keyword.FindStringSubmatch(m)
-		return parts[1] + Hidden
-	})
+	s = keywords(s)
 	return bare.ReplaceAllStringFunc(s, func(m string) string {
 		name, rest, _ := strings.Cut(m, ":")
 		if rest == Hidden+"@" || strings.HasPrefix(rest, "//") {
@@ -64,6 +58,39 @@ func Text(s string) string {
 		}
 		return name + ":" + Hidden + "@"
 	})
+}
+
+// keywords hides the values of settings.
+func keywords(s string) string {
+	var b strings.Builder
+	for {
+		at := keyword.FindStringSubmatchIndex(s)
+		if at == nil {
+			return b.String() + s
+		}
+		end, m, key, value := at[1], s[at[0]:at[1]], s[at[2]:at[3]], s[at[4]:at[5]]
+		switch {
+		case strings.HasSuffix(m, "="+Hidden) || strings.Contains(m, "="+Hidden+"&") || strings.Contains(m, "="+Hidden+"#"):
+			b.WriteString(s[:end]) // done as a URL's parameter
+		case names(s[:at[2]], key, value):
+			end = at[3]
+			b.WriteString(s[:end])
+		default:
+			b.WriteString(s[:at[3]] + Hidden)
+		}
+		s = s[end:]
+	}
+}
+
+// names reports whether a key with a colon is a file in a message about it, and the value its next word:
+// its path contains a slash, or it is quoted, and a value in quotes or a number, as in JSON, does not follow.
+func names(before, key, value string) bool {
+	word, colon := strings.CutSuffix(strings.TrimRight(key, " \t\r\n\v\f"), ":")
+	if !colon {
+		return false
+	}
+	path := before[strings.LastIndexAny(before, " \t\r\n\v\f\"'`=,")+1:]
+	return strings.ContainsAny(path, `/\`) && !strings.ContainsAny(path, "?&@") || strings.HasSuffix(word, `"`) && !strings.ContainsAny(value[:1], `"'0123456789`)
 }
 
 // user returns the name before a password. A name without password is shown for PostgreSQL, where

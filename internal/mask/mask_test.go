@@ -119,3 +119,29 @@ func FuzzConn(f *testing.F) {
 		}
 	})
 }
+
+// A file whose name ends like a secret's is no setting: the word behind it is shown.
+func TestTextsAboutFilesAreShown(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"open /etc/x/token: permission denied", "open /etc/x/token: permission denied"},
+		{"open /etc/x/admin-token: no such file or directory", "open /etc/x/admin-token: no such file or directory"},
+		{"open ./token: is a directory", "open ./token: is a directory"},
+		{`open C:\x\db_password: in use`, `open C:\x\db_password: in use`},
+		{`--admin-token-file "/etc/x/token": permission denied`, `--admin-token-file "/etc/x/token": permission denied`},
+		{`--admin-token-file "token": longer than 4KiB`, `--admin-token-file "token": longer than 4KiB`},
+		{"open /etc/x/token: open /etc/x/secret: denied", "open /etc/x/token: open /etc/x/secret: denied"},
+
+		{"open /etc/x/token: password=hush", "open /etc/x/token: password=***"},
+		{"read /etc/x/conf: token: hush", "read /etc/x/conf: token: ***"},
+		{"/etc/x/conf token: hush", "/etc/x/conf token: ***"},
+		{"/etc/x/token=hush", "/etc/x/token=***"},
+		{`{"token":"hush","password": "PW","pwd":1234}`, `{"token":***,"password": ***,"pwd":***`},
+		{`{'token': 'hush'}`, `{'token': ***}`},
+		{"token: hush", "token: ***"},
+		{"nats://h/x?a=b&token:hush", "nats://h/x?a=b&token:***"},
+	} {
+		if got := Text(c.in); got != c.want || shows(got) {
+			t.Errorf("%s: got %s, want %s", c.in, got, c.want)
+		}
+	}
+}

@@ -118,7 +118,9 @@ func (b *Bus) Start(ctx context.Context) error {
 		}
 		once.Do(func() { close(first) }) // last: what OnUp does must not come in the middle of what follows Start
 	}
-	options, err := b.c.options("bus", newLines(b.c.cfg.Timeout))
+	dialer := newLines(ctx, b.c.cfg.Timeout)
+	defer dialer.begun()
+	options, err := b.c.options("bus", dialer)
 	if err != nil {
 		b.end()
 		return err

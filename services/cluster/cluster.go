@@ -228,7 +228,8 @@ func (c *Cache) Start(ctx context.Context) error {
 		c.cfg.Logger.Warn("cluster: the lease is shorter than an election of the servers may take: names, rooms and locks are lost then; use 15s or more",
 			"lease", c.cfg.Lease, "replicas", c.cfg.Replicas)
 	}
-	l := &connection{lines: newLines(c.cfg.Timeout), again: newSignal()}
+	l := &connection{lines: newLines(ctx, c.cfg.Timeout), again: newSignal()}
+	defer l.begun()
 	var denied atomic.Pointer[error]
 	options, err := c.options("store", l.lines)
 	if err != nil {

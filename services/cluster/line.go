@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,15 +33,23 @@ func (x *line) lose() {
 // lines makes the connections of the client library. It knows which one is used, and whether it
 // stands, without asking the library: while that connects, every method of nats.Conn waits, for
 // Config.Timeout and more. It is a nats.CustomDialer.
+//
+// The end of the start's context cuts what is made before begun is called: nats.Connect, which tries each
+// server for a while, takes no context.
 type lines struct {
 	dialer net.Dialer
-	before net.Conn             // the last one made; used by Dial only
-	last   atomic.Pointer[line] // the last one made
-	stood  atomic.Pointer[line] // the last one that the servers have accepted
+	before net.Conn // the last one made; used by Dial only
+
+	mu    sync.Mutex
+	start context.Context // guarded by mu; of the start, then one without end
+	spare func() bool     // guarded by mu; spares the last one made from the end of start
+
+	last  atomic.Pointer[line] // the last one made
+	stood atomic.Pointer[line] // the last one that the servers have accepted
 }
 
-func newLines(timeout time.Duration) *lines {
-	x := &lines{dialer: net.Dialer{Timeout: timeout}}
+func newLines(start context.Context, timeout time.Duration) *lines {
+	x := &lines{dialer: net.Dialer{Timeout: timeout}, start: start}
 	none := newLine(0)
 	none.lose()
 	x.last.Store(none)
@@ -55,14 +64,33 @@ func (x *lines) Dial(network, address string) (net.Conn, error) {
 	if x.before != nil {
 		_ = x.before.Close()
 	}
-	c, err := x.dialer.Dial(network, address)
+	x.mu.Lock()
+	start := x.start
+	x.mu.Unlock()
+	c, err := x.dialer.DialContext(start, network, address)
 	if err != nil {
 		return nil, err
 	}
 	next := newLine(x.last.Load().nth + 1)
 	x.last.Store(next)
-	x.before = &wire{c, next}
-	return x.before, nil
+	w := &wire{c, next}
+	x.before = w
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.start == start {
+		x.spare = context.AfterFunc(start, func() { _ = w.Close() })
+	}
+	return w, nil
+}
+
+// begun makes connections independent of the start's context.
+func (x *lines) begun() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.start = context.WithoutCancel(x.start)
+	if x.spare != nil {
+		x.spare()
+	}
 }
 
 // wire is the connection of a line, which it ends when the library closes it.
