@@ -237,7 +237,7 @@ func (l *late) runHere(r *request) {
 	defer func() {
 		if p := recover(); p != nil {
 			if held, ok := l.panics.Due(); ok {
-				l.db.cfg.Logger.Error("dbasync: panic in a callback", "panic", p, "held back", held)
+				l.db.cfg.Logger.Error("dbasync: panic in a callback", "panic", p, "omitted", held)
 			}
 		}
 	}()

@@ -145,7 +145,7 @@ func (s *slowPool) runJob(ctx context.Context, r *request, c *pgxpool.Conn) (o O
 		var p *panicError
 		if errors.As(err, &p) {
 			if held, ok := s.panics.Due(); ok {
-				s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p.value, "stack", string(p.stack), "held back", held)
+				s.db.cfg.Logger.Error("dbasync: panic in a transaction", "panic", p.value, "stack", string(p.stack), "omitted", held)
 			}
 		}
 	}()

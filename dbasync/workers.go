@@ -81,7 +81,7 @@ func (w *workers) run(fn func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			if held, ok := w.panics.Due(); ok {
-				w.logger.Error("dbasync: panic in a callback", "panic", p, "stack", string(debug.Stack()), "held back", held)
+				w.logger.Error("dbasync: panic in a callback", "panic", p, "stack", string(debug.Stack()), "omitted", held)
 			}
 		}
 	}()

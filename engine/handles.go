@@ -94,5 +94,5 @@ func (n *handles) demote(handle uint32, took time.Duration) {
 func (n *handles) tell(handle uint32, took time.Duration) {
 	n.srv.demoted.Add(1)
 	main, sub := codec.Split(handle)
-	n.srv.cfg.Logger.Warn("handle moved to the workers: it blocked its loop", "main", main, "sub", sub, "a packet", took)
+	n.srv.cfg.Logger.Warn("handle moved to the workers: it blocked its loop", "main", main, "sub", sub, "took", took)
 }

@@ -324,7 +324,7 @@ func (c *Controller) fail(ctx *Context, err error) {
 	if e.Code == engine.CodeInternal {
 		c.internal.Add(1)
 		if held, ok := ctx.info.failures.Due(); ok {
-			ctx.Logger().Error("services: request failed", "err", err, "held back", held)
+			ctx.Logger().Error("services: request failed", "err", err, "omitted", held)
 		}
 	}
 	ctx.send(answer{packet: ctx.packet, code: e.Code, text: e.Text})

@@ -64,7 +64,7 @@ func (r *raw) failed(s *engine.Session, p codec.Packet, err error) {
 		r.c.internal.Add(1)
 		if held, ok := r.info.failures.Due(); ok {
 			r.c.cfg.Logger.Error("services: request failed", "handle", handleText(r.info.handle), "service", r.info.name,
-				"session", s.ID().String(), "err", err, "held back", held)
+				"session", s.ID().String(), "err", err, "omitted", held)
 		}
 	}
 	answer{packet: p, code: e.Code, text: e.Text}.write(r.c, s)
@@ -76,7 +76,7 @@ func (r *raw) setMiddleware([]use) {}
 func (r *raw) fireBytes(f fireContext, _ []byte) {
 	err := fmt.Errorf("%w: %s", ErrTypes, handleText(r.info.handle))
 	if held, ok := r.info.failures.Due(); ok {
-		r.c.cfg.Logger.Error("services: delay event failed", "handle", handleText(r.info.handle), "err", err, "held back", held)
+		r.c.cfg.Logger.Error("services: delay event failed", "handle", handleText(r.info.handle), "err", err, "omitted", held)
 	}
 	if f.ended != nil {
 		f.ended(err)

@@ -278,7 +278,7 @@ func (k *call[Req, Res]) finishEvent(body []byte, err error) {
 		err = nil
 	case err != nil:
 		if held, ok := ctx.info.failures.Due(); ok {
-			ctx.Logger().Error("services: delay event failed", "err", err, "held back", held)
+			ctx.Logger().Error("services: delay event failed", "err", err, "omitted", held)
 		}
 	case ctx.s != nil && !k.r.noResult:
 		if err := ctx.s.Push(ctx.packet.Main, ctx.packet.Sub, body); err != nil {

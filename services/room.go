@@ -319,7 +319,7 @@ func (r *Room[K, S]) end(why engine.Reason) {
 	}
 	if r.lost > 0 {
 		if held, ok := r.rooms.failures.Due(); ok {
-			r.rooms.cfg.Logger.Warn("services: a room failed, and messages to it were not handled", "room", r.String(), "messages", r.lost, "why", why.String(), "err", r.failed, "held back", held)
+			r.rooms.cfg.Logger.Warn("services: a room failed, and messages to it were not handled", "room", r.String(), "messages", r.lost, "why", why.String(), "err", r.failed, "omitted", held)
 		}
 	}
 	if fn := r.rooms.cfg.OnClose; fn != nil && r.opened {

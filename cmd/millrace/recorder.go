@@ -39,7 +39,7 @@ func (f *recordFlags) tap(frame *frameFlags, maxFrame int, src *sources, log *sl
 	return w, func() {
 		err := w.Close()
 		st := w.Stats()
-		log.Info("recorded", "file", f.RecordBodies, "records", st.Records, "bytes", st.Bytes, "left out", st.Dropped, "files", st.Files, "err", err)
+		log.Info("recorded", "file", f.RecordBodies, "records", st.Records, "bytes", st.Bytes, "omitted", st.Dropped, "files", st.Files, "err", err)
 	}, nil
 }
 
@@ -48,7 +48,7 @@ func logFlights(log *slog.Logger) func(engine.Flight) {
 	var line seldom.Line
 	return func(f engine.Flight) {
 		if held, ok := line.Due(); ok {
-			log.Warn("what a session did last", "session", f.Session.String(), "why", f.Why, "addr", f.Remote, "held back", held, "events", f.String())
+			log.Warn("what a session did last", "session", f.Session.String(), "why", f.Why, "addr", f.Remote, "omitted", held, "events", f.String())
 		}
 	}
 }

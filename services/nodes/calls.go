@@ -188,7 +188,7 @@ func (c *calls) safely(fn func() ([]byte, error)) (body []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			if held, ok := c.n.panicLine.Due(); ok {
-				c.n.cfg.Logger.Error("nodes: a call panicked", "panic", v, "stack", string(debug.Stack()), "held back", held)
+				c.n.cfg.Logger.Error("nodes: a call panicked", "panic", v, "stack", string(debug.Stack()), "omitted", held)
 			}
 			err = &services.Error{Code: engine.CodeInternal, Text: "internal error"}
 		}

@@ -103,7 +103,7 @@ func (n *Node) guard(fn func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			if held, ok := n.panicLine.Due(); ok {
-				n.cfg.Logger.Error("nodes: what follows a call panicked", "panic", v, "stack", string(debug.Stack()), "held back", held)
+				n.cfg.Logger.Error("nodes: what follows a call panicked", "panic", v, "stack", string(debug.Stack()), "omitted", held)
 			}
 		}
 	}()

@@ -82,7 +82,7 @@ func (n *Node) missed(from uint64, stream string, count uint64) {
 	n.counts.missed.Add(count)
 	gap := Gap{Node: n.known(from), Stream: stream, Missed: count}
 	if held, ok := n.gapLine.Due(); ok {
-		n.cfg.Logger.Warn("nodes: messages from another node were lost", "from", gap.Node, "stream", stream, "missed", count, "held back", held)
+		n.cfg.Logger.Warn("nodes: messages from another node were lost", "from", gap.Node, "stream", stream, "missed", count, "omitted", held)
 	}
 	n.users.recheck()
 	if n.cfg.OnGap != nil {
@@ -113,7 +113,7 @@ func (n *Node) patiently(e envelope.Envelope, send func() error) {
 		if time.Now().After(until) || !sleep(n.run, wait) {
 			n.counts.shed.Add(1)
 			if held, ok := n.shedLine.Due(); ok {
-				n.cfg.Logger.Warn("nodes: message from another node dropped: the outboxes are full", "err", err, "held back", held)
+				n.cfg.Logger.Warn("nodes: message from another node dropped: the outboxes are full", "err", err, "omitted", held)
 			}
 			return
 		}

@@ -328,6 +328,6 @@ func (m *moves) TakeOver(a *engine.Arrival) {
 	why := notTakenBy(err)
 	m.not[why].Add(1)
 	if held, ok := m.line.Due(); ok {
-		m.n.cfg.Logger.Info("nodes: a session of another node is not taken over", "why", why.String(), "err", err, "held back", held)
+		m.n.cfg.Logger.Info("nodes: a session of another node is not taken over", "why", why.String(), "err", err, "omitted", held)
 	}
 }

@@ -197,7 +197,7 @@ func (w *Watch) tell(s Suspect, all []byte) {
 	place := StackPlace(st.Stack)
 	if held, ok := w.mayLog(place); ok {
 		w.log.Warn("a callback blocks its goroutine", "where", st.Where, "session", st.Session, "main", st.Main, "sub", st.Sub,
-			"for", st.For, "place", place, "held back", held, "stack", st.Stack)
+			"for", st.For, "place", place, "omitted", held, "stack", st.Stack)
 	}
 	if s.Told != nil {
 		s.Told(st)

@@ -117,7 +117,7 @@ func TestStallLogHasOneLineASecondForEachPlace(t *testing.T) {
 		}
 		submit(t, p, func() { lingerHere(200 * time.Millisecond) })
 		time.Sleep(time.Second)
-		if n := strings.Count(log.String(), `"held back"=4`); n != 1 {
+		if n := strings.Count(log.String(), `omitted=4`); n != 1 {
 			t.Errorf("no line says that 4 were held back: %s", log.String())
 		}
 	})

@@ -45,7 +45,7 @@ func newSessionTimers(service *timerwheel.Service, s *engine.Session, dropped *s
 		body = strconv.AppendInt(append(body, `,"left":`...), f.Left, 10)
 		if err := s.Push(timers, subFired, append(body, '}')); err != nil && !errors.Is(err, net.ErrClosed) {
 			if held, ok := dropped.Due(); ok {
-				s.Logger().Warn("2/4 dropped", "err", err, "held back", held)
+				s.Logger().Warn("2/4 dropped", "err", err, "omitted", held)
 			}
 		}
 	}}
