@@ -13,8 +13,8 @@ import (
 // while the kernel, or a door, has so much of it that the session can write nothing for long.
 func TestASlowReaderIsNotAStillOne(t *testing.T) {
 	t.Parallel()
-	const frames, body = 40, 32 << 10
-	cfg := Config{Socket: Socket{SocketSendBuffer: 512 << 10}, Limits: Limits{MaxOutbound: 4 << 20}, Timeouts: Timeouts{Linger: 2 * time.Second}}
+	const frames, body = 100, 32 << 10
+	cfg := Config{Socket: Socket{SocketSendBuffer: 1 << 20}, Limits: Limits{MaxOutbound: 4 << 20}, Timeouts: Timeouts{Linger: 4 * time.Second}}
 	everyDoor(t, &cfg)
 	srv := serve(t, cfg, &funcs{read: func(s *Session, p codec.Packet) {
 		for range frames {
@@ -34,7 +34,7 @@ func TestASlowReaderIsNotAStillOne(t *testing.T) {
 			c.SetDeadline(time.Now().Add(60 * time.Second))
 			c.Write(frame(1, 1, ""))
 			got := 0
-			for begun := time.Now(); time.Since(begun) < 4*time.Second; time.Sleep(10 * time.Millisecond) {
+			for begun := time.Now(); time.Since(begun) < 6*time.Second; time.Sleep(10 * time.Millisecond) {
 				n, err := io.ReadFull(c, make([]byte, 1<<10))
 				if got += n; err != nil {
 					t.Fatalf("%v behind %d bytes", err, got)
