@@ -12,6 +12,8 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags=-buildid= -o /millrace ./cmd/millr
 
 FROM scratch
 COPY --from=build /millrace /millrace
+# The authorities that the certificates of a database or of NATS servers may come from.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY LICENSE docs/licences.md /
 USER 65532:65532
 EXPOSE 7000
