@@ -112,11 +112,11 @@ func TestASignalEndsTheMakingOfADatabase(t *testing.T) {
 	}
 	args := []string{"--addr=tcp://127.0.0.1:0", "--db=embedded", "--db-dir=" + db}
 	initdb := 0
-	p, stdout := startUntil(t, temp, func(int) bool {
+	p, stdout := startUntil(t, temp, func(pid int) bool {
 		if _, err := os.Stat(filepath.Join(db, "PG_VERSION")); err != nil { // one of the first files
 			return false
 		}
-		initdb = named(t, "initdb", db)
+		initdb = child(t, pid, "initdb", db)
 		return initdb > 0 && syscall.Kill(initdb, syscall.SIGSTOP) == nil
 	}, args...)
 	p.signal(syscall.SIGTERM)
@@ -162,11 +162,13 @@ func running(t *testing.T, text string) (pids []int) {
 	return pids
 }
 
-// named returns the process of a program in whose command line a text is; 0 if there is none.
-func named(t *testing.T, program, text string) int {
+// child returns the child of a process that runs a program, and in whose command line a text is; 0 if
+// there is none. Its own children look the same for a moment.
+func child(t *testing.T, of int, program, text string) int {
 	t.Helper()
 	for _, pid := range running(t, text) {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && strings.TrimSpace(string(b)) == program {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err == nil && strings.HasPrefix(string(b), "Name:\t"+program+"\n") && strings.Contains(string(b), fmt.Sprintf("\nPPid:\t%d\n", of)) {
 			return pid
 		}
 	}

@@ -130,7 +130,7 @@ func (n *Node) unfit(e envelope.Envelope, err error) bool {
 	if held, ok := n.unfitLine.Due(); ok {
 		main, sub := split(e.Handle)
 		n.cfg.Logger.Warn("nodes: frame from another node dropped: it does not fit into the frames of this node, which have to be as on all others",
-			"from", n.known(e.Source), "handle", fmt.Sprintf("%d/%d", main, sub), "bytes", len(e.Body), "err", err, "held back", held)
+			"from", n.known(e.Source), "handle", fmt.Sprintf("%d/%d", main, sub), "bytes", len(e.Body), "err", err, "omitted", held)
 	}
 	return true
 }

@@ -307,7 +307,7 @@ func (n *Node) lose(err error) {
 		return
 	}
 	if held, ok := n.largeLine.Due(); ok {
-		n.cfg.Logger.Warn("nodes: message to other nodes dropped: it is larger than the servers' max_payload", "max_payload", n.bus.MaxMessage(), "held back", held)
+		n.cfg.Logger.Warn("nodes: message to other nodes dropped: it is larger than the servers' max_payload", "max_payload", n.bus.MaxMessage(), "omitted", held)
 	}
 }
 

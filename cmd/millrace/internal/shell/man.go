@@ -14,7 +14,7 @@ type Section struct{ Title, Text string }
 // Man returns the manual page of a command, for section 1. date is that of the version, or "".
 func Man(app *kong.Application, version, date string, more []Section) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH %s 1 %s %s \"User Commands\"\n", strings.ToUpper(app.Name), quote(date), quote(app.Name+" "+version))
+	fmt.Fprintf(&b, ".TH %s 1 \"%s\" %s \"User Commands\"\n", strings.ToUpper(app.Name), date, quote(app.Name+" "+version))
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", escape(app.Name), escape(strings.TrimSuffix(app.Help, ".")))
 	b.WriteString(".SH SYNOPSIS\n")
 	leaves := app.Leaves(true)
