@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"sync"
 	"time"
 )
 
@@ -18,7 +19,9 @@ const (
 )
 
 // deep matches a key of more than maxParts parts.
-var deep = regexp.MustCompile(fmt.Sprintf(`(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){%d}`, maxParts))
+var deep = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(fmt.Sprintf(`(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){%d}`, maxParts))
+})
 
 // pipeTime is how long a file that is none, such as a pipe, may take to be read.
 const pipeTime = 10 * time.Second

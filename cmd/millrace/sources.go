@@ -109,7 +109,7 @@ func (s *sources) loadFile(names []string) error {
 	if err != nil {
 		return &sourceError{fmt.Sprintf("--config %q: %v", s.path, err)}
 	}
-	if deep.Match(b) {
+	if deep().Match(b) {
 		return &sourceError{fmt.Sprintf("--config %q: a key of more than %d parts; is it the right file?", s.path, maxParts)}
 	}
 	if err := toml.Unmarshal(b, &s.file); err != nil {
