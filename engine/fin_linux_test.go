@@ -2,6 +2,7 @@ package engine
 
 import (
 	"crypto/tls"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -58,18 +59,25 @@ func TestAResetBehindAFinEndsTheSession(t *testing.T) {
 // The requests that a client sends before it closes are all run, although the answers to the first
 // find nobody: what is lost is told, and the session ends as at a FIN.
 func TestRequestsInFrontOfACloseAreRun(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, scheme := range []string{"tcp", "unix", "tls", "ws", "wss"} {
 		for _, how := range []Dispatch{Ordered, Inline} {
-			t.Run(network+"/"+how.String(), func(t *testing.T) {
+			t.Run(scheme+"/"+how.String(), func(t *testing.T) {
 				const n = 300
 				run, closed, gone := 0, make(chan Reason, 1), make(chan bool)
 				var srv *Server
-				cfg := Config{Dispatch: how, Addrs: []string{"tcp://127.0.0.1:0"}}
-				if network == "unix" {
+				cfg := Config{Dispatch: how, Addrs: []string{scheme + "://127.0.0.1:0"}}
+				if scheme == "unix" {
 					cfg.Addrs[0] = "unix://" + t.TempDir() + "/s"
+				}
+				if scheme == "tls" || scheme == "wss" {
+					cfg.TLS = serverTLS()
 				}
 				srv = serve(t, cfg, &funcs{
 					read: func(s *Session, p codec.Packet) {
+						if p.Sub == 2 { // so that the client has read all that TLS sends
+							s.Reply(p, p.Body)
+							return
+						}
 						switch run++; run {
 						case 1:
 							<-gone
@@ -88,8 +96,24 @@ func TestRequestsInFrontOfACloseAreRun(t *testing.T) {
 					},
 					close: func(_ *Session, why Reason) { closed <- why },
 				})
-				c, err := net.Dial(network, srv.Addrs()[0].String())
+				var c, raw net.Conn
+				var err error
+				if scheme == "unix" {
+					c, err = net.Dial("unix", srv.Addrs()[0].String())
+					raw = c
+				} else {
+					var cut *cutConn
+					c, cut, err = dialCut(srv.URLs()[0], "", -1, -1)
+					raw = cut
+				}
 				if err != nil {
+					t.Fatal(err)
+				}
+				first := frame(1, 2, "first")
+				if _, err := c.Write(first); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(c, make([]byte, len(first))); err != nil {
 					t.Fatal(err)
 				}
 				var b []byte
@@ -99,7 +123,7 @@ func TestRequestsInFrontOfACloseAreRun(t *testing.T) {
 				if _, err := c.Write(b); err != nil {
 					t.Fatal(err)
 				}
-				c.Close()
+				raw.Close()
 				close(gone)
 				if why := <-closed; why != ReasonPeerClosed || run != n {
 					t.Errorf("closed: %v, %d of %d requests run", why, run, n)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"syscall"
 	"time"
 
@@ -77,7 +78,7 @@ func (l *loop) write(s *Session, p []byte) (int, error) {
 	n, err := s.conn.Write(p)
 	s.bytesOut.Add(uint64(n))
 	l.st.bytesOut.Add(uint64(n))
-	if err == syscall.EPIPE {
+	if errors.Is(err, syscall.EPIPE) {
 		s.rd.deaf = true
 		l.sum.lostBytes.Add(uint64(len(p) - n))
 		return len(p), nil

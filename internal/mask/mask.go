@@ -68,11 +68,11 @@ func keywords(s string) string {
 		if at == nil {
 			return b.String() + s
 		}
-		end, m, key, value := at[1], s[at[0]:at[1]], s[at[2]:at[3]], s[at[4]:at[5]]
+		end, m, key := at[1], s[at[0]:at[1]], s[at[2]:at[3]]
 		switch {
 		case strings.HasSuffix(m, "="+Hidden) || strings.Contains(m, "="+Hidden+"&") || strings.Contains(m, "="+Hidden+"#"):
 			b.WriteString(s[:end]) // done as a URL's parameter
-		case names(s[:at[2]], key, value):
+		case names(s[:at[2]], key):
 			end = at[3]
 			b.WriteString(s[:end])
 		default:
@@ -82,15 +82,14 @@ func keywords(s string) string {
 	}
 }
 
-// names reports whether a key with a colon is a file in a message about it, and the value its next word:
-// its path contains a slash, or it is quoted, and a value in quotes or a number, as in JSON, does not follow.
-func names(before, key, value string) bool {
-	word, colon := strings.CutSuffix(strings.TrimRight(key, " \t\r\n\v\f"), ":")
-	if !colon {
+// names reports whether a key with a colon is a file in a message about it, whose next word is no value: its
+// path contains a slash.
+func names(before, key string) bool {
+	if !strings.HasSuffix(strings.TrimRight(key, " \t\r\n\v\f"), ":") {
 		return false
 	}
 	path := before[strings.LastIndexAny(before, " \t\r\n\v\f\"'`=,")+1:]
-	return strings.ContainsAny(path, `/\`) && !strings.ContainsAny(path, "?&@") || strings.HasSuffix(word, `"`) && !strings.ContainsAny(value[:1], `"'0123456789`)
+	return strings.ContainsAny(path, `/\`) && !strings.ContainsAny(path, "?&@")
 }
 
 // user returns the name before a password. A name without password is shown for PostgreSQL, where
