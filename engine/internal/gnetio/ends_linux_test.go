@@ -76,6 +76,9 @@ func TestEndsLeaveNoDescriptor(t *testing.T) {
 				defer mu.Unlock()
 				return opened == 8 && len(ended) == 8
 			})
+			for _, l := range h.all() { // an end is told before the descriptor is closed
+				l.wait(t, func() {})
+			}
 			before := openFiles(t)
 			a := n.Addrs()[0]
 			var wg sync.WaitGroup
