@@ -1,6 +1,7 @@
 # Targets: build, test (all that CI checks), race, fuzz, lint, cross, narrow, held, counts, norace, cores, bench-guard, peers, bench, benchcmp, bench-suite, bench-long, histories, planted, sim, mutants, soak, hazards, govulncheck, licences, reproducible, module, install, uninstall, release, run.
 
 GO         ?= go
+GOTEST     := GO="$(GO)" .ci/gotest
 BINARY     ?= millrace
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
@@ -42,14 +43,14 @@ test: build lint narrow held counts norace fuzz
 # What a server says that it holds beside its heap, which the race detector changes, and the
 # simulation from 200 seeds of each scenario, which it makes eight times as slow.
 held:
-	$(GO) test $(NOVET) ./engine/heldtest
-	$(GO) test $(NOVET) ./engine/enginetest -run '^TestSim$$'
-	$(GO) test $(NOVET) ./services/servicestest -run '^TestTown$$'
+	$(GOTEST) $(NOVET) -- ./engine/heldtest
+	$(GOTEST) $(NOVET) -run '^TestSim$$' -- ./engine/enginetest
+	$(GOTEST) $(NOVET) -run '^TestTown$$' -- ./services/servicestest
 
 # What a frame costs in allocations, system calls and locks, which have to be counted.
 counts:
-	$(GO) test $(NOVET) ./engine/frametest
-	$(GO) test $(NOVET) -tags tally ./engine/frametest
+	$(GOTEST) $(NOVET) -- ./engine/frametest
+	$(GOTEST) $(NOVET) -tags tally -- ./engine/frametest
 
 # The tests that skip where the race detector runs, as it changes what they count. They are
 # found by that, so that none is run nowhere.
@@ -57,7 +58,7 @@ norace:
 	@set -e; for dir in $$(git ls-files '*_test.go' | xargs grep -lE 'if (underRace|raceEnabled|slack > 1) \{|^//go:build .*!race' | xargs -n 1 dirname | sort -u); do \
 		names=$$(awk 'FNR == 1 { all = 0 } /^\/\/go:build .*!race/ { all = 1 } /^func Test/ { name = $$2; sub(/\(.*/, "", name); if (all) print name } \
 			/if (underRace|raceEnabled|slack > 1) \{/ { print name }' $$dir/*_test.go | sort -u | paste -sd'|'); \
-		test -z "$$names" || { echo "$(GO) test ./$$dir -run '^($$names)\$$'"; $(GO) test $(NOVET) ./$$dir -timeout $(TIMEOUT) -run "^($$names)\$$"; }; \
+		test -z "$$names" || { echo "$(GO) test ./$$dir -run '^($$names)\$$'"; $(GOTEST) $(NOVET) -timeout $(TIMEOUT) -run "^($$names)\$$" -- ./$$dir; }; \
 	done
 
 # The counts of a frame with 2 to 32 processors and loops, whatever the machine has: the tables of
@@ -75,18 +76,19 @@ bench-guard: build
 	@set -e; for t in millrace ordered adaptive; do echo "$$t, against $(GUARDLAST)"; ./millrace bench compare $(GUARDLAST) bench-guard.jsonl --target $$t; done
 
 # What is compiled first uses every core. Two packages at a time, as their tests wait most of the
-# time, and one of those that measure times. PKGS narrows it. What failed is told once more at the
-# end, the packages last: a test that hangs prints thousands of lines behind its name. It is all
-# well only if both runs have said so.
+# time, and one of those that measure times. PKGS narrows it. What failed or is unsteady is told once
+# more at the end, the packages last: a test that hangs prints thousands of lines behind its name. It
+# is all well only if both runs have said so.
 race:
 	$(GO) build -race $(PKGS)
 	@pkgs=$$($(GO) list $(PKGS)) && out=$$(mktemp) || exit 1; \
-	tests() { test -z "$$2" || $(GO) test $(NOVET) -race -p $$1 -timeout $(TIMEOUT) $$2; }; \
+	tests() { test -z "$$2" || $(GOTEST) $(NOVET) -race -p $$1 -timeout $(TIMEOUT) -- $$2; }; \
 	{ tests 2 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
 	tests 1 "$$(echo "$$pkgs" | grep -E '/($(ALONE))$$')" 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
 	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
 	grep -aE -A3 '^ *--- FAIL|^panic:|^fatal error:|^\s+running tests:|DATA RACE|^(vet: )?[^ ]+\.go:[0-9]+:[0-9]+:' $$out | grep -avE '^(ok|FAIL)' | head -100; \
 	grep -aE '^FAIL\s' $$out | head -50; }; \
+	grep -a -A20 '^Unsteady' $$out; \
 	rm -f $$out $$out.ok; exit $$rc
 
 lint:
