@@ -30,14 +30,14 @@ build:
 	$(GO) build -trimpath -o $(BINARY) ./cmd/millrace
 
 # The race tests come last, so that their summary is what a run ends with. They wait more than they
-# work, so what is only compiled is compiled beside them, with what they leave of the processors.
+# work, so what is only read and compiled is beside them, with what they leave of the processors.
 # All is compiled as build compiles it, nothing twice, and go test does not vet what lint has vetted.
 test: export GOFLAGS := $(GOFLAGS) -trimpath
 test: export NOVET := -vet=off
-test: build lint narrow held counts norace fuzz
-	@out=$$(mktemp) || exit 1; nice -n 19 $(MAKE) --no-print-directory cross peers >$$out 2>&1 & beside=$$!; \
+test: build narrow held counts norace fuzz
+	@out=$$(mktemp) || exit 1; nice -n 19 $(MAKE) --no-print-directory lint cross peers >$$out 2>&1 & beside=$$!; \
 	$(MAKE) --no-print-directory race; rc=$$?; \
-	wait $$beside || { rc=1; echo "make cross peers failed:"; cat $$out; }; rm -f $$out; exit $$rc
+	wait $$beside || { rc=1; echo "make lint cross peers failed:"; cat $$out; }; rm -f $$out; exit $$rc
 
 # What a server says that it holds beside its heap, which the race detector changes, and the
 # simulation from 200 seeds of each scenario, which it makes eight times as slow.
@@ -74,7 +74,7 @@ bench-guard: build
 		$(addprefix --case ,$(GUARDCASES)) $(GUARDFLAGS) --json bench-guard.jsonl
 	@set -e; for t in millrace ordered adaptive; do echo "$$t, against $(GUARDLAST)"; ./millrace bench compare $(GUARDLAST) bench-guard.jsonl --target $$t; done
 
-# What is compiled first uses every core. Two packages at a time, as their tests wait most of the
+# What is compiled first uses every core. Three packages at a time, as their tests wait most of the
 # time, and one of those that measure times. PKGS narrows it. What failed or is unsteady is told once
 # more at the end, the packages last: a test that hangs prints thousands of lines behind its name. It
 # is all well only if both runs have said so.
@@ -82,7 +82,7 @@ race:
 	$(GO) build -race $(PKGS)
 	@pkgs=$$($(GO) list $(PKGS)) && out=$$(mktemp) || exit 1; \
 	tests() { test -z "$$2" || $(GOTEST) $(NOVET) -race -p $$1 -timeout $(TIMEOUT) -- $$2; }; \
-	{ tests 2 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
+	{ tests 3 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
 	tests 1 "$$(echo "$$pkgs" | grep -E '/($(ALONE))$$')" 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
 	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
 	grep -aE -A3 '^ *--- FAIL|^panic:|^fatal error:|^\s+running tests:|DATA RACE|^(vet: )?[^ ]+\.go:[0-9]+:[0-9]+:' $$out | grep -avE '^(ok|FAIL)' | head -100; \
