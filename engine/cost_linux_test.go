@@ -191,7 +191,7 @@ func TestOneAmongManyIsNamed(t *testing.T) {
 	if s := srv.Session(got.Sessions[0].ID); s != nil {
 		addr = s.RemoteAddr().String()
 	}
-	if addr != list[17].LocalAddr().String() || len(got.Sessions) != 3 || got.Handles[0].Sub != 2 {
-		t.Errorf("%s is named, with %v, of %v", addr, got.Sessions, got.Busy)
+	if addr != list[17].LocalAddr().String() || len(got.Sessions) != 3 || len(got.Handles) != 2 { // of which all others together may cost more
+		t.Errorf("%s is named, with %v and %v, of %v", addr, got.Sessions, got.Handles, got.Busy)
 	}
 }
