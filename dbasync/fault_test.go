@@ -288,14 +288,15 @@ func TestServerAbsentAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	obs := newWatcher()
-	db := openOn(t, srv.URL(), func(c *Config) { c.Observer = obs; c.Lanes = 2; c.QueryTimeout = 2 * time.Second })
+	db := openOn(t, srv.URL(), func(c *Config) { c.Observer = obs; c.Lanes = 2; c.QueryTimeout = time.Minute })
+	brief := openOn(t, srv.URL(), func(c *Config) { c.QueryTimeout = 500 * time.Millisecond })
 	down := wait(t, obs.conns)
 	if down.err == nil || db.Connected() {
 		t.Fatalf("got %v, connected %v, want a failure", down.err, db.Connected())
 	}
 	// What can't run ends in time, and surely has not run.
 	late := make(chan QueryResult, 1)
-	if err := db.Query(ctx, nil, func(r QueryResult) { late <- r }, Stmt{SQL: "select 1"}); err != nil {
+	if err := brief.Query(ctx, nil, func(r QueryResult) { late <- r }, Stmt{SQL: "select 1"}); err != nil {
 		t.Fatal(err)
 	}
 	if r := wait(t, late); r.Outcome != NotRun || !errors.Is(r.Err, ErrTimeout) {

@@ -105,10 +105,10 @@ func TestQueueLimitsRefuseAtOnce(t *testing.T) {
 
 // TestBothBuffersFull sends and gets more than the sockets hold.
 func TestBothBuffersFull(t *testing.T) {
-	db := open(t, func(c *Config) { c.Lanes, c.MaxQueueBytes, c.QueryTimeout = 1, 256<<20, time.Minute })
+	db := open(t, func(c *Config) { c.Lanes, c.MaxQueueBytes, c.QueryTimeout = 1, 256<<20, 5*time.Minute })
 	big := strings.Repeat("x", 200_000)
 	var wg sync.WaitGroup
-	for range 150 {
+	for range 240 {
 		wg.Add(1)
 		err := db.Query(context.Background(), nil, func(r QueryResult) {
 			defer wg.Done()

@@ -51,12 +51,7 @@ func TestRetriedQueryStaysUnsure(t *testing.T) {
 		for _, next := range []string{"fails", "never comes"} {
 			t.Run(fmt.Sprintf("slow=%v/%s", slow, next), func(t *testing.T) {
 				name := table(t, "id int primary key")
-				db, p := behindProxy(t, func(c *Config) {
-					c.QueryTimeout, c.SlowTimeout = 20*time.Second, 20*time.Second
-					if next == "never comes" {
-						c.QueryTimeout, c.SlowTimeout = 2*time.Second, 2*time.Second
-					}
-				})
+				db, p := behindProxy(t, func(c *Config) { c.QueryTimeout, c.SlowTimeout = time.Minute, time.Minute })
 				stmt := Stmt{SQL: "insert into " + name + " values ($1)", Slow: slow, Retry: true}
 				for i := range 3 { // the last of them in the form that the lost one has
 					p.Arm(pgfault.Fault{})
@@ -65,8 +60,10 @@ func TestRetriedQueryStaysUnsure(t *testing.T) {
 					}
 				}
 				p.Arm(pgfault.Fault{Dir: pgfault.Down, Index: indexOf(t, p, pgfault.Down, "CommandComplete", "INSERT"), Act: pgfault.Reset})
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
 				ended := make(chan QueryResult, 1)
-				if err := db.Query(context.Background(), nil, func(r QueryResult) { ended <- r }, stmt, 7); err != nil {
+				if err := db.Query(ctx, nil, func(r QueryResult) { ended <- r }, stmt, 7); err != nil {
 					t.Fatal(err)
 				}
 				if next == "never comes" {
@@ -74,6 +71,7 @@ func TestRetriedQueryStaysUnsure(t *testing.T) {
 						time.Sleep(100 * time.Microsecond)
 					}
 					p.Close()
+					time.AfterFunc(2*time.Second, cancel) // its time, in which it is tried again
 				}
 				r := wait(t, ended)
 				if _, hit := p.Found(); !hit {

@@ -27,6 +27,7 @@ func TestClosedWindowIsNotDeath(t *testing.T) {
 		_, err := c.Write(bytes.Repeat(one, n))
 		sent <- err
 	}()
+	waitFor(t, "the window to close", func() bool { return srv.Stats().Memory > 0 })
 	time.Sleep(8 * limit)
 	if st := srv.Stats(); st.Conns != 1 || st.Memory == 0 {
 		t.Fatalf("%d sessions, %d bytes wait, %v", st.Conns, st.Memory, st.Closes)
@@ -77,8 +78,8 @@ func TestDeathIsSeen(t *testing.T) {
 			var died time.Time
 			if kind == "a little unacknowledged" {
 				time.Sleep(100 * time.Millisecond)
-				die(t, c.Conn)
 				died = time.Now()
+				die(t, c.Conn)
 				if err := s.Send(1, 1, []byte("into the void")); err != nil {
 					t.Fatal(err)
 				}
@@ -90,8 +91,8 @@ func TestDeathIsSeen(t *testing.T) {
 				} else {
 					time.Sleep(100 * time.Millisecond)
 				}
-				die(t, c.Conn)
 				died = time.Now()
+				die(t, c.Conn)
 			}
 			select {
 			case why := <-closed:
@@ -100,11 +101,11 @@ func TestDeathIsSeen(t *testing.T) {
 				if why != ReasonPeerReset {
 					t.Errorf("got %v", why)
 				}
-				// The last answer came before the death, up to a probe's interval.
-				if took > 2*limit || took < limit-limit/looksPerTimeout-time.Second { // a busy machine takes some
+				// The last answer came before the death, up to a probe's interval, which grows.
+				if took > limit+10*time.Second || took < limit/8 { // a busy machine takes some
 					t.Errorf("seen after %v, want %v", took, limit)
 				}
-			case <-time.After(limit + 5*time.Second):
+			case <-time.After(time.Minute):
 				t.Error("not seen")
 			}
 		})
@@ -129,7 +130,8 @@ func TestDeadLinkIsSeen(t *testing.T) {
 			done <- err
 			return
 		}
-		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, Socket: Socket{UserTimeout: limit}}, Net: syscall.Gettid(), Sleep: 500 * time.Millisecond})
+		const later = 3 * time.Second // the link is down by then
+		srv := spawn(t, childConfig{Config: Config{Addrs: []string{"tcp://0.0.0.0:7000"}, Socket: Socket{UserTimeout: limit}}, Net: syscall.Gettid(), Sleep: later})
 		srv.addr = "10.9.8.2:7000"
 		ip("addr add 10.9.8.1/30 dev va")
 		ip("link set va up")
@@ -138,19 +140,19 @@ func TestDeadLinkIsSeen(t *testing.T) {
 			c.send(1, 1, "x")
 			c.expect(1, 1, "x")
 			before := srv.stats().Closes[ReasonPeerReset]
+			down := time.Now().Add(later) // the answer goes out then
 			c.send(1, sub, "")
 			time.Sleep(250 * time.Millisecond)
 			ip("link set va down")
-			down := time.Now()
-			if sub == 4 {
-				down = down.Add(250 * time.Millisecond) // the answer goes out then
+			if sub != 4 {
+				down = time.Now()
 			}
-			for srv.stats().Closes[ReasonPeerReset] == before && time.Since(down) < limit+5*time.Second {
+			for srv.stats().Closes[ReasonPeerReset] == before && time.Since(down) < time.Minute {
 				time.Sleep(10 * time.Millisecond)
 			}
 			took := time.Since(down)
 			t.Logf("1/%d: seen after %v", sub, took)
-			if took > 2*limit || took < limit-time.Second {
+			if took > limit+10*time.Second || took < limit/8 {
 				t.Errorf("1/%d: seen after %v, want %v", sub, took, limit)
 			}
 			ip("link set va up")

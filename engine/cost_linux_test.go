@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -191,7 +192,8 @@ func TestOneAmongManyIsNamed(t *testing.T) {
 	if s := srv.Session(got.Sessions[0].ID); s != nil {
 		addr = s.RemoteAddr().String()
 	}
-	if addr != list[17].LocalAddr().String() || len(got.Sessions) != 3 || got.Handles[0].Sub != 2 {
-		t.Errorf("%s is named, with %v, of %v", addr, got.Sessions, got.Busy)
+	named := slices.ContainsFunc(got.Handles, func(h HandleCost) bool { return h.Main == 1 && h.Sub == 2 }) // all of 1/1 together may cost more
+	if addr != list[17].LocalAddr().String() || len(got.Sessions) != 3 || !named {
+		t.Errorf("%s is named, with %v and %v, of %v", addr, got.Sessions, got.Handles, got.Busy)
 	}
 }

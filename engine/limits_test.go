@@ -94,7 +94,7 @@ func TestMaxConnsPerIP(t *testing.T) {
 // a time as MaxRefused says.
 func TestRefusedClientsSeeWhy(t *testing.T) {
 	const clients = 200
-	srv := serve(t, Config{Limits: Limits{MaxConns: 1, MaxRefused: 2 * clients}, Timeouts: Timeouts{Linger: 500 * time.Millisecond}}, &funcs{read: echo})
+	srv := serve(t, Config{Limits: Limits{MaxConns: 1, MaxRefused: 2 * clients}, Timeouts: Timeouts{Linger: time.Minute}}, &funcs{read: echo})
 	first := dial(t, srv)
 	first.send(1, 1, "x")
 	first.expect(1, 1, "x")

@@ -17,12 +17,15 @@ func TestABurstOfPushesEndsNoSession(t *testing.T) {
 			h, pushed := newResumable(), make(chan int, 1)
 			h.read = func(s *Session, p codec.Packet) {
 				n := 0
-				for range 400 {
+				for refused := 0; refused < 100; { // the kernel may take some, if the machine has held this up
 					switch err := s.Push(2, 4, make([]byte, 9000)); {
 					case err == nil:
 						n++
-					case !errors.Is(err, ErrBusy):
+					case errors.Is(err, ErrBusy):
+						refused++
+					default:
 						t.Error(err)
+						refused = 100
 					}
 				}
 				pushed <- n
@@ -33,8 +36,8 @@ func TestABurstOfPushesEndsNoSession(t *testing.T) {
 			for want := 0; p.resumed < bursts; {
 				p.ask(1, 1, "now")
 				n := <-pushed
-				if n*9000 < 2*srv.cfg.MaxOutbound || n == 400 {
-					t.Fatalf("%d pushes were taken, want more than MaxOutbound and not all", n)
+				if n*9000 < 2*srv.cfg.MaxOutbound {
+					t.Fatalf("%d pushes were taken, want twice MaxOutbound", n)
 				}
 				want += n
 				p.want(t, want)

@@ -79,6 +79,7 @@ func TestSteppedClockMovesNoTimer(t *testing.T) {
 		n.Add(1)
 		worst.Store(max(worst.Load(), int64(f.Late)))
 	}))
+	begin := time.Now()
 	o := stepped(t, 30*time.Second, 20*time.Second, func(d time.Duration, fn func()) {
 		_, err := s.After(d, func(Firing) { fn() })
 		must(t, err)
@@ -88,7 +89,7 @@ func TestSteppedClockMovesNoTimer(t *testing.T) {
 	if o.fine != steppedTimers {
 		t.Errorf("%+v, want all fine", o)
 	}
-	if st.Rebuilds < 2 || st.Rebuilds > 4 { // more than two where the machine stood still
+	if st.Rebuilds < 2 || st.Rebuilds > 2+uint64(time.Since(begin)/time.Second) { // more than two where the machine stood still for the watchdog's time
 		t.Errorf("Rebuilds: got %d, want 2", st.Rebuilds)
 	}
 	if n.Load() < 20 || time.Duration(worst.Load()) > 20*time.Second {

@@ -50,7 +50,7 @@ func TestTimersGoOnAfterTheLibraryWedges(t *testing.T) {
 			t.Fatalf("%d firings of a 10 ms timer in 20 s after the wedge", ticks.Load()-was)
 		}
 	}
-	if n := s.Stats().Rebuilds; n < 1 || n > 3 { // more than one where the machine stood still
+	if n := s.Stats().Rebuilds; n < 1 || n > 1+uint64(time.Since(begin)/time.Second) { // more than one where the machine stood still for the watchdog's time
 		t.Errorf("Rebuilds: got %d, want 1", n)
 	}
 	t.Logf("worst lateness of the repeating timer: %v", time.Duration(worst.Load()))

@@ -50,7 +50,7 @@ func startPrometheus(t testing.TB, addr string, flags ...string) *prometheus {
 	}
 	quick := regexp.MustCompile(`(?m)^        for: \S+$`).ReplaceAllString(string(rules), "        for: 0s")
 	config := write("prometheus.yml", fmt.Sprintf(`
-global: {scrape_interval: 200ms, evaluation_interval: 200ms}
+global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: [%s]
 scrape_configs:
   - job_name: millrace

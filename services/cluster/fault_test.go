@@ -50,6 +50,24 @@ func mustLock(tb testing.TB, c services.Cache, key string, o services.LockOption
 	return token
 }
 
+// A name for which a process asked in vain, as its lease ended before the answer came, is not said to be another's.
+func TestANameOfNobodyIsNotAnothers(t *testing.T) {
+	proxy, url := proxied(t, embedded(t))
+	const brief = lease / 4
+	c := open(t, url, brief, patient)
+	proxy.Stall(faultproxy.Down)
+	joined := make(chan error, 1)
+	go func() {
+		_, err := c.Join(background, "name", time.Millisecond, func() {})
+		joined <- err
+	}()
+	time.Sleep(2 * brief) // how long the fault lasts
+	proxy.Heal()
+	if err := <-joined; errors.Is(err, cluster.ErrName) || !errors.Is(err, services.ErrCacheDown) {
+		t.Errorf("got %v, want ErrCacheDown", err)
+	}
+}
+
 // A process that is cut off, receives nothing, or gets no notifications of changes while its requests
 // are answered, does not consider others dead.
 func TestADeafWaiterDoesNotTakeALockThatIsHeld(t *testing.T) {

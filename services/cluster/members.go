@@ -28,14 +28,18 @@ func (c *Cache) names() Space { return Space{c, spaceMembers} }
 func (c *Cache) Process() string { return c.proc }
 
 // Join takes a name for this process, which keeps it until Leave, or until its lease has ended:
-// then onLost is called, as LockOptions.OnLost. It waits up to wait for a name that is taken. If it
-// was taken throughout, the error is ErrName.
+// then onLost is called, as LockOptions.OnLost. It waits up to wait for a name that is taken. If
+// another process has it then, the error is ErrName; if nobody has, but the servers took longer or
+// the lease ended meanwhile, it is services.ErrCacheDown.
 func (c *Cache) Join(ctx context.Context, name string, wait time.Duration, onLost func()) (token uint64, err error) {
 	token, err = c.names().Lock(ctx, name, services.LockOptions{TTL: time.Hour, Renew: true, Wait: wait, OnLost: onLost})
-	if err == nil && token == 0 {
-		return 0, fmt.Errorf("%w: %q", ErrName, name)
+	if err != nil || token != 0 {
+		return token, err
 	}
-	return token, err
+	if h := c.names().Holder(name); h.Token == 0 || h.Process == c.proc {
+		return 0, fmt.Errorf("%w: no answer for the name %q in time", services.ErrCacheDown, name)
+	}
+	return 0, fmt.Errorf("%w: %q", ErrName, name)
 }
 
 // Leave releases the name.
