@@ -2,12 +2,14 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
+
+	"millrace/internal/userfile"
 )
 
 // Run is one measured window of one target: a line of a results file.
@@ -194,14 +196,16 @@ func ReadJSON(rd io.Reader) (*Results, error) {
 	return &r, nil
 }
 
+// maxResults is how long a results file may be, in bytes.
+const maxResults = 64 << 20
+
 // Load reads a results file.
 func Load(path string) (*Results, error) {
-	f, err := os.Open(path)
+	b, err := userfile.Read(path, maxResults)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	defer f.Close()
-	r, err := ReadJSON(f)
+	r, err := ReadJSON(bytes.NewReader(b))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

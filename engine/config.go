@@ -178,7 +178,10 @@ type Limits struct {
 	// nothing more is sent at the limit until some are, and a session without a connection closes
 	// when more unsolicited data is sent to it. Answers count until MaxOutbound too, in the larger
 	// of the two. A peer acknowledges after 64 frames or a second: for peers that do no more than
-	// that, 64 typical frames should fit. 256 KiB.
+	// that, 64 typical frames should fit. If acknowledgements are queued behind more requests than
+	// MaxPending allows, the larger of the two is sent, and above half of it the oldest dropped
+	// once the peer's kernel has everything: for peers that pipeline so many, half of the larger
+	// should be at least their receive buffer, or a session is lost when its connection breaks. 256 KiB.
 	ResumeBytes int
 }
 

@@ -52,7 +52,7 @@ type line struct {
 	waits     bool        // guarded by mu; as of the last Write: without a link, no more is accepted than with one
 	hold      bool        // guarded by mu; nothing is accepted while there is no link
 	embryo    bool        // written by home with mu; the session is to come from another server, and nothing is taken yet
-	loose     bool        // guarded by mu; sent data may be dropped without acknowledgement
+	loose     bool        // guarded by mu; the ring may hold mostKept, see loosen
 	seen      kernelView  // guarded by mu; for a link on another loop
 }
 
@@ -175,17 +175,18 @@ func (ln *line) room(n int) bool {
 		return true
 	case r.Unsent() >= aheadMost:
 		return false
-	case r.Bytes()+n > most && ln.loose && ln.link != nil:
-		r.Forget(max(most-n, 0))
+	case ln.loose && ln.link != nil:
+		most = ln.srv.mostKept()
 	}
-	return r.Bytes()+n <= most || r.Bytes() == 0
+	return r.Bytes()+n <= most
 }
 
-// starved reports whether more can be sent only after an acknowledgement.
+// starved reports whether more can be sent, or more requests handled, only after an acknowledgement.
 func (ln *line) starved() bool {
+	full := ln.s.out.Full()
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	return ln.link != nil && ln.wish && ln.ring.Unsent() == 0
+	return ln.link != nil && (ln.wish || full) && ln.ring.Unsent() == 0
 }
 
 // awaits reports whether everything passed to the link has been written, as far as is known: a link

@@ -298,20 +298,18 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		ln.acknowledge()
 	}
 	if s.rd.paused&inbox.PauseBudget != 0 {
-		l.forgetTaken(s)
+		l.forgetTaken(s, 0)
 	}
-	if s.rd.progress == 0 || !ln.starved() {
+	if !ln.starved() {
 		return false
 	}
+	if s.rd.progress == 0 { // nothing waits to be sent, but the strand waits
+		s.rd.progress = markOf(now)
+	}
 	if v := ln.view(); v.unread > 0 && s.rd.paused&^inbox.PauseRate != 0 { // the pause for a rate ends by itself
-		// The peer's acknowledgements may be queued behind requests for which there is no room, if
-		// it has received everything. If that has happened once it is likely to happen again.
-		if v.unacked == 0 && (ln.hasty || s.rd.progress.past(now, ackTime)) {
-			ln.hasty = true
-			ln.mu.Lock()
-			ln.loose = true
-			ln.mu.Unlock()
-			s.canWrite()
+		if ln.hasty || s.rd.progress.past(now, ackTime) {
+			ln.hasty = true // if it has happened once it is likely to happen again
+			l.loosen(s)
 		}
 	} else if v.unread == 0 && v.unacked == 0 && s.rd.progress.past(now, l.srv.ackTimeout()) {
 		l.timedOut(s, ReasonFrame)

@@ -30,7 +30,9 @@ func TestABurstOfPushesEndsNoSession(t *testing.T) {
 				}
 				pushed <- n
 			}
-			srv := serve(t, resumeConfig(scheme+"://127.0.0.1:0"), h)
+			cfg := resumeConfig(scheme + "://127.0.0.1:0")
+			cfg.Dispatch = Inline // on the session's loop, which so sends nothing during the callback
+			srv := serve(t, cfg, h)
 			p := hello(t, srv)
 			p.ackEvery = 8
 			for want := 0; p.resumed < bursts; {

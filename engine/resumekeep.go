@@ -33,6 +33,8 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 	case ln.cur == nil:
 	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
 		l.pause(s, s.rd.paused)
+	case s.rd.paused&inbox.PauseIn != 0 && ln.hasty && ln.starved():
+		l.loosen(s)
 	}
 	return kept
 }
@@ -62,17 +64,33 @@ func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
 	return why
 }
 
-// forgetTaken drops data that the peer has received according to the kernel, for a session that is
-// not read because it holds too much of the memory budget: its acknowledgement may be queued behind
-// requests that are therefore not read.
-func (l *loop) forgetTaken(s *Session) {
+// loosen lets a session continue that is starved and not read as it has too many requests: the
+// peer's acknowledgements may be queued behind them, and nobody knows how far behind. The ring may
+// then hold what unread answers may, mostKept, and of what it holds beyond half of that the oldest is
+// dropped, if the peer's kernel has all of it. So memory is bounded and a peer that reads continues,
+// however many requests it has written in front of an acknowledgement. What is dropped and not read
+// is lost with the connection: nothing is if the peer's kernel holds less than half of mostKept.
+func (l *loop) loosen(s *Session) {
+	ln, most := s.line(), l.srv.mostKept()
+	ln.mu.Lock()
+	ln.loose = true
+	keep := min(most/2, max(most-ln.need, 0))
+	ln.mu.Unlock()
+	l.forgetTaken(s, keep)
+	s.canWrite()
+}
+
+// forgetTaken drops the oldest data until at most most bytes are kept, if the peer has received
+// everything according to the kernel. The session is not read because of its requests, or of the
+// memory budget: its acknowledgement may be queued behind requests that are therefore not read.
+func (l *loop) forgetTaken(s *Session, most int) {
 	ln := s.line()
 	if v := ln.view(); v.unread == 0 || v.unacked > 0 {
 		return
 	}
 	ln.mu.Lock()
 	before := ln.ring.Bytes()
-	ln.ring.Forget(0)
+	ln.ring.Forget(most)
 	less := ln.ring.Bytes() < before
 	ln.mu.Unlock()
 	if less {

@@ -20,6 +20,7 @@ import (
 
 	"millrace/dbasync"
 	"millrace/engine"
+	"millrace/internal/userfile"
 	"millrace/services"
 	"millrace/services/admin"
 	"millrace/services/nodes"
@@ -63,7 +64,7 @@ const maxToken = 4 << 10
 
 // readToken reads a token from a file. open reports whether other users can read the file.
 func readToken(name string) (token string, open bool, err error) {
-	b, err := readFile(name, maxToken)
+	b, err := userfile.Read(name, maxToken)
 	if err != nil {
 		var path *os.PathError
 		if errors.As(err, &path) {

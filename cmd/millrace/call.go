@@ -19,6 +19,7 @@ import (
 
 	"millrace/cmd/millrace/internal/certs"
 	"millrace/codec"
+	"millrace/internal/userfile"
 	"millrace/services/client"
 )
 
@@ -140,7 +141,7 @@ func (c *callCmd) body() ([]byte, error) {
 		}
 		return b, nil
 	case strings.HasPrefix(c.Body, "@"):
-		b, err := os.ReadFile(c.Body[1:])
+		b, err := userfile.Read(c.Body[1:], int64(c.MaxFrame))
 		if err != nil {
 			return nil, fmt.Errorf("BODY %q: %w", c.Body, err)
 		}
@@ -277,7 +278,7 @@ func (c *tlsFlags) tls() (*tls.Config, error) {
 		cfg.RootCAs = pool
 	}
 	if c.TLSCert != "" || c.TLSKey != "" {
-		pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		pair, err := userfile.KeyPair(c.TLSCert, c.TLSKey)
 		if err != nil {
 			return nil, exitf(exitUsage, "--tls-cert %q, --tls-key %q: %w; name a certificate and its key, both in PEM", c.TLSCert, c.TLSKey, err)
 		}

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"sync"
-	"time"
+
+	"millrace/internal/userfile"
 )
 
 const (
@@ -23,45 +21,6 @@ var deep = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(fmt.Sprintf(`(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){%d}`, maxParts))
 })
 
-// pipeTime is how long a file that is none, such as a pipe, may take to be read.
-const pipeTime = 10 * time.Second
-
-// readFile reads a file that an operator has named, which may be any other than was meant.
-func readFile(name string, most int64) ([]byte, error) {
-	type result struct {
-		b   []byte
-		err error
-	}
-	read := make(chan result, 1)
-	go func() {
-		b, err := readAll(name, most)
-		read <- result{b, err}
-	}()
-	var late <-chan time.Time
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		late = time.After(pipeTime)
-	}
-	select {
-	case r := <-read:
-		return r.b, r.err
-	case <-late:
-		return nil, fmt.Errorf("it is no regular file, and nothing more has come for %v; is it the right one?", pipeTime)
-	}
-}
-
-func readAll(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
-		return nil, fmt.Errorf("longer than %v; is it the right file?", size(most))
-	}
-	return b, err
-}
-
 // onlyFiles refuses files that are none among those that are read more than once: a pipe would be waited
 // for.
 func (c *serveCmd) onlyFiles(src *sources) error {
@@ -74,12 +33,10 @@ func (c *serveCmd) onlyFiles(src *sources) error {
 		{"cluster-tls-cert", []string{c.ClusterTLSCert}}, {"cluster-tls-key", []string{c.ClusterTLSKey}},
 	} {
 		for _, name := range x.names {
-			if info, err := os.Stat(name); name != "" && err == nil && !info.Mode().IsRegular() {
-				return exitf(exitUsage, "--%s %q: %w%s", x.flag, name, errNoFile, src.from(x.flag))
+			if err := userfile.OnlyFile(name); err != nil {
+				return exitf(exitUsage, "--%s %q: %w%s", x.flag, name, err, src.from(x.flag))
 			}
 		}
 	}
 	return nil
 }
-
-var errNoFile = errors.New("it is no regular file; name one")

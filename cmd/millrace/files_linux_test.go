@@ -44,6 +44,35 @@ func TestAFileThatIsNoneIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// So is one that another command is given.
+func TestOtherCommandsDoNotWaitForAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{
+		"top 127.0.0.1:1 --token-file PIPE", "admin 127.0.0.1:1 sessions --token-file PIPE", "call tcp://127.0.0.1:1 1/1 @PIPE", "call tls://127.0.0.1:1 1/1 --tls-ca PIPE",
+		"call tls://127.0.0.1:1 1/1 --tls-cert PIPE --tls-key PIPE", "replay PIPE --to 127.0.0.1:1", "bench report PIPE", "bench compare PIPE",
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			_, stderr, code := millrace(t, nil, "", strings.Fields(strings.ReplaceAll(args, "PIPE", pipe))...)
+			if code == exitOK || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, pipe) || !strings.Contains(stderr, "it is no regular file") {
+				t.Errorf("exit code %d, stderr %q; want a line with the file", code, stderr)
+			}
+		})
+	}
+	for _, args := range []string{"top 127.0.0.1:1 --token-file /dev/zero", "call tcp://127.0.0.1:1 1/1 @/dev/zero", "bench report /dev/zero"} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			_, stderr, code := millrace(t, nil, "", strings.Fields(args)...)
+			if code == exitOK || !strings.Contains(stderr, "is it the right file?") {
+				t.Errorf("exit code %d, stderr %q", code, stderr)
+			}
+		})
+	}
+}
+
 // A key of very many parts, for which the library takes minutes, is refused before.
 func TestADeepKeyIsRefused(t *testing.T) {
 	for _, part := range []string{"a", `"a"`, "'a' "} {

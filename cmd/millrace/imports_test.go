@@ -36,10 +36,10 @@ var mayImport = map[string][]string{
 	"millrace/examples/game":                    {"millrace/engine", "millrace/services", "millrace/timerwheel"},
 	"millrace/examples/feed":                    {"millrace/engine", "millrace/services", "millrace/timerwheel"},
 	"millrace/services/client":                  {"millrace/codec", "millrace/services/serial", "github.com/coder/websocket"},
-	"millrace/services/capture":                 {"millrace/codec", "millrace/engine"},
+	"millrace/services/capture":                 {"millrace/codec", "millrace/engine", "millrace/internal/userfile"},
 	"millrace/services/nodes":                   {"millrace/codec", "millrace/engine", "millrace/services", "millrace/services/cluster", "millrace/services/serial", "millrace/services/nodes/internal", "millrace/internal/seldom"},
 	"millrace/services/nodes/internal/envelope": {},
-	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "millrace/internal/seldom", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nats-server/v2",
+	"millrace/services/cluster": {"millrace/services", "millrace/internal/mask", "millrace/internal/seldom", "millrace/internal/userfile", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nats-server/v2",
 		"golang.org/x/sys"},
 }
 

@@ -15,6 +15,7 @@ import (
 	"millrace/cmd/millrace/internal/topcmd"
 
 	"millrace/internal/mask"
+	"millrace/internal/userfile"
 )
 
 const envPrefix = "MILLRACE_"
@@ -105,7 +106,7 @@ func (s *sources) loadEnv(names []string) error {
 }
 
 func (s *sources) loadFile(names []string) error {
-	b, err := readFile(s.path, maxConfig)
+	b, err := userfile.Read(s.path, maxConfig)
 	if err != nil {
 		return &sourceError{fmt.Sprintf("--config %q: %v", s.path, err)}
 	}

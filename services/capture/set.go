@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"millrace/internal/userfile"
 )
 
 // Set is a recording in one or more files, such as FILE.1 and FILE of a server, read as one:
@@ -117,6 +119,9 @@ func isPcapng(name string) (bool, error) {
 func (s *Set) addFile(name string) error {
 	if len(s.files) == maxFiles {
 		return fmt.Errorf("capture: more than %d files: play them in parts", maxFiles)
+	}
+	if err := userfile.OnlyFile(name); err != nil {
+		return fmt.Errorf("capture: %s: %w", name, err)
 	}
 	f, err := os.Open(name)
 	if err != nil {

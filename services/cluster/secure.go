@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"millrace/internal/userfile"
 )
 
 // ConfigError reports an invalid setting.
@@ -46,7 +48,11 @@ func (c Config) checkFiles() error {
 		if name == "" {
 			return
 		}
-		b, err := os.ReadFile(name)
+		var b []byte
+		err := userfile.OnlyFile(name) // it is read again at each connect
+		if err == nil {
+			b, err = userfile.Read(name, userfile.MaxPEM)
+		}
 		if err == nil {
 			err = use(b)
 		} else if e := (*os.PathError)(nil); errors.As(err, &e) {
@@ -69,7 +75,7 @@ func (c Config) checkFiles() error {
 	case c.TLSKey != "" && c.TLSCert == "":
 		errs = append(errs, &ConfigError{"TLSKey", c.TLSKey, "its certificate, TLSCert, is missing"})
 	case len(errs) == 0 && c.TLSCert != "":
-		if _, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey); err != nil {
+		if _, err := userfile.KeyPair(c.TLSCert, c.TLSKey); err != nil {
 			errs = append(errs, &ConfigError{"TLSCert", c.TLSCert, fmt.Sprintf("with TLSKey %q: %v", c.TLSKey, err)})
 		}
 	}

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"millrace/internal/userfile"
 )
 
 // Pair names the files of a certificate with its chain and of its key, both PEM.
@@ -66,9 +68,9 @@ func SelfSigned() (*Store, error) {
 func (s *Store) load() error {
 	var list []*tls.Certificate
 	for _, p := range s.pairs {
-		c, err := tls.LoadX509KeyPair(p.Cert, p.Key)
+		c, err := userfile.KeyPair(p.Cert, p.Key)
 		if err != nil {
-			if b, _ := os.ReadFile(p.Key); bytes.Contains(b, []byte("ENCRYPTED")) {
+			if b, _ := userfile.Read(p.Key, userfile.MaxPEM); bytes.Contains(b, []byte("ENCRYPTED")) {
 				err = errors.New("the key has a passphrase, which can't be given here; store the key without one")
 			}
 			return fmt.Errorf("%s and %s: %w", p.Cert, p.Key, reason(err))
@@ -172,7 +174,7 @@ func (s *Store) ignore(now <-chan os.Signal, done <-chan struct{}, log *slog.Log
 
 // Pool reads CA certificates from a PEM file.
 func Pool(file string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(file)
+	b, err := userfile.Read(file, userfile.MaxPEM)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"millrace/internal/userfile"
 	"millrace/services/admin"
 )
 
@@ -49,7 +50,7 @@ func fail(code int, format string, args ...any) error {
 // connect creates a client from the flags. It does not connect yet.
 func (f *doorFlags) connect() (*admin.Client, error) {
 	if f.TokenFile != "" {
-		b, err := os.ReadFile(f.TokenFile)
+		b, err := userfile.Read(f.TokenFile, 4<<10)
 		if err != nil {
 			var path *os.PathError
 			if errors.As(err, &path) {
