@@ -15,8 +15,9 @@ import (
 // group.
 const sameSignal = 50 * time.Millisecond
 
-// untilSignals runs fn, whose context ends at the first SIGINT or SIGTERM. It returns what fn returns, or
-// at a second signal an error at once: then everything ends with the process.
+// untilSignals runs fn, whose context ends sameSignal after the first SIGINT or SIGTERM: who sends another
+// because of what the first has done sends a second one. It returns what fn returns, or at a second signal
+// an error at once: then everything ends with the process.
 func untilSignals(fn func(stop context.Context) error) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -25,17 +26,18 @@ func untilSignals(fn func(stop context.Context) error) error {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- fn(stop) }()
-	var first time.Time
+	var same <-chan time.Time
 	for {
 		select {
 		case err := <-ended:
 			return err
+		case <-same:
+			cancel()
 		case sig := <-signals:
 			switch {
-			case first.IsZero():
-				first = time.Now()
-				cancel()
-			case time.Since(first) >= sameSignal:
+			case same == nil:
+				same = time.After(sameSignal)
+			case stop.Err() != nil:
 				n, _ := sig.(syscall.Signal)
 				return exitf(exitSignal+int(n), "stopped at once by a second signal (%v)", sig)
 			}
