@@ -45,7 +45,7 @@ func readFile(name string, most int64) ([]byte, error) {
 	case r := <-read:
 		return r.b, r.err
 	case <-late:
-		return nil, fmt.Errorf("it is no regular file, and nothing more has come for %v; is it the right one?", pipeTime)
+		return nil, fmt.Errorf("it is not a regular file, and nothing has arrived for %v; is it the right one?", pipeTime)
 	}
 }
 
@@ -82,4 +82,4 @@ func (c *serveCmd) onlyFiles(src *sources) error {
 	return nil
 }
 
-var errNoFile = errors.New("it is no regular file; name one")
+var errNoFile = errors.New("it is not a regular file; name one")
