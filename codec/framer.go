@@ -36,7 +36,7 @@ type Framer interface {
 var ErrBadBody = errors.New("codec: body does not fit the framing")
 
 // ErrBadFramer: a Framer has violated its contract, for example with a frame of 0 bytes.
-var ErrBadFramer = errors.New("codec: framer counts wrong")
+var ErrBadFramer = errors.New("codec: framer returns inconsistent sizes")
 
 // Decode is [Codec.Decode] for a Framer; seen is as for Framer.Split, and may be 0. If the Framer
 // returns inconsistent sizes, Decode returns ErrBadFramer, so that no loop over it hangs.

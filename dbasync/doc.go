@@ -32,5 +32,5 @@
 // waits for any call. Several hosts in the URL, with target_session_attrs, make a DB for reads on a
 // standby: [Split].
 //
-// How queries travel, and which goroutines there are, is described in docs/database.md.
+// docs/database.md describes how queries are sent, and the goroutines of a DB.
 package dbasync

@@ -148,8 +148,8 @@ func (s *Session) endContexts(both bool) {
 // Hold records a pending answer that will be sent later, outside of the callback: until release is
 // called, after the answer has been sent, the session's timeouts are suspended, and a FIN, a bad
 // frame or a drain waits for it. Further calls of release have no effect. Pending answers use
-// memory: each counts 768 bytes in MemoryBudget, and while that is exceeded a session with many of
-// them is not read.
+// memory: each counts as 768 bytes of MemoryBudget, and while that is exceeded a session with many
+// of them is not read.
 func (s *Session) Hold() (release func()) { return s.hold(0) }
 
 // Close closes the session with ReasonServerClosed: no further OnSocketRead begins, data sent

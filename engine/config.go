@@ -114,7 +114,7 @@ type Config struct {
 	StallAfter time.Duration
 	OnStall    func(Stall) `json:"-"`
 
-	// Recorder records the last events of each session, in 512 bytes for each, which count in
+	// Recorder records the last events of each session, in 512 bytes for each, which count towards
 	// MemoryBudget; while that is exceeded new sessions are not recorded. See Session.Flight and
 	// Server.Flights. RecorderOff
 	Recorder     Recorder

@@ -6,5 +6,5 @@ import "millrace/engine/internal/machine"
 // provide: see package enginetest, whose World is one. It is not meant for configuring a server.
 func NewOn(on machine.Machine, cfg Config, h Handler) (*Server, error) { return newServer(on, cfg, h) }
 
-// NewPoolOn is NewPool in such an environment.
+// NewPoolOn is like NewPool, in another environment, as NewOn.
 func NewPoolOn(on machine.Machine, cfg PoolConfig) (*Pool, error) { return newPool(on, cfg) }

@@ -72,8 +72,8 @@ func (s *Session) Logger() *slog.Logger { return s.srv.cfg.Logger.With("session"
 // Connected reports whether the session has not begun to close.
 func (s *Session) Connected() bool { return s.closing.Load() == 0 }
 
-// RemoteAddr returns the peer's address, also after close. Each call may make it anew: compare
-// addresses by what they say.
+// RemoteAddr returns the peer's address, also after close. Each call may return a new value: compare
+// addresses by their String.
 func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
 // LocalAddr returns the address that the peer connected to, also after close.
@@ -104,9 +104,8 @@ type SessionStats struct {
 	Kept                int    // bytes sent and not acknowledged, if the session can be resumed
 	Paused              Pause  // why reading is paused
 
-	// With Config.Costs or SessionCPU, else 0: Busy is the time of its callbacks and of writes to
-	// it.
-	Busy   time.Duration // its callbacks, and writes to it, have taken so long
+	// 0 without Config.Costs and SessionCPU.
+	Busy   time.Duration // time of its callbacks, and of writes to it
 	Waited time.Duration // time that its requests waited for a worker, including current waits
 }
 

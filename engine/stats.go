@@ -66,8 +66,8 @@ type LoopStats struct {
 	InTurn time.Duration // how long the callbacks running on the loop have taken; 0 if none run
 }
 
-// MostPerIP is how many connections the address, or IPv6 network, has that has the most;
-// 0 where MaxConnsPerIP does not limit them.
+// MostPerIP returns the largest number of connections from one address or IPv6 network; 0 without
+// MaxConnsPerIP.
 func (srv *Server) MostPerIP() int { return srv.perIP.Most() }
 
 // Stats returns a snapshot. It takes a lock for each loop and reads no session.

@@ -7,7 +7,7 @@ import (
 )
 
 // ErrDraining: the server is already draining.
-var ErrDraining = errors.New("engine: the server drains already")
+var ErrDraining = errors.New("engine: the server is already draining")
 
 // drainRun is a drain that Drain has begun.
 type drainRun struct {

@@ -28,9 +28,9 @@ var (
 	// ErrTypes: the service has other request or result types.
 	ErrTypes = errors.New("services: request or result type does not fit the handle")
 	// ErrDepth: inline calls are nested too deeply; the text lists the handles.
-	ErrDepth = errors.New("services: calls in line nested too deep")
+	ErrDepth = errors.New("services: inline calls nested too deeply")
 	// ErrDeferred: the service deferred its answer, so it can't be called inline.
-	ErrDeferred = errors.New("services: called in line, but answers later")
+	ErrDeferred = errors.New("services: called inline, but its answer is deferred")
 )
 
 // Error is a failure with the code that is sent to the peer.

@@ -187,7 +187,7 @@ func (m *Manager) make() error {
 	case cfg.Mode != ManyProcesses:
 		errs[3] = fmt.Errorf("services: unknown mode %d", cfg.Mode)
 	case cfg.Shared == nil:
-		errs[3] = errors.New("services: many processes without a shared cache")
+		errs[3] = errors.New("services: Mode = ManyProcesses needs a shared cache, but Config.Shared is nil")
 	default:
 		m.cache = cfg.Shared
 	}

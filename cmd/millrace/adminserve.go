@@ -79,7 +79,7 @@ func readToken(name string) (token string, open bool, err error) {
 	case strings.ContainsFunc(token, unicode.IsSpace):
 		return "", false, errors.New("a token is one word")
 	case !utf8.ValidString(token) || strings.ContainsFunc(token, func(r rune) bool { return !unicode.IsGraphic(r) }):
-		return "", false, errors.New("a token has only characters that can be seen; is it text in UTF-8, without a byte order mark?")
+		return "", false, errors.New("a token must consist of visible characters; is it UTF-8 text without a byte order mark?")
 	}
 	info, err := os.Stat(name)
 	return token, err == nil && info.Mode().Perm()&0o077 != 0, err

@@ -115,7 +115,7 @@ func (c *callCmd) request() (*codec.Packet, error) {
 		if c.Listen {
 			return nil, nil
 		}
-		return nil, errors.New("MAIN/SUB is missing, such as 1/1; only --listen does without")
+		return nil, errors.New("MAIN/SUB is missing, such as 1/1; it can be omitted only with --listen")
 	}
 	h, err := parseHandle(c.Handle)
 	if err != nil {

@@ -137,7 +137,7 @@ func TestCall(t *testing.T) {
 		{"ERROR", []string{tcp, "1/4", "{}"}, "", "0/3 ERROR 3 bad_body about 1/4: serial: bad body: json: no field \"ms\" at byte 2\n", "millrace: the server answered ERROR 3 bad_body\n", 1},
 		{"no answer", []string{"--timeout=2s", tcp, "1/4", `{"ms":60000}`}, "", "", "millrace: " + tcp + ": no answer to 1/4 within --timeout 2s\n", 75},
 		{"not a handle", []string{tcp, "1.1"}, "", "", `millrace: MAIN/SUB "1.1": must be MAIN/SUB, two numbers of 0 to 65535, such as 1/1` + "\n", 64},
-		{"no handle", []string{tcp}, "", "", "millrace: MAIN/SUB is missing, such as 1/1; only --listen does without\n", 64},
+		{"no handle", []string{tcp}, "", "", "millrace: MAIN/SUB is missing, such as 1/1; it can be omitted only with --listen\n", 64},
 		{"not hex", []string{"--hex", tcp, "1/1", "xy"}, "", "", `millrace: BODY "xy": with --hex it must be hexadecimal, such as 00ff` + "\n", 64},
 		{"too large", []string{tcp, "1/1", "-"}, strings.Repeat("x", 65533), "", "millrace: BODY of 65533 bytes: at most 65532 fit a frame; give a larger --max-frame if the server has one\n", 64},
 		{"a handle of more than two bytes", []string{"--command=main-sub-8", tcp, "300/1"}, "", "", `millrace: MAIN/SUB "300/1": 0 to 255 each with --command=main-sub-8` + "\n", 64},

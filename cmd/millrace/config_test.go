@@ -85,7 +85,7 @@ func TestAWrongSettingIsOneLineThatNamesTheWayOut(t *testing.T) {
 		{name: "colours in a key", file: "\"lo\\u001b[31mops\" = 1\n", want: `--config "FILE": lo\x1b[31mops: no setting has this name; see millrace serve --help`},
 		{name: "a variable named like a secret", env: "MILLRACE_TOKEN=x", want: `no setting has the name MILLRACE_TOKEN; see millrace serve --help`},
 		{name: "a wrong token file", args: "--admin 127.0.0.1:0 --admin-token-file /dev/zero", want: `--admin-token-file "/dev/zero": longer than 4KiB; is it the right file?`},
-		{name: "a token that can't be sent", args: "--admin 127.0.0.1:0 --admin-token-file " + marked, want: `--admin-token-file "` + marked + `": a token has only characters that can be seen; is it text in UTF-8, without a byte order mark?`},
+		{name: "a token that can't be sent", args: "--admin 127.0.0.1:0 --admin-token-file " + marked, want: `--admin-token-file "` + marked + `": a token must consist of visible characters; is it UTF-8 text without a byte order mark?`},
 		{name: "a path too long", args: "--admin unix:///" + strings.Repeat("p", 107), want: `--admin "unix:///` + strings.Repeat("p", 107) + `": a unix socket's path has at most 107 bytes`},
 		{name: "a place on two lines", file: "drain-to = \"a\\nb:1\"\n", want: `--drain-to "a\nb:1": must be HOST:PORT, or a URL such as ws://HOST:PORT/PATH (from FILE)`},
 		{name: "adjust far upward", args: "--length-adjust=9223372036854775807", want: `--length-adjust 9223372036854775807: an empty body's length would be negative`},

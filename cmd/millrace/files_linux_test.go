@@ -57,7 +57,7 @@ func TestOtherCommandsDoNotWaitForAPipe(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
 			_, stderr, code := millrace(t, nil, "", strings.Fields(strings.ReplaceAll(args, "PIPE", pipe))...)
-			if code == exitOK || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, pipe) || !strings.Contains(stderr, "it is no regular file") {
+			if code == exitOK || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, pipe) || !strings.Contains(stderr, "it is not a regular file") {
 				t.Errorf("exit code %d, stderr %q; want a line with the file", code, stderr)
 			}
 		})

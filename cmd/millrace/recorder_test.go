@@ -109,7 +109,7 @@ func TestAWrongRecordingIsOneLine(t *testing.T) {
 		want string
 		code int
 	}{
-		{[]string{"serve", "--record-bodies", text}, `--record-bodies "` + text + `": capture: ` + text + ` exists and is no recording: move it away, or give another name`, exitUsage},
+		{[]string{"serve", "--record-bodies", text}, `--record-bodies "` + text + `": capture: ` + text + ` exists and is not a recording: move it away, or give another name`, exitUsage},
 		{[]string{"serve", "--record-bodies", "x", "--record-bodies-limit=1KiB"}, `--record-bodies-limit 1KiB: must be at least 256KiB`, exitUsage},
 		{[]string{"serve", "--record-bodies", "x", "--record-bodies-queue=1KiB"}, `--record-bodies-queue 1KiB: must be at least 64KiB`, exitUsage},
 		{[]string{"serve", "--recorder=sometimes"}, `--recorder "sometimes": must be one of off, errors, on`, exitUsage},

@@ -72,7 +72,7 @@ takes the colours from it.`},
 var exitCodes = []struct {
 	codes, commands, meaning string
 }{
-	{"0", "all", "done; serve: drained, and nothing was lost, or a signal came before it was ready"},
+	{"0", "all", "done; serve: drained, and nothing was lost, or stopped by a signal before it was ready"},
 	{"1", "call, admin, replay, bench, bench compare, doctor", "the server answered with an ERROR; answers differ from the recording; a result got worse; the machine is not fit"},
 	{"3", "serve", "drained, but data was lost at the deadline: stderr says how much"},
 	{"64", "all", "usage error: one line on stderr with the flag, the value and how to fix it"},

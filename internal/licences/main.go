@@ -237,9 +237,9 @@ func page(all []*module) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(`# Modules and their licences
 
-What go.mod requires. *command*: linked into ` + "`millrace`" + `; *packages*: by who imports one of the packages that need it; *tests*: part of
-nothing that is built. A notice is a NOTICE file that goes with copies. The Go standard library is under BSD-3-Clause. ` + "`make licences`" + ` writes
-this page from the module cache, and a test fails when it is not what go.mod says, or when a licence comes that nobody has allowed.
+The modules that go.mod requires. *command*: linked into ` + "`millrace`" + `; *packages*: linked into programs that import one of the packages that need it; *tests*: linked
+into tests only. A notice is a NOTICE file that must accompany copies. The Go standard library is under BSD-3-Clause. ` + "`make licences`" + ` writes
+this page from the module cache. A test fails when the page does not match go.mod, or when a module has a licence that is not on the list of allowed ones.
 
 | module | version | licence | for |
 | --- | --- | --- | --- |

@@ -18,7 +18,7 @@ const MaxPEM = 4 << 20
 const pipeTime = 10 * time.Second
 
 // ErrNoFile: a file that is read more than once is a pipe or a device.
-var ErrNoFile = errors.New("it is no regular file; name one")
+var ErrNoFile = errors.New("it is not a regular file; name one")
 
 // Read reads a file of at most most bytes. A pipe is waited for, for 10 s.
 func Read(name string, most int64) ([]byte, error) {
@@ -38,7 +38,7 @@ func Read(name string, most int64) ([]byte, error) {
 	case r := <-read:
 		return r.b, r.err
 	case <-time.After(pipeTime):
-		return nil, fmt.Errorf("it is no regular file, and nothing more has come for %v; is it the right one?", pipeTime)
+		return nil, fmt.Errorf("it is not a regular file, and nothing has arrived for %v; is it the right one?", pipeTime)
 	}
 }
 

@@ -19,7 +19,7 @@ func TestFilesThatWereNotMeant(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		pipe: "it is no regular file, and", "/dev/zero": "longer than 10 bytes", long: "longer than 10 bytes", dir: "is a directory", filepath.Join(dir, "none"): "no such file",
+		pipe: "it is not a regular file, and", "/dev/zero": "longer than 10 bytes", long: "longer than 10 bytes", dir: "is a directory", filepath.Join(dir, "none"): "no such file",
 	} {
 		if b, err := Read(name, 10); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %d bytes, %v; want %q", name, len(b), err, want)

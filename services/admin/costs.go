@@ -33,7 +33,8 @@ type SessionCost struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// HandleCost is the time used by the requests of one handle; see handleOf.
+// HandleCost is the time used by the requests of one handle: MAIN/SUB, "none" for time outside of
+// requests, or "other" for requests to unknown handles.
 type HandleCost struct {
 	Handle  string  `json:"handle"`
 	Seconds float64 `json:"seconds"`

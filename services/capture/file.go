@@ -41,7 +41,7 @@ func mayReplace(path string) error {
 	case err != nil:
 		return fmt.Errorf("capture: %w", err)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("capture: %s exists and is no regular file: give another name", path)
+		return fmt.Errorf("capture: %s exists and is not a regular file: give another name", path)
 	case info.Size() == 0:
 		return nil
 	}
@@ -53,7 +53,7 @@ func mayReplace(path string) error {
 	var head [1 << 10]byte
 	n, _ := io.ReadFull(f, head[:])
 	if !bytes.HasPrefix(head[:n], []byte{0x0A, 0x0D, 0x0D, 0x0A}) || !bytes.Contains(head[:n], []byte(application)) {
-		return fmt.Errorf("capture: %s exists and is no recording: move it away, or give another name", path)
+		return fmt.Errorf("capture: %s exists and is not a recording: move it away, or give another name", path)
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func (c Config) validate() error {
 		}
 	}
 	if c.Framer != nil && !c.Framer.Handles() {
-		errs = append(errs, errors.New("client: a Framer without handles: answers can't be told apart; use codec.NewFramerReader and Writer"))
+		errs = append(errs, errors.New("client: a Framer without handles: answers can't be matched to calls; use codec.NewFramerReader and Writer"))
 	}
 	if c.Resume > 0 && c.NoReconnect {
 		errs = append(errs, errors.New("client: Resume with NoReconnect: there is no next connection; set one of them"))

@@ -1,5 +1,5 @@
 // Package client is a client of a Millrace server: typed calls, notifications, reconnects and
-// heartbeats. It links neither the engine nor a database.
+// heartbeats. It imports neither the engine nor a database driver.
 //
 //	c, err := client.Dial(ctx, client.Config{Addrs: []string{"tcp://127.0.0.1:7000"}})
 //	sum, err := client.Call[Sum, Total](ctx, c, client.Handle(4, 3), Sum{A: 1, B: 2})

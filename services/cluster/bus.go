@@ -236,8 +236,8 @@ func (b *Bus) down() {
 	})
 }
 
-// MaxMessage is how many bytes of data the servers take in one message, as of the last
-// connection; 0: there has been none.
+// MaxMessage returns how many bytes of data the servers accept in one message, as of the last
+// connection; 0 if there has been none.
 func (b *Bus) MaxMessage() int { return int(b.most.Load()) }
 
 // Publish sends data to all subscribers of the subject, except in this process. It never blocks;

@@ -184,7 +184,7 @@ func (l *connection) sure(ctx context.Context) (uint64, error) {
 	}
 	err := l.check(ctx)
 	if err != nil && !errors.Is(err, errReplaced) && !errors.Is(err, errAway) {
-		err = fmt.Errorf("%w: the store is not known to be whole: %v", services.ErrCacheDown, err) // nothing was requested from it
+		err = fmt.Errorf("%w: the store has not been verified: %v", services.ErrCacheDown, err) // nothing was requested from it
 	}
 	return nth, err
 }

@@ -10,8 +10,8 @@
 // Get, Set, Delete, CompareAndSet, Unlock and Watch exchange messages with the servers and block
 // their goroutine meanwhile (at most for Config.Timeout). Lock and Release never block: a few
 // goroutines of this package do their exchanges, and waiting for a lock needs no goroutine.
-// While the servers are unreachable, they all fail at once. A wait for a lock goes on for up to
-// Config.Timeout then, and keeps its place if they are back before that.
+// While the servers are unreachable, they all fail at once. A lock that is already being waited for
+// fails after Config.Timeout, and keeps its place if the servers are back before that.
 //
 // All writes and locks are linearizable. A write that ends with services.ErrCacheDown has not
 // happened and will not happen; one that ends with services.ErrCacheUnknown as well was in progress

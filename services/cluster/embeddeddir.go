@@ -28,7 +28,7 @@ func readToken(dir string) (string, error) {
 	}
 	token := strings.TrimSpace(string(b))
 	if token == "" || strings.ContainsAny(token, "@:/?# \t\r\n") {
-		return "", fmt.Errorf("%s holds no token; remove it to have one made", name)
+		return "", fmt.Errorf("%s contains no token; remove it to have one created", name)
 	}
 	return token, os.Chmod(name, 0o600)
 }

@@ -185,7 +185,7 @@ func (l *locks) valid(k *lockKey, token uint64) bool {
 	return !l.free(k, now)
 }
 
-// Owns tells whether an owner holds a lock, or waits for one.
+// Owns reports whether an owner holds a lock, or waits for one.
 func (c *Cache) Owns(owner services.Owner) bool {
 	n := c.live.Load()
 	if n == nil {

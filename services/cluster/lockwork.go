@@ -295,7 +295,7 @@ func (l *locks) take(k *lockKey, it *lockItem) (retry time.Duration, again bool)
 }
 
 // errNotYet: this process has no lease, or holders of a lost store may be alive.
-var errNotYet = fmt.Errorf("%w: no lock is taken before the store is known to be whole", services.ErrCacheDown)
+var errNotYet = fmt.Errorf("%w: no lock is granted until the store has been verified", services.ErrCacheDown)
 
 // fail ends it if it is a single attempt, else schedules a retry.
 func (l *locks) fail(k *lockKey, it *lockItem, err error) (time.Duration, bool) {

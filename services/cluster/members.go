@@ -13,7 +13,7 @@ import (
 )
 
 // ErrName: another live process has the name.
-var ErrName = errors.New("cluster: the name is another living node's")
+var ErrName = errors.New("cluster: another living node has the name")
 
 // Member is a process that has joined under a name, and is alive as far as this process knows.
 type Member struct {

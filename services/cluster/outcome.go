@@ -20,7 +20,7 @@ var (
 	ErrNoAnswer error = &outcome{"cluster: no answer in time; it may have been done", "timeout"}
 	// ErrOverloaded: a limit was reached, here or in the other process. It has not been done and
 	// will not be.
-	ErrOverloaded error = &outcome{"cluster: too much waits; it has not been done", "overloaded"}
+	ErrOverloaded error = &outcome{"cluster: too many messages are waiting; it has not been done", "overloaded"}
 	// ErrTooLarge: the servers do not accept messages of that size (their max_payload).
-	ErrTooLarge error = &outcome{"cluster: larger than the servers take; it has not been done", "limit"}
+	ErrTooLarge error = &outcome{"cluster: larger than the servers' max_payload; it has not been done", "limit"}
 )

@@ -29,7 +29,7 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("cluster: %s %v: %s", e.Field, e.Value, e.Why)
 }
 
-// Errors of Start that waiting does not cure.
+// Errors of Start that retrying does not resolve.
 var (
 	// ErrRefused: the servers reject this process's credentials, or its permissions are
 	// insufficient.
@@ -37,7 +37,7 @@ var (
 	// ErrCertificate: one side rejects the other's certificate, or does not use TLS.
 	ErrCertificate = errors.New("cluster: no TLS with the servers")
 	// ErrServers: the servers lack a required feature or capacity.
-	ErrServers = errors.New("cluster: the servers can't do what is asked of them")
+	ErrServers = errors.New("cluster: the servers lack a required feature or capacity")
 )
 
 // checkFiles reads the files named in the settings, so that unusable ones are reported before

@@ -91,8 +91,8 @@ type CallOptions struct {
 	Timeout time.Duration
 }
 
-// ErrHops: a chain of calls is longer than Config.MaxHops, as calls in a cycle are.
-var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: a call has led to too many others, one through the other"}
+// ErrHops: a chain of calls is longer than Config.MaxHops, for example because they form a cycle.
+var ErrHops = &services.Error{Code: engine.CodeInternal, Text: "nodes: too many nested calls between services"}
 
 func (c *calls) init(n *Node) {
 	c.n, c.served, c.subs = n, map[uint32]callee{}, map[uint32]*cluster.Subscription{}
@@ -136,10 +136,10 @@ func (c *calls) add(handle uint32, to callee) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, taken := c.served[handle]; taken {
-		return fmt.Errorf("nodes: calls of %d/%d are served already", handle>>16, handle&0xffff)
+		return fmt.Errorf("nodes: calls of %d/%d are already served", handle>>16, handle&0xffff)
 	}
 	if len(c.served) >= maxHandles {
-		return fmt.Errorf("nodes: %d handles are served: at most so many", len(c.served))
+		return fmt.Errorf("nodes: %d handles are served, which is the limit", len(c.served))
 	}
 	c.served[handle] = to
 	all := append(slices.Clone(c.handles()), handle)

@@ -10,14 +10,13 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// CallThen is Call for who does not wait: no goroutine stands behind the call, and it may be made
-// on a loop, as it never blocks. then is called once, with the outcome that Call would have
-// returned: on the calling goroutine if that is known at once, else on one of the node's, where
-// it must not block, as the answers of all other calls wait behind it. An error there may be
-// answered by services.Reply.Done, which may be called from anywhere.
+// CallThen is Call without waiting: it never blocks, so it may be called on a loop, and it needs no
+// goroutine. then is called once, with the outcome that Call would have returned: on the calling
+// goroutine if that is known at once, otherwise on one of the node's. It must not block, because
+// the answers of other calls wait for it; it may call services.Reply.Done.
 //
-// ctx says who calls, as in Call, and until when; that it is cancelled does not end the call. A
-// service of this node runs on a goroutine of its own, and counts in Config.MaxCalls.
+// ctx gives the caller, as in Call, and the deadline; cancelling it does not end the call. A service
+// of this node runs on a goroutine of its own, which counts towards Config.MaxCalls.
 func CallThen[Req, Res any](ctx context.Context, n *Node, handle uint32, req Req, o CallOptions, then func(Res, error)) {
 	var none Res
 	until := n.until(ctx, o)

@@ -47,18 +47,18 @@ type Config struct {
 	MaxUsers        int // users bound to sessions here; 1,000,000
 	MaxSessionUsers int // users of one session; 64
 
-	// A session of another node whose client comes here with its token is taken over, if the
-	// server's handler is an engine.Handoff: at most MaxTakeovers at a time, 64, each within
-	// TakeoverTimeout, 3 s; after that the client gets a new session. TakeoverBytes limits the
-	// state of a session, 1 MiB, and what is sent to its groups during the move. What is on its
-	// way takes at most about MaxTakeovers times TakeoverBytes, one way and the other each; then
-	// sessions wait where they are.
+	// When a client connects with the token of a session of another node, this node takes the
+	// session over, if the server's handler implements engine.Handoff: at most MaxTakeovers (64) at
+	// a time, each within TakeoverTimeout (3 s); after that the client gets a new session.
+	// TakeoverBytes (1 MiB) limits the state of a session together with what is sent to its groups
+	// during the move. Moving sessions take at most about MaxTakeovers times TakeoverBytes of
+	// memory in each direction; further ones wait on their nodes.
 	MaxTakeovers    int
 	TakeoverBytes   int
 	TakeoverTimeout time.Duration
-	// MaxMoved is how many sessions that others have taken over are remembered, each for as long as
-	// its client may come with the old token; 65,536. Beyond that the oldest is forgotten: such a
-	// client gets a new session, and a send to its user that is on its way says that there is none.
+	// MaxMoved limits how many sessions that other nodes have taken over are remembered, each for as
+	// long as its client may still use the old token; 65,536. Beyond that the oldest is forgotten:
+	// its client gets a new session, and a send to its user in progress reports that there is none.
 	MaxMoved int
 
 	// OnGap is called when messages that were sent to this node have not arrived. It runs on the

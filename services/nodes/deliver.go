@@ -207,7 +207,7 @@ func (n *Node) smaller(e envelope.Envelope) envelope.Envelope {
 	if e.Kind == envelope.Who {
 		return n.who(e.Key, 0)
 	}
-	return failure(services.Errorf(engine.CodeLimit, "the answer is larger than the servers take"))
+	return failure(services.Errorf(engine.CodeLimit, "the answer is larger than the servers' max_payload"))
 }
 
 // expired reports whether a time of the servers' clock has passed, as far as known.

@@ -62,10 +62,10 @@ func (r *Home[S]) Token() uint64 { return r.token }
 // Held reports whether this node is still the room's home, by its own clock.
 func (r *Home[S]) Held() bool { return r.homes.held(r.key, r.token) }
 
-// Homes are rooms by key, each on one node of the cluster at a time, its home; requests from any
-// node reach it. The home is the node that holds the room's lock, which also provides the token.
-// When a message is sent to a room without a home, the home is chosen by the key among the nodes
-// that don't drain. When the home dies, the room starts with a new state elsewhere after the lease;
+// Homes are rooms by key. Each room is on one node of the cluster at a time, its home, and can be
+// reached from any node. The home is the node that holds the room's lock, which also provides the
+// token. When a message is sent to a room without a home, the key determines the home among the
+// nodes that are not draining. When the home dies, the room starts with a new state elsewhere after the lease;
 // when it drains, the room moves with its state.
 type Homes[S any] struct {
 	n     *Node

@@ -13,13 +13,13 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// AskThen is Ask for who does not wait: no goroutine stands behind the message, and AskThen may be
-// called on a loop, as it never blocks. then is called once, with the outcome that Ask would have
-// returned: on the calling goroutine if that is known at once, in the room if this node is its
-// home, otherwise on one of the node's goroutines. It must not block, as other messages and answers
-// wait behind it. body belongs to the room from now on.
+// AskThen is Ask without waiting: it never blocks, so it may be called on a loop, and it needs no
+// goroutine. then is called once, with the outcome that Ask would have returned: on the calling
+// goroutine if that is known at once, in the room if this node is its home, otherwise on one of the
+// node's goroutines. It must not block, because other messages and answers wait for it. body belongs
+// to the room from then on.
 //
-// Of ctx only the deadline counts: that it is cancelled does not end the message.
+// Only the deadline of ctx is used; cancelling it does not cancel the message.
 func (h *Homes[S]) AskThen(ctx context.Context, key string, body []byte, then func(answer []byte, err error)) {
 	if err := h.checkKey(key); err != nil {
 		then(nil, err)

@@ -8,14 +8,14 @@ import (
 	"millrace/services/nodes/internal/envelope"
 )
 
-// SendUserThen is SendUser for callers that do not wait, on a loop too. Frames for one user are sent in
-// the order of the calls, and reach a session in that order; one read of the store serves all that have
-// come up meanwhile. then is called once, with the outcome that SendUser would have returned, on one of
-// the node's goroutines. It must not block, as the frames for that user wait behind it. body belongs to
-// the node from now on.
+// SendUserThen is SendUser without waiting; it may be called on a loop. Frames for one user are sent in
+// the order of the calls, and reach a session in that order; frames that wait share one read of the
+// store. then is called once, with the outcome that SendUser would have returned, on one of the node's
+// goroutines. It must not block, because further frames for that user wait for it. body belongs to the
+// node from then on.
 //
-// Of ctx only the deadline counts: that it is cancelled does not end the message. At most
-// Config.MaxAsks frames of all users are on their way; for more, then is called with
+// Only the deadline of ctx is used; cancelling it does not cancel the message. At most Config.MaxAsks
+// frames, for all users together, may be in progress; beyond that, then is called with
 // cluster.ErrOverloaded before SendUserThen returns.
 func (n *Node) SendUserThen(ctx context.Context, user string, main, sub uint16, body []byte, then func(sent bool, err error)) {
 	u, f := &n.users, &userFrame{handle: handle(main, sub), body: body, then: then}

@@ -36,7 +36,7 @@ func ParseSessionID(s string) (SessionID, error) {
 
 func sessionID(b []byte) (SessionID, error) {
 	if len(b) != 16 {
-		return SessionID{}, errors.New("nodes: a session id has 16 bytes")
+		return SessionID{}, errors.New("nodes: a session ID must have 16 bytes")
 	}
 	return SessionID{binary.BigEndian.Uint64(b), engine.ID(binary.BigEndian.Uint64(b[8:]))}, nil
 }

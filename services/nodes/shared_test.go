@@ -1,6 +1,7 @@
 package nodes_test
 
 import (
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -67,8 +68,50 @@ func TestAManagerStartsItsNode(t *testing.T) {
 		t.Errorf("sent %d, %v", sent, err)
 	}
 	c.want("1/8 hi")
-	alone, err := nodes.New(nodes.Config{})
-	if err != nil || nodes.Shared(alone) != nil {
-		t.Errorf("a node without a cache is shared as %v, %v", nodes.Shared(alone), err)
+}
+
+// A node without a Cache is started by its manager too, and works as a cluster of one.
+func TestAManagerStartsALoneNode(t *testing.T) {
+	node, err := nodes.New(nodes.Config{Name: "lone", Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := services.New(services.Config{
+		Mode: services.ManyProcesses, Shared: nodes.Shared(node), Logger: quiet,
+		Server: &engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := services.Register(m.Controller(), services.Handle(1, 5), services.Stages[services.None, services.None]{
+		Handle: func(ctx *services.Context, _ *services.None, _ *services.None) error {
+			_, bound := node.Bind(ctx, ctx.Session(), codec.Packet{Main: 1, Sub: 5}, "ann")
+			_, stored := ctx.Cache().Set(ctx, "k", []byte("v"), 0)
+			return errors.Join(bound, stored)
+		},
+	}, services.Blocking()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Start(background); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Stop(background); err != nil {
+			t.Error(err)
+		}
+	}()
+	conn, err := net.Dial("tcp", m.TCP().Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(codec.Packet{Main: 1, Sub: 5}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := codec.NewReader(conn, nil).Next(); err != nil || p.Main != 1 || p.Sub != 5 {
+		t.Fatalf("got %d/%d %q, %v", p.Main, p.Sub, p.Body, err)
+	}
+	if sent, err := node.SendUser(background, "ann", 1, 6, nil); !sent || err != nil || m.Healthy() != nil {
+		t.Errorf("got sent %v, %v, health %v", sent, err, m.Healthy())
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// NewTrace makes a trace of 32 hexadecimal digits, as W3C's traceparent has it.
+// NewTrace parses a trace ID of 32 hexadecimal digits, as in the traceparent header of W3C Trace Context.
 func NewTrace(text string) (t [16]byte, err error) {
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) != len(t) {

@@ -28,7 +28,7 @@ var (
 
 	errMore     = errors.New("door: the message continues") // and nothing more of it is here
 	errDeflate  = errors.New("door: bytes after the last block of a compressed message")
-	errInflated = errors.New("door: too much for what it was")
+	errInflated = errors.New("door: a message inflates to too many bytes for its size")
 )
 
 // inflating is what a connection inflates. Between two messages it holds nothing; it holds

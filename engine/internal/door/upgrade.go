@@ -196,7 +196,7 @@ func CheckOrigin(s string) error {
 	case s == "*":
 		return nil
 	case strings.Contains(s, "*"):
-		return errors.New("no pattern is known but * for all: give each host")
+		return errors.New("the only pattern is * for all hosts: give each host")
 	case err != nil || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || strings.ContainsAny(s, " ?#") || whole != s && u.Path != "" || s == "null":
 		return errors.New("must be an origin such as https://example.com, a host, or * for all")
 	}

@@ -255,7 +255,7 @@ func (n *Network) Stop(ctx context.Context) error {
 	case <-n.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("a loop is held up in a callback: %w", ctx.Err())
+		return fmt.Errorf("a callback blocks a loop: %w", ctx.Err())
 	}
 }
 

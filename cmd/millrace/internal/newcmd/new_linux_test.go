@@ -80,9 +80,6 @@ func TestEachKindPassesItsOwnTest(t *testing.T) {
 			if *long {
 				goIn(t, dir, "vet", ".")
 			}
-			if *long && with == nil { // each has the same modules
-				goIn(t, dir, "mod", "verify")
-			}
 			if out, err := exec.Command("gofmt", "-l", dir).CombinedOutput(); err != nil || len(out) > 0 {
 				t.Errorf("gofmt -l: %s %v", out, err)
 			}

@@ -103,7 +103,7 @@ func (p *program) modules(dir, source string) (note string, err error) {
 		return "", err
 	}
 	if _, err := goCommand(dir, []string{"GOPROXY=off"}, "mod", "tidy"); err != nil {
-		note = "; go mod tidy will shorten its go.mod where there is a network" // it builds without tidy
+		note = "; go mod tidy shortens its go.mod, but needs the network" // it builds without tidy
 	}
 	if p.Vendor {
 		_, err = goCommand(dir, nil, "mod", "vendor")
