@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"millrace/internal/userfile"
@@ -202,8 +203,11 @@ const maxResults = 64 << 20
 // Load reads a results file.
 func Load(path string) (*Results, error) {
 	b, err := userfile.Read(path, maxResults)
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		err = e.Err
+	}
 	if err != nil {
-		return nil, fmt.Errorf("bench: %w", err)
+		return nil, fmt.Errorf("bench: %s: %w", path, err)
 	}
 	r, err := ReadJSON(bytes.NewReader(b))
 	if err != nil {

@@ -51,8 +51,8 @@ func TestOtherCommandsDoNotWaitForAPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range []string{
-		"top 127.0.0.1:1 --token-file PIPE", "admin 127.0.0.1:1 sessions --token-file PIPE", "call tcp://127.0.0.1:1 1/1 @PIPE", "call tls://127.0.0.1:1 1/1 --tls-ca PIPE",
-		"call tls://127.0.0.1:1 1/1 --tls-cert PIPE --tls-key PIPE", "replay PIPE --to 127.0.0.1:1", "bench report PIPE", "bench compare PIPE",
+		"top 127.0.0.1:1 --token-file PIPE", "admin --token-file PIPE 127.0.0.1:1 drain", "call tcp://127.0.0.1:1 1/1 @PIPE", "call tls://127.0.0.1:1 1/1 --tls-ca PIPE",
+		"call tls://127.0.0.1:1 1/1 --tls-cert PIPE --tls-key PIPE", "replay PIPE --addr 127.0.0.1:1", "bench report PIPE", "bench compare PIPE",
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
