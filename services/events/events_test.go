@@ -29,6 +29,7 @@ type durableRig struct {
 }
 
 func startDurable(url string, change func(*events.Config), st services.Stages[event, services.None]) (*durableRig, error) {
+	began := time.Now()
 	pool, err := engine.NewPool(engine.PoolConfig{Logger: quiet})
 	if err != nil {
 		return nil, err
@@ -54,7 +55,15 @@ func startDurable(url string, change func(*events.Config), st services.Stages[ev
 		defer cancel()
 		_, _, _ = d.Stop(ctx), db.Stop(ctx), pool.Stop(ctx)
 	}}
-	return r, errors.Join(services.Register(c, hPush, st), pool.Start(background), db.Start(background), d.Start(background))
+	if err := errors.Join(services.Register(c, hPush, st), pool.Start(background), db.Start(background), d.Start(background)); err != nil {
+		return r, err
+	}
+	for range time.Tick(10 * time.Millisecond) { // Start waits for the table for 2 s
+		if err = d.Healthy(); err == nil || time.Since(began) > time.Minute {
+			break
+		}
+	}
+	return r, err
 }
 
 // store puts an event and waits until the database has it.
