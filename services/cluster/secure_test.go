@@ -233,7 +233,7 @@ func TestFilesThatAreOfNoUseAreTold(t *testing.T) {
 		why   string
 	}{
 		{cluster.Config{Creds: none}, "Creds", "no such file"},
-		{cluster.Config{Creds: t.TempDir()}, "Creds", "directory"},
+		{cluster.Config{Creds: t.TempDir()}, "Creds", "regular file"},
 		{cluster.Config{Creds: garbage}, "Creds", "no credentials"},
 		{cluster.Config{Creds: seed}, "Creds", "no credentials"},
 		{cluster.Config{NKey: garbage}, "NKey", "no seed"},
