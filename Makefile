@@ -74,7 +74,7 @@ bench-guard: build
 		$(addprefix --case ,$(GUARDCASES)) $(GUARDFLAGS) --json bench-guard.jsonl
 	@set -e; for t in millrace ordered adaptive; do echo "$$t, against $(GUARDLAST)"; ./millrace bench compare $(GUARDLAST) bench-guard.jsonl --target $$t; done
 
-# What is compiled first uses every core. Three packages at a time, as their tests wait most of the
+# What is compiled first uses every core. Two packages at a time, as their tests wait most of the
 # time, and one of those that measure times. PKGS narrows it. What failed or is unsteady is told once
 # more at the end, the packages last: a test that hangs prints thousands of lines behind its name. It
 # is all well only if both runs have said so.
@@ -82,7 +82,7 @@ race:
 	$(GO) build -race $(PKGS)
 	@pkgs=$$($(GO) list $(PKGS)) && out=$$(mktemp) || exit 1; \
 	tests() { test -z "$$2" || $(GOTEST) $(NOVET) -race -p $$1 -timeout $(TIMEOUT) -- $$2; }; \
-	{ tests 3 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
+	{ tests 2 "$$(echo "$$pkgs" | grep -vE '/($(ALONE))$$')" 2>&1; first=$$?; \
 	tests 1 "$$(echo "$$pkgs" | grep -E '/($(ALONE))$$')" 2>&1; test $$first$$? = 00 && touch $$out.ok; } | tee $$out; \
 	rc=0; test -e $$out.ok || { rc=1; echo "What failed:"; \
 	grep -aE -A3 '^ *--- FAIL|^panic:|^fatal error:|^\s+running tests:|DATA RACE|^(vet: )?[^ ]+\.go:[0-9]+:[0-9]+:' $$out | grep -avE '^(ok|FAIL)' | head -100; \

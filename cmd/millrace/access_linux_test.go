@@ -60,6 +60,7 @@ s.sendall(bytes.fromhex("000000060001000168 69".replace(" ", ""))); print(s.recv
 
 // A unix socket is closed to other users unless its mode opens it.
 func TestAnotherUserAndTheUnixSocket(t *testing.T) {
+	t.Parallel()
 	needOutsider(t)
 	path := filepath.Join(publicDir(t), "s")
 	for _, tc := range []struct {
@@ -84,6 +85,7 @@ s.sendall(b'CONNECT {"verbose":false%s}\r\nPING\r\n' % sys.argv[3].encode()); pr
 // Another user can't use the embedded NATS server, since its token is not readable, nor read what it
 // stores, even in a directory that existed and is open to all.
 func TestAnotherUserAndTheEmbeddedCluster(t *testing.T) {
+	t.Parallel()
 	needOutsider(t)
 	dir := publicDir(t)
 	s := serve(t, "--cluster=embedded", "--cluster-dir="+dir)

@@ -39,6 +39,7 @@ func (p *process) admin(code int, args ...string) string {
 
 // The whole admin server from outside, as an operator uses it, on the real server.
 func TestAdminOfAServer(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--admin=127.0.0.1:0", "--admin-write", "--drain-to=elsewhere:7", "--max-conns=100", "--linger=100ms")
 	c := s.dial()
 	c.echo("in")
@@ -98,6 +99,7 @@ func TestAdminOfAServer(t *testing.T) {
 
 // Errors in the flags are reported in one line, with the right exit code.
 func TestAdminFlagsThatAreWrong(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	empty, two := filepath.Join(dir, "empty"), filepath.Join(dir, "two")
 	for name, text := range map[string]string{empty: " \n", two: "a b\n"} {

@@ -23,6 +23,7 @@ import (
 
 // call --resume prints what was pushed while its connection was broken.
 func TestCallListensOnOverABrokenConnection(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--resume=1m")
 	between := faultproxy.New(t, strings.TrimPrefix(s.ready[0], "tcp://"))
 	cmd := exec.Command(program, "call", "--resume=1m", "--listen", between.Addr(), "1/5", `{"group":"g"}`)
@@ -116,6 +117,7 @@ func (c *cutAt) Write(b []byte) (int, error) {
 // A client whose connections break at one byte after the other, behind every door: its
 // calls have their answers, and what its group is sent comes once and in order.
 func TestClientsGoOnOverBrokenConnections(t *testing.T) {
+	t.Parallel()
 	for _, framing := range []string{"length", "varint"} {
 		s := serve(t, "--resume=1m", "--framing="+framing, "--tls-self-signed", "--addr=tcp://127.0.0.1:0", "--addr=tls://127.0.0.1:0",
 			"--addr=ws://127.0.0.1:0", "--addr=wss://127.0.0.1:0", "--addr=unix://"+t.TempDir()+"/s")

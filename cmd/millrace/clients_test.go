@@ -97,6 +97,7 @@ print("ok")
 `
 
 func TestAPythonSocketSpeaksToIt(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("python3"); err != nil {
 		proctest.Missing(t, "python3 is not installed")
 	}
@@ -109,6 +110,7 @@ func TestAPythonSocketSpeaksToIt(t *testing.T) {
 }
 
 func TestCall(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	body := filepath.Join(t.TempDir(), "body")
 	if err := os.WriteFile(body, []byte("from a file"), 0o600); err != nil {
@@ -160,6 +162,7 @@ func TestCall(t *testing.T) {
 
 // Frames before the answer are printed too, and not mistaken for it.
 func TestCallWaitsForItsOwnAnswer(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	c := s.dial()
 	c.echo("in")
@@ -216,6 +219,7 @@ func TestCallWaitsForAServerThatStarts(t *testing.T) {
 }
 
 func TestCallListens(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--heartbeat=500ms", "--idle-timeout=2s", "--first-frame-timeout=off", "--drain-to=elsewhere:7")
 	cmd := exec.Command(program, "call", "--listen", s.ready[0], "1/5", `{"group":"g"}`)
 	cmd.Env = environ()

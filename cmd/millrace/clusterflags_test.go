@@ -58,6 +58,7 @@ func newSeed(t *testing.T) (file, public string) {
 // Servers that refuse, that are not whom they should be, or that can't do what is asked, are
 // one line that names the flag, its value and the way out; and those that don't are joined.
 func TestServersThatRefuseAreOneLine(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t, "localhost")
 	other, _ := certificate(t, "localhost")
 	pair, err := tls.LoadX509KeyPair(cert, key)

@@ -190,6 +190,7 @@ func TestAnAddressThatCannotBeUsedIsOneLine(t *testing.T) {
 }
 
 func TestAnAddressInUseIs69(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -64,6 +64,7 @@ func prose(t *testing.T, name string) string { return codeBlock.ReplaceAllString
 
 // Links lead to files that are there, and to headings that are in them.
 func TestTheDocsLinksLead(t *testing.T) {
+	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	n := 0
 	for _, name := range pages(t) {

@@ -109,6 +109,7 @@ func (b block) file(pkg string) string {
 // Every piece of Go in README and docs compiles. That a variable is not used doesn't count
 // in pieces of a page.
 func TestTheDocsGoCompiles(t *testing.T) {
+	t.Parallel()
 	fset := token.NewFileSet()
 	imp := exports(t, fset)
 	n := 0

@@ -65,6 +65,7 @@ overTLS("TLSv1.2", () => overTLS("TLSv1.3", () => overWS(false, () => overWS(tru
 
 // Node's tls and ws come through the doors.
 func TestNodeComesThroughTheDoors(t *testing.T) {
+	t.Parallel()
 	node := tool(t, "node")
 	cert, key := certificate(t, "localhost")
 	s := serve(t, "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0/chat", "--tls-cert", cert, "--tls-key", key, "--ws-compress")
@@ -86,6 +87,7 @@ func TestNodeComesThroughTheDoors(t *testing.T) {
 
 // --tls-min 1.3 refuses what is older.
 func TestTheLeastVersionOfTLS(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--addr", "tls://127.0.0.1:0", "--framing", "line", "--tls-self-signed", "--tls-min", "1.3")
 	old := sClient(t, hostOf(s.ready[0]), "-tls1_2", "-ign_eof")
 	old.await(t, "alert protocol version")
@@ -144,6 +146,7 @@ func sClient(t *testing.T, addr string, args ...string) *openssl {
 // With --tls-client-ca a client without a certificate, or with another authority's, is
 // turned away, and no session is seen.
 func TestMutualTLSWithOpenSSL(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t, "localhost")
 	other, otherKey := certificate(t, "localhost")
 	s := serve(t, "--addr", "tls://127.0.0.1:0", "--framing", "line", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", cert, "--log-level", "debug")
@@ -168,6 +171,7 @@ func TestMutualTLSWithOpenSSL(t *testing.T) {
 
 // A client may change its keys, and ask for the server's to change, in mid-stream.
 func TestKeysChangeWithOpenSSL(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t, "localhost")
 	s := serve(t, "--addr", "tls://127.0.0.1:0", "--framing", "line", "--tls-cert", cert, "--tls-key", key)
 	o := sClient(t, hostOf(s.ready[0]), "-tls1_3", "-CAfile", cert)

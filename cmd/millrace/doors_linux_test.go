@@ -96,6 +96,7 @@ print("ok")
 
 // Clients that nobody here wrote come through the doors.
 func TestOthersComeThroughTheDoors(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t, "localhost")
 	s := serve(t, "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0/chat", "--addr", "ws://127.0.0.1:0", "--tls-cert", cert, "--tls-key", key, "--ws-compress")
 	port := func(i int) string { _, p, _ := net.SplitHostPort(hostOf(s.ready[i])); return p }
@@ -152,6 +153,7 @@ func TestOthersComeThroughTheDoors(t *testing.T) {
 // Behind haproxy the address is the client's, with both versions of the header, whatever
 // stands behind the addresses in it; and haproxy's own checks find the server up.
 func TestHAProxyInFront(t *testing.T) {
+	t.Parallel()
 	haproxy := tool(t, "haproxy")
 	s := serve(t, "--addr", "tcp://127.0.0.1:0", "--addr", "ws://127.0.0.1:0", "--addr", "tls://127.0.0.1:0", "--addr", "wss://127.0.0.1:0", "--addr", "auto://127.0.0.1:0",
 		"--tls-self-signed", "--proxy-protocol", "127.0.0.1/32,::1/128")
@@ -209,6 +211,7 @@ func TestHAProxyInFront(t *testing.T) {
 
 // New certificates are seen on SIGHUP and by themselves, and the name chooses.
 func TestCertificatesChangeWhileItServes(t *testing.T) {
+	t.Parallel()
 	one, oneKey := certificate(t, "one.example")
 	two, twoKey := certificate(t, "two.example")
 	s := serve(t, "--addr", "tls://127.0.0.1:0", "--tls-cert", one, "--tls-key", oneKey, "--tls-cert", two, "--tls-key", twoKey)
@@ -265,6 +268,7 @@ func TestCertificatesChangeWhileItServes(t *testing.T) {
 
 // What can't be is told in one line that says which setting and the way out.
 func TestDoorsThatCannotBe(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t, "localhost")
 	locked := filepath.Join(t.TempDir(), "locked.pem")
 	if err := os.WriteFile(locked, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"), 0o600); err != nil {

@@ -10,6 +10,7 @@ import (
 
 // Each framing is served as its name says, and call speaks it.
 func TestFramings(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ framing, handle, body, sent, want, printed string }{
 		{"varint", "1/1", "hello", "\x09\x00\x01\x00\x01hello\x85\x00\x00\x01\x00\x01x", "\x09\x00\x01\x00\x01hello\x05\x00\x01\x00\x01x", "1/1 hello\n"},
 		{"line", "0/0", "hello", "one\r\ntwo\n\ncut", "one\ntwo\n\n", "0/0 hello\n"},
@@ -39,6 +40,7 @@ func TestFramings(t *testing.T) {
 
 // A framing that can't be is one line, with the way out.
 func TestFramingsThatCannotBe(t *testing.T) {
+	t.Parallel()
 	for args, want := range map[string]string{
 		"--framing=lines":                            "must be length, varint, line",
 		"--framing=fixed=70000":                      "must be 1 to the frame limit, 65536",

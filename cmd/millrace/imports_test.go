@@ -73,6 +73,7 @@ func under(path string, prefixes []string) bool {
 }
 
 func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
+	t.Parallel()
 	own, _, _ := strings.Cut("millrace/codec", "/codec") // the module, whatever its path
 	for pkg, allowed := range mayImport {
 		for _, imported := range goList(t, "-f", `{{join .Imports "\n"}}`, pkg) {
@@ -95,6 +96,7 @@ func TestOnlyOnePackageKnowsGnet(t *testing.T) {
 }
 
 func TestEmbeddersDoNotLinkWhatTheyDidNotAskFor(t *testing.T) {
+	t.Parallel()
 	for pkg, banned := range mustNotLink {
 		for _, dep := range goList(t, "-deps", pkg) {
 			if under(dep, banned) {

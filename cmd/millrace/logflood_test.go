@@ -10,6 +10,7 @@ import (
 // Whatever clients send, in whatever number: the log gets a few lines, no control character, and
 // nothing of what they sent.
 func TestBadClientsDoNotFloodTheLog(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--recorder=errors", "--unsafe-demo", "--max-conns=100", "--tls-self-signed", "--addr=tcp://127.0.0.1:0", "--addr=auto://127.0.0.1:0")
 	const secret = "wh1spered"
 	nasty := "\x1b[31m\r\nlevel=ERROR msg=" + secret + "\x00"

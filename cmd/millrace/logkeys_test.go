@@ -15,6 +15,7 @@ import (
 // The keys of the log's attributes, some of which are names of flags, have no blanks, so that lines in text need no
 // quotes and searches no care.
 func TestTheLogsKeysAreWords(t *testing.T) {
+	t.Parallel()
 	seen := 0
 	err := filepath.WalkDir("../..", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && d.Name() == "node_modules" {

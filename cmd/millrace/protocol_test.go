@@ -64,6 +64,7 @@ func TestFramesMayArriveInAnyPieces(t *testing.T) {
 }
 
 func TestABadLengthIsRefusedAfterWhatCameBeforeIt(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"adaptive", "ordered", "inline"} {
 		s := serve(t, "--dispatch="+mode)
 		for _, n := range []uint32{0, 1, 2, 3, 65537, 1 << 31, 0xFFFFFFFF} {
@@ -92,6 +93,7 @@ func TestABadLengthIsRefusedAfterWhatCameBeforeIt(t *testing.T) {
 
 // A sleeping handler in front of the bad length is waited for.
 func TestABadLengthWaitsForTheAnswersInFrontOfIt(t *testing.T) {
+	t.Parallel()
 	c := serve(t).dial()
 	c.write(append(packet{1, 4, `{"ms":200}`}.bytes(), 0xff, 0xff, 0xff, 0xff))
 	c.want(1, 4, `{"slept_ms":200}`)
@@ -101,6 +103,7 @@ func TestABadLengthWaitsForTheAnswersInFrontOfIt(t *testing.T) {
 
 // The ERROR arrives though the client goes on writing: no reset destroys it.
 func TestABadLengthInAnUploadIsAnsweredWithoutAReset(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	for range 20 {
 		c := s.dial()
@@ -226,6 +229,7 @@ func TestAClientMayWriteWithoutReading(t *testing.T) {
 
 // As above, where the requests wait and not the answers.
 func TestRequestsMayWaitForASlowHandler(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--max-pending", "64KiB")
 	c := s.dial()
 	const frames = 40
@@ -291,6 +295,7 @@ func TestAFINInsideAFrameCloses(t *testing.T) {
 }
 
 func TestTimeoutsSayErrorFiveAndClose(t *testing.T) {
+	t.Parallel()
 	const frame, idle = 1500 * time.Millisecond, 2 * time.Second // a machine that stands still for a while keeps them
 	s := serve(t, "--first-frame-timeout=1500ms", "--frame-timeout=1500ms", "--idle-timeout=2s")
 	closed := func(c *peer, from time.Time, want time.Duration) {
@@ -376,6 +381,7 @@ func TestAListenerLivesWithTheFirstFrameTimeoutOff(t *testing.T) {
 }
 
 func TestHeartbeatAsksTheSilent(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--heartbeat=500ms", "--idle-timeout=3s")
 	c := s.dial()
 	c.echoAmongPings("first")
@@ -391,6 +397,7 @@ func TestHeartbeatAsksTheSilent(t *testing.T) {
 
 // The server's own PINGs are no life of the client's.
 func TestHeartbeatFindsOutWhoIsNotThere(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--heartbeat=100ms", "--idle-timeout=2s")
 	c := s.dial()
 	from := time.Now()
