@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"millrace/internal/seldom"
+	"millrace/services"
 )
 
 // lockProc is what is known of another process. Guarded by locks.mu.
@@ -136,7 +137,9 @@ func (l *locks) renew(ctx context.Context) error {
 		case r.present && r.rev > l.own:
 			l.own = r.rev // our own write, whose answer was lost
 			continue
-		case r.rev != 0 && r.rev <= l.own:
+		case r.rev != 0 && r.rev == l.own: // contradictory answers: an earlier write is under way, as after a change of leader
+			return fmt.Errorf("%w: our lease: %w", services.ErrCacheDown, errConflict)
+		case r.rev != 0 && r.rev < l.own:
 			return fmt.Errorf("%w: our lease is at %d and was at %d", errReplaced, r.rev, l.own)
 		}
 		// Another process has declared this one dead.
