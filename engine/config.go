@@ -180,7 +180,7 @@ type Limits struct {
 	// of the two. A peer acknowledges after 64 frames or a second: for peers that do no more than
 	// that, 64 typical frames should fit. If acknowledgements are queued behind more requests than
 	// MaxPending allows, the larger of the two is sent, and above half of it the oldest dropped
-	// once the peer's kernel has everything: for peers that pipeline so many, half of the larger
+	// once the peer's kernel has it: for peers that pipeline so many, half of the larger
 	// should be at least their receive buffer, or a session is lost when its connection breaks. 256 KiB.
 	ResumeBytes int
 }

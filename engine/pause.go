@@ -48,6 +48,9 @@ func (l *loop) pause(s *Session, why inbox.Pause) {
 		}
 	}
 	s.setPaused(why)
+	if ln := s.line(); ln != nil && ln.hasty {
+		s.scheduleFlush() // which loosens it
+	}
 	s.note(flight.Pause, uint32(why), 0)
 	if why&inbox.PauseBudget != 0 && !s.rd.waits {
 		s.rd.waits = true

@@ -298,7 +298,7 @@ func (l *loop) inspectLine(s *Session, now int64) (waits bool) {
 		ln.acknowledge()
 	}
 	if s.rd.paused&inbox.PauseBudget != 0 {
-		l.forgetTaken(s, 0)
+		l.forgetTaken(s, 0, 0)
 	}
 	if !ln.starved() {
 		return false

@@ -31,10 +31,10 @@ func (l *loop) relieveLine(s *Session) (kept int) {
 	case ln.finned:
 		l.leaveFinned(s)
 	case ln.cur == nil:
-	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
-		l.pause(s, s.rd.paused)
 	case s.rd.paused&inbox.PauseIn != 0 && ln.hasty && ln.starved():
 		l.loosen(s)
+	case s.rd.paused&inbox.PauseOut != 0 && ln.starved():
+		l.pause(s, s.rd.paused)
 	}
 	return kept
 }
@@ -67,25 +67,31 @@ func (ln *line) mayPause(why inbox.Pause) inbox.Pause {
 // loosen lets a session continue that is starved and not read as it has too many requests: the
 // peer's acknowledgements may be queued behind them, and nobody knows how far behind. The ring may
 // then hold what unread answers may, mostKept, and of what it holds beyond half of that the oldest is
-// dropped, if the peer's kernel has all of it. So memory is bounded and a peer that reads continues,
-// however many requests it has written in front of an acknowledgement. What is dropped and not read
-// is lost with the connection: nothing is if the peer's kernel holds less than half of mostKept.
+// dropped, if the peer's kernel has it. So memory is bounded and a peer that reads continues, however
+// many requests it has written in front of an acknowledgement. What is dropped and not read is lost
+// with the connection: nothing is if less than half of mostKept is on its way or in the peer's kernel.
+// Where half is less than aheadMost, so much may be on its way: else little would be sent in each tick.
 func (l *loop) loosen(s *Session) {
 	ln, most := s.line(), l.srv.mostKept()
 	ln.mu.Lock()
 	ln.loose = true
 	keep := min(most/2, max(most-ln.need, 0))
 	ln.mu.Unlock()
-	l.forgetTaken(s, keep)
-	s.canWrite()
+	l.forgetTaken(s, keep, max(keep, aheadMost))
+	ln.mu.Lock()
+	room := ln.takeWish()
+	ln.mu.Unlock()
+	if room { // else this would come here again at once
+		s.canWrite()
+	}
 }
 
-// forgetTaken drops the oldest data until at most most bytes are kept, if the peer has received
-// everything according to the kernel. The session is not read because of its requests, or of the
+// forgetTaken drops the oldest data until at most most bytes are kept, if the peer has received all
+// but unacked bytes according to the kernel. The session is not read because of its requests, or of the
 // memory budget: its acknowledgement may be queued behind requests that are therefore not read.
-func (l *loop) forgetTaken(s *Session, most int) {
+func (l *loop) forgetTaken(s *Session, most, unacked int) {
 	ln := s.line()
-	if v := ln.view(); v.unread == 0 || v.unacked > 0 {
+	if v := ln.view(); v.unread == 0 || v.unacked > unacked {
 		return
 	}
 	ln.mu.Lock()
