@@ -58,7 +58,7 @@ func TestReadsOfAnyCut(t *testing.T) {
 			rt.Fatalf("%d frames handled, want %d", len(got), len(want))
 		}
 		if !bytes.HasPrefix(w.got, answers) {
-			rt.Fatalf("%d bytes of answers, want %d first", len(w.got), len(answers))
+			rt.Fatalf("%d bytes of answers, want %d first: % x", len(w.got), len(answers), w.got[:min(len(w.got), 64)])
 		}
 		rest := w.got[len(answers):]
 		if bad {
