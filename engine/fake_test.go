@@ -111,13 +111,14 @@ func (d *desk) turn() bool {
 // settleAll runs turns until none is asked for and the pool is idle.
 func (d *desk) settleAll() {
 	d.t.Helper()
+	ran := uint64(0) // the statistics are not of one moment: a strand may pass from worker to worker meanwhile
 	for calm, end := 0, time.Now().Add(time.Minute); calm < 3; {
 		if time.Now().After(end) {
 			d.t.Fatal("the loop does not come to rest")
 		}
 		st := d.pool.Stats()
-		if d.turn() || st.Sessions > 0 || st.Queue > 0 || st.Idle < st.Workers {
-			calm = 0
+		if d.turn() || st.Sessions > 0 || st.Queue > 0 || st.Idle < st.Workers || st.Ran != ran {
+			calm, ran = 0, st.Ran
 		} else {
 			calm++
 		}
