@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,17 +53,13 @@ func check(dir, target string, patterns ...string) error {
 	list := exec.Command("go", append([]string{"list", "-deps", "-test", "-json=ImportPath,Dir,GoFiles,ImportMap,DepOnly"}, patterns...)...)
 	list.Dir, list.Stderr = dir, os.Stderr
 	list.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch)
-	out, err := list.StdoutPipe()
+	out, err := list.Output()
 	if err != nil {
-		return err
+		return fmt.Errorf("go list: %w", err)
 	}
-	if err := list.Start(); err != nil {
-		return err
-	}
-	defer list.Wait()
 	done := imported{"unsafe": types.Unsafe}
 	var errs []error
-	for dec := json.NewDecoder(out); ; {
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p listed
 		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
 			break
@@ -73,9 +70,6 @@ func check(dir, target string, patterns ...string) error {
 			continue
 		}
 		errs = append(errs, done.add(p, sizes)...)
-	}
-	if err := list.Wait(); err != nil {
-		return fmt.Errorf("go list: %w", err)
 	}
 	return errors.Join(errs...)
 }
