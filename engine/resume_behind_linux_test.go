@@ -48,15 +48,21 @@ func TestWhatWaitsInTheKernelsIsKept(t *testing.T) {
 				p.ackEvery = 1
 				p.reconnect(t)
 				p.want(t, n)
-				for i, f := range p.got {
-					if head, _, _ := strings.Cut(string(f.Body), " "); head != fmt.Sprint(i) || f.Main != 1 {
-						t.Fatalf("answer %d is %d/%d %.20q", i, f.Main, f.Sub, f.Body)
-					}
-				}
+				p.numbered(t)
 				if ran := h.ran.Load(); ran != n {
 					t.Errorf("%d requests ran, want %d", ran, n)
 				}
 			})
+		}
+	}
+}
+
+// numbered fails unless each answer begins with its number.
+func (p *resumer) numbered(t *testing.T) {
+	t.Helper()
+	for i, f := range p.got {
+		if head, _, _ := strings.Cut(string(f.Body), " "); head != fmt.Sprint(i) || f.Main != 1 {
+			t.Fatalf("answer %d is %d/%d %.20q", i, f.Main, f.Sub, f.Body)
 		}
 	}
 }

@@ -59,12 +59,9 @@ func (f *adminFlags) token(src *sources, log *slog.Logger) (string, error) {
 	return token, nil
 }
 
-// maxToken is how long a file with a token may be, in bytes: a request must hold it.
-const maxToken = 4 << 10
-
 // readToken reads a token from a file. open reports whether other users can read the file.
 func readToken(name string) (token string, open bool, err error) {
-	b, err := userfile.Read(name, maxToken)
+	b, err := userfile.Read(name, userfile.MaxToken)
 	if err != nil {
 		var path *os.PathError
 		if errors.As(err, &path) {

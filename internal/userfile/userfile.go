@@ -11,8 +11,11 @@ import (
 	"time"
 )
 
-// MaxPEM is how long a file of certificates or of a key may be, in bytes.
-const MaxPEM = 4 << 20
+// How long a file may be, in bytes.
+const (
+	MaxPEM   = 4 << 20 // certificates, or a key
+	MaxToken = 4 << 10 // a token: a request must hold it
+)
 
 // pipeTime is how long a file that is none, such as a pipe, may take to be read.
 const pipeTime = 10 * time.Second
@@ -20,7 +23,10 @@ const pipeTime = 10 * time.Second
 // ErrNoFile: a file that is read more than once is a pipe or a device.
 var ErrNoFile = errors.New("it is not a regular file; name one")
 
-// Read reads a file of at most most bytes. A pipe is waited for, for 10 s.
+// Read reads a file of at most most bytes; a longer one is an error. A pipe, or another file that is not
+// regular, is an error if it has not been read to its end in 10 s; the goroutine that reads it is left
+// behind then. The error of a file that can't be opened or read is an *fs.PathError, others don't name
+// the file. The caller owns the bytes.
 func Read(name string, most int64) ([]byte, error) {
 	if OnlyFile(name) == nil {
 		return readAll(name, most)

@@ -13,6 +13,22 @@ import (
 	"millrace/services/nodes"
 )
 
+// manager returns a manager of many processes with a node, and a server that answers 1/5 by fn.
+func manager(t *testing.T, node *nodes.Node, fn func(ctx *services.Context, _, _ *services.None) error) *services.Manager {
+	t.Helper()
+	m, err := services.New(services.Config{
+		Mode: services.ManyProcesses, Shared: nodes.Shared(node), Logger: quiet,
+		Server: &engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := services.Register(m.Controller(), services.Handle(1, 5), services.Stages[services.None, services.None]{Handle: fn}, services.Blocking()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 // A manager of many processes starts the node with the cache, and its server's sessions are
 // the node's.
 func TestAManagerStartsItsNode(t *testing.T) {
@@ -26,21 +42,10 @@ func TestAManagerStartsItsNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := services.New(services.Config{
-		Mode: services.ManyProcesses, Shared: nodes.Shared(node), Logger: quiet,
-		Server: &engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1},
+	m := manager(t, node, func(ctx *services.Context, _ *services.None, _ *services.None) error {
+		_, err := node.Join(ctx, ctx.Session(), "tea")
+		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := services.Register(m.Controller(), services.Handle(1, 5), services.Stages[services.None, services.None]{
-		Handle: func(ctx *services.Context, _ *services.None, _ *services.None) error {
-			_, err := node.Join(ctx, ctx.Session(), "tea")
-			return err
-		},
-	}, services.Blocking()); err != nil {
-		t.Fatal(err)
-	}
 	if err := m.Start(background); err != nil {
 		t.Fatal(err)
 	}
@@ -76,22 +81,11 @@ func TestAManagerStartsALoneNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := services.New(services.Config{
-		Mode: services.ManyProcesses, Shared: nodes.Shared(node), Logger: quiet,
-		Server: &engine.Config{Addrs: []string{"tcp://127.0.0.1:0"}, Loops: 1},
+	m := manager(t, node, func(ctx *services.Context, _ *services.None, _ *services.None) error {
+		_, bound := node.Bind(ctx, ctx.Session(), codec.Packet{Main: 1, Sub: 5}, "ann")
+		_, stored := ctx.Cache().Set(ctx, "k", []byte("v"), 0)
+		return errors.Join(bound, stored)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := services.Register(m.Controller(), services.Handle(1, 5), services.Stages[services.None, services.None]{
-		Handle: func(ctx *services.Context, _ *services.None, _ *services.None) error {
-			_, bound := node.Bind(ctx, ctx.Session(), codec.Packet{Main: 1, Sub: 5}, "ann")
-			_, stored := ctx.Cache().Set(ctx, "k", []byte("v"), 0)
-			return errors.Join(bound, stored)
-		},
-	}, services.Blocking()); err != nil {
-		t.Fatal(err)
-	}
 	if err := m.Start(background); err != nil {
 		t.Fatal(err)
 	}

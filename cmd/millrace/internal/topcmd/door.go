@@ -50,7 +50,7 @@ func fail(code int, format string, args ...any) error {
 // connect creates a client from the flags. It does not connect yet.
 func (f *doorFlags) connect() (*admin.Client, error) {
 	if f.TokenFile != "" {
-		b, err := userfile.Read(f.TokenFile, 4<<10)
+		b, err := userfile.Read(f.TokenFile, userfile.MaxToken)
 		if err != nil {
 			var path *os.PathError
 			if errors.As(err, &path) {
